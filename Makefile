@@ -1,0 +1,51 @@
+# Every target sets up .venv by itself: plain pip, a C++20 compiler, nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
+
+.PHONY: setup demo demo-kafka test check check-native check-helm bench-table bench-train bench-serve format clean
+
+$(READY): pyproject.toml constraints.txt CMakeLists.txt $(shell find protos monolith_py/core -type f)
+	@echo "setting up $(VENV) (torch is large: a few minutes the first time)"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) pip
+	$(PIP) cmake ninja scikit-build-core nanobind grpcio-tools
+	$(PIP) --no-deps torchrec
+	$(PIP) --no-build-isolation -e '.[dev]'
+	touch $@
+
+setup: $(READY)
+
+demo: $(READY)
+	$(BIN)/python deploy/demo/run.py
+
+demo-kafka: $(READY)
+	$(BIN)/python deploy/demo/run.py --kafka
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	find monolith_py/core tests/cpp -name '*.hpp' -o -name '*.cpp' | xargs $(BIN)/clang-format --dry-run --Werror
+
+check-native: $(READY)
+	tests/cpp/check.sh $(BIN)
+
+check-helm: $(READY)
+	$(BIN)/python helm/check.py
+
+bench-table bench-train bench-serve: bench-%: $(READY)
+	$(BIN)/python tests/bench/bench_$*.py
+
+format: $(READY)
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+	find monolith_py/core tests/cpp -name '*.hpp' -o -name '*.cpp' | xargs $(BIN)/clang-format -i
+
+clean:
+	rm -rf $(VENV) build .run

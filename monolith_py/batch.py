@@ -1,0 +1,74 @@
+"""Examples and requests to model input: the one function that trainer and replica share.
+
+Letters: B rows, F sparse features, n fids over all features, W sum of the dense features' dims.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from monolith_py.errors import WireError
+from monolith_py.example import FeatureColumns, FloatArray, Int32Array, Int64Array, SparseColumn
+from monolith_py.features import Schema
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Model input of B rows, feature-major: all fids of the first feature, then of the second."""
+
+    num_rows: int
+    names: tuple[str, ...]  # (F,)
+    fids: Int64Array  # (n,)
+    lengths: Int32Array  # (F * B,)
+    dense: FloatArray  # (B, W)
+
+    @property
+    def offsets(self) -> Int64Array:
+        """Return where each bag begins: int64 (F * B + 1,)."""
+        offsets = np.zeros(len(self.lengths) + 1, np.int64)
+        np.cumsum(self.lengths, out=offsets[1:])
+        return offsets
+
+    def sparse(self) -> KeyedJaggedTensor:
+        """Return the fids as TorchRec's KeyedJaggedTensor, without a copy."""
+        return KeyedJaggedTensor(
+            keys=list(self.names),
+            values=torch.from_numpy(self.fids),
+            lengths=torch.from_numpy(self.lengths),
+            offsets=torch.from_numpy(self.offsets),
+            stride=self.num_rows,
+        )
+
+
+def make_batch(features: FeatureColumns, schema: Schema) -> Batch:
+    """Return model input: the schema's features in its order; an absent sparse feature is an empty bag, an absent dense one zero.
+
+    Raises:
+        WireError: a column's rows, width or values do not fit the schema.
+    """
+    num_rows = features.num_rows
+    columns = [features.sparse.get(name) or SparseColumn.empty(num_rows) for name in schema.sparse_names]
+    for name, column in zip(schema.sparse_names, columns, strict=True):
+        if len(column) != num_rows:
+            raise WireError(f"features.{name} must have {num_rows} rows, got {len(column)}")
+    parts = []
+    for dense in schema.dense_features:
+        values = features.dense.get(dense.name)
+        if values is None:
+            values = np.zeros((num_rows, dense.dim), np.float32)
+        if values.shape != (num_rows, dense.dim):
+            raise WireError(f"features.{dense.name} must have shape {(num_rows, dense.dim)}, got {values.shape}")
+        if not np.isfinite(values).all():
+            raise WireError(f"features.{dense.name} must be finite, got NaN or Inf")
+        parts.append(values)
+    return Batch(
+        num_rows,
+        schema.sparse_names,
+        np.concatenate([column.fids for column in columns]),
+        np.concatenate([column.lengths for column in columns]),
+        np.concatenate(parts, axis=1) if parts else np.zeros((num_rows, 0), np.float32),
+    )

@@ -1,0 +1,3 @@
+// The one file that knows Python.
+#include <nanobind/nanobind.h>
+NB_MODULE(_core, m) { m.attr("NO_ROW") = 0xFFFFFFFFu; }

@@ -1,0 +1,46 @@
+"""What a job's rows are made of: the schema of its sparse and dense features and its tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from monolith_py.config import DenseFeatureConfig, FeatureConfig, JobConfig
+
+
+@dataclass(frozen=True)
+class Schema:
+    """Features and tasks in the one order that trainer and replica share."""
+
+    features: tuple[FeatureConfig, ...]
+    dense_features: tuple[DenseFeatureConfig, ...]
+    tasks: tuple[str, ...]
+
+    @staticmethod
+    def of(job: JobConfig) -> Schema:
+        """Return the schema of `job`; live counters, where enabled, come last as dense features `counter_<key>`."""
+        counters = tuple(
+            DenseFeatureConfig(name=f"counter_{key}", source="counter", dim=1 + len(job.tasks))
+            for key in (job.counters.keys if job.counters.enabled else ())
+        )
+        return Schema(job.features, job.dense_features + counters, tuple(task.name for task in job.tasks))
+
+    @cached_property
+    def sparse_names(self) -> tuple[str, ...]:
+        """Names of the sparse features, in order."""
+        return tuple(feature.name for feature in self.features)
+
+    @cached_property
+    def dense_names(self) -> tuple[str, ...]:
+        """Names of the dense features, in order."""
+        return tuple(feature.name for feature in self.dense_features)
+
+    @property
+    def sparse_width(self) -> int:
+        """Sum of the sparse features' dims."""
+        return sum(feature.dim for feature in self.features)
+
+    @property
+    def dense_width(self) -> int:
+        """Sum of the dense features' dims."""
+        return sum(feature.dim for feature in self.dense_features)

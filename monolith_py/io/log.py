@@ -1,0 +1,67 @@
+"""The Log seam: durable, partitioned, ordered streams of byte records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record as it lies in the log."""
+
+    topic: str
+    partition: int
+    offset: int
+    time_ms: int  # event time given at append
+    value: bytes
+
+
+class Log(Protocol):
+    """Durable streams. Any number of processes may append and read; offsets of a partition grow, without reuse.
+
+    All methods raise `TopicMissing` for an unknown topic and `LogError` when the log cannot be reached.
+    """
+
+    def create_topic(self, topic: str, num_partitions: int = 1) -> None:
+        """Create `topic`; do nothing where it exists."""
+        ...
+
+    def num_partitions(self, topic: str) -> int:
+        """Return the number of partitions."""
+        ...
+
+    def append(self, topic: str, values: Sequence[bytes], *, time_ms: int, partition: int = 0) -> int:
+        """Append all values in order and return the offset after the last once they are durable. `time_ms` is event time."""
+        ...
+
+    def read(self, topic: str, partition: int, offset: int, max_records: int, timeout_s: float = 0.0) -> list[Record]:
+        """Return up to `max_records` records from `offset` on; wait up to `timeout_s` for the first.
+
+        Offsets may have holes (Kafka's control records): go on from the last record's offset + 1.
+
+        Raises:
+            OffsetTrimmed: records at `offset` existed and are gone.
+        """
+        ...
+
+    def start_offset(self, topic: str, partition: int = 0) -> int:
+        """Return the offset of the oldest record that is still there."""
+        ...
+
+    def end_offset(self, topic: str, partition: int = 0) -> int:
+        """Return the offset that the next record will have."""
+        ...
+
+    def offset_at(self, topic: str, partition: int, time_ms: int) -> int:
+        """Return the first offset whose event time is >= `time_ms`, or the end offset."""
+        ...
+
+    def trim(self, topic: str, partition: int, before_offset: int) -> None:
+        """Let go of records before `before_offset`."""
+        ...
+
+    def close(self) -> None:
+        """Free connections and files."""
+        ...

@@ -1,0 +1,1 @@
+"""The processes on the stream side: joiner, trainer, replay."""
