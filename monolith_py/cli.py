@@ -1,0 +1,163 @@
+"""The command `monolith`: each process of a job, and what one does with it by hand. Imports the processes lazily."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from monolith_py.config import JobConfig, load_job
+from monolith_py.errors import MonolithError
+from monolith_py.observe import serve_metrics, set_up_logging
+
+app = typer.Typer(help="Real-time recommendation training.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+ConfigOption = Annotated[Path, typer.Option("--config", help="The job's TOML file.", exists=True, dir_okay=False)]
+StopAtEndOption = Annotated[bool, typer.Option("--stop-at-end", help="Handle what is in the log now, then stop.")]
+
+
+@app.command("check-config")
+def check_config(config: ConfigOption) -> None:
+    """Parse the job's settings and say what they are."""
+    with _errors_to_exit():
+        Console().print_json(load_job(config).model_dump_json())
+
+
+@app.command()
+def topics(config: ConfigOption) -> None:
+    """Create the job's topics where they do not exist."""
+    from monolith_py.io import open_log
+    from monolith_py.io.topics import create_topics
+
+    with _errors_to_exit():
+        job = load_job(config)
+        log = open_log(job.log.url)
+        try:
+            create_topics(log, job.log)
+        finally:
+            log.close()
+
+
+@app.command()
+def join(config: ConfigOption, stop_at_end: StopAtEndOption = False) -> None:
+    """Run the joiner: impressions and actions become examples."""
+    from streaming.join import run_joiner
+
+    job = _start(config, lambda job: job.observe.joiner_port)
+    with _errors_to_exit():
+        run_joiner(job, stop_at_end=stop_at_end)
+
+
+@app.command()
+def train(config: ConfigOption, stop_at_end: StopAtEndOption = False) -> None:
+    """Run the trainer: examples become rows and towers, which are published to the replicas."""
+    from streaming.train import run_trainer
+
+    job = _start(config, lambda job: job.observe.trainer_port)
+    with _errors_to_exit():
+        run_trainer(job, stop_at_end=stop_at_end)
+
+
+@app.command()
+def serve(config: ConfigOption) -> None:
+    """Run a ranking replica."""
+    from serving.server import run_server
+
+    job = _start(config, lambda job: job.observe.serving_port)
+    with _errors_to_exit():
+        run_server(job)
+
+
+@app.command()
+def replay(
+    config: ConfigOption,
+    start: Annotated[str, typer.Option(help="First event time, ISO 8601 or milliseconds since the epoch.")],
+    end: Annotated[str, typer.Option(help="Event time to stop before, likewise.")],
+    output: Annotated[str | None, typer.Option(help="Topic for the examples; a new one named after the range by default.")] = None,
+) -> None:
+    """Join a time range of the log again, as a bounded Apache Beam pipeline."""
+    from streaming.replay import run_replay
+
+    with _errors_to_exit():
+        job = _start(config, lambda _: 0)
+        Console().print(run_replay(job, start_ms=_time_ms("start", start), end_ms=_time_ms("end", end), output=output))
+
+
+@app.command()
+def rank(
+    user: Annotated[int, typer.Option(help="User id.")],
+    candidates: Annotated[str, typer.Option(help="Item ids, separated by commas.")],
+    config: Annotated[Path | None, typer.Option(help="The replica's TOML file, for its address.", exists=True, dir_okay=False)] = None,
+    address: Annotated[str | None, typer.Option(help="host:port of the replica.")] = None,
+    context: Annotated[list[str] | None, typer.Option(help="A context feature, name=fid[,fid]; may be repeated.")] = None,
+) -> None:
+    """Ask a replica to rank candidates for a user and print them best first."""
+    from serving.client import RankClient
+
+    with _errors_to_exit():
+        if address is None:
+            if config is None:
+                raise typer.BadParameter("give --address or --config")
+            serving = load_job(config).serving
+            address = f"{serving.host}:{serving.port}"
+        item_ids = _integers("candidates", candidates)
+        pairs = (pair.partition("=") for pair in context or ())
+        with RankClient(address) as client:
+            result = client.rank(user, item_ids, context={name: _integers(name, value) for name, _, value in pairs}, timeout_s=5.0)
+    table = Table("rank", "item", *result.task_names, title=f"model {result.model_version}, {result.staleness_ms} ms stale")
+    by_score = sorted(zip(item_ids, result.scores.tolist(), strict=True), key=lambda row: -row[1][0])
+    for place, (item_id, scores) in enumerate(by_score, start=1):
+        table.add_row(str(place), str(item_id), *(f"{score:.4f}" for score in scores))
+    Console().print(table)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _start(config: Path, port: Callable[[JobConfig], int]) -> JobConfig:
+    """Return the job after setting up this process's logging and metrics."""
+    with _errors_to_exit():
+        job = load_job(config)
+    set_up_logging(job.observe.log_level)
+    serve_metrics(port(job))
+    return job
+
+
+@contextmanager
+def _errors_to_exit() -> Iterator[None]:
+    """Turn an expected failure into one line on standard error and exit status 1."""
+    try:
+        yield
+    except MonolithError as error:
+        Console(stderr=True, highlight=False).print(f"{type(error).__name__}: {error}", markup=False)
+        sys.exit(1)
+
+
+def _integers(field: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise typer.BadParameter(f"{field} must be integers separated by commas, got {text!r}") from None
+
+
+def _time_ms(field: str, text: str) -> int:
+    if text.isdigit():
+        return int(text)
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{field} must be ISO 8601 or milliseconds since the epoch, got {text!r}") from None
+    return int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+if __name__ == "__main__":
+    main()
