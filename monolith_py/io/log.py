@@ -1,10 +1,12 @@
-"""The Log seam: durable, partitioned, ordered streams of byte records."""
+"""The Log seam: durable, partitioned, ordered streams of byte records; `open_log` picks the implementation by URL."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from monolith_py.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,20 @@ class Log(Protocol):
         ...
 
     def append(self, topic: str, values: Sequence[bytes], *, time_ms: int, partition: int = 0) -> int:
-        """Append all values in order and return the offset after the last once they are durable. `time_ms` is event time."""
+        """Append all values in order and return the offset after the last once they are durable. `time_ms` is event time.
+
+        After a `LogError` none of the values may be in the log, or (Kafka) some, or all: who must not append twice looks first.
+        """
         ...
 
     def read(self, topic: str, partition: int, offset: int, max_records: int, timeout_s: float = 0.0) -> list[Record]:
         """Return up to `max_records` records from `offset` on; wait up to `timeout_s` for the first.
 
-        Offsets may have holes (Kafka's control records): go on from the last record's offset + 1.
+        Fewer may come where values are large. Offsets may have holes (Kafka's control records): go on from the last record's offset + 1.
 
         Raises:
             OffsetTrimmed: records at `offset` existed and are gone.
+            LogError: `offset` is beyond the end of the log, which has lost records or is another one.
         """
         ...
 
@@ -65,3 +71,21 @@ class Log(Protocol):
     def close(self) -> None:
         """Free connections and files."""
         ...
+
+
+def open_log(url: str) -> Log:
+    """Return the log at `url`: `sqlite:///FOLDER` (a fourth slash for an absolute path) or `kafka://host:port[,host:port]`.
+
+    Raises:
+        ConfigError: `url` names no kind of log.
+    """
+    if url.startswith("sqlite:///"):
+        from monolith_py.io.sqlite_file import path_of_url
+        from monolith_py.io.sqlite_log import SqliteLog
+
+        return SqliteLog(path_of_url(url))
+    if url.startswith("kafka://"):
+        from monolith_py.io.kafka_log import KafkaLog
+
+        return KafkaLog(url.removeprefix("kafka://").rstrip("/").split(","))
+    raise ConfigError(f"log.url must begin with sqlite:/// or kafka://, got {url!r}")

@@ -1,0 +1,30 @@
+"""Wire formats: impressions, actions, stored features and dead letters as protobuf, examples as Arrow. Decoders raise `WireError`."""
+
+from monolith_py.io.codec.columns import columns_from_proto, columns_to_proto
+from monolith_py.io.codec.events import (
+    decode_action,
+    decode_dead_letter,
+    decode_features,
+    decode_impression,
+    encode_action,
+    encode_dead_letter,
+    encode_features,
+    encode_impression,
+)
+from monolith_py.io.codec.examples import decode_examples, encode_examples, examples_metadata
+
+__all__ = [
+    "columns_from_proto",
+    "columns_to_proto",
+    "decode_action",
+    "decode_dead_letter",
+    "decode_examples",
+    "decode_features",
+    "decode_impression",
+    "encode_action",
+    "encode_dead_letter",
+    "encode_examples",
+    "encode_features",
+    "encode_impression",
+    "examples_metadata",
+]

@@ -1,0 +1,220 @@
+"""Examples to and from an Arrow IPC stream of one record batch: readable by any Arrow library, decoded without a copy of the features.
+
+Columns: request_id string, item_id int64, time_ms int64, kind uint8, sample_rate float32, `label_<task>` float32, a sparse feature
+`s_<name>` list<int64>, a dense one `d_<name>` fixed_size_list<float32>[width]. Nothing is null. The schema's metadata has the format's
+version under `monolith.examples` and beside it what the writer gave. Letters: B examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from monolith_py.errors import WireError
+from monolith_py.example import ExampleBatch, ExampleKind, FeatureColumns, FloatArray, SparseColumn
+
+_VERSION_KEY, _VERSION = b"monolith.examples", b"1"
+_FIXED = {
+    "request_id": pa.string(),
+    "item_id": pa.int64(),
+    "time_ms": pa.int64(),
+    "kind": pa.uint8(),
+    "sample_rate": pa.float32(),
+}
+_FIDS = pa.list_(pa.int64())
+_Fields = tuple[tuple[str, int | None], ...]  # column name, width of a dense column
+
+
+def encode_examples(batch: ExampleBatch, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return `batch` as one record, with `metadata` for `examples_metadata`, whose keys must not begin with `monolith.`.
+
+    Raises:
+        WireError: the batch breaks a rule that decoding checks.
+    """
+    _check(batch)
+    reserved = [key for key in metadata or () if key.startswith("monolith.")]
+    if reserved:
+        raise ValueError(f"metadata keys must not begin with 'monolith.', got {reserved}")
+    fields: list[tuple[str, int | None]] = [(name, None) for name in _FIXED]
+    arrays: list[pa.Array] = [
+        pa.array(batch.request_ids, pa.string()),
+        *(pa.array(values) for values in (batch.item_ids, batch.times_ms, batch.kinds, batch.sample_rates)),
+    ]
+    for task, labels in batch.labels.items():
+        fields.append((f"label_{task}", None))
+        arrays.append(pa.array(labels))
+    for name, column in batch.features.sparse.items():
+        offsets = np.zeros(len(column) + 1, np.int32)
+        np.cumsum(column.lengths, out=offsets[1:])
+        fields.append((f"s_{name}", None))
+        arrays.append(pa.ListArray.from_arrays(pa.array(offsets), pa.array(column.fids)))
+    for name, dense in batch.features.dense.items():
+        fields.append((f"d_{name}", dense.shape[1]))
+        arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(dense.ravel()), dense.shape[1]))
+    texts = {key.encode(): text.encode() for key, text in (metadata or {}).items()}
+    schema = _schema(tuple(fields)).with_metadata({_VERSION_KEY: _VERSION, **texts})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
+    value: bytes = sink.getvalue().to_pybytes()
+    return value
+
+
+def decode_examples(value: bytes) -> ExampleBatch:
+    """Return the examples in `value`. Fids and dense values are read-only views of it.
+
+    Raises:
+        WireError: no Arrow stream of one batch, another version of the format, a column that is missing, unknown or of the wrong type,
+            a null, or a value that breaks its rule.
+    """
+    record = _read(value)
+    columns = {field.name: column for field, column in zip(record.schema, record.columns, strict=True)}
+    for name, kind in _FIXED.items():
+        if name not in columns:
+            raise WireError(f"examples.{name} must be there, got {sorted(columns)}")
+        _require_type(name, columns[name], kind)
+    labels: dict[str, FloatArray] = {}
+    sparse: dict[str, SparseColumn] = {}
+    dense: dict[str, FloatArray] = {}
+    for name, column in columns.items():
+        if name in _FIXED:
+            continue
+        prefix, _, rest = name.partition("_")
+        if prefix == "label" and rest:
+            _require_type(name, column, pa.float32())
+            labels[rest] = np.array(column)
+        elif prefix == "s" and rest:
+            sparse[rest] = _sparse_column(name, column)
+        elif prefix == "d" and rest:
+            dense[rest] = _dense_column(name, column)
+        else:
+            raise WireError(f"examples.{name} must begin with label_, s_ or d_")
+    batch = ExampleBatch(
+        request_ids=tuple(columns["request_id"].to_pylist()),
+        item_ids=np.array(columns["item_id"]),
+        times_ms=np.array(columns["time_ms"]),
+        kinds=np.array(columns["kind"]),
+        sample_rates=np.array(columns["sample_rate"]),
+        labels=labels,
+        features=FeatureColumns(record.num_rows, sparse, dense),
+    )
+    _check(batch)
+    return batch
+
+
+def examples_metadata(value: bytes) -> dict[str, str]:
+    """Return the metadata that was given to `encode_examples`, without reading the examples.
+
+    Raises:
+        WireError: `value` does not begin with an Arrow schema of this format.
+    """
+    try:
+        schema = pa.ipc.read_schema(pa.BufferReader(value))
+        metadata = _metadata(schema)
+        return {key.decode(): text.decode() for key, text in metadata.items() if key != _VERSION_KEY}
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise WireError(f"examples must be an Arrow IPC stream: {error}, got {len(value)} bytes") from None
+
+
+@lru_cache(maxsize=64)
+def _schema(fields: _Fields) -> pa.Schema:
+    types = {"s": _FIDS, "l": pa.float32()}
+
+    def type_of(name: str, width: int | None) -> pa.DataType:
+        if name in _FIXED:
+            return _FIXED[name]
+        return types[name[0]] if width is None else pa.list_(pa.float32(), width)
+
+    return pa.schema([pa.field(name, type_of(name, width), nullable=False) for name, width in fields])
+
+
+def _metadata(schema: pa.Schema) -> Mapping[bytes, bytes]:
+    metadata: Mapping[bytes, bytes] = schema.metadata or {}
+    if metadata.get(_VERSION_KEY) != _VERSION:
+        raise WireError(f"examples.metadata[{_VERSION_KEY.decode()!r}] must be {_VERSION!r}, got {metadata.get(_VERSION_KEY)!r}")
+    return metadata
+
+
+def _read(value: bytes) -> pa.RecordBatch:
+    """Return the one batch in `value`, its buffers checked against their bounds."""
+    try:
+        with pa.ipc.open_stream(pa.py_buffer(value)) as reader:
+            _metadata(reader.schema)
+            record = reader.read_next_batch()
+            record.validate(full=True)
+            if next(iter(reader), None) is not None:
+                raise WireError("examples must be one record batch, got more")
+    except StopIteration:
+        raise WireError("examples must be one record batch, got none") from None
+    except (pa.ArrowException, OSError, MemoryError) as error:
+        raise WireError(f"examples must be an Arrow IPC stream: {error}, got {len(value)} bytes") from None
+    names = record.schema.names
+    if len(set(names)) != len(names):
+        raise WireError(f"examples columns must be unique, got {sorted(name for name in set(names) if names.count(name) > 1)} twice")
+    return record
+
+
+def _require_type(name: str, column: pa.Array, expected: pa.DataType) -> None:
+    if column.type != expected:
+        raise WireError(f"examples.{name} must be of type {expected}, got {column.type}")
+    if column.null_count:
+        raise WireError(f"examples.{name} must have no null, got {column.null_count}")
+
+
+def _sparse_column(name: str, column: pa.Array) -> SparseColumn:
+    _require_type(name, column, _FIDS)
+    values = column.values
+    if values.null_count:
+        raise WireError(f"examples.{name} must have no null, got {values.null_count}")
+    offsets = column.offsets.to_numpy()
+    fids = values.to_numpy()[offsets[0] : offsets[-1]]
+    return SparseColumn(fids, np.diff(offsets))
+
+
+def _dense_column(name: str, column: pa.Array) -> FloatArray:
+    kind = column.type
+    if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32():
+        raise WireError(f"examples.{name} must be of type fixed_size_list<float32>, got {kind}")
+    values = column.flatten()
+    if column.null_count or values.null_count:
+        raise WireError(f"examples.{name} must have no null, got {column.null_count + values.null_count}")
+    dense: FloatArray = values.to_numpy().reshape(len(column), kind.list_size)  # (B, width)
+    return dense
+
+
+def _check(batch: ExampleBatch) -> None:
+    """Check what types cannot say; encoder and decoder share it."""
+    num_rows = len(batch)
+    lengths = {
+        "item_id": len(batch.item_ids),
+        "time_ms": len(batch.times_ms),
+        "kind": len(batch.kinds),
+        "sample_rate": len(batch.sample_rates),
+        **{f"label_{task}": len(labels) for task, labels in batch.labels.items()},
+        **{f"s_{feature}": len(column) for feature, column in batch.features.sparse.items()},
+        **{f"d_{feature}": len(dense) for feature, dense in batch.features.dense.items()},
+    }
+    for name, length in lengths.items():
+        if length != num_rows:
+            raise WireError(f"examples.{name} must have {num_rows} rows, got {length}")
+    if not batch.labels:
+        raise WireError("examples must have a label_<task> column, got none")
+    for task, labels in batch.labels.items():
+        _require(f"label_{task}", labels, (labels == 0) | (labels == 1), "must be 0 or 1")
+    _require("sample_rate", batch.sample_rates, (batch.sample_rates > 0) & (batch.sample_rates <= 1), "must be in (0, 1]")
+    _require("kind", batch.kinds, batch.kinds <= max(ExampleKind), f"must be one of {[int(kind) for kind in ExampleKind]}")
+    _require("time_ms", batch.times_ms, batch.times_ms > 0, "must be > 0")
+    for name, dense in batch.features.dense.items():
+        _require(f"d_{name}", dense, np.isfinite(dense), "must be finite")
+    if "" in batch.request_ids:
+        raise WireError("examples.request_id must not be empty, got ''")
+
+
+def _require(name: str, values: npt.NDArray[np.generic], good: npt.NDArray[np.bool_], rule: str) -> None:
+    if not good.all():
+        row = int(np.flatnonzero(~good.reshape(len(values), -1).all(axis=1))[0])
+        raise WireError(f"examples.{name} {rule}, got {values[row]} at row {row}")
