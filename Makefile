@@ -12,8 +12,8 @@ $(READY): pyproject.toml constraints.txt CMakeLists.txt $(shell find protos mono
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) pip
 	$(PIP) cmake ninja scikit-build-core nanobind grpcio-tools
-	$(PIP) --no-deps torchrec
 	$(PIP) --no-build-isolation -e '.[dev]'
+	$(PIP) --no-deps torchrec
 	touch $@
 
 setup: $(READY)
