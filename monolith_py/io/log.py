@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -71,6 +72,34 @@ class Log(Protocol):
     def close(self) -> None:
         """Free connections and files."""
         ...
+
+
+_TOPIC = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
+
+
+def is_topic_name(topic: str) -> bool:
+    """Return whether `topic` can be the name of a topic: Kafka's rule, for every log."""
+    return _TOPIC.fullmatch(topic) is not None
+
+
+def check_topic(topic: str, num_partitions: int) -> None:
+    """Check the arguments of `Log.create_topic`."""
+    if not is_topic_name(topic):
+        raise ValueError(f"topic must be 1 to 249 letters, digits, '.', '_' or '-', got {topic!r}")
+    if num_partitions < 1:
+        raise ValueError(f"num_partitions must be >= 1, got {num_partitions}")
+
+
+def check_append(time_ms: int) -> None:
+    """Check the arguments of `Log.append`."""
+    if time_ms < 0:
+        raise ValueError(f"time_ms must be >= 0, got {time_ms}")
+
+
+def check_read(offset: int, max_records: int) -> None:
+    """Check the arguments of `Log.read`."""
+    if offset < 0 or max_records < 1:
+        raise ValueError(f"offset must be >= 0 and max_records >= 1, got {offset} and {max_records}")
 
 
 def open_log(url: str) -> Log:

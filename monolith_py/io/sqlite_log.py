@@ -11,7 +11,6 @@ record at or after a time is always a peak, so looking up a time is one index se
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sqlite3
 import threading
@@ -20,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from monolith_py.errors import LogError, OffsetTrimmed, TopicMissing
-from monolith_py.io.log import Record
+from monolith_py.io.log import Record, check_append, check_read, check_topic, is_topic_name
 from monolith_py.io.sqlite_file import connect, mapped_errors, transaction
 
 _SCHEMA = """
@@ -29,7 +28,6 @@ CREATE TABLE peak (time_ms INTEGER PRIMARY KEY, offset INTEGER NOT NULL);
 CREATE TABLE bounds (start_offset INTEGER NOT NULL);
 INSERT INTO bounds VALUES (0);
 """
-_TOPIC = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
 # A waiting reader looks again after these pauses, doubling from the first to the last.
 _SHORTEST_PAUSE_S = 0.001
 _LONGEST_PAUSE_S = 0.01
@@ -62,10 +60,7 @@ class SqliteLog:
 
     def create_topic(self, topic: str, num_partitions: int = 1) -> None:
         """Create `topic`; do nothing where it exists."""
-        if not _TOPIC.fullmatch(topic):
-            raise ValueError(f"topic must be 1 to 249 letters, digits, '.', '_' or '-', got {topic!r}")
-        if num_partitions < 1:
-            raise ValueError(f"num_partitions must be >= 1, got {num_partitions}")
+        check_topic(topic, num_partitions)
         folder = self._path / topic
         with mapped_errors(LogError, folder):
             if folder.exists():
@@ -93,6 +88,7 @@ class SqliteLog:
 
     def append(self, topic: str, values: Sequence[bytes], *, time_ms: int, partition: int = 0) -> int:
         """Append all values in order, or none of them, and return the offset after the last once they are on disk."""
+        check_append(time_ms)
         return self._partition(topic, partition).append(values, time_ms)
 
     def read(self, topic: str, partition: int, offset: int, max_records: int, timeout_s: float = 0.0) -> list[Record]:
@@ -102,8 +98,7 @@ class SqliteLog:
             OffsetTrimmed: records at `offset` existed and are gone.
             LogError: `offset` is beyond the end of the log.
         """
-        if offset < 0 or max_records < 1:
-            raise ValueError(f"offset must be >= 0 and max_records >= 1, got {offset} and {max_records}")
+        check_read(offset, max_records)
         part = self._partition(topic, partition)
         deadline = time.monotonic() + timeout_s
         pause_s = _SHORTEST_PAUSE_S
@@ -151,7 +146,7 @@ class SqliteLog:
         with self._lock:
             partitions = self._partitions.get(topic)
             if partitions is None:
-                files = sorted((self._path / topic).glob("*.db")) if _TOPIC.fullmatch(topic) else []
+                files = sorted((self._path / topic).glob("*.db")) if is_topic_name(topic) else []
                 if not files:
                     raise TopicMissing(topic)
                 partitions = self._partitions[topic] = [_Partition(file) for file in files]

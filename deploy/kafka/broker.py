@@ -1,0 +1,227 @@
+"""A genuine single-node Apache Kafka (KRaft) for tests and the demo: resolved with Maven once, started on free ports.
+
+    python deploy/kafka/broker.py DATA_DIR      starts one and prints its URL; Ctrl-C stops it
+
+Needs Java 17 and Maven (Debian: openjdk-17-jre-headless, maven). For production run a cluster; this one keeps a single copy of all data.
+"""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+
+_POM = Path(__file__).with_name("pom.xml")
+_START_TIMEOUT_S = 90.0  # a busy machine with two cores takes 10
+_STOP_TIMEOUT_S = 30.0
+_RESOLVE_TIMEOUT_S = 600.0  # 44 MB from the registry
+_JAVA_FLAGS = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
+_CLUSTER_ID = "bW9ub2xpdGgtcHkta3JhZg"
+
+# Nothing expires by age: records carry event time, which may be years ago. With the default session timeout of 9 s a killed broker needs
+# 14 s to be let in again, with this one 6 s.
+_PROPERTIES = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.bootstrap.servers=127.0.0.1:{controller_port}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+log.dirs={data}
+auto.create.topics.enable=false
+log.retention.ms=-1
+message.max.bytes=16777216
+offsets.topic.num.partitions=4
+offsets.topic.replication.factor=1
+transaction.state.log.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+broker.session.timeout.ms=2000
+broker.heartbeat.interval.ms=400
+"""
+
+
+class KafkaUnavailable(Exception):
+    """Java or Maven is missing, or the broker could not be resolved or started."""
+
+
+class KafkaBroker:
+    """One broker whose data lies in `data_dir`; it keeps its ports and its data over `stop`, `kill` and `start`."""
+
+    def __init__(self, data_dir: str | Path) -> None:
+        self._folder = Path(data_dir).absolute()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._port = 0
+
+    @property
+    def url(self) -> str:
+        """The log URL of the broker, `kafka://127.0.0.1:PORT`, once it was started."""
+        return f"kafka://127.0.0.1:{self._port}"
+
+    def start(self) -> str:
+        """Start the broker, wait until it answers, and return its URL.
+
+        Raises:
+            KafkaUnavailable: what is missing, or the end of the broker's output.
+        """
+        assert self._process is None, "the broker is running"
+        libraries = resolve_libraries()
+        properties = self._folder / "server.properties"
+        if not self._port:
+            self._port, controller_port = _free_ports(2)
+            shutil.rmtree(self._folder / "data", ignore_errors=True)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            properties.write_text(_PROPERTIES.format(port=self._port, controller_port=controller_port, data=self._folder / "data"))
+            _run_java(libraries, "kafka.tools.StorageTool", "format", "--standalone", "-t", _CLUSTER_ID, "-c", str(properties))
+        with (self._folder / "broker.log").open("ab") as output:
+            self._process = subprocess.Popen(
+                ["java", *_JAVA_FLAGS, "-cp", f"{libraries}/*", "kafka.Kafka", str(properties)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        atexit.register(self.kill)  # a test or a demo that dies leaves no broker behind
+        self._wait_until_listening()
+        return self.url
+
+    def stop(self) -> None:
+        """Stop the broker cleanly; do nothing where it is not running."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill the broker at once, as `kill -9` does; do nothing where it is not running."""
+        self._end(signal.SIGKILL)
+
+    def __enter__(self) -> KafkaBroker:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def _end(self, how: signal.Signals) -> None:
+        process, self._process = self._process, None
+        atexit.unregister(self.kill)
+        if process is None:
+            return
+        process.send_signal(how)
+        try:
+            process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _wait_until_listening(self) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                break
+            try:
+                socket.create_connection(("127.0.0.1", self._port), timeout=1.0).close()
+                return
+            except OSError:
+                time.sleep(0.05)
+        self.kill()
+        lines = (self._folder / "broker.log").read_text(errors="replace").splitlines()
+        raise KafkaUnavailable("the broker does not listen; its last lines:\n" + "\n".join(lines[-15:]))
+
+
+def resolve_libraries() -> Path:
+    """Return the folder with the broker's jars, resolving them with Maven where they are not cached.
+
+    Raises:
+        KafkaUnavailable: Java 17 or Maven is missing, or Maven failed.
+    """
+    version = re.search(r"<version>([\d.]+\d\.\d+)</version>", _POM.read_text())
+    assert version is not None
+    _require_java()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "monolith-py"
+    libraries = cache / f"kafka-{version[1]}"
+    if libraries.is_dir():
+        return libraries
+    if shutil.which("mvn") is None:
+        raise KafkaUnavailable("Maven is missing: `mvn` is not on the path (Debian: apt-get install maven)")
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not libraries.is_dir():
+            # The folder appears whole or not at all.
+            staging = Path(tempfile.mkdtemp(prefix="kafka-", dir=cache))
+            try:
+                _run_maven(staging)
+                staging.rename(libraries)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+    return libraries
+
+
+def _require_java() -> None:
+    if shutil.which("java") is None:
+        raise KafkaUnavailable("Java is missing: `java` is not on the path (Debian: apt-get install openjdk-17-jre-headless)")
+    answer = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False)
+    version = re.search(r'version "(\d+)', answer.stderr + answer.stdout)
+    if version is None or int(version[1]) < 17:
+        raise KafkaUnavailable(f"Java 17 or newer is needed, got {(answer.stderr or answer.stdout).splitlines()[:1]}")
+
+
+def _run_maven(target: Path) -> None:
+    command = ["mvn", "-q", "-B", "-f", str(_POM), "dependency:copy-dependencies", f"-DoutputDirectory={target}"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_RESOLVE_TIMEOUT_S, cwd=target)
+    except subprocess.TimeoutExpired:
+        raise KafkaUnavailable(f"Maven did not resolve the broker within {_RESOLVE_TIMEOUT_S:.0f} s") from None
+    if result.returncode:
+        raise KafkaUnavailable("Maven could not resolve the broker:\n" + "\n".join((result.stdout + result.stderr).splitlines()[-15:]))
+
+
+def _run_java(libraries: Path, *arguments: str) -> None:
+    command = ["java", *_JAVA_FLAGS, "-cp", f"{libraries}/*", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_START_TIMEOUT_S)
+    if result.returncode:
+        raise KafkaUnavailable(f"{' '.join(arguments[:2])} failed:\n" + "\n".join((result.stdout + result.stderr).splitlines()[-15:]))
+
+
+def _free_ports(count: int) -> list[int]:
+    """Return ports that are free now; all are held until the last is found, so they differ."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def main() -> None:
+    """Run a broker until Ctrl-C or SIGTERM."""
+    if len(sys.argv) != 2:
+        raise SystemExit(__doc__)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        with KafkaBroker(sys.argv[1]) as broker:
+            print(broker.url, flush=True)
+            signal.pause()
+    except KeyboardInterrupt:
+        pass
+    except KafkaUnavailable as error:
+        raise SystemExit(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()
