@@ -1,0 +1,108 @@
+"""Records of one partition to valid impressions and actions; what is not valid is set apart with the reason."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from monolith_py import observe
+from monolith_py.clock import Clock
+from monolith_py.errors import OffsetTrimmed, WireError
+from monolith_py.io import Log, Record
+from monolith_py.io.codec import decode_action
+from streaming.impressions import ParsedImpression, parse_impression
+from streaming.joiner import Rules, SeenAction
+from streaming.position import Position
+from streaming.watermark import Source, Watermark
+
+_logger = logging.getLogger(__name__)
+
+
+class SeenImpression(NamedTuple):
+    """An impression, where it lay in its partition, and its bytes as they came."""
+
+    parsed: ParsedImpression
+    offset: int
+    value: bytes
+
+
+class Refused(NamedTuple):
+    """A message that goes to the dead letters."""
+
+    topic: str
+    partition: int
+    offset: int
+    value: bytes
+    reason: str
+
+
+@dataclass
+class Arrivals:
+    """What one round of reads gave, in the order of the offsets."""
+
+    impressions: list[SeenImpression] = field(default_factory=list)
+    actions: list[SeenAction] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+    num_records: int = 0
+
+
+class Intake:
+    """Reads `topics` in steps of `max_records` a topic and partition. `widths` has the dim of each dense feature."""
+
+    def __init__(
+        self, log: Log, topics: Mapping[Source, str], rules: Rules, widths: dict[str, int], max_records: int, clock: Clock
+    ) -> None:
+        self._log, self._topics, self._rules, self._widths = log, topics, rules, widths
+        self._max_records, self._clock = max_records, clock
+
+    def read(self, number: int, position: Position, watermark: Watermark, wait_s: float) -> Arrivals:
+        """Return the next records of partition `number` and move `position` and `watermark` past them; wait up to `wait_s` for each topic.
+
+        A topic that is ahead of the other in event time is left alone while the other has more to read.
+        """
+        arrivals = Arrivals()
+        for source, topic in self._topics.items():
+            if watermark.is_ahead(source):
+                continue
+            records = self._next_records(topic, number, source, position, wait_s)
+            watermark.note_read(source, len(records), self._clock.monotonic_s())
+            self._sort_out(records, source, watermark, arrivals)
+        return arrivals
+
+    def _next_records(self, topic: str, number: int, source: Source, position: Position, wait_s: float) -> list[Record]:
+        try:
+            records = self._log.read(topic, number, position.offsets[source], self._max_records, timeout_s=wait_s)
+        except OffsetTrimmed as error:
+            _logger.error("records are lost, going on at %d: %s", error.start, error)
+            position.offsets[source] = error.start
+            return []
+        if records:
+            position.offsets[source] = records[-1].offset + 1
+        return records
+
+    def _sort_out(self, records: list[Record], source: Source, watermark: Watermark, arrivals: Arrivals) -> None:
+        wall_ms = self._clock.now_ms()
+        for record in records:
+            try:
+                if source == Source.IMPRESSIONS:
+                    parsed = parse_impression(record.value, self._widths)
+                    _check_time(source, parsed.time_ms, watermark, wall_ms)
+                    arrivals.impressions.append(SeenImpression(parsed, record.offset, record.value))
+                else:
+                    action = decode_action(record.value)
+                    _check_time(source, action.time_ms, watermark, wall_ms)
+                    if self._rules.matters(action):
+                        arrivals.actions.append(SeenAction(action, record.offset, record.value))
+            except WireError as error:
+                arrivals.refused.append(Refused(record.topic, record.partition, record.offset, record.value, str(error)))
+        arrivals.num_records += len(records)
+        counter = observe.IMPRESSIONS_READ if source == Source.IMPRESSIONS else observe.ACTIONS_READ
+        counter.inc(len(records))
+
+
+def _check_time(source: Source, time_ms: int, watermark: Watermark, wall_ms: int) -> None:
+    broken_rule = watermark.refusal(source, time_ms, wall_ms)
+    if broken_rule is not None:
+        raise WireError(f"{'impression' if source == Source.IMPRESSIONS else 'action'}.{broken_rule}")

@@ -1,0 +1,33 @@
+"""The live counters in Kv, as the joiner adds to them. One joiner process writes a job's counters: it reads, adds and writes back.
+
+Every candidate counts once, when its labels are first known, also where its negative is sampled away: rates are those of the stream, not
+those of the sample. A late positive adds to the positives alone. The new counts are written in the joiner's own transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from monolith_py.counters import counter_key, decode_counts, encode_counts
+from monolith_py.example import FeatureColumns, Int64Array
+from monolith_py.io import Kv
+
+
+def counted(kv: Kv, features: FeatureColumns, keys: Sequence[str], increments: Int64Array) -> dict[str, bytes]:
+    """Return the counters to put after adding `increments` int64 (B, 1 + tasks), examples and positives, to the fids of B rows."""
+    added: dict[str, Int64Array] = {}
+    for name in keys:
+        column = features.sparse.get(name)
+        if column is None or len(column.fids) == 0:
+            continue
+        rows = np.repeat(np.arange(features.num_rows), column.lengths)  # (n,)
+        pairs = np.unique(np.stack([column.fids, rows]), axis=1)  # a fid that stands twice in a row counts once
+        fids, groups = np.unique(pairs[0], return_inverse=True)
+        sums = np.zeros((len(fids), increments.shape[1]), np.int64)
+        np.add.at(sums, groups, increments[pairs[1]])
+        added.update(zip((counter_key(name, fid) for fid in fids.tolist()), sums, strict=True))
+    stored = kv.get_many(list(added))
+    num_tasks = increments.shape[1] - 1
+    return {key: encode_counts(decode_counts(value, num_tasks) + sums) for (key, sums), value in zip(added.items(), stored, strict=True)}

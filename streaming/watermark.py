@@ -1,0 +1,104 @@
+"""The watermark of one partition: how far event time has come, from the two topics that the joiner reads.
+
+It is the newest event time less `out_of_order_s`, the smaller one of the two topics. A topic that is idle (reads have found nothing for
+`idle_s` of wall clock) does not hold it back; when both are idle it moves with the wall clock. It never goes back.
+
+**Jumps.** One record with a broken clock must not close every window. A record whose time is more than a day ahead of the newest one
+(and of the wall clock that has passed since) is refused, unless MAX_REFUSALS records in a row were refused in its topic: then the
+stream itself has moved on, for instance after days of silence in a backlog, and it is believed. A record more than a day ahead of the
+wall clock is never believed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+# No two neighbours in a healthy stream are further apart than this.
+MAX_JUMP_MS = 24 * 3600 * 1000
+# So many records in a row do not have the same broken clock by chance.
+MAX_REFUSALS = 3
+
+
+class Source(IntEnum):
+    """The topics that a watermark comes from."""
+
+    IMPRESSIONS = 0
+    ACTIONS = 1
+
+
+@dataclass
+class Reached:
+    """What of a watermark outlives the process. Times are milliseconds since the epoch."""
+
+    watermark_ms: int | None = None
+    newest_ms: list[int | None] = field(default_factory=lambda: [None, None])  # by Source: newest event time
+    newest_at_ms: int = 0  # wall clock when the newest event time of both grew last
+    refusals: list[int] = field(default_factory=lambda: [0, 0])  # by Source: records refused in a row
+
+
+class Watermark:
+    """Follows event time. `now_s` is always a monotonic clock in seconds."""
+
+    def __init__(self, out_of_order_ms: int, idle_s: float, reached: Reached, now_s: float) -> None:
+        self.reached = reached
+        self._out_of_order_ms, self._idle_s = out_of_order_ms, idle_s
+        self._empty_since_s: list[float | None] = [now_s, now_s]
+
+    def note_read(self, source: Source, num_records: int, now_s: float) -> None:
+        """Note that a read of `source` found `num_records`."""
+        if num_records:
+            self._empty_since_s[source] = None
+        elif self._empty_since_s[source] is None:
+            self._empty_since_s[source] = now_s
+
+    def refusal(self, source: Source, time_ms: int, wall_ms: int) -> str | None:
+        """Take in the event time of one record; return the rule that it breaks, or None."""
+        reached = self.reached
+        if time_ms > wall_ms + MAX_JUMP_MS:
+            return f"time_ms must be at most {MAX_JUMP_MS} ms ahead of the wall clock {wall_ms}, got {time_ms}"
+        newest_ms = self.newest_ms
+        if newest_ms is not None:
+            limit_ms = newest_ms + MAX_JUMP_MS + max(0, wall_ms - reached.newest_at_ms)
+            if time_ms > limit_ms and reached.refusals[source] < MAX_REFUSALS:
+                reached.refusals[source] += 1
+                return f"time_ms must be at most {MAX_JUMP_MS} ms ahead of the newest event {newest_ms}, got {time_ms}"
+        reached.refusals[source] = 0
+        if newest_ms is None or time_ms > newest_ms:
+            reached.newest_at_ms = wall_ms
+        of_source = reached.newest_ms[source]
+        if of_source is None or time_ms > of_source:
+            reached.newest_ms[source] = time_ms
+        return None
+
+    @property
+    def newest_ms(self) -> int | None:
+        """Newest event time of both sources."""
+        return max((time_ms for time_ms in self.reached.newest_ms if time_ms is not None), default=None)
+
+    def is_ahead(self, source: Source) -> bool:
+        """Return whether `source` is ahead of the other, which has more to read: reading on in it would only fill the store."""
+        if self._empty_since_s[1 - source] is not None:
+            return False
+        own_ms, other_ms = self.reached.newest_ms[source], self.reached.newest_ms[1 - source]
+        return own_ms is not None and other_ms is not None and own_ms > other_ms + self._out_of_order_ms
+
+    def advance(self, now_s: float) -> int | None:
+        """Return the watermark at `now_s`; None before the first event."""
+        watermark_ms = self._computed(now_s)
+        reached = self.reached
+        if watermark_ms is not None and (reached.watermark_ms is None or watermark_ms > reached.watermark_ms):
+            reached.watermark_ms = watermark_ms
+        return reached.watermark_ms
+
+    def _computed(self, now_s: float) -> int | None:
+        newest_ms = self.newest_ms
+        if newest_ms is None:
+            return None
+        idle_s = [0.0 if since is None else now_s - since for since in self._empty_since_s]
+        times = [time_ms for time_ms, idle in zip(self.reached.newest_ms, idle_s, strict=True) if idle < self._idle_s]
+        if not times:
+            return newest_ms + int(min(idle_s) * 1000) - self._out_of_order_ms
+        if None in times:
+            return None
+        return min(time_ms for time_ms in times if time_ms is not None) - self._out_of_order_ms
