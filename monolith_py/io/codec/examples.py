@@ -50,6 +50,8 @@ def encode_examples(batch: ExampleBatch, metadata: Mapping[str, str] | None = No
     for name, column in batch.features.sparse.items():
         offsets = np.zeros(len(column) + 1, np.int32)
         np.cumsum(column.lengths, out=offsets[1:])
+        if offsets[-1] != len(column.fids):
+            raise WireError(f"examples.s_{name}.lengths must add up to {len(column.fids)} fids, got {offsets[-1]}")
         fields.append((f"s_{name}", None))
         arrays.append(pa.ListArray.from_arrays(pa.array(offsets), pa.array(column.fids)))
     for name, dense in batch.features.dense.items():
@@ -146,13 +148,13 @@ def _read(value: bytes) -> pa.RecordBatch:
             _metadata(reader.schema)
             record = reader.read_next_batch()
             record.validate(full=True)
+            names = record.schema.names
             if next(iter(reader), None) is not None:
                 raise WireError("examples must be one record batch, got more")
     except StopIteration:
         raise WireError("examples must be one record batch, got none") from None
-    except (pa.ArrowException, OSError, MemoryError) as error:
+    except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
         raise WireError(f"examples must be an Arrow IPC stream: {error}, got {len(value)} bytes") from None
-    names = record.schema.names
     if len(set(names)) != len(names):
         raise WireError(f"examples columns must be unique, got {sorted(name for name in set(names) if names.count(name) > 1)} twice")
     return record

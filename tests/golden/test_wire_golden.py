@@ -1,0 +1,93 @@
+"""The bytes that other versions and other languages rely on, pinned in wire.json. Changing one is a decision that the commit names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from monolith_py.example import Action, ExampleBatch, FeatureColumns, Impression, SparseColumn
+from monolith_py.io import codec
+
+GOLDEN = {name: bytes.fromhex(text) for name, text in json.loads(Path(__file__).with_name("wire.json").read_text()).items()}
+
+USER = FeatureColumns(
+    1,
+    {"user": SparseColumn(np.array([-7], np.int64), np.array([1], np.int32)), "tags": SparseColumn.empty(1)},
+    {"age": np.array([[0.5, -2.0]], np.float32)},
+)
+ITEMS = FeatureColumns(
+    2,
+    {
+        "item": SparseColumn(np.array([2**63 - 1, -(2**63)], np.int64), np.array([1, 1], np.int32)),
+        "tags": SparseColumn(np.array([3, 4, 5], np.int64), np.array([0, 3], np.int32)),
+    },
+    {"price": np.array([[1.25], [0.0]], np.float32)},
+)
+ACTION = Action("request-1", 2**63 - 1, "long_view", 1_649_000_000_000, 12.5)
+IMPRESSION = Impression(
+    request_id="request-1",
+    time_ms=1_649_000_000_000,
+    user_id=-7,
+    item_ids=np.array([2**63 - 1, -(2**63)], np.int64),
+    shared=USER,
+    candidates=ITEMS,
+    scores=np.array([[0.25, 0.75], [0.5, 1.0]], np.float32),
+    task_names=("is_click", "long_view"),
+    model_version="3.41",
+)
+EXAMPLES = ExampleBatch(
+    request_ids=("request-1", "request-\u00e4"),
+    item_ids=np.array([2**63 - 1, -(2**63)], np.int64),
+    times_ms=np.array([1_649_000_000_000, 1], np.int64),
+    kinds=np.array([0, 1], np.uint8),
+    sample_rates=np.array([1.0, 0.25], np.float32),
+    labels={"is_click": np.array([0, 1], np.float32), "long_view": np.array([0, 0], np.float32)},
+    features=ITEMS,
+)
+METADATA = {"joiner.seq": "12", "joiner.epoch": "1"}
+
+
+def test_an_impression_has_the_pinned_bytes_and_they_mean_the_same() -> None:
+    assert codec.encode_impression(IMPRESSION) == GOLDEN["impression"]
+    assert codec.encode_impression(codec.decode_impression(GOLDEN["impression"])) == GOLDEN["impression"]
+    decoded = codec.decode_impression(GOLDEN["impression"])
+    assert (decoded.request_id, decoded.time_ms, decoded.user_id) == ("request-1", 1_649_000_000_000, -7)
+    assert decoded.item_ids.tolist() == [2**63 - 1, -(2**63)]
+    assert decoded.scores.tolist() == [[0.25, 0.75], [0.5, 1.0]]
+    assert decoded.candidates.sparse["tags"].lengths.tolist() == [0, 3]
+    assert decoded.shared.dense["age"].tolist() == [[0.5, -2.0]]
+    assert (decoded.task_names, decoded.model_version) == (("is_click", "long_view"), "3.41")
+
+
+def test_an_action_has_the_pinned_bytes_and_they_mean_the_same() -> None:
+    assert codec.encode_action(ACTION) == GOLDEN["action"]
+    assert codec.decode_action(GOLDEN["action"]) == ACTION
+
+
+def test_stored_features_have_the_pinned_bytes_and_they_mean_the_same() -> None:
+    assert codec.encode_features(USER) == GOLDEN["features"]
+    decoded = codec.decode_features(GOLDEN["features"])
+    assert decoded.sparse["user"].fids.tolist() == [-7]
+    assert decoded.sparse["tags"].lengths.tolist() == [0]
+    assert decoded.dense["age"].tolist() == [[0.5, -2.0]]
+
+
+def test_a_dead_letter_has_the_pinned_bytes() -> None:
+    value = codec.encode_dead_letter("actions", 2, 17, b"\xff\x00", "action.kind must not be empty, got ''", 1_649_000_000_000)
+    assert value == GOLDEN["dead_letter"]
+
+
+def test_pinned_examples_mean_the_same() -> None:
+    """Arrow may lay a record out anew in another release; what must not change is that old records are read."""
+    decoded = codec.decode_examples(GOLDEN["examples"])
+    assert decoded.request_ids == EXAMPLES.request_ids
+    for name in ("item_ids", "times_ms", "kinds", "sample_rates"):
+        np.testing.assert_array_equal(getattr(decoded, name), getattr(EXAMPLES, name))
+    assert {task: labels.tolist() for task, labels in decoded.labels.items()} == {"is_click": [0, 1], "long_view": [0, 0]}
+    for name, column in ITEMS.sparse.items():
+        np.testing.assert_array_equal(decoded.features.sparse[name].fids, column.fids)
+        np.testing.assert_array_equal(decoded.features.sparse[name].lengths, column.lengths)
+    assert decoded.features.dense["price"].tolist() == [[1.25], [0.0]]
+    assert codec.examples_metadata(GOLDEN["examples"]) == METADATA
