@@ -1,0 +1,40 @@
+{{/*
+The job's TOML as JSON, after checking what a cluster needs beyond the rules of monolith_py.config: every template that needs a port
+or a folder takes it from here, with (include "monolith.job" . | fromJson).
+*/}}
+{{- define "monolith.job" -}}
+{{- $job := fromToml .Values.job -}}
+{{- with get $job "Error" -}}
+{{- fail (printf "job must be a TOML document: %s" .) -}}
+{{- end -}}
+{{- $log := dig "log" "url" "" $job -}}
+{{- if not (hasPrefix "kafka://" $log) -}}
+{{- fail (printf "job: log.url must begin with kafka:// on a cluster, got %q" $log) -}}
+{{- end -}}
+{{- $kv := dig "kv" "url" "" $job -}}
+{{- if not (regexMatch "^rediss?://" $kv) -}}
+{{- fail (printf "job: kv.url must begin with redis:// or rediss:// on a cluster, got %q" $kv) -}}
+{{- end -}}
+{{- if regexMatch "^rediss?://[^@/]*:[^@/]*@" $kv -}}
+{{- fail "job: kv.url must hold no password: a ConfigMap is no Secret; set kvPassword.existingSecret" -}}
+{{- end -}}
+{{- $folder := dig "trainer" "checkpoint_dir" "" $job -}}
+{{- if not (regexMatch "^/.+" $folder) -}}
+{{- fail (printf "job: trainer.checkpoint_dir must be an absolute folder, the volume is mounted there, got %q" $folder) -}}
+{{- end -}}
+{{- $host := dig "serving" "host" "" $job -}}
+{{- if not (has $host (list "0.0.0.0" "[::]")) -}}
+{{- fail (printf "job: serving.host must be \"0.0.0.0\" or \"[::]\" in a pod, got %q" $host) -}}
+{{- end -}}
+{{- range $path := list "serving.port" "observe.joiner_port" "observe.trainer_port" "observe.serving_port" -}}
+{{- $parts := splitList "." $path -}}
+{{- $port := dig (first $parts) (last $parts) 0 $job -}}
+{{- if lt (int $port) 1 -}}
+{{- fail (printf "job: %s must be a port, probes need it, got %v" $path $port) -}}
+{{- end -}}
+{{- end -}}
+{{- if eq (int $job.serving.port) (int $job.observe.serving_port) -}}
+{{- fail (printf "job: observe.serving_port must differ from serving.port, got %v for both" $job.serving.port) -}}
+{{- end -}}
+{{- toJson $job -}}
+{{- end -}}

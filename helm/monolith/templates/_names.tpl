@@ -1,0 +1,39 @@
+{{/* Names and labels of the objects. Components are "joiner", "trainer" and "serving". */}}
+
+{{- define "monolith.name" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* Prefix of all names; 44 characters leave room for the longest suffix and the hash that StatefulSets append, within 63. */}}
+{{- define "monolith.fullname" -}}
+{{- $name := include "monolith.name" . -}}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- .Values.fullnameOverride | default $full | trunc 44 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "monolith.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/name: {{ include "monolith.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{/* Labels that select the pods of a component: (dict "root" $ "component" "joiner"). */}}
+{{- define "monolith.selector" -}}
+app.kubernetes.io/name: {{ include "monolith.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{- define "monolith.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- .Values.serviceAccount.name | default (include "monolith.fullname" .) -}}
+{{- else -}}
+{{- .Values.serviceAccount.name | default "default" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "monolith.claimName" -}}
+{{- .Values.checkpoints.existingClaim | default (printf "%s-checkpoints" (include "monolith.fullname" .)) -}}
+{{- end -}}

@@ -1,0 +1,133 @@
+{{/* Parts that the pods of all components share. Each takes (dict "root" $ "component" "joiner"). */}}
+
+{{- define "monolith.podMetadata" -}}
+{{- $root := .root -}}
+{{- $job := include "monolith.job" $root | fromJson -}}
+labels:
+  {{- include "monolith.selector" . | nindent 2 }}
+annotations:
+  # A changed job restarts the pods.
+  checksum/job: {{ $root.Values.job | sha256sum }}
+  {{- if $root.Values.scrapeAnnotations }}
+  prometheus.io/scrape: "true"
+  prometheus.io/port: {{ get $job.observe (printf "%s_port" .component) | int | quote }}
+  prometheus.io/path: /metrics
+  {{- end }}
+  {{- with (get $root.Values .component).podAnnotations }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end -}}
+
+{{/* Fields of the pod beside its containers and volumes. */}}
+{{- define "monolith.podSpec" -}}
+{{- $root := .root -}}
+{{- $values := get $root.Values .component -}}
+serviceAccountName: {{ include "monolith.serviceAccountName" $root }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+securityContext:
+  runAsNonRoot: true
+  runAsUser: {{ $root.Values.securityContext.runAsUser }}
+  runAsGroup: {{ $root.Values.securityContext.runAsUser }}
+  fsGroup: {{ $root.Values.securityContext.fsGroup }}
+  # Without this every start walks through all checkpoints to change their group.
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile:
+    type: RuntimeDefault
+{{- with $root.Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* Creates the topics where they are missing, in every pod: the order in which pods start then does not matter. */}}
+{{- define "monolith.topicsContainer" -}}
+name: topics
+{{ include "monolith.container" . }}
+args: [topics, --config, /etc/monolith/job.toml]
+volumeMounts:
+  {{- include "monolith.commonMounts" . | nindent 2 }}
+{{- end -}}
+
+{{/* Image, environment and confinement of every container. */}}
+{{- define "monolith.container" -}}
+{{- $root := .root -}}
+{{- $image := $root.Values.image -}}
+image: {{ printf "%s:%s" $image.repository ($image.tag | default $root.Chart.AppVersion) | quote }}
+imagePullPolicy: {{ $image.pullPolicy }}
+command: [monolith]
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities:
+    drop: [ALL]
+resources:
+  {{- toYaml (get $root.Values .component).resources | nindent 2 }}
+{{- $password := $root.Values.kvPassword }}
+{{- if or $password.existingSecret $root.Values.env }}
+env:
+  {{- if $password.existingSecret }}
+  - name: MONOLITH_KV_PASSWORD
+    valueFrom:
+      secretKeyRef:
+        name: {{ $password.existingSecret }}
+        key: {{ $password.key }}
+  {{- end }}
+  {{- with $root.Values.env }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "monolith.commonMounts" -}}
+- name: job
+  mountPath: /etc/monolith
+  readOnly: true
+- name: tmp
+  mountPath: /tmp
+{{- end -}}
+
+{{- define "monolith.commonVolumes" -}}
+- name: job
+  configMap:
+    name: {{ include "monolith.fullname" .root }}
+# Scratch space of libraries: the root file system is read-only.
+- name: tmp
+  emptyDir:
+    sizeLimit: 1Gi
+{{- end -}}
+
+{{- define "monolith.checkpointsVolume" -}}
+- name: checkpoints
+  persistentVolumeClaim:
+    claimName: {{ include "monolith.claimName" .root }}
+{{- end -}}
+
+{{/* Probes of the stream processes: they serve nothing but their metrics. Imports take some seconds. */}}
+{{- define "monolith.metricsProbes" -}}
+startupProbe:
+  httpGet:
+    path: /metrics
+    port: metrics
+  periodSeconds: 2
+  failureThreshold: 60
+livenessProbe:
+  httpGet:
+    path: /metrics
+    port: metrics
+  periodSeconds: 15
+  timeoutSeconds: 5
+  failureThreshold: 4
+{{- end -}}
