@@ -1,0 +1,23 @@
+"""Parameter sync over the log: the trainer publishes deltas, replicas subscribe and apply them in order."""
+
+from monolith_py.sync.delta import Delta, StepMark, decode_delta, encode_delta
+from monolith_py.sync.generation import next_generation
+from monolith_py.sync.publisher import Publisher, TouchedRows
+from monolith_py.sync.rows import RowEncoding, pack_rows, row_bytes, unpack_rows
+from monolith_py.sync.subscriber import Sink, Subscriber
+
+__all__ = [
+    "Delta",
+    "Publisher",
+    "RowEncoding",
+    "Sink",
+    "StepMark",
+    "Subscriber",
+    "TouchedRows",
+    "decode_delta",
+    "encode_delta",
+    "next_generation",
+    "pack_rows",
+    "row_bytes",
+    "unpack_rows",
+]

@@ -1,0 +1,134 @@
+"""Deltas: a change of one table, or of the towers, to and from protobuf (protos/monolith/v1/parameter_sync.proto).
+
+Letters: n updated rows, m evicted fids, R = bytes of one packed row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from monolith_py.errors import WireError
+from monolith_py.example import Int64Array
+from monolith_py.pb import parameter_sync_pb2 as pb
+from monolith_py.sync.rows import ByteArray, RowEncoding, row_bytes, rows_are_finite
+
+_FID = np.dtype("<i8")
+_MAX_DIM = 1024
+_TO_WIRE = {
+    RowEncoding.FP32: pb.ROW_ENCODING_FP32,
+    RowEncoding.FP16: pb.ROW_ENCODING_FP16,
+    RowEncoding.INT8: pb.ROW_ENCODING_INT8,
+}
+_FROM_WIRE = {wire: encoding for encoding, wire in _TO_WIRE.items()}
+
+
+@dataclass(frozen=True)
+class StepMark:
+    """When a training step updated rows that are servable once this delta is applied."""
+
+    time_ms: int
+    num_rows: int
+
+
+def _no_fids() -> Int64Array:
+    return np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A change of one table, or of the towers (`table` is empty then), or of neither: a sign of life.
+
+    Apply `evicted` first, then the rows. Deltas of a generation are numbered by `seq` without a gap over all tables.
+    """
+
+    generation: int
+    seq: int
+    watermark_ms: int
+    published_ms: int
+    table: str = ""
+    dim: int = 0
+    encoding: RowEncoding = RowEncoding.FP32
+    fids: Int64Array = field(default_factory=_no_fids)  # (n,)
+    rows: ByteArray = field(default_factory=lambda: np.empty((0, 0), np.uint8))  # (n, R)
+    evicted: Int64Array = field(default_factory=_no_fids)  # (m,)
+    towers: bytes = b""  # safetensors
+    steps: tuple[StepMark, ...] = ()
+
+
+def encode_delta(delta: Delta) -> bytes:
+    """Return `delta` as bytes."""
+    assert len(delta.fids) == len(delta.rows), (len(delta.fids), len(delta.rows))
+    message = pb.Delta(
+        table=delta.table,
+        generation=delta.generation,
+        seq=delta.seq,
+        watermark_ms=delta.watermark_ms,
+        published_ms=delta.published_ms,
+        dim=delta.dim,
+        encoding=_TO_WIRE[delta.encoding] if delta.table else pb.ROW_ENCODING_UNSPECIFIED,
+        fids=delta.fids.astype(_FID, copy=False).tobytes(),
+        rows=delta.rows.tobytes(),
+        evicted=delta.evicted.astype(_FID, copy=False).tobytes(),
+        towers=delta.towers,
+        steps=[pb.StepMark(time_ms=step.time_ms, num_rows=step.num_rows) for step in delta.steps],
+    )
+    value: bytes = message.SerializeToString()
+    return value
+
+
+def decode_delta(value: bytes) -> Delta:
+    """Return the delta in `value`. Its arrays are read-only views.
+
+    Raises:
+        WireError: no delta, an unknown encoding, a dim out of range, sizes that do not fit each other, or a weight that is not finite.
+    """
+    message = pb.Delta()
+    try:
+        message.ParseFromString(value)
+    except DecodeError as error:
+        raise WireError(f"delta must be a monolith.v1.Delta message, got {len(value)} bytes: {error}") from None
+    if message.published_ms <= 0:
+        raise WireError(f"delta.published_ms must be > 0, got {message.published_ms}")
+    head = Delta(
+        message.generation,
+        message.seq,
+        message.watermark_ms,
+        message.published_ms,
+        steps=tuple(StepMark(step.time_ms, step.num_rows) for step in message.steps),
+    )
+    if message.table:
+        return _with_rows(head, message)
+    for name in ("fids", "rows", "evicted"):
+        if getattr(message, name):
+            raise WireError(f"delta.{name} must be empty without delta.table, got {len(getattr(message, name))} bytes")
+    return replace(head, towers=message.towers)
+
+
+def _with_rows(head: Delta, message: pb.Delta) -> Delta:
+    """Return `head` with the checked rows of a delta of a table."""
+    if message.towers:
+        raise WireError(f"delta.towers must be empty in a delta of table {message.table!r}, got {len(message.towers)} bytes")
+    if message.encoding not in _FROM_WIRE:
+        raise WireError(f"delta.encoding must be one of {sorted(_FROM_WIRE)}, got {message.encoding}")
+    if message.dim % 4 or not 4 <= message.dim <= _MAX_DIM:
+        raise WireError(f"delta.dim must be a multiple of 4 in [4, {_MAX_DIM}], got {message.dim}")
+    encoding = _FROM_WIRE[message.encoding]
+    width = row_bytes(message.dim, encoding)
+    fids = _fids("fids", message.fids)
+    if len(message.rows) != len(fids) * width:
+        shape = f"{len(fids)} rows of {width} bytes ({encoding.value}, dim {message.dim})"
+        raise WireError(f"delta.rows must have {shape}, got {len(message.rows)} bytes")
+    rows = np.frombuffer(message.rows, np.uint8).reshape(len(fids), width)  # (n, R)
+    if not rows_are_finite(rows, encoding):
+        raise WireError(f"delta.rows must be finite, got NaN or Inf in a delta of table {message.table!r}")
+    evicted = _fids("evicted", message.evicted)
+    return replace(head, table=message.table, dim=message.dim, encoding=encoding, fids=fids, rows=rows, evicted=evicted)
+
+
+def _fids(name: str, value: bytes) -> Int64Array:
+    if len(value) % _FID.itemsize:
+        raise WireError(f"delta.{name} must be a multiple of {_FID.itemsize} bytes, got {len(value)}")
+    return np.frombuffer(value, _FID).astype(np.int64, copy=False)

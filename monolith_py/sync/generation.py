@@ -1,0 +1,34 @@
+"""Generations: which number a trainer that starts puts on its deltas."""
+
+from __future__ import annotations
+
+from monolith_py.errors import WireError
+from monolith_py.io.log import Log
+from monolith_py.sync.delta import decode_delta
+
+
+def next_generation(log: Log, topic: str, checkpoint_generation: int) -> int:
+    """Return the generation of a trainer that starts now: one more than its checkpoint's and than the newest delta's in the log.
+
+    A job without a checkpoint passes 0, so the first generation is 1. Generations grow along the log, so the newest delta decides.
+    """
+    start, end = log.start_offset(topic), log.end_offset(topic)
+    newest, first = 0, end
+    while newest == 0 and first > start:
+        # Look back twice as far each time: the newest offsets may be holes, or records that are no deltas.
+        stop, first = first, max(start, end - 2 * (end - first) - 1)
+        offset = first
+        while offset < stop:
+            records = log.read(topic, 0, offset, stop - offset)
+            if not records:
+                break
+            newest = max([newest, *(_generation(record.value) for record in records)])
+            offset = records[-1].offset + 1
+    return 1 + max(checkpoint_generation, newest)
+
+
+def _generation(value: bytes) -> int:
+    try:
+        return decode_delta(value).generation
+    except WireError:
+        return 0

@@ -1,0 +1,152 @@
+"""One publish: what was drained at one moment, cut into deltas, and the marks of the steps behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from monolith_py.example import FloatArray, Int64Array
+from monolith_py.sync.delta import Delta, StepMark, encode_delta
+from monolith_py.sync.rows import ByteArray, RowEncoding, pack_rows
+
+# More marks than this are merged two by two, each pair at its older time: no row seems fresher than it is.
+_MAX_MARKS = 4096
+
+
+class StepMarks:
+    """Times of training steps with the rows they updated, at most `max_marks`.
+
+    >>> marks = StepMarks()
+    >>> marks.add(5, 10)
+    >>> marks.add(5, 1)
+    >>> marks.take()
+    (StepMark(time_ms=5, num_rows=11),)
+    """
+
+    def __init__(self, max_marks: int = _MAX_MARKS) -> None:
+        self._max_marks = max_marks
+        self._marks: list[StepMark] = []
+
+    def add(self, time_ms: int, num_rows: int) -> None:
+        """Note a step; times must not go back by more than the clock does."""
+        if num_rows == 0:
+            return
+        if self._marks and self._marks[-1].time_ms == time_ms:
+            num_rows += self._marks.pop().num_rows
+        self._marks.append(StepMark(time_ms, num_rows))
+        if len(self._marks) > self._max_marks:
+            pairs = zip(self._marks[::2], [*self._marks[1::2], StepMark(0, 0)], strict=False)
+            self._marks = [StepMark(older.time_ms, older.num_rows + newer.num_rows) for older, newer in pairs]
+
+    def take(self) -> tuple[StepMark, ...]:
+        """Return all marks, oldest first, and forget them."""
+        marks, self._marks = tuple(self._marks), []
+        return marks
+
+
+@dataclass(frozen=True)
+class Drained:
+    """What one table gave: n touched rows, m evicted fids."""
+
+    table: str
+    ticket: int
+    fids: Int64Array  # (n,)
+    weights: FloatArray  # (n, dim)
+    evicted: Int64Array  # (m,)
+
+    def num_deltas(self, rows_per_delta: int) -> int:
+        """Return how many deltas these take."""
+        return -(-max(len(self.fids), len(self.evicted)) // rows_per_delta)
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Deltas of one generation from `first_seq` on: the towers where there are any, then the rows of each table.
+
+    The step marks are in the last delta: once it is applied, all the rows are servable.
+    """
+
+    generation: int
+    first_seq: int
+    watermark_ms: int
+    published_ms: int
+    towers: bytes
+    drained: Sequence[Drained]
+    steps: tuple[StepMark, ...]
+    encoding: RowEncoding
+    rows_per_delta: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether nothing changed."""
+        return not (self.towers or self.num_rows or self.num_evicted)
+
+    @property
+    def num_rows(self) -> int:
+        """Return the number of touched rows, over all tables."""
+        return sum(len(part.fids) for part in self.drained)
+
+    @property
+    def num_evicted(self) -> int:
+        """Return the number of evicted fids, over all tables."""
+        return sum(len(part.evicted) for part in self.drained)
+
+    @property
+    def num_deltas(self) -> int:
+        """Return how many deltas this is: one, a mere sign of life, where it is empty."""
+        return max(1, bool(self.towers) + sum(part.num_deltas(self.rows_per_delta) for part in self.drained))
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the size of all deltas."""
+        return sum(map(len, self._values))
+
+    def values(self) -> list[bytes]:
+        """Return the deltas as bytes, the same at each call. The first call packs them.
+
+        Raises:
+            ValueError: a weight is NaN or infinite; the message names the table.
+        """
+        return self._values
+
+    @cached_property
+    def _values(self) -> list[bytes]:
+        deltas = list(self._deltas())
+        assert len(deltas) == self.num_deltas
+        return [encode_delta(delta) for delta in deltas]
+
+    def _deltas(self) -> Iterator[Delta]:
+        seq, last = self.first_seq, self.first_seq + self.num_deltas - 1
+        if self.towers or self.is_empty:
+            steps = self.steps if seq == last else ()
+            yield Delta(self.generation, seq, self.watermark_ms, self.published_ms, towers=self.towers, steps=steps)
+            seq += 1
+        for part in self.drained:
+            # Evictions and rows of one fid must not part ways over two deltas: a fid that has a row again is not evicted.
+            evicted = part.evicted[~np.isin(part.evicted, part.fids)] if len(part.evicted) else part.evicted
+            for index in range(part.num_deltas(self.rows_per_delta)):
+                chunk = slice(index * self.rows_per_delta, (index + 1) * self.rows_per_delta)
+                yield Delta(
+                    self.generation,
+                    seq,
+                    self.watermark_ms,
+                    self.published_ms,
+                    table=part.table,
+                    dim=part.weights.shape[1],
+                    encoding=self.encoding,
+                    fids=part.fids[chunk],
+                    rows=_pack(part.table, part.weights[chunk], self.encoding),
+                    evicted=evicted[chunk],
+                    steps=self.steps if seq == last else (),
+                )
+                seq += 1
+
+
+def _pack(table: str, weights: FloatArray, encoding: RowEncoding) -> ByteArray:
+    try:
+        return pack_rows(weights, encoding)
+    except ValueError as error:
+        raise ValueError(f"table {table!r}: {error}") from None

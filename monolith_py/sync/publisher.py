@@ -1,0 +1,203 @@
+"""Publishes what training changed: touched rows at a short interval, towers at a longer one, as deltas appended to the log.
+
+The training thread drains the tables and goes on; one worker thread packs and appends. A publish that the log refused stays as it is,
+number for number and byte for byte, and goes before the next: no row is dropped, no seq is skipped, none is used twice for different
+content. Where a refused append was written after all, the subscriber skips the copy by its seq.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+from safetensors.torch import save
+from torch import Tensor
+
+from monolith_py.clock import Clock
+from monolith_py.config import SyncConfig
+from monolith_py.errors import LogError
+from monolith_py.example import FloatArray, Int64Array
+from monolith_py.io.log import Log
+from monolith_py.observe import DELTAS_PUBLISHED, PUBLISH_FAILURES, PUBLISHED_BYTES, ROWS_PUBLISHED
+from monolith_py.sync.publish import Drained, Publish, StepMarks
+from monolith_py.sync.rows import RowEncoding
+
+logger = logging.getLogger(__name__)
+
+_CONSUMER = "replicas"
+
+
+class _TableDelta(Protocol):
+    """What a drain gives: see `monolith_py.table.TableDelta`."""
+
+    @property
+    def ticket(self) -> int: ...
+    @property
+    def fids(self) -> Int64Array: ...
+    @property
+    def weights(self) -> FloatArray: ...
+    @property
+    def evicted(self) -> Int64Array: ...
+
+
+class TouchedRows(Protocol):
+    """The part of `EmbeddingTable` that publishing needs."""
+
+    def drain(self, consumer: str) -> _TableDelta:
+        """Return the rows touched and the fids evicted since the last acknowledged drain."""
+        ...
+
+    def ack(self, consumer: str, ticket: int) -> None:
+        """Forget what the drain `ticket` returned."""
+        ...
+
+
+class Publisher:
+    """Publishes the tables and towers of one trainer. All methods are for the training thread.
+
+    A trainer that starts takes `generation` from `next_generation`; `towers` returns the tensors to publish, read in the training thread.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        topic: str,
+        tables: Mapping[str, TouchedRows],
+        towers: Callable[[], Mapping[str, Tensor]],
+        config: SyncConfig,
+        clock: Clock,
+        *,
+        generation: int,
+        next_seq: int = 0,
+    ) -> None:
+        self._log, self._topic, self._tables, self._towers = log, topic, tables, towers
+        self._config, self._clock = config, clock
+        self._generation, self._next_seq = generation, next_seq
+        self._marks = StepMarks()
+        self._stepped = False  # since towers were published last
+        self._due_s = self._towers_due_s = clock.monotonic_s()
+        self._first = True
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="publisher")
+        self._publish: Publish | None = None  # built and not acknowledged
+        self._append: Future[int] | None = None  # on its way to the log
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Return (generation, seq) of the next delta to be built."""
+        return self._generation, self._next_seq
+
+    def note_step(self, num_rows: int) -> None:
+        """Note that a training step has just updated `num_rows` rows."""
+        self._marks.add(self._clock.now_ms(), num_rows)
+        self._stepped = True
+
+    def maybe_publish(self, watermark_ms: int) -> None:
+        """Start a publish where one is due and none is on its way; never wait for the log. `watermark_ms` is event time."""
+        if self._append is not None:
+            if not self._append.done():
+                return
+            self._settle()
+        now_s = self._clock.monotonic_s()
+        if now_s < self._due_s:
+            return
+        self._due_s = now_s + self._config.sparse_interval_s
+        if self._publish is None:
+            dense_due = now_s >= self._towers_due_s
+            self._publish = self._collect(watermark_ms, towers=self._first or (dense_due and self._stepped), sign_of_life=dense_due)
+        self._start()
+
+    def flush(self, watermark_ms: int) -> int:
+        """Publish all that is pending and the towers, wait until the log has it, and return the end offset of the updates.
+
+        Raises:
+            LogError: the log refused; everything stays for the next publish.
+        """
+        if self._append is not None:
+            self._settle()
+        if self._publish is not None:
+            self._start()
+            self._settle_or_raise()
+        self._publish = self._collect(watermark_ms, towers=True, sign_of_life=True)
+        self._start()
+        return self._settle_or_raise()
+
+    def close(self) -> None:
+        """Wait for a publish that is on its way and stop the worker; what is not published stays in the tables. `flush` first."""
+        if self._append is not None:
+            self._settle()
+        self._worker.shutdown()
+
+    def _collect(self, watermark_ms: int, *, towers: bool, sign_of_life: bool) -> Publish | None:
+        """Drain all tables into a publish, the towers first; None where nothing changed and no sign of life is due."""
+        drained = []
+        for name, table in self._tables.items():
+            part = table.drain(_CONSUMER)
+            drained.append(Drained(name, part.ticket, part.fids, part.weights, part.evicted))
+        publish = Publish(
+            generation=self._generation,
+            first_seq=self._next_seq,
+            watermark_ms=watermark_ms,
+            published_ms=self._clock.now_ms(),
+            towers=save(dict(self._towers())) if towers else b"",
+            drained=drained,
+            steps=self._marks.take(),
+            encoding=RowEncoding(self._config.encoding),
+            rows_per_delta=self._config.rows_per_delta,
+        )
+        if publish.is_empty and not sign_of_life:
+            self._acknowledge(publish)
+            return None
+        if towers or sign_of_life:
+            self._towers_due_s = self._clock.monotonic_s() + self._config.dense_interval_s
+        if towers:
+            self._first = self._stepped = False
+        self._next_seq += publish.num_deltas
+        return publish
+
+    def _start(self) -> None:
+        """Hand the publish, where there is one, to the worker."""
+        publish = self._publish
+        if publish is not None:
+            self._append = self._worker.submit(lambda: self._log.append(self._topic, publish.values(), time_ms=publish.published_ms))
+
+    def _settle(self) -> LogError | None:
+        """Wait for the append; acknowledge its rows, or return why the log refused. Other errors pass through."""
+        assert self._append is not None and self._publish is not None
+        append, publish = self._append, self._publish
+        try:
+            append.result()
+        except LogError as error:
+            PUBLISH_FAILURES.inc()
+            logger.warning("publish refused, kept for the next: generation %d seq %d: %s", self._generation, publish.first_seq, error)
+            return error
+        finally:
+            self._append = None
+        self._publish = None
+        self._acknowledge(publish)
+        DELTAS_PUBLISHED.inc(publish.num_deltas)
+        ROWS_PUBLISHED.inc(publish.num_rows)
+        PUBLISHED_BYTES.inc(publish.num_bytes)
+        logger.info(
+            "published generation %d seq %d..%d: %d rows, %d evicted, %d tower bytes",
+            self._generation,
+            publish.first_seq,
+            publish.first_seq + publish.num_deltas - 1,
+            publish.num_rows,
+            publish.num_evicted,
+            len(publish.towers),
+        )
+        return None
+
+    def _settle_or_raise(self) -> int:
+        assert self._append is not None
+        append = self._append
+        error = self._settle()
+        if error is not None:
+            raise error
+        return append.result()
+
+    def _acknowledge(self, publish: Publish) -> None:
+        for part in publish.drained:
+            self._tables[part.table].ack(_CONSUMER, part.ticket)

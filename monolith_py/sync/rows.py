@@ -1,0 +1,126 @@
+"""Rows of weights as bytes: fp32, fp16 and int8, laid out as FBGEMM's inference tables hold them.
+
+Letters: n rows, D = dim, R = bytes of one row.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import assert_never
+
+import numpy as np
+import numpy.typing as npt
+
+from monolith_py.example import FloatArray
+
+ByteArray = npt.NDArray[np.uint8]
+
+_MAX_FP16 = 65504.0
+# An int8 row begins with its fp16 scale and its fp16 bias.
+_INT8_HEADER_BYTES = 4
+_LEVELS = 255
+
+
+class RowEncoding(Enum):
+    """How a row of D weights is packed."""
+
+    FP32 = "fp32"  # D x float32, little-endian
+    FP16 = "fp16"  # D x float16, little-endian
+    INT8 = "int8"  # float16 scale, float16 bias, D x uint8: weight = scale * q + bias
+
+
+def row_bytes(dim: int, encoding: RowEncoding) -> int:
+    """Return R, the bytes of one row of `dim` weights.
+
+    >>> row_bytes(16, RowEncoding.INT8)
+    20
+    """
+    match encoding:
+        case RowEncoding.FP32:
+            return 4 * dim
+        case RowEncoding.FP16:
+            return 2 * dim
+        case RowEncoding.INT8:
+            return _INT8_HEADER_BYTES + dim
+        case _:
+            assert_never(encoding)
+
+
+def pack_rows(weights: FloatArray, encoding: RowEncoding) -> ByteArray:
+    """Return `weights` float32 (n, D) as bytes uint8 (n, R).
+
+    fp16 is rounded to nearest and held within +-65504; int8 errs by at most half a scale, plus the rounding of scale and bias to fp16.
+
+    Raises:
+        ValueError: a weight is NaN or infinite.
+    """
+    finite = np.isfinite(weights)
+    if not finite.all():
+        row = int(np.flatnonzero(~finite.all(axis=1))[0])
+        raise ValueError(f"weights must be finite, got {weights[row][~finite[row]][0]} in row {row} of {len(weights)}")
+    match encoding:
+        case RowEncoding.FP32:
+            return _as_bytes(weights.astype("<f4", copy=False), 4)
+        case RowEncoding.FP16:
+            return _as_bytes(np.clip(weights, -_MAX_FP16, _MAX_FP16).astype("<f2"), 2)
+        case RowEncoding.INT8:
+            return _pack_int8(weights)
+        case _:
+            assert_never(encoding)
+
+
+def unpack_rows(rows: ByteArray, dim: int, encoding: RowEncoding) -> FloatArray:
+    """Return packed rows uint8 (n, R) as weights float32 (n, D)."""
+    assert rows.shape[1] == row_bytes(dim, encoding), (rows.shape, dim, encoding)
+    rows = np.ascontiguousarray(rows)
+    match encoding:
+        case RowEncoding.FP32:
+            return rows.view("<f4").astype(np.float32, copy=False)
+        case RowEncoding.FP16:
+            return rows.view("<f2").astype(np.float32)
+        case RowEncoding.INT8:
+            header = rows[:, :_INT8_HEADER_BYTES].copy().view("<f2").astype(np.float32)  # (n, 2)
+            weights: FloatArray = rows[:, _INT8_HEADER_BYTES:] * header[:, :1] + header[:, 1:]
+            return weights
+        case _:
+            assert_never(encoding)
+
+
+def rows_are_finite(rows: ByteArray, encoding: RowEncoding) -> bool:
+    """Return whether packed rows uint8 (n, R) hold no NaN and no infinity."""
+    match encoding:
+        case RowEncoding.FP32:
+            return bool(np.isfinite(np.ascontiguousarray(rows).view("<f4")).all())
+        case RowEncoding.FP16:
+            return _fp16_is_finite(np.ascontiguousarray(rows))
+        case RowEncoding.INT8:
+            return _fp16_is_finite(rows[:, :_INT8_HEADER_BYTES].copy())
+        case _:
+            assert_never(encoding)
+
+
+def _fp16_is_finite(values: ByteArray) -> bool:
+    exponent = np.uint16(0x7C00)
+    return not bool(((values.view("<u2") & exponent) == exponent).any())
+
+
+def _as_bytes(values: npt.NDArray[np.floating], itemsize: int) -> ByteArray:
+    num_rows, dim = values.shape
+    return np.ascontiguousarray(values).view(np.uint8).reshape(num_rows, dim * itemsize)
+
+
+def _pack_int8(weights: FloatArray) -> ByteArray:
+    """Quantise each row between its least and its greatest weight, as FBGEMM's fused 8-bit row-wise quantiser does."""
+    by_column = np.ascontiguousarray(weights.T)  # (D, n): reductions over rows of many values are the fast ones
+    num_rows = len(weights)
+    packed = np.empty((num_rows, _INT8_HEADER_BYTES + weights.shape[1]), np.uint8)
+    bias = np.clip(by_column.min(axis=0), -_MAX_FP16, _MAX_FP16).astype(np.float16)
+    spread = by_column.max(axis=0) - bias.astype(np.float32)
+    scale = np.clip(spread / _LEVELS, 0, _MAX_FP16).astype(np.float16)
+    # A row of equal weights, or one so narrow that its scale is no fp16 number: every q is 0.
+    scale[scale == 0] = 1.0
+    header = np.stack([scale, bias], axis=1).astype("<f2")  # (n, 2)
+    packed[:, :_INT8_HEADER_BYTES] = header.view(np.uint8)
+    levels = (by_column - bias.astype(np.float32)) * (1.0 / scale.astype(np.float32))
+    packed[:, _INT8_HEADER_BYTES:] = np.clip(np.rint(levels), 0, _LEVELS).astype(np.uint8).T
+    return packed

@@ -1,0 +1,124 @@
+"""Doubles of the sync tests: a table that is a dict, a log that refuses, a sink that is a dict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from monolith_py.errors import LogError
+from monolith_py.io import SqliteLog
+from monolith_py.io.log import Log, Record
+from monolith_py.sync import Delta, unpack_rows
+
+
+@dataclass(frozen=True)
+class DictDelta:
+    ticket: int
+    fids: np.ndarray
+    weights: np.ndarray
+    evicted: np.ndarray
+
+
+class DictTable:
+    """Rows in a dict; keeps what was touched until the drain that returned it is acknowledged."""
+
+    def __init__(self, dim: int = 4) -> None:
+        self.dim = dim
+        self.rows: dict[int, np.ndarray] = {}
+        self.unacknowledged: dict[int, int] = {}  # fid -> ticket that will cover it
+        self.ticket = 0
+
+    def put(self, fid: int, value: float) -> None:
+        self.rows[fid] = np.full(self.dim, value, np.float32)
+        self.unacknowledged[fid] = self.ticket + 1
+
+    def evict(self, fid: int) -> None:
+        if self.rows.pop(fid, None) is not None:
+            self.unacknowledged[fid] = self.ticket + 1
+
+    def drain(self, consumer: str) -> DictDelta:
+        self.ticket += 1
+        fids = sorted(fid for fid in self.unacknowledged if fid in self.rows)
+        weights = np.array([self.rows[fid] for fid in fids], np.float32).reshape(len(fids), self.dim)
+        evicted = sorted(fid for fid in self.unacknowledged if fid not in self.rows)
+        return DictDelta(self.ticket, np.array(fids, np.int64), weights, np.array(evicted, np.int64))
+
+    def ack(self, consumer: str, ticket: int) -> None:
+        self.unacknowledged = {fid: covered for fid, covered in self.unacknowledged.items() if covered > ticket}
+
+
+class DictSink:
+    """Applies deltas to dicts and keeps their numbers."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[int, np.ndarray]] = {}
+        self.deltas: list[Delta] = []
+
+    def apply(self, delta: Delta) -> None:
+        self.deltas.append(delta)
+        rows = self.rows.setdefault(delta.table, {})
+        for fid in delta.evicted.tolist():
+            rows.pop(fid, None)
+        if len(delta.fids):
+            rows.update(zip(delta.fids.tolist(), unpack_rows(delta.rows, delta.dim, delta.encoding), strict=True))
+
+
+class FailingLog:
+    """A log that refuses the next appends as planned: each plan is the share of the values that is written all the same."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self.plans: list[float] = []
+
+    def append(self, topic: str, values: Sequence[bytes], *, time_ms: int, partition: int = 0) -> int:
+        if not self.plans:
+            return self._log.append(topic, values, time_ms=time_ms, partition=partition)
+        written = round(self.plans.pop(0) * len(values))
+        self._log.append(topic, values[:written], time_ms=time_ms, partition=partition)
+        raise LogError("refused as planned")
+
+    def read(self, topic: str, partition: int, offset: int, max_records: int, timeout_s: float = 0.0) -> list[Record]:
+        return self._log.read(topic, partition, offset, max_records, timeout_s)
+
+    def create_topic(self, topic: str, num_partitions: int = 1) -> None:
+        self._log.create_topic(topic, num_partitions)
+
+    def num_partitions(self, topic: str) -> int:
+        return self._log.num_partitions(topic)
+
+    def start_offset(self, topic: str, partition: int = 0) -> int:
+        return self._log.start_offset(topic, partition)
+
+    def end_offset(self, topic: str, partition: int = 0) -> int:
+        return self._log.end_offset(topic, partition)
+
+    def offset_at(self, topic: str, partition: int, time_ms: int) -> int:
+        return self._log.offset_at(topic, partition, time_ms)
+
+    def trim(self, topic: str, partition: int, before_offset: int) -> None:
+        self._log.trim(topic, partition, before_offset)
+
+    def close(self) -> None:
+        self._log.close()
+
+
+@pytest.fixture
+def make_table() -> Callable[..., DictTable]:
+    return DictTable
+
+
+@pytest.fixture
+def sink() -> DictSink:
+    return DictSink()
+
+
+@pytest.fixture
+def failing_log(tmp_path: Path):
+    log = FailingLog(SqliteLog(tmp_path / "log"))
+    log.create_topic("updates")
+    yield log
+    log.close()

@@ -1,0 +1,96 @@
+"""Deltas on the wire: what goes in comes out, and what breaks a rule is refused with field, value and rule."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monolith_py.errors import WireError
+from monolith_py.pb import parameter_sync_pb2 as pb
+from monolith_py.sync import Delta, RowEncoding, StepMark, decode_delta, encode_delta, pack_rows
+
+fids = st.lists(st.integers(-(2**63), 2**63 - 1), max_size=6)
+
+
+def make_delta(num_rows: int = 2, encoding: RowEncoding = RowEncoding.FP16) -> Delta:
+    weights = np.arange(num_rows * 8, dtype=np.float32).reshape(num_rows, 8)
+    return Delta(
+        generation=3,
+        seq=7,
+        watermark_ms=11,
+        published_ms=13,
+        table="user_id",
+        dim=8,
+        encoding=encoding,
+        fids=np.arange(num_rows, dtype=np.int64) - 1,
+        rows=pack_rows(weights, encoding),
+        evicted=np.array([5], np.int64),
+        steps=(StepMark(1, 2),),
+    )
+
+
+def assert_same(left: Delta, right: Delta) -> None:
+    for field in fields(Delta):
+        np.testing.assert_array_equal(getattr(left, field.name), getattr(right, field.name), err_msg=field.name)
+
+
+@given(fids, fids, st.sampled_from(RowEncoding))
+def test_rows_and_evictions_come_back_as_they_went(updated, evicted, encoding):
+    rows = pack_rows(np.linspace(-1, 1, len(updated) * 4, dtype=np.float32).reshape(-1, 4), encoding)
+    fid_arrays = {"fids": np.array(updated, np.int64), "evicted": np.array(evicted, np.int64)}
+    delta = Delta(1, 0, 5, 6, table="a", dim=4, encoding=encoding, rows=rows, steps=(StepMark(2, 3),), **fid_arrays)
+    assert_same(decode_delta(encode_delta(delta)), delta)
+
+
+def test_towers_come_back_as_they_went():
+    delta = Delta(1, 0, 5, 6, towers=b"safetensors")
+    assert decode_delta(encode_delta(delta)).towers == b"safetensors"
+
+
+def test_a_sign_of_life_carries_neither_rows_nor_towers():
+    delta = decode_delta(encode_delta(Delta(1, 2, 5, 6)))
+    assert (delta.generation, delta.seq, delta.table, delta.towers, len(delta.fids)) == (1, 2, "", b"", 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"rows": b"\0" * 31}, r"delta.rows must have 2 rows of 16 bytes \(fp16, dim 8\), got 31 bytes"),
+        ({"rows": b"\xff" * 32}, "delta.rows must be finite"),
+        ({"fids": b"\0" * 15}, "delta.fids must be a multiple of 8 bytes, got 15"),
+        ({"evicted": b"\0"}, "delta.evicted must be a multiple of 8 bytes, got 1"),
+        ({"dim": 6}, r"delta.dim must be a multiple of 4 in \[4, 1024\], got 6"),
+        ({"dim": 0}, "delta.dim must be"),
+        ({"dim": 2048}, "delta.dim must be"),
+        ({"encoding": 9}, r"delta.encoding must be one of \[1, 2, 3\], got 9"),
+        ({"encoding": 0}, "delta.encoding must be one of"),
+        ({"published_ms": 0}, "delta.published_ms must be > 0, got 0"),
+        ({"towers": b"x"}, "delta.towers must be empty in a delta of table 'user_id', got 1 bytes"),
+        ({"table": ""}, "delta.fids must be empty without delta.table, got 16 bytes"),
+    ],
+)
+def test_a_broken_rule_is_named(changes, rule):
+    message = pb.Delta.FromString(encode_delta(make_delta()))
+    for name, value in changes.items():
+        setattr(message, name, value)
+    with pytest.raises(WireError, match=rule):
+        decode_delta(message.SerializeToString())
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_delta_or_a_wire_error(value):
+    with contextlib.suppress(WireError):
+        decode_delta(value)
+
+
+@given(st.data())
+def test_a_damaged_delta_is_a_delta_or_a_wire_error(data):
+    value = bytearray(encode_delta(make_delta()))
+    value[data.draw(st.integers(0, len(value) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(WireError):
+        decode_delta(bytes(value))

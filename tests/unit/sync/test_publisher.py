@@ -1,0 +1,264 @@
+"""The publisher: what it publishes when, and that a log that refuses loses nothing, doubles nothing and changes no order."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load
+
+from monolith_py.clock import ManualClock
+from monolith_py.config import SyncConfig
+from monolith_py.errors import LogError
+from monolith_py.sync import Publisher, StepMark, Subscriber, decode_delta
+from monolith_py.sync.publish import StepMarks
+
+START_MS = 1_000_000
+
+
+class Setting:
+    """A publisher over dict tables, and a subscriber that follows it."""
+
+    def __init__(self, log, tables, sink, **config) -> None:
+        self.log, self.tables, self.sink = log, tables, sink
+        self.clock = ManualClock(START_MS)
+        self.tower = torch.zeros(2)
+        defaults = {"sparse_interval_s": 1.0, "dense_interval_s": 5.0, "encoding": "fp32", "rows_per_delta": 3}
+        self.publisher = Publisher(
+            log, "updates", tables, lambda: {"tower": self.tower}, SyncConfig(**(defaults | config)), self.clock, generation=1
+        )
+        self.subscriber = Subscriber(log, "updates", sink, offset=0, position=(1, 0))
+
+    def step(self, num_rows: int = 1, advance_s: float = 0.0) -> None:
+        self.publisher.note_step(num_rows)
+        self.clock.advance(advance_s)
+
+    def publish(self) -> None:
+        """Start what is due and wait for the log, as time between two steps does."""
+        self.publisher.maybe_publish(watermark_ms=7)
+        if self.publisher._append is not None:
+            self.publisher._append.exception()
+            self.clock.advance(0.001)
+            self.publisher.maybe_publish(watermark_ms=7)
+
+    def records(self):
+        return [decode_delta(record.value) for record in self.log.read("updates", 0, 0, 1000)]
+
+    def follow(self) -> None:
+        while self.subscriber.poll(0.0):
+            pass
+
+
+@pytest.fixture
+def make_setting(failing_log, make_table, sink):
+    made = []
+
+    def make(names=("a", "b"), **config):
+        made.append(Setting(failing_log, {name: make_table() for name in names}, sink, **config))
+        return made[-1]
+
+    yield make
+    for setting in made:
+        setting.publisher.close()
+
+
+def test_towers_are_the_first_thing_of_a_generation(make_setting):
+    setting = make_setting()
+    setting.tables["a"].put(1, 0.5)
+    setting.publish()
+    first, second = setting.records()
+    assert (first.seq, first.table) == (0, "") and torch.equal(load(first.towers)["tower"], torch.zeros(2))
+    assert (second.seq, second.table, second.fids.tolist()) == (1, "a", [1])
+
+
+def test_rows_go_every_sparse_interval_and_towers_every_dense_interval(make_setting):
+    setting = make_setting()
+    for _ in range(60):
+        setting.tables["a"].put(1, float(setting.clock.now_ms()))
+        setting.step(advance_s=0.25)
+        setting.publish()
+    deltas = setting.records()
+    assert sum(bool(delta.table) for delta in deltas) in (14, 15)
+    assert sum(bool(delta.towers) for delta in deltas) == 3
+
+
+def test_one_seq_runs_over_all_tables_and_long_drains_are_cut(make_setting):
+    setting = make_setting()
+    for fid in range(7):
+        setting.tables["a"].put(fid, fid)
+    setting.tables["b"].put(9, 9.0)
+    setting.publish()
+    deltas = setting.records()
+    assert [(delta.seq, delta.table, len(delta.fids)) for delta in deltas] == [
+        (0, "", 0),
+        (1, "a", 3),
+        (2, "a", 3),
+        (3, "a", 1),
+        (4, "b", 1),
+    ]
+    assert setting.publisher.position == (1, 5)
+    assert {delta.watermark_ms for delta in deltas} == {7}
+
+
+def test_the_last_delta_of_a_publish_carries_the_marks_of_its_steps(make_setting):
+    setting = make_setting()
+    for fid in range(4):
+        setting.tables["a"].put(fid, 1.0)
+    setting.step(num_rows=3, advance_s=0.01)
+    setting.step(num_rows=1, advance_s=0.01)
+    setting.publish()
+    *others, last = setting.records()
+    assert last.steps == (StepMark(START_MS, 3), StepMark(START_MS + 10, 1))
+    assert not any(delta.steps for delta in others)
+
+
+def test_nothing_new_gives_a_sign_of_life_every_dense_interval_only(make_setting):
+    setting = make_setting()
+    for _ in range(44):
+        setting.publish()
+        setting.clock.advance(0.25)
+    kinds = [(delta.table, bool(delta.towers)) for delta in setting.records()]
+    assert kinds == [("", True), ("", False), ("", False)]
+
+
+def test_the_training_thread_does_not_wait_for_the_log(make_setting):
+    setting = make_setting()
+    gate = threading.Event()
+    append = setting.log.append
+
+    def slow_append(*args, **kwargs):
+        gate.wait()
+        return append(*args, **kwargs)
+
+    setting.log.append = slow_append
+    for fid in range(5):
+        setting.tables["a"].put(fid, 1.0)
+        setting.publisher.maybe_publish(0)
+        setting.clock.advance(1.0)
+    assert setting.log.end_offset("updates") == 0 and setting.tables["a"].unacknowledged
+    gate.set()
+    setting.publisher.flush(0)
+    setting.follow()
+    assert sorted(setting.sink.rows["a"]) == [0, 1, 2, 3, 4]
+
+
+def test_rows_are_acknowledged_only_when_the_log_has_them(make_setting):
+    setting = make_setting()
+    setting.log.plans = [0.0]
+    setting.tables["a"].put(1, 1.0)
+    setting.publish()
+    assert setting.tables["a"].unacknowledged == {1: 1}
+    setting.clock.advance(1.0)
+    setting.publish()
+    assert setting.tables["a"].unacknowledged == {}
+
+
+@pytest.mark.parametrize("written", [0.0, 0.5, 1.0])
+def test_a_refused_publish_goes_again_unchanged_before_the_next(make_setting, written):
+    setting = make_setting()
+    for fid in range(4):
+        setting.tables["a"].put(fid, 1.0)
+    setting.log.plans = [written]
+    setting.publish()
+    setting.tables["a"].put(1, 2.0)
+    setting.tables["a"].evict(2)
+    setting.clock.advance(1.0)
+    setting.publish()
+    setting.clock.advance(1.0)
+    setting.publish()
+    setting.follow()
+    assert [delta.seq for delta in setting.sink.deltas] == list(range(len(setting.sink.deltas)))
+    assert {fid: row[0] for fid, row in setting.sink.rows["a"].items()} == {0: 1.0, 1: 2.0, 3: 1.0}
+
+
+def test_flush_publishes_all_that_is_pending_and_the_towers_and_returns_the_end(make_setting):
+    setting = make_setting()
+    setting.publish()
+    setting.tables["b"].put(3, 1.0)
+    setting.tower = torch.ones(2)
+    end = setting.publisher.flush(9)
+    assert end == setting.log.end_offset("updates") == 3
+    _, towers, rows = setting.records()
+    assert torch.equal(load(towers.towers)["tower"], torch.ones(2)) and rows.fids.tolist() == [3]
+    assert setting.publisher.position == (1, 3)
+
+
+def test_flush_raises_when_the_log_refuses_and_the_next_flush_has_it_all(make_setting):
+    setting = make_setting()
+    setting.tables["a"].put(1, 1.0)
+    setting.log.plans = [0.5, 0.0]
+    for _ in range(2):
+        with pytest.raises(LogError):
+            setting.publisher.flush(0)
+    end = setting.publisher.flush(0)
+    assert end == setting.log.end_offset("updates")
+    setting.follow()
+    assert list(setting.sink.rows["a"]) == [1]
+    assert setting.subscriber.position == setting.publisher.position
+
+
+def test_a_fid_evicted_and_born_again_keeps_its_row(make_setting):
+    setting = make_setting(rows_per_delta=1)
+    setting.tables["a"].put(5, 1.0)
+    setting.publisher.flush(0)
+    setting.tables["a"].evict(5)
+    setting.tables["a"].put(5, 2.0)
+    setting.publisher.flush(0)
+    setting.follow()
+    assert setting.sink.rows["a"][5][0] == 2.0
+
+
+def test_a_weight_that_is_not_finite_stops_the_trainer(make_setting):
+    setting = make_setting()
+    setting.tables["a"].put(1, np.nan)
+    with pytest.raises(ValueError, match="table 'a': weights must be finite"):
+        setting.publisher.flush(0)
+
+
+def test_too_many_marks_are_merged_at_the_older_time():
+    marks = StepMarks(max_marks=4)
+    for time_ms in range(1, 6):
+        marks.add(time_ms, 1)
+    assert marks.take() == (StepMark(1, 2), StepMark(3, 2), StepMark(5, 1))
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.sampled_from("ab"), st.integers(0, 5), st.integers(0, 100)),
+        st.tuples(st.just("evict"), st.sampled_from("ab"), st.integers(0, 5), st.just(0)),
+        st.tuples(st.just("publish"), st.just(""), st.just(0), st.just(0)),
+        st.tuples(st.just("refuse"), st.just(""), st.sampled_from([0, 1, 2]), st.just(0)),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps)
+def test_the_sink_ends_equal_to_the_tables_whatever_the_log_refuses(tmp_path_factory, make_table, sink, failing_log, operations):
+    topic_log = failing_log
+    offset = topic_log.end_offset("updates")
+    tables = {"a": make_table(), "b": make_table()}
+    sink.rows.clear()
+    setting = Setting(topic_log, tables, sink)
+    setting.subscriber = Subscriber(topic_log, "updates", sink, offset=offset, position=(1, 0))
+    for kind, table, number, value in operations:
+        if kind == "put":
+            tables[table].put(number, value)
+        elif kind == "evict":
+            tables[table].evict(number)
+        elif kind == "refuse":
+            topic_log.plans.append(number / 2)
+        else:
+            setting.clock.advance(1.0)
+            setting.publish()
+    topic_log.plans.clear()
+    setting.publisher.flush(0)
+    setting.publisher.close()
+    setting.follow()
+    for name, table in tables.items():
+        assert {fid: row.tolist() for fid, row in sink.rows.get(name, {}).items()} == {fid: row.tolist() for fid, row in table.rows.items()}
