@@ -1,0 +1,258 @@
+"""A small world for the joiner: a log in memory, stores that die at a given moment, factories for jobs, impressions and actions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from monolith_py.clock import Clock, ManualClock
+from monolith_py.config import JobConfig, parse_job
+from monolith_py.errors import TopicMissing
+from monolith_py.example import Action, ExampleBatch, ExampleKind, FeatureColumns, Impression, SparseColumn
+from monolith_py.io import Kv, Log, MemoryKv, Record
+from monolith_py.io.codec import decode_dead_letter, decode_examples, encode_action, encode_impression
+from monolith_py.io.topics import Topics, create_topics
+from streaming.pipeline import JoinerPipeline
+
+NOW_MS = 1_700_000_000_000
+# request id, item, kind, labels, sample rate, time, fids of each feature
+Row = tuple[str, int, int, tuple[int, ...], float, int, tuple[tuple[str, tuple[int, ...]], ...]]
+
+
+class MemoryLog:
+    """A Log in memory. Reads never wait."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, list[list[Record]]] = {}
+
+    def create_topic(self, topic: str, num_partitions: int = 1) -> None:
+        self.records.setdefault(topic, [[] for _ in range(num_partitions)])
+
+    def num_partitions(self, topic: str) -> int:
+        if topic not in self.records:
+            raise TopicMissing(topic)
+        return len(self.records[topic])
+
+    def append(self, topic: str, values: Sequence[bytes], *, time_ms: int, partition: int = 0) -> int:
+        records = self.records[topic][partition]
+        records += [Record(topic, partition, len(records) + index, time_ms, value) for index, value in enumerate(values)]
+        return len(records)
+
+    def read(self, topic: str, partition: int, offset: int, max_records: int, timeout_s: float = 0.0) -> list[Record]:
+        return self.records[topic][partition][offset : offset + max_records]
+
+    def start_offset(self, topic: str, partition: int = 0) -> int:
+        return 0
+
+    def end_offset(self, topic: str, partition: int = 0) -> int:
+        return len(self.records[topic][partition])
+
+    def offset_at(self, topic: str, partition: int, time_ms: int) -> int:
+        records = self.records[topic][partition]
+        return next((record.offset for record in records if record.time_ms >= time_ms), len(records))
+
+    def trim(self, topic: str, partition: int, before_offset: int) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+
+class Killed(BaseException):
+    """The process is gone. No handler may catch it."""
+
+
+class Fuse:
+    """Kills, or fails with `error`, at the `at`-th of the moments that are passed (0 is the first)."""
+
+    def __init__(self, at: int, error: Callable[[], BaseException] = Killed) -> None:
+        self.at, self.passed, self._error = at, 0, error
+
+    def burn(self) -> None:
+        self.passed += 1
+        if self.passed == self.at + 1:
+            raise self._error()
+
+
+class FailingLog(MemoryLog):
+    """Shares its records with `log`; an append may fail before anything is written, in the middle, or after all is."""
+
+    def __init__(self, log: MemoryLog, fuse: Fuse) -> None:
+        super().__init__()
+        self.records, self._fuse = log.records, fuse
+
+    def append(self, topic: str, values: Sequence[bytes], *, time_ms: int, partition: int = 0) -> int:
+        self._fuse.burn()
+        super().append(topic, values[:1], time_ms=time_ms, partition=partition)
+        if len(values) > 1:
+            self._fuse.burn()
+        end = super().append(topic, values[1:], time_ms=time_ms, partition=partition)
+        self._fuse.burn()
+        return end
+
+
+class FailingKv:
+    """The store `kv`; a write may fail before or after it is done."""
+
+    def __init__(self, kv: Kv, fuse: Fuse) -> None:
+        self._kv, self._fuse = kv, fuse
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        return self._kv.get_many(keys)
+
+    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
+        self._fuse.burn()
+        self._kv.write(puts, deletes)
+        self._fuse.burn()
+
+    def scan(self, prefix: str) -> Iterator[tuple[str, bytes]]:
+        return self._kv.scan(prefix)
+
+    def close(self) -> None:
+        self._kv.close()
+
+
+class World:
+    """Everything that a test of the joiner needs."""
+
+    now_ms = NOW_MS
+    MemoryLog, Fuse, FailingLog, FailingKv, Killed = MemoryLog, Fuse, FailingLog, FailingKv, Killed
+
+    @staticmethod
+    def job(log_url: str = "sqlite:///unused", kv_url: str = "sqlite:///unused", **settings: Any) -> JobConfig:
+        """A job with tasks click and like, window 100 s, late window 1000 s, out of order 10 s; `settings` replace the joiner's."""
+        counters = settings.pop("counters", {})
+        partitions = settings.pop("partitions", 1)
+        joiner = {"window_s": 100, "late_window_s": 1000, "out_of_order_s": 10, "linger_s": 0, **settings}
+        return parse_job(
+            {
+                "name": "test",
+                "log": {"url": log_url, "partitions": partitions},
+                "kv": {"url": kv_url},
+                "features": [{"name": "user", "source": "user_id"}, {"name": "tags", "source": "item"}],
+                "dense_features": [{"name": "age", "source": "item", "dim": 2}],
+                "tasks": [{"name": "is_click", "action": "click"}, {"name": "is_like", "action": "like"}],
+                "counters": counters,
+                "joiner": joiner,
+                "trainer": {"checkpoint_dir": "unused"},
+            }
+        )
+
+    @staticmethod
+    def impression(request_id: str, at_s: float = 0, items: Sequence[int] = (1,), **fields: Any) -> Impression:
+        """An impression `at_s` seconds after NOW; its features tell user and items apart, tags has item % 3 fids."""
+        ids = np.array(items, np.int64)
+        user = sum(request_id.encode())
+        lengths = (ids % 3).astype(np.int32)
+        values: dict[str, Any] = {
+            "request_id": request_id,
+            "time_ms": NOW_MS + round(at_s * 1000),
+            "user_id": user,
+            "item_ids": ids,
+            "shared": FeatureColumns(1, {"user": SparseColumn(np.array([user]), np.ones(1, np.int32))}),
+            "candidates": FeatureColumns(
+                len(ids),
+                {"tags": SparseColumn(np.repeat(ids * 10, lengths), lengths)},
+                {"age": np.stack([ids, ids + 0.5], axis=1).astype(np.float32)},
+            ),
+            "scores": np.zeros((len(ids), 0), np.float32),
+        }
+        return Impression(**(values | fields))
+
+    @staticmethod
+    def action(request_id: str, kind: str, at_s: float, item: int = 1, value: float = 1.0) -> Action:
+        """An action `at_s` seconds after NOW."""
+        return Action(request_id, item, kind, NOW_MS + round(at_s * 1000), value)
+
+    @staticmethod
+    def log(job: JobConfig) -> MemoryLog:
+        """A log in memory with the job's topics."""
+        log = MemoryLog()
+        create_topics(log, job.log)
+        return log
+
+    @staticmethod
+    def append(job: JobConfig, log: Log, *events: Impression | Action, partition: int = 0) -> None:
+        """Append events to their topics in this order."""
+        topics = Topics.of(job.log)
+        for event in events:
+            if isinstance(event, Impression):
+                log.append(topics.impressions, [encode_impression(event)], time_ms=event.time_ms, partition=partition)
+            else:
+                log.append(topics.actions, [encode_action(event)], time_ms=event.time_ms, partition=partition)
+
+    @staticmethod
+    def pipeline(job: JobConfig, log: Log, kv: Kv | None = None, clock: Clock | None = None) -> JoinerPipeline:
+        """A started joiner; its wall clock stands ten days after NOW unless it is given."""
+        pipeline = JoinerPipeline(job, log, kv or MemoryKv(), clock or ManualClock(NOW_MS + 10 * 86_400_000))
+        pipeline.start()
+        return pipeline
+
+    @classmethod
+    def join(cls, job: JobConfig, log: Log, kv: Kv | None = None) -> None:
+        """Join everything in the log and close all windows."""
+        pipeline = cls.pipeline(job, log, kv)
+        ends = pipeline.ends()
+        while not pipeline.has_reached(ends):
+            pipeline.step()
+        pipeline.close_all()
+
+    @staticmethod
+    def batches(job: JobConfig, log: Log, topic: str | None = None) -> list[ExampleBatch]:
+        """The records of the examples topic, or of another one."""
+        topic = topic or Topics.of(job.log).examples
+        return [
+            decode_examples(record.value)
+            for partition in range(log.num_partitions(topic))
+            for record in log.read(topic, partition, 0, 1_000_000)
+        ]
+
+    @classmethod
+    def examples(cls, job: JobConfig, log: Log, topic: str | None = None) -> Counter[Row]:
+        """The multiset of examples."""
+        rows: Counter[Row] = Counter()
+        for batch in cls.batches(job, log, topic):
+            for row in range(len(batch)):
+                one = batch.slice(row, row + 1)
+                rows[
+                    one.request_ids[0],
+                    int(one.item_ids[0]),
+                    int(one.kinds[0]),
+                    tuple(int(values[0]) for values in one.labels.values()),
+                    float(one.sample_rates[0]),
+                    int(one.times_ms[0]),
+                    (
+                        *((name, tuple(column.fids.tolist())) for name, column in sorted(one.features.sparse.items())),
+                        *((name, tuple(values[0].tolist())) for name, values in sorted(one.features.dense.items())),
+                    ),
+                ] += 1
+        return rows
+
+    @classmethod
+    def labels(cls, job: JobConfig, log: Log) -> list[tuple[str, int, str, tuple[int, ...]]]:
+        """(request id, item, kind, labels) in the order of the log."""
+        return [
+            (
+                batch.request_ids[row],
+                int(batch.item_ids[row]),
+                ExampleKind(batch.kinds[row]).name,
+                tuple(int(v[row]) for v in batch.labels.values()),
+            )
+            for batch in cls.batches(job, log)
+            for row in range(len(batch))
+        ]
+
+    @staticmethod
+    def dead_letters(job: JobConfig, log: Log) -> list[tuple[str, int, str]]:
+        """(topic, offset, reason) of each."""
+        letters = [decode_dead_letter(record.value) for record in log.read(Topics.of(job.log).dead_letters, 0, 0, 1000)]
+        return [(letter.topic, letter.offset, letter.reason) for letter in letters]
+
+
+@pytest.fixture(scope="session")
+def world() -> type[World]:
+    return World
