@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from monolith_py.errors import ConfigError
+
+# Environment variable with the password of the Redis server: secrets have no place in a job's TOML.
+PASSWORD_VARIABLE = "MONOLITH_KV_PASSWORD"
 
 
 class Kv(Protocol):
@@ -71,7 +75,8 @@ class MemoryKv:
 
 def open_kv(url: str) -> Kv:
     """Return the store at `url`: `memory:` (a new one at each call), `sqlite:///FILE` (a fourth slash for an absolute path),
-    `redis://host:port/db`, `rediss://...` (TLS) or `unix:///path/redis.sock?db=0`.
+    `redis://host:port/db`, `rediss://...` (TLS) or `unix:///path/redis.sock?db=0`. The password of a Redis server, where the URL
+    holds none, is taken from the environment: `MONOLITH_KV_PASSWORD`.
 
     Raises:
         ConfigError: `url` names no kind of store.
@@ -86,5 +91,5 @@ def open_kv(url: str) -> Kv:
     if url.startswith(("redis://", "rediss://", "unix://")):
         from monolith_py.io.redis_kv import RedisKv
 
-        return RedisKv(url)
+        return RedisKv(url, password=os.environ.get(PASSWORD_VARIABLE))
     raise ConfigError(f"kv.url must be memory: or begin with sqlite:///, redis://, rediss:// or unix://, got {url!r}")

@@ -26,15 +26,19 @@ _SOCKET_TIMEOUT_S = 5.0
 
 
 class RedisKv:
-    """A `Kv` on the server at `url` (`redis://host:port/db`, `rediss://...`, `unix:///path?db=0`). Safe for threads."""
+    """A `Kv` on the server at `url` (`redis://host:port/db`, `rediss://...`, `unix:///path?db=0`). Safe for threads.
 
-    def __init__(self, url: str) -> None:
+    `password` is for a URL that holds none.
+    """
+
+    def __init__(self, url: str, *, password: str | None = None) -> None:
         # The password, if any, stays out of errors.
         self._name = re.sub(r"//[^@/]*@", "//", url)
         try:
             # A retried write is safe: puts and deletes say what shall be, not what shall change.
             self._client = redis.Redis.from_url(
                 url,
+                password=password,
                 socket_timeout=_SOCKET_TIMEOUT_S,
                 socket_connect_timeout=_SOCKET_TIMEOUT_S,
                 retry=Retry(ExponentialBackoff(cap=_LONGEST_PAUSE_S, base=0.01), _RETRIES),
