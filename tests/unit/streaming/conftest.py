@@ -169,6 +169,10 @@ class World:
         return Action(request_id, item, kind, NOW_MS + round(at_s * 1000), value)
 
     @staticmethod
+    def create_topics(log: Log, job: JobConfig) -> None:
+        create_topics(log, job.log)
+
+    @staticmethod
     def log(job: JobConfig) -> MemoryLog:
         """A log in memory with the job's topics."""
         log = MemoryLog()
