@@ -23,7 +23,9 @@ class IdMap:
     def __init__(self, capacity: int = 0) -> None: ...
     def __len__(self) -> int: ...
     def find(self, fids: Int64Array, rows: UInt32Array) -> None: ...  # NO_ROW where absent
-    def assign(self, fids: Int64Array, rows: UInt32Array, old_rows: UInt32Array) -> None: ...  # fid -> row; old_rows gets what it was, or NO_ROW
+    def assign(
+        self, fids: Int64Array, rows: UInt32Array, old_rows: UInt32Array
+    ) -> None: ...  # fid -> row; old_rows gets what it was, or NO_ROW
     def erase(self, fids: Int64Array, old_rows: UInt32Array) -> None: ...
     def items(self) -> tuple[Int64Array, UInt32Array]: ...
 
@@ -50,12 +52,16 @@ class Table:
     def update(self, rows: UInt32Array, gradients: FloatArray, now_s: int) -> None: ...  # sums duplicates, skips NO_ROW
     def evict(self, now_s: int) -> Int64Array: ...  # fids of rows not seen for more than ttl_s
     def drain(self, consumer: str) -> tuple[int, Int64Array, FloatArray, Int64Array]: ...  # ticket, fids, weights (n, dim), evicted
+    def register_consumer(self, consumer: str) -> None: ...  # it starts with nothing to drain
     def ack(self, consumer: str, ticket: int) -> None: ...
     def export_rows(self) -> tuple[Int64Array, FloatArray]: ...  # fids (n,), weights (n, dim), sorted by fid
     def save(self, path: str) -> None: ...
     def restore(self, path: str) -> None: ...  # into a table of equal settings, which must be empty
     def stats(self) -> dict[str, int]: ...  # rows, candidates (counted, not admitted), admitted, filtered, evicted, bytes, id_map_capacity
 
+class SnapshotError(OSError): ...  # a snapshot is absent, torn, damaged or of another table
+
+def restore_table(path: str) -> Table: ...  # with the settings it was saved with
 def pooled_forward(
     tables: Sequence[Table],  # one for each feature; a table may appear more than once
     fids: Int64Array,  # (n,) feature-major as in a KeyedJaggedTensor
@@ -73,4 +79,4 @@ def pooled_backward(
     mean: Sequence[bool],
     gradients: FloatArray,  # (B, sum of dims)
     now_s: int,
-) -> None: ...
+) -> int: ...  # rows updated

@@ -3,6 +3,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
 #include <mutex>
@@ -327,6 +328,16 @@ NB_MODULE(_core, m) {
         });
 
     m.def(
+        "restore_table",
+        [](const std::string& path) {
+            const SnapshotFile snapshot = read_snapshot(path);
+            auto table = std::make_unique<Table>(monolith::settings_of(snapshot.header));
+            Reader reader = snapshot.body();
+            table->table.serialize(reader);
+            return table;
+        },
+        "path"_a);
+    m.def(
         "pooled_forward",
         [](std::vector<Table*> tables, Fids fids, Fids offsets, const std::vector<bool>& mean, int64_t now_s,
            bool insert, Matrix pooled, Rows rows) {
@@ -351,7 +362,8 @@ NB_MODULE(_core, m) {
             auto locks = lock_all<std::unique_lock<std::shared_mutex>>(tables);
             std::vector<Feature> features;
             for (size_t f = 0; f < tables.size(); ++f) features.push_back({&tables[f]->table, mean[f]});
-            pooled_backward(features, rows.data(), offsets.data(), num_bags, gradients.shape(1), gradients.data());
+            return pooled_backward(features, rows.data(), offsets.data(), num_bags, gradients.shape(1),
+                                   gradients.data());
         },
         "tables"_a, nb::arg("rows").noconvert(), nb::arg("offsets").noconvert(), "mean"_a,
         nb::arg("gradients").noconvert(), "now_s"_a);

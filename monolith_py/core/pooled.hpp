@@ -42,8 +42,9 @@ inline void pooled_forward(const std::vector<Feature>& features, const int64_t* 
     }
 }
 
-inline void pooled_backward(const std::vector<Feature>& features, const uint32_t* rows, const int64_t* offsets,
-                            size_t num_bags, size_t width, const float* gradients) {
+// Return how many rows were updated.
+inline size_t pooled_backward(const std::vector<Feature>& features, const uint32_t* rows, const int64_t* offsets,
+                              size_t num_bags, size_t width, const float* gradients) {
     std::vector<bool> done(features.size(), false);
     std::vector<size_t> columns(features.size(), 0);
     for (size_t f = 1; f < features.size(); ++f) columns[f] = columns[f - 1] + features[f - 1].table->dim();
@@ -53,6 +54,7 @@ inline void pooled_backward(const std::vector<Feature>& features, const uint32_t
     };
     std::vector<uint32_t> table_rows;
     std::vector<Source> sources;
+    size_t num_updated = 0;
     for (size_t f = 0; f < features.size(); ++f) {
         if (done[f]) continue;
         table_rows.clear();
@@ -72,11 +74,12 @@ inline void pooled_backward(const std::vector<Feature>& features, const uint32_t
             }
         }
         const uint32_t dim = table.dim();
-        table.update(table_rows.data(), table_rows.size(), [&](uint32_t i, float* sum) {
+        num_updated += table.update(table_rows.data(), table_rows.size(), [&](uint32_t i, float* sum) {
             const Source source = sources[i];
             for (uint32_t d = 0; d < dim; ++d) sum[d] += source.scale * source.gradient[d];
         });
     }
+    return num_updated;
 }
 
 }  // namespace monolith

@@ -20,8 +20,8 @@ struct SnapshotError : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-// CRC-32C (Castagnoli), eight bytes of table look-up at a time are not needed: bodies are read once.
-inline uint32_t crc32c(const char* data, size_t size) {
+// CRC-32C (Castagnoli); `start` is the checksum of what came before.
+inline uint32_t crc32c(const char* data, size_t size, uint32_t start = 0) {
     static const auto table = [] {
         std::array<uint32_t, 256> entries{};
         for (uint32_t i = 0; i < 256; ++i) {
@@ -31,7 +31,7 @@ inline uint32_t crc32c(const char* data, size_t size) {
         }
         return entries;
     }();
-    uint32_t crc = 0xFFFFFFFFu;
+    uint32_t crc = ~start;
     for (size_t i = 0; i < size; ++i) crc = (crc >> 8) ^ table[(crc ^ static_cast<uint8_t>(data[i])) & 0xFF];
     return ~crc;
 }
@@ -99,7 +99,9 @@ class Reader {
 struct SnapshotHeader {
     char magic[8] = {'M', 'N', 'L', 'T', 'B', 'L', '0', '1'};
     uint32_t dim = 0, optimizer = 0, admit_after = 0, crc = 0;
-    float init_scale = 0, initial_accumulator = 0;
+    float init_scale = 0;
+    Hyper hyper;
+    uint32_t reserved = 0;
     uint64_t seed = 0;
     int64_t ttl_s = 0;
     uint64_t body_bytes = 0;
@@ -111,10 +113,17 @@ inline SnapshotHeader header_of(const TableSettings& s) {
     header.optimizer = static_cast<uint32_t>(s.optimizer);
     header.admit_after = s.admit_after;
     header.init_scale = s.init_scale;
-    header.initial_accumulator = s.hyper.initial_accumulator;
+    header.hyper = s.hyper;
     header.seed = s.seed;
     header.ttl_s = s.ttl_s;
     return header;
+}
+
+// Over the header, its own field as zero, and the body.
+inline uint32_t checksum(SnapshotHeader header, const std::string& bytes) {
+    header.crc = 0;
+    const uint32_t crc = crc32c(reinterpret_cast<const char*>(&header), sizeof header);
+    return crc32c(bytes.data() + sizeof header, bytes.size() - sizeof header, crc);
 }
 
 inline void save(EmbeddingTable& table, const std::string& path) {
@@ -122,7 +131,7 @@ inline void save(EmbeddingTable& table, const std::string& path) {
     table.serialize(writer);
     SnapshotHeader header = header_of(table.settings());
     header.body_bytes = writer.bytes().size();
-    header.crc = crc32c(writer.bytes().data(), writer.bytes().size());
+    header.crc = checksum(header, std::string(sizeof header, 0) + writer.bytes());
     const std::string temporary = path + ".tmp";
     const int file = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     if (file < 0) throw SnapshotError(path + ": " + std::strerror(errno));
@@ -146,29 +155,51 @@ inline void save(EmbeddingTable& table, const std::string& path) {
     }
 }
 
-// Fill `table`, which must be new, from the file. A file that is torn, damaged or of other settings is refused by name.
-inline void restore(EmbeddingTable& table, const std::string& path) {
+struct SnapshotFile {
+    SnapshotHeader header;
+    std::string bytes;
+    Reader body() const { return {bytes.data() + sizeof header, bytes.size() - sizeof header}; }
+};
+
+// Read a snapshot; one that is torn or damaged is refused by name.
+inline SnapshotFile read_snapshot(const std::string& path) {
     std::ifstream file(path, std::ios::binary);
     if (!file) throw SnapshotError(path + ": cannot be opened");
-    std::string bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-    SnapshotHeader header, expected = header_of(table.settings());
-    if (bytes.size() < sizeof header) throw SnapshotError(path + ": torn, header is incomplete");
-    std::memcpy(&header, bytes.data(), sizeof header);
-    if (std::memcmp(header.magic, expected.magic, sizeof header.magic) != 0)
+    SnapshotFile snapshot{{}, {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()}};
+    const SnapshotHeader fresh;
+    SnapshotHeader& header = snapshot.header;
+    if (snapshot.bytes.size() < sizeof header) throw SnapshotError(path + ": torn, header is incomplete");
+    std::memcpy(&header, snapshot.bytes.data(), sizeof header);
+    if (std::memcmp(header.magic, fresh.magic, sizeof header.magic) != 0)
         throw SnapshotError(path + ": is no table snapshot");
-    if (header.body_bytes != bytes.size() - sizeof header)
+    const size_t body_bytes = snapshot.bytes.size() - sizeof header;
+    if (header.body_bytes != body_bytes)
         throw SnapshotError(path + ": torn, expected " + std::to_string(header.body_bytes) + " bytes of body, got " +
-                            std::to_string(bytes.size() - sizeof header));
-    if (crc32c(bytes.data() + sizeof header, header.body_bytes) != header.crc)
-        throw SnapshotError(path + ": damaged, the checksum differs");
-    expected.crc = header.crc;
-    expected.body_bytes = header.body_bytes;
-    if (std::memcmp(&header, &expected, sizeof header) != 0)
-        throw SnapshotError(path + ": is of a table with other settings (dim " + std::to_string(header.dim) +
-                            ", seed " + std::to_string(header.seed) + ", admit_after " +
-                            std::to_string(header.admit_after) + ", ttl_s " + std::to_string(header.ttl_s) +
-                            ", optimizer " + std::to_string(header.optimizer) + ")");
-    Reader reader(bytes.data() + sizeof header, header.body_bytes);
+                            std::to_string(body_bytes));
+    if (checksum(header, snapshot.bytes) != header.crc) throw SnapshotError(path + ": damaged, the checksum differs");
+    return snapshot;
+}
+
+inline TableSettings settings_of(const SnapshotHeader& h) {
+    return {h.dim, static_cast<Optimizer>(h.optimizer), h.hyper, h.init_scale, h.seed, h.admit_after, h.ttl_s};
+}
+
+// Fill `table`, which must be new, from the file. Settings must be equal; the optimizer's rates may differ.
+inline void restore(EmbeddingTable& table, const std::string& path) {
+    const SnapshotFile snapshot = read_snapshot(path);
+    const TableSettings got = settings_of(snapshot.header), expected = table.settings();
+    auto check = [&](const char* field, auto want, auto have) {
+        if (want != have)
+            throw SnapshotError(path + ": is of another table, " + field + " expected " + std::to_string(want) +
+                                ", got " + std::to_string(have));
+    };
+    check("dim", expected.dim, got.dim);
+    check("optimizer", static_cast<uint32_t>(expected.optimizer), static_cast<uint32_t>(got.optimizer));
+    check("init_scale", expected.init_scale, got.init_scale);
+    check("seed", expected.seed, got.seed);
+    check("admit_after", expected.admit_after, got.admit_after);
+    check("ttl_s", expected.ttl_s, got.ttl_s);
+    Reader reader = snapshot.body();
     table.serialize(reader);
 }
 

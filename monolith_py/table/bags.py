@@ -1,0 +1,163 @@
+"""Pooled embedding look-up as a torch module, with TorchRec's shapes: KeyedJaggedTensor in, KeyedTensor out; backward updates the rows.
+
+Letters: B rows of the batch, F features, n fids over all features, D the sum of the features' dims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
+
+from monolith_py import _core
+from monolith_py.config import SparseOptimizerConfig
+from monolith_py.features import Schema
+from monolith_py.table.embedding_table import EmbeddingTable, Int64Array, UInt32Array
+from monolith_py.table.optimizers import Optimizer, optimizer_from
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One sparse feature: its table and how a bag of its fids is pooled ("sum" or "mean"; fids without a row count in the mean)."""
+
+    name: str
+    dim: int = 16
+    pooling: str = "sum"
+    admit_after: int = 1
+    ttl_s: int | None = None
+    init_scale: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.pooling not in ("sum", "mean"):
+            raise ValueError(f"pooling of feature {self.name!r} must be 'sum' or 'mean', got {self.pooling!r}")
+
+
+class EmbeddingBags(nn.Module):
+    """One table for each feature; forward looks up and pools, backward takes the optimizer's step on the rows at once.
+
+    In training, a forward that builds a graph counts sightings and makes rows; otherwise it only looks up. `now_s` is the event
+    time of the batch, which admission and expiry go by. The rows are no parameters: no torch optimizer sees them, `state_dict`
+    does not hold them (`save` and `restore` do), and gradients that reach them must be finite.
+
+    >>> from monolith_py.table import Sgd
+    >>> bags = EmbeddingBags([Feature("user_id", dim=4)], optimizer=Sgd(lr=1.0))
+    >>> kjt = KeyedJaggedTensor.from_lengths_sync(keys=["user_id"], values=torch.tensor([7, 8, 7]), lengths=torch.tensor([1, 2]))
+    >>> pooled = bags(kjt)
+    >>> pooled["user_id"].shape
+    torch.Size([2, 4])
+    >>> pooled.values().sum().backward()
+    >>> len(bags.tables["user_id"])
+    2
+    """
+
+    def __init__(self, features: Sequence[Feature], optimizer: Optimizer, *, seed: int = 0) -> None:
+        """Make one empty table for each feature; start values are pure functions of (seed, feature, fid).
+
+        Raises:
+            ValueError: no feature, or two of one name.
+        """
+        super().__init__()
+        names = [feature.name for feature in features]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"features must be at least one, of different names, got {names}")
+        self.features = tuple(features)
+        self.now_s = 0
+        self.rows_touched = 0
+        self.tables = {
+            feature.name: EmbeddingTable(
+                feature.dim,
+                optimizer,
+                name=feature.name,
+                init_scale=feature.init_scale,
+                admit_after=feature.admit_after,
+                ttl_s=feature.ttl_s,
+                seed=seed + index,
+            )
+            for index, feature in enumerate(features)
+        }
+        self._names = names
+        self._dims = [feature.dim for feature in features]
+        self._mean = [feature.pooling == "mean" for feature in features]
+        self._cores = [table.core for table in self.tables.values()]
+        # Autograd calls a function's backward only where an input asks for a gradient.
+        self._ask = torch.zeros(0, requires_grad=True)
+
+    @staticmethod
+    def of(schema: Schema, config: SparseOptimizerConfig, seed: int) -> EmbeddingBags:
+        """Return the bags of a job's schema."""
+        features = [Feature(f.name, f.dim, f.pooling, f.admit_after, f.ttl_s, f.init_scale) for f in schema.features]
+        return EmbeddingBags(features, optimizer_from(config), seed=seed)
+
+    def forward(self, kjt: KeyedJaggedTensor) -> KeyedTensor:
+        """Return the pooled rows of all features, (B, D), in the order of the features.
+
+        Raises:
+            ValueError: a feature is missing, ids are not int64, or the tensor is weighted.
+        """
+        if kjt.weights_or_none() is not None:
+            raise ValueError("a KeyedJaggedTensor with weights cannot be pooled, got one")
+        if kjt.keys() != self._names:
+            present = kjt.keys()
+            missing = [name for name in self._names if name not in present]
+            if missing:
+                raise ValueError(f"the KeyedJaggedTensor must have features {self._names}, got {present} without {missing}")
+            kjt = kjt.permute([kjt.keys().index(name) for name in self._names])
+        values = kjt.values()
+        if values.dtype != torch.int64:
+            raise ValueError(f"values of the KeyedJaggedTensor must be int64, got {values.dtype}")
+        offsets = kjt.offsets().to(torch.int64).contiguous()
+        pooled: Tensor = _PooledLookup.apply(  # type: ignore[no-untyped-call]
+            self._ask, self, values.contiguous(), offsets, kjt.stride()
+        )
+        return KeyedTensor(self._names, self._dims, pooled, key_dim=1)
+
+    def set_lr(self, lr: float) -> None:
+        """Set the learning rate of all tables."""
+        for table in self.tables.values():
+            table.set_lr(lr)
+
+    def evict(self, now_s: int) -> dict[str, Int64Array]:
+        """Let go of expired rows; return their fids by feature."""
+        return {name: table.evict(now_s) for name, table in self.tables.items()}
+
+    def save(self, directory: Path) -> None:
+        """Write each table to `<feature>.table` in `directory`."""
+        for name, table in self.tables.items():
+            table.save(directory / f"{name}.table")
+
+    def restore(self, directory: Path) -> None:
+        """Fill the tables, which must be empty, from what `save` wrote."""
+        for name, table in self.tables.items():
+            table.restore_from(directory / f"{name}.table")
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError("EmbeddingBags cannot be pickled or copied: use save and restore")
+
+
+class _PooledLookup(torch.autograd.Function):
+    """Look-up and pooling in the core; its backward updates the rows and asks for no gradient in turn."""
+
+    @staticmethod
+    def forward(ctx: Any, ask: Tensor, bags: EmbeddingBags, fids: Tensor, offsets: Tensor, num_rows: int) -> Tensor:
+        learning = bags.training and ctx.needs_input_grad[0]
+        pooled = torch.empty(num_rows, sum(bags._dims))  # (B, D)
+        rows: UInt32Array = np.empty(len(fids), np.uint32)
+        _core.pooled_forward(bags._cores, fids.numpy(), offsets.numpy(), bags._mean, bags.now_s, learning, pooled.numpy(), rows)
+        ctx.bags, ctx.rows, ctx.offsets, ctx.now_s = bags, rows, offsets, bags.now_s
+        return pooled
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
+        bags: EmbeddingBags = ctx.bags
+        gradient = gradients[0].to(torch.float32).contiguous()
+        if not bool(torch.isfinite(gradient).all()):
+            raise FloatingPointError("gradient of the pooled rows must be finite, got NaN or Inf; no row was changed")
+        offsets = ctx.offsets.numpy()
+        bags.rows_touched = _core.pooled_backward(bags._cores, ctx.rows, offsets, bags._mean, gradient.numpy(), ctx.now_s)
+        return None, None, None, None, None
