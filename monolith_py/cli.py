@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -50,7 +50,7 @@ def join(config: ConfigOption, stop_at_end: StopAtEndOption = False) -> None:
     """Run the joiner: impressions and actions become examples."""
     from streaming.join import run_joiner
 
-    job = _start(config, lambda job: job.observe.joiner_port)
+    job = _start(config, "joiner")
     with _errors_to_exit():
         run_joiner(job, stop_at_end=stop_at_end)
 
@@ -60,7 +60,7 @@ def train(config: ConfigOption, stop_at_end: StopAtEndOption = False) -> None:
     """Run the trainer: examples become rows and towers, which are published to the replicas."""
     from streaming.train import run_trainer
 
-    job = _start(config, lambda job: job.observe.trainer_port)
+    job = _start(config, "trainer")
     with _errors_to_exit():
         run_trainer(job, stop_at_end=stop_at_end)
 
@@ -70,7 +70,7 @@ def serve(config: ConfigOption) -> None:
     """Run a ranking replica."""
     from serving.server import run_server
 
-    job = _start(config, lambda job: job.observe.serving_port)
+    job = _start(config, "serving")
     with _errors_to_exit():
         run_server(job)
 
@@ -86,7 +86,7 @@ def replay(
     from streaming.replay import run_replay
 
     with _errors_to_exit():
-        job = _start(config, lambda _: 0)
+        job = _start(config)
         Console().print(run_replay(job, start_ms=_time_ms("start", start), end_ms=_time_ms("end", end), output=output))
 
 
@@ -123,12 +123,13 @@ def main() -> None:
     app()
 
 
-def _start(config: Path, port: Callable[[JobConfig], int]) -> JobConfig:
-    """Return the job after setting up this process's logging and metrics."""
+def _start(config: Path, role: Literal["joiner", "trainer", "serving"] | None = None) -> JobConfig:
+    """Return the job after setting up this process's logging and, for one with a role, its metrics."""
     with _errors_to_exit():
         job = load_job(config)
     set_up_logging(job.observe.log_level)
-    serve_metrics(port(job))
+    if role is not None:
+        serve_metrics(getattr(job.observe, f"{role}_port"), role)
     return job
 
 

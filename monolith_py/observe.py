@@ -3,8 +3,46 @@
 from __future__ import annotations
 
 import logging
+import threading
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+
+class WeightedHistogram(Collector):
+    """A Prometheus histogram that counts many equal observations at once."""
+
+    def __init__(self, name: str, documentation: str, buckets: Sequence[float]) -> None:
+        self._name, self._documentation, self._bounds = name, documentation, tuple(buckets)
+        self._lock = threading.Lock()
+        self._counts = [0] * (len(self._bounds) + 1)
+        self._sum = 0.0
+        REGISTRY.register(self)
+
+    def observe(self, value: float, count: int = 1) -> None:
+        """Count `value` `count` times."""
+        with self._lock:
+            self._counts[bisect_left(self._bounds, value)] += count
+            self._sum += value * count
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metric as Prometheus reads it."""
+        with self._lock:
+            counts, total = list(self._counts), self._sum
+        buckets, so_far = [], 0
+        for bound, count in zip([*map(str, self._bounds), "+Inf"], counts, strict=True):
+            so_far += count
+            buckets.append((bound, float(so_far)))
+        metric = HistogramMetricFamily(self._name, self._documentation)
+        metric.add_metric([], buckets, sum_value=total)
+        yield metric
+
+
+# Every process serves all metrics of this file; this one tells whose they are.
+PROCESS = Gauge("monolith_process", "1 in a process of this role: joiner, trainer, serving", ["role"])
 
 EXAMPLES_JOINED = Counter("monolith_examples_joined", "Examples that the joiner wrote", ["kind"])
 IMPRESSIONS_READ = Counter("monolith_impressions_read", "Impressions that the joiner read")
@@ -17,12 +55,15 @@ JOINER_WATERMARK_S = Gauge("monolith_joiner_watermark_s", "Event time that the j
 EXAMPLES_TRAINED = Counter("monolith_examples_trained", "Examples learnt")
 BATCHES_TRAINED = Counter("monolith_batches_trained", "Batches learnt")
 BATCHES_SKIPPED = Counter("monolith_batches_skipped", "Batches not learnt", ["reason"])
-STEP_DURATION_S = Histogram("monolith_step_duration_s", "Duration of one training step", buckets=(1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.5, 1, 5))
+STEP_DURATION_S = Histogram(
+    "monolith_step_duration_s", "Duration of one training step", buckets=(1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.5, 1, 5)
+)
 PROGRESSIVE_AUC = Gauge("monolith_progressive_auc", "AUC of predictions made before learning, over the last window", ["task"])
 PROGRESSIVE_NE = Gauge("monolith_progressive_ne", "Normalised entropy of predictions made before learning, over the last window", ["task"])
 CALIBRATION_RATIO = Gauge("monolith_calibration_ratio", "Mean prediction over mean label, over the last window", ["task"])
 EXAMPLE_LAG_RECORDS = Gauge("monolith_example_lag_records", "Records of `examples` that wait for the trainer", ["partition"])
 CHECKPOINT_DURATION_S = Gauge("monolith_checkpoint_duration_s", "Duration of the last checkpoint")
+CHECKPOINT_SAVED_S = Gauge("monolith_checkpoint_saved_s", "When the last checkpoint was complete, wall clock, seconds since the epoch")
 TABLE_ROWS = Gauge("monolith_table_rows", "Rows of a table", ["table"])
 TABLE_BYTES = Gauge("monolith_table_bytes", "Memory of a table", ["table"])
 TABLE_ADMITTED = Gauge("monolith_table_admitted", "Rows born since the table was made", ["table"])
@@ -36,12 +77,20 @@ PUBLISH_FAILURES = Counter("monolith_publish_failures", "Publishes that the log 
 
 DELTAS_APPLIED = Counter("monolith_deltas_applied", "Deltas that the replica applied")
 ROWS_APPLIED = Counter("monolith_rows_applied", "Rows that the replica applied")
-DELTA_GAPS = Counter("monolith_delta_gaps", "Gaps after which the replica started again from a checkpoint")
-FRESHNESS_S = Histogram("monolith_freshness_s", "Row updated to servable", buckets=(0.05, 0.1, 0.2, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60))
+FRESHNESS_S = WeightedHistogram("monolith_freshness_s", "Row updated to servable", (0.05, 0.1, 0.2, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60))
 STALENESS_S = Gauge("monolith_staleness_s", "Age of the newest applied delta")
 RANK_REQUESTS = Counter("monolith_rank_requests", "Rank requests", ["code"])
 RANK_CANDIDATES = Counter("monolith_rank_candidates", "Candidates scored")
-RANK_DURATION_S = Histogram("monolith_rank_duration_s", "Duration of one Rank request", buckets=(5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1))
+RANK_DURATION_S = Histogram(
+    "monolith_rank_duration_s", "Duration of one Rank request", buckets=(5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1)
+)
+FEATURES_MISSING = Counter("monolith_features_missing", "Users or items without stored features", ["kind"])
+FEATURES_BAD = Counter("monolith_features_bad", "Stored features that break a rule, served as none", ["kind"])
+REPLICA_LOADS = Counter("monolith_replica_loads", "Checkpoints that the replica loaded")
+REPLICA_FAULTS = Counter(
+    "monolith_replica_faults", "Updates that the replica could not follow; it waits for a newer checkpoint", ["reason"]
+)
+IMPRESSIONS_LOGGED = Counter("monolith_impressions_logged", "Impressions that the log has acknowledged")
 IMPRESSIONS_LOST = Counter("monolith_impressions_lost", "Impressions that could not be logged")
 
 
@@ -50,7 +99,8 @@ def set_up_logging(level: str) -> None:
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
 
 
-def serve_metrics(port: int) -> None:
-    """Serve all metrics on `port` for Prometheus; do nothing for port 0."""
+def serve_metrics(port: int, role: str) -> None:
+    """Serve all metrics on `port` for Prometheus, as those of a process of `role`; do nothing for port 0."""
+    PROCESS.labels(role=role).set(1)
     if port:
         start_http_server(port)
