@@ -1,0 +1,221 @@
+"""Builds the Grafana board of a job from the metrics of monolith_py/observe.py: every metric is on it.
+
+python deploy/grafana/build.py        writes deploy/grafana/monolith.json, to be imported into Grafana
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import REGISTRY
+
+import monolith_py.observe  # noqa: F401 registers every metric
+
+BOARD = Path(__file__).with_name("monolith.json")
+_WIDTH, _HEIGHT, _COLUMNS = 8, 7, 24
+_DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+_NAMESPACE = '{namespace=~"$namespace"}'
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One graph: its title, Grafana's unit, and PromQL by legend, where our metrics stand without a selector."""
+
+    title: str
+    unit: str
+    queries: dict[str, str]
+
+
+def rate(metric: str, by: str = "") -> str:
+    """Return PromQL for the rate of a counter over all processes, split by the label `by`."""
+    return f"sum{f' by ({by})' if by else ''} (rate({metric}[$__rate_interval]))"
+
+
+def quantile(share: float, histogram: str) -> str:
+    """Return PromQL for a quantile of a histogram over all processes."""
+    return f"histogram_quantile({share}, sum by (le) (rate({histogram}_bucket[$__rate_interval])))"
+
+
+def quantiles(histogram: str) -> dict[str, str]:
+    """Return the queries of a panel that shows the median and the slowest hundredth."""
+    return {"p50": quantile(0.5, histogram), "p99": quantile(0.99, histogram)}
+
+
+ROWS: dict[str, list[Panel]] = {
+    "Is it well?": [
+        Panel("Processes", "short", {"{{role}}": "sum by (role) (monolith_process)"}),
+        Panel("Freshness: row updated to servable", "s", quantiles("monolith_freshness_s")),
+        Panel("Age of the newest applied delta", "s", {"{{instance}}": "monolith_staleness_s > 0"}),
+        Panel("Progressive AUC", "short", {"{{task}}": "monolith_progressive_auc"}),
+        Panel("Progressive normalised entropy (1: no better than the mean)", "short", {"{{task}}": "monolith_progressive_ne"}),
+        Panel("Calibration (mean prediction over mean label)", "short", {"{{task}}": "monolith_calibration_ratio"}),
+    ],
+    "Serving": [
+        Panel("Rank requests by code", "reqps", {"{{code}}": rate("monolith_rank_requests_total", "code")}),
+        Panel("Rank latency", "s", quantiles("monolith_rank_duration_s")),
+        Panel("Candidates scored", "cps", {"candidates": rate("monolith_rank_candidates_total")}),
+        Panel(
+            "Impressions",
+            "cps",
+            {"logged": rate("monolith_impressions_logged_total"), "lost": rate("monolith_impressions_lost_total")},
+        ),
+        Panel(
+            "Stored features that were not served",
+            "cps",
+            {
+                "missing {{kind}}": rate("monolith_features_missing_total", "kind"),
+                "bad {{kind}}": rate("monolith_features_bad_total", "kind"),
+            },
+        ),
+        Panel(
+            "Replicas that started again",
+            "short",
+            {
+                "checkpoints loaded": "sum (increase(monolith_replica_loads_total[$__rate_interval]))",
+                "fault {{reason}}": "sum by (reason) (increase(monolith_replica_faults_total[$__rate_interval]))",
+            },
+        ),
+    ],
+    "Joiner": [
+        Panel(
+            "Read",
+            "cps",
+            {"impressions": rate("monolith_impressions_read_total"), "actions": rate("monolith_actions_read_total")},
+        ),
+        Panel("Examples written", "cps", {"{{kind}}": rate("monolith_examples_joined_total", "kind")}),
+        Panel("Behind the wall clock", "s", {"event time": "time() - (monolith_joiner_watermark_s > 0)"}),
+        Panel("Candidates that wait for their window", "short", {"waiting": "sum (monolith_impressions_waiting)"}),
+        Panel("Actions without an impression", "cps", {"{{reason}}": rate("monolith_actions_unmatched_total", "reason")}),
+        Panel("Dead letters", "cps", {"{{topic}}": rate("monolith_dead_letters_total", "topic")}),
+    ],
+    "Trainer": [
+        Panel("Examples learnt", "cps", {"examples": rate("monolith_examples_trained_total")}),
+        Panel("Records that wait", "short", {"partition {{partition}}": "sum by (partition) (monolith_example_lag_records)"}),
+        Panel(
+            "Batches",
+            "cps",
+            {"learnt": rate("monolith_batches_trained_total"), "skipped {{reason}}": rate("monolith_batches_skipped_total", "reason")},
+        ),
+        Panel("Duration of a step", "s", quantiles("monolith_step_duration_s")),
+        Panel("Age of the last checkpoint", "s", {"age": "time() - (monolith_checkpoint_saved_s > 0)"}),
+        Panel("Duration of the last checkpoint", "s", {"duration": "monolith_checkpoint_duration_s > 0"}),
+    ],
+    "Tables": [
+        Panel("Rows", "short", {"{{table}} {{instance}}": "monolith_table_rows"}),
+        Panel("Memory", "bytes", {"{{table}} {{instance}}": "monolith_table_bytes"}),
+        Panel(
+            "Born, filtered, evicted",
+            "short",
+            {
+                "born in {{table}}": "monolith_table_admitted",
+                "filtered by {{table}}": "monolith_table_filtered",
+                "evicted from {{table}}": "monolith_table_evicted",
+            },
+        ),
+    ],
+    "Parameter sync": [
+        Panel("Rows", "cps", {"published": rate("monolith_rows_published_total"), "applied": rate("monolith_rows_applied_total")}),
+        Panel("Deltas", "cps", {"published": rate("monolith_deltas_published_total"), "applied": rate("monolith_deltas_applied_total")}),
+        Panel("Bytes published", "Bps", {"published": rate("monolith_published_bytes_total")}),
+        Panel("Publishes that the log refused", "cps", {"refused": rate("monolith_publish_failures_total")}),
+    ],
+}
+
+
+def sample_names() -> dict[str, str]:
+    """Return the metric of observe.py that each name belongs to under which Prometheus sees a value."""
+    names = {}
+    for metric in REGISTRY.collect():
+        if metric.name.startswith("monolith_"):
+            suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"]}.get(metric.type, [""])
+            names.update({f"{metric.name}{suffix}": metric.name for suffix in suffixes})
+    return names
+
+
+def metrics_in(query: str) -> set[str]:
+    """Return the names of our metrics in PromQL."""
+    return set(re.findall(r"\bmonolith_\w+", query))
+
+
+def build() -> dict[str, Any]:
+    """Return the board as Grafana imports it."""
+    panels: list[dict[str, Any]] = []
+    top = 0
+    for row, graphs in ROWS.items():
+        panels.append({"type": "row", "title": row, "collapsed": False, "panels": [], "gridPos": _place(top, 0, _COLUMNS, 1)})
+        for number, graph in enumerate(graphs):
+            line, column = divmod(number, _COLUMNS // _WIDTH)
+            panels.append(_graph(graph, _place(top + 1 + line * _HEIGHT, column * _WIDTH, _WIDTH, _HEIGHT)))
+        top += 1 + -(-len(graphs) // (_COLUMNS // _WIDTH)) * _HEIGHT
+    for number, panel in enumerate(panels, start=1):
+        panel["id"] = number
+    return {
+        "title": "monolith-py",
+        "uid": "monolith-py",
+        "schemaVersion": 39,
+        "version": 1,
+        "refresh": "10s",
+        "time": {"from": "now-1h", "to": "now"},
+        "timezone": "browser",
+        "tags": ["monolith-py"],
+        "templating": {"list": [_datasource_variable(), _namespace_variable()]},
+        "panels": panels,
+    }
+
+
+def _place(top: int, left: int, width: int, height: int) -> dict[str, int]:
+    return {"x": left, "y": top, "w": width, "h": height}
+
+
+def _graph(panel: Panel, place: dict[str, int]) -> dict[str, Any]:
+    return {
+        "type": "timeseries",
+        "title": panel.title,
+        "datasource": _DATASOURCE,
+        "gridPos": place,
+        "fieldConfig": {"defaults": {"unit": panel.unit, "custom": {"fillOpacity": 8, "showPoints": "never"}}, "overrides": []},
+        "options": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}},
+        "targets": [
+            {
+                "refId": chr(ord("A") + number),
+                "datasource": _DATASOURCE,
+                "expr": re.sub(r"\bmonolith_\w+", lambda name: name[0] + _NAMESPACE, query),
+                "legendFormat": legend,
+            }
+            for number, (legend, query) in enumerate(panel.queries.items())
+        ],
+    }
+
+
+def _datasource_variable() -> dict[str, Any]:
+    return {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus"}
+
+
+def _namespace_variable() -> dict[str, Any]:
+    """Return the variable that picks a job by its Kubernetes namespace; all of them, or where there is none, ".*"."""
+    return {
+        "name": "namespace",
+        "label": "Namespace",
+        "type": "query",
+        "datasource": _DATASOURCE,
+        "query": {"query": "label_values(monolith_process, namespace)", "refId": "namespace"},
+        "refresh": 2,
+        "includeAll": True,
+        "multi": True,
+        "allValue": ".*",
+        "current": {"text": "All", "value": "$__all"},
+    }
+
+
+def main() -> None:
+    """Write the board."""
+    BOARD.write_text(json.dumps(build(), indent=2) + "\n")
+    print(f"{BOARD.name}: {sum(len(graphs) for graphs in ROWS.values())} graphs of {len(set(sample_names().values()))} metrics")
+
+
+if __name__ == "__main__":
+    main()
