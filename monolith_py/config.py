@@ -191,6 +191,10 @@ class ServingConfig(Config):
     checkpoint_poll_s: Positive = 0.5
     # The service reports NOT_SERVING once its newest delta is older than this; 0 never.
     max_staleness_s: Annotated[float, Field(ge=0)] = 0.0
+    # File that gets a line "time_ms age_s rows" for each training step whose rows became servable.
+    freshness_log: str | None = None
+    # File that gets the port once the server listens (port 0 takes a free one).
+    port_file: str | None = None
 
 
 class ObserveConfig(Config):

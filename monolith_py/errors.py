@@ -11,6 +11,7 @@
     +-- CheckpointError    a checkpoint or snapshot is absent, torn or of another job
     +-- DeltaGap           a delta does not follow the last one applied
     +-- NotReady           a process is asked before it can answer
+    +-- RankFailed         a replica did not rank what it was asked to
 
 A caller's wrong argument is a plain `ValueError`; a broken invariant of our own is an `assert`.
 """
@@ -72,3 +73,11 @@ class DeltaGap(MonolithError):
 
 class NotReady(MonolithError):
     """A process is asked before it can answer."""
+
+
+class RankFailed(MonolithError):
+    """A replica did not rank what it was asked to; `code` is the gRPC status, for instance "INVALID_ARGUMENT" or "UNAVAILABLE"."""
+
+    def __init__(self, code: str, details: str) -> None:
+        super().__init__(f"{code}: {details}")
+        self.code, self.details = code, details

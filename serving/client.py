@@ -1,0 +1,123 @@
+"""A client of the ranking service, over one channel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import grpc
+import numpy as np
+
+from monolith_py.errors import RankFailed
+from monolith_py.example import FloatArray
+from monolith_py.pb import example_pb2, ranking_pb2
+from monolith_py.pb import ranking_pb2_grpc as pb_grpc
+
+# Idle connections are probed, so that a replica that is gone is noticed and balancers keep the connection.
+_OPTIONS = [
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+]
+
+
+@dataclass(frozen=True)
+class RankResult:
+    """Scores of n candidates for T tasks, candidates in request order."""
+
+    request_id: str
+    scores: FloatArray  # (n, T) probabilities
+    task_names: tuple[str, ...]
+    model_version: str
+    staleness_ms: int
+
+
+class RankClient:
+    """Asks one replica, or a balancer before several, at `address` (host:port). Safe for threads. Close it, or use it in a `with`."""
+
+    def __init__(self, address: str) -> None:
+        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self._stub = pb_grpc.RankingStub(self._channel)
+
+    def rank(
+        self,
+        user_id: int,
+        item_ids: Sequence[int],
+        *,
+        context: Mapping[str, Sequence[int]] | None = None,
+        request_id: str = "",
+        time_ms: int = 0,
+        timeout_s: float = 1.0,
+    ) -> RankResult:
+        """Return the scores of `item_ids` for a user. `context` has the fids of the request's own sparse features.
+
+        Raises:
+            RankFailed: the replica refused, or did not answer within `timeout_s`; `code` says which.
+        """
+        message = _message(user_id, item_ids, context or {}, request_id, time_ms)
+        try:
+            return _result(self._stub.Rank(message, timeout=timeout_s))
+        except grpc.RpcError as error:
+            raise _failure(error) from None
+
+    def rank_async(
+        self,
+        user_id: int,
+        item_ids: Sequence[int],
+        *,
+        context: Mapping[str, Sequence[int]] | None = None,
+        request_id: str = "",
+        time_ms: int = 0,
+        timeout_s: float = 1.0,
+    ) -> Future[RankResult]:
+        """Return a future of what `rank` returns or raises; any number may be under way."""
+        message = _message(user_id, item_ids, context or {}, request_id, time_ms)
+        future: Future[RankResult] = Future()
+
+        def settle(call: Any) -> None:
+            try:
+                future.set_result(_result(call.result()))
+            except grpc.RpcError as error:
+                future.set_exception(_failure(error))
+            except grpc.FutureCancelledError:
+                future.set_exception(RankFailed("CANCELLED", "the client was closed"))
+
+        self._stub.Rank.future(message, timeout=timeout_s).add_done_callback(settle)
+        return future
+
+    def close(self) -> None:
+        """Close the channel; calls under way fail as cancelled."""
+        self._channel.close()
+
+    def __enter__(self) -> RankClient:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _message(
+    user_id: int, item_ids: Sequence[int], context: Mapping[str, Sequence[int]], request_id: str, time_ms: int
+) -> ranking_pb2.RankRequest:
+    sparse = [example_pb2.SparseColumn(name=name, fids=fids, lengths=[len(fids)]) for name, fids in context.items()]
+    return ranking_pb2.RankRequest(
+        request_id=request_id,
+        user_id=user_id,
+        item_ids=item_ids,
+        context=example_pb2.FeatureColumns(sparse=sparse),
+        time_ms=time_ms,
+    )
+
+
+def _result(response: ranking_pb2.RankResponse) -> RankResult:
+    scores = np.array(response.scores, np.float32).reshape(-1, len(response.task_names))  # (n, T)
+    return RankResult(response.request_id, scores, tuple(response.task_names), response.model_version, response.staleness_ms)
+
+
+def _failure(error: Any) -> RankFailed:
+    return RankFailed(error.code().name, error.details())

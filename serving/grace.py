@@ -1,0 +1,61 @@
+"""Grace for readers: a row id that is no longer mapped is written again only when no reader can still hold it."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from monolith_py.example import Int64Array
+
+
+class Grace:
+    """Counts readers by epoch. One writer retires and reclaims; any number of threads read.
+
+    >>> grace = Grace()
+    >>> with grace.reading():
+    ...     grace.retire(np.array([7]))
+    ...     held = grace.reclaim()
+    >>> held.tolist(), grace.reclaim().tolist()
+    ([], [7])
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._epoch = 0
+        self._readers: dict[int, int] = {}  # epoch -> readers that entered in it and have not left
+        self._retired: deque[tuple[int, Int64Array]] = deque()  # epochs ascend
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Hold back, while this runs, every row id that was mapped when it began."""
+        with self._lock:
+            epoch = self._epoch
+            self._readers[epoch] = self._readers.get(epoch, 0) + 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._readers[epoch] -= 1
+                if not self._readers[epoch]:
+                    del self._readers[epoch]
+
+    def retire(self, ids: Int64Array) -> None:
+        """Take row ids that the id map has just let go of."""
+        if not len(ids):
+            return
+        with self._lock:
+            self._retired.append((self._epoch, ids))
+            self._epoch += 1
+
+    def reclaim(self) -> Int64Array:
+        """Return the retired row ids that no reader can hold any more, each once."""
+        free = [np.empty(0, np.int64)]
+        with self._lock:
+            oldest = min(self._readers, default=self._epoch)
+            while self._retired and self._retired[0][0] < oldest:
+                free.append(self._retired.popleft()[1])
+        return np.concatenate(free)

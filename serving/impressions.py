@@ -1,0 +1,98 @@
+"""Logs what was served: impressions are queued by the ranking threads and appended by one thread, in batches."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator
+
+from monolith_py.clock import Clock
+from monolith_py.errors import LogError
+from monolith_py.example import Impression
+from monolith_py.io.codec import encode_impression
+from monolith_py.io.log import Log
+from monolith_py.io.topics import partition_of
+from monolith_py.observe import IMPRESSIONS_LOGGED, IMPRESSIONS_LOST
+
+logger = logging.getLogger(__name__)
+
+# Impressions that may wait; beyond it they are lost rather than slowing ranking down.
+_MAX_QUEUED = 10_000
+# Impressions gather this long before they are appended together.
+_LINGER_S = 0.01
+# One append holds impressions of at most this span of event time, since a log looks records up by one time an append.
+_MAX_SPAN_MS = 1000
+_MAX_BATCH = 500
+_RETRY_S = 0.5
+# How long a stop waits for a log that is away.
+_FLUSH_S = 10.0
+
+
+class ImpressionWriter:
+    """Appends impressions to `topic`, each to the partition of its request. `put` never blocks."""
+
+    def __init__(self, log: Log, topic: str, clock: Clock) -> None:
+        self._log, self._topic, self._clock = log, topic, clock
+        self._num_partitions = log.num_partitions(topic)
+        self._queue: queue.Queue[Callable[[], Impression]] = queue.Queue(_MAX_QUEUED)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="impressions", daemon=True)
+        self._thread.start()
+
+    def put(self, impression: Callable[[], Impression]) -> None:
+        """Queue an impression, which is made when its turn comes; count it as lost where the queue is full."""
+        try:
+            self._queue.put_nowait(impression)
+        except queue.Full:
+            IMPRESSIONS_LOST.inc()
+
+    def close(self) -> None:
+        """Append all that is queued, then stop; what a log that is away does not take in time is counted as lost."""
+        self._closing.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not (self._closing.is_set() and self._queue.empty()):
+            try:
+                first = self._queue.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            self._closing.wait(_LINGER_S)
+            impressions = [first()]
+            while len(impressions) < _MAX_BATCH and not self._queue.empty():
+                impressions.append(self._queue.get_nowait()())
+            for partition, batch in self._groups(impressions):
+                self._append(partition, batch)
+
+    def _groups(self, impressions: list[Impression]) -> Iterator[tuple[int, list[Impression]]]:
+        """Yield (partition, impressions of about one event time), times ascending within a partition."""
+        groups: dict[int, list[Impression]] = {}
+        for impression in sorted(impressions, key=lambda one: one.time_ms):
+            partition = partition_of(impression.request_id, self._num_partitions)
+            group = groups.setdefault(partition, [])
+            if group and impression.time_ms - group[0].time_ms > _MAX_SPAN_MS:
+                yield partition, group
+                group = groups[partition] = []
+            group.append(impression)
+        yield from groups.items()
+
+    def _append(self, partition: int, batch: list[Impression]) -> None:
+        """Append; try again while the log is away. A doubled impression does no harm: the joiner knows requests by their id."""
+        values = [encode_impression(impression) for impression in batch]
+        give_up_s: float | None = None
+        while True:
+            try:
+                self._log.append(self._topic, values, time_ms=batch[-1].time_ms, partition=partition)
+                IMPRESSIONS_LOGGED.inc(len(batch))
+                return
+            except LogError as error:
+                now_s = self._clock.monotonic_s()
+                if self._closing.is_set():
+                    give_up_s = give_up_s or now_s + _FLUSH_S
+                    if now_s >= give_up_s:
+                        IMPRESSIONS_LOST.inc(len(batch))
+                        logger.error("%d impressions lost at the stop: %s", len(batch), error)
+                        return
+                logger.warning("impressions wait for the log: %s", error)
+                self._clock.sleep(_RETRY_S)

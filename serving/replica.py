@@ -1,0 +1,178 @@
+"""The model that a replica ranks with: loaded from the newest checkpoint, then kept up to date by following the updates."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from monolith_py.clock import Clock
+from monolith_py.config import JobConfig
+from monolith_py.errors import CheckpointError, DeltaGap, LogError, NotReady, OffsetTrimmed, TopicMissing, WireError
+from monolith_py.features import Schema
+from monolith_py.io.log import Log
+from monolith_py.io.topics import Topics
+from monolith_py.model import build_model
+from monolith_py.observe import DELTAS_APPLIED, REPLICA_FAULTS, REPLICA_LOADS, ROWS_APPLIED, STALENESS_S, TABLE_BYTES, TABLE_ROWS
+from monolith_py.sync import Delta, RowEncoding, Subscriber, pack_rows
+from monolith_py.table import EmbeddingTable
+from monolith_py.training.checkpoint import CheckpointMeta, newest_checkpoint, read_meta
+from serving.freshness import Freshness
+from serving.model_state import ModelState, with_weights
+from serving.replica_table import ReplicaTable
+
+logger = logging.getLogger(__name__)
+
+# Rows applied in one go, so that ranking gets its turn in between.
+_ROWS_AT_ONCE = 2048
+# How long one look for updates waits for the first, and how soon a log that was away is asked again.
+_POLL_S = 0.2
+_LOG_RETRY_S = 0.5
+
+
+class Replica:
+    """Holds the state that requests are ranked with. `follow` runs in one thread; `state` may be called from any.
+
+    A hole in the updates, a record that is no delta, or updates that the log has let go of: the replica can no longer trust that
+    reading on gives the trainer's state. It goes on serving what it has, counts the fault, and starts again from the next checkpoint.
+    """
+
+    def __init__(self, job: JobConfig, log: Log | None, device: torch.device, clock: Clock) -> None:
+        """`log` is None for a replica that does not follow updates."""
+        self._job, self._log, self._device, self._clock = job, log, device, clock
+        self._schema = Schema.of(job)
+        self._encoding = RowEncoding(job.sync.encoding)
+        self._freshness = Freshness(job.serving.freshness_log)
+        self._state: ModelState | None = None
+        self._loaded: tuple[Path, int] | None = None  # the checkpoint behind `_state` and when it was saved
+        self._loaded_ms = 0
+        self._subscriber: Subscriber | None = None
+
+    @property
+    def state(self) -> ModelState:
+        """Return what to rank with now.
+
+        Raises:
+            NotReady: no checkpoint was loaded yet.
+        """
+        state = self._state
+        if state is None:
+            raise NotReady(f"no checkpoint in {self._job.trainer.checkpoint_dir!r} yet")
+        return state
+
+    @property
+    def is_ready(self) -> bool:
+        """Return whether a checkpoint was loaded."""
+        return self._state is not None
+
+    def staleness_ms(self) -> int:
+        """Return wall-clock milliseconds since the newest applied delta was published; 0 before a checkpoint was loaded."""
+        state = self._state
+        return 0 if state is None else max(0, self._clock.now_ms() - state.published_ms)
+
+    def follow(self, stop: threading.Event) -> None:
+        """Load a checkpoint as soon as there is one and follow the updates until `stop`; return at once when there is nothing to follow."""
+        while not stop.is_set():
+            if self._subscriber is None:
+                if self.is_ready and self._log is None:
+                    return
+                if not self.load_newest():
+                    stop.wait(self._job.serving.checkpoint_poll_s)
+            elif not self.apply_updates(_POLL_S):
+                stop.wait(_LOG_RETRY_S)
+
+    def load_newest(self) -> bool:
+        """Load the newest checkpoint if it is not the one loaded last, and return whether it was. The old state serves meanwhile."""
+        path = newest_checkpoint(Path(self._job.trainer.checkpoint_dir))
+        if path is None:
+            return False
+        try:
+            meta = read_meta(path)
+            if self._loaded == (path, meta.saved_ms):
+                return False
+            state = self._restore(path, meta)
+        except (CheckpointError, FileNotFoundError) as error:
+            logger.warning("checkpoint not loaded, looking again: %s", error)
+            return False
+        self._state, self._loaded, self._loaded_ms = state, (path, meta.saved_ms), self._clock.now_ms()
+        REPLICA_LOADS.inc()
+        if self._log is not None:
+            topic = Topics.of(self._job.log).updates
+            self._subscriber = Subscriber(self._log, topic, self, offset=meta.updates_offset, position=state.position)
+        logger.info("loaded %s: model %s, %d rows, updates from offset %d", path, state.version, state.table.num_rows, meta.updates_offset)
+        return True
+
+    def apply_updates(self, timeout_s: float) -> bool:
+        """Apply updates, some at most, waiting up to `timeout_s` for the first; return False where the log cannot be reached."""
+        assert self._subscriber is not None and self._log is not None
+        try:
+            self._subscriber.poll(timeout_s)
+        except (DeltaGap, OffsetTrimmed, WireError) as error:
+            self._give_up(error)
+        except TopicMissing:
+            raise
+        except LogError as error:
+            if self._is_beyond_end():
+                self._give_up(error)
+            else:
+                logger.warning("updates cannot be read, trying again: %s", error)
+            return False
+        finally:
+            STALENESS_S.set(self.staleness_ms() / 1000)
+        return True
+
+    def apply(self, delta: Delta) -> None:
+        """Apply one delta; its rows, and the towers, are ranked with from here on. (Called by the subscriber.)
+
+        Raises:
+            WireError: the delta does not fit this job.
+        """
+        state = self.state
+        if delta.table:
+            state.table.evict(delta.table, delta.evicted)
+            for start in range(0, len(delta.fids), _ROWS_AT_ONCE):
+                chunk = slice(start, start + _ROWS_AT_ONCE)
+                state.table.assign(delta.table, delta.fids[chunk], delta.rows[chunk], delta.encoding)
+        self._state = state.after((delta.generation, delta.seq + 1), delta.published_ms, delta.towers)
+        if delta.published_ms >= self._loaded_ms:  # older ones are caught up with: they were not late, this replica was
+            self._freshness.note(delta.steps, self._clock.now_ms())
+        DELTAS_APPLIED.inc()
+        ROWS_APPLIED.inc(len(delta.fids))
+        TABLE_ROWS.labels(table="replica").set(state.table.num_rows)
+        TABLE_BYTES.labels(table="replica").set(state.table.num_bytes)
+
+    def close(self) -> None:
+        """Close the freshness file. `follow` must have returned."""
+        self._freshness.close()
+
+    def _give_up(self, error: Exception) -> None:
+        self._subscriber = None
+        REPLICA_FAULTS.labels(reason=type(error).__name__).inc()
+        logger.error("updates cannot be followed, waiting for a newer checkpoint than %s: %s", self._loaded, error)
+
+    def _is_beyond_end(self) -> bool:
+        """Return whether the log answers and ends before the offset to read: it has lost records, or is another one."""
+        assert self._subscriber is not None and self._log is not None
+        try:
+            return self._log.end_offset(Topics.of(self._job.log).updates) < self._subscriber.offset
+        except LogError:
+            return False
+
+    def _restore(self, path: Path, meta: CheckpointMeta) -> ModelState:
+        """Return the state that the checkpoint at `path` holds."""
+        table = ReplicaTable(self._schema.features, self._encoding, self._device)
+        for name in self._schema.sparse_names:
+            fids, weights = EmbeddingTable.restore(path / "tables" / f"{name}.table").export_rows()
+            for start in range(0, len(fids), _ROWS_AT_ONCE):
+                chunk = slice(start, start + _ROWS_AT_ONCE)
+                table.assign(name, fids[chunk], pack_rows(weights[chunk], self._encoding), self._encoding)
+        model = build_model(self._schema, self._job.model, self._job.seed).to(self._device)
+        try:
+            model = with_weights(model, load_file(path / "towers.safetensors"))
+        except (SafetensorError, WireError) as error:
+            raise CheckpointError(f"{path / 'towers.safetensors'}: {error}") from None
+        return ModelState(table, model, (meta.generation, meta.next_seq), meta.saved_ms)

@@ -1,0 +1,72 @@
+"""The gRPC service `monolith.v1.Ranking`: messages in, messages out, errors as status codes."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from typing import Any
+
+import grpc
+
+from monolith_py.clock import Clock
+from monolith_py.config import ServingConfig
+from monolith_py.errors import KvError, NotReady, WireError
+from monolith_py.observe import RANK_DURATION_S, RANK_REQUESTS
+from monolith_py.pb import ranking_pb2 as pb
+from monolith_py.pb import ranking_pb2_grpc as pb_grpc
+from serving.ranker import Ranker
+from serving.replica import Replica
+from serving.request import parse_request
+
+logger = logging.getLogger(__name__)
+
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Ranking"].full_name
+
+_CODES: dict[type[Exception], grpc.StatusCode] = {
+    WireError: grpc.StatusCode.INVALID_ARGUMENT,
+    NotReady: grpc.StatusCode.UNAVAILABLE,
+    KvError: grpc.StatusCode.UNAVAILABLE,
+    TimeoutError: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+
+
+class RankingService(pb_grpc.RankingServicer):  # type: ignore[misc]  # generated code has no types
+    """Answers Rank from many threads."""
+
+    def __init__(self, ranker: Ranker, replica: Replica, task_names: tuple[str, ...], config: ServingConfig, clock: Clock) -> None:
+        self._ranker, self._replica, self._task_names = ranker, replica, task_names
+        self._config, self._clock = config, clock
+
+    def Rank(self, message: pb.RankRequest, context: Any) -> pb.RankResponse:  # noqa: N802 (the name in the proto)
+        """Return the scores of the request's candidates, or end the call with a status that says what was wrong."""
+        start_s = self._clock.monotonic_s()
+        try:
+            response = self._rank(message, start_s + self._time_limit_s(context))
+        except Exception as error:
+            code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
+            RANK_REQUESTS.labels(code=code.name).inc()
+            if code is grpc.StatusCode.INTERNAL:
+                logger.exception("request %r failed", message.request_id)
+            context.abort(code, str(error))
+            raise  # abort raises already; this tells the type checker
+        RANK_REQUESTS.labels(code="OK").inc()
+        RANK_DURATION_S.observe(self._clock.monotonic_s() - start_s)
+        return response
+
+    def _rank(self, message: pb.RankRequest, deadline_s: float) -> pb.RankResponse:
+        request = parse_request(
+            message, self._ranker.context_layout, self._config, request_id=uuid.uuid4().hex, now_ms=self._clock.now_ms()
+        )
+        ranking = self._ranker.rank(request, deadline_s)
+        return pb.RankResponse(
+            request_id=request.request_id,
+            scores=ranking.scores.ravel().tolist(),
+            task_names=self._task_names,
+            model_version=ranking.model_version,
+            staleness_ms=self._replica.staleness_ms(),
+        )
+
+    def _time_limit_s(self, context: Any) -> float:
+        """Return the seconds left to the caller; the configured default where it set no deadline."""
+        remaining_s: float | None = context.time_remaining()
+        return self._config.default_deadline_ms / 1000 if remaining_s is None else remaining_s
