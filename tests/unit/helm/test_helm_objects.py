@@ -25,6 +25,14 @@ def test_there_is_exactly_one_joiner_and_one_trainer(defaults):
     assert [defaults["StatefulSet", f"shop-monolith-{name}"]["spec"]["replicas"] for name in ("joiner", "trainer")] == [1, 1]
 
 
+@pytest.mark.parametrize("component", ["joiner", "trainer"])
+def test_a_paused_process_has_no_pod(render, component):
+    objects = render({component: {"paused": True}})
+    assert objects["StatefulSet", f"shop-monolith-{component}"]["spec"]["replicas"] == 0
+    other = {"joiner": "trainer", "trainer": "joiner"}[component]
+    assert objects["StatefulSet", f"shop-monolith-{other}"]["spec"]["replicas"] == 1
+
+
 def test_autoscaling_sets_the_replicas_in_place_of_the_deployment(render, defaults):
     assert defaults[SERVING]["spec"]["replicas"] == 2
     objects = render({"serving": {"autoscaling": {"enabled": True, "maxReplicas": 7, "targetCPUPercent": 55}}})
