@@ -1,0 +1,130 @@
+"""History into log and store: stored features, then impressions as if they had been served, and what their users did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+from kuairand import Requests, Stream
+
+from monolith_py.config import JobConfig
+from monolith_py.counters import counter_values, encode_counts
+from monolith_py.example import FeatureColumns, Impression
+from monolith_py.io import Kv, Log
+from monolith_py.io.codec import encode_action, encode_features, encode_impression
+from monolith_py.io.topics import Topics, partition_of
+
+_FEATURES_AT_ONCE = 2000
+# One append holds at most so many records and this span of event time: the log looks records up by one time an append.
+_RECORDS_AT_ONCE = 1000
+_SPAN_MS = 900_000
+
+Timed = tuple[int, str, bytes]  # event time in milliseconds, request id, encoded record
+
+
+def write_features(kv: Kv, users: Mapping[int, FeatureColumns], videos: Mapping[int, FeatureColumns]) -> None:
+    """Put the stored features of all users and videos under the keys that replicas read."""
+    rows = [(f"user:{user}", columns) for user, columns in users.items()]
+    rows += [(f"item:{video}", columns) for video, columns in videos.items()]
+    for start in range(0, len(rows), _FEATURES_AT_ONCE):
+        kv.write({key: encode_features(columns) for key, columns in rows[start : start + _FEATURES_AT_ONCE]})
+
+
+def write_history(log: Log, job: JobConfig, stream: Stream, count: int, requests: Requests, note: Callable[[int], None]) -> int:
+    """Append the first `count` impressions and what their users did before the next one; return the number of actions.
+
+    A play that is not over by then is left to the live phase. `note` hears how many records were written since it was called last.
+    """
+    topics = Topics.of(job.log)
+    served = ServedCounters(job, stream, count) if job.counters.enabled else None
+    impressions = _impressions(stream, count, requests, served)
+    _append_all(log, topics.impressions, job.log.partitions, impressions, note)
+    return _append_all(log, topics.actions, job.log.partitions, _actions(stream, history_actions(stream, count)), note)
+
+
+def history_actions(stream: Stream, count: int) -> npt.NDArray[np.int64]:
+    """Return the impressions among the first `count` whose play ends before the next impression, in order of their end."""
+    ends_ms = stream.action_times_ms[:count]
+    order = np.argsort(ends_ms, kind="stable")
+    return order if count == len(stream) else order[ends_ms[order] < stream.times_ms[count]]
+
+
+class ServedCounters:
+    """The live counters as a replica would have served them with the first `count` impressions: of what was joined by then."""
+
+    def __init__(self, job: JobConfig, stream: Stream, count: int) -> None:
+        self._config, self._num_tasks = job.counters, len(job.tasks)
+        self._times_ms = stream.times_ms
+        self._known_ms = stream.times_ms + np.where(stream.plays_ms > 0, stream.plays_ms, round(job.joiner.window_s * 1000))
+        self._order = np.argsort(self._known_ms[:count], kind="stable")
+        labels = {"click": stream.clicks, "long_view": stream.long_views}
+        # What each impression adds to its counters: (n, 1 + tasks).
+        self._added = np.stack([np.ones(len(stream), np.int64), *(labels[task.action].astype(np.int64) for task in job.tasks)], axis=1)
+        self._counts: dict[tuple[str, int], npt.NDArray[np.int64]] = {}
+
+    def serve(self, impressions: Iterable[Impression]) -> Iterator[Impression]:
+        """Yield the first `count` impressions with their dense features `counter_<key>`, as they were at their time."""
+        fids: list[list[tuple[str, int]]] = []
+        done = 0
+        for index, impression in enumerate(impressions):
+            while done < len(self._order) and self._known_ms[self._order[done]] < self._times_ms[index]:
+                known = self._order[done]
+                for key in fids[known]:
+                    self._counts[key] = self._counts.get(key, 0) + self._added[known]
+                done += 1
+            shared, candidates = self._fids(impression.shared), self._fids(impression.candidates)
+            fids.append(shared + candidates)
+            yield replace(
+                impression,
+                shared=replace(impression.shared, dense=self._values(shared)),
+                candidates=replace(impression.candidates, dense=self._values(candidates)),
+            )
+
+    def _fids(self, columns: FeatureColumns) -> list[tuple[str, int]]:
+        return [(key, int(columns.sparse[key].fids[0])) for key in self._config.keys if key in columns.sparse]
+
+    def _values(self, fids: list[tuple[str, int]]) -> dict[str, npt.NDArray[np.float32]]:
+        return {f"counter_{key}": self._value(self._counts.get((key, fid))) for key, fid in fids}
+
+    def _value(self, counts: npt.NDArray[np.int64] | None) -> npt.NDArray[np.float32]:
+        stored = None if counts is None else encode_counts(counts)
+        return counter_values(stored, self._config, self._num_tasks)[None]  # (1, 1 + tasks)
+
+
+def _impressions(stream: Stream, count: int, requests: Requests, served: ServedCounters | None) -> Iterator[Timed]:
+    impressions = requests.impressions(range(count))
+    for impression in impressions if served is None else served.serve(impressions):
+        yield impression.time_ms, impression.request_id, encode_impression(impression)
+
+
+def _actions(stream: Stream, indices: npt.NDArray[np.int64]) -> Iterator[Timed]:
+    for index in indices.tolist():
+        for action in stream.actions(index):
+            yield action.time_ms, action.request_id, encode_action(action)
+
+
+def _append_all(log: Log, topic: str, num_partitions: int, records: Iterable[Timed], note: Callable[[int], None]) -> int:
+    """Append records that come in order of time, each to the partition of its request; return how many."""
+    total = 0
+    for chunk in _chunks(records):
+        values: dict[int, list[bytes]] = {}
+        for _, request_id, value in chunk:
+            values.setdefault(partition_of(request_id, num_partitions), []).append(value)
+        for partition, of_partition in values.items():
+            log.append(topic, of_partition, time_ms=chunk[-1][0], partition=partition)
+        note(len(chunk))
+        total += len(chunk)
+    return total
+
+
+def _chunks(records: Iterable[Timed]) -> Iterator[list[Timed]]:
+    chunk: list[Timed] = []
+    for record in records:
+        if chunk and (len(chunk) == _RECORDS_AT_ONCE or record[0] - chunk[0][0] > _SPAN_MS):
+            yield chunk
+            chunk = []
+        chunk.append(record)
+    if chunk:
+        yield chunk

@@ -1,0 +1,97 @@
+"""The TOML files of one run: deploy/configs/demo.toml with the run's own paths and ports, once for each process that differs."""
+
+from __future__ import annotations
+
+import copy
+import json
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monolith_py.config import JobConfig, load_job
+
+TEMPLATE = Path(__file__).parents[1] / "configs" / "demo.toml"
+
+
+@dataclass(frozen=True)
+class Services:
+    """Where log and store of a run are, and its two replicas' ports."""
+
+    log_url: str
+    kv_url: str
+    live_port: int
+    frozen_port: int
+
+
+@dataclass(frozen=True)
+class JobFiles:
+    """Paths of the TOML files of one run."""
+
+    history: Path  # joiner and trainer, all cores
+    live: Path  # joiner, trainer and the live replica
+    frozen: Path  # the replica that stays at the end of history
+
+    @property
+    def job(self) -> JobConfig:
+        """Return the live job."""
+        return load_job(self.live)
+
+
+def write_job_files(run: Path, services: Services, *, counters: bool) -> JobFiles:
+    """Write the TOML files of the run in folder `run` and return their paths."""
+    live = tomllib.loads(TEMPLATE.read_text())
+    live["log"]["url"], live["kv"]["url"] = services.log_url, services.kv_url
+    live["counters"]["enabled"] = counters
+    live["trainer"]["checkpoint_dir"] = str(run / "checkpoints")
+    live["serving"].update(port=services.live_port, freshness_log=str(run / "freshness.log"))
+    frozen = copy.deepcopy(live)
+    frozen["trainer"]["checkpoint_dir"] = str(run / "checkpoints-frozen")
+    frozen["serving"].update(port=services.frozen_port, follow_updates=False, log_impressions=False)
+    del frozen["serving"]["freshness_log"]
+    history = copy.deepcopy(live)
+    history["trainer"]["num_threads"] = 0
+    files = JobFiles(run / "history.toml", run / "live.toml", run / "frozen.toml")
+    for path, document in ((files.history, history), (files.live, live), (files.frozen, frozen)):
+        path.write_text(to_toml(document))
+        load_job(path)
+    return files
+
+
+def to_toml(document: dict[str, Any]) -> str:
+    """Return `document` as TOML: tables and arrays of tables of plain values, one level deep.
+
+    >>> print(to_toml({"name": "a", "log": {"partitions": 1}, "tasks": [{"name": "t"}]}), end="")
+    name = "a"
+    <BLANKLINE>
+    [log]
+    partitions = 1
+    <BLANKLINE>
+    [[tasks]]
+    name = "t"
+    """
+    plain = {key: value for key, value in document.items() if not _is_table(value) and not _is_tables(value)}
+    lines = _pairs(plain)
+    for key, value in document.items():
+        if _is_table(value):
+            nested = {name: inner for name, inner in value.items() if _is_table(inner)}
+            lines += ["", f"[{key}]", *_pairs({name: inner for name, inner in value.items() if name not in nested})]
+            for name, inner in nested.items():
+                lines += ["", f"[{key}.{name}]", *_pairs(inner)]
+        elif _is_tables(value):
+            for table in value:
+                lines += ["", f"[[{key}]]", *_pairs(table)]
+    return "\n".join(lines) + "\n"
+
+
+def _pairs(table: dict[str, Any]) -> list[str]:
+    # JSON's strings, numbers, booleans and arrays of them are TOML's.
+    return [f"{key} = {json.dumps(value)}" for key, value in table.items()]
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_tables(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
