@@ -115,7 +115,7 @@ env:
     claimName: {{ include "monolith.claimName" .root }}
 {{- end -}}
 
-{{/* Probes of the stream processes: they serve nothing but their metrics. Imports take some seconds. */}}
+{{/* Whether the process runs: it serves its metrics. Imports take some seconds. */}}
 {{- define "monolith.metricsProbes" -}}
 startupProbe:
   httpGet:

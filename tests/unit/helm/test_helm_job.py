@@ -30,7 +30,7 @@ def test_ports_and_folders_are_those_of_the_job(render, default_values):
     objects = render({"job": text.replace("/checkpoints/shop", "/data/models")})
     (replica,) = objects["Deployment", "shop-monolith-serving"]["spec"]["template"]["spec"]["containers"]
     assert [port["containerPort"] for port in replica["ports"]] == [6000, 7003]
-    assert replica["readinessProbe"]["grpc"]["port"] == replica["livenessProbe"]["grpc"]["port"] == 6000
+    assert replica["readinessProbe"]["grpc"]["port"] == 6000
     assert replica["volumeMounts"][-1]["mountPath"] == "/data/models"
     assert objects["Service", "shop-monolith-serving"]["spec"]["ports"][0]["port"] == 6000
     for component, port in (("joiner", 7001), ("trainer", 7002)):

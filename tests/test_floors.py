@@ -1,0 +1,135 @@
+"""The house's floors: who may import whom, which third party comes in through which door, what may read the clock."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("monolith_py", "streaming", "serving")
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+# Third party -> the files that may import it. Each maps its errors and types to ours.
+DOORS = {
+    "kafka": ["monolith_py/io/kafka_*.py"],
+    "redis": ["monolith_py/io/redis_kv.py"],
+    "sqlite3": ["monolith_py/io/sqlite_*.py"],
+    "pyarrow": ["monolith_py/io/codec/*.py"],
+    "prometheus_client": ["monolith_py/observe.py"],
+    "typer": ["monolith_py/cli.py"],
+    "apache_beam": ["streaming/replay*.py"],
+    "grpc": ["serving/client.py", "serving/server.py", "serving/service.py"],
+    "grpc_health": ["serving/server.py", "serving/service.py"],
+    "grpc_reflection": ["serving/server.py", "serving/service.py"],
+    "fbgemm_gpu": ["serving/row_store.py"],
+}
+# What of `streaming` may load torch; all else there joins, and so does `monolith_py.io`.
+TRAINS = ("streaming.train",)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield the full name of every module that the file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_imports_go_down_the_floors() -> None:
+    linter = Path(sys.executable).parent / "lint-imports"
+    done = subprocess.run([str(linter), "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_joining_loads_no_torch() -> None:
+    joins = [name for name in map(module_of, SOURCES) if name.startswith(("monolith_py.io", "streaming")) and not name.startswith(TRAINS)]
+    assert {"streaming.join", "streaming.sampling", "monolith_py.io.log"} <= set(joins)
+    code = f"import sys, {', '.join(['monolith_py.example', *joins])}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not [name for name in loaded if name.partition(".")[0] in ("torch", "torchrec", "fbgemm_gpu")]
+
+
+@pytest.mark.parametrize("third_party", DOORS)
+def test_a_third_party_comes_in_through_its_door_alone(third_party: str) -> None:
+    strangers = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in SOURCES
+        if not any(path.relative_to(ROOT).match(door) for door in DOORS[third_party])
+        for name in imports(path)
+        if name == third_party or name.startswith(f"{third_party}.")
+    ]
+    assert not strangers
+
+
+@pytest.mark.parametrize("third_party", DOORS)
+def test_every_door_is_in_use(third_party: str) -> None:
+    found = {
+        name.partition(".")[0]
+        for path in SOURCES
+        if any(path.relative_to(ROOT).match(door) for door in DOORS[third_party])
+        for name in imports(path)
+    }
+    assert third_party in found
+
+
+def test_compiled_services_are_used_where_grpc_is() -> None:
+    users = {path.relative_to(ROOT).as_posix() for path in SOURCES for name in imports(path) if "_pb2_grpc" in name}
+    assert users <= set(DOORS["grpc"])
+
+
+def test_nanobind_comes_in_through_the_bindings_alone() -> None:
+    core = sorted(path for path in (ROOT / "monolith_py" / "core").rglob("*") if path.suffix in (".cpp", ".hpp"))
+    users = [path.name for path in core if re.search(r"#include\s*<nanobind", path.read_text())]
+    assert users
+    assert all(name.startswith("bindings") for name in users)
+
+
+def test_the_core_knows_nothing_of_torch() -> None:
+    core = (path for path in (ROOT / "monolith_py" / "core").rglob("*") if path.suffix in (".cpp", ".hpp", ".txt"))
+    assert not [path.name for path in core if re.search(r"#include\s*<(torch|ATen|c10)|find_package\(Torch", path.read_text())]
+
+
+def lists_of_names() -> list[Path]:
+    return [path for path in SOURCES if re.search(r"^__all__\b", path.read_text(), re.MULTILINE)]
+
+
+@pytest.mark.parametrize("path", lists_of_names(), ids=module_of)
+def test_what_a_package_offers_is_sorted_and_imported(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    (offered,) = (
+        ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    )
+    assert offered == sorted(offered, key=lambda name: (not name.isupper(), not name[0].isupper(), name)), "constants, classes, functions"
+    names = {alias.asname or alias.name for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names}
+    assert set(offered) <= names
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.name == "__init__.py"], ids=module_of)
+def test_a_package_only_re_exports(path: Path) -> None:
+    for node in ast.parse(path.read_text()).body:
+        is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        is_about_itself = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("__all__", "__version__")
+        assert is_docstring or is_about_itself or isinstance(node, ast.ImportFrom), ast.unparse(node)
+
+
+def test_only_the_clock_reads_the_wall_clock() -> None:
+    reads = re.compile(r"\btime\.time(_ns)?\(|\bdatetime\.(now|today|utcnow)\(")
+    readers = [path.relative_to(ROOT).as_posix() for path in SOURCES if reads.search(path.read_text())]
+    assert readers == ["monolith_py/clock.py"]
+
+
+def test_code_is_ascii() -> None:
+    core = (ROOT / "monolith_py" / "core").rglob("*.?pp")
+    assert not [path.relative_to(ROOT).as_posix() for path in [*SOURCES, *core] if not path.read_bytes().isascii()]
