@@ -2,118 +2,108 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from monolith_py.example import FeatureColumns, SparseColumn
+from monolith_py.example import FeatureColumns, FloatArray, SparseColumn
 from monolith_py.pb import example_pb2 as pb
+from streaming.layouts import FlatColumns
+
+Only = Collection[str] | None
 
 
-def picked_features(
-    picks: Iterable[tuple[pb.Impression, Sequence[int], bool]], widths: dict[str, int], only: Collection[str] | None = None
-) -> FeatureColumns:
-    """Return the features of the picked candidates, in order.
+def flat_features(flats: Sequence[FlatColumns], only: Only = None) -> FeatureColumns:
+    """Return the rows that `flats`, which all have the same names, are; of the features in `only` where it is given."""
+    names = flats[0].names
+    fids = np.frombuffer(b"".join(flat.fids for flat in flats), "<i8").reshape(len(flats), len(names))
+    by_column = np.ascontiguousarray(fids.T, np.int64)  # (names, B)
+    ones = np.ones(len(flats), np.int32)
+    wanted = {name: SparseColumn(by_column[index], ones) for index, name in enumerate(names) if only is None or name in only}
+    return FeatureColumns(len(flats), wanted)
 
-    A pick is a valid impression, the candidates' rows in it, and whether each row of each of its sparse columns has one fid.
+
+def picked_features(picks: Iterable[tuple[pb.Impression, Sequence[int]]], widths: Mapping[str, int], only: Only = None) -> FeatureColumns:
+    """Return the features of the picked candidates, in order; a pick is a valid impression and the candidates' rows in it.
+
     Shared features are repeated for each row. A sparse feature that an impression lacks is empty there, a dense one zero;
     dense features that are not in `widths` are left out, and so is every feature not in `only`.
     """
     sparse: dict[str, _Sparse] = {}
     dense: dict[str, _Dense] = {}
     num_rows = 0
-    for message, rows, is_plain in picks:
-        times = len(rows)
-        for part, part_rows in ((message.shared, (0,) * times), (message.candidates, rows)):
+    for message, rows in picks:
+        for part, part_rows in ((message.shared, (0,) * len(rows)), (message.candidates, rows)):
             for column in part.sparse:
-                name = column.name
-                if only is not None and name not in only:
-                    continue
-                if (sparse_column := sparse.get(name)) is None:
-                    sparse_column = sparse[name] = _Sparse()
-                if is_plain and times == 1:
-                    # Every column of every one-candidate request comes here: no call, no loop.
-                    if sparse_column.num_rows != num_rows:
-                        sparse_column.pad(num_rows)
-                    sparse_column.fids.append(column.fids[part_rows[0]])
-                    sparse_column.num_rows += 1
-                else:
-                    sparse_column.add(num_rows, column, part_rows)
+                if only is None or column.name in only:
+                    sparse.setdefault(column.name, _Sparse()).add(num_rows, column, part_rows)
             for values in part.dense:
-                name = values.name
-                if name in widths and (only is None or name in only):
-                    if (dense_column := dense.get(name)) is None:
-                        dense_column = dense[name] = _Dense(widths[name])
-                    dense_column.add(num_rows, values.values, part_rows)
-        num_rows += times
+                if values.name in widths and (only is None or values.name in only):
+                    dense.setdefault(values.name, _Dense(widths[values.name])).add(num_rows, values.values, part_rows)
+        num_rows += len(rows)
     return FeatureColumns(
         num_rows,
-        {name: column.finish(num_rows) for name, column in sparse.items()},
-        {name: column.finish(num_rows) for name, column in dense.items()},
+        {name: sparse_column.finish(num_rows) for name, sparse_column in sparse.items()},
+        {name: dense_column.finish(num_rows) for name, dense_column in dense.items()},
     )
 
 
 class _Sparse:
     """A sparse column that grows; rows without exactly one fid are noted apart."""
 
-    __slots__ = ("fids", "num_rows", "odd")
-
     def __init__(self) -> None:
-        self.fids: list[int] = []
-        self.num_rows = 0
-        self.odd: dict[int, int] = {}  # row -> number of fids, where that is not 1
-
-    def pad(self, num_rows: int) -> None:
-        """Let empty rows follow up to `num_rows`."""
-        self.odd.update(dict.fromkeys(range(self.num_rows, num_rows), 0))
-        self.num_rows = num_rows
+        self._fids: list[int] = []
+        self._num_rows = 0
+        self._odd: dict[int, int] = {}  # row -> number of fids, where that is not 1
 
     def add(self, start: int, column: pb.SparseColumn, rows: Sequence[int]) -> None:
         """Append `rows` of `column` as rows from `start` on."""
-        self.pad(start)
-        fids = list(column.fids)
-        lengths = list(column.lengths)
-        if not lengths:
-            self.fids += [fids[row] for row in rows]
-        else:
+        self._pad(start)
+        fids, lengths = list(column.fids), list(column.lengths)
+        if lengths:
             starts = [0]
             for length in lengths:
                 starts.append(starts[-1] + length)
             for index, row in enumerate(rows):
-                self.fids += fids[starts[row] : starts[row + 1]]
+                self._fids += fids[starts[row] : starts[row + 1]]
                 if lengths[row] != 1:
-                    self.odd[start + index] = lengths[row]
-        self.num_rows += len(rows)
+                    self._odd[start + index] = lengths[row]
+        else:
+            self._fids += [fids[row] for row in rows]
+        self._num_rows += len(rows)
 
     def finish(self, num_rows: int) -> SparseColumn:
         """Return the column with `num_rows` rows."""
-        self.pad(num_rows)
+        self._pad(num_rows)
         lengths = np.ones(num_rows, np.int32)
-        if self.odd:
-            lengths[list(self.odd)] = list(self.odd.values())
-        return SparseColumn(np.array(self.fids, np.int64), lengths)
+        if self._odd:
+            lengths[list(self._odd)] = list(self._odd.values())
+        return SparseColumn(np.array(self._fids, np.int64), lengths)
+
+    def _pad(self, num_rows: int) -> None:
+        """Let empty rows follow up to `num_rows`."""
+        self._odd.update(dict.fromkeys(range(self._num_rows, num_rows), 0))
+        self._num_rows = num_rows
 
 
 class _Dense:
     """A dense column of `width` values a row that grows."""
 
-    __slots__ = ("values", "width")
-
     def __init__(self, width: int) -> None:
-        self.width = width
-        self.values: list[float] = []
+        self._width = width
+        self._values: list[float] = []
 
     def add(self, start: int, values: Iterable[float], rows: Sequence[int]) -> None:
         """Append `rows` of a row-major column as rows from `start` on."""
         self._pad(start)
         flat = list(values)
         for row in rows:
-            self.values += flat[row * self.width : (row + 1) * self.width]
+            self._values += flat[row * self._width : (row + 1) * self._width]
 
-    def _pad(self, num_rows: int) -> None:
-        self.values += [0.0] * (num_rows * self.width - len(self.values))
-
-    def finish(self, num_rows: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    def finish(self, num_rows: int) -> FloatArray:
         """Return the column: float32 (B, width)."""
         self._pad(num_rows)
-        return np.array(self.values, np.float32).reshape(num_rows, self.width)
+        return np.array(self._values, np.float32).reshape(num_rows, self._width)
+
+    def _pad(self, num_rows: int) -> None:
+        self._values += [0.0] * (num_rows * self._width - len(self._values))

@@ -8,14 +8,15 @@ from itertools import groupby
 import numpy as np
 
 from monolith_py.example import ExampleBatch, FeatureColumns, Int64Array
-from streaming.columns import picked_features
+from streaming.columns import flat_features, picked_features
 from streaming.joiner import Emission, Rules
+from streaming.layouts import FlatColumns, Layouts
 from streaming.waiting import Waiting
 
 Emitted = Sequence[tuple[Waiting, Emission]]
 
 
-def examples_of(emitted: Emitted, rules: Rules, widths: dict[str, int]) -> ExampleBatch:
+def examples_of(emitted: Emitted, rules: Rules, layouts: Layouts) -> ExampleBatch:
     """Return the examples of these emissions, in order; none of them may be a negative that was sampled away."""
     emissions = [emission for _, emission in emitted]
     requests = [waiting.request for waiting, _ in emitted]
@@ -26,14 +27,22 @@ def examples_of(emitted: Emitted, rules: Rules, widths: dict[str, int]) -> Examp
         kinds=np.array([emission.kind for emission in emissions], np.uint8),
         sample_rates=np.array([rules.sample_rate(emission) for emission in emissions], np.float32),
         labels={task: _bit(emissions, index).astype(np.float32) for index, task in enumerate(rules.tasks)},
-        features=features_of(emitted, widths),
+        features=features_of(emitted, layouts),
     )
 
 
-def features_of(emitted: Emitted, widths: dict[str, int], only: Sequence[str] | None = None) -> FeatureColumns:
+def features_of(emitted: Emitted, layouts: Layouts, only: Sequence[str] | None = None) -> FeatureColumns:
     """Return the features of the emitted candidates, in order; of the features in `only` where it is given."""
+    flats: list[FlatColumns] = []
+    for waiting, _ in emitted:
+        flat = waiting.flat_columns(layouts)
+        if flat is None or (flats and flat.names != flats[0].names):
+            break
+        flats.append(flat)
+    else:
+        return flat_features(flats, only)
     grouped = ((waiting, [emission.row for _, emission in group]) for waiting, group in groupby(emitted, key=lambda pair: pair[0]))
-    return picked_features(((waiting.impression(), rows, waiting.is_plain) for waiting, rows in grouped), widths, only)
+    return picked_features(((waiting.impression(), rows) for waiting, rows in grouped), layouts.widths, only)
 
 
 def increments_of(emitted: Emitted, num_tasks: int) -> Int64Array:

@@ -5,6 +5,7 @@ Turning 36 columns into arrays costs 200 us an impression, which is all the time
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import isfinite
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from monolith_py.errors import WireError
 from monolith_py.features import Schema
 from monolith_py.io.codec import decode_impression
 from monolith_py.pb import example_pb2 as pb
+from streaming.layouts import FlatColumns, Layouts
 
 
 class ParsedImpression(NamedTuple):
@@ -23,27 +25,36 @@ class ParsedImpression(NamedTuple):
     time_ms: int
     item_ids: list[int]  # (B,)
     message: pb.Impression
-    is_plain: bool  # each row of each sparse column has exactly one fid
+    flat: FlatColumns | None  # its features, where they have a layout seen before
 
 
-def parse_impression(value: bytes, widths: dict[str, int]) -> ParsedImpression:
-    """Return the impression in `value`; `widths` has the dim of each dense feature of the job.
+def parse_impression(value: bytes, layouts: Layouts) -> ParsedImpression:
+    """Return the impression in `value`.
 
     Raises:
-        WireError: the value breaks a rule of `decode_impression`, or a dense column is not as wide as the job says.
+        WireError: the value breaks a rule of `decode_impression`, a feature is both shared and a candidate's, or a dense column is not
+            as wide as the job says.
     """
     try:
         message = pb.Impression.FromString(value)
-        is_plain = _is_plain(message)
     except DecodeError:
-        is_plain = False
-    if not is_plain:
-        decode_impression(value)  # raises where a rule is broken, naming field, value and rule
+        decode_impression(value)
+        raise
+    flat = None
+    if _is_head_valid(message):
+        flat = layouts.flatten(message)
+        if flat is None and _are_columns_plain(message):
+            layouts.learn(message)
+        elif flat is None:
+            decode_impression(value)  # raises where a rule is broken, naming field, value and rule
+    else:
+        decode_impression(value)
     item_ids = list(message.item_ids)
-    if message.shared.dense or message.candidates.dense:
-        _check_widths(message.shared, 1, widths, "shared")
-        _check_widths(message.candidates, len(item_ids), widths, "candidates")
-    return ParsedImpression(message.request_id, message.time_ms, item_ids, message, is_plain)
+    if flat is None:
+        _check_names(message)
+        _check_widths(message.shared, 1, layouts.widths, "shared")
+        _check_widths(message.candidates, len(item_ids), layouts.widths, "candidates")
+    return ParsedImpression(message.request_id, message.time_ms, item_ids, message, flat)
 
 
 def dense_widths(schema: Schema) -> dict[str, int]:
@@ -51,19 +62,20 @@ def dense_widths(schema: Schema) -> dict[str, int]:
     return {feature.name: feature.dim for feature in schema.dense_features}
 
 
-def _is_plain(message: pb.Impression) -> bool:
-    """Return whether the impression is valid, and each row of its sparse columns has exactly one fid.
-
-    False means: not known here. The rules are those of `decode_impression`; a test holds them together.
-    """
+def _is_head_valid(message: pb.Impression) -> bool:
+    """Return whether all but the columns is valid; the rules are those of `decode_impression`, and a test holds them together."""
     num_candidates, num_tasks = len(message.item_ids), len(message.task_names)
     if not (message.request_id and message.time_ms > 0 and num_candidates):
         return False
     tasks, scores = message.task_names, message.scores
-    if len(scores) != num_candidates * num_tasks or len(set(tasks)) != num_tasks or "" in tasks or not all(map(isfinite, scores)):
-        return False
-    for part, num_rows in ((message.shared, 1), (message.candidates, num_candidates)):
-        names = {""}
+    return len(scores) == num_candidates * num_tasks and len(set(tasks)) == num_tasks and "" not in tasks and all(map(isfinite, scores))
+
+
+def _are_columns_plain(message: pb.Impression) -> bool:
+    """Return whether the columns are valid and each row of the sparse ones has one fid. False: not known here."""
+    names = {""}
+    num_columns = 1
+    for part, num_rows in ((message.shared, 1), (message.candidates, len(message.item_ids))):
         for sparse in part.sparse:
             if sparse.lengths or len(sparse.fids) != num_rows:
                 return False
@@ -73,12 +85,18 @@ def _is_plain(message: pb.Impression) -> bool:
             if len(values) % num_rows or not all(map(isfinite, values)):
                 return False
             names.add(dense.name)
-        if len(names) != 1 + len(part.sparse) + len(part.dense):
-            return False
-    return True
+        num_columns += len(part.sparse) + len(part.dense)
+    return len(names) == num_columns
 
 
-def _check_widths(part: pb.FeatureColumns, num_rows: int, widths: dict[str, int], field: str) -> None:
+def _check_names(message: pb.Impression) -> None:
+    shared, candidates = ({column.name for column in (*part.sparse, *part.dense)} for part in (message.shared, message.candidates))
+    both = sorted(shared & candidates)
+    if both:
+        raise WireError(f"impression.candidates names must differ from those of impression.shared, got {both} in both")
+
+
+def _check_widths(part: pb.FeatureColumns, num_rows: int, widths: Mapping[str, int], field: str) -> None:
     for dense in part.dense:
         expected = widths.get(dense.name)
         if expected is not None and len(dense.values) != expected * num_rows:

@@ -14,6 +14,7 @@ from monolith_py.io import Log, Record
 from monolith_py.io.codec import decode_action
 from streaming.impressions import ParsedImpression, parse_impression
 from streaming.joiner import Rules, SeenAction
+from streaming.layouts import Layouts
 from streaming.position import Position
 from streaming.watermark import Source, Watermark
 
@@ -49,12 +50,10 @@ class Arrivals:
 
 
 class Intake:
-    """Reads `topics` in steps of `max_records` a topic and partition. `widths` has the dim of each dense feature."""
+    """Reads `topics` in steps of `max_records` a topic and partition."""
 
-    def __init__(
-        self, log: Log, topics: Mapping[Source, str], rules: Rules, widths: dict[str, int], max_records: int, clock: Clock
-    ) -> None:
-        self._log, self._topics, self._rules, self._widths = log, topics, rules, widths
+    def __init__(self, log: Log, topics: Mapping[Source, str], rules: Rules, layouts: Layouts, max_records: int, clock: Clock) -> None:
+        self._log, self._topics, self._rules, self._layouts = log, topics, rules, layouts
         self._max_records, self._clock = max_records, clock
 
     def read(self, number: int, position: Position, watermark: Watermark, wait_s: float) -> Arrivals:
@@ -87,7 +86,7 @@ class Intake:
         for record in records:
             try:
                 if source == Source.IMPRESSIONS:
-                    parsed = parse_impression(record.value, self._widths)
+                    parsed = parse_impression(record.value, self._layouts)
                     _check_time(source, parsed.time_ms, watermark, wall_ms)
                     arrivals.impressions.append(SeenImpression(parsed, record.offset, record.value))
                 else:

@@ -230,9 +230,7 @@ def can_emit(rules: Rules, request: Request) -> bool:
     if request.is_waiting:
         return True
     everything = (1 << len(rules.tasks)) - 1
-    return rules.retracts and any(
-        labels != everything and status != Status.REPEATED for labels, status in zip(request.labels, request.statuses, strict=True)
-    )
+    return rules.retracts and any(labels != everything for labels in request.labels)
 
 
 def _emit(rules: Rules, request: Request, row: int, known_ms: int, outcome: Outcome) -> None:

@@ -75,7 +75,7 @@ class PartitionJoiner:
             if waiting.request.has_arrived:
                 continue
             waiting.offset, waiting.value = seen_impression.offset, seen_impression.value
-            waiting.message, waiting.is_plain = parsed.message, parsed.is_plain
+            waiting.message, waiting.flat = parsed.message, parsed.flat
             self.num_waiting += len(parsed.item_ids)
             outcome = Outcome()
             see_impression(self._rules, waiting.request, parsed.time_ms, parsed.item_ids, outcome)

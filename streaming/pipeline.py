@@ -29,6 +29,7 @@ from streaming.emitted import examples_of, features_of, increments_of
 from streaming.impressions import dense_widths
 from streaming.intake import Intake, Refused
 from streaming.joiner import Reason, Rules
+from streaming.layouts import Layouts
 from streaming.live_counters import counted
 from streaming.outbox import Outbox, decode_outbox, deliver, encode_outbox
 from streaming.partition import PartitionJoiner
@@ -68,10 +69,10 @@ class JoinerPipeline:
         self._patience = Patience(clock, should_stop)
         self._log, self._kv = PatientLog(log, self._patience), PatientKv(kv, self._patience)
         self._rules = Rules.of(job)
-        self._widths = dense_widths(Schema.of(job))
+        self._layouts = Layouts(dense_widths(Schema.of(job)))
         self._topics = Topics.of(job.log)
         self._inputs = {Source.IMPRESSIONS: self._topics.impressions, Source.ACTIONS: self._topics.actions}
-        self._intake = Intake(self._log, self._inputs, self._rules, self._widths, job.joiner.max_records, clock)
+        self._intake = Intake(self._log, self._inputs, self._rules, self._layouts, job.joiner.max_records, clock)
         self._dead_letters = DeadLetters(log, self._topics.dead_letters, clock)
         self._partitions: list[_Partition] = []
         self._refused: list[Refused] = []
@@ -224,7 +225,7 @@ class JoinerPipeline:
         if not written:
             return None
         size = self._job.joiner.examples_per_record
-        batches = [examples_of(written[start : start + size], self._rules, self._widths) for start in range(0, len(written), size)]
+        batches = [examples_of(written[start : start + size], self._rules, self._layouts) for start in range(0, len(written), size)]
         newest_ms = max(int(batch.times_ms.max()) for batch in batches)
         return Outbox(partition.position.examples_end, newest_ms, tuple(encode_examples(batch) for batch in batches))
 
@@ -233,7 +234,7 @@ class JoinerPipeline:
         emitted = [pair for partition in self._partitions for pair in partition.joiner.emitted]
         if not (settings.enabled and emitted):
             return {}
-        features = features_of(emitted, self._widths, settings.keys)
+        features = features_of(emitted, self._layouts, settings.keys)
         return counted(self._kv, features, settings.keys, increments_of(emitted, len(self._rules.tasks)))
 
     def _append(self, number: int, outbox: Outbox) -> int:

@@ -19,6 +19,7 @@ from monolith_py.pb import example_pb2 as pb
 from streaming.emitted import examples_of
 from streaming.impressions import parse_impression
 from streaming.joiner import Emission, Outcome, Request, Rules, SeenAction, advance, see_action, see_impression
+from streaming.layouts import Layouts
 from streaming.waiting import Waiting
 from streaming.watermark import Source
 
@@ -52,7 +53,6 @@ class Joined(NamedTuple):
 
     offset: int  # of the impression
     value: bytes
-    is_plain: bool
     emissions: list[Emission]
 
 
@@ -86,7 +86,7 @@ def spans_of(log: Log, topics: dict[Source, str], rules: Rules, within: Range) -
     return spans
 
 
-def read_span(span: Span, url: str, rules: Rules, widths: dict[str, int], count: Count) -> Iterator[tuple[tuple[int, str], Grouped]]:
+def read_span(span: Span, url: str, rules: Rules, layouts: Layouts, count: Count) -> Iterator[tuple[tuple[int, str], Grouped]]:
     """Yield ((partition, request id), record) for the valid records of a span."""
     topic, offset = span.topic, span.start
     with closing(open_log(url)) as log:
@@ -99,7 +99,7 @@ def read_span(span: Span, url: str, rules: Rules, widths: dict[str, int], count:
                 if record.offset >= span.stop:
                     return
                 try:
-                    request_id = _request_id(span.source, record.value, rules, widths)
+                    request_id = _request_id(span.source, record.value, rules, layouts)
                 except WireError:
                     count("malformed", 1)
                     continue
@@ -109,7 +109,7 @@ def read_span(span: Span, url: str, rules: Rules, widths: dict[str, int], count:
 
 
 def join_group(
-    group: tuple[tuple[int, str], Iterable[Grouped]], rules: Rules, widths: dict[str, int], within: Range, count: Count
+    group: tuple[tuple[int, str], Iterable[Grouped]], rules: Rules, layouts: Layouts, within: Range, count: Count
 ) -> Iterator[tuple[tuple[int, int], Joined]]:
     """Yield ((partition, bucket of time), emissions) of one request, from all its records."""
     (partition, request_id), records = group
@@ -119,7 +119,7 @@ def join_group(
     if impression is None:
         count("actions_without_impression", len(actions))
         return
-    parsed = parse_impression(impression.value, widths)
+    parsed = parse_impression(impression.value, layouts)
     if not within.start_ms <= parsed.time_ms < within.end_ms:
         return
     count("requests", 1)
@@ -135,33 +135,33 @@ def join_group(
         if emission.kind is not None:
             buckets.setdefault(emission.known_ms // BUCKET_MS, []).append(emission)
     for bucket, emissions in buckets.items():
-        yield (partition, bucket), Joined(impression.offset, impression.value, parsed.is_plain, emissions)
+        yield (partition, bucket), Joined(impression.offset, impression.value, emissions)
 
 
 def encode_bucket(
-    joined: Iterable[Joined], rules: Rules, widths: dict[str, int], examples_per_record: int, metadata: dict[str, str]
+    joined: Iterable[Joined], rules: Rules, layouts: Layouts, examples_per_record: int, metadata: dict[str, str]
 ) -> tuple[int, list[bytes]]:
     """Return the newest event time of a bucket's examples and their records, in the order in which the labels were known."""
     ordered: list[tuple[int, int, int, Waiting, Emission]] = []
     for one in joined:
         message = pb.Impression.FromString(one.value)
         request = Request(message.request_id, message.time_ms, item_ids=list(message.item_ids))
-        waiting = Waiting(request, one.offset, one.value, message, one.is_plain)
+        waiting = Waiting(request, one.offset, one.value, message)
         ordered += [(emission.known_ms, one.offset, index, waiting, emission) for index, emission in enumerate(one.emissions)]
     ordered.sort(key=itemgetter(0, 1, 2))
     pairs = [(waiting, emission) for _, _, _, waiting, emission in ordered]
     starts = range(0, len(pairs), examples_per_record)
-    batches = [examples_of(pairs[start : start + examples_per_record], rules, widths) for start in starts]
+    batches = [examples_of(pairs[start : start + examples_per_record], rules, layouts) for start in starts]
     return max(int(batch.times_ms.max()) for batch in batches), [encode_examples(batch, metadata) for batch in batches]
 
 
-def _request_id(source: int, value: bytes, rules: Rules, widths: dict[str, int]) -> str | None:
+def _request_id(source: int, value: bytes, rules: Rules, layouts: Layouts) -> str | None:
     """Return the request of a record, None for an action that makes no label.
 
     Raises:
         WireError: the record is not valid.
     """
     if source == Source.IMPRESSIONS:
-        return parse_impression(value, widths).request_id
+        return parse_impression(value, layouts).request_id
     action = decode_action(value)
     return action.request_id if rules.matters(action) else None

@@ -27,6 +27,7 @@ from monolith_py.io.codec import examples_metadata
 from monolith_py.io.topics import Topics
 from streaming.impressions import dense_widths
 from streaming.joiner import Rules
+from streaming.layouts import Layouts
 from streaming.outbox import Outbox, decode_outbox, encode_outbox
 from streaming.regroup import Joined, Range, Span, encode_bucket, join_group, read_span, spans_of
 from streaming.watermark import Source
@@ -102,18 +103,23 @@ def run_replay(
 
 def _run_pipeline(job: JobConfig, spans: list[Span], within: Range, folder: str, pipeline_args: Sequence[str]) -> dict[str, int]:
     """Leave a file of records in `folder` for each partition and bucket of time; return the counts."""
-    rules, widths = Rules.of(job), dense_widths(Schema.of(job))
+    rules, layouts = Rules.of(job), Layouts(dense_widths(Schema.of(job)))
     write = partial(
-        _write_bucket, folder=folder, rules=rules, widths=widths, size=job.joiner.examples_per_record, metadata={_METADATA_KEY: within.name}
+        _write_bucket,
+        folder=folder,
+        rules=rules,
+        layouts=layouts,
+        size=job.joiner.examples_per_record,
+        metadata={_METADATA_KEY: within.name},
     )
     pipeline = beam.Pipeline(options=PipelineOptions(list(pipeline_args)))
     _ = (
         pipeline
         | "spans" >> beam.Create(spans)
         | "spread" >> beam.Reshuffle()
-        | "read" >> beam.FlatMap(read_span, job.log.url, rules, widths, _count)
+        | "read" >> beam.FlatMap(read_span, job.log.url, rules, layouts, _count)
         | "by request" >> beam.GroupByKey()
-        | "join" >> beam.FlatMap(join_group, rules, widths, within, _count)
+        | "join" >> beam.FlatMap(join_group, rules, layouts, within, _count)
         | "by time" >> beam.GroupByKey()
         | "encode" >> beam.Map(write)
     )
@@ -132,13 +138,13 @@ def _write_bucket(
     *,
     folder: str,
     rules: Rules,
-    widths: dict[str, int],
+    layouts: Layouts,
     size: int,
     metadata: dict[str, str],
 ) -> None:
     """Write one file, whole or not at all: a runner may run this twice."""
     (partition, number), joined = bucket
-    newest_ms, values = encode_bucket(joined, rules, widths, size, metadata)
+    newest_ms, values = encode_bucket(joined, rules, layouts, size, metadata)
     path = Path(folder) / f"{partition:05d}-{number:012d}.records"
     with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
         file.write(encode_outbox(Outbox(0, newest_ms, tuple(values))))
@@ -159,16 +165,12 @@ def _append(log: Log, topic: str, partition: int, within: Range, buckets: Iterab
                 num_present += 1
             else:
                 rule = "must hold no other replay of this range"
-                raise ConfigError(
-                    f"replay output {topic!r}[{partition}] {rule}, got one of {within.name}: choose another"
-                )
+                raise ConfigError(f"replay output {topic!r}[{partition}] {rule}, got one of {within.name}: choose another")
         if values:
             log.append(topic, values, time_ms=bucket.time_ms, partition=partition)
             num_written += len(values)
     if next(present, None) is not None:
-        raise ConfigError(
-            f"replay output {topic!r}[{partition}] must hold no more than this replay makes, got more: choose another"
-        )
+        raise ConfigError(f"replay output {topic!r}[{partition}] must hold no more than this replay makes, got more: choose another")
     return num_written, num_present
 
 

@@ -1,6 +1,6 @@
 """How a waiting request lies in Kv: the state machine's state and the impression as it came.
 
-Layout, little-endian: header (version, flags, deadline, time, offset of the impression, number of candidates, of late and of early
+Layout, little-endian: header (version, deadline, time, offset of the impression, number of candidates, of late and of early
 actions, length of the impression), then for each candidate item id int64, labels uint64 and status uint8 (one array each), the row of
 each late action uint32, each action (offset int64, length uint32, bytes), the impression.
 """
@@ -14,10 +14,10 @@ from monolith_py.errors import WireError
 from monolith_py.io.codec import decode_action
 from monolith_py.pb import example_pb2 as pb
 from streaming.joiner import LateAction, Request, SeenAction
+from streaming.layouts import FlatColumns, Layouts
 
 _VERSION = 1
-_HEADER = struct.Struct("<BBqqqIIII")
-_IS_PLAIN = 1
+_HEADER = struct.Struct("<BqqqIIII")
 _ACTION = struct.Struct("<qI")
 
 
@@ -29,8 +29,7 @@ class Waiting:
     offset: int = 0
     value: bytes = b""
     message: pb.Impression | None = None
-    # Each row of each sparse column has exactly one fid.
-    is_plain: bool = False
+    flat: FlatColumns | None = None
 
     def impression(self) -> pb.Impression:
         """Return the parsed impression."""
@@ -38,6 +37,12 @@ class Waiting:
             assert self.value, self.request.request_id
             self.message = pb.Impression.FromString(self.value)
         return self.message
+
+    def flat_columns(self, layouts: Layouts) -> FlatColumns | None:
+        """Return the impression's features, None where they are not flat."""
+        if self.flat is None:
+            self.flat = layouts.columns_of(self.impression())
+        return self.flat
 
 
 def waiting_prefix(job_name: str, partition: int) -> str:
@@ -52,7 +57,6 @@ def encode_waiting(waiting: Waiting, keep_impression: bool) -> bytes:
     num_candidates = len(request.statuses)
     header = _HEADER.pack(
         _VERSION,
-        _IS_PLAIN if waiting.is_plain else 0,
         request.deadline_ms,
         request.time_ms,
         waiting.offset,
@@ -83,7 +87,7 @@ def decode_waiting(request_id: str, value: bytes) -> Waiting:
 
 
 def _decode(request_id: str, value: bytes) -> Waiting:
-    version, flags, deadline_ms, time_ms, offset, num_candidates, num_late, num_early, length = _HEADER.unpack_from(value)
+    version, deadline_ms, time_ms, offset, num_candidates, num_late, num_early, length = _HEADER.unpack_from(value)
     if version != _VERSION:
         raise WireError(f"waiting request {request_id!r} must be of version {_VERSION}, got {version}")
     at = _HEADER.size
@@ -106,4 +110,4 @@ def _decode(request_id: str, value: bytes) -> Waiting:
         request.early = actions[num_late:]
     if len(value) != at + length:
         raise WireError(f"waiting request {request_id!r} must have {at + length} bytes, got {len(value)}")
-    return Waiting(request, offset, value[at:], None, bool(flags & _IS_PLAIN))
+    return Waiting(request, offset, value[at:])

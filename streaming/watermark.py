@@ -44,6 +44,8 @@ class Watermark:
         self.reached = reached
         self._out_of_order_ms, self._idle_s = out_of_order_ms, idle_s
         self._empty_since_s: list[float | None] = [now_s, now_s]
+        # Newest event time of both sources.
+        self.newest_ms = max((time_ms for time_ms in reached.newest_ms if time_ms is not None), default=None)
 
     def note_read(self, source: Source, num_records: int, now_s: float) -> None:
         """Note that a read of `source` found `num_records`."""
@@ -65,16 +67,11 @@ class Watermark:
                 return f"time_ms must be at most {MAX_JUMP_MS} ms ahead of the newest event {newest_ms}, got {time_ms}"
         reached.refusals[source] = 0
         if newest_ms is None or time_ms > newest_ms:
-            reached.newest_at_ms = wall_ms
+            self.newest_ms, reached.newest_at_ms = time_ms, wall_ms
         of_source = reached.newest_ms[source]
         if of_source is None or time_ms > of_source:
             reached.newest_ms[source] = time_ms
         return None
-
-    @property
-    def newest_ms(self) -> int | None:
-        """Newest event time of both sources."""
-        return max((time_ms for time_ms in self.reached.newest_ms if time_ms is not None), default=None)
 
     def is_ahead(self, source: Source) -> bool:
         """Return whether `source` is ahead of the other, which has more to read: reading on in it would only fill the store."""
