@@ -28,8 +28,8 @@ _RESOLVE_TIMEOUT_S = 600.0  # 44 MB from the registry
 _JAVA_FLAGS = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
 _CLUSTER_ID = "bW9ub2xpdGgtcHkta3JhZg"
 
-# Nothing expires by age: records carry event time, which may be years ago. With the default session timeout of 9 s a killed broker needs
-# 14 s to be let in again, with this one 6 s.
+# Nothing expires by age: the demo and the tests trim what they no longer need. With the default session timeout of 9 s a killed broker
+# needs 14 s to be let in again, with this one 6 s.
 _PROPERTIES = """\
 process.roles=broker,controller
 node.id=1

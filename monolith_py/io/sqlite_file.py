@@ -31,13 +31,13 @@ def path_of_url(url: str) -> Path:
     return Path(url[len(_SCHEME) :])
 
 
-def connect(path: Path, *, create: bool) -> sqlite3.Connection:
+def connect(path: Path, *, create: bool, busy_timeout_s: float = BUSY_TIMEOUT_S) -> sqlite3.Connection:
     """Return a connection to the database at `path` in autocommit mode, usable from any one thread at a time.
 
     Without `create` an absent file is an error instead of an empty database.
     """
     uri = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
-    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(uri, uri=True, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
     try:
         if create:
             connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")

@@ -11,16 +11,18 @@ record at or after a time is always a peak, so looking up a time is one index se
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from monolith_py.errors import LogError, OffsetTrimmed, TopicMissing
 from monolith_py.io.log import Record, check_append, check_read, check_topic, is_topic_name
-from monolith_py.io.sqlite_file import connect, mapped_errors, transaction
+from monolith_py.io.sqlite_file import BUSY_TIMEOUT_S, connect, mapped_errors, transaction
 
 _SCHEMA = """
 CREATE TABLE record (offset INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, value BLOB NOT NULL);
@@ -51,8 +53,9 @@ class SqliteLog:
     (2, [b'a', b'b'])
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self._path = Path(path)
+    def __init__(self, path: str | Path, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
+        self._path, self._busy_timeout_s = Path(path), busy_timeout_s
+        self._closed = False
         self._lock = threading.Lock()
         self._partitions: dict[str, list[_Partition]] = {}
         with mapped_errors(LogError, self._path):
@@ -66,7 +69,7 @@ class SqliteLog:
             if folder.exists():
                 return
             # The topic appears whole or not at all: other processes may be looking, or creating it too.
-            staging = self._path / f"~{os.getpid()}-{threading.get_ident()}"
+            staging = self._path / f"~{secrets.token_hex(8)}"
             staging.mkdir()
             try:
                 for partition in range(num_partitions):
@@ -137,6 +140,7 @@ class SqliteLog:
     def close(self) -> None:
         """Close all files."""
         with self._lock:
+            self._closed = True
             for partitions in self._partitions.values():
                 for partition in partitions:
                     partition.close()
@@ -144,12 +148,14 @@ class SqliteLog:
 
     def _topic(self, topic: str) -> list[_Partition]:
         with self._lock:
+            if self._closed:
+                raise LogError(f"{self._path}: the log is closed")
             partitions = self._partitions.get(topic)
             if partitions is None:
                 files = sorted((self._path / topic).glob("*.db")) if is_topic_name(topic) else []
                 if not files:
                     raise TopicMissing(topic)
-                partitions = self._partitions[topic] = [_Partition(file) for file in files]
+                partitions = self._partitions[topic] = [_Partition(file, self._busy_timeout_s) for file in files]
             return partitions
 
     def _partition(self, topic: str, partition: int) -> _Partition:
@@ -162,30 +168,28 @@ class SqliteLog:
 class _Partition:
     """One partition's file, with one connection for appends and one for reads, each used by one thread at a time."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, busy_timeout_s: float) -> None:
+        self._path, self._busy_timeout_s = path, busy_timeout_s
         self._write_lock, self._read_lock = threading.Lock(), threading.Lock()
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
+        self._closed = False
 
     def append(self, values: Sequence[bytes], time_ms: int) -> int:
-        with self._write_lock, mapped_errors(LogError, self._path):
-            self._writer = self._writer or connect(self._path, create=False)
-            with transaction(self._writer):
-                end = _bounds(self._writer)[1]
-                if values:
-                    rows = ((offset, time_ms, value) for offset, value in enumerate(values, start=end))
-                    self._writer.executemany("INSERT INTO record VALUES (?, ?, ?)", rows)
-                    (peak,) = self._writer.execute("SELECT max(time_ms) FROM peak").fetchone()
-                    if peak is None or time_ms > peak:
-                        self._writer.execute("INSERT INTO peak VALUES (?, ?)", (time_ms, end))
+        with self._writing() as writer, transaction(writer):
+            end = _bounds(writer)[1]
+            if values:
+                rows = ((offset, time_ms, value) for offset, value in enumerate(values, start=end))
+                writer.executemany("INSERT INTO record VALUES (?, ?, ?)", rows)
+                (peak,) = writer.execute("SELECT max(time_ms) FROM peak").fetchone()
+                if peak is None or time_ms > peak:
+                    writer.execute("INSERT INTO peak VALUES (?, ?)", (time_ms, end))
         return end + len(values)
 
     def rows(self, offset: int, max_records: int) -> list[tuple[int, int, bytes]]:
         """Return (offset, time_ms, value) of the records from `offset` on; none where records at `offset` are gone."""
-        with self._read_lock, mapped_errors(LogError, self._path):
-            self._reader = self._reader or connect(self._path, create=False)
-            cursor = self._reader.execute(
+        with self._reading() as reader:
+            cursor = reader.execute(
                 "SELECT offset, time_ms, value FROM record WHERE offset >= ? ORDER BY offset LIMIT ?", (offset, max_records)
             )
             rows, num_bytes = [], 0
@@ -199,17 +203,15 @@ class _Partition:
 
     def bounds(self) -> tuple[int, int]:
         """Return (start offset, end offset)."""
-        with self._read_lock, mapped_errors(LogError, self._path):
-            self._reader = self._reader or connect(self._path, create=False)
-            return _bounds(self._reader)
+        with self._reading() as reader:
+            return _bounds(reader)
 
     def offset_at(self, time_ms: int) -> int:
-        with self._read_lock, mapped_errors(LogError, self._path):
-            self._reader = self._reader or connect(self._path, create=False)
-            start, end = _bounds(self._reader)
-            row = self._reader.execute("SELECT offset FROM peak WHERE time_ms >= ? ORDER BY time_ms LIMIT 1", (time_ms,)).fetchone()
+        with self._reading() as reader:
+            start, end = _bounds(reader)
+            row = reader.execute("SELECT offset FROM peak WHERE time_ms >= ? ORDER BY time_ms LIMIT 1", (time_ms,)).fetchone()
             if row and row[0] < start:  # the peak is trimmed: the next record late enough need not be a peak
-                row = self._reader.execute(
+                row = reader.execute(
                     "SELECT offset FROM record WHERE offset >= ? AND time_ms >= ? ORDER BY offset LIMIT 1", (start, time_ms)
                 ).fetchone()
         return int(row[0]) if row else end
@@ -217,26 +219,42 @@ class _Partition:
     def trim(self, before_offset: int) -> None:
         """Move the start first, in one step, then delete what lies before it in small steps."""
         while True:
-            with self._write_lock, mapped_errors(LogError, self._path):
-                self._writer = self._writer or connect(self._path, create=False)
-                with transaction(self._writer):
-                    start, end = _bounds(self._writer)
-                    start = max(start, min(before_offset, end))
-                    self._writer.execute("UPDATE bounds SET start_offset = ?", (start,))
-                    # The last trimmed peak stays: it tells a look-up at or before its time that the answer need not be a peak.
-                    self._writer.execute("DELETE FROM peak WHERE offset < (SELECT max(offset) FROM peak WHERE offset < ?)", (start,))
-                    (oldest,) = self._writer.execute("SELECT min(offset) FROM record").fetchone()
-                    if oldest is None or oldest >= start:
-                        return
-                    stop = min(start, oldest + _TRIM_RECORDS)
-                    self._writer.execute("DELETE FROM record WHERE offset < ?", (stop,))
+            with self._writing() as writer, transaction(writer):
+                start, end = _bounds(writer)
+                start = max(start, min(before_offset, end))
+                writer.execute("UPDATE bounds SET start_offset = ?", (start,))
+                # The last trimmed peak stays: it tells a look-up at or before its time that the answer need not be a peak.
+                writer.execute("DELETE FROM peak WHERE offset < (SELECT max(offset) FROM peak WHERE offset < ?)", (start,))
+                (oldest,) = writer.execute("SELECT min(offset) FROM record").fetchone()
+                if oldest is None or oldest >= start:
+                    return
+                stop = min(start, oldest + _TRIM_RECORDS)
+                writer.execute("DELETE FROM record WHERE offset < ?", (stop,))
 
     def close(self) -> None:
         with self._write_lock, self._read_lock:
+            self._closed = True
             for connection in (self._writer, self._reader):
                 if connection is not None:
                     connection.close()
             self._writer = self._reader = None
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._write_lock, mapped_errors(LogError, self._path):
+            self._writer = self._writer or self._open()
+            yield self._writer
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._read_lock, mapped_errors(LogError, self._path):
+            self._reader = self._reader or self._open()
+            yield self._reader
+
+    def _open(self) -> sqlite3.Connection:
+        if self._closed:
+            raise LogError(f"{self._path}: the log is closed")
+        return connect(self._path, create=False, busy_timeout_s=self._busy_timeout_s)
 
 
 def _bounds(connection: sqlite3.Connection) -> tuple[int, int]:

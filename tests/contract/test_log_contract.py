@@ -211,7 +211,7 @@ def test_a_time_is_looked_up_among_times_out_of_order(log: Log, topic: str) -> N
         times += [time_ms] * count
     for start in (0, 1, 30, 31, 33, len(times)):
         log.trim(topic, 0, start)
-        for time_ms in range(900, 1_500, 13):
+        for time_ms in range(900, 1_500, 37):
             expected = next((offset for offset in range(start, len(times)) if times[offset] >= time_ms), len(times))
             assert log.offset_at(topic, 0, time_ms) == expected, (start, time_ms)
 
@@ -223,6 +223,17 @@ def test_an_appended_record_is_there_after_reopening(url: str, topic: str, make_
     second = make_log(url)
     assert second.append(topic, [b"b"], time_ms=1) == 2
     assert values(second, topic) == [b"a", b"b"]
+
+
+def test_a_closed_log_is_an_error(log: Log, topic: str) -> None:
+    log.append(topic, [b"a"], time_ms=1)
+    log.read(topic, 0, 0, 1)
+    log.close()
+    log.close()
+    with pytest.raises(LogError, match="the log is closed"):
+        log.append(topic, [b"b"], time_ms=1)
+    with pytest.raises(LogError, match="the log is closed"):
+        log.read(topic, 0, 0, 1)
 
 
 def test_threads_append_without_loss_and_each_in_its_order(log: Log, topic: str) -> None:
