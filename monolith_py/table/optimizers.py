@@ -5,7 +5,7 @@ Letters: g the row's gradient (summed over the batch), w its weights, D the row'
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import ClassVar
 
 from monolith_py.config import SparseOptimizerConfig
@@ -78,4 +78,4 @@ def optimizer_from(config: SparseOptimizerConfig) -> Optimizer:
     """Return the rule that the settings describe; settings that the rule does not know are left out."""
     rule = {cls.kind: cls for cls in (Sgd, Adagrad, RowwiseAdagrad, Adam, Ftrl)}[config.kind]
     settings = config.model_dump()
-    return rule(**{name: settings[name] for name in rule.__dataclass_fields__ if name in settings})
+    return rule(**{field.name: settings[field.name] for field in fields(rule) if field.name in settings})
