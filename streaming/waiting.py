@@ -82,7 +82,7 @@ def decode_waiting(request_id: str, value: bytes) -> Waiting:
     """
     try:
         return _decode(request_id, value)
-    except struct.error as error:
+    except (struct.error, WireError) as error:
         raise WireError(f"waiting request {request_id!r} must be whole, got {len(value)} bytes: {error}") from None
 
 
