@@ -156,6 +156,7 @@ size_t check_bags(const std::vector<Table*>& tables, const std::vector<bool>& me
 }  // namespace
 
 NB_MODULE(_core, m) {
+    nb::set_leak_warnings(false);  // what lives until the interpreter ends is no leak
     using namespace nb::literals;
     m.attr("NO_ROW") = kNoRow;
     nb::exception<SnapshotError>(m, "SnapshotError", PyExc_OSError);

@@ -1,0 +1,40 @@
+"""What a batch of examples teaches: the summed loss over tasks.
+
+Letters: B examples, T tasks.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from monolith_py.example import ExampleBatch, ExampleKind
+
+
+class TaskLoss:
+    """Binary cross-entropy of every task, weighted, summed over the batch.
+
+    An example that was kept with probability r stands for 1 / r of its kind, so its loss weighs 1 / r: the expected gradient is that of
+    the whole stream, for every task at once, and the served probability needs no correction. (The shift of the logit by log r that Monolith
+    B9 and Wang et al., arXiv 2110.13048, use instead is right for one task only: here an example is sampled by all its labels together.)
+
+    A RETRACTION takes a negative back and teaches the positive: logit gradient (p - 1) - p = -1 for the tasks labelled 1, none for others.
+    """
+
+    def __init__(self, tasks: tuple[str, ...], weights: tuple[float, ...]) -> None:
+        self._tasks = tasks
+        self._weights = torch.tensor(weights, dtype=torch.float32)
+
+    def labels(self, examples: ExampleBatch) -> Tensor:
+        """Return labels, float32 (B, T), tasks in the order of the schema; a task that the examples lack raises KeyError."""
+        return torch.stack([torch.from_numpy(examples.labels[task]) for task in self._tasks], dim=1)
+
+    def __call__(self, logits: Tensor, labels: Tensor, examples: ExampleBatch) -> Tensor:
+        """Return the summed loss, a scalar, of float32 logits (B, T)."""
+        weights = 1.0 / torch.from_numpy(examples.sample_rates).unsqueeze(1) * self._weights  # (B, T)
+        losses = binary_cross_entropy_with_logits(logits, labels, reduction="none")
+        retractions = torch.from_numpy(examples.kinds == ExampleKind.RETRACTION).unsqueeze(1)
+        if bool(retractions.any()):
+            losses = torch.where(retractions, -logits * labels, losses)
+        return (losses * weights).sum()

@@ -1,0 +1,71 @@
+"""Progressive metrics: of predictions made before the model learnt from their example.
+
+Letters: n predictions.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+import numpy.typing as npt
+
+from monolith_py.example import FloatArray
+
+Float64Array = npt.NDArray[np.float64]
+
+
+def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
+    """Return the probability that a positive scores above a negative, ties counting half; NaN where one of the two is absent."""
+    positive = np.asarray(labels) > 0.5
+    num_positive, num_negative = int(positive.sum()), int((~positive).sum())
+    if num_positive == 0 or num_negative == 0:
+        return float("nan")
+    _, places, counts = np.unique(np.asarray(scores), return_inverse=True, return_counts=True)
+    mean_ranks = np.cumsum(counts) - (counts - 1) / 2.0
+    rank_sum = float(mean_ranks[places[positive]].sum())
+    return (rank_sum - num_positive * (num_positive + 1) / 2.0) / (num_positive * num_negative)
+
+
+def logloss(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
+    """Return the mean binary cross-entropy in nats, probabilities kept within [1e-7, 1 - 1e-7]; NaN for no prediction."""
+    y = np.asarray(labels, np.float64)
+    p = np.clip(np.asarray(probabilities, np.float64), 1e-7, 1.0 - 1e-7)
+    return float(-(y * np.log(p) + (1.0 - y) * np.log1p(-p)).mean()) if len(y) else float("nan")
+
+
+def normalized_entropy(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
+    """Return the logloss over that of always predicting the mean label (He et al. 2014, equation 1); NaN where labels are all equal."""
+    y = np.asarray(labels, np.float64)
+    rate = float(y.mean()) if len(y) else 0.0
+    if rate in (0.0, 1.0):
+        return float("nan")
+    return logloss(y, probabilities) / logloss(y, np.full(len(y), rate))
+
+
+def calibration(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
+    """Return the mean prediction over the mean label; NaN where no label is positive."""
+    total = float(np.asarray(labels, np.float64).sum())
+    return float(np.asarray(probabilities, np.float64).sum()) / total if total else float("nan")
+
+
+class ProgressiveWindow:
+    """The last `size` predictions of one task and their labels, oldest whole batches dropped first."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._batches: deque[tuple[FloatArray, FloatArray]] = deque()
+        self._num = 0
+
+    def add(self, labels: FloatArray, probabilities: FloatArray) -> None:
+        """Add a batch: labels and probabilities, float32 (n,)."""
+        self._batches.append((labels, probabilities))
+        self._num += len(labels)
+        while self._num - len(self._batches[0][0]) >= self._size:
+            self._num -= len(self._batches.popleft()[0])
+
+    def values(self) -> tuple[FloatArray, FloatArray]:
+        """Return all labels and probabilities in the window, in order."""
+        if not self._batches:
+            return np.empty(0, np.float32), np.empty(0, np.float32)
+        return np.concatenate([b[0] for b in self._batches]), np.concatenate([b[1] for b in self._batches])

@@ -1,0 +1,147 @@
+"""One training step after the other: predict, measure, learn.
+
+Letters: B examples, T tasks.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monolith_py import observe
+from monolith_py.batch import make_batch
+from monolith_py.config import JobConfig
+from monolith_py.errors import MonolithError
+from monolith_py.example import ExampleBatch, ExampleKind, FloatArray
+from monolith_py.features import Schema
+from monolith_py.model import RankModel, build_model
+from monolith_py.table import EmbeddingBags
+from monolith_py.training.loss import TaskLoss
+from monolith_py.training.metrics import ProgressiveWindow, auc, calibration, normalized_entropy
+
+_logger = logging.getLogger(__name__)
+
+_METRIC_WINDOW = 20_000  # predictions
+_METRIC_INTERVAL = 100  # batches
+
+
+class PoisonedBatch(MonolithError):
+    """A batch whose loss or gradient is not finite: it was not learnt."""
+
+
+class Trainer:
+    """The model of a job and what learns it: bags, towers, Adam, progressive metrics.
+
+    `step` is the whole of online learning: the prediction comes before the update, so metrics are progressive. Rows learn from the
+    summed gradient of the batch, as each example would alone; towers from its mean, at the rate of `DenseOptimizerConfig`.
+    """
+
+    def __init__(self, job: JobConfig) -> None:
+        self.schema = Schema.of(job)
+        self.bags = EmbeddingBags.of(self.schema, job.optimizer.sparse, job.seed)
+        self.model: RankModel = build_model(self.schema, job.model, job.seed)
+        dense = job.optimizer.dense
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=dense.lr, betas=(dense.beta1, dense.beta2), eps=dense.eps, foreach=True
+        )
+        self.num_examples = 0
+        self.num_batches = 0
+        self.watermark_ms = 0
+        self._dense_config = dense
+        self._evict_interval_s, self._evict_due_s = job.trainer.evict_interval_s, 0.0
+        self._loss = TaskLoss(self.schema.tasks, tuple(task.weight for task in job.tasks))
+        self._windows = {task: ProgressiveWindow(_METRIC_WINDOW) for task in self.schema.tasks}
+
+    def step(self, examples: ExampleBatch) -> FloatArray:
+        """Predict, then learn; return the probabilities predicted before learning, float32 (B, T).
+
+        Raises:
+            PoisonedBatch: prediction, loss or gradient is not finite; nothing was learnt.
+            WireError: the examples do not fit the schema; nothing was learnt.
+        """
+        batch = make_batch(examples.features, self.schema)
+        missing = [task for task in self.schema.tasks if task not in examples.labels]
+        if missing:
+            raise PoisonedBatch(f"examples.labels must have every task, got none for {missing}")
+        labels = self._loss.labels(examples)
+        watermark_ms = max(self.watermark_ms, int(examples.times_ms.max()))
+        self.bags.now_s = watermark_ms // 1000
+        self.model.train()
+        pooled = self.bags(batch.sparse()).values()
+        logits = self.model(pooled, torch.from_numpy(batch.dense))
+        loss = self._loss(logits, labels, examples)
+        if not bool(torch.isfinite(loss)):
+            raise PoisonedBatch(f"loss must be finite, got {float(loss)}")
+        self._learn(loss, len(examples))
+        probabilities: FloatArray = torch.sigmoid(logits.detach()).numpy()
+        self.watermark_ms = watermark_ms
+        self.num_examples += len(examples)
+        self.num_batches += 1
+        self._measure(examples, labels, probabilities)
+        self._evict()
+        return probabilities
+
+    def export_towers(self) -> dict[str, Tensor]:
+        """Return copies of all that is dense: what replicas need beside the rows."""
+        return {name: value.detach().clone().contiguous() for name, value in self.model.state_dict().items()}
+
+    def resume(self, *, num_batches: int, num_examples: int, watermark_ms: int) -> None:
+        """Go on counting from what a checkpoint holds; rows, towers and Adam's state are restored by the checkpoint itself."""
+        self.num_batches, self.num_examples, self.watermark_ms = num_batches, num_examples, watermark_ms
+        self._evict_due_s = self._sweep_time_s()
+
+    def _sweep_time_s(self) -> float:
+        """Return the last time to sweep, event time: a multiple of the interval, so that it depends on the stream alone."""
+        now_s = self.watermark_ms // 1000
+        return now_s - now_s % self._evict_interval_s
+
+    def _learn(self, loss: Tensor, num_examples: int) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        try:
+            loss.backward()  # type: ignore[no-untyped-call]  # rows are updated in here
+        except FloatingPointError as error:
+            raise PoisonedBatch(str(error)) from None
+        parameters = list(self.model.parameters())
+        torch._foreach_div_([p.grad for p in parameters if p.grad is not None], float(num_examples))
+        config = self._dense_config
+        if config.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.lr * num_examples / config.reference_batch
+        self.optimizer.step()
+
+    def _measure(self, examples: ExampleBatch, labels: Tensor, probabilities: FloatArray) -> None:
+        labelled = examples.kinds == ExampleKind.LABELLED
+        for place, task in enumerate(self.schema.tasks):
+            self._windows[task].add(labels.numpy()[labelled, place], probabilities[labelled, place])
+        observe.EXAMPLES_TRAINED.inc(len(examples))
+        observe.BATCHES_TRAINED.inc()
+        if self.num_batches % _METRIC_INTERVAL == 0:
+            self.report()
+
+    def report(self) -> None:
+        """Set the gauges of progressive metrics and tables."""
+        for task, window in self._windows.items():
+            task_labels, task_scores = window.values()
+            observe.PROGRESSIVE_AUC.labels(task=task).set(auc(task_labels, task_scores))
+            observe.PROGRESSIVE_NE.labels(task=task).set(normalized_entropy(task_labels, task_scores))
+            observe.CALIBRATION_RATIO.labels(task=task).set(calibration(task_labels, task_scores))
+        for name, table in self.bags.tables.items():
+            stats = table.stats()
+            observe.TABLE_ROWS.labels(table=name).set(stats.rows)
+            observe.TABLE_BYTES.labels(table=name).set(stats.bytes)
+            observe.TABLE_ADMITTED.labels(table=name).set(stats.admitted)
+            observe.TABLE_FILTERED.labels(table=name).set(stats.filtered)
+            observe.TABLE_EVICTED.labels(table=name).set(stats.evicted)
+
+    def _evict(self) -> None:
+        """Sweep the tables once every `evict_interval_s` of event time."""
+        due_s = self._sweep_time_s()
+        if due_s > self._evict_due_s:
+            evicted = self.bags.evict(self.watermark_ms // 1000)
+            self._evict_due_s = due_s
+            if num := sum(map(np.size, evicted.values())):
+                _logger.info("evicted %d rows not seen within their time to live", num)
