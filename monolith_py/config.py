@@ -193,7 +193,7 @@ class ServingConfig(Config):
     max_staleness_s: Annotated[float, Field(ge=0)] = 0.0
     # File that gets a line "time_ms age_s rows" for each training step whose rows became servable.
     freshness_log: str | None = None
-    # File that gets the port once the server listens (port 0 takes a free one).
+    # File that gets the port once the replica can rank (port 0 takes a free one).
     port_file: str | None = None
 
 

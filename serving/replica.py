@@ -20,7 +20,7 @@ from monolith_py.model import build_model
 from monolith_py.observe import DELTAS_APPLIED, REPLICA_FAULTS, REPLICA_LOADS, ROWS_APPLIED, STALENESS_S, TABLE_BYTES, TABLE_ROWS
 from monolith_py.sync import Delta, RowEncoding, Subscriber, pack_rows
 from monolith_py.table import EmbeddingTable
-from monolith_py.training.checkpoint import CheckpointMeta, newest_checkpoint, read_meta
+from monolith_py.training import CheckpointMeta, newest_checkpoint, read_meta
 from serving.freshness import Freshness
 from serving.model_state import ModelState, with_weights
 from serving.replica_table import ReplicaTable
@@ -87,13 +87,11 @@ class Replica:
 
     def load_newest(self) -> bool:
         """Load the newest checkpoint if it is not the one loaded last, and return whether it was. The old state serves meanwhile."""
-        path = newest_checkpoint(Path(self._job.trainer.checkpoint_dir))
-        if path is None:
-            return False
         try:
-            meta = read_meta(path)
-            if self._loaded == (path, meta.saved_ms):
+            path = self._newest()
+            if path is None:
                 return False
+            meta = read_meta(path)
             state = self._restore(path, meta)
         except (CheckpointError, FileNotFoundError) as error:
             logger.warning("checkpoint not loaded, looking again: %s", error)
@@ -149,6 +147,17 @@ class Replica:
         """Close the freshness file. `follow` must have returned."""
         self._freshness.close()
 
+    def _newest(self) -> Path | None:
+        """Return the newest checkpoint, None where there is none or it is the one loaded last."""
+        directory = Path(self._job.trainer.checkpoint_dir)
+        newest = max(directory.glob("step-*"), default=None)
+        if newest is None or (self._loaded is not None and self._loaded == (newest, read_meta(newest).saved_ms)):
+            return None  # without reading all of it again, which `newest_checkpoint` does to verify it
+        path = newest_checkpoint(directory)
+        if path is None or self._loaded == (path, read_meta(path).saved_ms):
+            return None
+        return path
+
     def _give_up(self, error: Exception) -> None:
         self._subscriber = None
         REPLICA_FAULTS.labels(reason=type(error).__name__).inc()
@@ -164,6 +173,8 @@ class Replica:
 
     def _restore(self, path: Path, meta: CheckpointMeta) -> ModelState:
         """Return the state that the checkpoint at `path` holds."""
+        if meta.job != self._job.name:
+            raise CheckpointError(f"{path}: is of job {meta.job!r}, expected {self._job.name!r}")
         table = ReplicaTable(self._schema.features, self._encoding, self._device)
         for name in self._schema.sparse_names:
             fids, weights = EmbeddingTable.restore(path / "tables" / f"{name}.table").export_rows()

@@ -134,11 +134,12 @@ def _serve(service: RankingService, replica: Replica, config: ServingConfig, sto
     _set_health(health_servicer, serving=False)
     server.start()
     logger.info("listening on %s:%d", config.host, port)
-    if config.port_file is not None:
-        _write_whole(Path(config.port_file), str(port))
     try:
-        healthy = False
+        healthy = announced = False
         while not stop.wait(_HEALTH_INTERVAL_S):
+            if replica.is_ready and not announced and config.port_file is not None:
+                _write_whole(Path(config.port_file), str(port))
+                announced = True
             now_healthy = _is_healthy(replica, config)
             if now_healthy != healthy:
                 healthy = now_healthy
