@@ -1,0 +1,268 @@
+"""The replica as a real process: before and after its first checkpoint, good and bad requests, following updates, a clean stop."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from monolith_py.clock import SystemClock
+from monolith_py.config import load_job
+from monolith_py.errors import RankFailed
+from monolith_py.example import ExampleBatch, FeatureColumns, SparseColumn
+from monolith_py.io import open_kv, open_log
+from monolith_py.io.codec import decode_impression, encode_features
+from monolith_py.io.topics import Topics, create_topics
+from monolith_py.pb import ranking_pb2, ranking_pb2_grpc
+from monolith_py.sync import Publisher
+from monolith_py.training import CheckpointMeta, Trainer, save_checkpoint
+from serving.client import RankClient
+
+SERVICE = "monolith.v1.Ranking"
+TOML = """
+name = "replica"
+[log]
+url = "sqlite:///{folder}/log"
+partitions = 3
+[kv]
+url = "sqlite:///{folder}/kv.db"
+[[features]]
+name = "user_id"
+source = "user_id"
+[[features]]
+name = "city"
+source = "user"
+[[features]]
+name = "item_id"
+source = "item_id"
+[[features]]
+name = "tab"
+source = "context"
+[[tasks]]
+name = "click"
+action = "click"
+[model]
+tower = [16]
+precision = "fp32"
+[trainer]
+checkpoint_dir = "{folder}/checkpoints"
+[sync]
+encoding = "fp32"
+[serving]
+port = {port}
+port_file = "{folder}/port"
+max_candidates = 50
+checkpoint_poll_s = 0.1
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "job.toml"
+    path.write_text(TOML.format(folder=tmp_path, port=free_port()))
+    return path
+
+
+@pytest.fixture
+def serve(config: Path, tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Return a function that starts the replica; its log lines go to a file beside the config."""
+    children = []
+
+    def start() -> subprocess.Popen[str]:
+        with (tmp_path / "stderr").open("a") as stderr:
+            command = [sys.executable, "-m", "monolith_py.cli", "serve", "--config", str(config)]
+            children.append(subprocess.Popen(command, stderr=stderr, text=True))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.kill()
+        child.wait()
+
+
+def wait_until(condition: Callable[[], bool], what: str, limit_s: float = 60.0) -> None:
+    clock = SystemClock()
+    deadline_s = clock.monotonic_s() + limit_s
+    while not condition():
+        assert clock.monotonic_s() < deadline_s, f"waited {limit_s} s until {what}"
+        clock.sleep(0.02)
+
+
+def failure_of(client: RankClient, item_ids: list[int], **arguments: object) -> tuple[str, str]:
+    with pytest.raises(RankFailed) as caught:
+        client.rank(1, item_ids, **arguments)
+    return caught.value.code, caught.value.details
+
+
+class Home:
+    """The trainer's side of the job: its tables, its publisher, and what a user of the replica sees."""
+
+    def __init__(self, config: Path, stack: list[Callable[[], None]]) -> None:
+        self.job = job = load_job(config)
+        self.topics = Topics.of(job.log)
+        self.log = open_log(job.log.url)
+        stack.append(self.log.close)
+        create_topics(self.log, job.log)
+        self.trainer = Trainer(job)
+        self.publisher = Publisher(
+            self.log, self.topics.updates, self.trainer.bags.tables, self.trainer.export_towers, job.sync, SystemClock(), generation=1
+        )
+        stack.append(self.publisher.close)
+        address = f"127.0.0.1:{job.serving.port}"
+        self.client = RankClient(address)
+        stack.append(self.client.close)
+        self.channel = grpc.insecure_channel(address)
+        stack.append(self.channel.close)
+
+    def learn(self, num_steps: int) -> None:
+        """Learn that item 1 is clicked and item 2 is not."""
+        for _ in range(num_steps):
+            size = 32
+            items = np.tile(np.array([1, 2], np.int64), size // 2)
+            columns = FeatureColumns(size, {"item_id": SparseColumn(items, np.ones(size, np.int32))})
+            names = tuple(str(row) for row in range(size))
+            times, kinds = np.full(size, 1000), np.zeros(size, np.uint8)
+            self.trainer.step(
+                ExampleBatch(names, items, times, kinds, np.ones(size, np.float32), {"click": (items == 1).astype(np.float32)}, columns)
+            )
+            self.publisher.note_step(self.trainer.bags.rows_touched)
+
+    def save(self) -> None:
+        end = self.publisher.flush(0)
+        generation, next_seq = self.publisher.position
+        meta = CheckpointMeta("replica", self.trainer.num_batches, 0, generation, next_seq, end, {}, 0, SystemClock().now_ms())
+        save_checkpoint(Path(self.job.trainer.checkpoint_dir), self.trainer, meta, keep=2)
+
+    def health(self) -> str:
+        request = health_pb2.HealthCheckRequest(service=SERVICE)
+        try:
+            status = health_pb2_grpc.HealthStub(self.channel).Check(request, timeout=5).status
+        except grpc.RpcError as error:
+            return error.code().name
+        return health_pb2.HealthCheckResponse.ServingStatus.Name(status)
+
+    def impressions(self) -> dict:
+        found = {}
+        for partition in range(self.job.log.partitions):
+            for record in self.log.read(self.topics.impressions, partition, 0, 1000):
+                impression = decode_impression(record.value)
+                found[impression.request_id] = impression
+        return found
+
+
+@pytest.fixture
+def home(config: Path) -> Iterator[Home]:
+    stack: list[Callable[[], None]] = []
+    yield Home(config, stack)
+    for close in reversed(stack):
+        close()
+
+
+def test_a_replica_from_start_to_clean_stop(home: Home, serve, tmp_path: Path):
+    kv = open_kv(home.job.kv.url)
+    city = FeatureColumns(1, {"city": SparseColumn(np.array([44], np.int64), np.array([1], np.int32))})
+    kv.write({"user:1": encode_features(city)})
+    kv.close()
+
+    child = serve()
+    wait_until(lambda: home.health() == "NOT_SERVING", "it listens")
+    code, details = failure_of(home.client, [1, 2])
+    assert code == "UNAVAILABLE" and "no checkpoint" in details
+    assert not (tmp_path / "port").exists()
+
+    home.save()
+    wait_until(lambda: home.health() == "SERVING", "it serves")
+    assert (tmp_path / "port").read_text() == str(home.job.serving.port)
+    assert services(home) >= {SERVICE, "grpc.health.v1.Health"}
+
+    first = home.client.rank(1, [1, 2, 2], context={"tab": [5, 6]}, request_id="first", time_ms=1234)
+    assert (first.request_id, first.task_names, first.scores.shape) == ("first", ("click",), (3, 1))
+    assert ((first.scores > 0) & (first.scores < 1)).all() and first.scores[1] == first.scores[2]
+    check_bad_requests(home)
+    check_updates(home, first.model_version)
+    check_stop(home, child, first)
+    log_lines = (tmp_path / "stderr").read_text()
+    assert f"listening on 127.0.0.1:{home.job.serving.port}" in log_lines and "Traceback" not in log_lines
+
+
+def check_bad_requests(home: Home) -> None:
+    assert failure_of(home.client, []) == ("INVALID_ARGUMENT", "item_ids must have 1 to 50 candidates, got 0")
+    assert failure_of(home.client, [1] * 51) == ("INVALID_ARGUMENT", "item_ids must have 1 to 50 candidates, got 51")
+    assert failure_of(home.client, [1], time_ms=-5) == ("INVALID_ARGUMENT", "time_ms must be >= 0, got -5")
+    assert failure_of(home.client, [1], context={"city": [1]}) == (
+        "INVALID_ARGUMENT",
+        "context must hold features among ['tab'], got ['city']",
+    )
+    assert failure_of(home.client, [1], timeout_s=-1.0)[0] == "DEADLINE_EXCEEDED"
+    damaged = ranking_pb2.RankRequest(item_ids=[1])
+    damaged.context.sparse.add(name="tab", fids=[1, 2])
+    with pytest.raises(grpc.RpcError) as caught:
+        ranking_pb2_grpc.RankingStub(home.channel).Rank(damaged, timeout=5)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def check_updates(home: Home, old_version: str) -> None:
+    """What the trainer learns is ranked with a moment later."""
+    home.learn(30)
+    home.publisher.flush(0)
+    wait_until(lambda: home.client.rank(9, [1]).model_version == "{}.{}".format(*home.publisher.position), "the update arrives")
+    assert old_version != home.client.rank(9, [1]).model_version
+    futures = [home.client.rank_async(9, [1, 2], timeout_s=10.0) for _ in range(40)]
+    for future in futures:
+        liked, ignored = future.result().scores[:, 0]
+        assert liked > ignored + 0.1
+
+
+def check_stop(home: Home, child: subprocess.Popen[str], first) -> None:
+    """A stop finishes the requests at hand and logs every impression that was served."""
+    last = home.client.rank(1, [2], request_id="last")
+    child.terminate()
+    assert child.wait(30) == 0
+    assert home.health() == "UNAVAILABLE"
+    impressions = home.impressions()
+    assert {"first", "last"} <= impressions.keys()
+    impression = impressions["first"]
+    assert (impression.time_ms, impression.user_id, impression.item_ids.tolist()) == (1234, 1, [1, 2, 2])
+    assert {name: column.fids.tolist() for name, column in impression.shared.sparse.items()} == {
+        "user_id": [1],
+        "city": [44],
+        "tab": [5, 6],
+    }
+    assert impression.candidates.sparse["item_id"].fids.tolist() == [1, 2, 2]
+    np.testing.assert_array_equal(impression.scores, first.scores)
+    np.testing.assert_array_equal(impressions["last"].scores, last.scores)
+    assert (impression.task_names, impression.model_version) == (("click",), first.model_version)
+
+
+def services(home: Home) -> set[str]:
+    stub = reflection_pb2_grpc.ServerReflectionStub(home.channel)
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    (response,) = stub.ServerReflectionInfo(iter([request]), timeout=5)
+    return {service.name for service in response.list_services_response.service}
+
+
+def test_a_missing_topic_stops_the_start_with_one_line(serve, tmp_path: Path):
+    assert serve().wait(60) == 1
+    assert "TopicMissing: topic 'updates' does not exist: create it with `monolith topics`" in (tmp_path / "stderr").read_text()
+
+
+def test_a_taken_port_stops_the_start_with_one_line(home: Home, serve, tmp_path: Path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", home.job.serving.port))
+        taken.listen()
+        assert serve().wait(60) == 1
+    assert "ConfigError: serving.host and serving.port must be free to listen on" in (tmp_path / "stderr").read_text()
