@@ -59,14 +59,14 @@ class Intake:
     def read(self, number: int, position: Position, watermark: Watermark, wait_s: float) -> Arrivals:
         """Return the next records of partition `number` and move `position` and `watermark` past them; wait up to `wait_s` for each topic.
 
-        A topic that is ahead of the other in event time is left alone while the other has more to read.
+        A topic that is ahead of the other in event time is left alone while the other has a backlog.
         """
         arrivals = Arrivals()
         for source, topic in self._topics.items():
             if watermark.is_ahead(source):
                 continue
             records = self._next_records(topic, number, source, position, wait_s)
-            watermark.note_read(source, len(records), self._clock.monotonic_s())
+            watermark.note_read(source, len(records), self._max_records, self._clock.monotonic_s())
             self._sort_out(records, source, watermark, arrivals)
         return arrivals
 

@@ -41,7 +41,7 @@ from streaming.watermark import Source, Watermark
 _logger = logging.getLogger(__name__)
 
 # Wall-clock wait for records when a round of reads over all partitions has found none.
-_IDLE_WAIT_S = 0.02
+_IDLE_WAIT_S = 0.05
 # Refused actions that tell of a fault, and go to the dead letters; the others are late, and only counted.
 _FAULTS = {
     Reason.NO_IMPRESSION: "action.request_id must be that of an impression, got none within window_s + out_of_order_s",

@@ -1,5 +1,8 @@
 """Negative sampling without a random generator: whether an example is kept is a pure function of its ids and the rate.
 
+A negative that was sampled away and turns positive late is emitted as a whole example of weight 1: a stream has few positives, and each is
+worth more than an exact rate of negatives. Its other tasks are learnt as negatives a second time, in expectation, by that.
+
 So a joiner that starts again, and a replay, keep the very same examples, and what is kept at a rate is kept at every higher one.
 """
 

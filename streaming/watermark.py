@@ -44,11 +44,13 @@ class Watermark:
         self.reached = reached
         self._out_of_order_ms, self._idle_s = out_of_order_ms, idle_s
         self._empty_since_s: list[float | None] = [now_s, now_s]
+        self._has_backlog = [False, False]
         # Newest event time of both sources.
         self.newest_ms = max((time_ms for time_ms in reached.newest_ms if time_ms is not None), default=None)
 
-    def note_read(self, source: Source, num_records: int, now_s: float) -> None:
-        """Note that a read of `source` found `num_records`."""
+    def note_read(self, source: Source, num_records: int, max_records: int, now_s: float) -> None:
+        """Note that a read of up to `max_records` of `source` found `num_records`."""
+        self._has_backlog[source] = num_records >= max_records
         if num_records:
             self._empty_since_s[source] = None
         elif self._empty_since_s[source] is None:
@@ -74,8 +76,8 @@ class Watermark:
         return None
 
     def is_ahead(self, source: Source) -> bool:
-        """Return whether `source` is ahead of the other, which has more to read: reading on in it would only fill the store."""
-        if self._empty_since_s[1 - source] is not None:
+        """Return whether `source` is ahead of the other, which has a backlog: reading on in it would only fill the store."""
+        if not self._has_backlog[1 - source]:
             return False
         own_ms, other_ms = self.reached.newest_ms[source], self.reached.newest_ms[1 - source]
         return own_ms is not None and other_ms is not None and own_ms > other_ms + self._out_of_order_ms

@@ -19,7 +19,7 @@ def watermark_of(reached: Reached | None = None) -> Watermark:
 
 
 def read(watermark: Watermark, source: Source, *times_ms: int, now_s: float = 100.0) -> None:
-    watermark.note_read(source, len(times_ms), now_s)
+    watermark.note_read(source, len(times_ms), 2, now_s)
     for time_ms in times_ms:
         assert watermark.refusal(source, time_ms, WALL_MS) is None
 
@@ -66,14 +66,22 @@ def test_with_both_topics_idle_it_moves_with_the_wall_clock() -> None:
     assert watermark.advance(120.0) == NOW_MS - 1000 + 8_000
 
 
-def test_a_topic_ahead_of_the_other_waits_while_the_other_has_more() -> None:
+def test_a_topic_ahead_of_the_other_waits_while_the_other_has_a_backlog() -> None:
     watermark = watermark_of()
-    read(watermark, SHOWN, NOW_MS + 1001)
-    read(watermark, ACTED, NOW_MS)
+    read(watermark, SHOWN, NOW_MS, NOW_MS + 1001)
+    read(watermark, ACTED, NOW_MS, NOW_MS)
     assert watermark.is_ahead(SHOWN)
     assert not watermark.is_ahead(ACTED)
-    read(watermark, ACTED)
-    assert not watermark.is_ahead(SHOWN)
+
+
+def test_one_fast_clock_does_not_stop_a_topic_while_the_other_keeps_up() -> None:
+    watermark = watermark_of()
+    read(watermark, SHOWN, NOW_MS, NOW_MS)
+    read(watermark, ACTED, NOW_MS + 20 * 3_600_000)
+    assert watermark.is_ahead(ACTED)
+    read(watermark, SHOWN, NOW_MS + 1)
+    assert not watermark.is_ahead(ACTED)
+    assert watermark.advance(100.0) == NOW_MS + 1 - 1000
 
 
 def test_a_record_far_ahead_of_its_stream_is_refused_and_moves_nothing() -> None:
