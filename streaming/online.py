@@ -63,13 +63,17 @@ class OnlineTraining:
     def run(self, *, stop_at_end: bool) -> None:
         """Train until told to stop, with `stop_at_end` until all that is in the log now is learnt; then write a checkpoint."""
         ends = self._source.ends() if stop_at_end else None
-        while not self._should_stop() and not (ends and self._source.has_reached(ends)):
-            self.step()
+        learning = True
+        while not self._should_stop():
+            # A log may end in offsets without a record (Kafka's), so an empty read ends it too.
+            if ends is not None and (not learning or self._source.has_reached(ends)):
+                break
+            learning = self.step()
         self.checkpoint()
         self._publisher.close()
 
-    def step(self) -> None:
-        """Learn one batch, where there is one; publish and save where due."""
+    def step(self) -> bool:
+        """Learn one batch and return whether there was one; publish and save where due."""
         config = self._job.trainer
         examples = self._source.next_batch(config.batch_size, config.max_wait_s, self._should_stop)
         if examples is not None:
@@ -83,6 +87,7 @@ class OnlineTraining:
         if now_s >= self._lag_due_s:
             self._lag_due_s = now_s + _LAG_INTERVAL_S
             self._report_lag()
+        return examples is not None
 
     def checkpoint(self) -> None:
         """Publish what is pending and write a checkpoint, unless nothing was learnt since the last."""
