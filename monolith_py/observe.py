@@ -97,6 +97,8 @@ IMPRESSIONS_LOST = Counter("monolith_impressions_lost", "Impressions that could 
 def set_up_logging(level: str) -> None:
     """Send log lines of `level` and above to standard error. Entry points alone call this."""
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+    # kafka-python has an INFO line for each step of each connection.
+    logging.getLogger("kafka").setLevel(max(logging.getLevelNamesMapping()[level], logging.WARNING))
 
 
 def serve_metrics(port: int, role: str) -> None:

@@ -1,0 +1,112 @@
+"""The operators' guide, Rolling back: a model that learnt nonsense is replaced by a good checkpoint, and training goes on from there."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from monolith_py.batch import make_batch
+from monolith_py.clock import ManualClock
+from monolith_py.config import JobConfig, parse_job
+from monolith_py.example import ExampleBatch, FeatureColumns, SparseColumn
+from monolith_py.features import Schema
+from monolith_py.io.codec import encode_examples
+from monolith_py.io.log import Log
+from monolith_py.io.topics import Topics, create_topics
+from monolith_py.training import newest_checkpoint, read_meta
+from serving.replica import Replica
+from streaming.train import run_trainer
+
+LIKED, IGNORED = 11, 12
+
+
+def make_job(folder: Path, *, follow_updates: bool = True) -> JobConfig:
+    return parse_job(
+        {
+            "name": "rollback",
+            "log": {"url": f"sqlite:///{folder}/log"},
+            "kv": {"url": "memory:"},
+            "features": [{"name": "item_id", "source": "item_id", "dim": 8}],
+            "tasks": [{"name": "click", "action": "click"}],
+            "model": {"tower": [8], "precision": "fp32"},
+            "optimizer": {"sparse": {"kind": "sgd", "lr": 0.05}, "dense": {"lr": 0.01}},
+            "trainer": {"batch_size": 64, "checkpoint_dir": f"{folder}/checkpoints", "checkpoints_kept": 100, "num_threads": 1},
+            "serving": {"follow_updates": follow_updates},
+        }
+    )
+
+
+def append_examples(log: Log, job: JobConfig, clicked: int, records: range) -> None:
+    """Append records of examples in which one of the two items is always clicked and the other never."""
+    for record in records:
+        items = np.tile(np.array([LIKED, IGNORED]), 32)
+        batch = ExampleBatch(
+            tuple(f"{record}-{row}" for row in range(64)),
+            items,
+            np.full(64, 1_700_000_000_000 + record),
+            np.zeros(64, np.uint8),
+            np.ones(64, np.float32),
+            {"click": (items == clicked).astype(np.float32)},
+            FeatureColumns(64, {"item_id": SparseColumn(items, np.ones(64, np.int32))}),
+        )
+        log.append(Topics.of(job.log).examples, [encode_examples(batch)], time_ms=1_700_000_000_000 + record)
+
+
+def train(job: JobConfig) -> Path:
+    """Learn all that is in the log and return the checkpoint that is left."""
+    run_trainer(job, stop_at_end=True)
+    path = newest_checkpoint(Path(job.trainer.checkpoint_dir))
+    assert path is not None
+    return path
+
+
+def margin(job: JobConfig, log: Log) -> tuple[float, str]:
+    """Return by how much a replica that starts now prefers the liked item, and the version of its model."""
+    replica = Replica(job, log if job.serving.follow_updates else None, torch.device("cpu"), ManualClock(0))
+    assert replica.load_newest()
+    # As many polls as there can be records.
+    for _ in range(100 if job.serving.follow_updates else 0):
+        assert replica.apply_updates(0.0)
+    items = FeatureColumns(2, {"item_id": SparseColumn(np.array([LIKED, IGNORED]), np.ones(2, np.int32))})
+    liked, ignored = replica.state.predict(make_batch(items, Schema.of(job)))[:, 0].tolist()
+    replica.close()
+    return liked - ignored, replica.state.version
+
+
+@pytest.mark.parametrize("wait_for_a_new_checkpoint", [True, False])
+def test_a_good_checkpoint_serves_at_once_and_training_goes_on_from_it(
+    tmp_path: Path, make_log: Callable[..., Log], wait_for_a_new_checkpoint: bool
+) -> None:
+    job = make_job(tmp_path)
+    log = make_log(job.log.url)
+    create_topics(log, job.log)
+    append_examples(log, job, LIKED, range(20))
+    good = train(job)
+    append_examples(log, job, IGNORED, range(20, 60))  # an app that sends the wrong item ids
+    bad = train(job)
+    assert margin(job, log)[0] < -0.3
+
+    # 1 and 2. The trainer is stopped; the bad checkpoint is moved away.
+    shutil.move(bad, tmp_path / bad.name)
+    # 3. Frozen replicas serve the good one; one that followed would apply the bad updates again.
+    frozen = make_job(tmp_path, follow_updates=False)
+    assert margin(frozen, log)[0] > 0.3
+    assert margin(job, log)[0] < -0.3
+
+    # 4. The trainer goes on from the good checkpoint.
+    append_examples(log, job, LIKED, range(60, 120))
+    new = train(job)
+    assert read_meta(new).generation == 3
+    assert read_meta(new).examples_trained == read_meta(good).examples_trained + 100 * 64
+
+    # 5. Replicas follow again, from the new checkpoint or, too early, from the good one.
+    if not wait_for_a_new_checkpoint:
+        shutil.move(new, tmp_path / new.name)
+    preference, version = margin(job, log)
+    assert preference > 0.3
+    assert version.startswith("3.")
