@@ -71,11 +71,9 @@ class Trainer:
         self.bags.now_s = watermark_ms // 1000
         self.model.train()
         pooled = self.bags(batch.sparse()).values()
-        logits = self.model(pooled, torch.from_numpy(batch.dense))
-        loss = self._loss(logits, labels, examples)
-        if not bool(torch.isfinite(loss)):
-            raise PoisonedBatch(f"loss must be finite, got {float(loss)}")
-        self._learn(loss, len(examples))
+        seen = pooled.detach().requires_grad_()  # where the towers' part of backward ends
+        logits = self.model(seen, torch.from_numpy(batch.dense))
+        self._learn(pooled, seen, self._loss(logits, labels, examples), len(examples))
         probabilities: FloatArray = torch.sigmoid(logits.detach()).numpy()
         self.watermark_ms = watermark_ms
         self.num_examples += len(examples)
@@ -98,14 +96,17 @@ class Trainer:
         now_s = self.watermark_ms // 1000
         return now_s - now_s % self._evict_interval_s
 
-    def _learn(self, loss: Tensor, num_examples: int) -> None:
+    def _learn(self, pooled: Tensor, seen: Tensor, loss: Tensor, num_examples: int) -> None:
+        """Go back through the towers; if all is finite, go on into the rows, which are updated there, and step the towers."""
         self.optimizer.zero_grad(set_to_none=True)
-        try:
-            loss.backward()  # type: ignore[no-untyped-call]  # rows are updated in here
-        except FloatingPointError as error:
-            raise PoisonedBatch(str(error)) from None
+        loss.backward()  # type: ignore[no-untyped-call]
         parameters = list(self.model.parameters())
-        torch._foreach_div_([p.grad for p in parameters if p.grad is not None], float(num_examples))
+        gradients = [value.grad for value in (seen, *parameters) if value.grad is not None]
+        # A norm is not finite where a gradient is not, or where its square would not be, which is what Adam keeps.
+        if not bool(torch.isfinite(torch.stack([loss.detach(), *torch._foreach_norm(gradients)])).all()):
+            raise PoisonedBatch(f"loss and gradients must be finite, got loss {float(loss)}")
+        pooled.backward(seen.grad)  # type: ignore[no-untyped-call]
+        torch._foreach_div_(gradients[1:], float(num_examples))
         config = self._dense_config
         if config.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)

@@ -1,0 +1,60 @@
+"""DeepFM and DLRM against their equations in numpy."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from monolith_py.config import JobConfig
+from monolith_py.features import Schema
+from monolith_py.model import build_model, computes_in_bf16
+
+
+def tower(state: dict[str, np.ndarray], prefix: str, inputs: np.ndarray) -> np.ndarray:
+    for layer in itertools.count(0, 2):
+        if f"{prefix}.layers.{layer}.weight" not in state:
+            return inputs
+        inputs = np.maximum(inputs @ state[f"{prefix}.layers.{layer}.weight"].T + state[f"{prefix}.layers.{layer}.bias"], 0)
+    raise AssertionError
+
+
+@pytest.mark.parametrize("kind", ["deepfm", "dlrm"])
+def test_logits_follow_the_papers_equations(make_job: Callable[..., JobConfig], kind: str) -> None:
+    job = make_job(model={"kind": kind, "tower": [16, 8], "bottom": [12, 8], "precision": "fp32"})
+    model = build_model(Schema.of(job), job.model, seed=3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.uniform_(-0.5, 0.5)
+    generator = np.random.default_rng(0)
+    pooled, dense = generator.normal(size=(5, 16)).astype(np.float32), generator.normal(size=(5, 2)).astype(np.float32)
+    state = {name: value.numpy() for name, value in model.state_dict().items()}
+    rows = pooled.reshape(5, 2, 8)
+    if kind == "deepfm":
+        first, pair = rows[:, :, 0].sum(1), (rows[:, 0, 1:] * rows[:, 1, 1:]).sum(1)
+        shallow = np.outer(first, state["scales"][0]) + np.outer(pair, state["scales"][1])
+        top = np.concatenate([pooled, dense], axis=1)
+    else:
+        rows = np.concatenate([rows, tower(state, "bottom", dense)[:, None]], axis=1)
+        dots = np.stack([(rows[:, i] * rows[:, j]).sum(1) for i, j in itertools.combinations(range(3), 2)], axis=1)
+        shallow, top = np.zeros((5, 2)), np.concatenate([dots, rows.reshape(5, -1)], axis=1)
+    expected = tower(state, "tower", top) @ state["head.weight"].T + state["head.bias"] + shallow
+    got = model(torch.from_numpy(pooled), torch.from_numpy(dense)).detach().numpy()
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_model_and_leaves_torch_alone(make_job: Callable[..., JobConfig]) -> None:
+    job = make_job()
+    state = torch.get_rng_state()
+    one, two = (build_model(Schema.of(job), job.model, seed=5).state_dict() for _ in range(2))
+    assert all(bool((one[name] == two[name]).all()) for name in one)
+    assert bool((torch.get_rng_state() == state).all())
+
+
+def test_precision_says_what_it_means() -> None:
+    assert computes_in_bf16("bf16")
+    assert not computes_in_bf16("fp32")
+    assert computes_in_bf16("auto") in (True, False)

@@ -1,0 +1,85 @@
+"""The progressive step: predicts before it learns, learns what it should, refuses what is poisoned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from monolith_py.config import JobConfig
+from monolith_py.errors import WireError
+from monolith_py.example import ExampleBatch, FeatureColumns
+from monolith_py.training import PoisonedBatch, Trainer, auc
+
+
+def snapshot(trainer: Trainer) -> list[np.ndarray]:
+    rows = [table.export_rows()[1] for table in trainer.bags.tables.values()]
+    return rows + [value.numpy().copy() for value in trainer.export_towers().values()]
+
+
+def test_learning_raises_the_progressive_auc(make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch]) -> None:
+    trainer = Trainer(make_job(optimizer={"sparse": {"lr": 0.1}}))
+    first = [trainer.step(make_examples(seed)) for seed in range(100)]
+    labels = np.concatenate([make_examples(seed).labels["click"] for seed in range(100)])
+    scores = np.concatenate(first)[:, 0]
+    assert auc(labels[:64], scores[:64]) < 0.9
+    assert auc(labels[-320:], scores[-320:]) > 0.99
+    assert trainer.num_examples == 3200
+
+
+def test_the_prediction_is_made_before_the_batch_is_learnt(
+    make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch]
+) -> None:
+    trainer = Trainer(make_job())
+    assert np.ptp(trainer.step(make_examples(0))[:, 0]) < 0.2  # nothing was learnt yet, whatever the labels of this batch
+
+
+def test_rows_learn_from_the_sum_and_towers_from_the_mean(
+    make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch]
+) -> None:
+    job = make_job(optimizer={"sparse": {"kind": "sgd", "lr": 1.0}})
+    examples = make_examples(0)
+    once, twice = Trainer(job), Trainer(job)
+    before = snapshot(once)
+    once.step(examples)
+    twice.step(ExampleBatch.concat([examples, examples]))
+    start = Trainer(job).bags.tables["user_id"]
+    fids, weights = once.bags.tables["user_id"].export_rows()
+    origin = start.gather(start.find_or_insert(fids, 0))
+    np.testing.assert_allclose(twice.bags.tables["user_id"].export_rows()[1] - origin, 2 * (weights - origin), rtol=2e-3, atol=1e-6)
+    gradients = [[p.grad.clone() for p in trainer.model.parameters() if p.grad is not None] for trainer in (once, twice)]
+    for one, two in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-6)
+    assert len(before)
+
+
+def test_a_poisoned_batch_changes_nothing(make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch]) -> None:
+    trainer = Trainer(make_job())
+    trainer.step(make_examples(0))
+    before = snapshot(trainer)
+    examples = make_examples(0)
+    nan = examples.features.dense["age"].copy()
+    nan[3, 1] = np.nan
+    huge = examples.features.dense["age"].copy()
+    huge[:, 1] = 3e38  # whatever the logits become, they are wrong for some rows
+    bad_features = FeatureColumns(32, examples.features.sparse, {"age": nan})
+    with pytest.raises(WireError, match=r"features\.age must be finite"):
+        trainer.step(replace(examples, features=bad_features))
+    with pytest.raises(PoisonedBatch):
+        trainer.step(replace(examples, features=FeatureColumns(32, examples.features.sparse, {"age": huge})))
+    with pytest.raises(PoisonedBatch, match=r"labels must have every task, got none for \['like'\]"):
+        trainer.step(replace(examples, labels={"click": examples.labels["click"]}))
+    for one, two in zip(before, snapshot(trainer), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert trainer.num_examples == 32
+
+
+def test_small_batches_take_proportionally_small_steps_of_the_towers(
+    make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch]
+) -> None:
+    trainer = Trainer(make_job(optimizer={"dense": {"lr": 0.01, "reference_batch": 64}}))
+    trainer.step(make_examples(0))
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.005)
