@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from heapq import merge
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -33,15 +35,40 @@ def write_features(kv: Kv, users: Mapping[int, FeatureColumns], videos: Mapping[
 
 
 def write_history(log: Log, job: JobConfig, stream: Stream, count: int, requests: Requests, note: Callable[[int], None]) -> int:
-    """Append the first `count` impressions and what their users did before the next one; return the number of actions.
+    """Append the first `count` impressions and what their users did before the next one, in order of time; return the number of records.
 
     A play that is not over by then is left to the live phase. `note` hears how many records were written since it was called last.
     """
     topics = Topics.of(job.log)
-    served = ServedCounters(job, stream, count) if job.counters.enabled else None
-    impressions = _impressions(stream, count, requests, served)
-    _append_all(log, topics.impressions, job.log.partitions, impressions, note)
-    return _append_all(log, topics.actions, job.log.partitions, _actions(stream, history_actions(stream, count)), note)
+    impressions = requests.impressions(range(count))
+    if job.counters.enabled:
+        impressions = ServedCounters(job, stream, count).serve(impressions)
+    shown = ((impression.time_ms, 0, impression.request_id, encode_impression(impression)) for impression in impressions)
+    ended = history_actions(stream, count).tolist()
+    done = ((time_ms, 1, request_id, value) for index in ended for time_ms, request_id, value in action_records(stream, index))
+    total = 0
+    for chunk in _chunks(merge(shown, done, key=itemgetter(0, 1))):
+        for which, topic in enumerate((topics.impressions, topics.actions)):
+            records = [(time_ms, request_id, value) for time_ms, of, request_id, value in chunk if of == which]
+            append_records(log, topic, job.log.partitions, records)
+        note(len(chunk))
+        total += len(chunk)
+    return total
+
+
+def action_records(stream: Stream, index: int) -> Iterator[Timed]:
+    """Yield what goes into the log of what the user did with one impression."""
+    for action in stream.actions(index):
+        yield action.time_ms, action.request_id, encode_action(action)
+
+
+def append_records(log: Log, topic: str, num_partitions: int, records: Sequence[Timed]) -> None:
+    """Append records that are in order of time, each to the partition of its request."""
+    values: dict[int, list[bytes]] = {}
+    for _, request_id, value in records:
+        values.setdefault(partition_of(request_id, num_partitions), []).append(value)
+    for partition, of_partition in values.items():
+        log.append(topic, of_partition, time_ms=records[-1][0], partition=partition)
 
 
 def history_actions(stream: Stream, count: int) -> npt.NDArray[np.int64]:
@@ -93,34 +120,8 @@ class ServedCounters:
         return counter_values(stored, self._config, self._num_tasks)[None]  # (1, 1 + tasks)
 
 
-def _impressions(stream: Stream, count: int, requests: Requests, served: ServedCounters | None) -> Iterator[Timed]:
-    impressions = requests.impressions(range(count))
-    for impression in impressions if served is None else served.serve(impressions):
-        yield impression.time_ms, impression.request_id, encode_impression(impression)
-
-
-def _actions(stream: Stream, indices: npt.NDArray[np.int64]) -> Iterator[Timed]:
-    for index in indices.tolist():
-        for action in stream.actions(index):
-            yield action.time_ms, action.request_id, encode_action(action)
-
-
-def _append_all(log: Log, topic: str, num_partitions: int, records: Iterable[Timed], note: Callable[[int], None]) -> int:
-    """Append records that come in order of time, each to the partition of its request; return how many."""
-    total = 0
-    for chunk in _chunks(records):
-        values: dict[int, list[bytes]] = {}
-        for _, request_id, value in chunk:
-            values.setdefault(partition_of(request_id, num_partitions), []).append(value)
-        for partition, of_partition in values.items():
-            log.append(topic, of_partition, time_ms=chunk[-1][0], partition=partition)
-        note(len(chunk))
-        total += len(chunk)
-    return total
-
-
-def _chunks(records: Iterable[Timed]) -> Iterator[list[Timed]]:
-    chunk: list[Timed] = []
+def _chunks(records: Iterable[tuple[int, int, str, bytes]]) -> Iterator[list[tuple[int, int, str, bytes]]]:
+    chunk: list[tuple[int, int, str, bytes]] = []
     for record in records:
         if chunk and (len(chunk) == _RECORDS_AT_ONCE or record[0] - chunk[0][0] > _SPAN_MS):
             yield chunk

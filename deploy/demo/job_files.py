@@ -16,12 +16,15 @@ TEMPLATE = Path(__file__).parents[1] / "configs" / "demo.toml"
 
 @dataclass(frozen=True)
 class Services:
-    """Where log and store of a run are, and its two replicas' ports."""
+    """Where log and store of a run are, and the ports of its processes."""
 
     log_url: str
     kv_url: str
     live_port: int
     frozen_port: int
+    joiner_metrics: int
+    trainer_metrics: int
+    live_metrics: int
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,11 @@ class JobFiles:
         """Return the live job."""
         return load_job(self.live)
 
+    @property
+    def frozen_job(self) -> JobConfig:
+        """Return the job of the frozen replica."""
+        return load_job(self.frozen)
+
 
 def write_job_files(run: Path, services: Services, *, counters: bool) -> JobFiles:
     """Write the TOML files of the run in folder `run` and return their paths."""
@@ -45,10 +53,15 @@ def write_job_files(run: Path, services: Services, *, counters: bool) -> JobFile
     live["counters"]["enabled"] = counters
     live["trainer"]["checkpoint_dir"] = str(run / "checkpoints")
     live["serving"].update(port=services.live_port, freshness_log=str(run / "freshness.log"))
+    live["observe"] = {
+        "joiner_port": services.joiner_metrics,
+        "trainer_port": services.trainer_metrics,
+        "serving_port": services.live_metrics,
+    }
     frozen = copy.deepcopy(live)
     frozen["trainer"]["checkpoint_dir"] = str(run / "checkpoints-frozen")
     frozen["serving"].update(port=services.frozen_port, follow_updates=False, log_impressions=False)
-    del frozen["serving"]["freshness_log"]
+    del frozen["serving"]["freshness_log"], frozen["observe"]
     history = copy.deepcopy(live)
     history["trainer"]["num_threads"] = 0
     files = JobFiles(run / "history.toml", run / "live.toml", run / "frozen.toml")
@@ -86,7 +99,7 @@ def to_toml(document: dict[str, Any]) -> str:
 
 def _pairs(table: dict[str, Any]) -> list[str]:
     # JSON's strings, numbers, booleans and arrays of them are TOML's.
-    return [f"{key} = {json.dumps(value)}" for key, value in table.items()]
+    return [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in table.items()]
 
 
 def _is_table(value: Any) -> bool:

