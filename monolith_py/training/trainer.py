@@ -104,7 +104,7 @@ class Trainer:
         gradients = [value.grad for value in (seen, *parameters) if value.grad is not None]
         # A norm is not finite where a gradient is not, or where its square would not be, which is what Adam keeps.
         if not bool(torch.isfinite(torch.stack([loss.detach(), *torch._foreach_norm(gradients)])).all()):
-            raise PoisonedBatch(f"loss and gradients must be finite, got loss {float(loss)}")
+            raise PoisonedBatch(f"loss and gradients must be finite, got loss {loss.item()}")
         pooled.backward(seen.grad)  # type: ignore[no-untyped-call]
         torch._foreach_div_(gradients[1:], float(num_examples))
         config = self._dense_config
