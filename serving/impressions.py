@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from monolith_py.clock import Clock
 from monolith_py.errors import LogError
@@ -21,8 +21,6 @@ logger = logging.getLogger(__name__)
 _MAX_QUEUED = 10_000
 # Impressions gather this long before they are appended together.
 _LINGER_S = 0.01
-# One append holds impressions of at most this span of event time, since a log looks records up by one time an append.
-_MAX_SPAN_MS = 1000
 _MAX_BATCH = 500
 _RETRY_S = 0.5
 # How long a stop waits for a log that is away.
@@ -62,28 +60,24 @@ class ImpressionWriter:
             impressions = [first()]
             while len(impressions) < _MAX_BATCH and not self._queue.empty():
                 impressions.append(self._queue.get_nowait()())
-            for partition, batch in self._groups(impressions):
+            for partition, batch in self._groups(impressions).items():
                 self._append(partition, batch)
 
-    def _groups(self, impressions: list[Impression]) -> Iterator[tuple[int, list[Impression]]]:
-        """Yield (partition, impressions of about one event time), times ascending within a partition."""
+    def _groups(self, impressions: list[Impression]) -> dict[int, list[Impression]]:
+        """Return the impressions of each partition, times ascending."""
         groups: dict[int, list[Impression]] = {}
         for impression in sorted(impressions, key=lambda one: one.time_ms):
-            partition = partition_of(impression.request_id, self._num_partitions)
-            group = groups.setdefault(partition, [])
-            if group and impression.time_ms - group[0].time_ms > _MAX_SPAN_MS:
-                yield partition, group
-                group = groups[partition] = []
-            group.append(impression)
-        yield from groups.items()
+            groups.setdefault(partition_of(impression.request_id, self._num_partitions), []).append(impression)
+        return groups
 
     def _append(self, partition: int, batch: list[Impression]) -> None:
         """Append; try again while the log is away. A doubled impression does no harm: the joiner knows requests by their id."""
         values = [encode_impression(impression) for impression in batch]
+        times_ms = [impression.time_ms for impression in batch]
         give_up_s: float | None = None
         while True:
             try:
-                self._log.append(self._topic, values, time_ms=batch[-1].time_ms, partition=partition)
+                self._log.append(self._topic, values, time_ms=times_ms, partition=partition)
                 IMPRESSIONS_LOGGED.inc(len(batch))
                 return
             except LogError as error:

@@ -19,9 +19,7 @@ from monolith_py.io.codec import encode_action, encode_features, encode_impressi
 from monolith_py.io.topics import Topics, partition_of
 
 _FEATURES_AT_ONCE = 2000
-# One append holds at most so many records and this span of event time: the log looks records up by one time an append.
 _RECORDS_AT_ONCE = 1000
-_SPAN_MS = 900_000
 
 Timed = tuple[int, str, bytes]  # event time in milliseconds, request id, encoded record
 
@@ -64,11 +62,13 @@ def action_records(stream: Stream, index: int) -> Iterator[Timed]:
 
 def append_records(log: Log, topic: str, num_partitions: int, records: Sequence[Timed]) -> None:
     """Append records that are in order of time, each to the partition of its request."""
-    values: dict[int, list[bytes]] = {}
-    for _, request_id, value in records:
-        values.setdefault(partition_of(request_id, num_partitions), []).append(value)
-    for partition, of_partition in values.items():
-        log.append(topic, of_partition, time_ms=records[-1][0], partition=partition)
+    by_partition: dict[int, tuple[list[bytes], list[int]]] = {}
+    for time_ms, request_id, value in records:
+        values, times_ms = by_partition.setdefault(partition_of(request_id, num_partitions), ([], []))
+        values.append(value)
+        times_ms.append(time_ms)
+    for partition, (values, times_ms) in by_partition.items():
+        log.append(topic, values, time_ms=times_ms, partition=partition)
 
 
 def history_actions(stream: Stream, count: int) -> npt.NDArray[np.int64]:
@@ -123,7 +123,7 @@ class ServedCounters:
 def _chunks(records: Iterable[tuple[int, int, str, bytes]]) -> Iterator[list[tuple[int, int, str, bytes]]]:
     chunk: list[tuple[int, int, str, bytes]] = []
     for record in records:
-        if chunk and (len(chunk) == _RECORDS_AT_ONCE or record[0] - chunk[0][0] > _SPAN_MS):
+        if len(chunk) == _RECORDS_AT_ONCE:
             yield chunk
             chunk = []
         chunk.append(record)

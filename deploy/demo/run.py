@@ -29,6 +29,7 @@ from services import services
 
 from monolith_py.errors import MonolithError
 from monolith_py.io import open_log
+from monolith_py.observe import set_up_logging
 
 _ROOT = Path(__file__).parents[2]
 # A user with many impressions, and videos that many have seen, for the commands to try.
@@ -39,6 +40,7 @@ def main() -> int:
     """Run the demo and return the exit status."""
     options = _options()
     console = Console(highlight=False)
+    set_up_logging("WARNING")
     signal.signal(signal.SIGTERM, _interrupt)
     began_s = time.monotonic()
     try:

@@ -29,7 +29,7 @@ from kafka.errors import (
 from monolith_py.clock import Clock, SystemClock
 from monolith_py.errors import LogError, OffsetTrimmed, TopicMissing
 from monolith_py.io.kafka_reader import PartitionReader
-from monolith_py.io.log import Record, check_append, check_read, check_topic
+from monolith_py.io.log import Record, check_read, check_topic, event_times
 
 # A broker that was killed is back within 6 to 15 s; after this long a call gives up with a LogError.
 _TIMEOUT_S = 30.0
@@ -96,12 +96,12 @@ class KafkaLog:
             self._num_partitions[topic] = count
         return count
 
-    def append(self, topic: str, values: Sequence[bytes], *, time_ms: int, partition: int = 0) -> int:
+    def append(self, topic: str, values: Sequence[bytes], *, time_ms: int | Sequence[int], partition: int = 0) -> int:
         """Append all values in order and return the offset after the last once all in-sync replicas have them.
 
         After a `LogError` some of the values, or all, may be in the log.
         """
-        check_append(time_ms)
+        times_ms = event_times(time_ms, len(values))
         self._partition(topic, partition)
         for value in values:
             if len(value) > _MAX_RECORD_BYTES - _RECORD_OVERHEAD_BYTES:
@@ -110,9 +110,17 @@ class KafkaLog:
             return self.end_offset(topic, partition)
         with _mapped_errors(f"{self._name}: {topic!r}[{partition}]"):
             producer = self._open_producer()
-            headers = [(_EVENT_TIME, time_ms.to_bytes(8, "big"))]
-            timestamp_ms = max(time_ms, self._clock.now_ms())
-            sent = [producer.send(topic, value, headers=headers, partition=partition, timestamp_ms=timestamp_ms) for value in values]
+            now_ms = self._clock.now_ms()
+            sent = [
+                producer.send(
+                    topic,
+                    value,
+                    headers=[(_EVENT_TIME, at_ms.to_bytes(8, "big"))],
+                    partition=partition,
+                    timestamp_ms=max(at_ms, now_ms),
+                )
+                for value, at_ms in zip(values, times_ms, strict=True)
+            ]
             # The producer gives up by itself after its delivery timeout; the margin is for its thread to say so.
             acknowledged = [future.get(timeout=2 * self._timeout_s) for future in sent]
         last = int(acknowledged[-1].offset)

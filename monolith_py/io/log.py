@@ -35,8 +35,10 @@ class Log(Protocol):
         """Return the number of partitions."""
         ...
 
-    def append(self, topic: str, values: Sequence[bytes], *, time_ms: int, partition: int = 0) -> int:
-        """Append all values in order and return the offset after the last once they are durable. `time_ms` is event time.
+    def append(self, topic: str, values: Sequence[bytes], *, time_ms: int | Sequence[int], partition: int = 0) -> int:
+        """Append all values in order and return the offset after the last once they are durable.
+
+        `time_ms` is event time: one for all values, or one for each.
 
         After a `LogError` none of the values may be in the log, or (Kafka) some, or all: who must not append twice looks first.
         """
@@ -91,10 +93,14 @@ def check_topic(topic: str, num_partitions: int) -> None:
         raise ValueError(f"num_partitions must be >= 1, got {num_partitions}")
 
 
-def check_append(time_ms: int) -> None:
-    """Check the arguments of `Log.append`."""
-    if time_ms < 0:
-        raise ValueError(f"time_ms must be >= 0, got {time_ms}")
+def event_times(time_ms: int | Sequence[int], num_values: int) -> Sequence[int]:
+    """Return the event time of each value of `Log.append`, whose arguments it checks."""
+    times_ms = [time_ms] * max(num_values, 1) if isinstance(time_ms, int) else time_ms
+    if min(times_ms, default=0) < 0:
+        raise ValueError(f"time_ms must be >= 0, got {min(times_ms)}")
+    if not isinstance(time_ms, int) and len(times_ms) != num_values:
+        raise ValueError(f"time_ms must be one for each of {num_values} values, got {len(times_ms)}")
+    return times_ms
 
 
 def check_read(offset: int, max_records: int) -> None:

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from monolith_py.errors import LogError, OffsetTrimmed, TopicMissing
-from monolith_py.io.log import Record, check_append, check_read, check_topic, is_topic_name
+from monolith_py.io.log import Record, check_read, check_topic, event_times, is_topic_name
 from monolith_py.io.sqlite_file import BUSY_TIMEOUT_S, connect, mapped_errors, transaction
 
 _SCHEMA = """
@@ -89,10 +89,10 @@ class SqliteLog:
         """Return the number of partitions."""
         return len(self._topic(topic))
 
-    def append(self, topic: str, values: Sequence[bytes], *, time_ms: int, partition: int = 0) -> int:
+    def append(self, topic: str, values: Sequence[bytes], *, time_ms: int | Sequence[int], partition: int = 0) -> int:
         """Append all values in order, or none of them, and return the offset after the last once they are on disk."""
-        check_append(time_ms)
-        return self._partition(topic, partition).append(values, time_ms)
+        times_ms = event_times(time_ms, len(values))
+        return self._partition(topic, partition).append(values, times_ms)
 
     def read(self, topic: str, partition: int, offset: int, max_records: int, timeout_s: float = 0.0) -> list[Record]:
         """Return up to `max_records` records from `offset` on; wait up to `timeout_s` for the first.
@@ -175,15 +175,17 @@ class _Partition:
         self._reader: sqlite3.Connection | None = None
         self._closed = False
 
-    def append(self, values: Sequence[bytes], time_ms: int) -> int:
+    def append(self, values: Sequence[bytes], times_ms: Sequence[int]) -> int:
         with self._writing() as writer, transaction(writer):
             end = _bounds(writer)[1]
             if values:
-                rows = ((offset, time_ms, value) for offset, value in enumerate(values, start=end))
+                rows = ((end + index, times_ms[index], value) for index, value in enumerate(values))
                 writer.executemany("INSERT INTO record VALUES (?, ?, ?)", rows)
                 (peak,) = writer.execute("SELECT max(time_ms) FROM peak").fetchone()
-                if peak is None or time_ms > peak:
-                    writer.execute("INSERT INTO peak VALUES (?, ?)", (time_ms, end))
+                for index, time_ms in enumerate(times_ms):
+                    if peak is None or time_ms > peak:
+                        peak = time_ms
+                        writer.execute("INSERT INTO peak VALUES (?, ?)", (time_ms, end + index))
         return end + len(values)
 
     def rows(self, offset: int, max_records: int) -> list[tuple[int, int, bytes]]:

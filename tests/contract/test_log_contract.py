@@ -72,6 +72,18 @@ def test_records_come_back_in_order_with_their_offset_and_time(log: Log, topic: 
     ]
 
 
+def test_one_append_may_give_each_value_its_own_time(log: Log, topic: str) -> None:
+    times_ms = [30, 10, 50, 40]
+    assert log.append(topic, [b"%d" % time_ms for time_ms in times_ms], time_ms=times_ms) == 4
+    assert [record.time_ms for record in log.read(topic, 0, 0, max_records=10)] == times_ms
+    assert [log.offset_at(topic, 0, time_ms) for time_ms in (5, 30, 31, 50, 51)] == [0, 0, 2, 2, 4]
+    assert log.append(topic, [], time_ms=[]) == 4
+    with pytest.raises(ValueError, match="time_ms must be one for each of 2 values, got 1"):
+        log.append(topic, [b"a", b"b"], time_ms=[1])
+    with pytest.raises(ValueError, match="time_ms must be >= 0, got -1"):
+        log.append(topic, [b"a", b"b"], time_ms=[1, -1])
+
+
 def test_an_append_of_nothing_returns_the_end(log: Log, topic: str) -> None:
     assert log.append(topic, [], time_ms=1) == 0
     log.append(topic, [b"a"], time_ms=1)
