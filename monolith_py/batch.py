@@ -51,7 +51,7 @@ def make_batch(features: FeatureColumns, schema: Schema) -> Batch:
         WireError: a column's rows, width or values do not fit the schema.
     """
     num_rows = features.num_rows
-    columns = [features.sparse.get(name) or SparseColumn.empty(num_rows) for name in schema.sparse_names]
+    columns = [features.sparse.get(name, SparseColumn.empty(num_rows)) for name in schema.sparse_names]
     for name, column in zip(schema.sparse_names, columns, strict=True):
         if len(column) != num_rows:
             raise WireError(f"features.{name} must have {num_rows} rows, got {len(column)}")

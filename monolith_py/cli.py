@@ -127,9 +127,9 @@ def _start(config: Path, role: Literal["joiner", "trainer", "serving"] | None = 
     """Return the job after setting up this process's logging and, for one with a role, its metrics."""
     with _errors_to_exit():
         job = load_job(config)
-    set_up_logging(job.observe.log_level)
-    if role is not None:
-        serve_metrics(getattr(job.observe, f"{role}_port"), role)
+        set_up_logging(job.observe.log_level)
+        if role is not None:
+            serve_metrics(getattr(job.observe, f"{role}_port"), role)
     return job
 
 
@@ -139,7 +139,7 @@ def _errors_to_exit() -> Iterator[None]:
     try:
         yield
     except MonolithError as error:
-        Console(stderr=True, highlight=False).print(f"{type(error).__name__}: {error}", markup=False)
+        Console(stderr=True, highlight=False).print(f"{type(error).__name__}: {error}", markup=False, soft_wrap=True)
         sys.exit(1)
 
 
@@ -151,7 +151,7 @@ def _integers(field: str, text: str) -> list[int]:
 
 
 def _time_ms(field: str, text: str) -> int:
-    if text.isdigit():
+    if text.isdecimal():
         return int(text)
     try:
         time = datetime.fromisoformat(text)

@@ -211,7 +211,7 @@ class JobConfig(Config):
     """Everything a job's processes are told: one TOML file."""
 
     name: Name
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     log: LogConfig
     kv: KvConfig
     features: Annotated[tuple[FeatureConfig, ...], Field(min_length=1)]
@@ -228,8 +228,9 @@ class JobConfig(Config):
 
     @model_validator(mode="after")
     def _check_across_sections(self) -> JobConfig:
+        counters = [f"counter_{key}" for key in self.counters.keys]
         for section, names in (
-            ("features", [*(f.name for f in self.features), *(f.name for f in self.dense_features)]),
+            ("features", [*(f.name for f in self.features), *(f.name for f in self.dense_features), *counters]),
             ("tasks", [task.name for task in self.tasks]),
         ):
             twice = sorted({name for name in names if names.count(name) > 1})
@@ -240,6 +241,9 @@ class JobConfig(Config):
             raise ValueError(f"features.dim must be the same for all features of a {self.model.kind} model, got {sorted(dims)}")
         if self.model.kind == "dlrm" and self.model.bottom and self.model.bottom[-1] not in dims:
             raise ValueError(f"model.bottom must end with features.dim {sorted(dims)}, got {list(self.model.bottom)}")
+        stray = sorted(feature.name for feature in self.dense_features if feature.source == "counter")
+        if stray:
+            raise ValueError(f"dense_features.source must be user, item or context: counter features come from counters.keys, got {stray}")
         unknown = sorted(set(self.counters.keys) - {feature.name for feature in self.features})
         if unknown:
             raise ValueError(f"counters.keys must name features, got {unknown}")
@@ -255,7 +259,7 @@ def parse_job(settings: Mapping[str, Any]) -> JobConfig:
     try:
         return JobConfig.model_validate(_lists_to_tuples(settings))
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(one) for one in error.errors())) from None
+        raise ConfigError("\n".join(_explain(one) for one in error.errors() if not _follows(one))) from None
 
 
 def load_job(path: str | Path) -> JobConfig:
@@ -281,6 +285,11 @@ def _lists_to_tuples(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_lists_to_tuples(item) for item in value)
     return value
+
+
+def _follows(error: Any) -> bool:
+    """Return whether an array is said to be too short because its items, of which the other errors tell, were left out."""
+    return error["type"] == "too_short" and bool(error["input"])
 
 
 def _explain(error: Any) -> str:

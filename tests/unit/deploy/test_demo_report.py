@@ -1,0 +1,162 @@
+"""Findings and report: what is shown is what was measured, and a promise that was broken is told."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from rich.console import Console
+
+from monolith_py.table import TableStats
+
+HISTORY, LIVE = 6000, 4000
+
+
+@pytest.fixture
+def found(demo: Callable[[str], ModuleType]) -> Any:
+    """Findings of a run in which all went well: the live replica was best and nothing was lost."""
+    module, generator = demo("findings"), np.random.default_rng(0)
+    labels = {task: generator.random(LIVE) < 0.3 for task in ("long_view", "click")}
+    noise = {module.LIVE: 0.3, module.FROZEN: 0.4, module.LINEAR: 0.5, module.VIDEO_RATE: 0.6}
+    return module.Findings(
+        days=np.repeat([11, 12, 13, 14], LIVE // 4),
+        labels=labels,
+        predictions={
+            task: {model: np.clip(0.3 * of + generator.uniform(0, spread, LIVE), 0.01, 0.99) for model, spread in noise.items()}
+            for task, of in labels.items()
+        },
+        freshness_s=np.array([0.5, 3.0, 1.0]),
+        freshness_rows=np.array([600.0, 10.0, 390.0]),
+        rank_s=np.linspace(0.001, 0.101, LIVE),
+        history_examples=HISTORY,
+        history_examples_per_s=12_345.0,
+        live_examples_per_s=200.0,
+        live_s=20.0,
+        table_stats={"user_id": TableStats(2000, 0, 2010, 0, 10, 5_000_000, 4096), "tab": TableStats(5, 0, 5, 0, 0, 1_000_000, 64)},
+        ledger=demo("ledger").Ledger(
+            impressions=HISTORY + LIVE,
+            actions=9000,
+            examples=HISTORY + LIVE,
+            retractions=7,
+            distinct=HISTORY + LIVE + 7,
+            deltas=40,
+            delta_bytes=2_500_000,
+            dead_letters=0,
+        ),
+        trained=HISTORY + LIVE + 7,
+        history_impressions=HISTORY,
+        num_versions=33,
+        took_s={"live": 20.0},
+    )
+
+
+def test_a_run_in_which_all_went_well_has_no_broken_promise(found: Any) -> None:
+    assert found.broken_promises() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "promise"),
+    [
+        ({"impressions": 9999}, "impressions logged must be 10000, history and served, got 9999"),
+        ({"examples": 10_001, "distinct": 10_008}, "examples joined must be one for each of 10000 impressions, got 10001"),
+        ({"distinct": 10_006}, "examples must be distinct, got 10006 of 10007"),
+        ({"trained": 10_008}, "examples trained must be all that were joined, 10007, got 10008"),
+        ({"dead_letters": 1}, "dead letters must be 0, got 1"),
+    ],
+)
+def test_what_was_lost_doubled_or_refused_is_told(found: Any, changes: dict[str, int], promise: str) -> None:
+    trained = changes.pop("trained", found.trained)
+    ledger = replace(found.ledger, **changes)
+    trained = ledger.examples + ledger.retractions if trained == found.trained else trained
+    assert replace(found, ledger=ledger, trained=trained).broken_promises() == [promise]
+
+
+def test_figures_are_the_measures_of_all_days(found: Any, demo: Callable[[str], ModuleType]) -> None:
+    figures = {name: (value, unit) for name, value, unit in found.figures()}
+    module, auc = demo("findings"), demo("measures").auc
+    live, frozen = (auc(found.labels["long_view"], found.predictions["long_view"][model]) for model in (module.LIVE, module.FROZEN))
+    assert figures["demo.auc_live"] == (live, "auc")
+    assert figures["demo.auc_gain_live_vs_frozen"] == (pytest.approx(live - frozen), "auc")
+    click = found.predictions["click"][module.LIVE]
+    assert figures["demo.click_auc_live"] == (auc(found.labels["click"], click), "auc")
+    # 600 of 1000 rows were servable within 0.5 s, 990 within 1 s.
+    assert (figures["demo.freshness_p50_s"], figures["demo.freshness_p99_s"]) == ((0.5, "s"), (1.0, "s"))
+    assert figures["demo.rank_p50_ms"] == (pytest.approx(51.0), "ms")
+    assert figures["demo.rank_p99_ms"] == (pytest.approx(100.0), "ms")
+
+
+def test_the_quality_of_a_day_is_that_of_its_impressions(found: Any, demo: Callable[[str], ModuleType]) -> None:
+    model = demo("findings").LIVE
+    by_day = found.by_day("click")
+    assert list(by_day) == [11, 12, 13, 14]
+    of_day = slice(LIVE // 2, LIVE * 3 // 4)
+    assert by_day[13][model] == demo("measures").quality(found.labels["click"][of_day], found.predictions["click"][model][of_day])
+
+
+def test_the_page_has_every_table_note_command_and_plot_and_needs_no_other_file(
+    found: Any, demo: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    report, path = demo("report"), tmp_path / "report.html"
+    report.write_html(found, ["a note: 1 < 2"], ["monolith rank --user 1 && true"], path)
+    page = path.read_text()
+    assert page.startswith("<!doctype html>")
+    assert "<p>a note: 1 &lt; 2</p>" in page and "monolith rank --user 1 &amp;&amp; true" in page
+    captions = re.findall(r"<caption>(.*?)</caption>", page)
+    assert captions == [str(table.title) for table in report.tables(found)]
+    assert len(captions) == len(found.labels) + 3
+    modules = demo("findings")
+    for model in (modules.LIVE, modules.FROZEN, modules.LINEAR, modules.VIDEO_RATE):
+        assert page.count(f"<td>{model}</td>") == 2
+    assert f"<td>{found.overall('click')[modules.LIVE].auc:.4f}</td>" in page
+    assert "<td>dead letters</td><td>0</td>" in page and "<td>user_id</td><td>2,000</td>" in page
+    assert re.findall(r'(?:src|href)=["\'](?!data:)', page) == []
+
+
+def test_each_of_the_four_plots_has_its_curves(found: Any, demo: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    demo("report").write_html(found, [], [], path)
+    (encoded,) = re.findall(r"data:image/png;base64,([^']*)'", path.read_text())
+    pixels = imread(io.BytesIO(base64.b64decode(encoded)), format="png")[:, :, :3]  # (height, width, 3)
+    height, width = pixels.shape[0] // 2, pixels.shape[1] // 2
+    for rows in (slice(0, height), slice(height, None)):
+        for columns in (slice(0, width), slice(width, None)):
+            coloured = np.ptp(pixels[rows, columns], axis=2) > 0.2  # text and frames are grey
+            assert np.flatnonzero(coloured.any(axis=0)).size > width // 2  # a curve goes from side to side
+
+
+def test_a_run_without_freshness_still_has_a_page(found: Any, demo: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    nothing = replace(found, freshness_s=np.array([]), freshness_rows=np.array([]))
+    demo("report").write_html(nothing, [], [], tmp_path / "report.html")
+    assert "nan s" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("dead_letters", [0, 3])
+def test_a_broken_promise_is_printed_and_so_are_figures_and_the_way_on(
+    found: Any, demo: Callable[[str], ModuleType], tmp_path: Path, dead_letters: int
+) -> None:
+    run, job_files = demo("run"), demo("job_files")
+    folder = tmp_path / "demo-1"
+    folder.mkdir()
+    files = job_files.write_job_files(folder, job_files.Services("sqlite:///log", "sqlite:///kv.db", 1, 2, 3, 4, 5), counters=False)
+    console = Console(file=io.StringIO(), width=200)
+    options = argparse.Namespace(kafka=False, counters=False, keep=False)
+    broken = replace(found, ledger=replace(found.ledger, dead_letters=dead_letters))
+    run._report(broken, options, folder, files, console, 99.0)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    lines = text.splitlines()
+    assert [line for line in lines if line.startswith("BROKEN")] == (["BROKEN: dead letters must be 0, got 3"] if dead_letters else [])
+    figures = dict(re.findall(r"^figure (\S+) (\S+) \S+$", text, re.MULTILINE))
+    assert figures.keys() == {name for name, _, _ in found.figures()}
+    assert float(figures["demo.freshness_p99_s"]) == 1.0
+    assert any(f"--config {files.live}" in line and " rank " in line for line in lines)
+    assert (tmp_path / "demo-report.html").read_text() == (folder / "report.html").read_text()

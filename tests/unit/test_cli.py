@@ -1,0 +1,219 @@
+"""The command line: a failure is one line that says what to do and a status; topics are made; answers are shown."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from monolith_py.cli import app
+from monolith_py.config import load_job
+from monolith_py.errors import TopicMissing
+from monolith_py.io import open_log
+from monolith_py.pb import ranking_pb2 as pb
+from monolith_py.pb import ranking_pb2_grpc as pb_grpc
+
+TOML = """
+name = "shop"
+[log]
+url = "sqlite:///{folder}/log"
+partitions = 2
+topic_prefix = "shop."
+[kv]
+url = "sqlite:///{folder}/kv.db"
+[[features]]
+name = "user_id"
+source = "user_id"
+[[tasks]]
+name = "click"
+action = "click"
+[trainer]
+checkpoint_dir = "{folder}/checkpoints"
+"""
+# Each command with what it needs beside --config.
+COMMANDS = {
+    "check-config": [],
+    "topics": [],
+    "join": ["--stop-at-end"],
+    "train": ["--stop-at-end"],
+    "serve": [],
+    "replay": ["--start", "0", "--end", "1"],
+    "rank": ["--user", "1", "--candidates", "1"],
+}
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    root, kafka = logging.getLogger(), logging.getLogger("kafka")
+    handlers, levels = list(root.handlers), (root.level, kafka.level)
+    root.handlers = []  # the set-up of a command closes those that it finds
+    yield
+    root.handlers = handlers
+    root.setLevel(levels[0])
+    kafka.setLevel(levels[1])
+
+
+@pytest.fixture
+def write_job(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes a job's TOML file, with `old` replaced by `new`."""
+
+    def write(old: str = "", new: str = "") -> Path:
+        path = tmp_path / "job.toml"
+        path.write_text(TOML.format(folder=tmp_path).replace(old, new) if old else TOML.format(folder=tmp_path))
+        return path
+
+    return write
+
+
+def monolith(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def assert_fails(result: Result, line: str) -> None:
+    """The command failed as it should: status 1, one line, nothing of Python's."""
+    assert (result.exit_code, type(result.exception)) == (1, SystemExit)
+    assert result.stdout == ""
+    assert result.stderr == line + "\n"
+
+
+def assert_usage(result: Result, *words: str) -> None:
+    """The command was not understood: status 2 and what is wrong."""
+    text = " ".join(result.stderr.replace("│", " ").split())
+    assert (result.exit_code, type(result.exception)) == (2, SystemExit)
+    assert all(word in text for word in words), text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_setting_that_breaks_a_rule_ends_any_command_with_one_line(write_job: Callable[..., Path], command: str) -> None:
+    path = write_job("partitions = 2", "partitions = 0")
+    rule = "log.partitions: Input should be greater than or equal to 1, got 0"
+    assert_fails(monolith(command, "--config", path, *COMMANDS[command]), f"ConfigError: {path}: {rule}")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_file_that_is_not_there_is_a_wrong_use(tmp_path: Path, command: str) -> None:
+    assert_usage(monolith(command, "--config", tmp_path / "no.toml", *COMMANDS[command]), "--config", "no.toml", "does not exist")
+
+
+def test_check_config_prints_all_settings_with_their_defaults(write_job: Callable[..., Path]) -> None:
+    path = write_job()
+    result = monolith("check-config", "--config", path)
+    assert result.exit_code == 0
+    assert json.loads(result.stdout) == json.loads(load_job(path).model_dump_json())
+    assert json.loads(result.stdout)["joiner"]["window_s"] == 600.0
+
+
+def test_topics_are_made_once_with_the_job_s_prefix_and_partitions(write_job: Callable[..., Path], tmp_path: Path) -> None:
+    path = write_job()
+    with closing(open_log(f"sqlite:///{tmp_path}/log")) as log:
+        with pytest.raises(TopicMissing):
+            log.num_partitions("shop.impressions")
+        for _ in range(2):
+            result = monolith("topics", "--config", path)
+            assert (result.exit_code, result.output) == (0, "")
+        names = ("impressions", "actions", "examples", "updates", "dead_letters")
+        assert [log.num_partitions(f"shop.{name}") for name in names] == [2, 2, 2, 1, 1]
+
+
+def test_topics_that_have_another_number_of_partitions_are_told(write_job: Callable[..., Path]) -> None:
+    assert monolith("topics", "--config", write_job()).exit_code == 0
+    result = monolith("topics", "--config", write_job("partitions = 2", "partitions = 3"))
+    assert_fails(result, "ConfigError: log.partitions must be 2, as topic 'shop.impressions' has, got 3")
+
+
+@pytest.mark.parametrize(("command", "topic"), [("join", "impressions"), ("train", "updates"), ("replay", "impressions")])
+def test_a_missing_topic_is_told_with_the_command_that_makes_it(write_job: Callable[..., Path], command: str, topic: str) -> None:
+    result = monolith(command, "--config", write_job(), *COMMANDS[command])
+    assert_fails(result, f"TopicMissing: topic 'shop.{topic}' does not exist: create it with `monolith topics`")
+
+
+def test_a_joiner_whose_store_would_die_with_it_does_not_start(write_job: Callable[..., Path], tmp_path: Path) -> None:
+    result = monolith("join", "--config", write_job(f"sqlite:///{tmp_path}/kv.db", "memory:"), "--stop-at-end")
+    assert_fails(result, "ConfigError: kv.url must be a store that outlives the joiner, which keeps its position there, got 'memory:'")
+
+
+def test_a_metrics_port_that_is_taken_is_told(write_job: Callable[..., Path]) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = monolith("join", "--config", write_job("[trainer]", f"[observe]\njoiner_port = {port}\n[trainer]"))
+    assert_fails(result, f"ConfigError: observe.joiner_port must be free, got {port}: [Errno 98] Address already in use")
+
+
+@pytest.mark.parametrize("day", [("2022-05-05", "2022-05-06T08:00:00+08:00"), ("1651708800000", "2022-05-06T00:00:00Z")])
+def test_a_replay_takes_times_in_utc_unless_they_say_otherwise(write_job: Callable[..., Path], day: tuple[str, str]) -> None:
+    path = write_job()
+    assert monolith("topics", "--config", path).exit_code == 0
+    result = monolith("replay", "--config", path, "--start", day[0], "--end", day[1])
+    assert result.exit_code == 0, result.output
+    assert "shop.examples-replay-1651708800000-1651795200000" in result.stdout
+
+
+def test_a_replay_of_nothing_or_of_no_time_is_refused(write_job: Callable[..., Path]) -> None:
+    path = write_job()
+    assert_fails(monolith("replay", "--config", path, "--start", 5, "--end", 5), "ConfigError: replay end must be after its start 5, got 5")
+    for text in ("yesterday", "-5", "\u00b2"):
+        assert_usage(monolith("replay", "--config", path, "--start", text, "--end", "5"), "start must be ISO 8601 or milliseconds", text)
+
+
+def test_rank_needs_an_address_and_whole_numbers(write_job: Callable[..., Path]) -> None:
+    assert_usage(monolith("rank", "--user", 1, "--candidates", "1"), "give --address or --config")
+    path = write_job()
+    assert_usage(monolith("rank", "--user", 1, "--candidates", "1,x", "--config", path), "candidates must be integers", "'1,x'")
+    wrong = monolith("rank", "--user", 1, "--candidates", "1", "--config", path, "--context", "tab=a")
+    assert_usage(wrong, "tab must be integers", "'a'")
+
+
+def test_a_replica_that_does_not_answer_is_told_in_one_line() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))  # bound and not listening: nobody answers there
+        result = monolith("rank", "--user", 1, "--candidates", "1", "--address", f"127.0.0.1:{probe.getsockname()[1]}")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("RankFailed: UNAVAILABLE: ")
+    assert result.stderr.count("\n") == 1
+
+
+class FixedRanking(pb_grpc.RankingServicer):
+    """Scores item n with n / 10 and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    def Rank(self, request: Any, context: Any) -> pb.RankResponse:  # noqa: N802
+        self.asked.append(request)
+        scores = [item / 10 for item in request.item_ids]
+        return pb.RankResponse(request_id="r", scores=scores, task_names=["click"], model_version="2.17", staleness_ms=340)
+
+
+def test_candidates_are_printed_best_first_with_the_model_that_scored() -> None:
+    replica = FixedRanking()
+    server = grpc.server(ThreadPoolExecutor(1))
+    pb_grpc.add_RankingServicer_to_server(replica, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        options = ("--address", f"127.0.0.1:{port}", "--context", "tab=1,2", "--context", "hour=23")
+        result = monolith("rank", "--user", 26469, "--candidates", "3, 9,1,7", *options)
+    finally:
+        server.stop(None)
+    assert result.exit_code == 0, result.output
+    rows = [line.replace("│", " ").split() for line in result.stdout.splitlines()]
+    assert [row[1:] for row in rows if row and row[0] in {"1", "2", "3", "4"}] == [
+        ["9", "0.9000"],
+        ["7", "0.7000"],
+        ["3", "0.3000"],
+        ["1", "0.1000"],
+    ]
+    assert "model 2.17, 340 ms stale" in result.stdout
+    (asked,) = replica.asked
+    assert (asked.user_id, list(asked.item_ids)) == (26469, [3, 9, 1, 7])
+    assert {column.name: list(column.fids) for column in asked.context.sparse} == {"tab": [1, 2], "hour": [23]}

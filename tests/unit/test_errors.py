@@ -1,0 +1,35 @@
+"""The exceptions: their tree is the one that is drawn, and each tells what is wrong in words and as attributes."""
+
+from __future__ import annotations
+
+import re
+
+from monolith_py import errors
+from monolith_py.errors import DeltaGap, MonolithError, OffsetTrimmed, RankFailed, TopicMissing
+
+
+def test_the_tree_is_the_one_that_the_module_draws() -> None:
+    drawn: dict[str, str] = {}
+    above = ["MonolithError"]
+    for indent, name in re.findall(r"^    ([| ]*)\+-- (\w+)", errors.__doc__ or "", re.MULTILINE):
+        depth = 1 + len(indent) // 4
+        above[depth:] = [name]
+        drawn[name] = above[depth - 1]
+    real = {
+        name: kind.__base__.__name__
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, MonolithError) and kind is not MonolithError
+    }
+    assert drawn == real
+
+
+def test_errors_carry_what_they_say_as_attributes() -> None:
+    missing = TopicMissing("clicks")
+    assert (str(missing), missing.topic) == ("topic 'clicks' does not exist: create it with `monolith topics`", "clicks")
+    trimmed = OffsetTrimmed("clicks", 1, 5, 9)
+    assert str(trimmed) == "'clicks'[1]: offset 5 is gone, the log starts at 9"
+    assert (trimmed.topic, trimmed.partition, trimmed.offset, trimmed.start) == ("clicks", 1, 5, 9)
+    gap = DeltaGap((2, 7), (2, 9))
+    assert (str(gap), gap.expected, gap.got) == ("delta gap: expected (generation, seq) (2, 7), got (2, 9)", (2, 7), (2, 9))
+    failed = RankFailed("UNAVAILABLE", "no connection")
+    assert (str(failed), failed.code, failed.details) == ("UNAVAILABLE: no connection", "UNAVAILABLE", "no connection")
