@@ -12,7 +12,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ import torch
 from fbgemm_gpu.split_embedding_configs import SparseType
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode, EmbeddingLocation
 from fbgemm_gpu.split_table_batched_embeddings_ops_inference import IntNBitTableBatchedEmbeddingBagsCodegen
+from figures import figure, interleaved
 
 from monolith_py.batch import Batch
 from monolith_py.config import FeatureConfig, load_job
@@ -52,22 +52,6 @@ def main() -> None:
         bench_rank(Path(folder), generator, seconds)
 
 
-def figure(name: str, value: float, unit: str) -> None:
-    """Print one figure."""
-    print(f"figure {name} {value:.4g} {unit}", flush=True)
-
-
-def interleaved(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Return the median seconds of each call, all of them taken in turns."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            began_s = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - began_s)
-    return {name: float(np.median(values)) for name, values in times.items()}
-
-
 def bench_deltas(generator: np.random.Generator) -> None:
     """Rows packed and encoded into deltas, and deltas decoded and applied."""
     num_rows = 8192
@@ -82,12 +66,11 @@ def bench_deltas(generator: np.random.Generator) -> None:
         value = encode(encoding)
         table = ReplicaTable([FeatureConfig(name="f", source="item", dim=DIM)], encoding, CPU, capacity=4 * num_rows)
 
-        def apply(value: bytes = value, table: ReplicaTable = table) -> None:
+        def apply(_: int, value: bytes = value, table: ReplicaTable = table) -> None:
             delta = decode_delta(value)
             table.assign(delta.table, delta.fids, delta.rows, delta.encoding)
 
-        apply()
-        medians = interleaved({"encode": lambda encoding=encoding: encode(encoding), "apply": apply}, 50)
+        medians = interleaved({"encode": lambda _, encoding=encoding: encode(encoding), "apply": apply}, 50, warmup=1)
         assert table.num_rows == num_rows
         figure(f"sync.encode_rows_per_s.{encoding.value}", num_rows / medians["encode"], "rows/s")
         figure(f"serve.apply_rows_per_s.{encoding.value}", num_rows / medians["apply"], "rows/s")
@@ -120,7 +103,7 @@ def bench_lookup(generator: np.random.Generator) -> None:
     offsets = torch.arange(num_features * batch_size + 1, dtype=torch.int32)
     with torch.inference_mode():
         assert torch.equal(table.lookup(batch), plain(numbers, offsets))
-        medians = interleaved({"ours": lambda: table.lookup(batch), "plain": lambda: plain(numbers, offsets)}, 300)
+        medians = interleaved({"ours": lambda _: table.lookup(batch), "plain": lambda _: plain(numbers, offsets)}, 300)
     figure("serve.lookup_ids_per_s", len(chosen) / medians["ours"], "ids/s")
     figure("serve.lookup_vs_raw_tbe", medians["plain"] / medians["ours"], "ratio")
 

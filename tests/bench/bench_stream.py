@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from figures import figure
 
 from monolith_py.config import JobConfig, parse_job
 from monolith_py.example import Action, FeatureColumns, Impression, SparseColumn
@@ -33,12 +34,12 @@ def main() -> None:
         run_joiner(job, stop_at_end=True)
         joined_s = time.perf_counter() - began_s
         assert count(job, Topics.of(job.log).examples) == num_requests
-        print(f"figure stream.joiner_impressions_per_s {num_requests / joined_s:.0f} 1/s")
+        figure("stream.joiner_impressions_per_s", num_requests / joined_s, "1/s")
         began_s = time.perf_counter()
         result = run_replay(job, start_ms=START_MS, end_ms=START_MS + num_requests * 10, output=None)
         replayed_s = time.perf_counter() - began_s
         assert count(job, result.topic) == num_requests
-        print(f"figure stream.replay_requests_per_s {num_requests / replayed_s:.0f} 1/s")
+        figure("stream.replay_requests_per_s", num_requests / replayed_s, "1/s")
 
 
 def job_in(folder: Path) -> JobConfig:
