@@ -61,7 +61,7 @@ class PatientLog:
         """Return the number of partitions."""
         return self._patience.run(lambda: self._log.num_partitions(topic))
 
-    def append(self, topic: str, values: Sequence[bytes], *, time_ms: int, partition: int = 0) -> int:
+    def append(self, topic: str, values: Sequence[bytes], *, time_ms: int | Sequence[int], partition: int = 0) -> int:
         """Append all values, without a second try."""
         return self._log.append(topic, values, time_ms=time_ms, partition=partition)
 
