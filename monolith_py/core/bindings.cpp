@@ -31,6 +31,24 @@ void expect(const char* name, size_t expected, size_t got) {
                 .c_str());
 }
 
+// A matrix of one row for each of n.
+template <typename Array>
+void expect_matrix(const char* name, size_t n, size_t width, const Array& got) {
+    if (got.shape(0) != n || got.shape(1) != width)
+        throw nb::value_error((std::string(name) + " must be (" + std::to_string(n) + ", " + std::to_string(width) +
+                               "), got (" + std::to_string(got.shape(0)) + ", " + std::to_string(got.shape(1)) + ")")
+                                  .c_str());
+}
+
+// Rows that the table has given out, or NO_ROW; the table's lock is held.
+void expect_rows(const EmbeddingTable& table, const uint32_t* rows, size_t n) {
+    uint32_t end = 0;
+    for (size_t i = 0; i < n; ++i) end = std::max(end, rows[i] + 1);  // NO_ROW + 1 is 0
+    if (end > table.end_row())
+        throw std::invalid_argument("rows must be NO_ROW or below " + std::to_string(table.end_row()) + ", got " +
+                                    std::to_string(end - 1));
+}
+
 template <typename T>
 nb::object vector_array(const std::vector<T>& values) {
     T* data = new T[values.size() + 1];
@@ -244,18 +262,20 @@ NB_MODULE(_core, m) {
         .def(
             "gather",
             [](Table& t, ConstRows rows, Matrix weights) {
-                expect("weights", rows.size() * t.table.dim(), weights.size());
+                expect_matrix("weights", rows.size(), t.table.dim(), weights);
                 nb::gil_scoped_release nogil;
                 std::shared_lock lock(t.mutex);
+                expect_rows(t.table, rows.data(), rows.size());
                 t.table.gather(rows.data(), rows.size(), weights.data());
             },
             nb::arg("rows").noconvert(), nb::arg("weights").noconvert())
         .def(
             "update",
             [](Table& t, ConstRows rows, ConstMatrix gradients, int64_t) {
-                expect("gradients", rows.size() * t.table.dim(), gradients.size());
+                expect_matrix("gradients", rows.size(), t.table.dim(), gradients);
                 nb::gil_scoped_release nogil;
                 std::unique_lock lock(t.mutex);
+                expect_rows(t.table, rows.data(), rows.size());
                 const uint32_t dim = t.table.dim();
                 t.table.update(rows.data(), rows.size(), [&](uint32_t i, float* sum) {
                     const float* g = gradients.data() + size_t{i} * dim;
@@ -276,7 +296,11 @@ NB_MODULE(_core, m) {
             },
             "now_s"_a)
         .def(
-            "register_consumer", [](Table& t, const std::string& name) { t.table.register_consumer(name); },
+            "register_consumer",
+            [](Table& t, const std::string& name) {
+                std::unique_lock lock(t.mutex);
+                t.table.register_consumer(name);
+            },
             "consumer"_a)
         .def(
             "drain",
@@ -294,7 +318,11 @@ NB_MODULE(_core, m) {
             },
             "consumer"_a)
         .def(
-            "ack", [](Table& t, const std::string& consumer, uint64_t ticket) { t.table.ack(consumer, ticket); },
+            "ack",
+            [](Table& t, const std::string& consumer, uint64_t ticket) {
+                std::unique_lock lock(t.mutex);
+                t.table.ack(consumer, ticket);
+            },
             "consumer"_a, "ticket"_a)
         .def("export_rows",
              [](Table& t) {
@@ -362,7 +390,11 @@ NB_MODULE(_core, m) {
             nb::gil_scoped_release nogil;
             auto locks = lock_all<std::unique_lock<std::shared_mutex>>(tables);
             std::vector<Feature> features;
-            for (size_t f = 0; f < tables.size(); ++f) features.push_back({&tables[f]->table, mean[f]});
+            for (size_t f = 0; f < tables.size(); ++f) {
+                const int64_t first = offsets.data()[f * num_bags], end = offsets.data()[(f + 1) * num_bags];
+                expect_rows(tables[f]->table, rows.data() + first, static_cast<size_t>(end - first));
+                features.push_back({&tables[f]->table, mean[f]});
+            }
             return pooled_backward(features, rows.data(), offsets.data(), num_bags, gradients.shape(1),
                                    gradients.data());
         },

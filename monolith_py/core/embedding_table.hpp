@@ -72,6 +72,10 @@ class EmbeddingTable {
             }
     }
 
+    // Rows from here on were never given out.
+    uint32_t end_row() const { return store_.end(); }
+
+    // `rows` must be below end_row(), or no row.
     void gather(const uint32_t* rows, size_t n, float* weights) const {
         const size_t width = dim() * sizeof(float);
         for (size_t i = 0; i < n; ++i)
@@ -82,6 +86,7 @@ class EmbeddingTable {
     }
 
     // `gradient(i, out)` adds the gradient of rows[i] to out; duplicates are summed in the order of the batch.
+    // `rows` must be below end_row(), or no row.
     template <typename AddGradient>
     size_t update(const uint32_t* rows, size_t n, AddGradient&& add_gradient) {
         order_.clear();

@@ -89,7 +89,7 @@ class Reader {
     }
     void take(void* out, size_t size) {
         if (size > static_cast<size_t>(end_ - data_)) throw SnapshotError("body ends too early");
-        std::memcpy(out, data_, size);
+        if (size > 0) std::memcpy(out, data_, size);  // an empty vector has no address
         data_ += size;
     }
     const char* data_;
@@ -165,7 +165,11 @@ struct SnapshotFile {
 inline SnapshotFile read_snapshot(const std::string& path) {
     std::ifstream file(path, std::ios::binary);
     if (!file) throw SnapshotError(path + ": cannot be opened");
-    SnapshotFile snapshot{{}, {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()}};
+    SnapshotFile snapshot;
+    std::vector<char> chunk(1 << 20);
+    while (file.read(chunk.data(), static_cast<std::streamsize>(chunk.size())), file.gcount() > 0)
+        snapshot.bytes.append(chunk.data(), static_cast<size_t>(file.gcount()));
+    if (file.bad()) throw SnapshotError(path + ": cannot be read");
     const SnapshotHeader fresh;
     SnapshotHeader& header = snapshot.header;
     if (snapshot.bytes.size() < sizeof header) throw SnapshotError(path + ": torn, header is incomplete");

@@ -40,8 +40,9 @@ class TouchedSet {
         Drained drained{++ticket_, {}, {evicted_.begin(), evicted_.end()}};
         for (uint32_t row : rows_)
             if (flags_[row]) {
-                drained.rows.push_back(row);
                 flags_[row] = 0;
+                // An update may still name a row whose fid is evicted.
+                if (row_of(fid_of(row)) == row) drained.rows.push_back(row);
             }
         std::sort(drained.rows.begin(), drained.rows.end());
         std::sort(drained.evicted.begin(), drained.evicted.end());

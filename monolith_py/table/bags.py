@@ -112,8 +112,9 @@ class EmbeddingBags(nn.Module):
         if values.dtype != torch.int64:
             raise ValueError(f"values of the KeyedJaggedTensor must be int64, got {values.dtype}")
         offsets = kjt.offsets().to(torch.int64).contiguous()
+        learning = self.training and torch.is_grad_enabled()
         pooled: Tensor = _PooledLookup.apply(  # type: ignore[no-untyped-call]
-            self._ask, self, values.contiguous(), offsets, kjt.stride()
+            self._ask, self, values.contiguous(), offsets, kjt.stride(), learning
         )
         return KeyedTensor(self._names, self._dims, pooled, key_dim=1)
 
@@ -144,8 +145,7 @@ class _PooledLookup(torch.autograd.Function):
     """Look-up and pooling in the core; its backward updates the rows and asks for no gradient in turn."""
 
     @staticmethod
-    def forward(ctx: Any, ask: Tensor, bags: EmbeddingBags, fids: Tensor, offsets: Tensor, num_rows: int) -> Tensor:
-        learning = bags.training and ctx.needs_input_grad[0]
+    def forward(ctx: Any, ask: Tensor, bags: EmbeddingBags, fids: Tensor, offsets: Tensor, num_rows: int, learning: bool) -> Tensor:
         pooled = torch.empty(num_rows, sum(bags._dims))  # (B, D)
         rows: UInt32Array = np.empty(len(fids), np.uint32)
         _core.pooled_forward(bags._cores, fids.numpy(), offsets.numpy(), bags._mean, bags.now_s, learning, pooled.numpy(), rows)
@@ -160,4 +160,4 @@ class _PooledLookup(torch.autograd.Function):
             raise FloatingPointError("gradient of the pooled rows must be finite, got NaN or Inf; no row was changed")
         offsets = ctx.offsets.numpy()
         bags.rows_touched = _core.pooled_backward(bags._cores, ctx.rows, offsets, bags._mean, gradient.numpy(), ctx.now_s)
-        return None, None, None, None, None
+        return None, None, None, None, None, None

@@ -118,7 +118,10 @@ class EmbeddingTable:
         self.core.set_lr(lr)
 
     def evict(self, now_s: int) -> Int64Array:
-        """Let go of rows not seen for more than `ttl_s` seconds (to within a thousandth of it); return their fids, int64 (m,), sorted."""
+        """Let go of rows not seen for more than `ttl_s` seconds; return their fids, int64 (m,), sorted.
+
+        Times are kept to a thousandth of `ttl_s`, in whole seconds: a row may stay for up to two of these longer, and goes no earlier.
+        """
         return self.core.evict(now_s)
 
     def drain(self, consumer: str) -> TableDelta:

@@ -1,0 +1,51 @@
+// Checks and tests by name, without a framework: a compiler is all it takes.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace monolith::check {
+
+struct Failure {
+    std::string what;
+};
+
+struct Test {
+    const char* name;
+    std::function<void()> run;
+};
+
+inline std::vector<Test>& tests() {
+    static std::vector<Test> tests;
+    return tests;
+}
+
+inline bool add(const char* name, std::function<void()> run) {
+    tests().push_back({name, std::move(run)});
+    return true;
+}
+
+inline void require(bool holds, const char* condition, const char* file, int line) {
+    if (!holds) throw Failure{std::string(file) + ":" + std::to_string(line) + ": " + condition};
+}
+
+}  // namespace monolith::check
+
+#define CHECK(condition) ::monolith::check::require(static_cast<bool>(condition), #condition, __FILE__, __LINE__)
+
+#define CHECK_THROWS(expression, Exception)                                  \
+    do {                                                                     \
+        bool thrown = false;                                                 \
+        try {                                                                \
+            expression;                                                      \
+        } catch (const Exception&) {                                         \
+            thrown = true;                                                   \
+        }                                                                    \
+        ::monolith::check::require(thrown, #expression, __FILE__, __LINE__); \
+    } while (false)
+
+#define TEST(name)                                                            \
+    static void name();                                                       \
+    static const bool name##_is_a_test = ::monolith::check::add(#name, name); \
+    static void name()

@@ -1,0 +1,25 @@
+// Runs every test that is linked in; the last line says how many passed and failed.
+#include <cstdio>
+#include <exception>
+
+#include "check.hpp"
+
+int main() {
+    int passed = 0, failed = 0;
+    for (const auto& test : monolith::check::tests()) {
+        std::string cause;
+        try {
+            test.run();
+            ++passed;
+            continue;
+        } catch (const monolith::check::Failure& failure) {
+            cause = failure.what;
+        } catch (const std::exception& error) {
+            cause = error.what();
+        }
+        ++failed;
+        std::printf("FAILED %s: %s\n", test.name, cause.c_str());
+    }
+    std::printf("%d passed, %d failed\n", passed, failed);
+    return failed == 0 ? 0 : 1;
+}

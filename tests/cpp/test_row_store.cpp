@@ -1,0 +1,64 @@
+// Rows: stable addresses that never overlap, recycled by the free list; and what a row's state starts with.
+#include <set>
+
+#include "check.hpp"
+#include "row_store.hpp"
+
+namespace {
+
+using namespace monolith;
+
+TEST(rows_keep_their_address_and_never_overlap) {
+    for (uint32_t state : {0u, 1u, 8u, 17u}) {
+        constexpr uint32_t kDim = 8, kNum = 5'000;
+        RowStore store(kDim, state);
+        std::vector<float*> addresses;
+        for (uint32_t i = 0; i < kNum; ++i) {
+            const uint32_t row = store.allocate();
+            CHECK(row == i);
+            addresses.push_back(store.weights(row));
+            for (uint32_t d = 0; d < kDim; ++d) store.weights(row)[d] = static_cast<float>(i * 2);
+            for (uint32_t d = 0; d < state; ++d) store.state(row)[d] = static_cast<float>(i * 2 + 1);
+        }
+        CHECK(store.end() == kNum);
+        for (uint32_t row = 0; row < kNum; ++row) {
+            CHECK(store.weights(row) == addresses[row]);
+            for (uint32_t d = 0; d < kDim; ++d) CHECK(store.weights(row)[d] == static_cast<float>(row * 2));
+            for (uint32_t d = 0; d < state; ++d) CHECK(store.state(row)[d] == static_cast<float>(row * 2 + 1));
+        }
+    }
+}
+
+TEST(released_rows_are_given_out_again_before_new_ones) {
+    RowStore store(4, 1);
+    for (int i = 0; i < 3'000; ++i) store.allocate();
+    const size_t bytes = store.bytes();
+    std::set<uint32_t> released;
+    for (uint32_t row = 5; row < 3'000; row += 7) {
+        store.release(row);
+        released.insert(row);
+    }
+    for (size_t left = released.size(); left > 0; --left) CHECK(released.erase(store.allocate()) == 1);
+    CHECK(store.end() == 3'000);
+    CHECK(store.bytes() == bytes);
+    CHECK(store.allocate() == 3'000);
+}
+
+TEST(state_starts_as_each_rule_says) {
+    constexpr uint32_t kDim = 4;
+    Hyper hyper;
+    hyper.initial_accumulator = 0.5f;
+    const auto started = [&](Optimizer optimizer) {
+        std::vector<float> state(state_width(optimizer, kDim), -1.0f);
+        start_state(optimizer, hyper, kDim, state.data());
+        return state;
+    };
+    using Floats = std::vector<float>;
+    CHECK(started(Optimizer::kSgd).empty());
+    CHECK(started(Optimizer::kAdagrad) == Floats(kDim, 0.5f));
+    CHECK(started(Optimizer::kRowwiseAdagrad) == Floats(1, 0.5f));
+    CHECK(started(Optimizer::kAdam) == Floats(2 * kDim + 1, 0.0f));
+    CHECK(started(Optimizer::kFtrl) == (Floats{0, 0, 0, 0, 0.5f, 0.5f, 0.5f, 0.5f}));
+}
+
+}  // namespace

@@ -1,0 +1,137 @@
+// What a consumer is told: each change once, again until it is acknowledged, and a fid either as a row or as evicted.
+#include <map>
+
+#include "check.hpp"
+#include "id_map.hpp"
+#include "touched_set.hpp"
+
+namespace {
+
+using namespace monolith;
+
+// A touched set beside the fids and rows it speaks of.
+struct World {
+    TouchedSet touched;
+    std::map<int64_t, uint32_t> rows;
+    std::map<uint32_t, int64_t> fids;
+
+    void bear(int64_t fid, uint32_t row) {
+        rows[fid] = row;
+        fids[row] = fid;
+        touched.born(fid);
+        touched.touch(row);
+    }
+    void evict(int64_t fid) {
+        touched.evict(rows.at(fid), fid);
+        rows.erase(fid);
+    }
+    TouchedSet::Drained drain() {
+        return touched.drain([&](int64_t fid) { return rows.contains(fid) ? rows.at(fid) : kNoRow; },
+                             [&](uint32_t row) { return fids.at(row); });
+    }
+    bool drains(const std::vector<uint32_t>& expected, const std::vector<int64_t>& evicted) {
+        const TouchedSet::Drained drained = drain();
+        return drained.rows == expected && drained.evicted == evicted;
+    }
+    void drain_and_ack() { touched.ack(drain().ticket); }
+};
+
+TEST(a_touched_row_is_handed_out_once_when_it_is_acknowledged) {
+    World world;
+    world.bear(70, 7);
+    world.bear(20, 2);
+    world.touched.touch(7);
+    const TouchedSet::Drained first = world.drain();
+    CHECK(first.rows == (std::vector<uint32_t>{2, 7}));
+    world.touched.ack(first.ticket);
+    CHECK(world.drains({}, {}));
+}
+
+TEST(what_is_not_acknowledged_comes_again_with_what_changed_since) {
+    World world;
+    world.bear(70, 7);
+    world.bear(20, 2);
+    world.evict(20);
+    CHECK(world.drains({7}, {20}));
+    world.bear(30, 3);
+    CHECK(world.drains({3, 7}, {20}));
+    world.drain_and_ack();
+    world.touched.touch(3);
+    CHECK(world.drains({3}, {}));
+}
+
+TEST(a_change_after_the_drain_outlives_its_acknowledgement) {
+    World world;
+    world.bear(70, 7);
+    const TouchedSet::Drained first = world.drain();
+    world.touched.touch(7);
+    world.touched.ack(first.ticket);
+    CHECK(world.drains({7}, {}));
+}
+
+TEST(only_the_last_ticket_can_be_acknowledged_and_only_once) {
+    World world;
+    world.bear(70, 7);
+    CHECK_THROWS(world.touched.ack(0), std::invalid_argument);
+    const uint64_t first = world.drain().ticket, second = world.drain().ticket;
+    CHECK(first != second);
+    CHECK_THROWS(world.touched.ack(first), std::invalid_argument);
+    world.touched.ack(second);
+    CHECK_THROWS(world.touched.ack(second), std::invalid_argument);
+}
+
+TEST(a_row_recycled_before_the_drain_is_the_new_fids_and_the_old_one_is_evicted) {
+    World world;
+    world.bear(70, 7);
+    world.drain_and_ack();
+    world.touched.touch(7);
+    world.evict(70);
+    world.bear(71, 7);
+    CHECK(world.drains({7}, {70}));
+}
+
+TEST(a_fid_that_went_and_came_back_is_a_row_and_no_tombstone) {
+    World world;
+    world.bear(70, 7);
+    world.drain_and_ack();
+    world.evict(70);
+    world.bear(70, 4);
+    CHECK(world.drains({4}, {}));
+    world.evict(70);
+    CHECK(world.drains({}, {70}));
+    world.bear(70, 5);  // while its tombstone is in flight
+    CHECK(world.drains({5}, {}));
+    world.evict(70);  // while its row is in flight
+    CHECK(world.drains({}, {70}));
+}
+
+TEST(a_row_touched_after_its_eviction_is_not_handed_out) {
+    World world;
+    world.bear(70, 7);
+    world.drain_and_ack();
+    world.evict(70);
+    world.touched.touch(7);
+    CHECK(world.drains({}, {70}));
+}
+
+TEST(what_is_pending_when_it_is_saved_is_handed_out_by_the_restored_set) {
+    World world;
+    world.bear(70, 7);
+    world.bear(20, 2);
+    world.bear(50, 5);
+    world.evict(20);
+    world.drain();
+    world.touched.touch(7);
+    world.bear(30, 3);
+    world.evict(50);
+    World restored;
+    restored.rows = {{70, 0}, {30, 1}};
+    restored.fids = {{0, 70}, {1, 30}};
+    restored.touched.restore(world.touched.pending([&](uint32_t row) { return world.fids.at(row); }),
+                             world.touched.pending_evicted());
+    CHECK(restored.drains({0, 1}, {20, 50}));
+    restored.drain_and_ack();
+    CHECK(restored.drains({}, {}));
+}
+
+}  // namespace

@@ -1,0 +1,198 @@
+"""The embedding table against a dict: whatever is called in whatever order, both say the same."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from monolith_py.table import NO_ROW, Adagrad, EmbeddingTable
+
+DIM, TTL_S, SEED, SCALE = 4, 10, 5, 0.25
+RULE = Adagrad(lr=0.5, eps=1e-6, initial_accumulator=0.5)
+EDGES = [-(2**63), 2**63 - 1, 0, -1, 1, 2, 3, 2**32, -(2**32)]
+FIDS = st.lists(st.one_of(st.sampled_from(EDGES), st.integers(-20, 20), st.integers(-(2**63), 2**63 - 1)), max_size=12)
+CONSUMERS = st.sampled_from(["replicas", "archive"])
+
+
+def start_weights(fid: int) -> np.ndarray:
+    """What a row starts with, from a table in which it is alone: start values depend on seed and fid only."""
+    table = EmbeddingTable(DIM, RULE, init_scale=SCALE, seed=SEED)
+    return table.gather(table.find_or_insert([fid], 0))[0].astype(np.float64)
+
+
+@dataclass
+class Entry:
+    """A fid that was seen: counted, and with weights once it is admitted."""
+
+    seen_s: int
+    count: int = 0
+    weights: np.ndarray | None = None
+    accumulator: np.ndarray = field(default_factory=lambda: np.full(DIM, RULE.initial_accumulator))
+
+
+@dataclass
+class Consumer:
+    """`fresh` changed since the last drain; `in_flight` was in it and is not acknowledged."""
+
+    fresh: set[int]
+    in_flight: set[int] = field(default_factory=set)
+    ticket: int | None = None
+
+
+class TableMachine(RuleBasedStateMachine):
+    @initialize(admit_after=st.sampled_from([1, 1, 2, 3]))
+    def make(self, admit_after: int) -> None:
+        self.directory = Path(tempfile.mkdtemp())
+        self.admit_after = admit_after
+        self.table = EmbeddingTable(DIM, RULE, init_scale=SCALE, admit_after=admit_after, ttl_s=TTL_S, seed=SEED)
+        self.entries: dict[int, Entry] = {}
+        self.consumers: dict[str, Consumer] = {}
+        self.known = set(EDGES)
+        self.now_s = 1_000
+        self.filtered = self.admitted = self.evicted = 0
+
+    def teardown(self) -> None:
+        if hasattr(self, "directory"):
+            shutil.rmtree(self.directory)
+
+    def live(self) -> list[int]:
+        return sorted(fid for fid, entry in self.entries.items() if entry.weights is not None)
+
+    def changed(self, fid: int) -> None:
+        for consumer in self.consumers.values():
+            consumer.fresh.add(fid)
+
+    def see(self, fids: list[int], now_s: int) -> None:
+        self.known.update(fids)
+        rows = self.table.find_or_insert(np.array(fids, np.int64), now_s)
+        for fid in fids:
+            entry = self.entries.setdefault(fid, Entry(now_s))
+            entry.seen_s = max(entry.seen_s, now_s)
+            entry.count += 1
+            if entry.weights is None and entry.count >= self.admit_after:
+                entry.weights = start_weights(fid)
+                self.admitted += 1
+                self.changed(fid)
+        live = set(self.live())
+        assert [row != NO_ROW for row in rows] == [fid in live for fid in fids]
+        assert (rows == self.table.find(fids)).all()
+        self.filtered += sum(fid not in live for fid in fids)
+
+    @rule(fids=FIDS, late_s=st.sampled_from([0, 0, 0, 3, 15]))
+    def find_or_insert(self, fids: list[int], late_s: int) -> None:
+        self.see(fids, self.now_s - late_s)
+
+    @rule(first=st.integers(-1_000, 1_000), num=st.integers(30, 90))
+    def find_or_insert_many(self, first: int, num: int) -> None:
+        self.see(list(range(first, first + num)), self.now_s)
+
+    @rule(fids=FIDS)
+    def find_inserts_nothing_and_counts_nothing(self, fids: list[int]) -> None:
+        live = set(self.live())
+        rows = self.table.find(np.array(fids, np.int64))
+        assert [row != NO_ROW for row in rows] == [fid in live for fid in fids]
+        assert len({*rows.tolist()} - {NO_ROW}) == len({*fids} & live)
+
+    @precondition(lambda self: self.live())
+    @rule(data=st.data())
+    def update(self, data: st.DataObject) -> None:
+        absent = [fid for fid in EDGES if fid not in self.live()]
+        fids = data.draw(st.lists(st.sampled_from(self.live() + absent), max_size=10))
+        steps = data.draw(st.lists(st.integers(-3, 3), min_size=len(fids), max_size=len(fids)))
+        gradients = np.outer(steps, np.arange(1, DIM + 1)).astype(np.float32).reshape(len(fids), DIM)
+        self.table.update(self.table.find(np.array(fids, np.int64)), gradients, self.now_s)
+        sums: dict[int, np.ndarray] = {}
+        for fid, gradient in zip(fids, gradients.astype(np.float64), strict=True):
+            sums[fid] = sums.get(fid, 0) + gradient
+        for fid, gradient in sums.items():
+            entry = self.entries.get(fid)
+            if entry is not None and entry.weights is not None:
+                entry.accumulator += gradient**2
+                entry.weights -= RULE.lr * gradient / (np.sqrt(entry.accumulator) + RULE.eps)
+                self.changed(fid)
+
+    @rule(seconds=st.sampled_from([0, 1, 4, 5, 6, 11, 100_000]))
+    def time_moves_on(self, seconds: int) -> None:
+        self.now_s += seconds
+
+    @rule(after_s=st.sampled_from([0, 6, TTL_S + 1]))
+    def evict(self, after_s: int) -> None:
+        self.now_s += after_s
+        expired = sorted(fid for fid, entry in self.entries.items() if entry.seen_s < self.now_s - TTL_S)
+        rows = [fid for fid in expired if self.entries.pop(fid).weights is not None]
+        assert self.table.evict(self.now_s).tolist() == rows
+        self.evicted += len(rows)
+        for fid in rows:
+            self.changed(fid)
+
+    @rule(name=CONSUMERS)
+    def drain(self, name: str) -> None:
+        live = set(self.live())
+        consumer = self.consumers.setdefault(name, Consumer(set(live)))
+        consumer.in_flight |= consumer.fresh
+        consumer.fresh = set()
+        delta = self.table.drain(name)
+        assert sorted(delta.fids.tolist()) == sorted(consumer.in_flight & live)
+        assert sorted(delta.evicted.tolist()) == sorted(consumer.in_flight - live)
+        np.testing.assert_array_equal(delta.weights, self.table.gather(self.table.find(delta.fids)))
+        consumer.ticket = delta.ticket
+
+    @precondition(lambda self: any(consumer.ticket is not None for consumer in self.consumers.values()))
+    @rule(data=st.data())
+    def ack(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(name for name, one in self.consumers.items() if one.ticket is not None)))
+        consumer = self.consumers[name]
+        assert consumer.ticket is not None
+        self.table.ack(name, consumer.ticket)
+        for ticket in (consumer.ticket, consumer.ticket + 1):
+            with pytest.raises(ValueError, match="ticket"):
+                self.table.ack(name, ticket)
+        consumer.in_flight, consumer.ticket = set(), None
+
+    @rule()
+    def save_and_restore(self) -> None:
+        path = self.directory / "saved.table"
+        self.table.save(path)
+        self.table = EmbeddingTable.restore(path)
+        for name, consumer in self.consumers.items():
+            if consumer.ticket is not None:  # tickets are of one life of the table
+                with pytest.raises(ValueError, match="ticket"):
+                    self.table.ack(name, consumer.ticket)
+            consumer.in_flight, consumer.fresh, consumer.ticket = consumer.in_flight | consumer.fresh, set(), None
+
+    @invariant()
+    def both_hold_the_same_rows(self) -> None:
+        if not hasattr(self, "table"):
+            return
+        live = self.live()
+        fids, weights = self.table.export_rows()
+        assert fids.tolist() == live
+        expected = np.array([self.entries[fid].weights for fid in live]).reshape(len(live), DIM)
+        np.testing.assert_allclose(weights, expected, rtol=1e-5, atol=1e-6)
+        known = np.array(sorted(self.known), np.int64)
+        rows = self.table.find(known)
+        assert known[rows != NO_ROW].tolist() == live
+        np.testing.assert_array_equal(self.table.gather(rows)[rows != NO_ROW], weights)
+        assert not self.table.gather(rows)[rows == NO_ROW].any()
+
+    @invariant()
+    def both_count_the_same(self) -> None:
+        if not hasattr(self, "table"):
+            return
+        stats, num_rows = self.table.stats(), len(self.live())
+        assert len(self.table) == stats.rows == num_rows
+        assert stats.candidates == len(self.entries) - num_rows
+        assert (stats.admitted, stats.filtered, stats.evicted) == (self.admitted, self.filtered, self.evicted)
+        assert stats.id_map_capacity >= len(self.entries)
+
+
+TestTable = TableMachine.TestCase
+TestTable.settings = settings(max_examples=60, stateful_step_count=40)
