@@ -1,6 +1,7 @@
 """The C++ core: collisionless embedding tables in batches. numpy views cross the border, the GIL is released inside."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +13,8 @@ FloatArray = npt.NDArray[np.float32]
 NO_ROW: int  # 0xFFFFFFFF: this fid has no row
 
 def simd_level() -> str: ...  # "avx512" | "avx2" | "portable"
-def set_simd_level(level: str) -> None: ...  # for tests: force a lower level
-def set_num_threads(num_threads: int) -> None: ...
+def set_simd_level(level: str) -> None: ...  # for tests and benches: force a lower level
+def set_num_threads(num_threads: int) -> None: ...  # of the pool that all tables share
 def num_threads() -> int: ...
 def hash_fids(fids: Int64Array) -> npt.NDArray[np.uint64]: ...  # the id map's hash, pinned by golden values
 
@@ -29,54 +30,94 @@ class IdMap:
     def erase(self, fids: Int64Array, old_rows: UInt32Array) -> None: ...
     def items(self) -> tuple[Int64Array, UInt32Array]: ...
 
-class Table:
-    """One embedding table: id map, row store, admission, expiry, touched set. One writer; `find`/`gather` may run meanwhile."""
+class Slice:
+    """A part of every row."""
 
     def __init__(
         self,
+        name: str,
         dim: int,
-        optimizer: str,  # "sgd" | "adagrad" | "rowwise_adagrad" | "adam" | "ftrl"
-        hyper: dict[str, float],  # lr, eps, initial_accumulator, beta1, beta2, l1, l2, beta
-        init_scale: float,  # uniform in [-init_scale, init_scale), a pure function of (seed, fid)
+        optimizer: str,  # "sgd" | "momentum" | "adagrad" | ...: `monolith_py.table.optimizers`
+        hyper: dict[str, float],
+        initializer: str,  # "zeros" | "constant" | "uniform" | "normal" | "xavier"
+        init_scale: float,
+        encoding: str,  # "fp32" | "fp16" | "int8" | "int4"
+    ) -> None: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def dim(self) -> int: ...
+
+class Table:
+    """One embedding table: id map, row store, admission, expiry, budget, touched set. One writer; `find`/`gather` may run meanwhile."""
+
+    def __init__(
+        self,
+        slices: Sequence[Slice],
+        *,
         seed: int,
+        admission: str,  # "count" | "sketch" | "probability" | "geometric"
         admit_after: int,
+        sketch_bytes: int,
+        sketch_window_s: int,
         ttl_s: int,  # 0: rows never expire
+        eviction: str,  # "none" | "lru" | "lfu" | "score"
+        budget_bytes: int,
+        half_life_s: int,
     ) -> None: ...
     def __len__(self) -> int: ...  # live rows
     @property
     def dim(self) -> int: ...
-    def set_lr(self, lr: float) -> None: ...
+    @property
+    def slices(self) -> list[Slice]: ...
+    @property
+    def num_updates(self) -> int: ...
+    @property
+    def snapshot_id(self) -> int: ...  # of the newest snapshot saved or restored; 0: none
+    def set_lr(self, slice: int, lr: float) -> None: ...
     def find(self, fids: Int64Array, rows: UInt32Array) -> None: ...
     def find_or_insert(self, fids: Int64Array, now_s: int, rows: UInt32Array) -> None: ...  # counts admission; NO_ROW while not admitted
     def gather(self, rows: UInt32Array, weights: FloatArray) -> None: ...  # (n, dim); zeros for NO_ROW
-    def update(self, rows: UInt32Array, gradients: FloatArray, now_s: int) -> None: ...  # sums duplicates, skips NO_ROW
-    def evict(self, now_s: int) -> Int64Array: ...  # fids of rows not seen for more than ttl_s
-    def drain(self, consumer: str) -> tuple[int, Int64Array, FloatArray, Int64Array]: ...  # ticket, fids, weights (n, dim), evicted
+    def update(self, rows: UInt32Array, gradients: FloatArray) -> int: ...  # sums duplicates, skips NO_ROW; rows updated
+    def evict(self, now_s: int, max_slots: int) -> Int64Array: ...  # fids of rows not seen for more than ttl_s; 0: looks at all
+    def drain(
+        self, consumer: str, encoded: bool
+    ) -> tuple[int, Int64Array, Any, Int64Array]: ...  # ticket, fids, weights (n, dim) or packed rows (n, R), evicted
     def register_consumer(self, consumer: str) -> None: ...  # it starts with nothing to drain
     def ack(self, consumer: str, ticket: int) -> None: ...
     def export_rows(self) -> tuple[Int64Array, FloatArray]: ...  # fids (n,), weights (n, dim), sorted by fid
-    def save(self, path: str) -> None: ...
-    def restore(self, path: str) -> None: ...  # into a table of equal settings, which must be empty
-    def stats(self) -> dict[str, int]: ...  # rows, candidates (counted, not admitted), admitted, filtered, evicted, bytes, id_map_capacity
+    def entries(self) -> tuple[Int64Array, UInt32Array, npt.NDArray[np.uint16], Int64Array]: ...  # fids, rows, counts, seen_s
+    def state(self, rows: UInt32Array) -> FloatArray: ...
+    def start_saving(self, path: str, id: int, parent: int) -> Saving: ...  # parent 0: a base
+    def restore(self, path: str, part: int, parts: int) -> None: ...  # a base into an empty table, or an increment on what it holds
+    def stats(self) -> dict[str, int]: ...  # rows, candidates (counted, not admitted), admitted, filtered, evicted, freed, bytes, ...
+
+class Saving:
+    """A snapshot under way."""
+
+    def copy(self, max_rows: int) -> bool: ...
+    def finish(self) -> None: ...
+    def commit(self, track: bool) -> None: ...
 
 class SnapshotError(OSError): ...  # a snapshot is absent, torn, damaged or of another table
 
-def restore_table(path: str) -> Table: ...  # with the settings it was saved with
+def restore_table(path: str, part: int, parts: int) -> Table: ...  # with the settings it was saved with
 def pooled_forward(
     tables: Sequence[Table],  # one for each feature; a table may appear more than once
     fids: Int64Array,  # (n,) feature-major as in a KeyedJaggedTensor
     offsets: Int64Array,  # (F * B + 1,)
-    mean: Sequence[bool],  # (F,) mean pooling instead of sum
+    weights: FloatArray | None,  # (n,) what each row is multiplied by; None: 1
+    pooling: Sequence[int],  # (F,) 0 sums, 1 takes the mean, -n keeps the rows of the first n fids
     now_s: int,
     insert: bool,  # training: find_or_insert; else find only
-    pooled: FloatArray,  # out, (B, sum of dims)
+    pooled: FloatArray,  # out, (B, sum of widths)
     rows: UInt32Array,  # out, (n,)
 ) -> None: ...
 def pooled_backward(
     tables: Sequence[Table],
     rows: UInt32Array,  # (n,) from pooled_forward
     offsets: Int64Array,
-    mean: Sequence[bool],
-    gradients: FloatArray,  # (B, sum of dims)
-    now_s: int,
+    weights: FloatArray | None,
+    pooling: Sequence[int],
+    gradients: FloatArray,  # (B, sum of widths)
 ) -> int: ...  # rows updated

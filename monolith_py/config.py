@@ -16,6 +16,8 @@ from monolith_py.errors import ConfigError
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -40,17 +42,35 @@ class KvConfig(Config):
 
 
 class SparseOptimizerConfig(Config):
-    """How rows of the embedding tables are updated; `monolith_py.table` documents each rule."""
+    """How rows of the embedding tables are updated; `monolith_py.table` documents each rule. None: as the rule has it."""
 
-    kind: Literal["sgd", "adagrad", "rowwise_adagrad", "adam", "ftrl"] = "adagrad"
-    lr: Positive = 0.02
-    eps: Positive = 1e-8
-    initial_accumulator: Annotated[float, Field(ge=0)] = 0.01
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    l1: Annotated[float, Field(ge=0)] = 0.0
-    l2: Annotated[float, Field(ge=0)] = 0.0
-    beta: Annotated[float, Field(ge=0)] = 0.0
+    kind: Literal[
+        "sgd",
+        "momentum",
+        "adagrad",
+        "rowwise_adagrad",
+        "adadelta",
+        "rmsprop",
+        "adam",
+        "amsgrad",
+        "adamw",
+        "ftrl",
+        "group_adagrad",
+        "group_ftrl",
+    ] = "adagrad"
+    lr: Positive | None = None
+    weight_decay: NotNegative | None = None
+    clip_norm: NotNegative | None = None
+    eps: Positive | None = None
+    initial_accumulator: NotNegative | None = None
+    momentum: Share | None = None
+    nesterov: bool | None = None
+    rho: Share | None = None
+    beta1: Share | None = None
+    beta2: Share | None = None
+    l1: NotNegative | None = None
+    l2: NotNegative | None = None
+    beta: NotNegative | None = None
 
 
 class FeatureConfig(Config):
@@ -61,9 +81,30 @@ class FeatureConfig(Config):
     source: Literal["user_id", "item_id", "user", "item", "context"]
     dim: Annotated[int, Field(ge=4, le=1024, multiple_of=4)] = 16
     pooling: Literal["sum", "mean"] = "sum"
+    initializer: Literal["zeros", "constant", "uniform", "normal", "xavier"] = "uniform"
+    init_scale: NotNegative = 0.01
+    # Which fids get a row, and after how many sightings: `monolith_py.table.Admission` says how each kind counts.
     admit_after: Annotated[int, Field(ge=1, le=65535)] = 1
+    admission: Literal["count", "sketch", "proportional", "geometric"] = "count"
+    sketch_bytes: Annotated[int, Field(ge=64)] | None = None
+    sketch_window_s: Count | None = None
+    # Event-time seconds after which a row that was not seen goes.
     ttl_s: Count | None = None
-    init_scale: Annotated[float, Field(ge=0)] = 0.01
+    # Memory that the table's rows may take; which go first is `monolith_py.table.Budget`'s to say.
+    budget_bytes: Count | None = None
+    eviction: Literal["lru", "lfu", "score"] = "lru"
+    half_life_s: Count = 86_400
+
+    @model_validator(mode="after")
+    def _check_what_has_no_effect(self) -> FeatureConfig:
+        for needs, names in (
+            ("admission = 'sketch'", ("sketch_bytes", "sketch_window_s") if self.admission != "sketch" else ()),
+            ("budget_bytes", ("eviction", "half_life_s") if self.budget_bytes is None else ()),
+        ):
+            for name in names:
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"features.{self.name}.{name} must come with {needs}, got {getattr(self, name)!r} without")
+        return self
 
 
 class DenseFeatureConfig(Config):

@@ -2,12 +2,15 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
+#include <memory>
 #include <mutex>
 #include <shared_mutex>
+#include <type_traits>
 
 #include "embedding_table.hpp"
 #include "pooled.hpp"
@@ -23,21 +26,21 @@ using Rows = nb::ndarray<uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using ConstRows = nb::ndarray<const uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Matrix = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using ConstMatrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using ConstFloats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+[[noreturn]] void refuse(const std::string& why) { throw nb::value_error(why.c_str()); }
 
 void expect(const char* name, size_t expected, size_t got) {
     if (expected != got)
-        throw nb::value_error(
-            (std::string(name) + " must have size " + std::to_string(expected) + ", got " + std::to_string(got))
-                .c_str());
+        refuse(std::string(name) + " must have size " + std::to_string(expected) + ", got " + std::to_string(got));
 }
 
 // A matrix of one row for each of n.
 template <typename Array>
 void expect_matrix(const char* name, size_t n, size_t width, const Array& got) {
     if (got.shape(0) != n || got.shape(1) != width)
-        throw nb::value_error((std::string(name) + " must be (" + std::to_string(n) + ", " + std::to_string(width) +
-                               "), got (" + std::to_string(got.shape(0)) + ", " + std::to_string(got.shape(1)) + ")")
-                                  .c_str());
+        refuse(std::string(name) + " must be (" + std::to_string(n) + ", " + std::to_string(width) + "), got (" +
+               std::to_string(got.shape(0)) + ", " + std::to_string(got.shape(1)) + ")");
 }
 
 // Rows that the table has given out, or NO_ROW; the table's lock is held.
@@ -57,33 +60,30 @@ nb::object vector_array(const std::vector<T>& values) {
     return nb::cast(nb::ndarray<nb::numpy, T, nb::ndim<1>>(data, {values.size()}, owner));
 }
 
-nb::object matrix_array(const std::vector<float>& values, size_t width) {
-    float* data = new float[values.size() + 1];
-    std::copy(values.begin(), values.end(), data);
-    nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<float*>(p); });
-    return nb::cast(
-        nb::ndarray<nb::numpy, float, nb::ndim<2>>(data, {width ? values.size() / width : 0, width}, owner));
+template <typename T>
+nb::object matrix_array(std::unique_ptr<T[]> values, size_t n, size_t width) {
+    T* data = values.release();
+    nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
+    return nb::cast(nb::ndarray<nb::numpy, T, nb::ndim<2>>(data, {n, width}, owner));
 }
 
 // fid -> row id for a replica; a lock for readers and the writer.
-class IdMap {
+class SharedIdMap {
   public:
-    explicit IdMap(size_t capacity) : map_(capacity) {}
+    explicit SharedIdMap(size_t capacity) { map_.expect(capacity); }
     size_t size() const {
         std::shared_lock lock(mutex_);
         return map_.size();
     }
     void find(const int64_t* fids, size_t n, uint32_t* rows) const {
         std::shared_lock lock(mutex_);
-        for (size_t i = 0; i < n; ++i) {
-            if (i + 12 < n) map_.prefetch(fids[i + 12]);
-            const Slot slot = map_.find(fids[i]);
-            rows[i] = slot ? slot.row() : kNoRow;
-        }
+        kernels().find(map_.view(), fids, n, rows);
     }
     void assign(const int64_t* fids, const uint32_t* rows, size_t n, uint32_t* old_rows) {
         std::unique_lock lock(mutex_);
+        map_.expect(n);
         for (size_t i = 0; i < n; ++i) {
+            if (i + kAhead < n) map_.prefetch(fids[i + kAhead]);
             const Slot slot = map_.find(fids[i]);
             old_rows[i] = slot ? slot.row() : kNoRow;
             if (slot)
@@ -95,13 +95,14 @@ class IdMap {
     void erase(const int64_t* fids, size_t n, uint32_t* old_rows) {
         std::unique_lock lock(mutex_);
         for (size_t i = 0; i < n; ++i) {
+            if (i + kAhead < n) map_.prefetch(fids[i + kAhead]);
             const Slot slot = map_.find(fids[i]);
             old_rows[i] = slot ? slot.row() : kNoRow;
             if (slot) map_.erase(slot);
         }
     }
-    std::vector<std::pair<int64_t, uint32_t>> items() {
-        std::unique_lock lock(mutex_);
+    std::vector<std::pair<int64_t, uint32_t>> items() const {
+        std::shared_lock lock(mutex_);
         std::vector<std::pair<int64_t, uint32_t>> items;
         map_.for_each([&](Slot slot) { items.push_back({slot.key(), slot.row()}); });
         std::sort(items.begin(), items.end());
@@ -109,40 +110,180 @@ class IdMap {
     }
 
   private:
+    static constexpr size_t kAhead = 12;
     mutable std::shared_mutex mutex_;
-    CuckooMap map_;
+    IdMap map_;
 };
 
 struct Table {
     EmbeddingTable table;
     std::shared_mutex mutex;
+    bool is_saving = false;  // a snapshot is under way
     explicit Table(const TableSettings& settings) : table(settings) {}
 };
 
-TableSettings settings_of(uint32_t dim, const std::string& optimizer, const std::map<std::string, double>& hyper,
-                          float init_scale, uint64_t seed, uint32_t admit_after, int64_t ttl_s) {
-    static const std::map<std::string, Optimizer> optimizers = {{"sgd", Optimizer::kSgd},
-                                                                {"adagrad", Optimizer::kAdagrad},
-                                                                {"rowwise_adagrad", Optimizer::kRowwiseAdagrad},
-                                                                {"adam", Optimizer::kAdam},
-                                                                {"ftrl", Optimizer::kFtrl}};
-    if (dim == 0 || dim % 4 != 0)
-        throw nb::value_error(("dim must be a positive multiple of 4, got " + std::to_string(dim)).c_str());
-    if (!optimizers.contains(optimizer))
-        throw nb::value_error(("optimizer is unknown, got '" + optimizer + "'").c_str());
-    if (admit_after < 1 || admit_after > 65535)
-        throw nb::value_error(("admit_after must be in 1..65535, got " + std::to_string(admit_after)).c_str());
-    if (ttl_s < 0) throw nb::value_error(("ttl_s must be >= 0, got " + std::to_string(ttl_s)).c_str());
-    TableSettings settings{dim, optimizers.at(optimizer), {}, init_scale, seed, admit_after, ttl_s};
-    std::map<std::string, float*> fields = {
-        {"lr", &settings.hyper.lr},       {"eps", &settings.hyper.eps},
-        {"beta1", &settings.hyper.beta1}, {"beta2", &settings.hyper.beta2},
-        {"l1", &settings.hyper.l1},       {"l2", &settings.hyper.l2},
-        {"beta", &settings.hyper.beta},   {"initial_accumulator", &settings.hyper.initial_accumulator}};
-    for (const auto& [name, value] : hyper) {
-        if (!fields.contains(name)) throw nb::value_error(("hyper has no field '" + name + "'").c_str());
-        *fields[name] = static_cast<float>(value);
+// A snapshot under way, one at a time. The table must outlive it, which the binding sees to. One that fails or is given
+// up ends the tracking of changes, since what it has copied is in no file: no increment can follow.
+class Saving {
+  public:
+    Saving(Table& table, const std::string& path, uint64_t id, uint64_t parent) : table_(table) {
+        std::unique_lock lock(table.mutex);
+        if (table.is_saving) throw std::invalid_argument("a snapshot of this table is under way already");
+        writer_.emplace(table.table, path, id, parent);
+        table.is_saving = true;
     }
+    Saving(const Saving&) = delete;
+    Saving& operator=(const Saving&) = delete;
+    ~Saving() {
+        if (writer_) end(false);
+    }
+    bool copy(size_t max_rows) {
+        return or_end([&] {
+            if (is_finished_) throw std::invalid_argument("this snapshot is finished already");
+            bool more;
+            {
+                std::unique_lock lock(table_.mutex);
+                more = writer().copy(max_rows);
+            }
+            writer().flush();
+            return more;
+        });
+    }
+    void finish() {
+        or_end([&] {
+            std::unique_lock lock(table_.mutex);
+            if (is_finished_) throw std::invalid_argument("this snapshot is finished already");
+            writer().finish();
+            is_finished_ = true;
+        });
+    }
+    void commit(bool track) {
+        or_end([&] {
+            if (!is_finished_) throw std::invalid_argument("this snapshot must be finished before it is committed");
+            if (!track) {
+                std::unique_lock lock(table_.mutex);
+                table_.table.stop_tracking();
+            }
+            writer().commit();
+        });
+        end(track);
+    }
+
+  private:
+    template <typename Step>
+    std::invoke_result_t<Step> or_end(Step&& step) {
+        writer();
+        try {
+            return step();
+        } catch (const SnapshotError&) {
+            end(false);
+            throw;
+        }
+    }
+    void end(bool track) {
+        writer_.reset();
+        std::unique_lock lock(table_.mutex);
+        if (!track) table_.table.stop_tracking();
+        table_.is_saving = false;
+    }
+    SnapshotWriter& writer() {
+        if (!writer_) throw std::invalid_argument("this snapshot is written already");
+        return *writer_;
+    }
+    Table& table_;
+    std::optional<SnapshotWriter> writer_;
+    bool is_finished_ = false;
+};
+
+template <typename T>
+T named(const char* field, const std::string& name, const std::vector<std::pair<const char*, T>>& names) {
+    for (const auto& [known, value] : names)
+        if (name == known) return value;
+    refuse(std::string(field) + " is unknown, got '" + name + "'");
+}
+
+Hyper hyper_of(const std::map<std::string, double>& values) {
+    Hyper hyper;
+    const std::map<std::string, float*> fields = {{"lr", &hyper.lr},
+                                                  {"eps", &hyper.eps},
+                                                  {"initial_accumulator", &hyper.initial_accumulator},
+                                                  {"beta1", &hyper.beta1},
+                                                  {"beta2", &hyper.beta2},
+                                                  {"l1", &hyper.l1},
+                                                  {"l2", &hyper.l2},
+                                                  {"beta", &hyper.beta},
+                                                  {"momentum", &hyper.momentum},
+                                                  {"nesterov", &hyper.nesterov},
+                                                  {"rho", &hyper.rho},
+                                                  {"weight_decay", &hyper.weight_decay},
+                                                  {"clip_norm", &hyper.clip_norm}};
+    for (const auto& [name, value] : values) {
+        const auto field = fields.find(name);
+        if (field == fields.end()) refuse("hyper has no field '" + name + "'");
+        *field->second = static_cast<float>(value);
+    }
+    return hyper;
+}
+
+Slice slice_of(const std::string& name, uint32_t dim, const std::string& optimizer,
+               const std::map<std::string, double>& hyper, const std::string& initializer, float init_scale,
+               const std::string& encoding) {
+    Slice slice;
+    slice.name = name;
+    slice.dim = dim;
+    slice.optimizer = named<Optimizer>("optimizer", optimizer,
+                                       {{"sgd", Optimizer::kSgd},
+                                        {"momentum", Optimizer::kMomentum},
+                                        {"adagrad", Optimizer::kAdagrad},
+                                        {"rowwise_adagrad", Optimizer::kRowwiseAdagrad},
+                                        {"adadelta", Optimizer::kAdadelta},
+                                        {"rmsprop", Optimizer::kRmsprop},
+                                        {"adam", Optimizer::kAdam},
+                                        {"amsgrad", Optimizer::kAmsgrad},
+                                        {"adamw", Optimizer::kAdamW},
+                                        {"ftrl", Optimizer::kFtrl},
+                                        {"group_adagrad", Optimizer::kGroupAdagrad},
+                                        {"group_ftrl", Optimizer::kGroupFtrl}});
+    slice.hyper = hyper_of(hyper);
+    slice.initializer = named<Initializer>("initializer", initializer,
+                                           {{"zeros", Initializer::kZeros},
+                                            {"constant", Initializer::kConstant},
+                                            {"uniform", Initializer::kUniform},
+                                            {"normal", Initializer::kNormal},
+                                            {"xavier", Initializer::kXavier}});
+    slice.init_scale = init_scale;
+    slice.encoding = named<Encoding>(
+        "encoding", encoding,
+        {{"fp32", Encoding::kFp32}, {"fp16", Encoding::kFp16}, {"int8", Encoding::kInt8}, {"int4", Encoding::kInt4}});
+    return slice;
+}
+
+TableSettings settings_of(const std::vector<Slice>& slices, uint64_t seed, const std::string& admission,
+                          int64_t admit_after, uint64_t sketch_bytes, int64_t sketch_window_s, int64_t ttl_s,
+                          const std::string& eviction, uint64_t budget_bytes, int64_t half_life_s) {
+    if (slices.empty()) refuse("slices must be at least one, got none");
+    TableSettings settings;
+    settings.slices = slices;
+    if (settings.dim() == 0 || settings.dim() % 4 != 0)
+        refuse("dim must be a positive multiple of 4, got " + std::to_string(settings.dim()));
+    if (admit_after < 1 || admit_after > 65535)
+        refuse("admit_after must be in 1..65535, got " + std::to_string(admit_after));
+    if (ttl_s < 0) refuse("ttl_s must be >= 0, got " + std::to_string(ttl_s));
+    settings.seed = seed;
+    settings.admission = named<Admission>("admission", admission,
+                                          {{"count", Admission::kCount},
+                                           {"sketch", Admission::kSketch},
+                                           {"probability", Admission::kProbability},
+                                           {"geometric", Admission::kGeometric}});
+    settings.admit_after = static_cast<uint32_t>(admit_after);
+    settings.sketch_bytes = sketch_bytes;
+    settings.sketch_window_s = sketch_window_s;
+    settings.ttl_s = ttl_s;
+    settings.eviction = named<Eviction>(
+        "eviction", eviction,
+        {{"none", Eviction::kNone}, {"lru", Eviction::kLru}, {"lfu", Eviction::kLfu}, {"score", Eviction::kScore}});
+    settings.budget_bytes = budget_bytes;
+    settings.half_life_s = half_life_s;
     return settings;
 }
 
@@ -156,19 +297,31 @@ std::vector<Lock> lock_all(std::vector<Table*> tables) {
     return locks;
 }
 
-size_t check_bags(const std::vector<Table*>& tables, const std::vector<bool>& mean, const Fids& offsets,
-                  size_t num_fids, size_t num_rows, size_t width) {
-    expect("mean", tables.size(), mean.size());
-    expect("offsets", tables.size() * num_rows + 1, offsets.size());
+// The features of a pooled call: 0 sums, 1 takes the mean, -n keeps the first n.
+std::vector<Feature> features_of(const std::vector<Table*>& tables, const std::vector<int>& pooling) {
+    expect("pooling", tables.size(), pooling.size());
+    std::vector<Feature> features;
+    for (size_t f = 0; f < tables.size(); ++f)
+        features.push_back({&tables[f]->table,
+                            pooling[f] < 0    ? Pooling::kFirst
+                            : pooling[f] == 1 ? Pooling::kMean
+                                              : Pooling::kSum,
+                            pooling[f] < 0 ? static_cast<uint32_t>(-pooling[f]) : 0});
+    return features;
+}
+
+void check_bags(const std::vector<Feature>& features, const Fids& offsets, const std::optional<ConstFloats>& scales,
+                size_t num_fids, size_t num_bags, size_t width) {
+    expect("offsets", features.size() * num_bags + 1, offsets.size());
+    if (scales) expect("weights", num_fids, scales->size());
     size_t sum = 0;
-    for (const Table* table : tables) sum += table->table.dim();
+    for (const Feature& feature : features) sum += feature.width();
     expect("row width", sum, width);
-    for (size_t i = 0; i + 1 < offsets.size(); ++i)
-        if (offsets.data()[i] > offsets.data()[i + 1] || offsets.data()[i] < 0)
-            throw nb::value_error("offsets must not decrease");
-    if (offsets.data()[0] != 0 || static_cast<size_t>(offsets.data()[offsets.size() - 1]) != num_fids)
-        throw nb::value_error("offsets must begin at 0 and end at the number of fids");
-    return num_rows;
+    bool rising = offsets.data()[0] == 0;
+    for (size_t i = 0; i + 1 < offsets.size(); ++i) rising = rising && offsets.data()[i] <= offsets.data()[i + 1];
+    if (!rising) refuse("offsets must begin at 0 and not decrease");
+    if (static_cast<size_t>(offsets.data()[offsets.size() - 1]) != num_fids)
+        refuse("offsets must end at the number of fids");
 }
 
 }  // namespace
@@ -178,10 +331,16 @@ NB_MODULE(_core, m) {
     using namespace nb::literals;
     m.attr("NO_ROW") = kNoRow;
     nb::exception<SnapshotError>(m, "SnapshotError", PyExc_OSError);
-    m.def("simd_level", [] { return "portable"; });
-    m.def("set_simd_level", [](const std::string&) {});
-    m.def("set_num_threads", [](int) {});
-    m.def("num_threads", [] { return 1; });
+    m.def("simd_level", &simd_level);
+    m.def("set_simd_level", [](const std::string& level) {
+        if (!set_simd_level(level)) refuse("level must be one that this machine has, got '" + level + "'");
+    });
+    m.def("set_num_threads", [](int num_threads) {
+        if (num_threads < 1) refuse("num_threads must be >= 1, got " + std::to_string(num_threads));
+        nb::gil_scoped_release nogil;
+        ThreadPool::instance().set_num_threads(num_threads);
+    });
+    m.def("num_threads", [] { return ThreadPool::instance().num_threads(); });
     m.def(
         "hash_fids",
         [](Fids fids) {
@@ -191,12 +350,12 @@ NB_MODULE(_core, m) {
         },
         nb::arg("fids").noconvert());
 
-    nb::class_<IdMap>(m, "IdMap")
+    nb::class_<SharedIdMap>(m, "IdMap")
         .def(nb::init<size_t>(), "capacity"_a = 0)
-        .def("__len__", &IdMap::size)
+        .def("__len__", &SharedIdMap::size)
         .def(
             "find",
-            [](const IdMap& map, Fids fids, Rows rows) {
+            [](const SharedIdMap& map, Fids fids, Rows rows) {
                 expect("rows", fids.size(), rows.size());
                 nb::gil_scoped_release nogil;
                 map.find(fids.data(), fids.size(), rows.data());
@@ -204,7 +363,7 @@ NB_MODULE(_core, m) {
             nb::arg("fids").noconvert(), nb::arg("rows").noconvert())
         .def(
             "assign",
-            [](IdMap& map, Fids fids, ConstRows rows, Rows old_rows) {
+            [](SharedIdMap& map, Fids fids, ConstRows rows, Rows old_rows) {
                 expect("rows", fids.size(), rows.size());
                 expect("old_rows", fids.size(), old_rows.size());
                 nb::gil_scoped_release nogil;
@@ -213,13 +372,13 @@ NB_MODULE(_core, m) {
             nb::arg("fids").noconvert(), nb::arg("rows").noconvert(), nb::arg("old_rows").noconvert())
         .def(
             "erase",
-            [](IdMap& map, Fids fids, Rows old_rows) {
+            [](SharedIdMap& map, Fids fids, Rows old_rows) {
                 expect("old_rows", fids.size(), old_rows.size());
                 nb::gil_scoped_release nogil;
                 map.erase(fids.data(), fids.size(), old_rows.data());
             },
             nb::arg("fids").noconvert(), nb::arg("old_rows").noconvert())
-        .def("items", [](IdMap& map) {
+        .def("items", [](const SharedIdMap& map) {
             std::vector<int64_t> fids;
             std::vector<uint32_t> rows;
             for (const auto& [fid, row] : map.items()) {
@@ -229,18 +388,43 @@ NB_MODULE(_core, m) {
             return nb::make_tuple(vector_array(fids), vector_array(rows));
         });
 
+    nb::class_<Slice>(m, "Slice")
+        .def(
+            "__init__",
+            [](Slice* self, const std::string& name, uint32_t dim, const std::string& optimizer,
+               const std::map<std::string, double>& hyper, const std::string& initializer, float init_scale,
+               const std::string& encoding) {
+                new (self) Slice(slice_of(name, dim, optimizer, hyper, initializer, init_scale, encoding));
+            },
+            "name"_a, "dim"_a, "optimizer"_a, "hyper"_a, "initializer"_a, "init_scale"_a, "encoding"_a)
+        .def_ro("name", &Slice::name)
+        .def_ro("dim", &Slice::dim);
+
     nb::class_<Table>(m, "Table")
         .def(
             "__init__",
-            [](Table* self, uint32_t dim, const std::string& optimizer, const std::map<std::string, double>& hyper,
-               float init_scale, uint64_t seed, uint32_t admit_after, int64_t ttl_s) {
-                new (self) Table(settings_of(dim, optimizer, hyper, init_scale, seed, admit_after, ttl_s));
+            [](Table* self, const std::vector<Slice>& slices, uint64_t seed, const std::string& admission,
+               int64_t admit_after, uint64_t sketch_bytes, int64_t sketch_window_s, int64_t ttl_s,
+               const std::string& eviction, uint64_t budget_bytes, int64_t half_life_s) {
+                new (self) Table(settings_of(slices, seed, admission, admit_after, sketch_bytes, sketch_window_s, ttl_s,
+                                             eviction, budget_bytes, half_life_s));
             },
-            "dim"_a, "optimizer"_a, "hyper"_a, "init_scale"_a, "seed"_a, "admit_after"_a, "ttl_s"_a)
+            "slices"_a, nb::kw_only(), "seed"_a, "admission"_a, "admit_after"_a, "sketch_bytes"_a, "sketch_window_s"_a,
+            "ttl_s"_a, "eviction"_a, "budget_bytes"_a, "half_life_s"_a)
         .def("__len__", [](const Table& t) { return t.table.num_rows(); })
         .def_prop_ro("dim", [](const Table& t) { return t.table.dim(); })
+        .def_prop_ro("num_updates", [](const Table& t) { return t.table.num_updates(); })
+        .def_prop_ro("snapshot_id", [](const Table& t) { return t.table.snapshot_id(); })
+        .def_prop_ro("slices", [](const Table& t) { return t.table.settings().slices; })
         .def(
-            "set_lr", [](Table& t, float lr) { t.table.set_lr(lr); }, "lr"_a)
+            "set_lr",
+            [](Table& t, size_t slice, float lr) {
+                if (slice >= t.table.settings().slices.size())
+                    refuse("slice must be one of the table's, got " + std::to_string(slice));
+                std::unique_lock lock(t.mutex);
+                t.table.set_lr(slice, lr);
+            },
+            "slice"_a, "lr"_a)
         .def(
             "find",
             [](Table& t, Fids fids, Rows rows) {
@@ -271,30 +455,27 @@ NB_MODULE(_core, m) {
             nb::arg("rows").noconvert(), nb::arg("weights").noconvert())
         .def(
             "update",
-            [](Table& t, ConstRows rows, ConstMatrix gradients, int64_t) {
-                expect_matrix("gradients", rows.size(), t.table.dim(), gradients);
+            [](Table& t, ConstRows rows, ConstMatrix gradients) {
+                const uint32_t dim = t.table.dim();
+                expect_matrix("gradients", rows.size(), dim, gradients);
                 nb::gil_scoped_release nogil;
                 std::unique_lock lock(t.mutex);
                 expect_rows(t.table, rows.data(), rows.size());
-                const uint32_t dim = t.table.dim();
-                t.table.update(rows.data(), rows.size(), [&](uint32_t i, float* sum) {
-                    const float* g = gradients.data() + size_t{i} * dim;
-                    for (uint32_t d = 0; d < dim; ++d) sum[d] += g[d];
-                });
+                return t.table.update(rows.data(), nullptr, rows.size(), {gradients.data(), dim, nullptr, nullptr});
             },
-            nb::arg("rows").noconvert(), nb::arg("gradients").noconvert(), "now_s"_a)
+            nb::arg("rows").noconvert(), nb::arg("gradients").noconvert())
         .def(
             "evict",
-            [](Table& t, int64_t now_s) {
+            [](Table& t, int64_t now_s, size_t max_slots) {
                 std::vector<int64_t> evicted;
                 {
                     nb::gil_scoped_release nogil;
                     std::unique_lock lock(t.mutex);
-                    evicted = t.table.evict(now_s);
+                    evicted = t.table.evict(now_s, max_slots);
                 }
                 return vector_array(evicted);
             },
-            "now_s"_a)
+            "now_s"_a, "max_slots"_a)
         .def(
             "register_consumer",
             [](Table& t, const std::string& name) {
@@ -304,19 +485,35 @@ NB_MODULE(_core, m) {
             "consumer"_a)
         .def(
             "drain",
-            [](Table& t, const std::string& consumer) {
-                std::unique_lock lock(t.mutex);
-                const TouchedSet::Drained drained = t.table.drain(consumer);
-                std::vector<int64_t> fids;
-                std::vector<float> weights;
-                for (uint32_t row : drained.rows) {
-                    fids.push_back(t.table.fid(row));
-                    weights.insert(weights.end(), t.table.weights(row), t.table.weights(row) + t.table.dim());
+            [](Table& t, const std::string& consumer, bool encoded) {
+                size_t width = t.table.dim();
+                if (encoded) {
+                    width = 0;
+                    for (const Slice& slice : t.table.settings().slices)
+                        width += encoded_bytes(slice.encoding, slice.dim);
                 }
-                return nb::make_tuple(drained.ticket, vector_array(fids), matrix_array(weights, t.table.dim()),
-                                      vector_array(drained.evicted));
+                TouchedSet::Drained drained;
+                std::vector<int64_t> fids;
+                std::unique_ptr<uint8_t[]> bytes;
+                std::unique_ptr<float[]> weights;
+                {
+                    nb::gil_scoped_release nogil;
+                    std::unique_lock lock(t.mutex);
+                    drained = t.table.drain(consumer);
+                    for (const uint32_t row : drained.rows) fids.push_back(t.table.fid(row));
+                    if (encoded) {
+                        bytes.reset(new uint8_t[fids.size() * width + 1]);
+                        t.table.encode(drained.rows.data(), fids.size(), bytes.get(), width);
+                    } else {
+                        weights.reset(new float[fids.size() * width + 1]);
+                        t.table.gather(drained.rows.data(), fids.size(), weights.get());
+                    }
+                }
+                const nb::object rows = encoded ? matrix_array(std::move(bytes), fids.size(), width)
+                                                : matrix_array(std::move(weights), fids.size(), width);
+                return nb::make_tuple(drained.ticket, vector_array(fids), rows, vector_array(drained.evicted));
             },
-            "consumer"_a)
+            "consumer"_a, "encoded"_a)
         .def(
             "ack",
             [](Table& t, const std::string& consumer, uint64_t ticket) {
@@ -328,76 +525,111 @@ NB_MODULE(_core, m) {
              [](Table& t) {
                  std::shared_lock lock(t.mutex);
                  std::vector<int64_t> fids;
-                 std::vector<float> weights;
+                 std::vector<uint32_t> rows;
                  for (const auto& [fid, row] : t.table.sorted_rows()) {
                      fids.push_back(fid);
-                     weights.insert(weights.end(), t.table.weights(row), t.table.weights(row) + t.table.dim());
+                     rows.push_back(row);
                  }
-                 return nb::make_tuple(vector_array(fids), matrix_array(weights, t.table.dim()));
+                 std::unique_ptr<float[]> weights(new float[rows.size() * t.table.dim() + 1]);
+                 t.table.gather(rows.data(), rows.size(), weights.get());
+                 return nb::make_tuple(vector_array(fids),
+                                       matrix_array(std::move(weights), rows.size(), t.table.dim()));
+             })
+        .def("entries",
+             [](Table& t) {
+                 std::shared_lock lock(t.mutex);
+                 std::vector<int64_t> fids, seen_s;
+                 std::vector<uint32_t> rows;
+                 std::vector<uint16_t> counts;
+                 t.table.for_each([&](int64_t fid, uint32_t row, uint16_t count, int64_t seen) {
+                     fids.push_back(fid);
+                     rows.push_back(row);
+                     counts.push_back(count);
+                     seen_s.push_back(seen);
+                 });
+                 return nb::make_tuple(vector_array(fids), vector_array(rows), vector_array(counts),
+                                       vector_array(seen_s));
              })
         .def(
-            "save",
-            [](Table& t, const std::string& path) {
-                nb::gil_scoped_release nogil;
+            "state",
+            [](Table& t, ConstRows rows) {
                 std::shared_lock lock(t.mutex);
-                save(t.table, path);
+                expect_rows(t.table, rows.data(), rows.size());
+                const size_t width = t.table.rows().state_width;
+                std::unique_ptr<float[]> state(new float[rows.size() * width + 1]());
+                for (size_t i = 0; i < rows.size(); ++i)
+                    if (rows.data()[i] < kCandidate)
+                        std::copy_n(t.table.state(rows.data()[i]), width, &state[i * width]);
+                return matrix_array(std::move(state), rows.size(), width);
             },
-            "path"_a)
+            nb::arg("rows").noconvert())
+        .def(
+            "start_saving",
+            [](Table& t, const std::string& path, uint64_t id, uint64_t parent) {
+                return new Saving(t, path, id, parent);
+            },
+            "path"_a, "id"_a, "parent"_a, nb::keep_alive<0, 1>(), nb::rv_policy::take_ownership)
         .def(
             "restore",
-            [](Table& t, const std::string& path) {
+            [](Table& t, const std::string& path, size_t part, size_t parts) {
                 nb::gil_scoped_release nogil;
                 std::unique_lock lock(t.mutex);
-                restore(t.table, path);
+                restore(t.table, path, {part, parts});
             },
-            "path"_a)
+            "path"_a, "part"_a, "parts"_a)
         .def("stats", [](Table& t) {
             std::shared_lock lock(t.mutex);
             return t.table.stats();
         });
 
+    nb::class_<Saving>(m, "Saving")
+        .def("copy", &Saving::copy, "max_rows"_a, nb::call_guard<nb::gil_scoped_release>())
+        .def("finish", &Saving::finish, nb::call_guard<nb::gil_scoped_release>())
+        .def("commit", &Saving::commit, "track"_a, nb::call_guard<nb::gil_scoped_release>());
+
     m.def(
         "restore_table",
-        [](const std::string& path) {
-            const SnapshotFile snapshot = read_snapshot(path);
-            auto table = std::make_unique<Table>(monolith::settings_of(snapshot.header));
-            Reader reader = snapshot.body();
-            table->table.serialize(reader);
+        [](const std::string& path, size_t part, size_t parts) {
+            nb::gil_scoped_release nogil;
+            auto table = std::make_unique<Table>(read_meta(SnapshotFileReader(path)).settings);
+            restore(table->table, path, {part, parts});
             return table;
         },
-        "path"_a);
+        "path"_a, "part"_a, "parts"_a);
     m.def(
         "pooled_forward",
-        [](std::vector<Table*> tables, Fids fids, Fids offsets, const std::vector<bool>& mean, int64_t now_s,
-           bool insert, Matrix pooled, Rows rows) {
-            const size_t num_bags = check_bags(tables, mean, offsets, fids.size(), pooled.shape(0), pooled.shape(1));
+        [](std::vector<Table*> tables, Fids fids, Fids offsets, std::optional<ConstFloats> scales,
+           const std::vector<int>& pooling, int64_t now_s, bool insert, Matrix pooled, Rows rows) {
+            const std::vector<Feature> features = features_of(tables, pooling);
+            check_bags(features, offsets, scales, fids.size(), pooled.shape(0), pooled.shape(1));
             expect("rows", fids.size(), rows.size());
             nb::gil_scoped_release nogil;
-            auto locks = lock_all<std::unique_lock<std::shared_mutex>>(tables);
-            std::vector<Feature> features;
-            for (size_t f = 0; f < tables.size(); ++f) features.push_back({&tables[f]->table, mean[f]});
-            pooled_forward(features, fids.data(), offsets.data(), num_bags, now_s, insert, pooled.shape(1),
-                           pooled.data(), rows.data());
+            const Batch batch{features, offsets.data(), scales ? scales->data() : nullptr, pooled.shape(0),
+                              pooled.shape(1)};
+            const auto run = [&]([[maybe_unused]] auto locks) {
+                pooled_forward(batch, fids.data(), now_s, insert, pooled.data(), rows.data());
+            };
+            if (insert)
+                run(lock_all<std::unique_lock<std::shared_mutex>>(tables));
+            else
+                run(lock_all<std::shared_lock<std::shared_mutex>>(tables));
         },
-        "tables"_a, nb::arg("fids").noconvert(), nb::arg("offsets").noconvert(), "mean"_a, "now_s"_a, "insert"_a,
-        nb::arg("pooled").noconvert(), nb::arg("rows").noconvert());
+        "tables"_a, nb::arg("fids").noconvert(), nb::arg("offsets").noconvert(), nb::arg("weights").noconvert().none(),
+        "pooling"_a, "now_s"_a, "insert"_a, nb::arg("pooled").noconvert(), nb::arg("rows").noconvert());
     m.def(
         "pooled_backward",
-        [](std::vector<Table*> tables, ConstRows rows, Fids offsets, const std::vector<bool>& mean,
-           ConstMatrix gradients, int64_t) {
-            const size_t num_bags =
-                check_bags(tables, mean, offsets, rows.size(), gradients.shape(0), gradients.shape(1));
+        [](std::vector<Table*> tables, ConstRows rows, Fids offsets, std::optional<ConstFloats> scales,
+           const std::vector<int>& pooling, ConstMatrix gradients) {
+            const std::vector<Feature> features = features_of(tables, pooling);
+            check_bags(features, offsets, scales, rows.size(), gradients.shape(0), gradients.shape(1));
             nb::gil_scoped_release nogil;
+            const Batch batch{features, offsets.data(), scales ? scales->data() : nullptr, gradients.shape(0),
+                              gradients.shape(1)};
             auto locks = lock_all<std::unique_lock<std::shared_mutex>>(tables);
-            std::vector<Feature> features;
-            for (size_t f = 0; f < tables.size(); ++f) {
-                const int64_t first = offsets.data()[f * num_bags], end = offsets.data()[(f + 1) * num_bags];
-                expect_rows(tables[f]->table, rows.data() + first, static_cast<size_t>(end - first));
-                features.push_back({&tables[f]->table, mean[f]});
-            }
-            return pooled_backward(features, rows.data(), offsets.data(), num_bags, gradients.shape(1),
-                                   gradients.data());
+            for (size_t f = 0; f < tables.size(); ++f)
+                expect_rows(tables[f]->table, rows.data() + batch.begin(f), batch.size(f));
+            return pooled_backward(batch, rows.data(), gradients.data());
         },
-        "tables"_a, nb::arg("rows").noconvert(), nb::arg("offsets").noconvert(), "mean"_a,
-        nb::arg("gradients").noconvert(), "now_s"_a);
+        "tables"_a, nb::arg("rows").noconvert(), nb::arg("offsets").noconvert(), nb::arg("weights").noconvert().none(),
+        "pooling"_a, nb::arg("gradients").noconvert());
 }

@@ -1,124 +1,120 @@
-// A collisionless map from 64-bit fids to row ids: bucketised cuckoo hashing with exact keys.
+// A collisionless map from 64-bit fids to row ids: bucketised cuckoo hashing with exact keys, in shards that grow one
+// at a time.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <memory>
-#include <new>
-#include <utility>
 #include <vector>
+
+#include "arena.hpp"
+#include "bucket.hpp"
+#include "hash.hpp"
 
 namespace monolith {
 
-constexpr uint32_t kNoRow = 0xFFFFFFFFu;      // slot without an entry; also "no such fid"
-constexpr uint32_t kCandidate = 0xFFFFFFFEu;  // entry that is counted and not admitted yet
-
-// Finaliser of MurmurHash3 (Appleby): a bijection on 64 bits, so equal hashes mean equal fids.
-inline uint64_t hash_fid(int64_t fid) {
-    uint64_t x = static_cast<uint64_t>(fid);
-    x ^= x >> 33;
-    x *= 0xFF51AFD7ED558CCDull;
-    x ^= x >> 33;
-    x *= 0xC4CEB9FE1A85EC53ull;
-    return x ^ (x >> 33);
-}
-
-// One cache line: four entries.
-struct alignas(64) Bucket {
-    int64_t keys[4];
-    uint32_t rows[4];
-    uint16_t seen[4];    // ticks of event time since the map's base
-    uint16_t counts[4];  // sightings, saturating
-};
-static_assert(sizeof(Bucket) == 64);
-
-struct Slot {
-    Bucket* bucket = nullptr;
-    int index = 0;
-    explicit operator bool() const { return bucket != nullptr; }
-    uint32_t& row() const { return bucket->rows[index]; }
-    uint16_t& seen() const { return bucket->seen[index]; }
-    uint16_t& count() const { return bucket->counts[index]; }
-    int64_t key() const { return bucket->keys[index]; }
-};
-
-class CuckooMap {
+// Calls that change the map must not run with any other, except that inserts into different shards may run together.
+class IdMap {
   public:
-    explicit CuckooMap(size_t capacity = 0) { allocate(bucket_count_for(capacity)); }
+    IdMap() : shards_(1) { allocate(shards_[0], kFirstBuckets); }
 
-    size_t size() const { return size_; }
-    size_t capacity() const { return num_buckets_ * 4; }
-    size_t bytes() const { return num_buckets_ * sizeof(Bucket); }
+    size_t size() const {
+        size_t sum = 0;
+        for (const Shard& shard : shards_) sum += shard.size;
+        return sum;
+    }
+    size_t capacity() const {
+        size_t sum = 0;
+        for (const Shard& shard : shards_) sum += size_t{shard.num_buckets} * kSlotsPerBucket;
+        return sum;
+    }
+    size_t bytes() const { return arena_.bytes(); }
+    size_t num_shards() const { return shards_.size(); }
+    const Shard& shard(size_t index) const { return shards_[index]; }
+    MapView view() const { return {shards_.data(), shift_}; }
+    size_t shard_of(uint64_t hash) const { return view().shard_of(hash); }
 
-    void prefetch(int64_t fid) const {
+    // Inlined by force: GCC 12 takes a function that only prefetches for one without effect, and drops calls of it.
+    [[gnu::always_inline]] void prefetch(int64_t fid) const {
         const uint64_t hash = hash_fid(fid);
-        __builtin_prefetch(first(hash));
-        __builtin_prefetch(second(hash));
+        const Shard& shard = shards_[shard_of(hash)];
+        __builtin_prefetch(first_bucket(shard, hash), 1);
+        __builtin_prefetch(second_bucket(shard, hash), 1);
     }
 
     Slot find(int64_t fid) const {
         const uint64_t hash = hash_fid(fid);
-        if (Slot slot = match(first(hash), fid)) return slot;
-        return match(second(hash), fid);
+        const Shard& shard = shards_[shard_of(hash)];
+        if (Slot slot = match(first_bucket(shard, hash), fid)) return slot;
+        return match(second_bucket(shard, hash), fid);
     }
 
-    // Insert a fid that is absent; its slot stays valid until the next insert or erase.
+    // Insert a fid that is absent; its slot stays valid until the next insert into the same shard.
     Slot insert(int64_t fid, uint32_t row, uint16_t seen, uint16_t count) {
-        if (size_ + 1 > capacity() * 85 / 100) grow();
-        Slot slot = place(fid, row, seen, count);
+        Shard& shard = shards_[shard_of(hash_fid(fid))];
+        if (shard.size >= shard.limit) grow(shard);
+        Slot slot = place(shard, fid, row, seen, count);
         while (!slot) {
-            grow();
-            slot = place(fid, row, seen, count);
+            grow(shard);
+            slot = place(shard, fid, row, seen, count);
         }
-        ++size_;
+        ++shard.size;
         return slot;
     }
 
     void erase(Slot slot) {
+        --shards_[shard_of(hash_fid(slot.key()))].size;
         slot.row() = kNoRow;
-        --size_;
+    }
+
+    // Get ready for `more` entries: a map that outgrows one shard gets all of them at once. Call with no slot in hand.
+    void expect(size_t more) {
+        if (shards_.size() == 1 && shards_[0].size + more > kOneShard) split();
     }
 
     template <typename F>
-    void for_each(F&& visit) {
-        for (size_t b = 0; b < num_buckets_; ++b)
-            for (int i = 0; i < 4; ++i)
-                if (buckets_[b].rows[i] != kNoRow) visit(Slot{&buckets_[b], i});
+    void for_each(F&& visit) const {
+        for (const Shard& shard : shards_) for_each_in(shard, visit);
     }
+    template <typename F>
+    static void for_each_in(const Shard& shard, F&& visit) {
+        for (uint32_t b = 0; b < shard.num_buckets; ++b)
+            for (int i = 0; i < kSlotsPerBucket; ++i)
+                if (shard.buckets[b].rows[i] != kNoRow) visit(Slot{&shard.buckets[b], i});
+    }
+
+    static constexpr size_t kShards = 256;
 
   private:
-    static size_t bucket_count_for(size_t capacity) {
-        size_t count = 16;
-        while (count * 4 * 85 / 100 < capacity) count *= 2;
-        return count;
-    }
+    static constexpr uint32_t kFirstBuckets = 16;
+    static constexpr size_t kOneShard = 1 << 14;
+    static constexpr double kMaxLoad = 0.88;
 
-    void allocate(size_t num_buckets) {
-        buckets_.reset(static_cast<Bucket*>(::operator new(num_buckets * sizeof(Bucket), std::align_val_t{64})));
-        num_buckets_ = num_buckets;
-        for (size_t b = 0; b < num_buckets; ++b) {
-            std::memset(&buckets_[b], 0, sizeof(Bucket));
-            for (uint32_t& row : buckets_[b].rows) row = kNoRow;
+    void allocate(Shard& shard, uint32_t num_buckets) {
+        shard.buckets = arena_.allocate(num_buckets);
+        shard.num_buckets = num_buckets;
+        shard.size = 0;
+        shard.limit = static_cast<uint32_t>(num_buckets * kSlotsPerBucket * kMaxLoad);
+        for (uint32_t b = 0; b < num_buckets; ++b) {
+            std::memset(&shard.buckets[b], 0, sizeof(Bucket));
+            std::memset(shard.buckets[b].rows, 0xFF, sizeof shard.buckets[b].rows);
         }
     }
 
-    Bucket* first(uint64_t hash) const { return &buckets_[hash & (num_buckets_ - 1)]; }
-    Bucket* second(uint64_t hash) const {
-        return &buckets_[((hash * 0x9E3779B97F4A7C15ull) >> 32) & (num_buckets_ - 1)];
-    }
-
+    // Without a branch for each slot: where the fid lies in its bucket cannot be foretold.
     static Slot match(Bucket* bucket, int64_t fid) {
-        for (int i = 0; i < 4; ++i)
-            if (bucket->keys[i] == fid && bucket->rows[i] != kNoRow) return {bucket, i};
-        return {};
+        unsigned found = 0;
+        for (int i = 0; i < kSlotsPerBucket; ++i)
+            found |= static_cast<unsigned>((bucket->keys[i] == fid) & (bucket->rows[i] != kNoRow)) << i;
+        return found ? Slot{bucket, __builtin_ctz(found)} : Slot{};
     }
-
     static Slot empty(Bucket* bucket) {
-        for (int i = 0; i < 4; ++i)
-            if (bucket->rows[i] == kNoRow) return {bucket, i};
-        return {};
+        unsigned found = 0;
+        for (int i = 0; i < kSlotsPerBucket; ++i) found |= static_cast<unsigned>(bucket->rows[i] == kNoRow) << i;
+        return found ? Slot{bucket, __builtin_ctz(found)} : Slot{};
     }
-
     static void put(Slot slot, int64_t fid, uint32_t row, uint16_t seen, uint16_t count) {
         slot.bucket->keys[slot.index] = fid;
         slot.row() = row;
@@ -126,60 +122,96 @@ class CuckooMap {
         slot.count() = count;
     }
 
-    // Breadth-first search for the shortest chain of displacements (libcuckoo, Li et al. 2014, section 4.2).
-    Slot place(int64_t fid, uint32_t row, uint16_t seen, uint16_t count) {
+    static Slot place(const Shard& shard, int64_t fid, uint32_t row, uint16_t seen, uint16_t count) {
+        const uint64_t hash = hash_fid(fid);
+        Bucket *first = first_bucket(shard, hash), *second = second_bucket(shard, hash);
+        Slot slot = empty(first);
+        if (!slot) slot = empty(second);
+        if (!slot) slot = make_room(shard, first, second);
+        if (slot) put(slot, fid, row, seen, count);
+        return slot;
+    }
+
+    // Breadth-first search for the shortest chain of displacements that frees a slot in one of two full buckets
+    // (libcuckoo, Li et al. 2014, section 4.2); none within kMaxNodes buckets leaves the shard as it was.
+    static Slot make_room(const Shard& shard, Bucket* first, Bucket* second) {
         struct Node {
             Bucket* bucket;
             int parent, index;
         };
-        const uint64_t hash = hash_fid(fid);
-        constexpr int kMaxNodes = 256;
+        constexpr int kMaxNodes = 341;  // two roots and four generations of their entries
         Node nodes[kMaxNodes];
-        int head = 0, tail = 0;
-        nodes[tail++] = {first(hash), -1, 0};
-        if (second(hash) != first(hash)) nodes[tail++] = {second(hash), -1, 0};
-        for (; head < tail; ++head) {
-            if (Slot free = empty(nodes[head].bucket)) {
-                int node = head;
-                while (nodes[node].parent >= 0) {
-                    const Slot from{nodes[nodes[node].parent].bucket, nodes[node].index};
-                    put(free, from.key(), from.row(), from.seen(), from.count());
-                    free = from;
-                    node = nodes[node].parent;
+        int tail = 0;
+        nodes[tail++] = {first, -1, 0};
+        if (second != first) nodes[tail++] = {second, -1, 0};
+        for (int head = 0; head < tail; ++head)
+            for (int i = 0; i < kSlotsPerBucket; ++i) {
+                const uint64_t hash = hash_fid(nodes[head].bucket->keys[i]);
+                Bucket* other = first_bucket(shard, hash);
+                if (other == nodes[head].bucket) other = second_bucket(shard, hash);
+                if (other == nodes[head].bucket) continue;
+                if (Slot free = empty(other)) {
+                    Slot from{nodes[head].bucket, i};
+                    for (int node = head;; node = nodes[node].parent) {
+                        put(free, from.key(), from.row(), from.seen(), from.count());
+                        free = from;
+                        if (nodes[node].parent < 0) return free;
+                        from = {nodes[nodes[node].parent].bucket, nodes[node].index};
+                    }
                 }
-                put(free, fid, row, seen, count);
-                return free;
+                bool is_known = false;  // a bucket twice in one chain would move an entry that has moved already
+                for (int node = head; node >= 0 && !is_known; node = nodes[node].parent)
+                    is_known = nodes[node].bucket == other;
+                if (!is_known && tail < kMaxNodes) nodes[tail++] = {other, head, i};
             }
-            for (int i = 0; i < 4 && tail < kMaxNodes; ++i) {
-                const uint64_t other = hash_fid(nodes[head].bucket->keys[i]);
-                Bucket* next = first(other) == nodes[head].bucket ? second(other) : first(other);
-                bool seen_before = false;
-                for (int k = 0; k < tail; ++k) seen_before |= nodes[k].bucket == next;
-                if (!seen_before) nodes[tail++] = {next, head, i};
-            }
-        }
         return {};
     }
 
-    void grow() {
-        for (size_t count = num_buckets_ * 2;; count *= 2) {
-            CuckooMap larger(0);
-            larger.allocate(count);
-            bool placed = true;
-            for_each([&](Slot s) { placed = placed && larger.place(s.key(), s.row(), s.seen(), s.count()); });
-            if (!placed) continue;
-            std::swap(buckets_, larger.buckets_);
-            num_buckets_ = count;
-            return;
+    void grow(Shard& shard) {
+        for (uint64_t num_buckets = shard.num_buckets;;) {
+            num_buckets += num_buckets / 2;
+            Shard larger;
+            allocate(larger, static_cast<uint32_t>(num_buckets));
+            if (fill(larger, shard)) {
+                arena_.release(shard.buckets, shard.num_buckets);
+                shard = larger;
+                return;
+            }
+            arena_.release(larger.buckets, larger.num_buckets);
         }
     }
 
-    struct Free {
-        void operator()(Bucket* buckets) const { ::operator delete(buckets, std::align_val_t{64}); }
-    };
-    std::unique_ptr<Bucket[], Free> buckets_;
-    size_t num_buckets_ = 0;  // a power of two
-    size_t size_ = 0;
+    static bool fill(Shard& larger, const Shard& shard) {
+        constexpr uint32_t kAhead = 8;
+        for (uint32_t b = 0; b < shard.num_buckets; ++b) {
+            if (b + kAhead < shard.num_buckets)
+                for (const int64_t key : shard.buckets[b + kAhead].keys)
+                    __builtin_prefetch(first_bucket(larger, hash_fid(key)), 1);
+            for (int i = 0; i < kSlotsPerBucket; ++i) {
+                const Slot s{&shard.buckets[b], i};
+                if (s.row() != kNoRow && !place(larger, s.key(), s.row(), s.seen(), s.count())) return false;
+            }
+        }
+        larger.size = shard.size;
+        return true;
+    }
+
+    // From one shard to kShards, of sizes 1.5^(i / kShards) times the least, so that no two grow at the same time.
+    void split() {
+        const Shard whole = shards_[0];
+        const double least = kOneShard / (kShards * kSlotsPerBucket * kMaxLoad);
+        shards_.assign(kShards, Shard{});
+        shift_ = 63 - 8;
+        for (size_t i = 0; i < kShards; ++i)
+            allocate(shards_[i],
+                     static_cast<uint32_t>(std::ceil(1.25 * least * std::pow(1.5, static_cast<double>(i) / kShards))));
+        for_each_in(whole, [&](Slot s) { insert(s.key(), s.row(), s.seen(), s.count()); });
+        arena_.release(whole.buckets, whole.num_buckets);
+    }
+
+    std::vector<Shard> shards_;
+    BucketArena arena_;
+    int shift_ = 63;
 };
 
 }  // namespace monolith

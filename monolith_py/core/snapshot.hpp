@@ -1,210 +1,396 @@
-// A table in one file: header, body, checksum; written beside its final name and renamed when it is on the disk.
+// Snapshots of a table, taken while it goes on changing: shard after shard is copied, then what has changed meanwhile,
+// again and again, until so little is left that the last copy is a short pause. The snapshot is of the moment of that
+// pause, in all its parts.
+//
+// Entries lie by virtual bucket, the top 8 bits of a fid's hash, so any number of tables can share them out when they
+// restore. An increment holds what has changed since the snapshot before it.
 #pragma once
 
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <array>
-#include <cerrno>
-#include <cstring>
-#include <fstream>
-#include <stdexcept>
+#include <algorithm>
+#include <cstdint>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "embedding_table.hpp"
+#include "snapshot_file.hpp"
 
 namespace monolith {
 
-struct SnapshotError : std::runtime_error {
-    using std::runtime_error::runtime_error;
+constexpr uint32_t kSnapshotVersion = 2;
+
+enum class EntryKind : uint16_t { kRow, kCandidate, kGone };
+
+// Followed by weights and state where it is of a row.
+struct EntryHead {
+    int64_t fid;
+    int64_t seen;  // ticks of event time
+    uint16_t count;
+    EntryKind kind;
+    uint32_t unused;
+};
+static_assert(sizeof(EntryHead) == 24);
+
+struct SnapshotMeta {
+    TableSettings settings;
+    uint64_t id = 0, parent = 0;  // parent 0: a base
 };
 
-// CRC-32C (Castagnoli); `start` is the checksum of what came before.
-inline uint32_t crc32c(const char* data, size_t size, uint32_t start = 0) {
-    static const auto table = [] {
-        std::array<uint32_t, 256> entries{};
-        for (uint32_t i = 0; i < 256; ++i) {
-            uint32_t crc = i;
-            for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1) ? 0x82F63B78u : 0);
-            entries[i] = crc;
-        }
-        return entries;
-    }();
-    uint32_t crc = ~start;
-    for (size_t i = 0; i < size; ++i) crc = (crc >> 8) ^ table[(crc ^ static_cast<uint8_t>(data[i])) & 0xFF];
-    return ~crc;
-}
-
-class Writer {
-  public:
-    static constexpr bool kReading = false;
-    template <typename T>
-    void value(T& value) {
-        bytes_.append(reinterpret_cast<const char*>(&value), sizeof value);
-    }
-    void floats(const float* values, size_t n) {
-        bytes_.append(reinterpret_cast<const char*>(values), n * sizeof(float));
-    }
-    void text(std::string& text) {
-        uint64_t size = text.size();
-        value(size);
-        bytes_.append(text);
-    }
-    void fids(std::vector<int64_t>& fids) {
-        uint64_t size = fids.size();
-        value(size);
-        bytes_.append(reinterpret_cast<const char*>(fids.data()), size * sizeof(int64_t));
-    }
-    std::string& bytes() { return bytes_; }
-
-  private:
-    std::string bytes_;
-};
-
-class Reader {
-  public:
-    static constexpr bool kReading = true;
-    Reader(const char* data, size_t size) : data_(data), end_(data + size) {}
-    template <typename T>
-    void value(T& value) {
-        take(&value, sizeof value);
-    }
-    void floats(float* values, size_t n) { take(values, n * sizeof(float)); }
-    void text(std::string& text) {
-        text.resize(length(1));
-        take(text.data(), text.size());
-    }
-    void fids(std::vector<int64_t>& fids) {
-        fids.resize(length(sizeof(int64_t)));
-        take(fids.data(), fids.size() * sizeof(int64_t));
-    }
-
-  private:
-    size_t length(size_t width) {
-        uint64_t size;
-        value(size);
-        if (size > static_cast<size_t>(end_ - data_) / width) throw SnapshotError("length runs over the end");
-        return size;
-    }
-    void take(void* out, size_t size) {
-        if (size > static_cast<size_t>(end_ - data_)) throw SnapshotError("body ends too early");
-        if (size > 0) std::memcpy(out, data_, size);  // an empty vector has no address
-        data_ += size;
-    }
-    const char* data_;
-    const char* end_;
-};
-
-struct SnapshotHeader {
-    char magic[8] = {'M', 'N', 'L', 'T', 'B', 'L', '0', '1'};
-    uint32_t dim = 0, optimizer = 0, admit_after = 0, crc = 0;
-    float init_scale = 0;
-    Hyper hyper;
-    uint32_t reserved = 0;
-    uint64_t seed = 0;
-    int64_t ttl_s = 0;
-    uint64_t body_bytes = 0;
-};
-
-inline SnapshotHeader header_of(const TableSettings& s) {
-    SnapshotHeader header;
-    header.dim = s.dim;
-    header.optimizer = static_cast<uint32_t>(s.optimizer);
-    header.admit_after = s.admit_after;
-    header.init_scale = s.init_scale;
-    header.hyper = s.hyper;
-    header.seed = s.seed;
-    header.ttl_s = s.ttl_s;
-    return header;
-}
-
-// Over the header, its own field as zero, and the body.
-inline uint32_t checksum(SnapshotHeader header, const std::string& bytes) {
-    header.crc = 0;
-    const uint32_t crc = crc32c(reinterpret_cast<const char*>(&header), sizeof header);
-    return crc32c(bytes.data() + sizeof header, bytes.size() - sizeof header, crc);
-}
-
-inline void save(EmbeddingTable& table, const std::string& path) {
-    Writer writer;
-    table.serialize(writer);
-    SnapshotHeader header = header_of(table.settings());
-    header.body_bytes = writer.bytes().size();
-    header.crc = checksum(header, std::string(sizeof header, 0) + writer.bytes());
-    const std::string temporary = path + ".tmp";
-    const int file = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (file < 0) throw SnapshotError(path + ": " + std::strerror(errno));
-    auto write_all = [&](const char* data, size_t size) {
-        while (size > 0) {
-            const ssize_t n = ::write(file, data, size);
-            if (n < 0 && errno == EINTR) continue;
-            if (n < 0) return false;
-            data += n;
-            size -= static_cast<size_t>(n);
-        }
-        return true;
-    };
-    const bool written = write_all(reinterpret_cast<const char*>(&header), sizeof header) &&
-                         write_all(writer.bytes().data(), writer.bytes().size()) && ::fsync(file) == 0;
-    const int cause = errno;
-    if ((::close(file) != 0 || !written) || std::rename(temporary.c_str(), path.c_str()) != 0) {
-        const int reason = written ? errno : cause;
-        ::unlink(temporary.c_str());
-        throw SnapshotError(path + ": " + std::strerror(reason));
+inline void write_meta(Writer& out, const SnapshotMeta& meta) {
+    const TableSettings& s = meta.settings;
+    out.value(kSnapshotVersion);
+    out.value(meta.id);
+    out.value(meta.parent);
+    out.value(s.seed);
+    out.value(s.admission);
+    out.value(s.admit_after);
+    out.value(s.sketch_bytes);
+    out.value(s.sketch_window_s);
+    out.value(s.ttl_s);
+    out.value(s.eviction);
+    out.value(s.budget_bytes);
+    out.value(s.half_life_s);
+    out.value(uint64_t{s.slices.size()});
+    for (const Slice& slice : s.slices) {
+        out.text(slice.name);
+        out.value(slice.dim);
+        out.value(slice.optimizer);
+        out.value(slice.hyper);
+        out.value(slice.initializer);
+        out.value(slice.init_scale);
+        out.value(slice.encoding);
     }
 }
 
-struct SnapshotFile {
-    SnapshotHeader header;
-    std::string bytes;
-    Reader body() const { return {bytes.data() + sizeof header, bytes.size() - sizeof header}; }
-};
-
-// Read a snapshot; one that is torn or damaged is refused by name.
-inline SnapshotFile read_snapshot(const std::string& path) {
-    std::ifstream file(path, std::ios::binary);
-    if (!file) throw SnapshotError(path + ": cannot be opened");
-    SnapshotFile snapshot;
-    std::vector<char> chunk(1 << 20);
-    while (file.read(chunk.data(), static_cast<std::streamsize>(chunk.size())), file.gcount() > 0)
-        snapshot.bytes.append(chunk.data(), static_cast<size_t>(file.gcount()));
-    if (file.bad()) throw SnapshotError(path + ": cannot be read");
-    const SnapshotHeader fresh;
-    SnapshotHeader& header = snapshot.header;
-    if (snapshot.bytes.size() < sizeof header) throw SnapshotError(path + ": torn, header is incomplete");
-    std::memcpy(&header, snapshot.bytes.data(), sizeof header);
-    if (std::memcmp(header.magic, fresh.magic, sizeof header.magic) != 0)
-        throw SnapshotError(path + ": is no table snapshot");
-    const size_t body_bytes = snapshot.bytes.size() - sizeof header;
-    if (header.body_bytes != body_bytes)
-        throw SnapshotError(path + ": torn, expected " + std::to_string(header.body_bytes) + " bytes of body, got " +
-                            std::to_string(body_bytes));
-    if (checksum(header, snapshot.bytes) != header.crc) throw SnapshotError(path + ": damaged, the checksum differs");
-    return snapshot;
+inline SnapshotMeta read_meta(const SnapshotFileReader& file) {
+    Reader in = file.reader(file.only(ChunkTag::kHeader));
+    if (const auto version = in.value<uint32_t>(); version != kSnapshotVersion)
+        throw SnapshotError(file.path() + ": is of version " + std::to_string(version) + ", expected " +
+                            std::to_string(kSnapshotVersion));
+    SnapshotMeta meta;
+    TableSettings& s = meta.settings;
+    meta.id = in.value<uint64_t>();
+    meta.parent = in.value<uint64_t>();
+    s.seed = in.value<uint64_t>();
+    s.admission = in.value<Admission>();
+    s.admit_after = in.value<uint32_t>();
+    s.sketch_bytes = in.value<uint64_t>();
+    s.sketch_window_s = in.value<int64_t>();
+    s.ttl_s = in.value<int64_t>();
+    s.eviction = in.value<Eviction>();
+    s.budget_bytes = in.value<uint64_t>();
+    s.half_life_s = in.value<int64_t>();
+    s.slices.resize(std::min<uint64_t>(in.value<uint64_t>(), in.left()));
+    for (Slice& slice : s.slices) {
+        slice.name = in.text();
+        slice.dim = in.value<uint32_t>();
+        slice.optimizer = in.value<Optimizer>();
+        slice.hyper = in.value<Hyper>();
+        slice.initializer = in.value<Initializer>();
+        slice.init_scale = in.value<float>();
+        slice.encoding = in.value<Encoding>();
+    }
+    return meta;
 }
 
-inline TableSettings settings_of(const SnapshotHeader& h) {
-    return {h.dim, static_cast<Optimizer>(h.optimizer), h.hyper, h.init_scale, h.seed, h.admit_after, h.ttl_s};
-}
-
-// Fill `table`, which must be new, from the file. Settings must be equal; the optimizer's rates may differ.
-inline void restore(EmbeddingTable& table, const std::string& path) {
-    const SnapshotFile snapshot = read_snapshot(path);
-    const TableSettings got = settings_of(snapshot.header), expected = table.settings();
-    auto check = [&](const char* field, auto want, auto have) {
+// What must be equal for rows to mean the same; rates, time to live, budget and encoding may differ.
+inline void check_settings(const std::string& path, const TableSettings& expected, const TableSettings& got) {
+    const auto check = [&](const std::string& field, auto want, auto have) {
         if (want != have)
             throw SnapshotError(path + ": is of another table, " + field + " expected " + std::to_string(want) +
                                 ", got " + std::to_string(have));
     };
-    check("dim", expected.dim, got.dim);
-    check("optimizer", static_cast<uint32_t>(expected.optimizer), static_cast<uint32_t>(got.optimizer));
-    check("init_scale", expected.init_scale, got.init_scale);
+    check("slices", expected.slices.size(), got.slices.size());
+    for (size_t i = 0; i < expected.slices.size(); ++i) {
+        const Slice &want = expected.slices[i], &have = got.slices[i];
+        const std::string of = expected.slices.size() > 1 ? "slice " + want.name + " " : "";
+        if (want.name != have.name)
+            throw SnapshotError(path + ": is of another table, slice expected " + want.name + ", got " + have.name);
+        check(of + "dim", want.dim, have.dim);
+        check(of + "optimizer", static_cast<uint32_t>(want.optimizer), static_cast<uint32_t>(have.optimizer));
+        check(of + "initializer", static_cast<uint32_t>(want.initializer), static_cast<uint32_t>(have.initializer));
+        check(of + "init_scale", want.init_scale, have.init_scale);
+    }
     check("seed", expected.seed, got.seed);
+    check("admission", static_cast<uint32_t>(expected.admission), static_cast<uint32_t>(got.admission));
     check("admit_after", expected.admit_after, got.admit_after);
+    check("sketch_bytes", expected.sketch_bytes, got.sketch_bytes);
+    check("sketch_window_s", expected.sketch_window_s, got.sketch_window_s);
     check("ttl_s", expected.ttl_s, got.ttl_s);
-    Reader reader = snapshot.body();
-    table.serialize(reader);
+}
+
+// Which of the virtual buckets a table takes when several share a snapshot out.
+struct Share {
+    size_t part = 0, parts = 1;
+    bool has(uint64_t hash) const { return (hash >> 56) * parts / 256 == part; }
+};
+
+template <typename F>
+void EmbeddingTable::copy_shard(size_t shard, F&& entry) const {
+    constexpr uint32_t kBucketsAhead = 4;
+    const Shard& from = map_.shard(shard);
+    for (uint32_t b = 0; b < from.num_buckets; ++b) {
+        if (b + kBucketsAhead < from.num_buckets)
+            for (const uint32_t row : from.buckets[b + kBucketsAhead].rows)
+                if (row < kCandidate) __builtin_prefetch(store_.weights(row));
+        for (int i = 0; i < kSlotsPerBucket; ++i) {
+            const Slot s{&from.buckets[b], i};
+            if (s.row() == kNoRow) continue;
+            const int64_t seen = base_tick_ + s.seen();
+            if (s.row() == kCandidate)
+                entry(s.key(), seen, s.count(), EntryKind::kCandidate, nullptr, nullptr);
+            else
+                entry(s.key(), seen, s.count(), EntryKind::kRow, store_.weights(s.row()), store_.state(s.row()));
+        }
+    }
+}
+
+template <typename F>
+void EmbeddingTable::copy_changes(F&& entry) {
+    const TouchedSet::Drained drained = tracker_->touched.drain([&](int64_t fid) { return row_of(fid); },
+                                                                [&](uint32_t row) { return store_.fid(row); });
+    tracker_->touched.ack_all();
+    std::vector<int64_t> fids(tracker_->candidates.begin(), tracker_->candidates.end());
+    tracker_->candidates.clear();
+    for (const uint32_t row : drained.rows) fids.push_back(store_.fid(row));
+    fids.insert(fids.end(), drained.evicted.begin(), drained.evicted.end());
+    for (size_t i = 0; i < fids.size(); ++i) {
+        if (i + kAhead < fids.size()) map_.prefetch(fids[i + kAhead]);
+        const Slot s = map_.find(fids[i]);
+        if (!s)
+            entry(fids[i], 0, 0, EntryKind::kGone, nullptr, nullptr);
+        else if (s.row() == kCandidate)
+            entry(fids[i], base_tick_ + s.seen(), s.count(), EntryKind::kCandidate, nullptr, nullptr);
+        else
+            entry(fids[i], base_tick_ + s.seen(), s.count(), EntryKind::kRow, store_.weights(s.row()),
+                  store_.state(s.row()));
+    }
+}
+
+inline void EmbeddingTable::write_state(Writer& out) const {
+    out.value(base_tick_);
+    out.value(has_base_);
+    for (const uint64_t count :
+         {num_admitted_, num_filtered_, num_evicted_, num_freed_, num_updates_, num_plans_, num_samples_})
+        out.value(count);
+    out.value(uint64_t{consumers_.size()});
+    for (const auto& [name, touched] : consumers_) {
+        out.text(name);
+        out.fids(touched.pending([&](uint32_t row) { return store_.fid(row); }));
+        out.fids(touched.pending_evicted());
+    }
+    out.value(uint64_t{sketch_ ? sketch_->bytes() : 0});
+    if (sketch_) out.bytes(sketch_->data(), sketch_->bytes());
+}
+
+inline void EmbeddingTable::load(const SnapshotFileReader& file, Share share) {
+    // 1. The state, of which an increment has a newer one.
+    Reader in = file.reader(file.only(ChunkTag::kState));
+    const int64_t old_base_tick = std::exchange(base_tick_, in.value<int64_t>());
+    map_.for_each([&](Slot slot) {
+        slot.seen() = static_cast<uint16_t>(std::clamp<int64_t>(slot.seen() + old_base_tick - base_tick_, 0, 0xFFFF));
+    });
+    has_base_ = in.value<bool>();
+    for (uint64_t* count :
+         {&num_admitted_, &num_filtered_, &num_evicted_, &num_freed_, &num_updates_, &num_plans_, &num_samples_})
+        *count = in.value<uint64_t>();
+    consumers_.clear();
+    for (auto left = in.value<uint64_t>(); left > 0; --left) {
+        TouchedSet& touched = consumers_[in.text()];
+        const std::vector<int64_t> pending = in.fids();
+        std::vector<int64_t> evicted = in.fids();
+        std::erase_if(evicted, [&](int64_t fid) { return !share.has(hash_fid(fid)); });
+        touched.restore(pending, evicted);
+    }
+    const auto sketch_bytes = in.value<uint64_t>();
+    if (sketch_bytes != (sketch_ ? sketch_->bytes() : 0))
+        throw SnapshotError(file.path() + ": is of another table, the sketch differs");
+    if (sketch_) in.bytes(sketch_->data(), sketch_bytes);
+
+    // 2. Entries, chunk by chunk. Rows are handed out in the order of the file; chunks of one virtual bucket each are
+    // loaded side by side
+    //    where the bucket is a shard, which no other chunk then touches until all of them are in.
+    std::vector<const MappedChunk*> chunks;
+    size_t num_rows = 0, num_entries = 0;
+    for (const MappedChunk& chunk : file.chunks())
+        if (chunk.head.tag == static_cast<uint32_t>(ChunkTag::kEntries)) {
+            chunks.push_back(&chunk);
+            num_rows += chunk.head.num_rows;
+            num_entries += chunk.head.num_entries;
+        }
+    map_.expect(num_entries / share.parts);
+    std::vector<uint32_t> ids;
+    store_.allocate(num_rows, ids);
+    struct Loaded {
+        size_t first_id = 0, used = 0;
+        int64_t rows = 0, candidates = 0;
+        std::vector<uint32_t> freed;
+    };
+    std::vector<Loaded> loaded(chunks.size());
+    for (size_t c = 1; c < chunks.size(); ++c)
+        loaded[c].first_id = loaded[c - 1].first_id + chunks[c - 1]->head.num_rows;
+    const auto load_chunk = [&](size_t c) {
+        Loaded& own = loaded[c];
+        Reader entries = file.reader(*chunks[c]);
+        for (uint64_t left = chunks[c]->head.num_entries; left > 0; --left) {
+            const auto head = entries.value<EntryHead>();
+            const bool is_row = head.kind == EntryKind::kRow, is_ours = share.has(hash_fid(head.fid));
+            Slot slot = is_ours ? map_.find(head.fid) : Slot{};
+            if (slot && head.kind != EntryKind::kRow && slot.row() != kCandidate) {
+                own.freed.push_back(slot.row());
+                --own.rows;
+                slot.row() = kCandidate;
+                ++own.candidates;
+            }
+            if (is_ours && head.kind == EntryKind::kGone) {
+                if (slot) {
+                    map_.erase(slot);
+                    --own.candidates;
+                }
+                continue;
+            }
+            const auto seen = static_cast<uint16_t>(std::clamp<int64_t>(head.seen - base_tick_, 0, 0xFFFF));
+            if (is_ours && !slot) {
+                slot = map_.insert(head.fid, kCandidate, seen, head.count);
+                ++own.candidates;
+            }
+            if (is_ours) {
+                slot.seen() = seen;
+                slot.count() = head.count;
+            }
+            if (!is_row) continue;
+            if (is_ours && slot.row() == kCandidate) {
+                slot.row() = ids[own.first_id + own.used++];
+                store_.fid(slot.row()) = head.fid;
+                --own.candidates;
+                ++own.rows;
+            }
+            std::vector<float> skipped(is_ours ? 0 : dim_ + state_width_);
+            entries.bytes(is_ours ? store_.weights(slot.row()) : skipped.data(), dim_ * sizeof(float));
+            entries.bytes(is_ours ? store_.state(slot.row()) : skipped.data(), state_width_ * sizeof(float));
+        }
+    };
+    const bool by_shard = map_.num_shards() == IdMap::kShards;
+    size_t alone = 0;
+    while (by_shard && alone < chunks.size() && chunks[alone]->head.bucket == alone) ++alone;
+    ThreadPool::instance().run(alone, load_chunk);
+    for (size_t c = alone; c < chunks.size(); ++c) load_chunk(c);
+    for (size_t c = chunks.size(); c-- > 0;) {
+        const Loaded& own = loaded[c];
+        for (size_t i = chunks[c]->head.num_rows; i-- > own.used;) store_.release(ids[own.first_id + i]);
+        for (const uint32_t row : own.freed) store_.release(row);
+        num_rows_ += static_cast<uint64_t>(own.rows);
+        num_candidates_ += static_cast<uint64_t>(own.candidates);
+    }
+}
+
+// Writes one snapshot. `copy`, `num_pending` and `finish` want the table still; `flush` and `commit` do not.
+class SnapshotWriter {
+  public:
+    // An increment (`parent` not 0) needs the table to have tracked its changes since that snapshot.
+    SnapshotWriter(EmbeddingTable& table, const std::string& path, uint64_t id, uint64_t parent)
+        : table_(table), file_(path), is_base_(parent == 0) {
+        if (!is_base_ && !table.is_tracking())
+            throw std::invalid_argument("an increment needs changes to be tracked since a snapshot, got none tracked");
+        if (!is_base_ && table.snapshot_id() != parent)
+            throw std::invalid_argument("parent must be the snapshot " + std::to_string(table.snapshot_id()) +
+                                        " that changes are tracked since, got " + std::to_string(parent));
+        id_ = id;
+        Chunk header = chunk_of(ChunkTag::kHeader);
+        Writer out;
+        write_meta(out, {table.settings(), id, parent});
+        header.payload = std::move(out.buffer());
+        pending_.push_back(std::move(header));
+        if (is_base_) table.start_tracking();
+    }
+
+    // Copy one shard, or up to `max_rows` of what has changed since it was copied; return whether calling again is
+    // worth while.
+    bool copy(size_t max_rows) {
+        if (is_base_ && next_shard_ == 0) num_shards_ = table_.num_shards();  // the map may have split since the start
+        if (next_shard_ < num_shards_) {
+            Chunk chunk = chunk_of(ChunkTag::kEntries);
+            if (num_shards_ == IdMap::kShards) chunk.head.bucket = static_cast<uint32_t>(next_shard_);
+            Writer out;
+            table_.copy_shard(next_shard_, [&](auto... entry) { write_entry(out, chunk.head, entry...); });
+            ++next_shard_;
+            add(std::move(chunk), out);
+            return true;
+        }
+        if (table_.num_changed() <= max_rows) return false;
+        copy_changes();
+        return true;
+    }
+    // Copy all that is left: the snapshot is of this moment.
+    void finish() {
+        if (is_base_ && next_shard_ == 0) copy(0);
+        while (next_shard_ < num_shards_) copy(0);
+        copy_changes();
+        Chunk state = chunk_of(ChunkTag::kState);
+        Writer out;
+        table_.write_state(out);
+        add(std::move(state), out);
+        table_.set_snapshot_id(id_);
+    }
+    void flush() {
+        for (Chunk& chunk : pending_) file_.write(chunk);
+        pending_.clear();
+    }
+    void commit() {
+        flush();
+        file_.commit();
+    }
+
+  private:
+    static Chunk chunk_of(ChunkTag tag) {
+        Chunk chunk;
+        chunk.head.tag = static_cast<uint32_t>(tag);
+        return chunk;
+    }
+    void add(Chunk&& chunk, Writer& out) {
+        chunk.payload = std::move(out.buffer());
+        pending_.push_back(std::move(chunk));
+    }
+    void copy_changes() {
+        Chunk chunk = chunk_of(ChunkTag::kEntries);
+        Writer out;
+        table_.copy_changes([&](auto... entry) { write_entry(out, chunk.head, entry...); });
+        if (chunk.head.num_entries > 0) add(std::move(chunk), out);
+    }
+    void write_entry(Writer& out, ChunkHead& head, int64_t fid, int64_t seen, uint16_t count, EntryKind kind,
+                     const float* weights, const float* state) const {
+        out.value(EntryHead{fid, seen, count, kind, 0});
+        ++head.num_entries;
+        if (kind != EntryKind::kRow) return;
+        ++head.num_rows;
+        out.bytes(weights, table_.dim() * sizeof(float));
+        out.bytes(state, table_.rows().state_width * sizeof(float));
+    }
+
+    EmbeddingTable& table_;
+    SnapshotFileWriter file_;
+    bool is_base_;
+    uint64_t id_ = 0;
+    size_t next_shard_ = 0, num_shards_ = 0;
+    std::vector<Chunk> pending_;
+};
+
+// Fill `table`, which must be new, from a base, or bring it on by an increment. All or nothing.
+inline void restore(EmbeddingTable& table, const std::string& path, Share share) {
+    if (share.part >= share.parts || share.parts > 256)
+        throw std::invalid_argument("share must be (k, n) with k < n <= 256, got (" + std::to_string(share.part) +
+                                    ", " + std::to_string(share.parts) + ")");
+    const SnapshotFileReader file(path);
+    const SnapshotMeta meta = read_meta(file);
+    check_settings(path, table.settings(), meta.settings);
+    if (meta.parent != 0 && meta.parent != table.snapshot_id())
+        throw SnapshotError(path + ": continues snapshot " + std::to_string(meta.parent) + ", but the table holds " +
+                            std::to_string(table.snapshot_id()));
+    if (meta.parent == 0 && table.snapshot_id() + table.num_rows() != 0)
+        throw SnapshotError(path + ": is a base, but the table is not new");
+    table.load(file, share);
+    table.set_snapshot_id(meta.id);
 }
 
 }  // namespace monolith

@@ -7,17 +7,37 @@
 #include <unordered_set>
 #include <vector>
 
+#include "bucket.hpp"
+
 namespace monolith {
 
 class TouchedSet {
   public:
+    // Make room for rows below `end`; needed before rows are touched.
+    void reserve(size_t end) {
+        if (end > flags_.size()) flags_.resize(std::max(end, flags_.size() + flags_.size() / 2));
+    }
     void touch(uint32_t row) {
-        if (row >= flags_.size()) flags_.resize(std::max<size_t>(row + 1, flags_.size() * 2));
         if (flags_[row]) return;
         flags_[row] = 1;
         rows_.push_back(row);
     }
-    void born(int64_t fid) { evicted_.erase(fid); }
+    // Flag rows and write those that were not flagged to `fresh`, room for n; returns how many. Threads may flag
+    // different rows at the same time; what they wrote to `fresh` goes to `append` afterwards.
+    size_t flag(const uint32_t* rows, size_t n, uint32_t* fresh) {
+        size_t num = 0;
+        for (size_t i = 0; i < n; ++i) {
+            if (i + kAhead < n) __builtin_prefetch(&flags_[rows[i + kAhead]], 1);
+            fresh[num] = rows[i];
+            num += !flags_[rows[i]];
+            flags_[rows[i]] = 1;
+        }
+        return num;
+    }
+    void append(const uint32_t* fresh, size_t n) { rows_.insert(rows_.end(), fresh, fresh + n); }
+    void born(int64_t fid) {
+        if (!evicted_.empty()) evicted_.erase(fid);
+    }
     void evict(uint32_t row, int64_t fid) {
         if (row < flags_.size()) flags_[row] = 0;  // its entry in rows_ is skipped when drained
         evicted_.insert(fid);
@@ -34,15 +54,14 @@ class TouchedSet {
     template <typename RowOf, typename FidOf>
     Drained drain(RowOf&& row_of, FidOf&& fid_of) {
         for (int64_t fid : in_flight_)
-            if (const uint32_t row = row_of(fid); row < 0xFFFFFFFEu) touch(row);
+            if (const uint32_t row = row_of(fid); row < kCandidate) touch(row);
         for (int64_t fid : evicted_in_flight_)
-            if (row_of(fid) >= 0xFFFFFFFEu) evicted_.insert(fid);
+            if (row_of(fid) >= kCandidate) evicted_.insert(fid);
         Drained drained{++ticket_, {}, {evicted_.begin(), evicted_.end()}};
         for (uint32_t row : rows_)
             if (flags_[row]) {
+                drained.rows.push_back(row);
                 flags_[row] = 0;
-                // An update may still name a row whose fid is evicted.
-                if (row_of(fid_of(row)) == row) drained.rows.push_back(row);
             }
         std::sort(drained.rows.begin(), drained.rows.end());
         std::sort(drained.evicted.begin(), drained.evicted.end());
@@ -54,11 +73,14 @@ class TouchedSet {
         return drained;
     }
 
+    void ack_all() {
+        in_flight_.clear();
+        evicted_in_flight_.clear();
+    }
     void ack(uint64_t ticket) {
         if (ticket != ticket_ || ticket == acked_) throw std::invalid_argument("ticket must be that of the last drain");
         acked_ = ticket;
-        in_flight_.clear();
-        evicted_in_flight_.clear();
+        ack_all();
     }
 
     // Fids that a restored table must hand out again: pending and not acknowledged.
@@ -78,8 +100,11 @@ class TouchedSet {
         in_flight_ = pending;
         evicted_in_flight_ = evicted;
     }
+    size_t num_pending() const { return rows_.size() + evicted_.size(); }
+    size_t bytes() const { return flags_.capacity() + rows_.capacity() * sizeof(uint32_t); }
 
   private:
+    static constexpr size_t kAhead = 32;
     std::vector<uint8_t> flags_;  // by row
     std::vector<uint32_t> rows_;
     std::unordered_set<int64_t> evicted_;

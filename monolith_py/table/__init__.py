@@ -1,21 +1,63 @@
 """Embedding tables and the torch module that looks rows up and updates them."""
 
+from monolith_py.table.admission import Admission, Budget
 from monolith_py.table.bags import EmbeddingBags, Feature
-from monolith_py.table.embedding_table import NO_ROW, EmbeddingTable, TableDelta, TableStats
-from monolith_py.table.optimizers import Adagrad, Adam, Ftrl, Optimizer, RowwiseAdagrad, Sgd, optimizer_from
+from monolith_py.table.embedding_table import NO_ROW, EmbeddingTable, EncodedDelta, Entries, TableDelta, TableSaving, TableStats
+from monolith_py.table.optimizers import (
+    Adadelta,
+    Adagrad,
+    Adam,
+    AdamW,
+    AmsGrad,
+    Ftrl,
+    GroupAdagrad,
+    GroupFtrl,
+    Momentum,
+    Optimizer,
+    RmsProp,
+    RowwiseAdagrad,
+    Sgd,
+    optimizer_from,
+)
+from monolith_py.table.schedules import CosineDecay, PolynomialDecay, Schedule, StepDecay, Warmup
+from monolith_py.table.slices import Encoding, Initializer, Slice
+from monolith_py.table.table_settings import SliceSettings, TableSettings, read_settings
 
 __all__ = [
     "NO_ROW",
+    "Adadelta",
     "Adagrad",
     "Adam",
+    "AdamW",
+    "Admission",
+    "AmsGrad",
+    "Budget",
+    "CosineDecay",
     "EmbeddingBags",
     "EmbeddingTable",
+    "EncodedDelta",
+    "Encoding",
+    "Entries",
     "Feature",
     "Ftrl",
+    "GroupAdagrad",
+    "GroupFtrl",
+    "Initializer",
+    "Momentum",
     "Optimizer",
+    "PolynomialDecay",
+    "RmsProp",
     "RowwiseAdagrad",
+    "Schedule",
     "Sgd",
+    "Slice",
+    "SliceSettings",
+    "StepDecay",
     "TableDelta",
+    "TableSaving",
+    "TableSettings",
     "TableStats",
+    "Warmup",
     "optimizer_from",
+    "read_settings",
 ]

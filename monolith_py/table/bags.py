@@ -16,26 +16,57 @@ from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from monolith_py import _core
-from monolith_py.config import SparseOptimizerConfig
+from monolith_py.config import FeatureConfig, SparseOptimizerConfig
 from monolith_py.features import Schema
+from monolith_py.table.admission import Admission, Budget
 from monolith_py.table.embedding_table import EmbeddingTable, Int64Array, UInt32Array
 from monolith_py.table.optimizers import Optimizer, optimizer_from
+from monolith_py.table.slices import Initializer, Slice
 
 
 @dataclass(frozen=True)
 class Feature:
-    """One sparse feature: its table and how a bag of its fids is pooled ("sum" or "mean"; fids without a row count in the mean)."""
+    """One sparse feature: how a bag of its fids is pooled, and its table.
+
+    `pooling` is "sum", "mean" (over all fids of the bag, those without a row too), or "first": no pooling, the rows of the first `length`
+    fids side by side, zeros where there are fewer. A feature with `table` looks its fids up in the table of the feature of that name, and
+    leaves all that is the table's to it.
+    """
 
     name: str
     dim: int = 16
     pooling: str = "sum"
-    admit_after: int = 1
-    ttl_s: int | None = None
+    length: int = 0
+    table: str | None = None
+    slices: tuple[Slice, ...] = ()
+    initializer: Initializer = "uniform"
     init_scale: float = 0.01
+    admit_after: int = 1
+    admission: Admission = Admission()
+    ttl_s: int | None = None
+    budget: Budget | None = None
 
     def __post_init__(self) -> None:
-        if self.pooling not in ("sum", "mean"):
-            raise ValueError(f"pooling of feature {self.name!r} must be 'sum' or 'mean', got {self.pooling!r}")
+        if self.pooling not in ("sum", "mean", "first"):
+            raise ValueError(f"pooling of feature {self.name!r} must be 'sum', 'mean' or 'first', got {self.pooling!r}")
+        if (self.pooling == "first") != (self.length > 0):
+            raise ValueError(f"length of feature {self.name!r} must be > 0 for pooling 'first' and 0 for others, got {self.length!r}")
+
+    def make_table(self, optimizer: Optimizer, seed: int) -> EmbeddingTable:
+        """Return the feature's own table, empty."""
+        return EmbeddingTable(
+            self.dim,
+            None if self.slices else optimizer,
+            slices=self.slices,
+            name=self.name,
+            initializer=self.initializer,
+            init_scale=self.init_scale,
+            admit_after=self.admit_after,
+            admission=self.admission,
+            ttl_s=self.ttl_s,
+            budget=self.budget,
+            seed=seed,
+        )
 
 
 class EmbeddingBags(nn.Module):
@@ -70,38 +101,33 @@ class EmbeddingBags(nn.Module):
         self.now_s = 0
         self.rows_touched = 0
         self.tables = {
-            feature.name: EmbeddingTable(
-                feature.dim,
-                optimizer,
-                name=feature.name,
-                init_scale=feature.init_scale,
-                admit_after=feature.admit_after,
-                ttl_s=feature.ttl_s,
-                seed=seed + index,
-            )
-            for index, feature in enumerate(features)
+            feature.name: feature.make_table(optimizer, seed + index) for index, feature in enumerate(features) if feature.table is None
         }
+        for feature in features:
+            if feature.table is not None and feature.table not in self.tables:
+                raise ValueError(f"table of feature {feature.name!r} must be one of {sorted(self.tables)}, got {feature.table!r}")
+        tables = [self.tables[feature.table or feature.name] for feature in features]
         self._names = names
-        self._dims = [feature.dim for feature in features]
-        self._mean = [feature.pooling == "mean" for feature in features]
-        self._cores = [table.core for table in self.tables.values()]
+        self._dims = [table.dim * (feature.length or 1) for feature, table in zip(features, tables, strict=True)]
+        self._pooling = [-feature.length if feature.pooling == "first" else int(feature.pooling == "mean") for feature in features]
+        self._cores = [table.core for table in tables]
         # Autograd calls a function's backward only where an input asks for a gradient.
         self._ask = torch.zeros(0, requires_grad=True)
 
     @staticmethod
     def of(schema: Schema, config: SparseOptimizerConfig, seed: int) -> EmbeddingBags:
         """Return the bags of a job's schema."""
-        features = [Feature(f.name, f.dim, f.pooling, f.admit_after, f.ttl_s, f.init_scale) for f in schema.features]
+        features = [_feature(feature) for feature in schema.features]
         return EmbeddingBags(features, optimizer_from(config), seed=seed)
 
     def forward(self, kjt: KeyedJaggedTensor) -> KeyedTensor:
         """Return the pooled rows of all features, (B, D), in the order of the features.
 
+        Where the tensor has weights, rows are multiplied by them before they are pooled; the weights get no gradient.
+
         Raises:
-            ValueError: a feature is missing, ids are not int64, or the tensor is weighted.
+            ValueError: a feature is missing, or ids are not int64.
         """
-        if kjt.weights_or_none() is not None:
-            raise ValueError("a KeyedJaggedTensor with weights cannot be pooled, got one")
         if kjt.keys() != self._names:
             present = kjt.keys()
             missing = [name for name in self._names if name not in present]
@@ -113,8 +139,10 @@ class EmbeddingBags(nn.Module):
             raise ValueError(f"values of the KeyedJaggedTensor must be int64, got {values.dtype}")
         offsets = kjt.offsets().to(torch.int64).contiguous()
         learning = self.training and torch.is_grad_enabled()
+        weights = kjt.weights_or_none()
+        scales = None if weights is None else weights.detach().to(torch.float32).contiguous()
         pooled: Tensor = _PooledLookup.apply(  # type: ignore[no-untyped-call]
-            self._ask, self, values.contiguous(), offsets, kjt.stride(), learning
+            self._ask, self, values.contiguous(), offsets, scales, kjt.stride(), learning
         )
         return KeyedTensor(self._names, self._dims, pooled, key_dim=1)
 
@@ -141,15 +169,38 @@ class EmbeddingBags(nn.Module):
         raise TypeError("EmbeddingBags cannot be pickled or copied: use save and restore")
 
 
+def _feature(config: FeatureConfig) -> Feature:
+    """Return the feature that the settings describe."""
+    sketch = {"sketch_bytes": config.sketch_bytes, "window_s": config.sketch_window_s}
+    admission = Admission(config.admission, **{name: value for name, value in sketch.items() if value is not None})
+    budget = Budget(config.budget_bytes, config.eviction, config.half_life_s) if config.budget_bytes else None
+    return Feature(
+        config.name,
+        config.dim,
+        config.pooling,
+        initializer=config.initializer,
+        init_scale=config.init_scale,
+        admit_after=config.admit_after,
+        admission=admission,
+        ttl_s=config.ttl_s,
+        budget=budget,
+    )
+
+
 class _PooledLookup(torch.autograd.Function):
     """Look-up and pooling in the core; its backward updates the rows and asks for no gradient in turn."""
 
     @staticmethod
-    def forward(ctx: Any, ask: Tensor, bags: EmbeddingBags, fids: Tensor, offsets: Tensor, num_rows: int, learning: bool) -> Tensor:
+    def forward(
+        ctx: Any, ask: Tensor, bags: EmbeddingBags, fids: Tensor, offsets: Tensor, scales: Tensor | None, num_rows: int, learning: bool
+    ) -> Tensor:
+        weights = None if scales is None else scales.numpy()
         pooled = torch.empty(num_rows, sum(bags._dims))  # (B, D)
         rows: UInt32Array = np.empty(len(fids), np.uint32)
-        _core.pooled_forward(bags._cores, fids.numpy(), offsets.numpy(), bags._mean, bags.now_s, learning, pooled.numpy(), rows)
-        ctx.bags, ctx.rows, ctx.offsets, ctx.now_s = bags, rows, offsets, bags.now_s
+        _core.pooled_forward(
+            bags._cores, fids.numpy(), offsets.numpy(), weights, bags._pooling, bags.now_s, learning, pooled.numpy(), rows
+        )
+        ctx.bags, ctx.rows, ctx.offsets, ctx.weights = bags, rows, offsets, weights
         return pooled
 
     @staticmethod
@@ -158,6 +209,8 @@ class _PooledLookup(torch.autograd.Function):
         gradient = gradients[0].to(torch.float32).contiguous()
         if not bool(torch.isfinite(gradient).all()):
             raise FloatingPointError("gradient of the pooled rows must be finite, got NaN or Inf; no row was changed")
+        for table in bags.tables.values():
+            table.follow_schedules()
         offsets = ctx.offsets.numpy()
-        bags.rows_touched = _core.pooled_backward(bags._cores, ctx.rows, offsets, bags._mean, gradient.numpy(), ctx.now_s)
-        return None, None, None, None, None, None
+        bags.rows_touched = _core.pooled_backward(bags._cores, ctx.rows, offsets, ctx.weights, bags._pooling, gradient.numpy())
+        return None, None, None, None, None, None, None

@@ -5,7 +5,8 @@ Letters: n fids or rows of a call, D the table's dim, m evicted fids.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,18 @@ import numpy.typing as npt
 
 from monolith_py import _core
 from monolith_py.errors import CheckpointError
+from monolith_py.table.admission import Admission, Budget
 from monolith_py.table.optimizers import Optimizer
+from monolith_py.table.slices import Initializer, Slice
 
 NO_ROW = _core.NO_ROW
 
 Int64Array = npt.NDArray[np.int64]
 UInt32Array = npt.NDArray[np.uint32]
 FloatArray = npt.NDArray[np.float32]
+
+# The core's words for kinds of admission.
+_ADMISSIONS = {"count": "count", "sketch": "sketch", "proportional": "probability", "geometric": "geometric"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,26 @@ class TableDelta:
 
 
 @dataclass(frozen=True)
+class EncodedDelta:
+    """What a consumer has not been told yet, with packed rows."""
+
+    ticket: int
+    fids: Int64Array  # (n,) rows touched, each once
+    rows: npt.NDArray[np.uint8]  # (n, R) as they are now: the slices one after the other, each as `monolith_py.sync` packs its encoding
+    evicted: Int64Array  # (m,) fids whose rows are gone
+
+
+@dataclass(frozen=True)
+class Entries:
+    """All n entries of an id map."""
+
+    fids: Int64Array  # (n,)
+    rows: UInt32Array  # (n,) NO_ROW: a candidate
+    counts: npt.NDArray[np.uint16]  # (n,) sightings, 65,535 and more as that
+    seen_s: Int64Array  # (n,) last seen, event time in seconds, in steps of a thousandth of the TTL
+
+
+@dataclass(frozen=True)
 class TableStats:
     """Counts of one table."""
 
@@ -42,7 +68,8 @@ class TableStats:
     candidates: int  # fids counted and not admitted yet
     admitted: int  # rows born since the table was made
     filtered: int  # look-ups of fids not admitted yet, since the table was made
-    evicted: int  # rows evicted since the table was made
+    evicted: int  # rows evicted since the table was made, by TTL or budget
+    freed: int  # rows that their rule brought to zero, since the table was made
     bytes: int  # memory of id map, rows and optimizer state
     id_map_capacity: int  # entries that the id map has room for
 
@@ -55,7 +82,7 @@ class EmbeddingTable:
     >>> from monolith_py.table import Sgd
     >>> table = EmbeddingTable(dim=4, optimizer=Sgd(lr=1.0), init_scale=0.0)
     >>> rows = table.find_or_insert(np.array([7, -1, 7]), now_s=0)
-    >>> table.update(rows, np.ones((3, 4), np.float32), now_s=0)
+    >>> table.update(rows, np.ones((3, 4), np.float32))
     >>> table.gather(table.find(np.array([7, 8])))[:, 0].tolist()
     [-2.0, 0.0]
     """
@@ -63,23 +90,50 @@ class EmbeddingTable:
     def __init__(
         self,
         dim: int,
-        optimizer: Optimizer,
+        optimizer: Optimizer | None = None,
         *,
+        slices: Sequence[Slice] = (),
         name: str = "table",
+        initializer: Initializer = "uniform",
         init_scale: float = 0.01,
         admit_after: int = 1,
+        admission: Admission = Admission(),
         ttl_s: int | None = None,
+        budget: Budget | None = None,
         seed: int = 0,
     ) -> None:
-        """Make an empty table; a row is born at its fid's `admit_after`-th sighting, uniform in [-init_scale, init_scale).
+        """Make an empty table whose rows have one slice under `optimizer`, or the given `slices`, whose dims must add up to `dim`.
+
+        A fid gets its row when `admission` says so (by default at its `admit_after`-th sighting), and loses it when it has not been seen
+        for `ttl_s` seconds, or when `budget` asks for its memory.
 
         Raises:
-            ValueError: `dim` is no positive multiple of 4, `admit_after` not in 1..65535, or `ttl_s` not positive.
+            ValueError: `dim` is no positive multiple of 4 or not the slices' sum, `admit_after` not in 1..65535, `ttl_s` not positive, or
+                neither or both of `optimizer` and `slices` are given.
         """
         if ttl_s is not None and ttl_s <= 0:
             raise ValueError(f"ttl_s must be > 0 or None, got {ttl_s!r}")
+        if (optimizer is None) == (not slices):
+            raise ValueError("a table must have either an optimizer or slices")
+        if optimizer is not None:
+            slices = [Slice("weights", dim, optimizer, initializer, init_scale)]
+        names = [part.name for part in slices]
+        if sum(part.dim for part in slices) != dim or len(set(names)) != len(names):
+            raise ValueError(f"slices must have different names and dims that add up to {dim}, got {[(s.name, s.dim) for s in slices]}")
         self.name = name
-        self.core = _core.Table(dim, optimizer.kind, optimizer.hyper(), init_scale, seed, admit_after, ttl_s or 0)
+        self._schedules = [(index, part.optimizer) for index, part in enumerate(slices) if callable(part.optimizer.lr)]
+        self.core = _core.Table(
+            [part.core() for part in slices],
+            seed=seed,
+            admission=_ADMISSIONS[admission.kind],
+            admit_after=admit_after,
+            sketch_bytes=admission.sketch_bytes if admission.kind == "sketch" else 0,
+            sketch_window_s=admission.window_s if admission.kind == "sketch" else 0,
+            ttl_s=ttl_s or 0,
+            eviction=budget.eviction if budget else "none",
+            budget_bytes=budget.bytes if budget else 0,
+            half_life_s=budget.half_life_s if budget else 0,
+        )
 
     def __len__(self) -> int:
         return len(self.core)
@@ -109,24 +163,45 @@ class EmbeddingTable:
         self.core.gather(rows, weights)
         return weights
 
-    def update(self, rows: UInt32Array, gradients: FloatArray, now_s: int) -> None:
+    def update(self, rows: UInt32Array, gradients: FloatArray) -> None:
         """Take one step of the optimizer for each distinct row, with the sum of its gradients: float32 (n, D). `NO_ROW` is skipped."""
-        self.core.update(rows, gradients, now_s)
+        self.follow_schedules()
+        self.core.update(rows, gradients)
 
-    def set_lr(self, lr: float) -> None:
-        """Set the learning rate of the steps to come."""
-        self.core.set_lr(lr)
+    def set_lr(self, lr: float, part: str | None = None) -> None:
+        """Set the learning rate of the steps to come, of one slice or of all, in place of a schedule.
 
-    def evict(self, now_s: int) -> Int64Array:
+        Raises:
+            ValueError: no slice has this name.
+        """
+        names = [one.name for one in self.core.slices]
+        if part is not None and part not in names:
+            raise ValueError(f"part must be one of {names}, got {part!r}")
+        for index, name in enumerate(names):
+            if part in (None, name):
+                self.core.set_lr(index, lr)
+                self._schedules = [(at, optimizer) for at, optimizer in self._schedules if at != index]
+
+    def follow_schedules(self) -> None:
+        """Set the rates that follow a schedule to those of the next step; `update` does it by itself."""
+        for index, optimizer in self._schedules:
+            self.core.set_lr(index, optimizer.rate(self.core.num_updates))
+
+    def evict(self, now_s: int, max_entries: int | None = None) -> Int64Array:
         """Let go of rows not seen for more than `ttl_s` seconds; return their fids, int64 (m,), sorted.
 
         Times are kept to a thousandth of `ttl_s`, in whole seconds: a row may stay for up to two of these longer, and goes no earlier.
+        With `max_entries` the sweep looks at no more than so many, going on from where the last one ended.
         """
-        return self.core.evict(now_s)
+        return self.core.evict(now_s, max_entries or 0)
 
     def drain(self, consumer: str) -> TableDelta:
         """Hand out all that changed since the consumer's last acknowledged drain; the first drain hands out every row."""
-        return TableDelta(*self.core.drain(consumer))
+        return TableDelta(*self.core.drain(consumer, False))
+
+    def drain_encoded(self, consumer: str) -> EncodedDelta:
+        """Do what `drain` does, with the rows packed as their slices' encodings say."""
+        return EncodedDelta(*self.core.drain(consumer, True))
 
     def ack(self, consumer: str, ticket: int) -> None:
         """Acknowledge a drain: what it held does not come again.
@@ -144,37 +219,109 @@ class EmbeddingTable:
         """Return the table's counts."""
         return TableStats(**self.core.stats())
 
+    def entries(self) -> Entries:
+        """Return all that the id map holds, in no order: rows, and candidates that wait for one."""
+        return Entries(*self.core.entries())
+
+    def state(self, rows: UInt32Array) -> FloatArray:
+        """Return the optimizer's state of each row, uint32 (n,) -> float32 (n, S), slices one after the other; zeros for `NO_ROW`."""
+        return self.core.state(rows)
+
     def save(self, path: str | Path) -> None:
         """Write everything to one file, atomically: rows, optimizer state, admission counts, ages, pending drains.
 
         Raises:
             CheckpointError: the file cannot be written.
         """
-        with _snapshot_errors():
-            self.core.save(str(path))
+        saving = self.start_saving(path)
+        saving.finish()
+        saving.commit()
 
-    def restore_from(self, path: str | Path) -> None:
-        """Fill this table, which must be empty, from a saved one of equal settings; the optimizer's rates may differ.
+    def start_saving(self, path: str | Path, *, increment: bool = False) -> TableSaving:
+        """Begin a snapshot that is written while the table goes on changing.
+
+        An `increment` holds what has changed since the last snapshot that was committed with `track=True`. A snapshot that fails, or is
+        given up, ends that: the next one is no increment.
 
         Raises:
-            CheckpointError: the file is absent, torn, damaged, or of a table with other settings; the message names which.
+            CheckpointError: the file cannot be written.
+            ValueError: an increment is asked for, and changes are not tracked since a snapshot; or another snapshot is under way.
         """
-        assert len(self) == 0
+        return TableSaving(self, Path(path), increment=increment)
+
+    def restore_from(self, path: str | Path, share: tuple[int, int] = (0, 1)) -> None:
+        """Fill this table, which must be empty, from a snapshot of one of equal settings; bring it on where it is an increment on it.
+
+        Learning rates, budget and encodings may differ. `share` (k, n) takes the k-th of n shares of the fids, so that any number of
+        tables, or of processes, can share one snapshot out.
+
+        Raises:
+            CheckpointError: the file is absent, torn, damaged, of a table with other settings, or does not follow what the table holds;
+                the message names which.
+            ValueError: `share` is not (k, n) with k < n <= 256.
+        """
         with _snapshot_errors():
-            self.core.restore(str(path))
+            self.core.restore(str(path), *share)
 
     @classmethod
-    def restore(cls, path: str | Path) -> EmbeddingTable:
-        """Return the table that was saved at `path`, with the settings it had; it is named after the file.
+    def restore(cls, path: str | Path, *increments: str | Path, share: tuple[int, int] = (0, 1)) -> EmbeddingTable:
+        """Return the table that was saved at `path`, with the settings it had, named after the file, and brought on by `increments`.
+
+        A schedule stays at the rate that it had; `set_lr` sets others.
 
         Raises:
-            CheckpointError: the file is absent, torn or damaged.
+            CheckpointError: a file is absent, torn or damaged, or does not follow the one before.
         """
         table = cls.__new__(cls)
         with _snapshot_errors():
-            table.core = _core.restore_table(str(path))
+            table.core = _core.restore_table(str(path), *share)
         table.name = Path(path).stem
+        table._schedules = []
+        for increment in increments:
+            table.restore_from(increment, share)
         return table
+
+
+class TableSaving:
+    """A snapshot of a table under way: `copy` until it returns False, while others use the table; then `finish`, then `commit`.
+
+    >>> import tempfile
+    >>> from monolith_py.table import Sgd
+    >>> table = EmbeddingTable(dim=4, optimizer=Sgd())
+    >>> rows = table.find_or_insert(np.arange(100), now_s=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     saving = table.start_saving(f"{folder}/table")
+    ...     while saving.copy():
+    ...         rows = table.find_or_insert(np.arange(100), now_s=1)
+    ...     saving.finish()
+    ...     saving.commit()
+    ...     len(EmbeddingTable.restore(f"{folder}/table"))
+    100
+    """
+
+    def __init__(self, table: EmbeddingTable, path: Path, *, increment: bool) -> None:
+        # Increments name the snapshot before them; ids only have to differ.
+        number = secrets.randbits(62) + 1
+        parent = table.core.snapshot_id if increment else 0
+        if increment and not parent:
+            raise ValueError("an increment needs a snapshot before it, got a table without one")
+        with _snapshot_errors():
+            self._core = table.core.start_saving(str(path), number, parent)
+
+    def copy(self, max_rows: int = 20_000) -> bool:
+        """Copy and write a part; return False once no more than `max_rows` are left, which `finish` copies while the table stands still."""
+        with _snapshot_errors():
+            return self._core.copy(max_rows)
+
+    def finish(self) -> None:
+        """Copy what is left: the snapshot is of this moment. The table may change again when this returns."""
+        with _snapshot_errors():
+            self._core.finish()
+
+    def commit(self, *, track: bool = False) -> None:
+        """Write the rest and give the file its name; with `track` the table goes on noting what changes, for an increment."""
+        with _snapshot_errors():
+            self._core.commit(track)
 
 
 @contextmanager

@@ -101,8 +101,8 @@ def core_step(core: _core.Table, batches: Sequence[Ids], pool: int) -> Callable[
 
     def step(index: int) -> None:
         fids = batches[index % len(batches)].fids
-        _core.pooled_forward([core], fids, offsets, [False], NOW_S, True, pooled, rows)
-        _core.pooled_backward([core], rows, offsets, [False], gradients, NOW_S)
+        _core.pooled_forward([core], fids, offsets, None, [0], NOW_S, True, pooled, rows)
+        _core.pooled_backward([core], rows, offsets, None, [0], gradients)
 
     return step
 
@@ -205,6 +205,7 @@ def bench_limits(scale: Scale, bags: EmbeddingBags, streams: Streams, library: c
         shape = f"{stream}.dim{core.dim}"
         figure(f"table.lookup_vs_limit.{shape}", per_id["lookup"] / per_id["limit_lookup"], "ratio")
         figure(f"table.update_vs_limit.{shape}", per_id["update"] / per_id["limit_update"], "ratio")
+        figure(f"table.update_vs_limit_with_state.{shape}", per_id["update"] / per_id["limit_update_with_state"], "ratio")
         for name, value in per_id.items():
             figure(f"table.{name}_ns.{shape}", value, "ns/id")
     bare.close()
@@ -236,8 +237,9 @@ def operations(core: _core.Table, bare: BareRows, batches: Sequence[Ids]) -> dic
         "gather": lambda index: core.gather(known[(index + 24) % len(known)], weights),
         "lookup": lookup,
         "limit_lookup": lambda index: bare.probe_gather(places[index % len(places)], weights),
-        "update": lambda index: core.update(known[(index + 32) % len(known)], gradients, NOW_S),
+        "update": lambda index: core.update(known[(index + 32) % len(known)], gradients),
         "limit_update": lambda index: bare.sort_update(numbers[index % len(numbers)], gradients, LR),
+        "limit_update_with_state": lambda index: bare.sort_update(numbers[(index + 36) % len(numbers)], gradients, LR, with_state=True),
     }
 
 

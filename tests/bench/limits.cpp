@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -75,21 +76,31 @@ const uint64_t* sort_by_row(const uint32_t* rows, size_t n, uint32_t num_rows) {
     return pairs.data();
 }
 
+// With `state`, one float a row, the step is row-wise Adagrad's, so that line is read and written too.
 template <size_t kLines>
-void sorted_update(float* weights, const float* gradients, const uint64_t* pairs, size_t n, float lr) {
+void sorted_update(float* weights, float* state, const float* gradients, const uint64_t* pairs, size_t n, float lr) {
     constexpr size_t kWidth = kLines * kLine, kDim = kWidth / sizeof(float);
     constexpr size_t kRowsAhead = std::max<size_t>(8, kLinesAhead / kLines);
     for (size_t k = 0; k < n; ++k) {
         if (k + kRowsAhead < n) {
             const char* row = reinterpret_cast<const char*>(weights) + (pairs[k + kRowsAhead] >> 32) * kWidth;
             for (size_t l = 0; l < kLines; ++l) __builtin_prefetch(row + l * kLine, 1);
+            if (state) __builtin_prefetch(state + (pairs[k + kRowsAhead] >> 32), 1);
         }
         if (k + kGradientsAhead < n)
             prefetch_row<kLines>(reinterpret_cast<const char*>(gradients) +
                                  static_cast<uint32_t>(pairs[k + kGradientsAhead]) * kWidth);
         float* row = weights + (pairs[k] >> 32) * kDim;
         const float* gradient = gradients + static_cast<uint32_t>(pairs[k]) * kDim;
-        for (size_t d = 0; d < kDim; ++d) row[d] -= lr * gradient[d];
+        float rate = lr;
+        if (state) {
+            float square = 0;
+            for (size_t d = 0; d < kDim; ++d) square += gradient[d] * gradient[d];
+            float& sum = state[pairs[k] >> 32];
+            sum += square / kDim;
+            rate /= std::sqrt(sum) + 1e-8f;
+        }
+        for (size_t d = 0; d < kDim; ++d) row[d] -= rate * gradient[d];
     }
 }
 
@@ -136,17 +147,18 @@ int limits_probe_gather(const Bucket* buckets, const char* rows, const uint32_t*
     }
 }
 
-// w -= lr * g for each id, rows in ascending order; duplicates are not summed first.
-int limits_sort_update(float* weights, const float* gradients, const uint32_t* rows, size_t n, uint32_t num_rows,
-                       size_t lines, float lr) {
+// w -= lr * g for each id, rows in ascending order, or with `state` row-wise Adagrad's step; duplicates are not summed
+// first.
+int limits_sort_update(float* weights, float* state, const float* gradients, const uint32_t* rows, size_t n,
+                       uint32_t num_rows, size_t lines, float lr) {
     const uint64_t* pairs = sort_by_row(rows, n, num_rows);
     switch (lines) {
         case 1:
-            return sorted_update<1>(weights, gradients, pairs, n, lr), 1;
+            return sorted_update<1>(weights, state, gradients, pairs, n, lr), 1;
         case 2:
-            return sorted_update<2>(weights, gradients, pairs, n, lr), 1;
+            return sorted_update<2>(weights, state, gradients, pairs, n, lr), 1;
         case 4:
-            return sorted_update<4>(weights, gradients, pairs, n, lr), 1;
+            return sorted_update<4>(weights, state, gradients, pairs, n, lr), 1;
         default:
             return 0;
     }

@@ -33,7 +33,7 @@ def compile_limits(folder: Path) -> ctypes.CDLL:
         ("limits_unmap", None, [pointer, size]),
         ("limits_fill", None, [pointer, pointer, size]),
         ("limits_probe_gather", ctypes.c_int, [pointer, pointer, pointer, size, size, pointer]),
-        ("limits_sort_update", ctypes.c_int, [pointer, pointer, pointer, size, ctypes.c_uint32, size, ctypes.c_float]),
+        ("limits_sort_update", ctypes.c_int, [pointer, pointer, pointer, pointer, size, ctypes.c_uint32, size, ctypes.c_float]),
         ("flat_map_new", pointer, []),
         ("flat_map_delete", None, [pointer]),
         ("flat_map_insert", size, [pointer, pointer, size]),
@@ -74,8 +74,8 @@ class BareRows:
         self._num_rows, self._lines = num_rows, dim * 4 // _LINE_BYTES
         num_buckets = int(num_rows / _LOAD) // 4 + 1
         self._places = generator.permutation(num_buckets * 4)[:num_rows].astype(np.uint32)
-        self._sizes = (num_buckets * _LINE_BYTES, num_rows * dim * 4)
-        self._buckets, self._rows = (self._map(size) for size in self._sizes)
+        self._sizes = (num_buckets * _LINE_BYTES, num_rows * dim * 4, num_rows * 4)
+        self._buckets, self._rows, self._state = (self._map(size) for size in self._sizes)
         library.limits_fill(self._buckets, self._places.ctypes.data, num_rows)
         values = (ctypes.c_float * (num_rows * dim)).from_address(self._rows)
         self.weights: FloatArray = np.frombuffer(values, np.float32).reshape(num_rows, dim)  # gone after close
@@ -95,15 +95,16 @@ class BareRows:
         done = self._library.limits_probe_gather(self._buckets, self._rows, places.ctypes.data, len(places), self._lines, out.ctypes.data)
         assert done
 
-    def sort_update(self, rows: UInt32Array, gradients: FloatArray, lr: float) -> None:
-        """Sort rows (n,) and subtract lr * gradient (n, D) from each."""
+    def sort_update(self, rows: UInt32Array, gradients: FloatArray, lr: float, *, with_state: bool = False) -> None:
+        """Sort rows (n,) and subtract lr * gradient (n, D) from each, or take row-wise Adagrad's step, which has one float of state."""
+        state = self._state if with_state else None
         done = self._library.limits_sort_update(
-            self._rows, gradients.ctypes.data, rows.ctypes.data, len(rows), self._num_rows, self._lines, lr
+            self._rows, state, gradients.ctypes.data, rows.ctypes.data, len(rows), self._num_rows, self._lines, lr
         )
         assert done
 
     def close(self) -> None:
         """Give the memory back."""
         del self.weights
-        for address, size in zip((self._buckets, self._rows), self._sizes, strict=True):
+        for address, size in zip((self._buckets, self._rows, self._state), self._sizes, strict=True):
             self._library.limits_unmap(address, size)

@@ -113,7 +113,7 @@ def bench_threads(scale: Scale, core: _core.Table, batches: Sequence[Ids], gradi
         core.gather(found, weights)
 
     def update(index: int) -> None:
-        core.update(known[index % len(batches)], gradients, NOW_S)
+        core.update(known[index % len(batches)], gradients)
 
     num_inserts = max(2, scale.rows // 5 // scale.batch)
     fresh = list(chunks(num_inserts * scale.batch, scale.batch))
@@ -145,10 +145,19 @@ def _found(core: _core.Table, ids: Ids) -> np.ndarray:
     return rows
 
 
+def save(core: _core.Table, path: Path) -> None:
+    """Save the table as `EmbeddingTable.start_saving` does: in pieces, between which others may use it."""
+    saving = core.start_saving(str(path), 1, 0)
+    while saving.copy(20_000):
+        pass
+    saving.finish()
+    saving.commit(False)
+
+
 def bench_snapshot(scale: Scale, core: _core.Table, batches: Sequence[Ids], folder: Path) -> None:
     """A save against writing as many bytes to the same disk, and how long another thread waits for the table meanwhile."""
     saved, raw = folder / "saved.table", folder / "raw"
-    core.save(str(saved))
+    save(core, saved)
     num_bytes = saved.stat().st_size
     piece = np.random.default_rng(0).bytes(min(PIECE_BYTES, num_bytes))
 
@@ -158,7 +167,7 @@ def bench_snapshot(scale: Scale, core: _core.Table, batches: Sequence[Ids], fold
                 file.write(piece[: num_bytes - start])
             os.fsync(file.fileno())
 
-    medians = interleaved({"save": lambda _: core.save(str(saved)), "write": write}, SAVES, before=lambda *_: raw.unlink(missing_ok=True))
+    medians = interleaved({"save": lambda _: save(core, saved), "write": write}, SAVES, before=lambda *_: raw.unlink(missing_ok=True))
     figure("table.snapshot_vs_disk", medians["save"] / medians["write"], "ratio")
     figure("table.snapshot_s", medians["save"], "s")
     waits = [_longest_waits_s(core, saved, batches[place % len(batches)].fids[:1024]) for place in range(SAVES)]
@@ -171,13 +180,13 @@ def _longest_waits_s(core: _core.Table, path: Path, fids: Int64Array) -> tuple[f
     """Return the longest find_or_insert and the longest update of some known fids while a save is under way in another thread."""
     rows, gradients = _found(core, Ids(fids, fids)), np.full((len(fids), core.dim), 1e-3, np.float32)
     lookup_s = update_s = 0.0
-    saver = threading.Thread(target=core.save, args=(str(path),))
+    saver = threading.Thread(target=save, args=(core, path))
     saver.start()
     while saver.is_alive() or lookup_s == 0.0:
         began_s = time.perf_counter()
         core.find_or_insert(fids, NOW_S, rows)
         found_s = time.perf_counter()
-        core.update(rows, gradients, NOW_S)
+        core.update(rows, gradients)
         lookup_s, update_s = max(lookup_s, found_s - began_s), max(update_s, time.perf_counter() - found_s)
     saver.join()
     return lookup_s, update_s

@@ -1,13 +1,13 @@
 // Bytes are damage done to a snapshot: the reader must refuse it, or find what was saved.
 #include "check.hpp"
-#include "snapshot.hpp"
+#include "table_settings.hpp"
 #include "temporary_file.hpp"
 
 namespace {
 
 using namespace monolith;
 
-const TableSettings kSettings{4, Optimizer::kAdam, {0.1f}, 0.25f, 7, 2, 100};
+const TableSettings kSettings = check::settings_of(4, Optimizer::kAdam, 0.1f, 0.25f, 2, 100);
 
 std::string saved_bytes() {
     EmbeddingTable table(kSettings);
@@ -17,9 +17,9 @@ std::string saved_bytes() {
             uint32_t row;
             table.find_or_insert(&fid, 1, pass * 60, &row);
         }
-    table.evict(161);
+    table.evict(161, 0);
     const check::TemporaryFile file;
-    save(table, file.path());
+    check::save(table, file.path());
     return file.read();
 }
 
@@ -57,10 +57,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     file.write(bytes);
     EmbeddingTable table(kSettings);
     if (bytes != whole) {
-        CHECK_THROWS(restore(table, file.path()), SnapshotError);
+        CHECK_THROWS(restore(table, file.path(), {}), SnapshotError);
         CHECK(table.num_rows() == 0);
     } else {
-        restore(table, file.path());
+        restore(table, file.path(), {});
         CHECK(table.num_rows() > 0);
     }
     return 0;

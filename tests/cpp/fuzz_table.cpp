@@ -9,7 +9,8 @@
 #include <vector>
 
 #include "check.hpp"
-#include "snapshot.hpp"
+#include "table_settings.hpp"
+#include "temporary_file.hpp"
 
 namespace {
 
@@ -36,13 +37,15 @@ const std::vector<int64_t>& fids() {
         std::vector<int64_t> found = {0, -1, 1, std::numeric_limits<int64_t>::min(),
                                       std::numeric_limits<int64_t>::max()};
         for (int64_t fid = 2; found.size() < 256; ++fid)
-            if ((hash_fid(fid) & 0xFF) < 3) found.push_back(fid);
+            if ((hash_fid(fid) >> 26 & 0x3F) < 3) found.push_back(fid);
         return found;
     }();
     return fids;
 }
 
-TableSettings settings(uint32_t admit_after) { return {kDim, Optimizer::kSgd, {kLr}, 0.25f, 7, admit_after, kTtl}; }
+TableSettings settings(uint32_t admit_after) {
+    return check::settings_of(kDim, Optimizer::kSgd, kLr, 0.25f, admit_after, kTtl);
+}
 
 const Weights& start_weights(int64_t fid) {
     static std::unordered_map<int64_t, Weights> known;
@@ -150,7 +153,7 @@ class Mirrored {
             gradients[i] = static_cast<float>(bytes.next() % 7) - 3;
             if (live(batch[i])) sums[batch[i]] += gradients[i];
         }
-        const size_t num_updated = table_->update(rows.data(), rows.size(), [&](uint32_t i, float* sum) {
+        const size_t num_updated = check::update(*table_, rows, [&](uint32_t i, float* sum) {
             for (uint32_t d = 0; d < kDim; ++d) sum[d] += gradients[i] * static_cast<float>(d + 1);
         });
         CHECK(num_updated == sums.size());
@@ -171,7 +174,7 @@ class Mirrored {
             entry = entries_.erase(entry);
         }
         std::sort(expired.begin(), expired.end());
-        CHECK(table_->evict(now_s_) == expired);
+        CHECK(table_->evict(now_s_, 0) == expired);
         for (int64_t fid : expired) changed(fid);
     }
 
@@ -205,12 +208,18 @@ class Mirrored {
         found->second.may_ack = false;
     }
 
+    // A base, or an increment on the one before, into a table that has all of them.
     void save_and_restore() {
-        Writer writer;
-        table_->serialize(writer);
-        table_ = std::make_unique<EmbeddingTable>(settings(admit_after_));
-        Reader reader(writer.bytes().data(), writer.bytes().size());
-        table_->serialize(reader);
+        static const check::TemporaryFile base, increment;
+        const bool is_base = table_->snapshot_id() == 0 || !table_->is_tracking();
+        const std::string& path = is_base ? base.path() : increment.path();
+        check::save(*table_, path, table_->snapshot_id() + 1, is_base ? 0 : table_->snapshot_id());
+        auto restored = std::make_unique<EmbeddingTable>(settings(admit_after_));
+        restore(*restored, base.path(), {});
+        if (!is_base) restore(*restored, path, {});
+        CHECK(check::content_of(*restored) == check::content_of(*table_));
+        if (is_base) return;  // go on with the table that notes its changes, for an increment
+        table_ = std::move(restored);
         for (auto& [name, consumer] : consumers_) {
             consumer.in_flight.merge(consumer.fresh);
             consumer.fresh.clear();

@@ -3,8 +3,8 @@
 #include <unordered_map>
 
 #include "check.hpp"
-#include "embedding_table.hpp"
 #include "pooled.hpp"
+#include "table_settings.hpp"
 
 namespace {
 
@@ -13,7 +13,7 @@ using namespace monolith;
 constexpr uint32_t kDim = 4;
 
 TableSettings settings(int64_t ttl_s, float init_scale = 0) {
-    return {kDim, Optimizer::kSgd, {1.0f}, init_scale, 3, 1, ttl_s};
+    return check::settings_of(kDim, Optimizer::kSgd, 1.0f, init_scale, 1, ttl_s);
 }
 
 // Rows start at zero and every update adds one, so that a row says how often it was updated since it was born.
@@ -35,13 +35,13 @@ TEST(a_seeded_random_walk_agrees_with_unordered_map) {
         std::vector<uint32_t> rows(fids.size());
         table.find_or_insert(fids.data(), fids.size(), now_s, rows.data());
         for (int64_t fid : fids) model.try_emplace(fid, Entry{now_s, 0}).first->second.seen_s = now_s;
-        table.update(rows.data(), rows.size(), [](uint32_t, float* sum) {
+        check::update(table, rows, [](uint32_t, float* sum) {
             for (uint32_t d = 0; d < kDim; ++d) sum[d] -= 1;
         });
         for (int64_t fid : fids) ++model.at(fid).updates;
         const size_t expired =
             std::erase_if(model, [&](const auto& entry) { return entry.second.seen_s < now_s - kTtl; });
-        CHECK(table.evict(now_s).size() == expired);
+        CHECK(table.evict(now_s, 0).size() == expired);
         num_evicted += expired;
         if (now_s % 20 != 19) continue;
         CHECK(table.num_rows() == model.size());
@@ -59,6 +59,31 @@ TEST(a_seeded_random_walk_agrees_with_unordered_map) {
     CHECK(table.end_row() < num_evicted + model.size());  // rows were recycled
 }
 
+TEST(what_a_batch_gives_does_not_depend_on_the_number_of_threads) {
+    std::vector<std::string> contents;
+    for (int threads : {1, 2, 3}) {
+        ThreadPool::instance().set_num_threads(threads);
+        std::mt19937_64 random(4);
+        EmbeddingTable table(check::settings_of(kDim, Optimizer::kAdam, 0.1f, 0.5f, 2, 50));
+        table.register_consumer("replicas");
+        std::string seen;
+        for (int64_t now_s = 0; now_s < 12; ++now_s) {
+            std::vector<int64_t> fids(30'000);
+            for (int64_t& fid : fids) fid = static_cast<int64_t>(random() % 40'000) + now_s * 5'000;
+            std::vector<uint32_t> rows(fids.size());
+            table.find_or_insert(fids.data(), fids.size(), now_s * 10, rows.data());
+            for (uint32_t row : rows) seen += std::to_string(row) + ",";
+            check::update(table, rows, [&](uint32_t i, float* sum) { sum[i % kDim] += static_cast<float>(i % 7) - 3; });
+            table.evict(now_s * 10, 20'000);
+        }
+        for (uint32_t row : table.drain("replicas").rows) seen += std::to_string(row) + ";";
+        contents.push_back(seen + check::content_of(table));
+    }
+    ThreadPool::instance().set_num_threads(1);
+    CHECK(contents[0] == contents[1]);
+    CHECK(contents[0] == contents[2]);
+}
+
 TEST(a_registered_consumer_is_told_of_what_comes_and_a_new_one_of_all) {
     EmbeddingTable table(settings(0));
     const int64_t fids[] = {1, 2};
@@ -73,7 +98,8 @@ TEST(a_registered_consumer_is_told_of_what_comes_and_a_new_one_of_all) {
 // Two features of one table, a sum and a mean, and one feature of another table; two rows of the batch.
 struct Pool {
     EmbeddingTable shared{settings(0, 0.5f)}, other{settings(0, 0.5f)};
-    std::vector<Feature> features = {{&shared, false}, {&other, false}, {&shared, true}};
+    std::vector<Feature> features = {
+        {&shared, Pooling::kSum, 0}, {&other, Pooling::kSum, 0}, {&shared, Pooling::kMean, 0}};
     std::vector<int64_t> fids = {7, 8, 7, 5, 7, 7, 9};
     std::vector<int64_t> offsets = {0, 2, 3, 3, 4, 6, 7};
     static constexpr size_t kBags = 2, kWidth = 3 * kDim;
@@ -85,9 +111,8 @@ struct Pool {
         table.find(&fid, 1, &row);
         return table.weights(row)[d];
     }
-    void forward() {
-        pooled_forward(features, fids.data(), offsets.data(), kBags, 0, true, kWidth, pooled.data(), rows.data());
-    }
+    Batch batch() const { return {features, offsets.data(), nullptr, kBags, kWidth}; }
+    void forward() { pooled_forward(batch(), fids.data(), 0, true, pooled.data(), rows.data()); }
 };
 
 TEST(features_that_share_a_table_read_the_same_rows) {
@@ -112,8 +137,7 @@ TEST(features_that_share_a_table_take_one_step_together) {
     const float five = pool.weight(pool.other, 5, 1);
     std::vector<float> gradients(Pool::kBags * Pool::kWidth);
     for (size_t i = 0; i < gradients.size(); ++i) gradients[i] = static_cast<float>(i / kDim + 1);
-    CHECK(pooled_backward(pool.features, pool.rows.data(), pool.offsets.data(), Pool::kBags, Pool::kWidth,
-                          gradients.data()) == 4);
+    CHECK(pooled_backward(pool.batch(), pool.rows.data(), gradients.data()) == 4);
     CHECK(pool.weight(pool.shared, 7, 1) == seven - (1 + 4 + 2 * 0.5f * 3));
     CHECK(pool.weight(pool.shared, 9, 1) == nine - 6);
     CHECK(pool.weight(pool.other, 5, 1) == five - 5);

@@ -2,7 +2,6 @@
 #include <map>
 
 #include "check.hpp"
-#include "id_map.hpp"
 #include "touched_set.hpp"
 
 namespace {
@@ -18,6 +17,7 @@ struct World {
     void bear(int64_t fid, uint32_t row) {
         rows[fid] = row;
         fids[row] = fid;
+        touched.reserve(row + 1);
         touched.born(fid);
         touched.touch(row);
     }
@@ -105,13 +105,20 @@ TEST(a_fid_that_went_and_came_back_is_a_row_and_no_tombstone) {
     CHECK(world.drains({}, {70}));
 }
 
-TEST(a_row_touched_after_its_eviction_is_not_handed_out) {
+TEST(rows_that_threads_flag_are_handed_out_once) {
     World world;
-    world.bear(70, 7);
+    for (uint32_t row = 0; row < 100; ++row) world.bear(row * 10, row);
     world.drain_and_ack();
-    world.evict(70);
-    world.touched.touch(7);
-    CHECK(world.drains({}, {70}));
+    const std::vector<uint32_t> one = {3, 50, 7}, two = {99, 4};
+    std::vector<uint32_t> fresh(3);
+    world.touched.touch(50);
+    const size_t num = world.touched.flag(one.data(), one.size(), fresh.data());
+    CHECK(num == 2);
+    world.touched.append(fresh.data(), num);
+    const size_t more = world.touched.flag(two.data(), two.size(), fresh.data());
+    CHECK(more == 2);
+    world.touched.append(fresh.data(), more);
+    CHECK(world.drains({3, 4, 7, 50, 99}, {}));
 }
 
 TEST(what_is_pending_when_it_is_saved_is_handed_out_by_the_restored_set) {
@@ -127,6 +134,7 @@ TEST(what_is_pending_when_it_is_saved_is_handed_out_by_the_restored_set) {
     World restored;
     restored.rows = {{70, 0}, {30, 1}};
     restored.fids = {{0, 70}, {1, 30}};
+    restored.touched.reserve(2);
     restored.touched.restore(world.touched.pending([&](uint32_t row) { return world.fids.at(row); }),
                              world.touched.pending_evicted());
     CHECK(restored.drains({0, 1}, {20, 50}));

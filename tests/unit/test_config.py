@@ -57,7 +57,7 @@ FEATURE = '[[features]]\nname = "user_id"\nsource = "user_id"\n'
 REFUSED = [
     ("colour = 1", "colour is not a setting, got 1"),
     ("joiner.windows_s = 5", "joiner.windows_s is not a setting, got 5"),
-    ("optimizer.sparse.momentum = 0.9", "optimizer.sparse.momentum is not a setting, got 0.9"),
+    ("optimizer.sparse.mass = 0.9", "optimizer.sparse.mass is not a setting, got 0.9"),
     (FEATURE + "width = 8", "features.0.width is not a setting, got 8"),
     ('seed = "1"', "seed: Input should be a valid integer, got '1'"),
     ("seed = true", "seed: Input should be a valid integer, got True"),

@@ -54,7 +54,7 @@ def test_fids_may_be_a_list_a_slice_or_nothing(table: EmbeddingTable) -> None:
     for nothing in ([], np.zeros(0, np.int64)):
         assert table.find(nothing).shape == table.find_or_insert(nothing, 0).shape == (0,)
         assert table.gather(table.find(nothing)).shape == (0, DIM)
-        table.update(table.find(nothing), np.zeros((0, DIM), np.float32), 0)
+        table.update(table.find(nothing), np.zeros((0, DIM), np.float32))
     assert len(table) == 3
 
 
@@ -68,7 +68,7 @@ def test_rows_must_be_one_row_of_uint32(table: EmbeddingTable, rows: np.ndarray)
     with pytest.raises((TypeError, ValueError)):
         table.gather(rows)
     with pytest.raises((TypeError, ValueError)):
-        table.update(rows, np.ones((1, DIM), np.float32), 0)
+        table.update(rows, np.ones((1, DIM), np.float32))
     np.testing.assert_array_equal(table.export_rows()[1], before)
 
 
@@ -90,7 +90,7 @@ def test_rows_must_be_one_row_of_uint32(table: EmbeddingTable, rows: np.ndarray)
 def test_gradients_must_be_float32_with_one_row_of_dim_each(table: EmbeddingTable, gradients: np.ndarray) -> None:
     before = table.export_rows()[1]
     with pytest.raises((TypeError, ValueError)):
-        table.update(table.find([1, 2, 3]), gradients, 0)
+        table.update(table.find([1, 2, 3]), gradients)
     np.testing.assert_array_equal(table.export_rows()[1], before)
 
 
@@ -102,7 +102,7 @@ def test_a_row_that_was_never_given_out_is_refused_and_nothing_changes(table: Em
         with pytest.raises(ValueError, match=f"rows must be NO_ROW or below 3, got {wild}"):
             table.gather(rows)
         with pytest.raises(ValueError, match=f"rows must be NO_ROW or below 3, got {wild}"):
-            table.update(rows, np.ones((len(rows), DIM), np.float32), 0)
+            table.update(rows, np.ones((len(rows), DIM), np.float32))
     np.testing.assert_array_equal(table.export_rows()[1], before)
     assert len(table.drain("a").fids) == 0
 
@@ -121,7 +121,7 @@ def test_the_pooled_backward_refuses_wild_rows_before_it_changes_any_table(table
     before = [one.export_rows()[1] for one in (table, other)]
     with pytest.raises(ValueError, match="rows must be NO_ROW or below 2"):  # row 2 is one of `table`, not of `other`
         _core.pooled_backward(
-            [table.core, other.core], uint32(0, 1, wild), np.array([0, 1, 2, 2, 3]), [False] * 2, np.ones((2, 2 * DIM), np.float32), 0
+            [table.core, other.core], uint32(0, 1, wild), np.array([0, 1, 2, 2, 3]), None, [0] * 2, np.ones((2, 2 * DIM), np.float32)
         )
     for one, weights in zip((table, other), before, strict=True):
         np.testing.assert_array_equal(one.export_rows()[1], weights)
@@ -131,9 +131,9 @@ def test_the_pooled_backward_refuses_wild_rows_before_it_changes_any_table(table
 def test_offsets_must_part_the_fids_into_bags(table: EmbeddingTable, offsets: list[int]) -> None:
     pooled, rows = np.full((2, DIM), 7, np.float32), np.full(3, 7, np.uint32)
     with pytest.raises(ValueError, match="offsets"):
-        _core.pooled_forward([table.core], np.array([1, 2, 9]), np.array(offsets), [False], 0, True, pooled, rows)
+        _core.pooled_forward([table.core], np.array([1, 2, 9]), np.array(offsets), None, [0], 0, True, pooled, rows)
     with pytest.raises(ValueError, match="offsets"):
-        _core.pooled_backward([table.core], uint32(0, 1, 2), np.array(offsets), [False], pooled, 0)
+        _core.pooled_backward([table.core], uint32(0, 1, 2), np.array(offsets), None, [0], pooled)
     assert len(table) == 3 and (pooled == 7).all() and (rows == 7).all()
 
 
@@ -142,7 +142,7 @@ def test_an_update_through_an_evicted_row_does_not_bring_its_fid_back(table: Emb
     rows = table.find([1, 2, 3])
     table.find_or_insert([3], 20)
     assert table.evict(20).tolist() == [1, 2]
-    table.update(rows, np.ones((3, DIM), np.float32), 20)
+    table.update(rows, np.ones((3, DIM), np.float32))
     delta = table.drain("a")
     assert (delta.fids.tolist(), delta.evicted.tolist()) == ([3], [1, 2])
     fresh = EmbeddingTable(DIM, Sgd(lr=1.0))
@@ -155,14 +155,14 @@ def test_an_update_through_an_evicted_row_does_not_bring_its_fid_back(table: Emb
     ("make", "message"),
     [
         (lambda: EmbeddingTable(6, Sgd()), "dim must be a positive multiple of 4, got 6"),
-        (lambda: EmbeddingTable(0, Sgd()), "dim must be a positive multiple of 4, got 0"),
+        (lambda: EmbeddingTable(0, Sgd()), "dim of slice 'weights' must be >= 1, got 0"),
         (lambda: EmbeddingTable(4, Sgd(), admit_after=0), r"admit_after must be in 1\.\.65535, got 0"),
         (lambda: EmbeddingTable(4, Sgd(), admit_after=65536), r"admit_after must be in 1\.\.65535, got 65536"),
         (lambda: EmbeddingTable(4, Sgd(), ttl_s=0), "ttl_s must be > 0 or None, got 0"),
         (lambda: EmbeddingTable(4, Sgd(), ttl_s=-5), "ttl_s must be > 0 or None, got -5"),
-        (lambda: Feature("a", pooling="max"), "pooling of feature 'a' must be 'sum' or 'mean', got 'max'"),
-        (lambda: _core.Table(4, "lion", {}, 0.1, 0, 1, 0), "optimizer is unknown, got 'lion'"),
-        (lambda: _core.Table(4, "sgd", {"momentum": 0.9}, 0.1, 0, 1, 0), "hyper has no field 'momentum'"),
+        (lambda: Feature("a", pooling="max"), "pooling of feature 'a' must be 'sum', 'mean' or 'first', got 'max'"),
+        (lambda: _core.Slice("w", 4, "lion", {}, "uniform", 0.1, "fp16"), "optimizer is unknown, got 'lion'"),
+        (lambda: _core.Slice("w", 4, "sgd", {"mass": 0.9}, "uniform", 0.1, "fp16"), "hyper has no field 'mass'"),
     ],
 )
 def test_a_setting_out_of_its_range_is_named(make: Callable[[], object], message: str) -> None:

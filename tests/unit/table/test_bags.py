@@ -88,7 +88,7 @@ def test_backward_takes_the_step_of_the_summed_gradients(bags, seed):
         num_touched += len(sums)
         rows = table.find(np.array(list(sums), np.int64))
         assert (rows != NO_ROW).all()
-        table.update(rows, np.array(list(sums.values()), np.float32).reshape(-1, feature.dim), 0)
+        table.update(rows, np.array(list(sums.values()), np.float32).reshape(-1, feature.dim))
         got = module.tables[feature.name].export_rows()
         assert got[0].tolist() == table.export_rows()[0].tolist()
         np.testing.assert_allclose(got[1], table.export_rows()[1], rtol=1e-4, atol=1e-5)
@@ -160,14 +160,6 @@ def test_a_gradient_that_is_not_finite_is_refused_and_changes_nothing(bad):
 def test_a_missing_feature_is_refused_by_name():
     with pytest.raises(ValueError, match=r"got \['user_id', 'video_id'\] without \['tags'\]"):
         make_bags()(make_kjt({"user_id": [[1]], "video_id": [[1]]}))
-
-
-def test_weights_are_refused():
-    kjt = KeyedJaggedTensor.from_lengths_sync(
-        keys=NAMES, values=torch.arange(3), lengths=torch.ones(3, dtype=torch.int64), weights=torch.ones(3)
-    )
-    with pytest.raises(ValueError, match="with weights cannot be pooled"):
-        make_bags()(kjt)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int32])

@@ -27,7 +27,7 @@ def drained(table: EmbeddingTable, consumer: str = "replicas") -> tuple[list[int
 
 
 def update(table: EmbeddingTable, *fids: int) -> None:
-    table.update(table.find(fids), np.ones((len(fids), DIM), np.float32), 0)
+    table.update(table.find(fids), np.ones((len(fids), DIM), np.float32))
 
 
 def test_only_what_changed_since_is_handed_out(table: EmbeddingTable) -> None:

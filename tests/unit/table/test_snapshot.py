@@ -21,15 +21,16 @@ SETTINGS: dict[str, Any] = {"dim": DIM, "optimizer": Adagrad(lr=0.5), "init_scal
 SAVE_AND_DIE = """
 import resource, signal, sys
 import numpy as np
-from monolith_py import _core
+from monolith_py.errors import CheckpointError
+from monolith_py.table import EmbeddingTable, Sgd
 
-table = _core.Table(4, "sgd", {"lr": 1.0}, 0.25, 9, 1, 0)
-table.find_or_insert(np.arange(100_000), 0, np.empty(100_000, np.uint32))
+table = EmbeddingTable(4, Sgd())
+table.find_or_insert(np.arange(100_000), 0)
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL if sys.argv[2] == "killed" else signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
     table.save(sys.argv[1])
-except _core.SnapshotError as error:
+except CheckpointError as error:
     print(error)
 """
 
@@ -45,7 +46,7 @@ def saved(path: Path) -> EmbeddingTable:
         table.find_or_insert(fids, now_s)
     table.ack("archive", table.drain("archive").ticket)
     table.drain("replicas")
-    table.update(table.find([1, 2]), np.ones((2, DIM), np.float32), 90)
+    table.update(table.find([1, 2]), np.ones((2, DIM), np.float32))
     assert table.evict(150).tolist() == [1]
     table.save(path)
     return table
@@ -99,7 +100,7 @@ def test_learning_goes_on_bit_equal_from_a_snapshot(path: Path, rule: Optimizer)
             three = EmbeddingTable.restore(path)
         fids, gradients = generator.integers(0, 30, 20), generator.normal(size=(20, DIM)).astype(np.float32)
         for table in (one,) if step < 10 else (one, two, three):
-            table.update(table.find_or_insert(fids, step), gradients, step)
+            table.update(table.find_or_insert(fids, step), gradients)
     for table in (two, three):
         for left, right in zip(one.export_rows(), table.export_rows(), strict=True):
             np.testing.assert_array_equal(left, right)
@@ -112,7 +113,7 @@ def test_a_file_that_ends_too_early_or_too_late_is_refused_wherever_it_ends(path
         path.write_bytes(content[:size])
         assert_refused(path)
     path.write_bytes(content + b"\0")
-    assert_refused(path, "torn")
+    assert_refused(path, "damaged")
     path.write_bytes(content)
     assert len(EmbeddingTable.restore(path)) == 3
 
@@ -157,7 +158,7 @@ def test_the_rates_may_be_others_and_those_of_the_table_count(path: Path) -> Non
     first.save(path)
     second = make_table(optimizer=Sgd(lr=0.5), admit_after=1)
     second.restore_from(path)
-    second.update(second.find([1]), np.ones((1, DIM), np.float32), 0)
+    second.update(second.find([1]), np.ones((1, DIM), np.float32))
     np.testing.assert_array_equal(second.gather(second.find([1])), before - np.float32(0.5))
 
 

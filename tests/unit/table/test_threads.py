@@ -26,7 +26,7 @@ def write(table: EmbeddingTable) -> None:
     for step in range(NUM_STEPS):
         fids = generator.integers(step, step + 100, 64) % NUM_FIDS
         rows = table.find_or_insert(fids, step)
-        table.update(rows, np.full((64, DIM), -1, np.float32), step)
+        table.update(rows, np.full((64, DIM), -1, np.float32))
         if step % 7 == 0:
             table.evict(step)
 

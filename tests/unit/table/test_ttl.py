@@ -46,7 +46,7 @@ def test_a_sighting_keeps_a_row_and_a_mere_look_does_not():
     table = make_table(10)
     rows = table.find_or_insert([1, 2, 3], START_S)
     table.find_or_insert([1], START_S + 8)
-    table.update(table.find([2]), np.ones((1, 4), np.float32), START_S + 8)
+    table.update(table.find([2]), np.ones((1, 4), np.float32))
     table.gather(rows)
     assert table.evict(START_S + 15).tolist() == [2, 3]
     assert (table.find([1, 2, 3]) == NO_ROW).tolist() == [False, True, True]

@@ -1,0 +1,55 @@
+// One cache line of the id map: four entries of key, row and what is known of the fid's past.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace monolith {
+
+constexpr uint32_t kNoRow = 0xFFFFFFFFu;      // slot without an entry; also "no such fid"
+constexpr uint32_t kCandidate = 0xFFFFFFFEu;  // entry that is counted and not admitted yet
+
+struct alignas(64) Bucket {
+    int64_t keys[4];
+    uint32_t rows[4];
+    uint16_t seen[4];    // ticks of event time since the map's base
+    uint16_t counts[4];  // sightings, saturating
+};
+static_assert(sizeof(Bucket) == 64);
+
+constexpr int kSlotsPerBucket = 4;
+
+struct Slot {
+    Bucket* bucket = nullptr;
+    int index = 0;
+    explicit operator bool() const { return bucket != nullptr; }
+    uint32_t& row() const { return bucket->rows[index]; }
+    uint16_t& seen() const { return bucket->seen[index]; }
+    uint16_t& count() const { return bucket->counts[index]; }
+    int64_t key() const { return bucket->keys[index]; }
+};
+
+// The unit of growth, of the work of one thread, and of a snapshot.
+struct Shard {
+    Bucket* buckets = nullptr;
+    uint32_t num_buckets = 0;
+    uint32_t size = 0;
+    uint32_t limit = 0;  // entries beyond which it grows
+};
+
+// The map as hot loops see it. The top bits of a hash choose the shard, the rest two buckets in it.
+struct MapView {
+    const Shard* shards;
+    int shift;  // 63 - log2(number of shards)
+
+    [[gnu::always_inline]] size_t shard_of(uint64_t hash) const { return (hash >> 1) >> shift; }
+};
+
+[[gnu::always_inline]] inline Bucket* first_bucket(const Shard& shard, uint64_t hash) {
+    return shard.buckets + (uint64_t{static_cast<uint32_t>(hash)} * shard.num_buckets >> 32);
+}
+[[gnu::always_inline]] inline Bucket* second_bucket(const Shard& shard, uint64_t hash) {
+    return shard.buckets + (((hash * 0x9E3779B97F4A7C15ull) >> 32) * shard.num_buckets >> 32);
+}
+
+}  // namespace monolith

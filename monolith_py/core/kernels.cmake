@@ -1,0 +1,11 @@
+# The sources of the kernels in KERNELS: hot loops built once for each instruction set, and the choice between them.
+set(KERNELS kernels kernels_portable)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  list(APPEND KERNELS kernels_avx2 kernels_avx512)
+endif()
+list(TRANSFORM KERNELS PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
+list(TRANSFORM KERNELS APPEND .cpp)
+set_source_files_properties(${KERNELS} PROPERTIES COMPILE_OPTIONS "-fno-math-errno")
+set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/kernels_avx2.cpp PROPERTIES COMPILE_OPTIONS "-fno-math-errno;-march=x86-64-v3")
+set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/kernels_avx512.cpp
+                            PROPERTIES COMPILE_OPTIONS "-fno-math-errno;-march=x86-64-v4;-mprefer-vector-width=512")

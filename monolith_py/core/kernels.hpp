@@ -1,0 +1,85 @@
+// The hot loops, built once for each instruction set and picked at run time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "bucket.hpp"
+#include "settings.hpp"
+
+namespace monolith {
+
+// Rows by id: row r begins at weights + r * dim, its state at state + r * state_width.
+struct RowsView {
+    float* weights;
+    float* state;
+    uint32_t dim, state_width;
+};
+
+// One bag is a run of positions; what is looked up at a position is its row, NO_ROW where there is none.
+enum class Pooling : uint32_t { kSum, kMean, kFirst };
+
+struct PoolJob {
+    RowsView table;
+    const uint32_t* rows;    // by position
+    const int64_t* offsets;  // of the bags, (num_bags + 1,), positions
+    const float* scales;     // by position; null: all one
+    size_t begin, end;       // bags
+    Pooling pooling;
+    uint32_t first;  // of kFirst: rows of a bag that are kept
+    float* pooled;   // where bag 0 goes
+    size_t stride;   // floats from one bag to the next
+};
+
+// Where the gradients of an update are: of the s-th source at base + s * stride, or at gradients[s], times scales[s].
+struct Gradients {
+    const float* base;
+    size_t stride;
+    const float* const* gradients;  // null: strided and unscaled
+    const float* scales;
+};
+
+struct UpdateJob {
+    RowsView table;
+    const Slice* slices;
+    size_t num_slices;
+    Gradients gradients;
+    const uint64_t* order;  // row << 32 | source, sorted by row; equal rows in the order in which they are summed
+    size_t n;
+    float* sum;         // room for one row
+    uint32_t* updated;  // out: the rows, each once; room for n
+    uint32_t* zeroed;   // out: those of them whose weights are all zero now; null: nobody asks
+    size_t num_zeroed;  // out
+};
+
+struct Kernels {
+    // The row of each fid, NO_ROW where there is none or it is not admitted.
+    void (*find)(MapView map, const int64_t* fids, size_t n, uint32_t* rows);
+    // The same for the fids of shards [begin, end), for which it also counts the sighting and stamps it; the others'
+    // rows are left alone. Positions of fids without a row are returned in `missed`, in order.
+    size_t (*sight)(MapView map, const int64_t* fids, size_t n, size_t begin, size_t end, uint16_t now, uint32_t* rows,
+                    uint32_t* missed);
+    // Copy rows; zeros for NO_ROW.
+    void (*gather)(RowsView table, const uint32_t* rows, size_t n, float* weights);
+    void (*pool)(const PoolJob& job);
+    // row << 32 | source, of the rows that hash to part `part` of `parts`, sorted by row and then by source. `order`
+    // and `room` hold n each; returns the one of them that has the result, and its length in `num`.
+    uint64_t* (*sort_rows)(const uint32_t* rows, const uint32_t* sources, size_t n, size_t part, size_t parts,
+                           uint64_t* order, uint64_t* room, size_t* num);
+    // Sum the gradients of each row and take one step; returns the number of rows.
+    size_t (*update)(UpdateJob& job);
+    // Start values and state of a row, a pure function of `bits`, the fid's seeded hash.
+    void (*start_row)(const Slice* slices, size_t num_slices, uint64_t bits, float* weights, float* state);
+    // Rows as bytes, `row_bytes` each, slices one after the other.
+    void (*encode)(RowsView table, const Slice* slices, size_t num_slices, const uint32_t* rows, size_t n,
+                   uint8_t* encoded, size_t row_bytes);
+};
+
+// Sources of `sort_rows` may be null: position i is source i.
+
+const Kernels& kernels();
+std::string simd_level();                       // "avx512" | "avx2" | "portable"
+bool set_simd_level(const std::string& level);  // false: this machine does not have it
+
+}  // namespace monolith

@@ -1,0 +1,115 @@
+// Memory that only grows and never moves: a reserved range of addresses, committed in chunks that are touched before
+// they are needed.
+#pragma once
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <mutex>
+#include <new>
+#include <thread>
+#include <utility>
+
+namespace monolith {
+
+// Touches pages on a thread of its own: a first touch of 2 MiB can cost 7 ms on a virtual machine whose host must find
+// the memory.
+class Pretoucher {
+  public:
+    static Pretoucher& instance() {
+        static Pretoucher* one = new Pretoucher;  // lives until the process ends, as its thread does
+        return *one;
+    }
+    void request(char* begin, size_t bytes) {
+        std::lock_guard lock(mutex_);
+        if (!running_) {
+            std::thread([this] { run(); }).detach();
+            running_ = true;
+        }
+        pending_.push_back({begin, bytes});
+        wake_.notify_all();
+    }
+    // Forget what lies in [begin, begin + bytes), and wait until nothing of it is being touched.
+    void forget(const char* begin, size_t bytes) {
+        std::unique_lock lock(mutex_);
+        std::erase_if(pending_, [&](const auto& one) { return one.first >= begin && one.first < begin + bytes; });
+        wake_.wait(lock, [&] { return busy_ < begin || busy_ >= begin + bytes; });
+    }
+
+  private:
+    void run() {
+        std::unique_lock lock(mutex_);
+        for (;;) {
+            wake_.wait(lock, [&] { return !pending_.empty(); });
+            const auto [begin, bytes] = pending_.front();
+            pending_.pop_front();
+            busy_ = begin;
+            lock.unlock();
+            ::madvise(begin, bytes,
+                      23);  // MADV_POPULATE_WRITE (Linux 5.14); an older kernel refuses, and the first use touches
+            lock.lock();
+            busy_ = nullptr;
+            wake_.notify_all();
+        }
+    }
+    std::mutex mutex_;
+    std::condition_variable wake_;
+    std::deque<std::pair<char*, size_t>> pending_;
+    const char* busy_ = nullptr;
+    bool running_ = false;
+};
+
+class Region {
+  public:
+    Region() : reserved_(std::max<size_t>(size_t{1} << 32, 2 * physical_bytes())) {
+        void* data =
+            ::mmap(nullptr, reserved_ + kHugePage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (data == MAP_FAILED) throw std::bad_alloc();
+        mapped_ = static_cast<char*>(data);
+        data_ = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(mapped_) + kHugePage - 1) & ~(kHugePage - 1));
+    }
+    Region(const Region&) = delete;
+    Region& operator=(const Region&) = delete;
+    ~Region() {
+        Pretoucher::instance().forget(data_, committed_);
+        ::munmap(mapped_, reserved_ + kHugePage);
+    }
+
+    char* data() const { return data_; }
+    size_t bytes() const { return committed_; }
+
+    // Make the first `bytes` usable; new memory reads zero.
+    void ensure(size_t bytes) {
+        const size_t spare = ahead(bytes);
+        if (bytes + spare / 2 <= committed_) return;
+        const size_t page = spare >= kHugePage ? kHugePage : 4096;
+        const size_t end = std::min((bytes + spare + page - 1) / page * page, reserved_);
+        if (bytes > end || ::mprotect(data_ + committed_, end - committed_, PROT_READ | PROT_WRITE) != 0)
+            throw std::bad_alloc();
+        if (end >= kHugePage) ::madvise(data_, end, MADV_HUGEPAGE);
+        if (page == kHugePage) Pretoucher::instance().request(data_ + committed_, end - committed_);
+        committed_ = end;
+    }
+
+  private:
+    static constexpr size_t kHugePage = size_t{1} << 21;
+    static size_t physical_bytes() {
+        return static_cast<size_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+    }
+    // How much to commit beyond what is asked for: a thirty-second, from a page to 16 MiB; huge pages as soon as there
+    // is one to fill.
+    static size_t ahead(size_t bytes) {
+        const size_t least = bytes >= kHugePage ? kHugePage : 4096;
+        return std::clamp(bytes / 32, least, size_t{16} << 20);
+    }
+
+    size_t reserved_, committed_ = 0;
+    char *mapped_, *data_;
+};
+
+}  // namespace monolith

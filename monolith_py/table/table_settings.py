@@ -1,0 +1,160 @@
+"""What a saved table was told, read from the header of its snapshot (`write_meta` in core/snapshot.hpp) without its rows."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, get_args
+
+import numpy as np
+
+from monolith_py.errors import CheckpointError
+from monolith_py.table import optimizers as rules
+from monolith_py.table.admission import Admission, Budget
+from monolith_py.table.slices import Encoding, Initializer
+
+_VERSION = 2
+_CHUNK_HEAD = "<4sIIIQQQ"  # magic, tag, bucket, crc, entries, rows, bytes
+_HEADER_TAG = 1
+
+# The core's enums, in its order. Of each rule also the parts of its state: a name, and whether it is as wide as the slice or one float.
+_STATES: dict[type[rules.Optimizer], tuple[tuple[str, bool], ...]] = {
+    rules.Sgd: (),
+    rules.Momentum: (("v", True),),
+    rules.Adagrad: (("n", True),),
+    rules.RowwiseAdagrad: (("n", False),),
+    rules.Adadelta: (("mean_square_gradient", True), ("mean_square_step", True)),
+    rules.RmsProp: (("n", True),),
+    rules.Adam: (("m", True), ("v", True), ("step", False)),
+    rules.AmsGrad: (("m", True), ("v", True), ("greatest_v", True), ("step", False)),
+    rules.AdamW: (("m", True), ("v", True), ("step", False)),
+    rules.Ftrl: (("z", True), ("n", True)),
+    rules.GroupAdagrad: (("n", False),),
+    rules.GroupFtrl: (("z", True), ("n", True)),
+}
+_ADMISSIONS: tuple[Literal["count", "sketch", "proportional", "geometric"], ...] = ("count", "sketch", "proportional", "geometric")
+_EVICTIONS: tuple[Literal["lru", "lfu", "score"] | None, ...] = (None, "lru", "lfu", "score")
+# Numbers of all rules, as the core's `Hyper` has them.
+_HYPER = (
+    *("lr", "eps", "initial_accumulator", "beta1", "beta2", "l1", "l2", "beta"),
+    *("momentum", "nesterov", "rho", "weight_decay", "clip_norm"),
+)
+
+
+@dataclass(frozen=True)
+class SliceSettings:
+    """A part of every row, as `Slice` describes it; `hyper` are the numbers of its rule, the learning rate as it was when saved."""
+
+    name: str
+    dim: int
+    optimizer: str
+    hyper: dict[str, float]
+    initializer: str
+    init_scale: float
+    encoding: str
+
+    def state_parts(self) -> dict[str, int]:
+        """Return the parts of the rule's state in a row, in their order, and how many floats each has."""
+        (parts,) = (parts for rule, parts in _STATES.items() if rule.kind == self.optimizer)
+        return {name: self.dim if is_wide else 1 for name, is_wide in parts}
+
+
+@dataclass(frozen=True)
+class TableSettings:
+    """What a table was told when it was made, in the words of `EmbeddingTable`."""
+
+    slices: tuple[SliceSettings, ...]
+    seed: int
+    admit_after: int
+    admission: Admission
+    ttl_s: int | None
+    budget: Budget | None
+
+    @property
+    def dim(self) -> int:
+        """Return the width of a row."""
+        return sum(part.dim for part in self.slices)
+
+    @property
+    def seen_step_s(self) -> int:
+        """Return the step in which the table keeps the times of sightings, rounded down to it: seconds of event time."""
+        return -(-self.ttl_s // 1000) if self.ttl_s is not None else 10
+
+    @property
+    def seen_span_s(self) -> int:
+        """Return how long back the table tells times of sightings apart: of older ones it may know no more than that they are older."""
+        return self.seen_step_s << 15
+
+
+def read_settings(path: str | Path) -> TableSettings:
+    """Return the settings of the table that was saved at `path`; nothing but the header is read and checked.
+
+    Raises:
+        CheckpointError: the file has no header of a table's snapshot.
+    """
+    try:
+        with Path(path).open("rb") as stream:
+            magic, tag, *_, size = struct.unpack(_CHUNK_HEAD, stream.read(struct.calcsize(_CHUNK_HEAD)))
+            if (magic, tag) != (b"MNLT", _HEADER_TAG):
+                raise CheckpointError(f"{path}: is no table snapshot")
+            return _settings(_Fields(stream, size))
+    except (OSError, struct.error, UnicodeDecodeError, ValueError, IndexError) as error:
+        raise CheckpointError(f"{path}: the header cannot be read: {error}") from None
+
+
+class _Fields:
+    """The fields of a header, one after the other."""
+
+    def __init__(self, stream: BinaryIO, size: int) -> None:
+        self._bytes, self._at = stream.read(size), 0
+
+    def take(self, form: str) -> tuple[Any, ...]:
+        """Return the next fields, packed as `form` says."""
+        values = struct.unpack_from(f"<{form}", self._bytes, self._at)
+        self._at += struct.calcsize(f"<{form}")
+        return values
+
+    def text(self) -> str:
+        """Return the next field, a text."""
+        (size,) = self.take("Q")
+        (value,) = self.take(f"{size}s")
+        return str(value.decode())
+
+
+def _settings(header: _Fields) -> TableSettings:
+    (version,) = header.take("I")
+    if version != _VERSION:
+        raise ValueError(f"it is of version {version}, expected {_VERSION}")
+    _id, _parent, seed, admission, admit_after, sketch_bytes, window_s = header.take("QQQIIQq")
+    ttl_s, eviction, budget_bytes, half_life_s, num_slices = header.take("qIQqQ")
+    kind, goes_first = _ADMISSIONS[admission], _EVICTIONS[eviction]
+    return TableSettings(
+        slices=tuple(_slice(header) for _ in range(num_slices)),
+        seed=seed,
+        admit_after=admit_after,
+        admission=Admission(kind, sketch_bytes, window_s) if kind == "sketch" else Admission(kind),
+        ttl_s=ttl_s or None,
+        budget=Budget(budget_bytes, goes_first, half_life_s) if goes_first else None,
+    )
+
+
+def _slice(header: _Fields) -> SliceSettings:
+    name = header.text()
+    dim, optimizer, *numbers, initializer, init_scale, encoding = header.take(f"II{len(_HYPER)}fIfI")
+    rule = list(_STATES)[optimizer]
+    known = {field.name for field in fields(rule)}
+    return SliceSettings(
+        name,
+        dim,
+        rule.kind,
+        {key: _shortest(number) for key, number in zip(_HYPER, numbers, strict=True) if key in known},
+        get_args(Initializer)[initializer],
+        _shortest(init_scale),
+        get_args(Encoding)[encoding],
+    )
+
+
+def _shortest(number: float) -> float:
+    """Return a float32 as it was written: 0.05, not 0.05000000074505806."""
+    return float(str(np.float32(number)))
