@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -116,6 +117,27 @@ def rank(
     for place, (item_id, scores) in enumerate(by_score, start=1):
         table.add_row(str(place), str(item_id), *(f"{score:.4f}" for score in scores))
     Console().print(table)
+
+
+@app.command()
+def inspect(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint (step-...), the folder that holds several, or one .table file.")],
+    feature: Annotated[str | None, typer.Option(help="Feature whose sightings and ages to show.")] = None,
+    fid: Annotated[int | None, typer.Option("--id", help="Fid whose row to show.", min=-(1 << 63), max=(1 << 63) - 1)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Look into a checkpoint: what it is of, its tables, one table's sightings and ages, one row."""
+    from monolith_py.training.inspection import inspect_checkpoint
+    from monolith_py.training.inspection_view import print_inspection
+
+    if fid is not None and feature is None and not checkpoint.is_file():
+        raise typer.BadParameter("give --feature with --id")
+    with _errors_to_exit():
+        inspection = inspect_checkpoint(checkpoint, feature, fid)
+    if as_json:
+        Console().print_json(json.dumps(inspection.document(), allow_nan=False))
+    else:
+        print_inspection(inspection)
 
 
 def main() -> None:

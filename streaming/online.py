@@ -18,7 +18,7 @@ from monolith_py.io.codec import encode_examples
 from monolith_py.io.dead_letters import DeadLetters
 from monolith_py.io.topics import Topics
 from monolith_py.sync import Publisher, next_generation
-from monolith_py.training import CheckpointMeta, PoisonedBatch, Trainer, newest_checkpoint, restore_checkpoint, save_checkpoint
+from monolith_py.training import CheckpointMeta, CheckpointSaving, PoisonedBatch, Trainer, newest_checkpoint, restore_checkpoint
 from streaming.patience import Patience
 from streaming.source import ExampleSource
 
@@ -55,6 +55,9 @@ class OnlineTraining:
         self._publisher = Publisher(log, updates, tables, self.trainer.export_towers, job.sync, clock, generation=generation)
         self._source = ExampleSource(log, self._topics.examples, meta.offsets if meta else {}, self._dead_letters, clock)
         self._saved_batches = meta.step if meta else -1
+        self._saving: CheckpointSaving | None = None
+        self._saved_meta: CheckpointMeta | None = None
+        self._saving_since_s = 0.0
         self._save_due_s = clock.monotonic_s() + job.trainer.checkpoint_interval_s
         self._lag_due_s = clock.monotonic_s()
         if meta is None:
@@ -81,24 +84,46 @@ class OnlineTraining:
             self._learn(examples)
             observe.STEP_DURATION_S.observe(self._clock.monotonic_s() - started_s)
         self._publisher.maybe_publish(self.trainer.watermark_ms)
+        self._tend_checkpoint()
         now_s = self._clock.monotonic_s()
-        if now_s >= self._save_due_s:
-            self.checkpoint()
         if now_s >= self._lag_due_s:
             self._lag_due_s = now_s + _LAG_INTERVAL_S
             self._report_lag()
         return examples is not None
 
     def checkpoint(self) -> None:
-        """Publish what is pending and write a checkpoint, unless nothing was learnt since the last."""
-        started_s = self._clock.monotonic_s()
-        self._save_due_s = started_s + self._job.trainer.checkpoint_interval_s
+        """Publish what is pending and write a checkpoint, unless nothing was learnt since the last; return when it is there."""
+        if self._saving is not None and self._saving.is_frozen:
+            self._settle_checkpoint()
         if self.trainer.num_batches == self._saved_batches:
             return
+        if self._saving is None:
+            self._begin_checkpoint()
+        self._freeze_checkpoint()
+        self._settle_checkpoint()
+
+    def _tend_checkpoint(self) -> None:
+        """Begin a checkpoint when it is due, and bring one that is under way on, without waiting for it."""
+        if self._saving is None:
+            if self._clock.monotonic_s() >= self._save_due_s and self.trainer.num_batches != self._saved_batches:
+                self._begin_checkpoint()
+        elif self._saving.is_written:
+            self._settle_checkpoint()
+        elif self._saving.is_copied and not self._saving.is_frozen:
+            self._freeze_checkpoint()
+
+    def _begin_checkpoint(self) -> None:
+        self._saving_since_s = self._clock.monotonic_s()
+        self._save_due_s = self._saving_since_s + self._job.trainer.checkpoint_interval_s
+        self._saving = CheckpointSaving(self._directory, self.trainer, keep=self._job.trainer.checkpoints_kept)
+
+    def _freeze_checkpoint(self) -> None:
+        """Let the checkpoint under way be of this moment."""
+        assert self._saving is not None
         # Replicas that start from this checkpoint read on from `updates_offset`: all that the tables hold must lie before it.
         updates_offset = self._patience.run(lambda: self._publisher.flush(self.trainer.watermark_ms))
         generation, next_seq = self._publisher.position
-        meta = CheckpointMeta(
+        self._saved_meta = CheckpointMeta(
             job=self._job.name,
             step=self.trainer.num_batches,
             examples_trained=self.trainer.num_examples,
@@ -109,10 +134,18 @@ class OnlineTraining:
             watermark_ms=self.trainer.watermark_ms,
             saved_ms=self._clock.now_ms(),
         )
-        path = save_checkpoint(self._directory, self.trainer, meta, keep=self._job.trainer.checkpoints_kept)
+        started_s = self._clock.monotonic_s()
+        self._saving.freeze(self._saved_meta)
+        observe.CHECKPOINT_PAUSE_S.set(self._clock.monotonic_s() - started_s)
+
+    def _settle_checkpoint(self) -> None:
+        """Wait until the checkpoint that is frozen is on the disk, and tell of it."""
+        assert self._saving is not None and self._saved_meta is not None
+        saving, meta, self._saving = self._saving, self._saved_meta, None
+        path = saving.wait()
         self._saved_batches = meta.step
         self.trainer.report()
-        duration_s = self._clock.monotonic_s() - started_s
+        duration_s = self._clock.monotonic_s() - self._saving_since_s
         observe.CHECKPOINT_DURATION_S.set(duration_s)
         observe.CHECKPOINT_SAVED_S.set(meta.saved_ms / 1000)
         _logger.info("checkpoint %s: %d examples, offsets %s, %.2f s", path, meta.examples_trained, meta.offsets, duration_s)

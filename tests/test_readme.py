@@ -5,12 +5,19 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import typer
+from pydantic import BaseModel
 
+import monolith_py
+from monolith_py import table
 from monolith_py.cli import app
+from monolith_py.config import JobConfig
 
 ROOT = Path(__file__).parents[1]
 GUIDES = [ROOT / "README.md", ROOT / "deploy" / "README.md"]
@@ -58,6 +65,39 @@ def test_every_monolith_command_exists_with_its_options(guide: Path) -> None:
         assert name in COMMANDS, f"monolith {name}"
         options = {option for parameter in COMMANDS[name].params for option in parameter.opts}
         assert {word.partition("=")[0] for word in words if word.startswith("--")} <= options, line
+
+
+def what_the_table_does() -> list[list[str]]:
+    """Return the cells of README's table of the embedding table."""
+    section = (ROOT / "README.md").read_text().partition("## What the table does")[2].partition("\n## ")[0]
+    return [line.strip("| ").split("|") for line in section.splitlines() if line.startswith("| ")][1:]
+
+
+def test_every_name_of_the_table_exists() -> None:
+    names = [name for row in what_the_table_does() for name in re.findall(r"`([A-Za-z_.]+)`", row[1])]
+    assert len(names) > 30
+    for name in names:
+        first, *rest = name.removeprefix("monolith_py.").split(".")
+        owner = getattr(monolith_py if name.startswith("monolith_py.") else table, first)
+        for attribute in rest:
+            assert hasattr(owner, attribute) or attribute in {field.name for field in fields(owner)}, name
+
+
+def test_every_setting_of_the_table_exists() -> None:
+    settings = [name for row in what_the_table_does() if len(row) > 2 for name in re.findall(r"`([a-z_]+\.[a-z_.]+)`", row[2])]
+    assert len(settings) > 8
+    for setting in settings:
+        model: Any = JobConfig
+        for part in setting.split("."):
+            kind = model.model_fields[part].annotation
+            model = next((one for one in (kind, *_arguments(kind)) if isinstance(one, type) and issubclass(one, BaseModel)), None)
+
+
+def _arguments(kind: Any) -> Iterator[Any]:
+    """Yield all types that a generic type is made of."""
+    for one in get_args(kind):
+        yield one
+        yield from _arguments(one)
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=name_of)

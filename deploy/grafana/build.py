@@ -102,7 +102,11 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel("Duration of a step", "s", quantiles("monolith_step_duration_s")),
         Panel("Age of the last checkpoint", "s", {"age": "time() - (monolith_checkpoint_saved_s > 0)"}),
-        Panel("Duration of the last checkpoint", "s", {"duration": "monolith_checkpoint_duration_s > 0"}),
+        Panel(
+            "Duration of the last checkpoint",
+            "s",
+            {"duration": "monolith_checkpoint_duration_s > 0", "training stood still": "monolith_checkpoint_pause_s > 0"},
+        ),
     ],
     "Tables": [
         Panel("Rows", "short", {"{{table}} {{instance}}": "monolith_table_rows"}),

@@ -134,7 +134,8 @@ class Saving {
     }
     Saving(const Saving&) = delete;
     Saving& operator=(const Saving&) = delete;
-    ~Saving() {
+    ~Saving() { cancel(); }
+    void cancel() {
         if (writer_) end(false);
     }
     bool copy(size_t max_rows) {
@@ -584,6 +585,7 @@ NB_MODULE(_core, m) {
 
     nb::class_<Saving>(m, "Saving")
         .def("copy", &Saving::copy, "max_rows"_a, nb::call_guard<nb::gil_scoped_release>())
+        .def("cancel", &Saving::cancel, nb::call_guard<nb::gil_scoped_release>())
         .def("finish", &Saving::finish, nb::call_guard<nb::gil_scoped_release>())
         .def("commit", &Saving::commit, "track"_a, nb::call_guard<nb::gil_scoped_release>());
 

@@ -456,7 +456,7 @@ class EmbeddingTable {
                     ++without;
                     continue;
                 }
-                slot = map_.insert(fid, kCandidate, now_, static_cast<uint16_t>(count));
+                slot = map_.insert(fid, kCandidate, now_, static_cast<uint16_t>(std::min<uint32_t>(count, 0xFFFF)));
                 lookup.rows[at] = admit(slot, fid, *ids++, own);
                 continue;
             }
@@ -529,17 +529,20 @@ class EmbeddingTable {
         if (evicted) evicted->push_back(fid);
     }
 
-    // Rows that their rule has brought to zero read as no row does, so they go.
+    // Rows that their rule has brought to zero read as no row does, so they go; in the order of rows, whatever part had
+    // them.
     void free_zeroed() {
+        std::vector<uint32_t> zeroed;
         for (size_t p = 0; p < num_parts_; ++p)
-            for (size_t i = 0; i < parts_[p].num_zeroed; ++i) {
-                const uint32_t row = parts_[p].zeroed[i];
-                const Slot slot = map_.find(store_.fid(row));
-                if (!slot || slot.row() != row) continue;
-                let_go(slot, nullptr);
-                --num_evicted_;
-                ++num_freed_;
-            }
+            zeroed.insert(zeroed.end(), parts_[p].zeroed.data(), parts_[p].zeroed.data() + parts_[p].num_zeroed);
+        std::sort(zeroed.begin(), zeroed.end());
+        for (const uint32_t row : zeroed) {
+            const Slot slot = map_.find(store_.fid(row));
+            if (!slot || slot.row() != row) continue;
+            let_go(slot, nullptr);
+            --num_evicted_;
+            ++num_freed_;
+        }
     }
 
     struct Cursor {

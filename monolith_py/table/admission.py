@@ -12,8 +12,9 @@ class Admission:
 
     - "count": at the k-th sighting, exactly. Each fid that waits takes an entry of the id map (about 25 bytes) until it expires.
     - "sketch": at the k-th sighting within the last `window_s` seconds of event time (three to four quarters of it), counted in
-      `sketch_bytes` of memory (16 KiB or more, brought up to a power of two) whatever comes. It never counts too few. It counts too many by at most 3 N / 7 L on average, where N
-      sightings of waiting fids fall into a window and L = sketch_bytes / 64; by t or more with a chance of at most 3 N / (7 L t).
+      `sketch_bytes` of memory (at least 16 KiB, brought up to a power of two) whatever comes. It never counts too few. It counts too
+      many by at most 3 N / 7 L on average, where N sightings of waiting fids fall into a window and L = sketch_bytes / 64; by t or more
+      with a chance of at most 3 N / (7 L t).
     - "proportional": with a chance of c / k in a batch that sights the fid c times. No memory.
     - "geometric": with a chance of 1 - 0.05 ** (c / k): 95 % are admitted within k sightings. No memory.
 
@@ -29,6 +30,9 @@ class Admission:
             raise ValueError(f"admission must be count, sketch, proportional or geometric, got {self.kind!r}")
         if self.sketch_bytes < 64 or self.window_s < 1:
             raise ValueError(f"sketch_bytes must be >= 64 and window_s >= 1, got {self.sketch_bytes!r} and {self.window_s!r}")
+
+
+EXACT_COUNT = Admission()
 
 
 @dataclass(frozen=True)

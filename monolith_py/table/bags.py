@@ -18,8 +18,8 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 from monolith_py import _core
 from monolith_py.config import FeatureConfig, SparseOptimizerConfig
 from monolith_py.features import Schema
-from monolith_py.table.admission import Admission, Budget
-from monolith_py.table.embedding_table import EmbeddingTable, Int64Array, UInt32Array
+from monolith_py.table.admission import EXACT_COUNT, Admission, Budget
+from monolith_py.table.embedding_table import EmbeddingTable, Int64Array, TableSaving, UInt32Array
 from monolith_py.table.optimizers import Optimizer, optimizer_from
 from monolith_py.table.slices import Initializer, Slice
 
@@ -42,7 +42,7 @@ class Feature:
     initializer: Initializer = "uniform"
     init_scale: float = 0.01
     admit_after: int = 1
-    admission: Admission = Admission()
+    admission: Admission = EXACT_COUNT
     ttl_s: int | None = None
     budget: Budget | None = None
 
@@ -157,8 +157,13 @@ class EmbeddingBags(nn.Module):
 
     def save(self, directory: Path) -> None:
         """Write each table to `<feature>.table` in `directory`."""
-        for name, table in self.tables.items():
-            table.save(directory / f"{name}.table")
+        for saving in self.start_saving(directory):
+            saving.finish()
+            saving.commit()
+
+    def start_saving(self, directory: Path) -> list[TableSaving]:
+        """Begin the same while the tables go on changing: a snapshot under way of each."""
+        return [table.start_saving(directory / f"{name}.table") for name, table in self.tables.items()]
 
     def restore(self, directory: Path) -> None:
         """Fill the tables, which must be empty, from what `save` wrote."""
@@ -197,9 +202,7 @@ class _PooledLookup(torch.autograd.Function):
         weights = None if scales is None else scales.numpy()
         pooled = torch.empty(num_rows, sum(bags._dims))  # (B, D)
         rows: UInt32Array = np.empty(len(fids), np.uint32)
-        _core.pooled_forward(
-            bags._cores, fids.numpy(), offsets.numpy(), weights, bags._pooling, bags.now_s, learning, pooled.numpy(), rows
-        )
+        _core.pooled_forward(bags._cores, fids.numpy(), offsets.numpy(), weights, bags._pooling, bags.now_s, learning, pooled.numpy(), rows)
         ctx.bags, ctx.rows, ctx.offsets, ctx.weights = bags, rows, offsets, weights
         return pooled
 

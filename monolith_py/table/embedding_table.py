@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from monolith_py import _core
 from monolith_py.errors import CheckpointError
-from monolith_py.table.admission import Admission, Budget
+from monolith_py.table.admission import EXACT_COUNT, Admission, Budget
 from monolith_py.table.optimizers import Optimizer
 from monolith_py.table.slices import Initializer, Slice
 
@@ -97,7 +97,7 @@ class EmbeddingTable:
         initializer: Initializer = "uniform",
         init_scale: float = 0.01,
         admit_after: int = 1,
-        admission: Admission = Admission(),
+        admission: Admission = EXACT_COUNT,
         ttl_s: int | None = None,
         budget: Budget | None = None,
         seed: int = 0,
@@ -317,6 +317,10 @@ class TableSaving:
         """Copy what is left: the snapshot is of this moment. The table may change again when this returns."""
         with _snapshot_errors():
             self._core.finish()
+
+    def cancel(self) -> None:
+        """Give the snapshot up, unless it is committed: nothing of it stays, and no increment can follow."""
+        self._core.cancel()
 
     def commit(self, *, track: bool = False) -> None:
         """Write the rest and give the file its name; with `track` the table goes on noting what changes, for an increment."""

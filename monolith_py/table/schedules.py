@@ -28,6 +28,7 @@ class Warmup:
     after: Schedule | None = None
 
     def __call__(self, step: int) -> float:
+        """Return the rate of step `step`, counted from 0."""
         if step < self.steps:
             return self.lr * (step + 1) / self.steps
         return self.after(step - self.steps) if self.after else self.lr
@@ -47,6 +48,7 @@ class PolynomialDecay:
     power: float = 1.0
 
     def __call__(self, step: int) -> float:
+        """Return the rate of step `step`, counted from 0."""
         left = 1 - min(step, self.steps) / self.steps
         return float(self.end + (self.lr - self.end) * left**self.power)
 
@@ -64,6 +66,7 @@ class CosineDecay:
     end: float = 0.0
 
     def __call__(self, step: int) -> float:
+        """Return the rate of step `step`, counted from 0."""
         return self.end + (self.lr - self.end) * (1 + math.cos(math.pi * min(step, self.steps) / self.steps)) / 2
 
 
@@ -80,4 +83,5 @@ class StepDecay:
     factor: float
 
     def __call__(self, step: int) -> float:
+        """Return the rate of step `step`, counted from 0."""
         return float(self.lr * self.factor ** (step // self.steps))

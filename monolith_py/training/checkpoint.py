@@ -5,7 +5,7 @@
                                   towers.safetensors      the model's dense parameters
                                   optimizer.safetensors   Adam's moments and step counts, torch's random state
 
-A checkpoint is written beside its name, brought to the disk and renamed; readers take the newest that is complete.
+A checkpoint is written beside its name while training goes on, brought to the disk and renamed; readers take the newest that is complete.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from monolith_py.errors import CheckpointError
+from monolith_py.table import TableSaving
 from monolith_py.training.trainer import Trainer
 
 _logger = logging.getLogger(__name__)
 
 _VERSION = 1
+_ROUNDS = 8
 
 
 @dataclass(frozen=True)
@@ -48,47 +51,158 @@ class CheckpointMeta:
     saved_ms: int  # wall clock
 
 
+class CheckpointSaving:
+    """A checkpoint that is written while training goes on.
+
+    1. A thread copies the tables, shard by shard, then what has changed meanwhile, until little is left: `is_copied`.
+    2. `freeze`, between two steps, copies that rest, the towers and Adam's state in memory: the checkpoint is of this moment.
+    3. The thread brings all of it to the disk and gives it its name: `is_written`; `wait` returns the path.
+    """
+
+    def __init__(self, directory: Path, trainer: Trainer, *, keep: int) -> None:
+        """Begin; of the checkpoints in `directory` the newest `keep` stay. One at a time writes there."""
+        self._directory, self._trainer, self._keep = directory, trainer, keep
+        self._temporary = directory / ".saving.tmp"
+        self._tables: list[TableSaving] = []
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._copied: Future[None] = self._worker.submit(self._copy)
+        self._written: Future[Path] | None = None
+
+    @property
+    def is_copied(self) -> bool:
+        """Return whether `freeze` would be short now."""
+        return self._copied.done()
+
+    @property
+    def is_frozen(self) -> bool:
+        """Return whether the moment of the checkpoint has been."""
+        return self._written is not None
+
+    @property
+    def is_written(self) -> bool:
+        """Return whether `wait` would not wait."""
+        return self._written is not None and self._written.done()
+
+    def freeze(self, meta: CheckpointMeta) -> None:
+        """Let the checkpoint be of this moment, of which `meta` tells; the trainer stands still until this returns.
+
+        Raises:
+            CheckpointError: the tables cannot be written.
+        """
+        try:
+            self._copied.result()
+            for table in self._tables:
+                table.finish()
+        except BaseException:
+            self._worker.shutdown()
+            self._give_up()
+            raise
+        towers = self._trainer.export_towers()
+        optimizer = {name: value.clone() for name, value in _optimizer_tensors(self._trainer).items()}
+        self._written = self._worker.submit(self._write, meta, towers, optimizer)
+
+    def wait(self) -> Path:
+        """Return the path of the checkpoint once it is whole and on the disk.
+
+        Raises:
+            CheckpointError: it cannot be written; what was there before is as it was.
+        """
+        assert self._written is not None
+        try:
+            return self._written.result()
+        finally:
+            self._worker.shutdown()
+
+    def _give_up(self) -> None:
+        for table in self._tables:
+            table.cancel()
+        shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def _copy(self) -> None:
+        try:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            (self._temporary / "tables").mkdir(parents=True)
+        except OSError as error:
+            raise CheckpointError(f"{self._temporary}: {error}") from None
+        self._tables = self._trainer.bags.start_saving(self._temporary / "tables")
+        # Tables that were copied first have changed while the others were: round by round, there is less to do.
+        for _ in range(_ROUNDS):
+            num_copied = 0
+            for table in self._tables:
+                while table.copy():
+                    num_copied += 1
+            if num_copied == 0:
+                break
+
+    def _write(self, meta: CheckpointMeta, towers: dict[str, Tensor], optimizer: dict[str, Tensor]) -> Path:
+        path, temporary = self._directory / f"step-{meta.step:012d}", self._temporary
+        try:
+            for table in self._tables:
+                table.commit()
+            save_file(towers, temporary / "towers.safetensors")
+            save_file(optimizer, temporary / "optimizer.safetensors")
+            files = {str(file.relative_to(temporary)): _fingerprint(file) for file in _files(temporary)}
+            manifest = {"version": _VERSION, "meta": asdict(meta), "files": files}
+            (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
+            for file in [*_files(temporary), temporary / "tables", temporary]:
+                _sync(file)
+            if path.exists():  # the same step again: nothing was learnt since
+                shutil.rmtree(path)
+            temporary.rename(path)
+            _sync(self._directory)
+        except (OSError, SafetensorError, CheckpointError) as error:
+            self._give_up()
+            raise error if isinstance(error, CheckpointError) else CheckpointError(f"{path}: {error}") from None
+        for old in _checkpoints(self._directory)[self._keep :]:
+            shutil.rmtree(old, ignore_errors=True)
+        return path
+
+
 def save_checkpoint(directory: Path, trainer: Trainer, meta: CheckpointMeta, *, keep: int) -> Path:
     """Write a checkpoint, let go of all but the newest `keep`, and return its path.
 
     Raises:
         CheckpointError: it cannot be written; what was there before is as it was.
     """
-    path = directory / f"step-{meta.step:012d}"
-    temporary = directory / f".{path.name}.tmp"
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        (temporary / "tables").mkdir(parents=True)
-        trainer.bags.save(temporary / "tables")
-        save_file(trainer.export_towers(), temporary / "towers.safetensors")
-        save_file(_optimizer_tensors(trainer), temporary / "optimizer.safetensors")
-        files = {str(file.relative_to(temporary)): _fingerprint(file) for file in _files(temporary)}
-        manifest = {"version": _VERSION, "meta": asdict(meta), "files": files}
-        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
-        for file in [*_files(temporary), temporary / "tables", temporary]:
-            _sync(file)
-        if path.exists():  # the same step again: nothing was learnt since
-            shutil.rmtree(path)
-        temporary.rename(path)
-        _sync(directory)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise CheckpointError(f"{path}: {error}") from None
-    for old in _checkpoints(directory)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
-    return path
+    saving = CheckpointSaving(directory, trainer, keep=keep)
+    saving.freeze(meta)
+    return saving.wait()
 
 
 def newest_checkpoint(directory: Path) -> Path | None:
     """Return the newest checkpoint that is complete and undamaged, None where there is none; others are named in the log."""
+    path, refused = newest_intact(directory)
+    for error in refused:
+        _logger.error("checkpoint refused: %s", error)
+    return path
+
+
+def newest_intact(directory: Path) -> tuple[Path | None, list[CheckpointError]]:
+    """Return the newest checkpoint that is complete and undamaged, None where there is none, and why newer ones are refused."""
+    refused = []
     for path in _checkpoints(directory):
         try:
-            _verify(path)
+            verify_checkpoint(path)
         except CheckpointError as error:
-            _logger.error("checkpoint refused: %s", error)
+            refused.append(error)
         else:
-            return path
-    return None
+            return path, refused
+    return None, refused
+
+
+def verify_checkpoint(path: Path) -> None:
+    """Hold every file of the checkpoint at `path` against its manifest.
+
+    Raises:
+        CheckpointError: a file is absent, torn or damaged; the message names it.
+    """
+    for name, expected in _manifest(path)["files"].items():
+        try:
+            got = _fingerprint(path / name)
+        except OSError as error:
+            raise CheckpointError(f"{path / name}: {error}") from None
+        if got != expected:
+            raise CheckpointError(f"{path / name}: torn or damaged, expected {expected}, got {got}")
 
 
 def read_meta(path: Path) -> CheckpointMeta:
@@ -98,11 +212,11 @@ def read_meta(path: Path) -> CheckpointMeta:
         CheckpointError: it has no readable manifest.
     """
     meta = dict(_manifest(path)["meta"])
-    meta["offsets"] = {int(partition): (int(offset), int(row)) for partition, (offset, row) in meta["offsets"].items()}
     try:
+        meta["offsets"] = {int(partition): (int(offset), int(row)) for partition, (offset, row) in meta["offsets"].items()}
         return CheckpointMeta(**meta)
-    except TypeError as error:
-        raise CheckpointError(f"{path / 'manifest.json'}: {error}") from None
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path / 'manifest.json'}: {type(error).__name__}: {error}") from None
 
 
 def restore_checkpoint(path: Path, trainer: Trainer, job: str) -> CheckpointMeta:
@@ -147,19 +261,11 @@ def _manifest(path: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: {error}") from None
-    if not isinstance(manifest, dict) or manifest.get("version") != _VERSION or not {"meta", "files"} <= manifest.keys():
+    if not isinstance(manifest, dict) or manifest.get("version") != _VERSION:
         raise CheckpointError(f"{file}: must be a manifest of version {_VERSION}")
+    if not all(isinstance(manifest.get(part), dict) for part in ("meta", "files")):
+        raise CheckpointError(f"{file}: must have meta and files")
     return manifest
-
-
-def _verify(path: Path) -> None:
-    for name, expected in _manifest(path)["files"].items():
-        try:
-            got = _fingerprint(path / name)
-        except OSError as error:
-            raise CheckpointError(f"{path / name}: {error}") from None
-        if got != expected:
-            raise CheckpointError(f"{path / name}: torn or damaged, expected {expected}, got {got}")
 
 
 def _sync(path: Path) -> None:

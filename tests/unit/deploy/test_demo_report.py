@@ -42,7 +42,7 @@ def found(demo: Callable[[str], ModuleType]) -> Any:
         history_examples_per_s=12_345.0,
         live_examples_per_s=200.0,
         live_s=20.0,
-        table_stats={"user_id": TableStats(2000, 0, 2010, 0, 10, 5_000_000, 4096), "tab": TableStats(5, 0, 5, 0, 0, 1_000_000, 64)},
+        table_stats={"user_id": TableStats(2000, 0, 2010, 0, 10, 0, 5_000_000, 4096), "tab": TableStats(5, 0, 5, 0, 0, 0, 1_000_000, 64)},
         ledger=demo("ledger").Ledger(
             impressions=HISTORY + LIVE,
             actions=9000,

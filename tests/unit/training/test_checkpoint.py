@@ -13,14 +13,25 @@ import pytest
 from monolith_py.config import JobConfig
 from monolith_py.errors import CheckpointError
 from monolith_py.example import ExampleBatch
-from monolith_py.training import CheckpointMeta, Trainer, newest_checkpoint, read_meta, restore_checkpoint, save_checkpoint
+from monolith_py.training import (
+    CheckpointMeta,
+    CheckpointSaving,
+    Trainer,
+    newest_checkpoint,
+    read_meta,
+    restore_checkpoint,
+    save_checkpoint,
+)
+
+
+def meta_of(trainer: Trainer) -> CheckpointMeta:
+    return CheckpointMeta(
+        "training", trainer.num_batches, trainer.num_examples, 2, 17, 23, {0: (5, 3), 1: (9, 0)}, trainer.watermark_ms, 1_700_000_000_123
+    )
 
 
 def save(directory: Path, trainer: Trainer, keep: int = 3) -> Path:
-    meta = CheckpointMeta(
-        "training", trainer.num_batches, trainer.num_examples, 2, 17, 23, {0: (5, 3), 1: (9, 0)}, trainer.watermark_ms, 1_700_000_000_123
-    )
-    return save_checkpoint(directory, trainer, meta, keep=keep)
+    return save_checkpoint(directory, trainer, meta_of(trainer), keep=keep)
 
 
 def test_training_goes_on_bit_equal_from_a_checkpoint(
@@ -41,6 +52,29 @@ def test_training_goes_on_bit_equal_from_a_checkpoint(
     assert (one.num_examples, one.num_batches, one.watermark_ms) == (two.num_examples, two.num_batches, two.watermark_ms)
     for name, table in one.bags.tables.items():
         np.testing.assert_array_equal(table.export_rows()[1], two.bags.tables[name].export_rows()[1])
+    for name, value in one.export_towers().items():
+        np.testing.assert_array_equal(value.numpy(), two.export_towers()[name].numpy())
+
+
+def test_a_checkpoint_that_training_goes_on_beside_is_of_the_moment_it_froze(
+    make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch], tmp_path: Path
+) -> None:
+    one, two = Trainer(make_job()), Trainer(make_job())
+    for seed in range(3):
+        one.step(make_examples(seed))
+    saving = CheckpointSaving(tmp_path, one, keep=1)
+    for seed in range(3, 9):
+        one.step(make_examples(seed))
+    saving.freeze(meta_of(one))
+    frozen = {name: table.export_rows()[1] for name, table in one.bags.tables.items()}
+    for seed in range(9, 12):
+        one.step(make_examples(seed))
+    restore_checkpoint(saving.wait(), two, "training")
+    assert two.num_batches == 9
+    for name, table in two.bags.tables.items():
+        np.testing.assert_array_equal(table.export_rows()[1], frozen[name])
+    for seed in range(9, 12):
+        two.step(make_examples(seed))
     for name, value in one.export_towers().items():
         np.testing.assert_array_equal(value.numpy(), two.export_towers()[name].numpy())
 

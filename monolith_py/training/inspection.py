@@ -1,0 +1,236 @@
+"""Looking into a checkpoint: what it is of, what its tables hold, how often and how long ago their fids were seen, and single rows.
+
+Tables are restored one after the other, so looking takes the memory of the largest. Ages are event time, counted from the checkpoint's
+watermark (of a table file alone: from its newest sighting). A table keeps times rounded down to a step, and tells them apart for
+a span alone (`TableSettings`): a fid may have been seen up to a step later, and one that looks as old as the span at any time before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from monolith_py.errors import CheckpointError
+from monolith_py.table import NO_ROW, EmbeddingTable, Entries, TableSettings, TableStats, read_settings
+from monolith_py.training.checkpoint import CheckpointMeta, newest_intact, read_meta, verify_checkpoint
+
+_MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
+# Where the bins of ages begin.
+_AGES_S = (
+    *(0, _MINUTE_S, 5 * _MINUTE_S, 15 * _MINUTE_S),
+    *(_HOUR_S, 4 * _HOUR_S, 12 * _HOUR_S),
+    *(_DAY_S, 3 * _DAY_S, 7 * _DAY_S, 30 * _DAY_S, 90 * _DAY_S),
+)
+_MAX_COUNT = 0xFFFF  # a count stays there: "so many or more"
+
+
+@dataclass(frozen=True)
+class TableReport:
+    """One table: its counts, and what it was told."""
+
+    name: str
+    stats: TableStats
+    settings: TableSettings
+
+    @property
+    def id_map_load(self) -> float:
+        """Return the share of the id map's entries that is taken."""
+        return (self.stats.rows + self.stats.candidates) / self.stats.id_map_capacity
+
+
+@dataclass(frozen=True)
+class Bin:
+    """How many entries of a table lie in `first` to `last`, both included; no `last`: and beyond."""
+
+    first: int
+    last: int | None
+    rows: int
+    candidates: int
+
+
+@dataclass(frozen=True)
+class Histograms:
+    """All entries of a table, by sightings in powers of two, and by age in seconds; up to the last bin with an entry."""
+
+    sightings: tuple[Bin, ...]
+    ages_s: tuple[Bin, ...]
+
+
+@dataclass(frozen=True)
+class SliceValues:
+    """One slice of one row: its weights, and its rule's state part by part."""
+
+    name: str
+    weights: list[float]
+    state: dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class FidReport:
+    """What a table knows of a fid; sightings of 65,535 are so many or more, and None where it knows of none."""
+
+    fid: int
+    found: Literal["row", "candidate", "absent"]
+    sightings: int | None = None
+    seen_s: int | None = None
+    slices: tuple[SliceValues, ...] = ()
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found in a checkpoint, or in one table's file."""
+
+    path: Path
+    meta: CheckpointMeta | None  # None: one table's file
+    refused: tuple[str, ...]  # why newer checkpoints were passed over
+    now_s: int | None  # event time that ages count back from; None: a table's file without an entry
+    tables: tuple[TableReport, ...]
+    histograms: Histograms | None = None  # of the only table
+    fid: FidReport | None = None  # of the only table
+
+    def document(self) -> dict[str, Any]:
+        """Return all of it as JSON has it: times in numbers and in ISO 8601, null for a number that is not finite."""
+        document: dict[str, Any] = {
+            "path": str(self.path),
+            "checkpoint": _meta_document(self.meta) if self.meta else None,
+            "refused": list(self.refused),
+            "now_s": self.now_s,
+            "tables": [_table_document(table) for table in self.tables],
+        }
+        if self.histograms:
+            document["histograms"] = asdict(self.histograms)
+        if self.fid:
+            document["fid"] = {**asdict(self.fid), "seen": iso(self.fid.seen_s)}
+        cleaned: dict[str, Any] = _finite(document)
+        return cleaned
+
+
+def inspect_checkpoint(path: Path, feature: str | None = None, fid: int | None = None) -> Inspection:
+    """Return what is in a checkpoint, in the newest intact one of a directory of them, or in one table's file.
+
+    With `feature`, of its table alone, with histograms; with `fid` too, what the table knows of it in their place. A table's file needs
+    no `feature`.
+
+    Raises:
+        CheckpointError: nothing is there, it is damaged, or it has no table of that feature; the message names the file.
+        ValueError: a fid is asked for without the feature whose it is.
+    """
+    path, refused, files = _files_at(path)
+    meta = read_meta(path) if path.is_dir() else None
+    if meta and feature is None and fid is None:
+        reports = tuple(_report(file, EmbeddingTable.restore(file)) for file in files)
+        return Inspection(path, meta, refused, meta.watermark_ms // 1000, reports)
+    if meta and feature is None:
+        raise ValueError(f"fid {fid} must come with the feature whose it is")
+    file = next((file for file in files if feature in (None, file.stem)), None)
+    if file is None:
+        raise CheckpointError(f"{path}: must have a table of feature {feature!r}, got {', '.join(file.stem for file in files)}")
+    table = EmbeddingTable.restore(file)
+    entries = table.entries()
+    newest_s = int(entries.seen_s.max()) if entries.seen_s.size else None
+    now_s = meta.watermark_ms // 1000 if meta else newest_s
+    inspection = Inspection(path, meta, refused, now_s, (_report(file, table),))
+    if fid is not None:
+        return replace(inspection, fid=_find(table, entries, fid, inspection.tables[0].settings))
+    if feature is None:
+        return inspection
+    return replace(inspection, histograms=Histograms(_by_sightings(entries), _by_age(entries, now_s or 0)))
+
+
+def iso(time_s: float | None) -> str | None:
+    """Return a time as ISO 8601 in UTC, None for none and for one that no calendar has."""
+    if time_s is None:
+        return None
+    try:
+        return datetime.fromtimestamp(time_s, UTC).isoformat()
+    except (OverflowError, ValueError, OSError):
+        return None
+
+
+def _files_at(path: Path) -> tuple[Path, tuple[str, ...], list[Path]]:
+    """Return what to look into: `path` or the newest intact checkpoint in it, why newer ones were refused, and the tables' files."""
+    if not path.exists():
+        raise CheckpointError(f"{path}: is not there")
+    if not path.is_dir():
+        return path, (), [path]
+    refused: list[CheckpointError] = []
+    if path.name.startswith("step-") or (path / "manifest.json").exists():
+        verify_checkpoint(path)
+    else:
+        newest, refused = newest_intact(path)
+        if newest is None:
+            raise refused[0] if refused else CheckpointError(f"{path}: holds no checkpoint")
+        path = newest
+    return path, tuple(str(error) for error in refused), sorted((path / "tables").glob("*.table"))
+
+
+def _report(file: Path, table: EmbeddingTable) -> TableReport:
+    return TableReport(file.stem, table.stats(), read_settings(file))
+
+
+def _histogram(places: npt.NDArray[np.int64], firsts: Sequence[int], entries: Entries) -> tuple[Bin, ...]:
+    """Return the bins that begin at `firsts`, up to the last with an entry; `places` has each entry's bin."""
+    is_row = entries.rows != NO_ROW
+    rows, candidates = (np.bincount(places[chosen], minlength=len(firsts)) for chosen in (is_row, ~is_row))
+    end = int(places.max()) + 1 if places.size else 0
+    lasts = [*(first - 1 for first in firsts[1:]), None]
+    return tuple(Bin(firsts[k], lasts[k], int(rows[k]), int(candidates[k])) for k in range(end))
+
+
+def _by_sightings(entries: Entries) -> tuple[Bin, ...]:
+    firsts = [1 << power for power in range(_MAX_COUNT.bit_length())]
+    return _histogram(np.searchsorted(firsts, entries.counts, side="right") - 1, firsts, entries)
+
+
+def _by_age(entries: Entries, now_s: int) -> tuple[Bin, ...]:
+    ages_s = np.maximum(now_s - entries.seen_s, 0)
+    return _histogram(np.searchsorted(_AGES_S, ages_s, side="right") - 1, _AGES_S, entries)
+
+
+def _find(table: EmbeddingTable, entries: Entries, fid: int, settings: TableSettings) -> FidReport:
+    places = np.flatnonzero(entries.fids == fid)
+    if not places.size:
+        return FidReport(fid, "absent")
+    (at,) = places
+    sightings, seen_s = int(entries.counts[at]), int(entries.seen_s[at])
+    if entries.rows[at] == NO_ROW:
+        return FidReport(fid, "candidate", sightings, seen_s)
+    weights, state = table.gather(entries.rows[at : at + 1])[0].tolist(), table.state(entries.rows[at : at + 1])[0].tolist()
+    slices = []
+    for part in settings.slices:
+        own, weights = weights[: part.dim], weights[part.dim :]
+        own_state = {}
+        for name, width in part.state_parts().items():
+            own_state[name], state = state[:width], state[width:]
+        slices.append(SliceValues(part.name, own, own_state))
+    return FidReport(fid, "row", sightings, seen_s, tuple(slices))
+
+
+def _meta_document(meta: CheckpointMeta) -> dict[str, Any]:
+    offsets = [{"partition": partition, "offset": offset, "row": row} for partition, (offset, row) in sorted(meta.offsets.items())]
+    return {**asdict(meta), "offsets": offsets, "watermark": iso(meta.watermark_ms / 1000), "saved": iso(meta.saved_ms / 1000)}
+
+
+def _table_document(table: TableReport) -> dict[str, Any]:
+    settings = {"dim": table.settings.dim, **asdict(table.settings), **_times_kept(table.settings)}
+    return {"name": table.name, **asdict(table.stats), "id_map_load": table.id_map_load, "settings": settings}
+
+
+def _times_kept(settings: TableSettings) -> dict[str, int]:
+    return {"seen_step_s": settings.seen_step_s, "seen_span_s": settings.seen_span_s}
+
+
+def _finite(value: Any) -> Any:
+    """Return `value` with None in place of each float that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
