@@ -99,7 +99,9 @@ class FeatureConfig(Config):
     def _check_what_has_no_effect(self) -> FeatureConfig:
         for needs, names in (
             ("admission = 'sketch'", ("sketch_bytes", "sketch_window_s") if self.admission != "sketch" else ()),
+            ("an initializer other than 'zeros'", ("init_scale",) if self.initializer == "zeros" else ()),
             ("budget_bytes", ("eviction", "half_life_s") if self.budget_bytes is None else ()),
+            ("eviction = 'score'", ("half_life_s",) if self.eviction != "score" else ()),
         ):
             for name in names:
                 if getattr(self, name) != type(self).model_fields[name].default:

@@ -15,6 +15,9 @@ namespace monolith {
 // Any thread may call. Sizes are in buckets.
 class BucketArena {
   public:
+    // `share` of the machine's memory is the most that it can hold.
+    explicit BucketArena(double share = 1.0) : region_(share) {}
+
     Bucket* allocate(size_t size) {
         std::lock_guard lock(mutex_);
         for (auto block = free_.begin(); block != free_.end(); ++block) {  // first fit: low addresses fill up

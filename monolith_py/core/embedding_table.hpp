@@ -40,7 +40,8 @@ class EmbeddingTable {
         : settings_(laid_out(settings)),
           dim_(settings_.dim()),
           state_width_(total_state(settings_)),
-          store_(dim_, state_width_),
+          map_(2 * kSlotBytes / row_bytes()),
+          store_(dim_, state_width_, row_bytes()),
           tick_s_(settings.ttl_s > 0 ? std::max<int64_t>(1, (settings.ttl_s + kTicksPerTtl - 1) / kTicksPerTtl)
                                      : kFreeTick) {
         if (settings.admission == Admission::kSketch)
@@ -566,9 +567,10 @@ class EmbeddingTable {
         }
     }
 
+    // What a row takes: weights, state, fid and its entry of the id map.
+    double row_bytes() const { return sizeof(float) * (dim_ + state_width_) + sizeof(int64_t) + kSlotBytes; }
     double used_bytes() const {
-        const double row = sizeof(float) * (dim_ + state_width_) + sizeof(int64_t);
-        return static_cast<double>(num_rows_) * (row + kSlotBytes) + static_cast<double>(num_candidates_) * kSlotBytes;
+        return static_cast<double>(num_rows_) * row_bytes() + static_cast<double>(num_candidates_) * kSlotBytes;
     }
 
     // What goes first has the least.
@@ -594,20 +596,23 @@ class EmbeddingTable {
         if (used_bytes() <= budget) return;
         const double target = budget * (1 - 1.0 / 256);
         for (int round = 0; round < 8 && used_bytes() > target; ++round) {
-            std::vector<double> sample;
+            std::vector<double> sample;  // of what may go
+            size_t num_seen = 0;
             Cursor at;
-            for (size_t tries = 0; sample.size() < kSample && tries < 64 * kSample; ++tries) {
+            for (size_t tries = 0; sample.size() < kSample && tries < 4 * kSample; ++tries) {
                 const uint64_t bits = mix(++num_samples_);
                 at.shard = bits % map_.num_shards();
                 at.bucket = (bits >> 16) % map_.shard(at.shard).num_buckets;
                 sweep(at, kSlotsPerBucket, [&](Slot slot) {
-                    sample.push_back(priority(slot));
+                    ++num_seen;
+                    if (slot.seen() < now_) sample.push_back(priority(slot));
                     return true;
                 });
             }
             if (sample.empty()) return;
             std::sort(sample.begin(), sample.end());
-            const double share = std::clamp(2 * (used_bytes() - target) / used_bytes(), 1.0 / 32, 1.0);
+            const double may_go = used_bytes() * static_cast<double>(sample.size()) / static_cast<double>(num_seen);
+            const double share = std::clamp(2 * (used_bytes() - target) / may_go, 1.0 / 32, 1.0);
             const double threshold =
                 sample[std::min(sample.size() - 1, static_cast<size_t>(share * static_cast<double>(sample.size())))];
             sweep(budget_cursor_, map_.capacity(), [&](Slot slot) {

@@ -18,7 +18,8 @@ namespace monolith {
 // Calls that change the map must not run with any other, except that inserts into different shards may run together.
 class IdMap {
   public:
-    IdMap() : shards_(1) { allocate(shards_[0], kFirstBuckets); }
+    // `share` of the machine's memory is the most that it can take.
+    explicit IdMap(double share = 1.0) : shards_(1), arena_(share) { allocate(shards_[0], kFirstBuckets); }
 
     size_t size() const {
         size_t sum = 0;

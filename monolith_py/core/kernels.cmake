@@ -5,7 +5,9 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
 endif()
 list(TRANSFORM KERNELS PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
 list(TRANSFORM KERNELS APPEND .cpp)
-set_source_files_properties(${KERNELS} PROPERTIES COMPILE_OPTIONS "-fno-math-errno")
-set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/kernels_avx2.cpp PROPERTIES COMPILE_OPTIONS "-fno-math-errno;-march=x86-64-v3")
+# Sums may be taken in any order, so that they are vectors; what is not finite still counts as what it is.
+set(KERNEL_OPTIONS -fno-math-errno -fno-trapping-math -fno-signed-zeros -fassociative-math)
+set_source_files_properties(${KERNELS} PROPERTIES COMPILE_OPTIONS "${KERNEL_OPTIONS}")
+set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/kernels_avx2.cpp PROPERTIES COMPILE_OPTIONS "${KERNEL_OPTIONS};-march=x86-64-v3")
 set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/kernels_avx512.cpp
-                            PROPERTIES COMPILE_OPTIONS "-fno-math-errno;-march=x86-64-v4;-mprefer-vector-width=512")
+                            PROPERTIES COMPILE_OPTIONS "${KERNEL_OPTIONS};-march=x86-64-v4;-mprefer-vector-width=512")

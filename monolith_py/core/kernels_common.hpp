@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 namespace monolith {
 namespace {
@@ -36,6 +37,72 @@ template <template <uint32_t> typename F, typename... Args>
             return F<0>::run(args...);
     }
 }
+
+// A sum of rows: in vector registers where the dim is known, else in `room` for one row.
+template <uint32_t kDim>
+class RowSum {
+  public:
+    explicit RowSum(float*) {}
+    [[gnu::always_inline]] void clear() {
+        for (Vector& part : sum_) part = Vector{};
+    }
+    [[gnu::always_inline]] void add(const float* g, uint32_t) {
+        for (uint32_t i = 0; i < kParts; ++i) {
+            Vector part;
+            std::memcpy(&part, g + i * kWidth, sizeof part);
+            sum_[i] += part;
+        }
+    }
+    [[gnu::always_inline]] void add(const float* g, uint32_t, float scale) {
+        for (uint32_t i = 0; i < kParts; ++i) {
+            Vector part;
+            std::memcpy(&part, g + i * kWidth, sizeof part);
+            sum_[i] += scale * part;
+        }
+    }
+    // The sum in memory, where the compiler lets it be.
+    [[gnu::always_inline]] float* values() {
+        float* values = values_;
+        for (uint32_t i = 0; i < kParts; ++i) std::memcpy(values_ + i * kWidth, &sum_[i], sizeof(Vector));
+        asm volatile("" : "+r"(values) : : "memory");
+        return values;
+    }
+
+    [[gnu::always_inline]] void store(float* out, uint32_t, float share) const {
+        for (uint32_t i = 0; i < kParts; ++i) {
+            const Vector part = sum_[i] * share;
+            std::memcpy(out + i * kWidth, &part, sizeof part);
+        }
+    }
+
+  private:
+    static constexpr uint32_t kWidth = kDim % 16 == 0 ? 16 : 8, kParts = kDim / kWidth;
+    typedef float Vector __attribute__((vector_size(kWidth * sizeof(float))));
+    Vector sum_[kParts];
+    alignas(64) float values_[kDim];
+};
+
+template <>
+class RowSum<0> {
+  public:
+    explicit RowSum(float* room) : sum_(room) {}
+    void clear() { is_empty_ = true; }
+    void add(const float* g, uint32_t dim) { add(g, dim, 1.0f); }
+    void add(const float* g, uint32_t dim, float scale) {
+        if (is_empty_)
+            for (uint32_t d = 0; d < dim; ++d) sum_[d] = 0;
+        is_empty_ = false;
+        for (uint32_t d = 0; d < dim; ++d) sum_[d] += scale * g[d];
+    }
+    float* values() { return sum_; }
+    void store(float* out, uint32_t dim, float share) const {
+        for (uint32_t d = 0; d < dim; ++d) out[d] = is_empty_ ? 0 : sum_[d] * share;
+    }
+
+  private:
+    float* sum_;
+    bool is_empty_ = true;
+};
 
 }  // namespace
 }  // namespace monolith

@@ -27,37 +27,37 @@ void gather_rows(RowsView table, const uint32_t* rows, size_t n, float* weights)
 template <uint32_t kDim>
 void pool_rows(const PoolJob& job) {
     const uint32_t dim = kDim ? kDim : job.table.dim;
-    const float* weights = job.table.weights;
+    const float* const weights = job.table.weights;
+    const uint32_t* const rows = job.rows;
+    const float* const scales = job.scales;
+    const bool is_first = job.pooling == Pooling::kFirst;
     const size_t ahead = lines_ahead(dim), last = static_cast<size_t>(job.offsets[job.end]);
     size_t i = static_cast<size_t>(job.offsets[job.begin]);
     for (size_t k = i; k < least(i + ahead, last); ++k)
-        if (job.rows[k] < kCandidate) touch_ahead(weights + size_t{job.rows[k]} * dim, dim);
+        if (rows[k] < kCandidate) touch_ahead(weights + size_t{rows[k]} * dim, dim);
     for (size_t b = job.begin; b < job.end; ++b) {
         const size_t end = static_cast<size_t>(job.offsets[b + 1]), size = end - i;
-        float* out = job.pooled + b * job.stride;
-        if (job.pooling == Pooling::kFirst) std::memset(out, 0, size_t{job.first} * dim * sizeof(float));
-        float sum[kDim ? kDim : 1];
-        float* total = kDim ? sum : out;
-        if (kDim || job.pooling != Pooling::kFirst)
-            for (uint32_t d = 0; d < dim; ++d) total[d] = 0;
+        float* const out = job.pooled + b * job.stride;
+        RowSum<kDim> sum(out);
+        sum.clear();
+        if (is_first) std::memset(out, 0, size_t{job.first} * dim * sizeof(float));
         for (size_t k = 0; i < end; ++i, ++k) {
-            if (i + ahead < last && job.rows[i + ahead] < kCandidate)
-                touch_ahead(weights + size_t{job.rows[i + ahead]} * dim, dim);
-            if (job.rows[i] >= kCandidate) continue;
-            const float* row = weights + size_t{job.rows[i]} * dim;
-            const float scale = job.scales ? job.scales[i] : 1.0f;
-            if (job.pooling == Pooling::kFirst) {
+            if (i + ahead < last && rows[i + ahead] < kCandidate)
+                touch_ahead(weights + size_t{rows[i + ahead]} * dim, dim);
+            if (rows[i] >= kCandidate) continue;
+            const float* row = weights + size_t{rows[i]} * dim;
+            if (is_first) {
+                const float scale = scales ? scales[i] : 1.0f;
                 if (k < job.first)
                     for (uint32_t d = 0; d < dim; ++d) out[k * dim + d] = scale * row[d];
-            } else if (job.scales) {
-                for (uint32_t d = 0; d < dim; ++d) total[d] += scale * row[d];
+            } else if (scales) {
+                sum.add(row, dim, scales[i]);
             } else {
-                for (uint32_t d = 0; d < dim; ++d) total[d] += row[d];
+                sum.add(row, dim);
             }
         }
-        if (job.pooling == Pooling::kFirst) continue;
-        const float share = job.pooling == Pooling::kMean && size > 1 ? 1.0f / static_cast<float>(size) : 1.0f;
-        for (uint32_t d = 0; d < dim; ++d) out[d] = total[d] * share;
+        if (!is_first)
+            sum.store(out, dim, job.pooling == Pooling::kMean && size > 1 ? 1.0f / static_cast<float>(size) : 1.0f);
     }
 }
 

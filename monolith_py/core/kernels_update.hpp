@@ -68,7 +68,8 @@ uint64_t* sort_rows(const uint32_t* rows, const uint32_t* sources, size_t n, siz
     }
 }
 
-inline bool is_zero(const float* values, uint32_t n) {
+// Not inlined, or it would be computed for every row whether asked for or not.
+[[gnu::noinline]] bool is_zero(const float* values, uint32_t n) {
     for (uint32_t i = 0; i < n; ++i)
         if (values[i] != 0) return false;
     return true;
@@ -81,34 +82,34 @@ template <uint32_t kDim, typename Step>
     float* const weights = job.table.weights;
     float* const state = job.table.state;
     const Gradients from = job.gradients;
-    const size_t ahead = lines_ahead(dim), gradients_ahead = 16;
-    alignas(64) float local[kDim ? kDim : 1];
-    float* const sum = kDim ? local : job.sum;
+    const uint64_t* const order = job.order;
+    uint32_t* const updated = job.updated;
+    const size_t n = job.n, ahead = lines_ahead(dim);
+    constexpr size_t kGradientsAhead = 16;
+    const bool is_strided = from.gradients == nullptr;
+    RowSum<kDim> sum(job.sum);
     size_t num_updated = 0;
-    for (size_t k = 0; k < job.n;) {
-        const uint32_t row = static_cast<uint32_t>(job.order[k] >> 32);
-        for (uint32_t d = 0; d < dim; ++d) sum[d] = 0;
+    for (size_t k = 0; k < n;) {
+        const uint32_t row = static_cast<uint32_t>(order[k] >> 32);
+        sum.clear();
         do {
-            if (k + ahead < job.n) {
-                const size_t coming = static_cast<size_t>(job.order[k + ahead] >> 32);
+            if (k + ahead < n) {
+                const size_t coming = static_cast<size_t>(order[k + ahead] >> 32);
                 touch_ahead_to_write(weights + coming * dim, dim);
                 if (state_width) touch_ahead_to_write(state + coming * state_width, state_width);
             }
-            const uint32_t source = static_cast<uint32_t>(job.order[k]);
-            if (from.gradients == nullptr) {
-                if (k + gradients_ahead < job.n)
-                    touch_ahead(from.base + static_cast<uint32_t>(job.order[k + gradients_ahead]) * from.stride, dim);
-                const float* g = from.base + source * from.stride;
-                for (uint32_t d = 0; d < dim; ++d) sum[d] += g[d];
+            const uint32_t source = static_cast<uint32_t>(order[k]);
+            if (is_strided) {
+                if (k + kGradientsAhead < n)
+                    touch_ahead(from.base + static_cast<uint32_t>(order[k + kGradientsAhead]) * from.stride, dim);
+                sum.add(from.base + source * from.stride, dim);
             } else {
-                const float* g = from.gradients[source];
-                const float scale = from.scales[source];
-                for (uint32_t d = 0; d < dim; ++d) sum[d] += scale * g[d];
+                sum.add(from.gradients[source], dim, from.scales[source]);
             }
-        } while (++k < job.n && static_cast<uint32_t>(job.order[k] >> 32) == row);
+        } while (++k < n && static_cast<uint32_t>(order[k] >> 32) == row);
         float* const w = weights + size_t{row} * dim;
-        step(w, state + size_t{row} * state_width, sum);
-        job.updated[num_updated++] = row;
+        step(w, state + size_t{row} * state_width, sum.values());
+        updated[num_updated++] = row;
         if (job.zeroed && is_zero(w, dim)) job.zeroed[job.num_zeroed++] = row;
     }
     return num_updated;

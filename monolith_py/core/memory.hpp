@@ -66,9 +66,13 @@ class Pretoucher {
 
 class Region {
   public:
-    Region() : reserved_(std::max<size_t>(size_t{1} << 32, 2 * physical_bytes())) {
-        void* data =
-            ::mmap(nullptr, reserved_ + kHugePage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    // Takes `share` of the machine's memory in addresses, which cost nothing until they are touched; at least 4 GiB.
+    // They are readable and writable from the start, since a call that changed the protection of a part would wait for
+    // whoever touches another.
+    explicit Region(double share = 1.0)
+        : reserved_(std::max<size_t>(size_t{1} << 32, static_cast<size_t>(share * physical_bytes()))) {
+        void* data = ::mmap(nullptr, reserved_ + kHugePage, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (data == MAP_FAILED) throw std::bad_alloc();
         mapped_ = static_cast<char*>(data);
         data_ = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(mapped_) + kHugePage - 1) & ~(kHugePage - 1));
@@ -76,39 +80,44 @@ class Region {
     Region(const Region&) = delete;
     Region& operator=(const Region&) = delete;
     ~Region() {
-        Pretoucher::instance().forget(data_, committed_);
+        Pretoucher::instance().forget(data_, ready_);
         ::munmap(mapped_, reserved_ + kHugePage);
     }
 
     char* data() const { return data_; }
-    size_t bytes() const { return committed_; }
+    size_t bytes() const { return ready_; }  // in use or touched ahead
 
-    // Make the first `bytes` usable; new memory reads zero.
+    // Make the first `bytes` ready for use; new memory reads zero. Throws where they are more than was taken.
     void ensure(size_t bytes) {
         const size_t spare = ahead(bytes);
-        if (bytes + spare / 2 <= committed_) return;
+        if (bytes + spare / 2 <= ready_) return;
         const size_t page = spare >= kHugePage ? kHugePage : 4096;
         const size_t end = std::min((bytes + spare + page - 1) / page * page, reserved_);
-        if (bytes > end || ::mprotect(data_ + committed_, end - committed_, PROT_READ | PROT_WRITE) != 0)
-            throw std::bad_alloc();
-        if (end >= kHugePage) ::madvise(data_, end, MADV_HUGEPAGE);
-        if (page == kHugePage) Pretoucher::instance().request(data_ + committed_, end - committed_);
-        committed_ = end;
+        if (bytes > end) throw std::bad_alloc();
+        if (page == kHugePage) {
+            if (!is_huge_) ::madvise(data_, reserved_, MADV_HUGEPAGE);
+            is_huge_ = true;
+            for (size_t at = ready_; at < end; at += kHugePage)
+                Pretoucher::instance().request(data_ + at, std::min(kHugePage, end - at));
+        }
+        ready_ = end;
     }
 
   private:
     static constexpr size_t kHugePage = size_t{1} << 21;
-    static size_t physical_bytes() {
-        return static_cast<size_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+    static double physical_bytes() {
+        return static_cast<double>(::sysconf(_SC_PHYS_PAGES)) * static_cast<double>(::sysconf(_SC_PAGESIZE));
     }
-    // How much to commit beyond what is asked for: a thirty-second, from a page to 16 MiB; huge pages as soon as there
+    // How much to touch beyond what is asked for: a thirty-second, from a page to 16 MiB; huge pages as soon as there
     // is one to fill.
     static size_t ahead(size_t bytes) {
         const size_t least = bytes >= kHugePage ? kHugePage : 4096;
         return std::clamp(bytes / 32, least, size_t{16} << 20);
     }
 
-    size_t reserved_, committed_ = 0;
+    const size_t reserved_;
+    size_t ready_ = 0;
+    bool is_huge_ = false;
     char *mapped_, *data_;
 };
 

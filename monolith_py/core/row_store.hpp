@@ -14,7 +14,14 @@ namespace monolith {
 
 class RowStore {
   public:
-    RowStore(uint32_t dim, uint32_t state_width) : dim_(dim), state_width_(state_width) {}
+    // `row_bytes` is what a row takes with all that a table knows of it: each part may take its share of the machine's
+    // memory, and a half.
+    RowStore(uint32_t dim, uint32_t state_width, double row_bytes)
+        : dim_(dim),
+          state_width_(state_width),
+          weights_(1.5 * dim * sizeof(float) / row_bytes),
+          state_(1.5 * state_width * sizeof(float) / row_bytes),
+          fids_(1.5 * sizeof(int64_t) / row_bytes) {}
 
     // Append `n` free rows to `rows`, those released last first; their content is undefined.
     void allocate(size_t n, std::vector<uint32_t>& rows) {
@@ -26,7 +33,9 @@ class RowStore {
         weights_.ensure((end_ + n) * dim_ * sizeof(float));
         state_.ensure((end_ + n) * state_width_ * sizeof(float));
         fids_.ensure((end_ + n) * sizeof(int64_t));
-        for (; n > 0; --n) rows.push_back(static_cast<uint32_t>(end_++));
+        const size_t first = rows.size();
+        rows.resize(first + n);
+        for (size_t i = first; i < rows.size(); ++i) rows[i] = static_cast<uint32_t>(end_++);
     }
     void release(uint32_t row) { free_.push_back(row); }
 

@@ -17,7 +17,7 @@ uint32_t allocate(RowStore& store) {
 TEST(rows_keep_their_address_and_never_overlap) {
     for (uint32_t state : {0u, 1u, 8u, 17u}) {
         constexpr uint32_t kDim = 8, kNum = 5'000;
-        RowStore store(kDim, state);
+        RowStore store(kDim, state, 100);
         std::vector<float*> addresses;
         for (uint32_t i = 0; i < kNum; ++i) {
             const uint32_t row = allocate(store);
@@ -36,7 +36,7 @@ TEST(rows_keep_their_address_and_never_overlap) {
 }
 
 TEST(released_rows_are_given_out_again_before_new_ones) {
-    RowStore store(4, 1);
+    RowStore store(4, 1, 100);
     std::vector<uint32_t> all;
     store.allocate(3'000, all);
     std::set<uint32_t> released;

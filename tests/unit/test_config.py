@@ -73,6 +73,42 @@ REFUSED = [
     (FEATURE + "dim = 2048", "features.0.dim: Input should be less than or equal to 1024, got 2048"),
     (FEATURE + "ttl_s = 0", "features.0.ttl_s: Input should be greater than or equal to 1, got 0"),
     (FEATURE + 'pooling = "max"', "features.0.pooling: Input should be 'sum' or 'mean', got 'max'"),
+    (
+        FEATURE + 'initializer = "ones"',
+        "features.0.initializer: Input should be 'zeros', 'constant', 'uniform', 'normal' or 'xavier', got 'ones'",
+    ),
+    (FEATURE + "init_scale = -0.1", "features.0.init_scale: Input should be greater than or equal to 0, got -0.1"),
+    (FEATURE + "admit_after = 65536", "features.0.admit_after: Input should be less than or equal to 65535, got 65536"),
+    (
+        FEATURE + 'admission = "luck"',
+        "features.0.admission: Input should be 'count', 'sketch', 'proportional' or 'geometric', got 'luck'",
+    ),
+    (FEATURE + 'admission = "sketch"\nsketch_bytes = 63', "features.0.sketch_bytes: Input should be greater than or equal to 64, got 63"),
+    (FEATURE + "budget_bytes = 0", "features.0.budget_bytes: Input should be greater than or equal to 1, got 0"),
+    (FEATURE + 'budget_bytes = 1\neviction = "fifo"', "features.0.eviction: Input should be 'lru', 'lfu' or 'score', got 'fifo'"),
+    (FEATURE + "sketch_bytes = 4096", "features.user_id.sketch_bytes must come with admission = 'sketch', got 4096 without"),
+    (
+        FEATURE + 'admission = "geometric"\nsketch_window_s = 60',
+        "features.user_id.sketch_window_s must come with admission = 'sketch', got 60 without",
+    ),
+    (FEATURE + 'eviction = "lfu"', "features.user_id.eviction must come with budget_bytes, got 'lfu' without"),
+    (FEATURE + "half_life_s = 60", "features.user_id.half_life_s must come with budget_bytes, got 60 without"),
+    (
+        FEATURE + "budget_bytes = 4096\nhalf_life_s = 60",
+        "features.user_id.half_life_s must come with eviction = 'score', got 60 without",
+    ),
+    (
+        FEATURE + 'initializer = "zeros"\ninit_scale = 0.5',
+        "features.user_id.init_scale must come with an initializer other than 'zeros', got 0.5 without",
+    ),
+    (
+        'optimizer.sparse.kind = "lion"',
+        "optimizer.sparse.kind: Input should be 'sgd', 'momentum', 'adagrad', 'rowwise_adagrad', 'adadelta', "
+        "'rmsprop', 'adam', 'amsgrad', 'adamw', 'ftrl', 'group_adagrad' or 'group_ftrl', got 'lion'",
+    ),
+    ("optimizer.sparse.lr = 0", "optimizer.sparse.lr: Input should be greater than 0, got 0"),
+    ("optimizer.sparse.clip_norm = -1", "optimizer.sparse.clip_norm: Input should be greater than or equal to 0, got -1"),
+    ("optimizer.sparse.beta1 = 1.0", "optimizer.sparse.beta1: Input should be less than 1, got 1.0"),
     (FEATURE + FEATURE, "features.name must be unique, got ['user_id'] more than once"),
     (
         '[[dense_features]]\nname = "user_id"\nsource = "user"',

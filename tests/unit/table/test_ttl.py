@@ -83,6 +83,19 @@ def test_years_of_steady_time_lose_no_row_that_is_seen():
     assert table.find([1]).tolist() != [NO_ROW]
 
 
+@pytest.mark.parametrize("num_fids", [50, 40_000])
+def test_a_sweep_in_parts_lets_the_same_rows_go(num_fids):
+    table, parts = make_table(100), make_table(100)
+    for one in (table, parts):
+        one.find_or_insert(np.arange(num_fids), START_S)
+        one.find_or_insert(np.arange(0, num_fids, 3), START_S + 90)
+    size = parts.stats().id_map_capacity // 10 + 4
+    evicted = [parts.evict(START_S + 110, max_entries=size) for _ in range(10)]
+    assert np.sort(np.concatenate(evicted)).tolist() == table.evict(START_S + 110).tolist()
+    assert all(len(some) < num_fids / 5 for some in evicted) or num_fids == 50
+    assert len(parts) == len(table) == len(range(0, num_fids, 3))
+
+
 def test_memory_of_evicted_rows_is_used_again():
     table = make_table(10)
     sizes = []
