@@ -100,6 +100,7 @@ class Saving:
     def cancel(self) -> None: ...
     def commit(self, track: bool) -> None: ...
 
+class NotFinite(FloatingPointError): ...  # a gradient is NaN or infinite
 class SnapshotError(OSError): ...  # a snapshot is absent, torn, damaged or of another table
 
 def restore_table(path: str, part: int, parts: int) -> Table: ...  # with the settings it was saved with
@@ -120,5 +121,5 @@ def pooled_backward(
     offsets: Int64Array,
     weights: FloatArray | None,
     pooling: Sequence[int],
-    gradients: FloatArray,  # (B, sum of widths)
+    gradients: FloatArray,  # (B, sum of widths), finite
 ) -> int: ...  # rows updated

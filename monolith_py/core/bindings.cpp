@@ -28,6 +28,10 @@ using Matrix = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using ConstMatrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using ConstFloats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
+struct NotFinite : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
 [[noreturn]] void refuse(const std::string& why) { throw nb::value_error(why.c_str()); }
 
 void expect(const char* name, size_t expected, size_t got) {
@@ -332,6 +336,7 @@ NB_MODULE(_core, m) {
     using namespace nb::literals;
     m.attr("NO_ROW") = kNoRow;
     nb::exception<SnapshotError>(m, "SnapshotError", PyExc_OSError);
+    nb::exception<NotFinite>(m, "NotFinite", PyExc_FloatingPointError);
     m.def("simd_level", &simd_level);
     m.def("set_simd_level", [](const std::string& level) {
         if (!set_simd_level(level)) refuse("level must be one that this machine has, got '" + level + "'");
@@ -627,6 +632,8 @@ NB_MODULE(_core, m) {
             nb::gil_scoped_release nogil;
             const Batch batch{features, offsets.data(), scales ? scales->data() : nullptr, gradients.shape(0),
                               gradients.shape(1)};
+            if (!kernels().all_finite(gradients.data(), gradients.size()))
+                throw NotFinite("gradient of the pooled rows must be finite, got NaN or Inf; no row was changed");
             auto locks = lock_all<std::unique_lock<std::shared_mutex>>(tables);
             for (size_t f = 0; f < tables.size(); ++f)
                 expect_rows(tables[f]->table, rows.data() + batch.begin(f), batch.size(f));

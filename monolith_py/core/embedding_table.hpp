@@ -320,6 +320,7 @@ class EmbeddingTable {
     // ---- snapshots (snapshot.hpp): what it takes to copy the table while it changes, and to fill it again
 
     size_t num_shards() const { return map_.num_shards(); }
+    size_t shard_size(size_t shard) const { return map_.shard(shard).size; }
     uint64_t snapshot_id() const {
         return snapshot_id_;
     }  // of the newest snapshot that this table was saved to or restored from; 0: none

@@ -71,6 +71,8 @@ struct Kernels {
     size_t (*update)(UpdateJob& job);
     // Start values and state of a row, a pure function of `bits`, the fid's seeded hash.
     void (*start_row)(const Slice* slices, size_t num_slices, uint64_t bits, float* weights, float* state);
+    // Whether no value is NaN or infinite.
+    bool (*all_finite)(const float* values, size_t n);
     // Rows as bytes, `row_bytes` each, slices one after the other.
     void (*encode)(RowsView table, const Slice* slices, size_t num_slices, const uint32_t* rows, size_t n,
                    uint8_t* encoded, size_t row_bytes);

@@ -8,6 +8,6 @@
 namespace monolith {
 
 extern const Kernels MONOLITH_KERNELS;
-const Kernels MONOLITH_KERNELS = {find, sight, gather, pool, sort_rows, update, start_row, encode};
+const Kernels MONOLITH_KERNELS = {find, sight, gather, pool, sort_rows, update, start_row, all_finite, encode};
 
 }  // namespace monolith

@@ -313,6 +313,7 @@ class SnapshotWriter {
             Chunk chunk = chunk_of(ChunkTag::kEntries);
             if (num_shards_ == IdMap::kShards) chunk.head.bucket = static_cast<uint32_t>(next_shard_);
             Writer out;
+            out.buffer().reserve(table_.shard_size(next_shard_) * entry_bytes());
             table_.copy_shard(next_shard_, [&](auto... entry) { write_entry(out, chunk.head, entry...); });
             ++next_shard_;
             add(std::move(chunk), out);
@@ -343,6 +344,9 @@ class SnapshotWriter {
     }
 
   private:
+    size_t entry_bytes() const {
+        return sizeof(EntryHead) + (table_.dim() + table_.rows().state_width) * sizeof(float);
+    }
     static Chunk chunk_of(ChunkTag tag) {
         Chunk chunk;
         chunk.head.tag = static_cast<uint32_t>(tag);
@@ -355,6 +359,7 @@ class SnapshotWriter {
     void copy_changes() {
         Chunk chunk = chunk_of(ChunkTag::kEntries);
         Writer out;
+        out.buffer().reserve(table_.num_changed() * entry_bytes());
         table_.copy_changes([&](auto... entry) { write_entry(out, chunk.head, entry...); });
         if (chunk.head.num_entries > 0) add(std::move(chunk), out);
     }

@@ -210,8 +210,6 @@ class _PooledLookup(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
         bags: EmbeddingBags = ctx.bags
         gradient = gradients[0].to(torch.float32).contiguous()
-        if not bool(torch.isfinite(gradient).all()):
-            raise FloatingPointError("gradient of the pooled rows must be finite, got NaN or Inf; no row was changed")
         for table in bags.tables.values():
             table.follow_schedules()
         offsets = ctx.offsets.numpy()
