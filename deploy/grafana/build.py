@@ -109,7 +109,11 @@ ROWS: dict[str, list[Panel]] = {
         ),
     ],
     "Tables": [
-        Panel("Rows", "short", {"{{table}} {{instance}}": "monolith_table_rows"}),
+        Panel(
+            "Rows",
+            "short",
+            {"{{table}} {{instance}}": "monolith_table_rows", "waiting for a row, {{table}}": "monolith_table_candidates"},
+        ),
         Panel("Memory", "bytes", {"{{table}} {{instance}}": "monolith_table_bytes"}),
         Panel(
             "Born, filtered, evicted",
@@ -118,6 +122,7 @@ ROWS: dict[str, list[Panel]] = {
                 "born in {{table}}": "monolith_table_admitted",
                 "filtered by {{table}}": "monolith_table_filtered",
                 "evicted from {{table}}": "monolith_table_evicted",
+                "brought to zero in {{table}}": "monolith_table_freed",
             },
         ),
     ],

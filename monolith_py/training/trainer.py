@@ -137,6 +137,8 @@ class Trainer:
             observe.TABLE_ADMITTED.labels(table=name).set(stats.admitted)
             observe.TABLE_FILTERED.labels(table=name).set(stats.filtered)
             observe.TABLE_EVICTED.labels(table=name).set(stats.evicted)
+            observe.TABLE_FREED.labels(table=name).set(stats.freed)
+            observe.TABLE_CANDIDATES.labels(table=name).set(stats.candidates)
 
     def _evict(self) -> None:
         """Sweep the tables once every `evict_interval_s` of event time."""
