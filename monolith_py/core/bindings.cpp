@@ -47,6 +47,13 @@ void expect_matrix(const char* name, size_t n, size_t width, const Array& got) {
                std::to_string(got.shape(0)) + ", " + std::to_string(got.shape(1)) + ")");
 }
 
+// Event time in seconds: some 30,000 years to either side, far from where sums of times run over.
+void expect_time(int64_t now_s) {
+    constexpr int64_t kMost = int64_t{1} << 40;
+    if (now_s < -kMost || now_s > kMost)
+        throw std::invalid_argument("now_s must be within 2^40 seconds of the epoch, got " + std::to_string(now_s));
+}
+
 // Rows that the table has given out, or NO_ROW; the table's lock is held.
 void expect_rows(const EmbeddingTable& table, const uint32_t* rows, size_t n) {
     uint32_t end = 0;
@@ -427,6 +434,7 @@ NB_MODULE(_core, m) {
             [](Table& t, size_t slice, float lr) {
                 if (slice >= t.table.settings().slices.size())
                     refuse("slice must be one of the table's, got " + std::to_string(slice));
+                if (!(lr >= 0)) refuse("lr must be >= 0, got " + std::to_string(lr));
                 std::unique_lock lock(t.mutex);
                 t.table.set_lr(slice, lr);
             },
@@ -443,6 +451,7 @@ NB_MODULE(_core, m) {
         .def(
             "find_or_insert",
             [](Table& t, Fids fids, int64_t now_s, Rows rows) {
+                expect_time(now_s);
                 expect("rows", fids.size(), rows.size());
                 nb::gil_scoped_release nogil;
                 std::unique_lock lock(t.mutex);
@@ -473,6 +482,7 @@ NB_MODULE(_core, m) {
         .def(
             "evict",
             [](Table& t, int64_t now_s, size_t max_slots) {
+                expect_time(now_s);
                 std::vector<int64_t> evicted;
                 {
                     nb::gil_scoped_release nogil;
@@ -609,6 +619,7 @@ NB_MODULE(_core, m) {
            const std::vector<int>& pooling, int64_t now_s, bool insert, Matrix pooled, Rows rows) {
             const std::vector<Feature> features = features_of(tables, pooling);
             check_bags(features, offsets, scales, fids.size(), pooled.shape(0), pooled.shape(1));
+            expect_time(now_s);
             expect("rows", fids.size(), rows.size());
             nb::gil_scoped_release nogil;
             const Batch batch{features, offsets.data(), scales ? scales->data() : nullptr, pooled.shape(0),

@@ -180,3 +180,18 @@ def test_an_acknowledgement_must_be_of_the_last_drain(table: EmbeddingTable) -> 
     assert len(table.drain("a").fids) == 3, "what a refused ticket held comes again"
     with pytest.raises(ValueError, match="ticket must be that of the last drain"):
         table.ack("a", second)
+
+
+@pytest.mark.parametrize("now_s", [2**40 + 1, -(2**40) - 1, 2**63 - 1, -(2**63)])
+def test_a_time_that_is_out_of_this_world_is_refused_and_counts_nothing(table: EmbeddingTable, now_s: int) -> None:
+    before = table.stats()
+    for call in (lambda: table.find_or_insert([1, 77], now_s), lambda: table.evict(now_s)):
+        with pytest.raises(ValueError, match=rf"now_s must be within 2\^40 seconds of the epoch, got {now_s}"):
+            call()
+    assert table.stats() == before
+
+
+@pytest.mark.parametrize("rate", [-0.1, float("nan")])
+def test_a_rate_below_zero_or_no_number_is_refused(table: EmbeddingTable, rate: float) -> None:
+    with pytest.raises(ValueError, match="lr must be >= 0, got"):
+        table.set_lr(rate)
