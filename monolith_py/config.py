@@ -92,7 +92,7 @@ class FeatureConfig(Config):
     ttl_s: Count | None = None
     # Memory that the table's rows may take; which go first is `monolith_py.table.Budget`'s to say.
     budget_bytes: Count | None = None
-    eviction: Literal["lru", "lfu", "score"] = "lru"
+    eviction: Literal["lru", "lfu", "score"] = "score"
     half_life_s: Count = 86_400
 
     @model_validator(mode="after")

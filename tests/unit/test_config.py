@@ -94,7 +94,7 @@ REFUSED = [
     (FEATURE + 'eviction = "lfu"', "features.user_id.eviction must come with budget_bytes, got 'lfu' without"),
     (FEATURE + "half_life_s = 60", "features.user_id.half_life_s must come with budget_bytes, got 60 without"),
     (
-        FEATURE + "budget_bytes = 4096\nhalf_life_s = 60",
+        FEATURE + 'budget_bytes = 4096\neviction = "lru"\nhalf_life_s = 60',
         "features.user_id.half_life_s must come with eviction = 'score', got 60 without",
     ),
     (
