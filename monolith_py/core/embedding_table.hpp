@@ -289,15 +289,6 @@ class EmbeddingTable {
     const float* weights(uint32_t row) const { return store_.weights(row); }
     const float* state(uint32_t row) const { return store_.state(row); }
 
-    // What is known of a fid beside its row: false where nothing is.
-    bool inspect(int64_t fid, uint32_t* row, uint16_t* count, int64_t* seen_s) const {
-        const Slot slot = map_.find(fid);
-        if (!slot) return false;
-        *row = slot.row() < kCandidate ? slot.row() : kNoRow;
-        *count = slot.count();
-        *seen_s = seen_s_of(slot);
-        return true;
-    }
     // Visit(fid, row or NO_ROW, count, seen_s) for every entry.
     template <typename F>
     void for_each(F&& visit) const {
