@@ -93,7 +93,7 @@ def test_a_checkpoint_is_shown_with_a_line_for_each_table(make_checkpoint: Calla
     assert user[-1].startswith("dim 4 rowwise_adagrad lr 0.05")
     settings = " ".join(result.stdout.replace("│", " ").split())
     assert "admit after 1 (count), ttl 1 d " in settings
-    assert "admit after 3 (count), budget 1.0 GiB lru " in settings
+    assert "admit after 3 (count), budget 1.0 GiB score" in settings
 
 
 def test_a_folder_of_checkpoints_shows_the_newest_intact_and_why_others_were_passed_over(make_checkpoint: Callable[[], Path]) -> None:
