@@ -1,4 +1,5 @@
-// The one source file that knows Python.
+// The module: tables and maps for Python. Nothing but the bindings' sources knows Python.
+#include "bindings_tower.hpp"
 #include "bindings_types.hpp"
 
 NB_MODULE(_core, m) {
@@ -315,4 +316,5 @@ NB_MODULE(_core, m) {
         },
         "tables"_a, nb::arg("rows").noconvert(), nb::arg("offsets").noconvert(), nb::arg("weights").noconvert().none(),
         "pooling"_a, nb::arg("gradients").noconvert());
+    bind_tower(m);
 }

@@ -1,4 +1,5 @@
 # The sources of the kernels in KERNELS: hot loops built once for each instruction set, and the choice between them.
+# In TOWER the engines of sparse linear stacks, which call them.
 set(KERNELS kernels kernels_portable)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   list(APPEND KERNELS kernels_avx2 kernels_avx512)
@@ -11,3 +12,4 @@ set_source_files_properties(${KERNELS} PROPERTIES COMPILE_OPTIONS "${KERNEL_OPTI
 set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/kernels_avx2.cpp PROPERTIES COMPILE_OPTIONS "${KERNEL_OPTIONS};-march=x86-64-v3")
 set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/kernels_avx512.cpp
                             PROPERTIES COMPILE_OPTIONS "${KERNEL_OPTIONS};-march=x86-64-v4;-mprefer-vector-width=512")
+set(TOWER ${CMAKE_CURRENT_LIST_DIR}/tower_vector.cpp)

@@ -7,6 +7,7 @@
 
 #include "bucket.hpp"
 #include "settings.hpp"
+#include "tower_kernels.hpp"
 
 namespace monolith {
 
@@ -76,6 +77,7 @@ struct Kernels {
     // Rows as bytes, `row_bytes` each, slices one after the other.
     void (*encode)(RowsView table, const Slice* slices, size_t num_slices, const uint32_t* rows, size_t n,
                    uint8_t* encoded, size_t row_bytes);
+    TowerKernels tower;
 };
 
 // Sources of `sort_rows` may be null: position i is source i.

@@ -3,11 +3,25 @@
 #include "kernels_lookup.hpp"
 #include "kernels_pool.hpp"
 #include "kernels_row.hpp"
+#include "kernels_tower.hpp"
+#include "kernels_tower_backward.hpp"
+#include "kernels_tower_forward.hpp"
+#include "kernels_tower_update.hpp"
 #include "kernels_update.hpp"
 
 namespace monolith {
 
 extern const Kernels MONOLITH_KERNELS;
-const Kernels MONOLITH_KERNELS = {find, sight, gather, pool, sort_rows, update, start_row, all_finite, encode};
+const Kernels MONOLITH_KERNELS = {find,
+                                  sight,
+                                  gather,
+                                  pool,
+                                  sort_rows,
+                                  update,
+                                  start_row,
+                                  all_finite,
+                                  encode,
+                                  {tower_pack, tower_unpack, tower_forward, tower_forward_rows, tower_backward,
+                                   tower_mask, tower_gradients, tower_round, tower_adam, tower_adagrad}};
 
 }  // namespace monolith
