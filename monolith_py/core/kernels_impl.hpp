@@ -1,5 +1,6 @@
 // The hot loops. Included by one source file for each instruction set, which names the result; nothing in these headers
 // may be shared with other files, or the linker could give a machine code that it cannot run.
+#include "kernels_interaction.hpp"
 #include "kernels_lookup.hpp"
 #include "kernels_pool.hpp"
 #include "kernels_row.hpp"
@@ -8,6 +9,7 @@
 namespace monolith {
 
 extern const Kernels MONOLITH_KERNELS;
-const Kernels MONOLITH_KERNELS = {find, sight, gather, pool, sort_rows, update, start_row, all_finite, encode};
+const Kernels MONOLITH_KERNELS = {find,        sight,  gather,    pool,           sort_rows, update,   start_row,
+                                  all_bounded, encode, factorize, factorize_back, dots,      dots_back};
 
 }  // namespace monolith
