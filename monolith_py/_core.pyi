@@ -101,7 +101,7 @@ class Saving:
     def cancel(self) -> None: ...
     def commit(self, track: bool) -> None: ...
 
-class NotFinite(FloatingPointError): ...  # a gradient is NaN or infinite
+class NotFinite(FloatingPointError): ...  # a gradient is NaN, infinite, or 2^48 or more
 class SnapshotError(OSError): ...  # a snapshot is absent, torn, damaged or of another table
 
 def restore_table(path: str, part: int, parts: int) -> Table: ...  # with the settings it was saved with
@@ -122,7 +122,7 @@ def pooled_backward(
     offsets: Int64Array,
     weights: FloatArray | None,
     pooling: Sequence[int],
-    gradients: FloatArray,  # (B, sum of widths), finite
+    gradients: FloatArray,  # (B, sum of widths), below 2^48
 ) -> int: ...  # rows updated
 def has_amx() -> bool: ...  # whether stacks in bf16 run in the matrix unit
 
@@ -182,3 +182,22 @@ def tower_adam(  # Adam in place with a count of steps for each atom
     eps: float,
 ) -> None: ...
 def tower_adagrad(values: FloatArray, gradients: FloatArray, state: FloatArray, lr: float, eps: float) -> None: ...  # in place, (n, h)
+
+def keep_freed_memory() -> None: ...  # for processes that train: what a step frees stays for the next one; needs glibc
+def all_bounded(arrays: Sequence[FloatArray]) -> bool: ...  # whether every value is a number below 2^48 in size
+def factorize(pooled: FloatArray, num_features: int, terms: FloatArray) -> None: ...  # (B, F * D) -> (B, 2): first order, pairs
+def factorize_backward(
+    pooled: FloatArray,
+    num_features: int,
+    grad_terms: FloatArray,  # (B, 2)
+    beside: FloatArray | None,  # (B, F * D) added to the gradients; rows may lie apart
+    gradients: FloatArray,  # out, (B, F * D); may be `beside`
+) -> None: ...
+def pairwise_dots(pooled: FloatArray, num_features: int, pairs: FloatArray) -> None: ...  # (B, F * D) -> (B, F * (F - 1) / 2)
+def pairwise_dots_backward(
+    pooled: FloatArray,
+    num_features: int,
+    grad_pairs: FloatArray,  # (B, F * (F - 1) / 2)
+    beside: FloatArray | None,
+    gradients: FloatArray,
+) -> None: ...

@@ -1,5 +1,6 @@
 // The hot loops. Included by one source file for each instruction set, which names the result; nothing in these headers
 // may be shared with other files, or the linker could give a machine code that it cannot run.
+#include "kernels_interaction.hpp"
 #include "kernels_lookup.hpp"
 #include "kernels_pool.hpp"
 #include "kernels_row.hpp"
@@ -19,8 +20,12 @@ const Kernels MONOLITH_KERNELS = {find,
                                   sort_rows,
                                   update,
                                   start_row,
-                                  all_finite,
+                                  all_bounded,
                                   encode,
+                                  factorize,
+                                  factorize_back,
+                                  dots,
+                                  dots_back,
                                   {tower_pack, tower_unpack, tower_forward, tower_forward_rows, tower_backward,
                                    tower_mask, tower_gradients, tower_round, tower_adam, tower_adagrad}};
 
