@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from monolith_py import _core
 from monolith_py.config import ModelConfig
 from monolith_py.features import Schema
 from monolith_py.interaction import factorize, pairwise_dots
@@ -35,8 +36,22 @@ class RankModel(nn.Module):
     def _top(self, *parts: Tensor) -> Tensor:
         """Return what tower and head make of the parts side by side, float32 (B, T), computed in the precision of the model."""
         with self._precision(parts[0]):
-            logits: Tensor = self.head(self.tower(torch.cat(parts, dim=1)))
+            logits: Tensor = self.head(self.tower(*parts))
         return logits.float()
+
+    def freeze(self) -> None:
+        """Pack the towers' weights for serving: what is computed without gradients does not see later changes."""
+        self.eval()
+        for module in self.modules():
+            if isinstance(module, Tower):
+                module.freeze()
+
+    def _make_tower(self, in_features: int, config: ModelConfig, seed: int) -> Tower:
+        """Return the tower of the settings, sparse where they say so."""
+        sparse = config.sparsity.preset != "dense"
+        # What is sparse and runs in vector instructions is as fast in fp32; only the matrix unit makes bf16 pay there.
+        bf16 = self._bf16 if config.precision != "auto" or not sparse else self._bf16 and _core.has_amx()
+        return Tower(in_features, config.tower, config.dropout, sparsity=config.sparsity, bf16=bf16, seed=seed)
 
     def _precision(self, inputs: Tensor) -> torch.autocast:
         return torch.autocast(inputs.device.type, torch.bfloat16, enabled=self._bf16)
@@ -49,10 +64,10 @@ class DeepFM(RankModel):
     first-order and pairwise terms are shared by the tasks, each of which learns its own scale of them.
     """
 
-    def __init__(self, schema: Schema, config: ModelConfig) -> None:
+    def __init__(self, schema: Schema, config: ModelConfig, seed: int) -> None:
         super().__init__(schema, config)
         num_tasks = len(schema.tasks)
-        self.tower = Tower(schema.sparse_width + schema.dense_width, config.tower, config.dropout)
+        self.tower = self._make_tower(schema.sparse_width + schema.dense_width, config, seed)
         self.head = nn.Linear(self.tower.out_features, num_tasks)
         self.scales = nn.Parameter(torch.ones(2, num_tasks))
 
@@ -65,12 +80,12 @@ class DeepFM(RankModel):
 class DLRM(RankModel):
     """DLRM (Naumov et al. 2019, section 2): dense features become one more row by the bottom tower; dot products of all pairs go up."""
 
-    def __init__(self, schema: Schema, config: ModelConfig) -> None:
+    def __init__(self, schema: Schema, config: ModelConfig, seed: int) -> None:
         super().__init__(schema, config)
-        self.bottom = Tower(schema.dense_width, config.bottom or (self._dim,)) if schema.dense_width else None
+        self.bottom = Tower(schema.dense_width, config.bottom or (self._dim,), bf16=self._bf16) if schema.dense_width else None
         self._num_rows = self._num_features + (self.bottom is not None)
         num_pairs = self._num_rows * (self._num_rows - 1) // 2
-        self.tower = Tower(num_pairs + self._num_rows * self._dim, config.tower, config.dropout)
+        self.tower = self._make_tower(num_pairs + self._num_rows * self._dim, config, seed)
         self.head = nn.Linear(self.tower.out_features, len(schema.tasks))
 
     def forward(self, pooled: Tensor, dense: Tensor) -> Tensor:
@@ -87,7 +102,7 @@ def build_model(schema: Schema, config: ModelConfig, seed: int) -> RankModel:
     """Return a new model; its start values are a pure function of the schema, the settings and `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return {"deepfm": DeepFM, "dlrm": DLRM}[config.kind](schema, config)
+        return {"deepfm": DeepFM, "dlrm": DLRM}[config.kind](schema, config, seed)
 
 
 def computes_in_bf16(precision: str) -> bool:
