@@ -27,7 +27,8 @@ GradientsOfRows gradients_of_rows(const ConstMatrix& pooled, const std::optional
     expect_matrix("gradients", pooled.shape(0), pooled.shape(1), gradients);
     if (!beside) return {nullptr, 0, gradients.data()};
     expect_matrix("beside", pooled.shape(0), pooled.shape(1), *beside);
-    if (beside->stride(1) != 1 || beside->stride(0) < 0) refuse("a row of beside must be in one piece");
+    if (beside->size() && (beside->stride(1) != 1 || beside->stride(0) < 0))
+        refuse("a row of beside must be in one piece");
     return {beside->data(), static_cast<size_t>(beside->stride(0)), gradients.data()};
 }
 

@@ -6,12 +6,13 @@ Letters: B examples, T tasks.
 from __future__ import annotations
 
 import logging
+import math
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from monolith_py import observe
+from monolith_py import _core, observe
 from monolith_py.batch import make_batch
 from monolith_py.config import JobConfig
 from monolith_py.errors import MonolithError
@@ -32,6 +33,12 @@ class PoisonedBatch(MonolithError):
     """A batch whose loss or gradient is not finite: it was not learnt."""
 
 
+class _ScaledAdam(torch.optim.Adam):
+    """Adam that divides the gradients by `grad_scale` as it reads them, which the fused kernels do."""
+
+    grad_scale: Tensor | None = None
+
+
 class Trainer:
     """The model of a job and what learns it: bags, towers, Adam, progressive metrics.
 
@@ -44,8 +51,8 @@ class Trainer:
         self.bags = EmbeddingBags.of(self.schema, job.optimizer.sparse, job.seed)
         self.model: RankModel = build_model(self.schema, job.model, job.seed)
         dense = job.optimizer.dense
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=dense.lr, betas=(dense.beta1, dense.beta2), eps=dense.eps, foreach=True
+        self.optimizer = _ScaledAdam(
+            self.model.parameters(), lr=dense.lr, betas=(dense.beta1, dense.beta2), eps=dense.eps, fused=True
         )
         self.num_examples = 0
         self.num_batches = 0
@@ -69,7 +76,8 @@ class Trainer:
         labels = self._loss.labels(examples)
         watermark_ms = max(self.watermark_ms, int(examples.times_ms.max()))
         self.bags.now_s = watermark_ms // 1000
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
         pooled = self.bags(batch.sparse()).values()
         seen = pooled.detach().requires_grad_()  # where the towers' part of backward ends
         logits = self.model(seen, torch.from_numpy(batch.dense))
@@ -98,20 +106,25 @@ class Trainer:
 
     def _learn(self, pooled: Tensor, seen: Tensor, loss: Tensor, num_examples: int) -> None:
         """Go back through the towers; if all is finite, go on into the rows, which are updated there, and step the towers."""
-        self.optimizer.zero_grad(set_to_none=True)
+        parameters: list[Tensor] = self.optimizer.param_groups[0]["params"]
+        for parameter in parameters:
+            parameter.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
-        parameters = list(self.model.parameters())
-        gradients = [value.grad for value in (seen, *parameters) if value.grad is not None]
-        # A norm is not finite where a gradient is not, or where its square would not be, which is what Adam keeps.
-        if not bool(torch.isfinite(torch.stack([loss.detach(), *torch._foreach_norm(gradients)])).all()):
-            raise PoisonedBatch(f"loss and gradients must be finite, got loss {loss.item()}")
-        pooled.backward(seen.grad)  # type: ignore[no-untyped-call]
-        torch._foreach_div_(gradients[1:], float(num_examples))
+        gradients = [value.grad for value in parameters if value.grad is not None]
+        total = float(loss.detach())
+        # A bound below what is finite: Adam keeps squares.
+        if not (math.isfinite(total) and _core.all_bounded([gradient.numpy() for gradient in gradients])):
+            raise PoisonedBatch(f"loss and gradients must be finite, got loss {total}")
+        try:
+            pooled.backward(seen.grad)  # type: ignore[no-untyped-call]
+        except _core.NotFinite as error:
+            raise PoisonedBatch(f"{error}; loss {total}") from error
         config = self._dense_config
         if config.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+            torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm * num_examples)
         for group in self.optimizer.param_groups:
             group["lr"] = config.lr * num_examples / config.reference_batch
+        self.optimizer.grad_scale = torch.tensor(float(num_examples))  # the towers' gradient is the mean
         self.optimizer.step()
 
     def _measure(self, examples: ExampleBatch, labels: Tensor, probabilities: FloatArray) -> None:
