@@ -138,15 +138,24 @@ class ModelConfig(Config):
 
 
 class DenseOptimizerConfig(Config):
-    """Adam on the towers. The step size is `lr * batch / reference_batch`: small online batches take small steps
+    """What learns the towers. The step size is `lr * batch / reference_batch`: small online batches take small steps
     (linear scaling, Goyal et al. 2017, section 2.1; measured for this use: a tower trained at batch 16 with the rate of 256 gets worse)."""
 
+    kind: Literal["adam", "adagrad", "sgd"] = "adam"
     lr: Positive = 1e-3
     reference_batch: Count = 256
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     eps: Positive = 1e-8
     clip_norm: Positive | None = None
+
+    @model_validator(mode="after")
+    def _check_what_has_no_effect(self) -> DenseOptimizerConfig:
+        idle = {"adam": (), "adagrad": ("beta1", "beta2"), "sgd": ("beta1", "beta2", "eps")}[self.kind]
+        for name in idle:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"optimizer.dense.{name} must come with kind = 'adam', got {getattr(self, name)!r} without")
+        return self
 
 
 class OptimizerConfig(Config):

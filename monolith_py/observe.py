@@ -74,6 +74,11 @@ TABLE_FILTERED = Gauge("monolith_table_filtered", "Look-ups of fids not yet admi
 TABLE_EVICTED = Gauge("monolith_table_evicted", "Rows evicted since the table was made, by time to live or budget", ["table"])
 TABLE_FREED = Gauge("monolith_table_freed", "Rows that their rule brought to zero, since the table was made", ["table"])
 TABLE_CANDIDATES = Gauge("monolith_table_candidates", "Fids that are counted and have no row yet", ["table"])
+TOWER_DENSITY = Gauge("monolith_tower_density", "Share of the atoms of sparse layers that live")
+TOWER_LIVE_ATOMS = Gauge("monolith_tower_live_atoms", "Live atoms of a sparse layer", ["layer"])
+TOWER_SWAPS = Gauge("monolith_tower_swaps", "How often the topology moved")
+TOWER_REGRET_RATE = Gauge("monolith_tower_regret_rate", "Share of the atoms grown lately that had been dropped not long before")
+TOWER_NEWBORN_SURVIVAL = Gauge("monolith_tower_newborn_survival", "Share of the atoms grown two swaps ago that have lived since")
 
 DELTAS_PUBLISHED = Counter("monolith_deltas_published", "Deltas that the log has acknowledged")
 ROWS_PUBLISHED = Counter("monolith_rows_published", "Rows in published deltas")

@@ -80,6 +80,11 @@ def test_a_poisoned_batch_changes_nothing(make_job: Callable[..., JobConfig], ma
 def test_small_batches_take_proportionally_small_steps_of_the_towers(
     make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch]
 ) -> None:
-    trainer = Trainer(make_job(optimizer={"dense": {"lr": 0.01, "reference_batch": 64}}))
-    trainer.step(make_examples(0))
-    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.005)
+    moved = []
+    for reference_batch in (64, 256):
+        trainer = Trainer(make_job(optimizer={"dense": {"kind": "sgd", "lr": 0.01, "reference_batch": reference_batch}}))
+        before = trainer.export_towers()["head.bias"]
+        trainer.step(make_examples(0))
+        moved.append(trainer.export_towers()["head.bias"] - before)
+    assert moved[0].abs().min() > 0
+    torch.testing.assert_close(moved[0], 4 * moved[1], rtol=1e-4, atol=0)
