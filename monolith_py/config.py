@@ -10,21 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from monolith_py.errors import ConfigError
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Config(BaseModel):
-    """Root of all settings: frozen, strict, no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+from monolith_py.settings import Config, Count, Name, NotNegative, Positive, Share
+from monolith_py.sparsity import SparsityConfig
 
 
 class LogConfig(Config):
@@ -144,6 +134,7 @@ class ModelConfig(Config):
     bottom: tuple[Count, ...] = ()
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Literal["fp32", "bf16", "auto"] = "auto"
+    sparsity: SparsityConfig = SparsityConfig()
 
 
 class DenseOptimizerConfig(Config):
