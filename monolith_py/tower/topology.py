@@ -56,7 +56,8 @@ class Limits:
     """What keeps a pool of several layers from starving some and filling others.
 
     A layer has at least `floor` of the atoms that a uniform split would give it, and at most `cap` of its own, or the uniform split
-    where that is more. A layer that starts below its floor is the first to grow.
+    where that is more. A layer that starts below its floor is the first to grow. A target too small for both the floors and an atom
+    for each block breaks the floors.
     """
 
     floor: float = 0.0
@@ -96,9 +97,9 @@ def choose(layers: Sequence[ScoredLayer], target: int, num_swap: int, limits: Li
     if num_swap < 0:
         raise ValueError(f"num_swap must be >= 0, got {num_swap}")
     pool = _join(layers, target, limits or Limits())
-    kept = _keep(pool, target, num_swap, _per_layer(pool, pool.keep, pool.live, [_swapped(n, num_swap, target) for n in pool.floors]))
+    kept = _keep(pool, target, num_swap, [_staying(floor, num_swap, target) for floor in pool.floors])
     if _owed(pool, kept).sum() > target - kept.sum():
-        kept = _keep(pool, target, num_swap, _per_layer(pool, pool.keep, pool.live, pool.floors))
+        kept = _keep(pool, target, num_swap, pool.floors)
     rooms = [cap - int(kept[span].sum()) for cap, span in zip(pool.caps, pool.spans, strict=True)]
     room = target - int(kept.sum())
     new = _take(pool.grow, _per_layer(pool, pool.grow, ~kept, rooms), [_owed(pool, kept)], room)
@@ -205,19 +206,18 @@ def _last_of_blocks(layer: ScoredLayer) -> Mask:
     return last.reshape(layer.live.shape)
 
 
-def _swapped(floor: int, num_swap: int, target: int) -> int:
+def _staying(floor: int, num_swap: int, target: int) -> int:
     """Return how many of a floor's atoms must stay, so that a layer at its floor has its share of the swaps."""
-    return max(0, floor - num_swap * floor // target)
+    return floor - num_swap * floor // target
 
 
-def _keep(pool: _Pool, target: int, num_swap: int, floors: Mask) -> Mask:
+def _keep(pool: _Pool, target: int, num_swap: int, staying: Sequence[int]) -> Mask:
+    """Return what is kept of the live; of each layer at least as many as are said to stay."""
+    layers = list(zip(pool.spans, staying, pool.caps, strict=True))
+    # The last of the blocks count towards what stays, so that of a layer no more than the larger of both is firm.
+    floors = np.concatenate([_take(pool.keep[span], pool.live[span], [pool.last[span]], count) for span, count, _ in layers])
     tiers = [pool.last, floors, pool.protected]
-    eligible = np.concatenate(
-        [
-            _take(pool.keep[span], pool.live[span], [tier[span] for tier in tiers], cap)
-            for span, cap in zip(pool.spans, pool.caps, strict=True)
-        ]
-    )
+    eligible = np.concatenate([_take(pool.keep[span], pool.live[span], [tier[span] for tier in tiers], cap) for span, _, cap in layers])
     firm = int((eligible & (pool.last | floors | pool.protected)).sum())
     return _take(pool.keep, eligible, tiers, min(target, max(target - num_swap, firm)))
 
