@@ -123,7 +123,6 @@ def pooled_backward(
     pooling: Sequence[int],
     gradients: FloatArray,  # (B, sum of widths), below 2^48
 ) -> int: ...  # rows updated
-
 def keep_freed_memory() -> None: ...  # for processes that train: what a step frees stays for the next one; needs glibc
 def all_bounded(arrays: Sequence[FloatArray]) -> bool: ...  # whether every value is a number below 2^48 in size
 def factorize(pooled: FloatArray, num_features: int, terms: FloatArray) -> None: ...  # (B, F * D) -> (B, 2): first order, pairs

@@ -51,9 +51,7 @@ class Trainer:
         self.bags = EmbeddingBags.of(self.schema, job.optimizer.sparse, job.seed)
         self.model: RankModel = build_model(self.schema, job.model, job.seed)
         dense = job.optimizer.dense
-        self.optimizer = _ScaledAdam(
-            self.model.parameters(), lr=dense.lr, betas=(dense.beta1, dense.beta2), eps=dense.eps, fused=True
-        )
+        self.optimizer = _ScaledAdam(self.model.parameters(), lr=dense.lr, betas=(dense.beta1, dense.beta2), eps=dense.eps, fused=True)
         self.num_examples = 0
         self.num_batches = 0
         self.watermark_ms = 0
