@@ -77,6 +77,40 @@ def test_a_poisoned_batch_changes_nothing(make_job: Callable[..., JobConfig], ma
     assert trainer.num_examples == 32
 
 
+def test_a_batch_whose_gradients_are_finite_but_their_squares_are_not_changes_nothing(
+    make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch]
+) -> None:
+    trainer = Trainer(make_job())
+    trainer.step(make_examples(0))
+    examples = make_examples(0)
+    before = snapshot(trainer)
+    with pytest.raises(PoisonedBatch, match="loss and gradients must be finite"):
+        trainer.step(replace(examples, sample_rates=np.full(32, 1e-20, np.float32)))
+    scales = trainer.model.get_parameter("scales")
+    with torch.no_grad():
+        scales.mul_(1e20)  # the rows' gradient has this factor, the towers' have not
+    with pytest.raises(PoisonedBatch, match=r"gradient of the pooled rows must be below 2\^48"):
+        trainer.step(examples)
+    with torch.no_grad():
+        scales.div_(1e20)
+    for one, two in zip(before, snapshot(trainer), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-6)
+    assert trainer.num_examples == 32
+
+
+def test_gradients_are_clipped_by_the_norm_of_their_mean(
+    make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch]
+) -> None:
+    trainers = [Trainer(make_job(optimizer={"dense": {"clip_norm": clip}})) for clip in (None, 1e-3)]
+    norms = []
+    for trainer in trainers:
+        trainer.step(make_examples(0))
+        gradients = [p.grad.double() for p in trainer.model.parameters() if p.grad is not None]
+        norms.append(float(sum(gradient.square().sum() for gradient in gradients)) ** 0.5)
+    assert norms[0] > 2e-3
+    assert norms[1] == pytest.approx(1e-3, rel=1e-4)
+
+
 def test_small_batches_take_proportionally_small_steps_of_the_towers(
     make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch]
 ) -> None:
