@@ -13,16 +13,10 @@ from google.protobuf.message import DecodeError
 from monolith_py.errors import WireError
 from monolith_py.example import Int64Array
 from monolith_py.pb import parameter_sync_pb2 as pb
-from monolith_py.sync.rows import ByteArray, RowEncoding, row_bytes, rows_are_finite
+from monolith_py.sync.rows import ENCODING_FROM_WIRE, ENCODING_TO_WIRE, ByteArray, RowEncoding, row_bytes, rows_are_finite
 
 _FID = np.dtype("<i8")
 _MAX_DIM = 1024
-_TO_WIRE = {
-    RowEncoding.FP32: pb.ROW_ENCODING_FP32,
-    RowEncoding.FP16: pb.ROW_ENCODING_FP16,
-    RowEncoding.INT8: pb.ROW_ENCODING_INT8,
-}
-_FROM_WIRE = {wire: encoding for encoding, wire in _TO_WIRE.items()}
 
 
 @dataclass(frozen=True)
@@ -68,7 +62,7 @@ def encode_delta(delta: Delta) -> bytes:
         watermark_ms=delta.watermark_ms,
         published_ms=delta.published_ms,
         dim=delta.dim,
-        encoding=_TO_WIRE[delta.encoding] if delta.table else pb.ROW_ENCODING_UNSPECIFIED,
+        encoding=ENCODING_TO_WIRE[delta.encoding] if delta.table else pb.ROW_ENCODING_UNSPECIFIED,
         fids=delta.fids.astype(_FID, copy=False).tobytes(),
         rows=delta.rows.tobytes(),
         evicted=delta.evicted.astype(_FID, copy=False).tobytes(),
@@ -111,11 +105,11 @@ def _with_rows(head: Delta, message: pb.Delta) -> Delta:
     """Return `head` with the checked rows of a delta of a table."""
     if message.towers:
         raise WireError(f"delta.towers must be empty in a delta of table {message.table!r}, got {len(message.towers)} bytes")
-    if message.encoding not in _FROM_WIRE:
-        raise WireError(f"delta.encoding must be one of {sorted(_FROM_WIRE)}, got {message.encoding}")
+    if message.encoding not in ENCODING_FROM_WIRE:
+        raise WireError(f"delta.encoding must be one of {sorted(ENCODING_FROM_WIRE)}, got {message.encoding}")
     if message.dim % 4 or not 4 <= message.dim <= _MAX_DIM:
         raise WireError(f"delta.dim must be a multiple of 4 in [4, {_MAX_DIM}], got {message.dim}")
-    encoding = _FROM_WIRE[message.encoding]
+    encoding = ENCODING_FROM_WIRE[message.encoding]
     width = row_bytes(message.dim, encoding)
     fids = _fids("fids", message.fids)
     if len(message.rows) != len(fids) * width:
