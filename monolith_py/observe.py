@@ -83,6 +83,7 @@ TOWER_NEWBORN_SURVIVAL = Gauge("monolith_tower_newborn_survival", "Share of the 
 DELTAS_PUBLISHED = Counter("monolith_deltas_published", "Deltas that the log has acknowledged")
 ROWS_PUBLISHED = Counter("monolith_rows_published", "Rows in published deltas")
 PUBLISHED_BYTES = Counter("monolith_published_bytes", "Bytes of published deltas")
+TOWER_PUBLISHED_BYTES = Counter("monolith_tower_published_bytes", "Bytes of published updates of the towers: full, values, swap", ["form"])
 PUBLISH_FAILURES = Counter("monolith_publish_failures", "Publishes that the log refused; their rows go with the next")
 
 DELTAS_APPLIED = Counter("monolith_deltas_applied", "Deltas that the replica applied")
@@ -98,7 +99,9 @@ FEATURES_MISSING = Counter("monolith_features_missing", "Users or items without 
 FEATURES_BAD = Counter("monolith_features_bad", "Stored features that break a rule, served as none", ["kind"])
 REPLICA_LOADS = Counter("monolith_replica_loads", "Checkpoints that the replica loaded")
 REPLICA_FAULTS = Counter(
-    "monolith_replica_faults", "Updates that the replica could not follow; it waits for a newer checkpoint", ["reason"]
+    "monolith_replica_faults",
+    "Updates that the replica could not apply; it asks for full towers (TowerGap) or waits for a newer checkpoint",
+    ["reason"],
 )
 IMPRESSIONS_LOGGED = Counter("monolith_impressions_logged", "Impressions that the log has acknowledged")
 IMPRESSIONS_LOST = Counter("monolith_impressions_lost", "Impressions that could not be logged")

@@ -129,7 +129,11 @@ ROWS: dict[str, list[Panel]] = {
     "Parameter sync": [
         Panel("Rows", "cps", {"published": rate("monolith_rows_published_total"), "applied": rate("monolith_rows_applied_total")}),
         Panel("Deltas", "cps", {"published": rate("monolith_deltas_published_total"), "applied": rate("monolith_deltas_applied_total")}),
-        Panel("Bytes published", "Bps", {"published": rate("monolith_published_bytes_total")}),
+        Panel(
+            "Bytes published",
+            "Bps",
+            {"all": rate("monolith_published_bytes_total"), "towers, {{form}}": rate("monolith_tower_published_bytes_total", "form")},
+        ),
         Panel("Publishes that the log refused", "cps", {"refused": rate("monolith_publish_failures_total")}),
     ],
 }

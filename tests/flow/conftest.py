@@ -11,11 +11,12 @@ import torch
 from monolith_py.batch import Batch, make_batch
 from monolith_py.clock import ManualClock
 from monolith_py.config import JobConfig, parse_job
+from monolith_py.errors import LogError
 from monolith_py.example import ExampleBatch, FeatureColumns, SparseColumn
 from monolith_py.features import Schema
 from monolith_py.io.log import Log
 from monolith_py.io.topics import Topics, create_topics
-from monolith_py.sync import Publisher, next_generation
+from monolith_py.sync import Publisher, TowerRequests, next_generation
 from monolith_py.training import CheckpointMeta, Trainer, save_checkpoint
 from serving.replica import Replica
 
@@ -75,8 +76,9 @@ class MiniTrainer:
         self.publisher = self.new_publisher(next_generation(log, self.topic, 0))
 
     def new_publisher(self, generation: int) -> Publisher:
-        towers = self.trainer.export_towers
-        return Publisher(self.log, self.topic, self.bags.tables, towers, self.job.sync, self.clock, generation=generation)
+        requests, towers = TowerRequests(self.log, Topics.of(self.job.log).tower_requests), self.trainer.export_towers
+        settings, tables = self.job.sync, self.bags.tables
+        return Publisher(self.log, self.topic, tables, towers, settings, self.clock, requests=requests, generation=generation)
 
     def step(self, count: int = 1) -> None:
         for _ in range(count):
@@ -124,6 +126,19 @@ class MiniTrainer:
         return torch.sigmoid(logits).numpy()
 
 
+class RefusingLog:
+    """A log that is read as ever and takes nothing."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._log, name)
+
+    def append(self, topic: str, values: list[bytes], *, time_ms: int, partition: int = 0) -> int:
+        raise LogError("refused as planned")
+
+
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock(START_MS)
@@ -149,8 +164,9 @@ def make_trainer(tmp_path, make_log, clock):
 def make_replica(make_log, clock):
     made = []
 
-    def make(trainer: MiniTrainer, *, follow: bool = True) -> Replica:
-        made.append(Replica(trainer.job, make_log(trainer.job.log.url) if follow else None, CPU, clock))
+    def make(trainer: MiniTrainer, *, follow: bool = True, refuses: bool = False) -> Replica:
+        log = make_log(trainer.job.log.url) if follow else None
+        made.append(Replica(trainer.job, RefusingLog(log) if refuses else log, CPU, clock))
         assert made[-1].load_newest()
         return made[-1]
 
