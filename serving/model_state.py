@@ -65,4 +65,5 @@ def with_weights(model: RankModel, weights: Mapping[str, Tensor]) -> RankModel:
         other.load_state_dict(dict(weights))
     except RuntimeError as error:
         raise WireError(f"towers must fit the model of this job: {error}") from None
-    return other.eval()
+    other.freeze()
+    return other

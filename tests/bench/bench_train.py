@@ -40,13 +40,19 @@ PARTS = {
     "make_batch": [("monolith_py/batch.py", "make_batch")],
     "forward": [("table/bags.py", "forward"), ("monolith_py/model.py", "forward")],
     "backward": [("torch/_tensor.py", "backward")],
-    "optimizer": [("optim/adam.py", "step")],
+    "optimizer": [("training/dense_optimizer.py", "step")],
     "metrics": [("training/trainer.py", "_measure")],
     "rows_forward": [("table/bags.py", "forward")],  # part of forward
     "rows_backward": [("table/bags.py", "backward")],  # part of backward: dedup, update
 }
 STEP = ("training/trainer.py", "step")
-MODELS: dict[str, dict[str, object]] = {"dense": {}}  # settings of the model by the name in its figures
+# Settings of the model by the name in its figures: sparse towers are past their ramp and swap on.
+_SPARSE = {"preset": "dsl_online", "ramp": None}
+MODELS: dict[str, dict[str, object]] = {
+    "dense": {},
+    "80": {"sparsity": {**_SPARSE, "density": 0.2}},
+    "90": {"sparsity": {**_SPARSE, "density": 0.1}},
+}
 
 
 @dataclass(frozen=True)
@@ -192,26 +198,25 @@ def trainer_step(trainer: Trainer, inputs: list[Input]) -> Callable[[int], objec
 def without_tower(trainer: Trainer, batch: int) -> Trainer:
     """Put a tower in place that costs nothing: its outputs are zeros, and all gradients that it sends back are at hand."""
     parameters = tuple(trainer.model.tower.parameters())
-    width = NUM_FEATURES * DIM + NUM_DENSE
-    backward = torch.full((batch, width), 1e-6), *(torch.full_like(parameter, 1e-3) for parameter in parameters)
+    backward = torch.full((batch, NUM_FEATURES * DIM), 1e-6), None, *(torch.full_like(parameter, 1e-3) for parameter in parameters)
     trainer.model.tower = _NoTower(parameters, torch.zeros(batch, TOWER[-1]), backward)  # type: ignore[assignment]
     return trainer
 
 
 class _NoTower(nn.Module):
-    def __init__(self, parameters: tuple[nn.Parameter, ...], outputs: Tensor, backward: tuple[Tensor, ...]) -> None:
+    def __init__(self, parameters: tuple[nn.Parameter, ...], outputs: Tensor, backward: tuple[Tensor | None, ...]) -> None:
         super().__init__()
         self.weights = nn.ParameterList(parameters)
         self.ready = outputs, backward
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        outputs: Tensor = _Ready.apply(self.ready, inputs, *self.weights)  # type: ignore[no-untyped-call]
+    def forward(self, pooled: Tensor, dense: Tensor) -> Tensor:
+        outputs: Tensor = _Ready.apply(self.ready, pooled, dense, *self.weights)  # type: ignore[no-untyped-call]
         return outputs
 
 
 class _Ready(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, ready: tuple[Tensor, tuple[Tensor, ...]], *inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, ready: tuple[Tensor, tuple[Tensor | None, ...]], *inputs: Tensor) -> Tensor:
         outputs, ctx.gradients = ready
         return outputs
 
