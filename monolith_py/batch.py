@@ -29,9 +29,11 @@ class Batch:
     @property
     def offsets(self) -> Int64Array:
         """Return where each bag begins: int64 (F * B + 1,)."""
-        offsets = torch.zeros(len(self.lengths) + 1, dtype=torch.int64)  # torch sums and widens at once, numpy at a third of its speed
-        torch.cumsum(torch.from_numpy(self.lengths), 0, dtype=torch.int64, out=offsets[1:])
-        return offsets.numpy()
+        offsets = np.empty(len(self.lengths) + 1, np.int64)
+        offsets[0] = 0
+        # torch widens as it sums; numpy takes three times as long.
+        torch.cumsum(torch.from_numpy(self.lengths), 0, dtype=torch.int64, out=torch.from_numpy(offsets[1:]))
+        return offsets
 
     def sparse(self) -> KeyedJaggedTensor:
         """Return the fids as TorchRec's KeyedJaggedTensor, without a copy."""
