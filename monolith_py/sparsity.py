@@ -122,7 +122,7 @@ class SparsityConfig(Config):
         preset = given.get("preset", "dense")
         filled = {**PRESETS.get(preset, {}), **given} if isinstance(preset, str) else dict(given)
         run = _run_of(filled.get("pool"))
-        if run and "density" not in given:
+        if run and run[0] < run[1] and "density" not in given:
             filled["density"] = run[0] / run[1]
         values = {name: field.default for name, field in cls.model_fields.items()} | filled
         idle = {name for _, names in _without_effect(values) for name in names} - given.keys()
@@ -139,8 +139,8 @@ class SparsityConfig(Config):
     @model_validator(mode="after")
     def _check_together(self) -> SparsityConfig:
         for field, rule, holds in (
-            ("density", "be below 1 unless preset = 'dense'", self.preset == "dense" or self.density < 1),
             ("pool", "be 'N:M' with N < M", self.run is None or self.run[0] < self.run[1]),
+            ("density", "be below 1 unless preset = 'dense'", self.preset == "dense" or self.density < 1),
             ("density", f"be N / M of pool = {self.pool!r}", self.run is None or self.density == self.run[0] / self.run[1]),
             ("atom", "be '16x1' or '1x1' with a pool 'N:M'", self.run is None or self.atom != "neuron"),
             ("ramp", "start before it ends", self.ramp is None or self.ramp[0] < self.ramp[1]),

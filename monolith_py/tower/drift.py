@@ -55,7 +55,7 @@ class DriftTest:
     >>> test = DriftTest()
     >>> losses = [0.5 + 0.02 * (-1) ** step for step in range(400)] + [0.8] * 100
     >>> [step for step, loss in enumerate(losses) if test.update(loss, num_examples=256)]
-    [403]
+    [402]
     """
 
     def __init__(self, rise: float = 0.08) -> None:

@@ -92,7 +92,7 @@ class SwapHistory:
     def newborns(self, grace: int) -> list[Mask]:
         """Return the live atoms born in the last `grace` swaps: those that the next swap is not to drop."""
         oldest = self.num_swaps - grace
-        return [live & (born > oldest) & (born > 0) for live, born in zip(self._live, self._born, strict=True)]
+        return [live & (born > oldest) for live, born in zip(self._live, self._born, strict=True)]
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Return everything that `restore` needs beside the window to go on bit-equal, each layer under its number."""
