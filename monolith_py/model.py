@@ -34,10 +34,11 @@ class RankModel(nn.Module):
         raise AssertionError("a kind of model defines its logits")
 
     def _top(self, *parts: Tensor) -> Tensor:
-        """Return what tower and head make of the parts side by side, float32 (B, T), computed in the precision of the model."""
+        """Return what tower and head make of the parts side by side, float32 (B, T); the tower computes in the model's precision."""
         with self._precision(parts[0]):
-            logits: Tensor = self.head(self.tower(*parts))
-        return logits.float()
+            outputs = self.tower(*parts)
+        logits: Tensor = self.head(outputs.float())
+        return logits
 
     def freeze(self) -> None:
         """Pack the towers' weights for serving: what is computed without gradients does not see later changes."""

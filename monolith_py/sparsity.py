@@ -91,8 +91,8 @@ class SparsityConfig(Config):
     after: Literal["stop", "hold", "rearm"] = "rearm"
     # How far the progressive loss must rise to be drift, as a share of it.
     drift_rise: Positive = 0.08
-    # Score by which atoms stay: sum of |weight| or of |weight * gradient|. By magnitude a newborn of many weights is always the least
-    # and goes before it has learnt (unless it has grace), so larger atoms want Taylor.
+    # Score by which atoms stay: sum of |weight|, or |sum of weight * gradient|, which all batches since the last swap add to. By magnitude
+    # a newborn of many weights is always the least and goes before it has learnt (unless it has grace), so larger atoms want Taylor.
     keep: Literal["magnitude", "taylor"] = "magnitude"
     # Score by which atoms are born: sum of |gradient|, chance, or sum of |first moment|, which needs moments of dead weights too.
     grow: Literal["gradient", "random", "momentum"] = "gradient"

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import linear
 
 # Batches from each of these on are of a kind; each kind is tried out at its first.
@@ -21,18 +21,19 @@ _TRIES = 7
 _Call = Callable[[Tensor], Tensor]
 
 
-class Prepacked:
+class Prepacked(nn.Module):
     """Linear and ReLU of fixed weights (O, I) and bias (O,) for batches of any size, on the CPU, without gradients."""
 
     def __init__(self, weight: Tensor, bias: Tensor, *, bf16: bool) -> None:
         """Copy the weights in the precision to compute in."""
+        super().__init__()
         self._dtype = torch.bfloat16 if bf16 else torch.float32
         weight, bias = weight.detach().to(self._dtype).clone(), bias.detach().to(self._dtype).clone()
         calls = {"torch": _torch_call(weight, bias), "onednn": _onednn_call(weight, bias)}
         threads = torch.get_num_threads()
         self._calls = [calls[_faster(tuple(weight.shape), batch, self._dtype, threads)] for batch in _BATCHES]
 
-    def __call__(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor) -> Tensor:
         """Return the outputs, (B, I) -> (B, O), in the precision of the layer."""
         kind = sum(len(inputs) >= batch for batch in _BATCHES[1:])
         return self._calls[kind](inputs.to(self._dtype))

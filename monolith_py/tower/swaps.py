@@ -38,7 +38,8 @@ class Swaps:
         self._optimizer, self._seed = optimizer, seed
         self._drift = DriftTest(config.drift_rise) if config.swap == "cosine" and config.after == "rearm" else None
         self._step = self._steps_since_armed = 0
-        # Sums since the last swap: gradients of all atoms over the last batches, |weight * gradient| of the live over all.
+        # Sums since the last swap: gradients of all atoms over the last batches; over all batches |sum of weight * gradient| of the
+        # live, to first order what the loss would change by without the atom (Molchanov et al. 2017, equation 7).
         self._gradients: list[Tensor | None] = [None] * len(layers)
         self._taylor: list[Tensor] = [torch.zeros(layer.num_live) for layer in layers]
 
@@ -59,7 +60,7 @@ class Swaps:
                     before = self._gradients[index]
                     self._gradients[index] = layer.gradient_sum.clone() if before is None else before.add_(layer.gradient_sum)
             if self.config.keep == "taylor" and layer.values.grad is not None:
-                self._taylor[index] += (layer.values.detach() * layer.values.grad).abs_().sum(dim=1)
+                self._taylor[index] += (layer.values.detach() * layer.values.grad).sum(dim=1).abs_()
 
     def after_step(self, loss: float, num_examples: int) -> bool:
         """Count the optimizer's step, made on `num_examples` of this mean progressive loss; return whether the topology moved."""

@@ -6,7 +6,7 @@ Letters: B rows of the batch, I inputs, O outputs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from monolith_py.tower.budget import atom_targets
 from monolith_py.tower.core_stack import CoreStack
 from monolith_py.tower.prepacked import Prepacked
 from monolith_py.tower.schedule import density_at
+from monolith_py.tower.smaller import SmallerTower
 from monolith_py.tower.sparse_linear import MAX_INPUTS, SparseLinear
 from monolith_py.tower.topology import first_masks
 
@@ -63,7 +64,7 @@ class Tower(nn.Module):
         dense = [nn.Linear(inputs, outputs) for inputs, outputs in zip(widths[:-1], sizes, strict=True)]
         self.layers: nn.ModuleList = nn.ModuleList(_sparsified(dense, sparsity, seed))
         self._stacks: list[CoreStack] | None = None  # made at the first forward
-        self._prepacked: list[Prepacked] | None = None
+        self._frozen: Callable[[Tensor], Tensor] | None = None
 
     @property
     def sparse_layers(self) -> list[SparseLinear]:
@@ -93,10 +94,8 @@ class Tower(nn.Module):
         if inputs[0].device.type == "cpu" and self._uses_core():
             return self._forward_in_core(inputs)
         outputs = inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1)
-        if self._prepacked is not None and not torch.is_grad_enabled():
-            for packed in self._prepacked:
-                outputs = packed(outputs)
-            return outputs
+        if self._frozen is not None and not torch.is_grad_enabled():
+            return self._frozen(outputs)
         for layer in self.layers:
             outputs = layer(outputs)
             if not isinstance(layer, SparseLinear):
@@ -106,13 +105,20 @@ class Tower(nn.Module):
         return outputs
 
     def freeze(self) -> None:
-        """Pack the weights as they are for serving; forward without gradients does not see later changes. Any thread may call it then."""
+        """Pack the weights as they are for serving; forward without gradients does not see later changes. Any thread may call it then.
+
+        Off the core a sparse tower becomes dense layers as small as its topology lets them be, and a dense one on the CPU takes oneDNN's
+        order of weights where that is faster.
+        """
         self.eval()
-        if self._uses_core():
+        on_cpu = all(parameter.device.type == "cpu" for parameter in self.parameters())
+        if on_cpu and self._uses_core():
             for stack in self._in_core():
                 stack.freeze()
-        elif not self.sparse_layers and all(layer.weight.device.type == "cpu" for layer in self.layers):
-            self._prepacked = [Prepacked(layer.weight, layer.bias, bf16=self._bf16) for layer in self.layers]
+        elif self.sparse_layers:
+            self._frozen = SmallerTower(list(self.layers))  # type: ignore[arg-type]
+        elif on_cpu:
+            self._frozen = nn.Sequential(*(Prepacked(layer.weight, layer.bias, bf16=self._bf16) for layer in self.layers))
 
     def _uses_core(self) -> bool:
         if self._atom == "neuron":
@@ -136,7 +142,7 @@ class Tower(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy takes: not what is packed."""
-        return {**self.__dict__, "_stacks": None, "_prepacked": None}
+        return {**self.__dict__, "_stacks": None, "_frozen": None}
 
 
 def _sparsified(dense: Sequence[nn.Linear], config: SparsityConfig, seed: int) -> list[nn.Module]:
