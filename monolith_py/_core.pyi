@@ -182,7 +182,6 @@ def tower_adam(  # Adam in place with a count of steps for each atom
     eps: float,
 ) -> None: ...
 def tower_adagrad(values: FloatArray, gradients: FloatArray, state: FloatArray, lr: float, eps: float) -> None: ...  # in place, (n, h)
-
 def keep_freed_memory() -> None: ...  # for processes that train: what a step frees stays for the next one; needs glibc
 def all_bounded(arrays: Sequence[FloatArray]) -> bool: ...  # whether every value is a number below 2^48 in size
 def factorize(pooled: FloatArray, num_features: int, terms: FloatArray) -> None: ...  # (B, F * D) -> (B, 2): first order, pairs

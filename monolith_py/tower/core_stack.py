@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from monolith_py import _core
-from monolith_py.tower.sparse_linear import Atom, SparseLinear, atoms_of, weight_of
+from monolith_py.sparsity import Atom
+from monolith_py.tower.sparse_linear import SparseLinear, atoms_of, weight_of
 
 Layer = SparseLinear | nn.Linear
 _HEIGHTS = {"16x1": 16, "1x1": 1}
@@ -104,9 +105,7 @@ class _Run(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         stack: CoreStack = ctx.stack
         gradient = gradients[0].float().contiguous()
-        parts = [
-            torch.empty(len(gradient), width) if needs else None for width, needs in zip(ctx.widths, ctx.needs, strict=True)
-        ]
+        parts = [torch.empty(len(gradient), width) if needs else None for width, needs in zip(ctx.widths, ctx.needs, strict=True)]
         height = _HEIGHTS[stack._atom]
         values = [torch.empty(_num_live(layer, height), height) for layer in stack._layers]
         biases = [torch.empty(layer.out_features) for layer in stack._layers]
@@ -117,7 +116,7 @@ class _Run(torch.autograd.Function):
             [None if part is None else part.numpy() for part in parts],
             [value.numpy() for value in values],
             [bias.numpy() for bias in biases],
-            totals and [total.numpy() for total in totals],
+            None if totals is None else [total.numpy() for total in totals],
         )
         ctx.tape = None
         weights = [stack._from_atoms(layer, value) for layer, value in zip(stack._layers, values, strict=True)]

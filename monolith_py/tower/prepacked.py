@@ -44,7 +44,7 @@ def _torch_call(weight: Tensor, bias: Tensor) -> _Call:
 
 
 def _onednn_call(weight: Tensor, bias: Tensor) -> _Call:
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return _torch_call(weight, bias)
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, _BATCHES[-1])
     return lambda inputs: torch.ops.mkldnn._linear_pointwise(inputs, packed, bias, "relu", [], "")

@@ -31,7 +31,9 @@ class SmallerTower(nn.Module):
         self.register_buffer("inputs", torch.nonzero(read[0]).flatten())
         self.layers = nn.ModuleList()
         self._relus = relus
-        for weight, bias, columns, rows in zip(weights, kept, read, [*read[1:], torch.ones(len(weights[-1]), dtype=torch.bool)], strict=True):
+        for weight, bias, columns, rows in zip(
+            weights, kept, read, [*read[1:], torch.ones(len(weights[-1]), dtype=torch.bool)], strict=True
+        ):
             layer = nn.Linear(int(columns.sum()), int(rows.sum()), device=weight.device)
             layer.weight = nn.Parameter(weight[rows][:, columns].contiguous(), requires_grad=False)
             layer.bias = nn.Parameter(bias[rows].contiguous(), requires_grad=False)

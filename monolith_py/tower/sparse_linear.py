@@ -120,8 +120,8 @@ class SparseLinear(nn.Module):
         else:
             atoms = self._atoms()
             if self.gradient_sum is not None and atoms.requires_grad:
-                atoms.register_hook(self.gradient_sum.add_)
-            bias = self.bias
+                atoms.register_hook(self.gradient_sum.add_)  # type: ignore[no-untyped-call]
+            bias: Tensor = self.bias
             if self.atom == "neuron":  # a neuron that is dead has no bias either
                 bias = bias * torch.zeros_like(bias).index_fill(0, self.columns.long(), 1.0)
             outputs = linear(inputs, weight_of(atoms, self.in_features, self.out_features, self.atom), bias)
@@ -170,7 +170,7 @@ class SparseLinear(nn.Module):
                 return
             self.values = nn.Parameter(torch.empty_like(parts["values"], device=self.values.device))
             self.columns = torch.empty_like(parts["columns"], device=self.columns.device)
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
 
     def _error_in(self, values: Tensor, bounds: Tensor, columns: Tensor) -> str:
         """Return what is wrong with a topology and its values, "" where nothing is."""

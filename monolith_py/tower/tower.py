@@ -6,7 +6,7 @@ Letters: B rows of the batch, I inputs, O outputs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -64,7 +64,7 @@ class Tower(nn.Module):
         dense = [nn.Linear(inputs, outputs) for inputs, outputs in zip(widths[:-1], sizes, strict=True)]
         self.layers: nn.ModuleList = nn.ModuleList(_sparsified(dense, sparsity, seed))
         self._stacks: list[CoreStack] | None = None  # made at the first forward
-        self._frozen: Callable[[Tensor], Tensor] | None = None
+        self._frozen: list[nn.Module] = []  # in a list, as it is no part of the state
 
     @property
     def sparse_layers(self) -> list[SparseLinear]:
@@ -72,9 +72,13 @@ class Tower(nn.Module):
         return [layer for layer in self.layers if isinstance(layer, SparseLinear)]
 
     @property
+    def _linears(self) -> list[SparseLinear | nn.Linear]:
+        return [layer for layer in self.layers if isinstance(layer, SparseLinear | nn.Linear)]
+
+    @property
     def num_live_weights(self) -> int:
         """Return how many weights the tower has, biases not counted."""
-        return sum(layer.values.numel() if isinstance(layer, SparseLinear) else layer.weight.numel() for layer in self.layers)
+        return sum(layer.values.numel() if isinstance(layer, SparseLinear) else layer.weight.numel() for layer in self._linears)
 
     @property
     def density(self) -> float:
@@ -94,8 +98,9 @@ class Tower(nn.Module):
         if inputs[0].device.type == "cpu" and self._uses_core():
             return self._forward_in_core(inputs)
         outputs = inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1)
-        if self._frozen is not None and not torch.is_grad_enabled():
-            return self._frozen(outputs)
+        if self._frozen and not torch.is_grad_enabled():
+            frozen: Tensor = self._frozen[0](outputs)
+            return frozen
         for layer in self.layers:
             outputs = layer(outputs)
             if not isinstance(layer, SparseLinear):
@@ -116,9 +121,9 @@ class Tower(nn.Module):
             for stack in self._in_core():
                 stack.freeze()
         elif self.sparse_layers:
-            self._frozen = SmallerTower(list(self.layers))  # type: ignore[arg-type]
+            self._frozen = [SmallerTower(self._linears)]
         elif on_cpu:
-            self._frozen = nn.Sequential(*(Prepacked(layer.weight, layer.bias, bf16=self._bf16) for layer in self.layers))
+            self._frozen = [nn.Sequential(*(Prepacked(*_dense(layer), bf16=self._bf16) for layer in self._linears))]
 
     def _uses_core(self) -> bool:
         if self._atom == "neuron":
@@ -128,7 +133,7 @@ class Tower(nn.Module):
     def _in_core(self) -> list[CoreStack]:
         """Return the stacks: one for all layers, or with dropout between them one for each."""
         if self._stacks is None:
-            groups = [[layer] for layer in self.layers] if self._dropout else [list(self.layers)]
+            groups = [[layer] for layer in self._linears] if self._dropout else [self._linears]
             self._stacks = [CoreStack(group, self._atom, bf16=self._bf16) for group in groups]
         return self._stacks
 
@@ -142,7 +147,12 @@ class Tower(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy takes: not what is packed."""
-        return {**self.__dict__, "_stacks": None, "_frozen": None}
+        return {**self.__dict__, "_stacks": None, "_frozen": []}
+
+
+def _dense(layer: SparseLinear | nn.Linear) -> tuple[Tensor, Tensor]:
+    assert isinstance(layer, nn.Linear)
+    return layer.weight, layer.bias
 
 
 def _sparsified(dense: Sequence[nn.Linear], config: SparsityConfig, seed: int) -> list[nn.Module]:
