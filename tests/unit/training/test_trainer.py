@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,8 +57,11 @@ def test_rows_learn_from_the_sum_and_towers_from_the_mean(
     assert len(before)
 
 
-def test_a_poisoned_batch_changes_nothing(make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch]) -> None:
-    trainer = Trainer(make_job())
+@pytest.mark.parametrize("sparsity", [{}, {"preset": "dsl_online", "every": 2, "ramp": [1, 4]}], ids=["dense", "sparse"])
+def test_a_poisoned_batch_changes_nothing(
+    make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch], sparsity: dict[str, Any]
+) -> None:
+    trainer = Trainer(make_job(model={"tower": [32, 16], "precision": "fp32", "sparsity": sparsity}))
     trainer.step(make_examples(0))
     before = snapshot(trainer)
     examples = make_examples(0)
