@@ -24,7 +24,7 @@ START_MS = 1_700_000_000_000
 CPU = torch.device("cpu")
 
 
-def make_job(folder: Path, encoding: str = "fp32", **serving: object) -> JobConfig:
+def make_job(folder: Path, encoding: str = "fp32", model: dict[str, object] | None = None, **serving: object) -> JobConfig:
     return parse_job(
         {
             "name": "flow",
@@ -37,7 +37,7 @@ def make_job(folder: Path, encoding: str = "fp32", **serving: object) -> JobConf
             ],
             "dense_features": [{"name": "age", "source": "user"}],
             "tasks": [{"name": "click", "action": "click"}, {"name": "like", "action": "like"}],
-            "model": {"tower": [16], "precision": "fp32"},
+            "model": {"tower": [16], "precision": "fp32", **(model or {})},
             "optimizer": {"sparse": {"lr": 0.1}},
             "trainer": {"checkpoint_dir": f"{folder}/checkpoints"},
             "sync": {"encoding": encoding, "rows_per_delta": 64},
@@ -148,8 +148,8 @@ def clock() -> ManualClock:
 def make_trainer(tmp_path, make_log, clock):
     made = []
 
-    def make(encoding: str = "fp32") -> MiniTrainer:
-        job = make_job(tmp_path, encoding)
+    def make(encoding: str = "fp32", model: dict[str, object] | None = None) -> MiniTrainer:
+        job = make_job(tmp_path, encoding, model)
         log = make_log(job.log.url)
         create_topics(log, job.log)
         made.append(MiniTrainer(job, log, clock))

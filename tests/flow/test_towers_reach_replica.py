@@ -54,6 +54,30 @@ def test_a_replica_whose_towers_an_update_does_not_fit_goes_on_with_the_rows_and
     assert not replica.load_newest(), "no checkpoint was needed"
 
 
+def test_a_sparse_tower_reaches_the_replica_through_its_ramp_and_its_swaps(make_trainer, make_replica):
+    sparsity = {"preset": "dsl_online", "every": 2, "ramp": [1, 5], "batches": 1}
+    trainer = make_trainer(model={"tower": [48, 32], "sparsity": sparsity})
+    trainer.step()
+    trainer.checkpoint()
+    replica = make_replica(trainer)
+    densities = []
+    for _ in range(12):
+        trainer.step()
+        trainer.publish()
+        trainer.lead(replica)
+        trainer.assert_parity(replica)
+        mine, theirs = trainer.trainer.model.tower, replica.state.model.tower
+        assert theirs.density == mine.density
+        assert [int(layer.epoch) for layer in theirs.sparse_layers] == [int(layer.epoch) for layer in mine.sparse_layers]
+        densities.append(round(theirs.density, 3))
+    assert densities[0] > densities[4] > densities[-1] - 1e-9 and 0.19 < densities[-1] < 0.21
+    forms = tower_forms(trainer)
+    assert forms[0] is TowerForm.FULL and {TowerForm.VALUES, TowerForm.SWAP} <= set(forms)
+    late = make_replica(trainer)  # from the checkpoint of a dense moment, through all that came since
+    trainer.lead(late)
+    trainer.assert_parity(late)
+
+
 def test_a_replica_that_cannot_ask_serves_on_until_full_towers_come(make_trainer, make_replica):
     trainer = make_trainer()
     trainer.step(2)

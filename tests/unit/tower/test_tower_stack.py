@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -74,7 +75,7 @@ def make_case(
 ) -> Case:
     rng = np.random.default_rng(seed)
     masks, values, biases = [], [], []
-    for width_in, width_out in zip(widths, widths[1:], strict=False):
+    for width_in, width_out in pairwise(widths):
         blocks = -(-width_out // height)
         mask = rng.random((blocks, width_in)) < density
         if blocks > 1:
