@@ -102,6 +102,9 @@ class SparsityConfig(Config):
     # layer's count, so Adam's first step is up to 3.2 rates long. seed: first 0, second the mean of the layer's live. warm: kept up
     # while it was dead, which needs the dense gradient at every step.
     newborn: Literal["count", "reset", "seed", "warm"] = "count"
+    # Step size of the live atoms in units of the towers' own: what is left of a layer bears, and gains by, larger steps: SMET
+    # (arXiv 2606.00888) divides by the density.
+    lr_scale: Positive = 1.0
     # Swaps during which a newborn is not dropped.
     grace: Annotated[int, Field(ge=0)] = 0
     # Bounds of a layer where all share one pool: least share of what a uniform split would give it, and highest density.

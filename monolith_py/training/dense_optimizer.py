@@ -40,7 +40,7 @@ class DenseOptimizer:
     """
 
     def __init__(self, model: RankModel, config: DenseOptimizerConfig, sparsity: SparsityConfig, seed: int) -> None:
-        self._model, self._config = model, config
+        self._config, self._lr_scale = config, sparsity.lr_scale
         layers = model.tower.sparse_layers
         of_atoms = {id(layer.values) for layer in layers}
         self._plain = {name: value for name, value in model.named_parameters() if id(value) not in of_atoms}
@@ -76,7 +76,7 @@ class DenseOptimizer:
             if layer.values.grad is not None:
                 layer.values.grad /= num_examples
         self.swaps.after_backward(num_examples)
-        self._atoms.step(lr)
+        self._atoms.step(lr * self._lr_scale)
         return self.swaps.after_step(loss / num_examples, num_examples)
 
     def state(self) -> dict[str, Tensor]:
