@@ -22,6 +22,6 @@ const Kernels MONOLITH_KERNELS = {find,
                                   all_finite,
                                   encode,
                                   {tower_pack, tower_unpack, tower_forward, tower_forward_rows, tower_backward,
-                                   tower_mask, tower_gradients, tower_round, tower_adam, tower_adagrad}};
+                                   tower_mask, tower_gradients, tower_add, tower_round, tower_adam, tower_adagrad}};
 
 }  // namespace monolith
