@@ -169,8 +169,8 @@ void bind_tower(nb::module_& m) {
     m.def(
         "tower_adam",
         [](const Matrix& values, const ConstMatrix& gradients, const Matrix& first, const Matrix& second,
-           const Rows& steps, float lr, float beta1, float beta2,
-           float eps) { tower_adam(values, gradients, first, second, steps, {lr, beta1, beta2, eps}); },
+           const Rows& steps, double lr, double beta1, double beta2,
+           double eps) { tower_adam(values, gradients, first, second, steps, {lr, beta1, beta2, eps}); },
         array("values"), array("gradients"), array("m"), array("v"), array("steps"), "lr"_a, "beta1"_a, "beta2"_a,
         "eps"_a);
     m.def("tower_adagrad", &tower_adagrad, array("values"), array("gradients"), array("state"), "lr"_a, "eps"_a);

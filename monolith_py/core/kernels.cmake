@@ -23,7 +23,8 @@ set_source_files_properties(${KERNELS} PROPERTIES COMPILE_OPTIONS "${KERNEL_OPTI
 set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/kernels_avx2.cpp PROPERTIES COMPILE_OPTIONS "${KERNEL_OPTIONS};-march=x86-64-v3")
 set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/kernels_avx512.cpp
                             PROPERTIES COMPILE_OPTIONS "${KERNEL_OPTIONS};-march=x86-64-v4;-mprefer-vector-width=512")
-set(TOWER ${CMAKE_CURRENT_LIST_DIR}/tower_vector.cpp)
+set(TOWER tower_vector.cpp tower_vector_forward.cpp tower_vector_backward.cpp)
+list(TRANSFORM TOWER PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
 # GCC 12 warns of its own intrinsics, which begin with a variable that is not initialised.
 foreach(source ${AMX_SOURCES})
   set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/${source}.cpp PROPERTIES COMPILE_OPTIONS

@@ -27,6 +27,6 @@ const Kernels MONOLITH_KERNELS = {find,
                                   dots,
                                   dots_back,
                                   {tower_pack, tower_unpack, tower_forward, tower_forward_rows, tower_backward,
-                                   tower_mask, tower_gradients, tower_round, tower_adam, tower_adagrad}};
+                                   tower_mask, tower_gradients, tower_add, tower_round, tower_adam, tower_adagrad}};
 
 }  // namespace monolith

@@ -154,6 +154,32 @@ class Lanes {
 }
 #endif
 
+// The rows that will be wanted when those of this block and chunk have been: of the next chunk, or of the next block in
+// the first. They are scattered over memory that the nearest cache does not hold, and no machine foresees which.
+struct Ahead {
+    const float* rows;  // null: they follow each other, which the machine does foresee
+    const uint16_t* columns;
+    [[gnu::always_inline]] void touch(uint32_t k) const {
+        if (rows) __builtin_prefetch(rows + size_t{columns[k]} * kLanes, 0, 3);
+    }
+};
+
+template <typename T>
+[[gnu::always_inline]] inline Ahead ahead_of(const TowerView& layer, uint32_t block, Chunks<T> chunks, size_t i) {
+    constexpr uint32_t kMost = 256, kNear = 64;  // rows of a larger block would not wait in the cache
+    const uint32_t end = layer.bounds[block + 1], size = end - layer.bounds[block];
+    const uint32_t left = layer.bounds[layer.blocks] - end;
+    const auto least = [](uint32_t a, uint32_t b) { return a < b ? a : b; };
+    if (size > kMost) return {chunks[i], layer.columns + least(kNear, left)};
+    if (i + 1 < chunks.num) return {chunks[i + 1], layer.columns};
+    return {chunks[0], layer.columns + least(size, left)};
+}
+
+void tower_add(const float* from, size_t n, float* to) {
+#pragma GCC ivdep
+    for (size_t i = 0; i < n; ++i) to[i] += from[i];
+}
+
 void tower_round(float* values, size_t n) {
     for (size_t i = 0; i < n; ++i) {
         uint32_t bits;

@@ -10,12 +10,13 @@ namespace {
 // of atoms 16 x 1 are this: rows of one block and chunk stay in registers, atoms pass by.
 template <typename Scales, typename Target>
 [[gnu::always_inline]] inline void add_products(const float* rows, uint32_t begin, uint32_t end, const Scales& scales,
-                                                const Target& target) {
+                                                const Target& target, const Ahead& ahead) {
     for (uint32_t first = 0; first < kLanes; first += kHeld) {
         Lanes held[kHeld];
 #pragma GCC unroll 16
         for (uint32_t r = 0; r < kHeld; ++r) held[r] = Lanes::load(rows + (first + r) * kLanes);
         for (uint32_t k = begin; k < end; ++k) {
+            if (first == 0) ahead.touch(k);
             float* to = target(k);
             const float* scale = scales(k) + first;
             Lanes even = Lanes::load(to), odd = Lanes::all(0);
@@ -62,7 +63,8 @@ void tower_backward(const TowerView& layer, Chunks<const float> grad_outputs, Ch
                     [values = layer.values](uint32_t k) { return values + size_t{k} * kLanes; },
                     [columns = layer.columns, to = grad_inputs[i]](uint32_t k) {
                         return to + size_t{columns[k]} * kLanes;
-                    });
+                    },
+                    ahead_of(layer, block, grad_inputs, i));
         return;
     }
     constexpr uint32_t kNum = kHeld >= 4 ? 4 : 2;
@@ -106,7 +108,7 @@ void add_all(const TowerView& layer, size_t row, const float* input, const float
     if (!is_block) std::memset(to, 0, size_t{layer.in} * kLanes * sizeof(float));
     add_products(
         turned, 0, layer.in, [input](uint32_t c) { return input + size_t{c} * kLanes; },
-        [to](uint32_t c) { return to + size_t{c} * kLanes; });
+        [to](uint32_t c) { return to + size_t{c} * kLanes; }, {nullptr, nullptr});
     if (is_block) return;
     for (uint32_t r = 0; r < kLanes && row + r < layer.out; ++r)
         for (uint32_t c = 0; c < layer.in; ++c) sums.all[(row + r) * layer.in + c] += to[size_t{c} * kLanes + r];
@@ -115,7 +117,7 @@ void add_all(const TowerView& layer, size_t row, const float* input, const float
 void tower_gradients(const TowerView& layer, Chunks<const float> inputs, Chunks<const float> grad_outputs,
                      const TowerGradients& sums) {
     const uint32_t step = kLanes / layer.height;  // blocks of 16 outputs
-    for (uint32_t block = sums.begin; block < sums.end; block += step) {
+    for (uint32_t block = 0; block < layer.blocks; block += step) {
         const size_t row = size_t{block} * layer.height;
         for (size_t i = 0; i < inputs.num; ++i) {
             alignas(64) float turned[kLanes * kLanes];
@@ -127,7 +129,8 @@ void tower_gradients(const TowerView& layer, Chunks<const float> inputs, Chunks<
                     [columns = layer.columns, from = inputs[i]](uint32_t k) {
                         return from + size_t{columns[k]} * kLanes;
                     },
-                    [values = sums.values](uint32_t k) { return values + size_t{k} * kLanes; });
+                    [values = sums.values](uint32_t k) { return values + size_t{k} * kLanes; },
+                    ahead_of(layer, block, inputs, i));
             if (sums.all) add_all(layer, row, inputs[i], turned, sums);
         }
         if (sums.values && layer.height != kLanes)

@@ -14,7 +14,8 @@ void tower_adam(float* values, const float* gradients, float* m, float* v, uint3
         const double t = step, beta1 = rates.beta1, beta2 = rates.beta2;
         const float rate = static_cast<float>(rates.lr / (1 - __builtin_pow(beta1, t)));
         const float scale = static_cast<float>(1 / __builtin_sqrt(1 - __builtin_pow(beta2, t)));
-        const float keep1 = rates.beta1, keep2 = rates.beta2, eps = rates.eps;
+        const float keep1 = static_cast<float>(beta1), keep2 = static_cast<float>(beta2);
+        const float eps = static_cast<float>(rates.eps);
         const float take1 = static_cast<float>(1 - beta1), take2 = static_cast<float>(1 - beta2);
 #pragma GCC ivdep
         for (size_t i = begin * height; i < end * height; ++i) {

@@ -32,10 +32,8 @@ struct Chunks {
     T* operator[](size_t i) const { return data + i * stride; }
 };
 
-// What the gradients of one layer's weights are summed from and to, blocks [begin, end). Sums are ADDED; null is not
-// asked for.
+// Where the gradients of one layer's weights are ADDED; null is not asked for.
 struct TowerGradients {
-    uint32_t begin, end;
     float* values;  // (atoms, height)
     float* biases;  // (O,)
     float* all;     // (blocks, I, height)
@@ -43,7 +41,7 @@ struct TowerGradients {
 };
 
 struct AdamRates {
-    float lr, beta1, beta2, eps;
+    double lr, beta1, beta2, eps;
 };
 
 struct TowerKernels {
@@ -61,6 +59,8 @@ struct TowerKernels {
     void (*mask)(const float* activations, size_t n, bool round, float* gradients);
     void (*gradients)(const TowerView& layer, Chunks<const float> inputs, Chunks<const float> grad_outputs,
                       const TowerGradients& sums);
+    // to[i] += from[i].
+    void (*add)(const float* from, size_t n, float* to);
     // Values to the nearest bfloat16, ties to even.
     void (*round)(float* values, size_t n);
     // Adam (Kingma and Ba, 2015, algorithm 1) with a count of steps for each of n atoms of `height` values.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -96,7 +97,7 @@ def make_case(
 
 
 def make_stack(case: Case) -> _core.TowerStack:
-    shapes = [(a, b, relu) for a, b, relu in zip(case.widths, case.widths[1:], case.relus, strict=False)]
+    shapes = [(a, b, relu) for a, b, relu in zip(case.widths[:-1], case.widths[1:], case.relus, strict=True)]
     stack = _core.TowerStack(shapes, case.height, case.bf16)
     for layer, mask in enumerate(case.masks):
         bounds = np.concatenate([[0], np.cumsum(mask.sum(1))]).astype(np.uint32)
@@ -192,7 +193,7 @@ def assert_close(got: Float, expected: Array, tolerance: float) -> None:
 
 def check(case: Case) -> None:
     stack = make_stack(case)
-    assert stack.engine == _core.simd_level()
+    assert stack.engine == ("amx" if case.bf16 and case.height == 16 and _core.has_amx() else _core.simd_level())
     expected = reference(case)
     # A sum in another order may round to the next bfloat16, 2^-8 away, and a few such differences add up.
     tolerance = 3e-2 if case.bf16 else 2e-5
@@ -235,3 +236,135 @@ def test_every_shape_matches_float64(level: str, **arguments: object) -> None:
 def test_each_batch_size_matches_float64(level: str, height: int, bf16: bool, batch: int) -> None:
     _core.set_simd_level(level)
     check(make_case([100, 33, 17], height=height, batch=batch, parts=2, bf16=bf16))
+
+
+@pytest.mark.parametrize("height", [16, 1])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_results_do_not_depend_on_the_number_of_threads(height: int, bf16: bool) -> None:
+    case = make_case([100, 65, 33], height=height, batch=700, parts=2, bf16=bf16)
+    results = []
+    for threads in (1, 2, 3):
+        _core.set_num_threads(threads)
+        got = run(case, make_stack(case))
+        results.append([got.outputs, *got.grad_inputs, *got.grad_values, *got.grad_biases, *got.grad_all])
+    for others in results[1:]:
+        for one, other in zip(results[0], others, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_threads_may_go_forward_at_once() -> None:
+    case = make_case([100, 65, 33], batch=200)
+    stack = make_stack(case)
+    expected = np.empty((200, 33), np.float32)
+    stack.forward(case.inputs, expected)
+
+    def call(_: int) -> bool:
+        outputs = np.empty_like(expected)
+        stack.forward(case.inputs, outputs)
+        return np.array_equal(outputs, expected)
+
+    _core.set_num_threads(2)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(call, range(200)))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("batch", [3, 20])
+def test_what_is_not_finite_stays_so_and_touches_no_other_example(level: str, bf16: bool, bad: float, batch: int) -> None:
+    _core.set_simd_level(level)
+    case = make_case([20, 17, 3], batch=batch, density=1.0, bf16=bf16)
+    case.masks[0][:] = True
+    case.masks[1][:] = True
+    case = Case(**{**vars(case), "values": [np.ones((int(mask.sum()), 16), np.float32) for mask in case.masks]})
+    case.inputs[0][1, 4] = bad
+    outputs = np.empty((batch, 3), np.float32)
+    make_stack(case).forward(case.inputs, outputs)
+    assert np.isfinite(np.delete(outputs, 1, axis=0)).all()
+    if bad == -np.inf:
+        np.testing.assert_allclose(outputs[1], case.biases[1], rtol=1e-6)  # ReLU ends it
+    else:
+        assert (np.isnan(outputs[1]) if np.isnan(bad) else np.isposinf(outputs[1])).all()
+
+
+def test_a_dead_atom_keeps_what_is_not_finite_out() -> None:
+    case = make_case([20, 16], batch=4, density=1.0)
+    case.masks[0][0, 4] = False
+    case = Case(**{**vars(case), "values": [np.ones((19, 16), np.float32)]})
+    case.inputs[0][:, 4] = np.nan
+    outputs = np.empty((4, 16), np.float32)
+    make_stack(case).forward(case.inputs, outputs)
+    assert np.isfinite(outputs).all()
+
+
+def test_parts_whose_gradient_is_not_asked_for_are_left_out() -> None:
+    case = make_case([100, 33], batch=40, parts=3)
+    stack = make_stack(case)
+    tape = stack.forward_tape(case.inputs, np.empty((40, 33), np.float32))
+    expected = run(case, stack)
+    middle = np.empty_like(case.inputs[1])
+    values, biases = [np.empty_like(case.values[0])], [np.empty_like(case.biases[0])]
+    stack.backward(tape, case.grad_outputs, [None, middle, None], values, biases, None)
+    np.testing.assert_array_equal(middle, expected.grad_inputs[1])
+    np.testing.assert_array_equal(values[0], expected.grad_values[0])
+
+
+def small() -> _core.TowerStack:
+    stack = _core.TowerStack([(20, 33, True), (33, 2, False)], 16, False)
+    stack.set_topology(0, np.array([0, 2, 2, 3], np.int32), np.array([0, 19, 5], np.int32))
+    return stack
+
+
+def load_small(stack: _core.TowerStack, atoms: int = 3, biases: int = 33) -> None:
+    zeros = [np.zeros((atoms, 16), np.float32), np.zeros((0, 16), np.float32)]
+    stack.load(zeros, [np.zeros(biases, np.float32), np.zeros(2, np.float32)])
+
+
+def topology(bounds: list[int], columns: list[int], layer: int = 0) -> None:
+    small().set_topology(layer, np.array(bounds, np.uint32), np.array(columns, np.int32))
+
+
+def forward_small(width: int = 20, outputs: tuple[int, int] = (4, 2)) -> None:
+    stack = small()
+    load_small(stack)
+    stack.forward([np.zeros((4, width), np.float32)], np.zeros(outputs, np.float32))
+
+
+def backward_after_load() -> None:
+    stack = small()
+    load_small(stack)
+    tape = stack.forward_tape([np.zeros((4, 20), np.float32)], np.zeros((4, 2), np.float32))
+    load_small(stack)
+    values = [np.zeros((3, 16), np.float32), np.zeros((0, 16), np.float32)]
+    stack.backward(tape, np.zeros((4, 2), np.float32), [None], values, [np.zeros(33, np.float32), np.zeros(2, np.float32)], None)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: _core.TowerStack([], 16, False), "layers must be at least one, got none"),
+        (lambda: _core.TowerStack([(4, 4, True)], 8, False), "atom_height must be 1 or 16, got 8"),
+        (lambda: _core.TowerStack([(65537, 4, True)], 16, False), r"layers\[0\] in must be in 1..65536, got 65537"),
+        (lambda: _core.TowerStack([(4, 0, True)], 16, False), r"layers\[0\] out must be >= 1, got 0"),
+        (lambda: _core.TowerStack([(4, 4, True), (5, 4, True)], 16, False), r"layers\[1\] in must be 4, .* got 5"),
+        (lambda: topology([0, 0, 0, 0], [], layer=2), "layer must be below 2, got 2"),
+        (lambda: topology([0, 0], []), "bounds must have size 4, got 2"),
+        (lambda: topology([1, 1, 1, 1], [0]), "bounds must begin at 0, got 1"),
+        (lambda: topology([0, 2, 1, 2], [0, 1]), "bounds must not decrease, got 1 after 2"),
+        (lambda: topology([0, 0, 0, 3], [0, 1]), "bounds must end at the number of columns, 2, got 3"),
+        (lambda: topology([0, 2, 2, 2], [3, 3]), "columns of a block must ascend, got 3 after 3"),
+        (lambda: topology([0, 1, 1, 1], [20]), "columns must be in 0..19, got 20"),
+        (lambda: topology([0, 1, 1, 1], [-1]), "columns must be in 0..19, got -1"),
+        (lambda: load_small(small(), atoms=4), r"values\[0\] must be \(3, 16\), got \(4, 16\)"),
+        (lambda: load_small(small(), biases=3), r"biases\[0\] must have size 33, got 3"),
+        (lambda: small().forward([np.zeros((4, 20), np.float32)], np.zeros((4, 2), np.float32)), "weights must be loaded"),
+        (lambda: forward_small(width=19), "inputs must have 20 columns together, got 19"),
+        (lambda: forward_small(outputs=(4, 3)), r"outputs must be \(4, 2\), got \(4, 3\)"),
+        (lambda: forward_small(outputs=(5, 2)), r"inputs\[0\] must be \(5, 20\), got \(4, 20\)"),
+        (backward_after_load, "tape must be of a forward since the last load, got one of load 1 after load 2"),
+    ],
+)
+def test_what_does_not_fit_is_refused(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
