@@ -23,8 +23,7 @@ _HEIGHTS = {"16x1": 16, "1x1": 1}
 class CoreStack:
     """Computes the layers it was made for, each with ReLU after it but for a `SparseLinear` that says otherwise.
 
-    A copy begins anew: what is packed in the core belongs to one tower. `forward` of one stack may run in several threads once it is
-    frozen; before that it belongs to one.
+    `forward` of one stack may run in several threads once it is frozen; before that it belongs to one.
     """
 
     def __init__(self, layers: Sequence[Layer], atom: Atom, *, bf16: bool) -> None:
@@ -86,9 +85,6 @@ class CoreStack:
             return gradient
         atoms = gradient.view(-1, layer.in_features, gradient.shape[1])
         return weight_of(atoms, layer.in_features, layer.out_features, self._atom)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> None:
-        return None
 
 
 class _Run(torch.autograd.Function):
