@@ -286,6 +286,10 @@ class JobConfig(Config):
             raise ValueError(f"features.dim must be the same for all features of a {self.model.kind} model, got {sorted(dims)}")
         if self.model.kind == "dlrm" and self.model.bottom and self.model.bottom[-1] not in dims:
             raise ValueError(f"model.bottom must end with features.dim {sorted(dims)}, got {list(self.model.bottom)}")
+        if self.model.sparsity.grow == "momentum" and self.optimizer.dense.kind != "adam":
+            raise ValueError(
+                f"optimizer.dense.kind must be 'adam' with model.sparsity.grow = 'momentum', got {self.optimizer.dense.kind!r}"
+            )
         stray = sorted(feature.name for feature in self.dense_features if feature.source == "counter")
         if stray:
             raise ValueError(f"dense_features.source must be user, item or context: counter features come from counters.keys, got {stray}")

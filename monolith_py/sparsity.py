@@ -150,6 +150,7 @@ class SparsityConfig(Config):
             ("swap_max", "be above 0 unless swap = 'none'", self.swap == "none" or self.swap_max > 0),
             ("swap_min", "be at most swap_max", self.swap != "cosine" or self.swap_min <= self.swap_max),
             ("swap_min", "be above 0 unless after = 'stop'", self.swap != "cosine" or self.after == "stop" or self.swap_min > 0),
+            ("newborn", "be 'warm' with grow = 'momentum'", self.grow != "momentum" or self.newborn == "warm"),
             ("cap", "be at least density", self.pool != "model" or self.cap >= self.density),
         ):
             if not holds:
@@ -169,7 +170,6 @@ def _without_effect(values: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str,
         return
     ramps, swaps = values["ramp"] is not None, values["swap"] != "none"
     cosine, shared, runs = values["swap"] == "cosine", values["pool"] == "model", _run_of(values["pool"]) is not None
-    scores_gradients = (swaps and values["grow"] == "gradient") or ((swaps or ramps) and values["keep"] == "taylor")
     for needs, names, there in (
         ("a ramp or swaps", ("every", "keep"), ramps or swaps),
         ("a ramp or swaps", ("pool",), ramps or swaps or not shared),
@@ -179,7 +179,7 @@ def _without_effect(values: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str,
         ("swaps", ("swap_max", "grow", "newborn", "grace"), swaps),
         ("swap = 'cosine'", ("swap_min", "period", "after"), cosine),
         ("after = 'rearm'", ("drift_rise",), cosine and values["after"] == "rearm"),
-        ("grow = 'gradient' or keep = 'taylor'", ("batches",), scores_gradients),
+        ("swaps with grow = 'gradient'", ("batches",), swaps and values["grow"] == "gradient"),
         ("pool = 'model'", ("floor", "cap"), shared),
     ):
         if not there:

@@ -34,8 +34,8 @@ REFUSED = [
     ({"preset": "static", "keep": "taylor"}, "model.sparsity.keep must come with a ramp or swaps"),
     ({"preset": "static", "pool": "model"}, "model.sparsity.pool must come with a ramp or swaps"),
     ({"preset": "gmp", "grace": 2}, "model.sparsity.grace must come with swaps, got 2 without"),
-    ({"preset": "gmp", "batches": 4}, "model.sparsity.batches must come with grow = 'gradient' or keep = 'taylor', got 4 without"),
-    ({"preset": "set", "batches": 4}, "model.sparsity.batches must come with grow = 'gradient' or keep = 'taylor'"),
+    ({"preset": "gmp", "batches": 4}, "model.sparsity.batches must come with swaps with grow = 'gradient', got 4 without"),
+    ({"preset": "set", "batches": 4}, "model.sparsity.batches must come with swaps with grow = 'gradient'"),
     ({"preset": "set", "period": 10}, "model.sparsity.period must come with swap = 'cosine', got 10 without"),
     ({"preset": "rigl", "drift_rise": 0.1}, "model.sparsity.drift_rise must come with after = 'rearm', got 0.1 without"),
     ({"preset": "dsl", "floor": 0.5}, "model.sparsity.floor must come with pool = 'model', got 0.5 without"),
@@ -49,6 +49,7 @@ REFUSED = [
     ({"preset": "set", "swap_max": 0.0}, "model.sparsity.swap_max must be above 0 unless swap = 'none', got 0.0"),
     ({"preset": "dsl", "swap_min": 0.6}, "model.sparsity.swap_min must be at most swap_max, got 0.6"),
     ({"preset": "dsl_online", "swap_min": 0.0}, "model.sparsity.swap_min must be above 0 unless after = 'stop', got 0.0"),
+    ({"preset": "set", "grow": "momentum"}, "model.sparsity.newborn must be 'warm' with grow = 'momentum', got 'reset'"),
     ({"preset": "dsl", "pool": "model", "cap": 0.4}, "model.sparsity.cap must be at least density, got 0.4"),
 ]
 
