@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: setup demo demo-kafka test check check-native check-helm bench-table bench-train bench-serve bench-stream evidence-table format clean
+.PHONY: setup demo demo-kafka test check check-native check-helm bench-table bench-train bench-tower bench-serve bench-stream evidence-table format clean
 
 $(READY): pyproject.toml constraints.txt CMakeLists.txt $(shell find protos monolith_py/core -type f)
 	@echo "setting up $(VENV) (torch is large: a few minutes the first time)"
@@ -40,7 +40,7 @@ check-native: $(READY)
 check-helm: $(READY)
 	$(BIN)/python helm/check.py
 
-bench-table bench-train bench-serve bench-stream: bench-%: $(READY)
+bench-table bench-train bench-tower bench-serve bench-stream: bench-%: $(READY)
 	$(BIN)/python tests/bench/bench_$*.py
 
 evidence-table: $(READY)
