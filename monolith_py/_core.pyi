@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 Int64Array = npt.NDArray[np.int64]
 UInt32Array = npt.NDArray[np.uint32]
+Int32Array = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float32]
 
 NO_ROW: int  # 0xFFFFFFFF: this fid has no row
@@ -100,7 +101,7 @@ class Saving:
     def cancel(self) -> None: ...
     def commit(self, track: bool) -> None: ...
 
-class NotFinite(FloatingPointError): ...  # a gradient is NaN or infinite
+class NotFinite(FloatingPointError): ...  # a gradient is NaN, infinite, or 2^48 or more
 class SnapshotError(OSError): ...  # a snapshot is absent, torn, damaged or of another table
 
 def restore_table(path: str, part: int, parts: int) -> Table: ...  # with the settings it was saved with
@@ -121,5 +122,81 @@ def pooled_backward(
     offsets: Int64Array,
     weights: FloatArray | None,
     pooling: Sequence[int],
-    gradients: FloatArray,  # (B, sum of widths), finite
+    gradients: FloatArray,  # (B, sum of widths), below 2^48
 ) -> int: ...  # rows updated
+def has_amx() -> bool: ...  # whether stacks in bf16 run in the matrix unit
+
+class TowerTape:
+    """What `backward` needs of a forward."""
+
+    @property
+    def batch(self) -> int: ...
+
+class TowerStack:
+    """Linear layers of live atoms: `atom_height` outputs x 1 input, B examples, I inputs and O outputs of a layer.
+
+    A layer has blocks = ceil(O / atom_height); its atoms are ordered by block, then by input. `forward`s and `backward`s may run
+    together on any threads. Results do not depend on the number of threads of the pool.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[tuple[int, int, bool]],  # inputs (at most 65536), outputs, whether ReLU follows
+        atom_height: int,  # 16 or 1
+        bf16: bool,  # inputs of all layers, weights and output gradients are rounded to bfloat16, sums are float32
+    ) -> None: ...
+    @property
+    def engine(self) -> str: ...  # "amx" | "avx512" | "avx2" | "portable"
+    def set_topology(
+        self,
+        layer: int,
+        bounds: UInt32Array | Int32Array,  # (blocks + 1,): atoms of block b are [bounds[b], bounds[b + 1])
+        columns: Int32Array,  # (atoms,): the input of each, ascending within a block
+    ) -> None: ...  # no atom lives before the first call; weights must be loaded after it
+    def load(self, values: Sequence[FloatArray], biases: Sequence[FloatArray]) -> None: ...  # copies (atoms, atom_height) and (O,)
+    def forward(
+        self,
+        inputs: Sequence[FloatArray],  # (B, w) each, side by side the inputs of the first layer
+        outputs: FloatArray,  # out, (B, O)
+    ) -> None: ...
+    def forward_tape(self, inputs: Sequence[FloatArray], outputs: FloatArray) -> TowerTape: ...
+    def backward(
+        self,
+        tape: TowerTape,  # of a forward since the last load
+        grad_outputs: FloatArray,  # (B, O)
+        grad_inputs: Sequence[FloatArray | None],  # out, as the inputs; None: not asked for
+        grad_values: Sequence[FloatArray],  # out, as the values
+        grad_biases: Sequence[FloatArray],  # out, as the biases
+        grad_all: Sequence[FloatArray] | None,  # of every atom, dead or live, (blocks, I, atom_height): ADDED to what is there
+    ) -> None: ...
+
+def tower_adam(  # Adam in place with a count of steps for each atom
+    values: FloatArray,  # (n, h), as are gradients, m and v
+    gradients: FloatArray,
+    m: FloatArray,
+    v: FloatArray,
+    steps: UInt32Array,  # (n,): counted up first
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+) -> None: ...
+def tower_adagrad(values: FloatArray, gradients: FloatArray, state: FloatArray, lr: float, eps: float) -> None: ...  # in place, (n, h)
+def keep_freed_memory() -> None: ...  # for processes that train: what a step frees stays for the next one; needs glibc
+def all_bounded(arrays: Sequence[FloatArray]) -> bool: ...  # whether every value is a number below 2^48 in size
+def factorize(pooled: FloatArray, num_features: int, terms: FloatArray) -> None: ...  # (B, F * D) -> (B, 2): first order, pairs
+def factorize_backward(
+    pooled: FloatArray,
+    num_features: int,
+    grad_terms: FloatArray,  # (B, 2)
+    beside: FloatArray | None,  # (B, F * D) added to the gradients; rows may lie apart
+    gradients: FloatArray,  # out, (B, F * D); may be `beside`
+) -> None: ...
+def pairwise_dots(pooled: FloatArray, num_features: int, pairs: FloatArray) -> None: ...  # (B, F * D) -> (B, F * (F - 1) / 2)
+def pairwise_dots_backward(
+    pooled: FloatArray,
+    num_features: int,
+    grad_pairs: FloatArray,  # (B, F * (F - 1) / 2)
+    beside: FloatArray | None,
+    gradients: FloatArray,
+) -> None: ...

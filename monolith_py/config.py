@@ -10,21 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from monolith_py.errors import ConfigError
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Config(BaseModel):
-    """Root of all settings: frozen, strict, no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+from monolith_py.settings import Config, Count, Name, NotNegative, Positive, Share
+from monolith_py.sparsity import SparsityConfig
 
 
 class LogConfig(Config):
@@ -144,18 +134,28 @@ class ModelConfig(Config):
     bottom: tuple[Count, ...] = ()
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Literal["fp32", "bf16", "auto"] = "auto"
+    sparsity: SparsityConfig = SparsityConfig()
 
 
 class DenseOptimizerConfig(Config):
-    """Adam on the towers. The step size is `lr * batch / reference_batch`: small online batches take small steps
+    """What learns the towers. The step size is `lr * batch / reference_batch`: small online batches take small steps
     (linear scaling, Goyal et al. 2017, section 2.1; measured for this use: a tower trained at batch 16 with the rate of 256 gets worse)."""
 
+    kind: Literal["adam", "adagrad", "sgd"] = "adam"
     lr: Positive = 1e-3
     reference_batch: Count = 256
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     eps: Positive = 1e-8
     clip_norm: Positive | None = None
+
+    @model_validator(mode="after")
+    def _check_what_has_no_effect(self) -> DenseOptimizerConfig:
+        idle = {"adam": (), "adagrad": ("beta1", "beta2"), "sgd": ("beta1", "beta2", "eps")}[self.kind]
+        for name in idle:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"optimizer.dense.{name} must come with kind = 'adam', got {getattr(self, name)!r} without")
+        return self
 
 
 class OptimizerConfig(Config):
@@ -209,6 +209,8 @@ class SyncConfig(Config):
     sparse_interval_s: Positive = 1.0
     dense_interval_s: Positive = 5.0
     encoding: Literal["fp32", "fp16", "int8"] = "fp16"
+    # Weights of the towers; which atoms of sparse layers live always goes exactly.
+    tower_encoding: Literal["fp32", "fp16"] = "fp32"
     rows_per_delta: Count = 8192
 
 
@@ -284,6 +286,10 @@ class JobConfig(Config):
             raise ValueError(f"features.dim must be the same for all features of a {self.model.kind} model, got {sorted(dims)}")
         if self.model.kind == "dlrm" and self.model.bottom and self.model.bottom[-1] not in dims:
             raise ValueError(f"model.bottom must end with features.dim {sorted(dims)}, got {list(self.model.bottom)}")
+        if self.model.sparsity.grow == "momentum" and self.optimizer.dense.kind != "adam":
+            raise ValueError(
+                f"optimizer.dense.kind must be 'adam' with model.sparsity.grow = 'momentum', got {self.optimizer.dense.kind!r}"
+            )
         stray = sorted(feature.name for feature in self.dense_features if feature.source == "counter")
         if stray:
             raise ValueError(f"dense_features.source must be user, item or context: counter features come from counters.keys, got {stray}")

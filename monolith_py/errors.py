@@ -10,6 +10,7 @@
     +-- TableFull          no row is left in a table
     +-- CheckpointError    a checkpoint or snapshot is absent, torn or of another job
     +-- DeltaGap           a delta does not follow the last one applied
+    +-- TowerGap           an update of the towers is for other towers than those held
     +-- NotReady           a process is asked before it can answer
     +-- RankFailed         a replica did not rank what it was asked to
 
@@ -68,6 +69,14 @@ class DeltaGap(MonolithError):
 
     def __init__(self, expected: tuple[int, int], got: tuple[int, int]) -> None:
         super().__init__(f"delta gap: expected (generation, seq) {expected}, got {got}")
+        self.expected, self.got = expected, got
+
+
+class TowerGap(MonolithError):
+    """An update of the towers is for other towers than those held: expected and got are CRC-32C of layouts."""
+
+    def __init__(self, expected: int, got: int) -> None:
+        super().__init__(f"tower gap: expected layout {expected:08x}, got {got:08x}")
         self.expected, self.got = expected, got
 
 

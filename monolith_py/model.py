@@ -11,32 +11,51 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from monolith_py import _core
 from monolith_py.config import ModelConfig
 from monolith_py.features import Schema
-from monolith_py.interaction import factorization, first_order, pairwise_dots
+from monolith_py.interaction import factorize, pairwise_dots
 from monolith_py.tower import Tower
 
 
 class RankModel(nn.Module):
     """A model of either kind: `forward(pooled, dense)` gives logits; its parameters are all that is dense of a job."""
 
+    tower: Tower
+    head: nn.Linear
+
     def __init__(self, schema: Schema, config: ModelConfig) -> None:
         super().__init__()
-        self._shape = (len(schema.features), schema.features[0].dim)
+        self._num_features, self._dim = len(schema.features), schema.features[0].dim
         self._bf16 = computes_in_bf16(config.precision)
 
     def forward(self, pooled: Tensor, dense: Tensor) -> Tensor:
-        """Return float32 logits (B, T) from pooled rows (B, F * D) and dense features (B, W)."""
-        with torch.autocast(pooled.device.type, torch.bfloat16, enabled=self._bf16):
-            logits = self.logits(pooled, dense)
-        return logits.float()
-
-    def logits(self, pooled: Tensor, dense: Tensor) -> Tensor:
-        """Return logits (B, T) in the precision of the model."""
+        """Return float32 logits (B, T) from float32 pooled rows (B, F * D) and dense features (B, W)."""
         raise AssertionError("a kind of model defines its logits")
 
-    def _rows(self, pooled: Tensor) -> Tensor:
-        return pooled.view(-1, *self._shape)  # (B, F, D)
+    def _top(self, *parts: Tensor) -> Tensor:
+        """Return what tower and head make of the parts side by side, float32 (B, T); the tower computes in the model's precision."""
+        with self._precision(parts[0]):
+            outputs = self.tower(*parts)
+        logits: Tensor = self.head(outputs.float())
+        return logits
+
+    def freeze(self) -> None:
+        """Pack the towers' weights for serving: what is computed without gradients does not see later changes."""
+        self.eval()
+        for module in self.modules():
+            if isinstance(module, Tower):
+                module.freeze()
+
+    def _make_tower(self, in_features: int, config: ModelConfig, seed: int) -> Tower:
+        """Return the tower of the settings, sparse where they say so."""
+        sparse = config.sparsity.preset != "dense"
+        # What is sparse and runs in vector instructions is as fast in fp32; only the matrix unit makes bf16 pay there.
+        bf16 = self._bf16 if config.precision != "auto" or not sparse else self._bf16 and _core.has_amx()
+        return Tower(in_features, config.tower, config.dropout, sparsity=config.sparsity, bf16=bf16, seed=seed)
+
+    def _precision(self, inputs: Tensor) -> torch.autocast:
+        return torch.autocast(inputs.device.type, torch.bfloat16, enabled=self._bf16)
 
 
 class DeepFM(RankModel):
@@ -46,51 +65,45 @@ class DeepFM(RankModel):
     first-order and pairwise terms are shared by the tasks, each of which learns its own scale of them.
     """
 
-    def __init__(self, schema: Schema, config: ModelConfig) -> None:
+    def __init__(self, schema: Schema, config: ModelConfig, seed: int) -> None:
         super().__init__(schema, config)
         num_tasks = len(schema.tasks)
-        self.tower = Tower(schema.sparse_width + schema.dense_width, config.tower, config.dropout)
+        self.tower = self._make_tower(schema.sparse_width + schema.dense_width, config, seed)
         self.head = nn.Linear(self.tower.out_features, num_tasks)
         self.scales = nn.Parameter(torch.ones(2, num_tasks))
 
-    def logits(self, pooled: Tensor, dense: Tensor) -> Tensor:
+    def forward(self, pooled: Tensor, dense: Tensor) -> Tensor:
         """Return tower + first-order + pairwise terms."""
-        rows = self._rows(pooled)
-        shallow = torch.stack((first_order(rows), factorization(rows)), dim=1)  # (B, 2)
-        deep: Tensor = self.head(self.tower(torch.cat((pooled, dense), dim=1)))  # (B, T)
-        return deep + shallow @ self.scales
+        shallow, pooled = factorize(pooled, self._num_features)  # (B, 2)
+        return torch.addmm(self._top(pooled, dense), shallow, self.scales)
 
 
 class DLRM(RankModel):
     """DLRM (Naumov et al. 2019, section 2): dense features become one more row by the bottom tower; dot products of all pairs go up."""
 
-    _pairs: Tensor
-
-    def __init__(self, schema: Schema, config: ModelConfig) -> None:
+    def __init__(self, schema: Schema, config: ModelConfig, seed: int) -> None:
         super().__init__(schema, config)
-        num_features, dim = self._shape
-        self.bottom = Tower(schema.dense_width, config.bottom or (dim,)) if schema.dense_width else None
-        num_rows = num_features + (self.bottom is not None)
-        pairs = torch.triu_indices(num_rows, num_rows, offset=1)
-        self.register_buffer("_pairs", pairs, persistent=False)
-        self.tower = Tower(pairs.shape[1] + num_rows * dim, config.tower, config.dropout)
+        self.bottom = Tower(schema.dense_width, config.bottom or (self._dim,), bf16=self._bf16) if schema.dense_width else None
+        self._num_rows = self._num_features + (self.bottom is not None)
+        num_pairs = self._num_rows * (self._num_rows - 1) // 2
+        self.tower = self._make_tower(num_pairs + self._num_rows * self._dim, config, seed)
         self.head = nn.Linear(self.tower.out_features, len(schema.tasks))
 
-    def logits(self, pooled: Tensor, dense: Tensor) -> Tensor:
+    def forward(self, pooled: Tensor, dense: Tensor) -> Tensor:
         """Return what the top tower makes of the rows and their dot products."""
-        rows = self._rows(pooled)
         if self.bottom is not None:
-            rows = torch.cat((rows, self.bottom(dense).to(rows.dtype).unsqueeze(1)), dim=1)  # (B, F + 1, D)
-        dots = pairwise_dots(rows, self._pairs)
-        logits: Tensor = self.head(self.tower(torch.cat((dots, rows.flatten(1)), dim=1)))
-        return logits
+            with self._precision(dense):
+                row = self.bottom(dense)
+            pooled = torch.cat((pooled, row.float()), dim=1)  # (B, (F + 1) * D)
+        dots, pooled = pairwise_dots(pooled, self._num_rows)
+        return self._top(dots, pooled)
 
 
 def build_model(schema: Schema, config: ModelConfig, seed: int) -> RankModel:
     """Return a new model; its start values are a pure function of the schema, the settings and `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return {"deepfm": DeepFM, "dlrm": DLRM}[config.kind](schema, config)
+        return {"deepfm": DeepFM, "dlrm": DLRM}[config.kind](schema, config, seed)
 
 
 def computes_in_bf16(precision: str) -> bool:

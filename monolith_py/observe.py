@@ -74,10 +74,16 @@ TABLE_FILTERED = Gauge("monolith_table_filtered", "Look-ups of fids not yet admi
 TABLE_EVICTED = Gauge("monolith_table_evicted", "Rows evicted since the table was made, by time to live or budget", ["table"])
 TABLE_FREED = Gauge("monolith_table_freed", "Rows that their rule brought to zero, since the table was made", ["table"])
 TABLE_CANDIDATES = Gauge("monolith_table_candidates", "Fids that are counted and have no row yet", ["table"])
+TOWER_DENSITY = Gauge("monolith_tower_density", "Share of the atoms of sparse layers that live")
+TOWER_LIVE_ATOMS = Gauge("monolith_tower_live_atoms", "Live atoms of a sparse layer", ["layer"])
+TOWER_SWAPS = Gauge("monolith_tower_swaps", "How often the topology moved")
+TOWER_REGRET_RATE = Gauge("monolith_tower_regret_rate", "Share of the atoms grown lately that had been dropped not long before")
+TOWER_NEWBORN_SURVIVAL = Gauge("monolith_tower_newborn_survival", "Share of the atoms grown two swaps ago that have lived since")
 
 DELTAS_PUBLISHED = Counter("monolith_deltas_published", "Deltas that the log has acknowledged")
 ROWS_PUBLISHED = Counter("monolith_rows_published", "Rows in published deltas")
 PUBLISHED_BYTES = Counter("monolith_published_bytes", "Bytes of published deltas")
+TOWER_PUBLISHED_BYTES = Counter("monolith_tower_published_bytes", "Bytes of published updates of the towers: full, values, swap", ["form"])
 PUBLISH_FAILURES = Counter("monolith_publish_failures", "Publishes that the log refused; their rows go with the next")
 
 DELTAS_APPLIED = Counter("monolith_deltas_applied", "Deltas that the replica applied")
@@ -93,7 +99,9 @@ FEATURES_MISSING = Counter("monolith_features_missing", "Users or items without 
 FEATURES_BAD = Counter("monolith_features_bad", "Stored features that break a rule, served as none", ["kind"])
 REPLICA_LOADS = Counter("monolith_replica_loads", "Checkpoints that the replica loaded")
 REPLICA_FAULTS = Counter(
-    "monolith_replica_faults", "Updates that the replica could not follow; it waits for a newer checkpoint", ["reason"]
+    "monolith_replica_faults",
+    "Updates that the replica could not apply; it asks for full towers (TowerGap) or waits for a newer checkpoint",
+    ["reason"],
 )
 IMPRESSIONS_LOGGED = Counter("monolith_impressions_logged", "Impressions that the log has acknowledged")
 IMPRESSIONS_LOST = Counter("monolith_impressions_lost", "Impressions that could not be logged")

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor
 
 from monolith_py.batch import Batch
 from monolith_py.errors import WireError
 from monolith_py.example import FloatArray
 from monolith_py.model import RankModel
+from monolith_py.sync import TowerState, TowerUpdate, apply_update
 from serving.replica_table import ReplicaTable
 
 
@@ -24,6 +23,7 @@ class ModelState:
 
     table: ReplicaTable
     model: RankModel
+    towers: TowerState  # what `model` was made from, for updates to build on
     position: tuple[int, int]  # (generation, seq) of the next delta
     published_ms: int  # wall clock of the newest delta, or of the checkpoint
 
@@ -40,20 +40,18 @@ class ModelState:
             scores: FloatArray = torch.sigmoid(logits.float()).cpu().numpy()
         return scores
 
-    def after(self, position: tuple[int, int], published_ms: int, towers: bytes = b"") -> ModelState:
-        """Return the state once a delta is applied; `towers` are its weights in the safetensors format, empty where it has none.
+    def after(self, position: tuple[int, int], published_ms: int, update: TowerUpdate | None = None) -> ModelState:
+        """Return the state once a delta is applied; `update` is that of its towers, None where it has none.
 
         Raises:
-            WireError: the towers do not parse or do not fit the model.
+            TowerGap: the update is for other towers than these.
+            WireError: the update breaks a rule, or the towers do not fit the model.
         """
-        model = self.model
-        if towers:
-            try:
-                weights = load(towers)
-            except SafetensorError as error:
-                raise WireError(f"delta.towers must be in the safetensors format, got {len(towers)} bytes: {error}") from None
-            model = with_weights(model, weights)
-        return replace(self, model=model, position=position, published_ms=max(published_ms, self.published_ms))
+        model, towers = self.model, self.towers
+        if update is not None:
+            towers = apply_update(towers, update)
+            model = with_weights(model, towers.tensors)
+        return replace(self, model=model, towers=towers, position=position, published_ms=max(published_ms, self.published_ms))
 
 
 def with_weights(model: RankModel, weights: Mapping[str, Tensor]) -> RankModel:
@@ -67,4 +65,5 @@ def with_weights(model: RankModel, weights: Mapping[str, Tensor]) -> RankModel:
         other.load_state_dict(dict(weights))
     except RuntimeError as error:
         raise WireError(f"towers must fit the model of this job: {error}") from None
-    return other.eval()
+    other.freeze()
+    return other

@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
-from monolith_py.errors import CheckpointError, DeltaGap, LogError, NotReady, OffsetTrimmed, TopicMissing, WireError
+from monolith_py.errors import CheckpointError, DeltaGap, LogError, NotReady, OffsetTrimmed, TopicMissing, TowerGap, WireError
 from monolith_py.features import Schema
 from monolith_py.io.log import Log
 from monolith_py.io.topics import Topics
 from monolith_py.model import build_model
 from monolith_py.observe import DELTAS_APPLIED, REPLICA_FAULTS, REPLICA_LOADS, ROWS_APPLIED, STALENESS_S, TABLE_BYTES, TABLE_ROWS
-from monolith_py.sync import Delta, RowEncoding, Subscriber, pack_rows
+from monolith_py.sync import Delta, RowEncoding, Subscriber, TowerRequester, TowerState, pack_rows
 from monolith_py.table import EmbeddingTable
 from monolith_py.training import CheckpointMeta, newest_checkpoint, read_meta
 from serving.freshness import Freshness
@@ -32,6 +32,8 @@ _ROWS_AT_ONCE = 2048
 # How long one look for updates waits for the first, and how soon a log that was away is asked again.
 _POLL_S = 0.2
 _LOG_RETRY_S = 0.5
+# Full towers are asked for again no sooner than this, and than two turns of the trainer's towers take.
+_ASK_AGAIN_S = 5.0
 
 
 class Replica:
@@ -39,6 +41,7 @@ class Replica:
 
     A hole in the updates, a record that is no delta, or updates that the log has let go of: the replica can no longer trust that
     reading on gives the trainer's state. It goes on serving what it has, counts the fault, and starts again from the next checkpoint.
+    Towers that an update does not fit are a smaller fault: it keeps them, goes on with the rows, and asks the trainer for full towers.
     """
 
     def __init__(self, job: JobConfig, log: Log | None, device: torch.device, clock: Clock) -> None:
@@ -51,6 +54,10 @@ class Replica:
         self._loaded: tuple[Path, int] | None = None  # the checkpoint behind `_state` and when it was saved
         self._loaded_ms = 0
         self._subscriber: Subscriber | None = None
+        self._requester: TowerRequester | None = None
+        if log is not None:
+            interval_s = max(_ASK_AGAIN_S, 2 * job.sync.dense_interval_s)
+            self._requester = TowerRequester(log, Topics.of(job.log).tower_requests, job.name, clock, interval_s)
 
     @property
     def state(self) -> ModelState:
@@ -124,7 +131,7 @@ class Replica:
         return True
 
     def apply(self, delta: Delta) -> None:
-        """Apply one delta; its rows, and the towers, are ranked with from here on. (Called by the subscriber.)
+        """Apply one delta; its rows are ranked with from here on, and its towers where they fit. (Called by the subscriber.)
 
         Raises:
             WireError: the delta does not fit this job.
@@ -135,7 +142,7 @@ class Replica:
             for start in range(0, len(delta.fids), _ROWS_AT_ONCE):
                 chunk = slice(start, start + _ROWS_AT_ONCE)
                 state.table.assign(delta.table, delta.fids[chunk], delta.rows[chunk], delta.encoding)
-        self._state = state.after((delta.generation, delta.seq + 1), delta.published_ms, delta.towers)
+        self._state = self._after(state, delta)
         if delta.published_ms >= self._loaded_ms:  # older ones are caught up with: they were not late, this replica was
             self._freshness.note(delta.steps, self._clock.now_ms())
         DELTAS_APPLIED.inc()
@@ -146,6 +153,21 @@ class Replica:
     def close(self) -> None:
         """Close the freshness file. `follow` must have returned."""
         self._freshness.close()
+
+    def _after(self, state: ModelState, delta: Delta) -> ModelState:
+        """Return the state once `delta`, whose rows are in the table already, is applied; towers that do not fit leave the old ones."""
+        position = (delta.generation, delta.seq + 1)
+        try:
+            after = state.after(position, delta.published_ms, delta.towers)
+        except TowerGap as error:
+            REPLICA_FAULTS.labels(reason=type(error).__name__).inc()
+            logger.warning("towers of model %s kept, full ones wanted: %s", state.version, error)
+            if self._requester is not None:
+                self._requester.ask(delta.generation, delta.seq, state.towers.layout)
+            return state.after(position, delta.published_ms)
+        if delta.towers is not None and self._requester is not None:
+            self._requester.answered()
+        return after
 
     def _newest(self) -> Path | None:
         """Return the newest checkpoint, None where there is none or it is the one loaded last."""
@@ -183,7 +205,8 @@ class Replica:
                 table.assign(name, fids[chunk], pack_rows(weights[chunk], self._encoding), self._encoding)
         model = build_model(self._schema, self._job.model, self._job.seed).to(self._device)
         try:
-            model = with_weights(model, load_file(path / "towers.safetensors"))
-        except (SafetensorError, WireError) as error:
+            towers = TowerState.of(load_file(path / "towers.safetensors"))
+            model = with_weights(model, towers.tensors)
+        except (SafetensorError, ValueError, WireError) as error:
             raise CheckpointError(f"{path / 'towers.safetensors'}: {error}") from None
-        return ModelState(table, model, (meta.generation, meta.next_seq), meta.saved_ms)
+        return ModelState(table, model, towers, (meta.generation, meta.next_seq), meta.saved_ms)

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -53,13 +54,13 @@ def run_server(job: JobConfig) -> None:
     _core.set_num_threads(num_threads)
     with ExitStack() as stack:
         # The follower waits for updates while impressions are appended: a log for each.
-        updates = _open_topic(job, Topics.of(job.log).updates, stack) if config.follow_updates else None
+        topics = Topics.of(job.log)
+        updates = _open_topics(job, [topics.updates, topics.tower_requests], stack) if config.follow_updates else None
         replica = Replica(job, updates, device_of(config), clock)
         stack.callback(replica.close)
         impressions = None
         if config.log_impressions:
-            topic = Topics.of(job.log).impressions
-            impressions = ImpressionWriter(_open_topic(job, topic, stack), topic, clock)
+            impressions = ImpressionWriter(_open_topics(job, [topics.impressions], stack), topics.impressions, clock)
             stack.callback(impressions.close)
         kv = open_kv(job.kv.url)
         stack.callback(kv.close)
@@ -112,11 +113,12 @@ class Follower:
             self._stop.set()
 
 
-def _open_topic(job: JobConfig, topic: str, stack: ExitStack) -> Log:
-    """Return a log in which `topic` exists; it is closed with `stack`."""
+def _open_topics(job: JobConfig, topics: Sequence[str], stack: ExitStack) -> Log:
+    """Return a log in which `topics` exist; it is closed with `stack`."""
     log = open_log(job.log.url)
     stack.callback(log.close)
-    log.num_partitions(topic)
+    for topic in topics:
+        log.num_partitions(topic)
     return log
 
 

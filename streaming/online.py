@@ -17,7 +17,7 @@ from monolith_py.io import Log
 from monolith_py.io.codec import encode_examples
 from monolith_py.io.dead_letters import DeadLetters
 from monolith_py.io.topics import Topics
-from monolith_py.sync import Publisher, next_generation
+from monolith_py.sync import Publisher, TowerRequests, next_generation
 from monolith_py.training import CheckpointMeta, CheckpointSaving, PoisonedBatch, Trainer, newest_checkpoint, restore_checkpoint
 from streaming.patience import Patience
 from streaming.source import ExampleSource
@@ -52,7 +52,9 @@ class OnlineTraining:
             _logger.info("restored %s: %d examples learnt", path, meta.examples_trained)
         generation = next_generation(log, self._topics.updates, meta.generation if meta else 0)
         tables, updates = self.trainer.bags.tables, self._topics.updates
-        self._publisher = Publisher(log, updates, tables, self.trainer.export_towers, job.sync, clock, generation=generation)
+        log.num_partitions(self._topics.tower_requests)  # a topic that is missing stops the start, not one publish after the other
+        requests, towers = TowerRequests(log, self._topics.tower_requests), self.trainer.export_towers
+        self._publisher = Publisher(log, updates, tables, towers, job.sync, clock, requests=requests, generation=generation)
         self._source = ExampleSource(log, self._topics.examples, meta.offsets if meta else {}, self._dead_letters, clock)
         self._saved_batches = meta.step if meta else -1
         self._saving: CheckpointSaving | None = None

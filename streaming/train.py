@@ -29,6 +29,7 @@ def run_trainer(job: JobConfig, *, stop_at_end: bool) -> None:
     num_threads = job.trainer.num_threads or os.cpu_count() or 1
     torch.set_num_threads(num_threads)
     _core.set_num_threads(num_threads)
+    _core.keep_freed_memory()
     clock = SystemClock()
     with StopSignal().installed() as should_stop, closing(open_log(job.log.url)) as log:
         training = OnlineTraining(job, PatientLog(log, Patience(clock, should_stop)), clock, should_stop)

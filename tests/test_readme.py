@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_args
 
 import pytest
@@ -15,7 +17,7 @@ import typer
 from pydantic import BaseModel
 
 import monolith_py
-from monolith_py import table
+from monolith_py import table, tower
 from monolith_py.cli import app
 from monolith_py.config import JobConfig
 
@@ -67,25 +69,28 @@ def test_every_monolith_command_exists_with_its_options(guide: Path) -> None:
         assert {word.partition("=")[0] for word in words if word.startswith("--")} <= options, line
 
 
-def what_the_table_does() -> list[list[str]]:
-    """Return the cells of README's table of the embedding table."""
-    section = (ROOT / "README.md").read_text().partition("## What the table does")[2].partition("\n## ")[0]
+def what_it_does(part: str) -> list[list[str]]:
+    """Return the cells of README's table of a part: "table" or "towers"."""
+    section = (ROOT / "README.md").read_text().partition(f"## What the {part} do")[2].partition("\n## ")[0]
     return [line.strip("| ").split("|") for line in section.splitlines() if line.startswith("| ")][1:]
 
 
-def test_every_name_of_the_table_exists() -> None:
-    names = [name for row in what_the_table_does() for name in re.findall(r"`([A-Za-z_.]+)`", row[1])]
-    assert len(names) > 30
+@pytest.mark.parametrize(("part", "module", "at_least"), [("table", table, 30), ("towers", tower, 8)])
+def test_every_name_of_what_it_does_exists(part: str, module: ModuleType, at_least: int) -> None:
+    names = [name for row in what_it_does(part) for name in re.findall(r"`([A-Za-z_.]+)`", row[1])]
+    assert len(names) > at_least
     for name in names:
         first, *rest = name.removeprefix("monolith_py.").split(".")
-        owner = getattr(monolith_py if name.startswith("monolith_py.") else table, first)
+        owner = getattr(monolith_py if name.startswith("monolith_py.") else module, first)
         for attribute in rest:
-            assert hasattr(owner, attribute) or attribute in {field.name for field in fields(owner)}, name
+            of_class = hasattr(owner, attribute) or attribute in getattr(owner, "__annotations__", {})
+            assert of_class or f"self.{attribute}" in inspect.getsource(owner) or attribute in {field.name for field in fields(owner)}, name
 
 
-def test_every_setting_of_the_table_exists() -> None:
-    settings = [name for row in what_the_table_does() if len(row) > 2 for name in re.findall(r"`([a-z_]+\.[a-z_.]+)`", row[2])]
-    assert len(settings) > 8
+@pytest.mark.parametrize(("part", "at_least"), [("table", 8), ("towers", 10)])
+def test_every_setting_of_what_it_does_exists(part: str, at_least: int) -> None:
+    settings = [name for row in what_it_does(part) if len(row) > 2 for name in re.findall(r"`([a-z_]+\.[a-z_.]+)`", row[2])]
+    assert len(settings) > at_least
     for setting in settings:
         model: Any = JobConfig
         for part in setting.split("."):

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from ledger import Ledger
 from measures import Quality, quality, weighted_percentile
+from towers import DENSE, SPARSE, TowerPass
 
 from monolith_py.table import TableStats
 
@@ -33,6 +34,7 @@ class Findings:
     trained: int  # examples, as the last checkpoint says
     history_impressions: int
     num_versions: int  # different models that scored
+    towers: dict[str, TowerPass]  # the job's own and the dense one, on the same examples
     took_s: dict[str, float] = field(default_factory=dict)  # by phase
 
     def overall(self, task: str) -> dict[str, Quality]:
@@ -75,6 +77,7 @@ class Findings:
         """Return the (name, value, unit) lines of the run."""
         views = self.overall("long_view")
         clicks = self.overall("click")
+        sparse, dense = self.towers[SPARSE], self.towers[DENSE]
         return [
             ("demo.auc_live", views[LIVE].auc, "auc"),
             ("demo.auc_frozen", views[FROZEN].auc, "auc"),
@@ -84,6 +87,8 @@ class Findings:
             ("demo.ne_live", views[LIVE].ne, "ne"),
             ("demo.click_auc_live", clicks[LIVE].auc, "auc"),
             ("demo.click_auc_gain_live_vs_frozen", clicks[LIVE].auc - clicks[FROZEN].auc, "auc"),
+            ("demo.tower_density", sparse.density, "ratio"),
+            ("demo.tower_auc_vs_dense", sparse.quality["long_view"].auc - dense.quality["long_view"].auc, "auc"),
             ("demo.freshness_p50_s", self.freshness(50), "s"),
             ("demo.freshness_p99_s", self.freshness(99), "s"),
             ("demo.examples_per_s", self.history_examples_per_s, "examples/s"),

@@ -24,6 +24,7 @@ from live import Replay
 from measures import auc
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from towers import TowerPass, compare_towers
 
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig
@@ -59,7 +60,8 @@ class Demo:
             examples_per_s = self._train_history(progress)
             replay, began_ms, live_s = self._live(progress)
             self._drain(progress)
-            return self._findings(linear, replay, examples_per_s, began_ms, live_s)
+            towers = self._compare_towers(progress)
+            return self._findings(linear, replay, examples_per_s, began_ms, live_s, towers)
 
     def _labels(self) -> dict[str, npt.NDArray[np.bool_]]:
         return {"long_view": self._stream.long_views, "click": self._stream.clicks}
@@ -165,12 +167,27 @@ class Demo:
             progress.advance(ending)
         self._took_s["end"] = time.monotonic() - began_s
 
+    def _compare_towers(self, progress: Progress) -> dict[str, TowerPass]:
+        """Let the job's tower and the dense one learn the run's examples side by side."""
+        began_s = time.monotonic()
+        comparing = progress.add_task("end: sparse tower against dense", total=len(self._stream))
+        live_from_ms = int(self._stream.times_ms[self._first])
+        towers = compare_towers(self._log, self._job, live_from_ms, lambda num: progress.advance(comparing, num))
+        self._took_s["towers compared"] = time.monotonic() - began_s
+        return towers
+
     def _run_to_end(self, name: str, command: str) -> None:
         self._children.start(name, command, self._files.live, "--stop-at-end")
         self._children.finish(name)
 
     def _findings(
-        self, linear: list[Future[npt.NDArray[np.float64]]], replay: Replay, examples_per_s: float, began_ms: int, live_s: float
+        self,
+        linear: list[Future[npt.NDArray[np.float64]]],
+        replay: Replay,
+        examples_per_s: float,
+        began_ms: int,
+        live_s: float,
+        towers: dict[str, TowerPass],
     ) -> Findings:
         stream, first = self._stream, self._first
         predictions = {}
@@ -201,6 +218,7 @@ class Demo:
             trained=read_meta(checkpoint).examples_trained,
             history_impressions=first,
             num_versions=len(set(replay.served[0].versions)),
+            towers=towers,
             took_s=self._took_s,
         )
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from measures import auc
 from rich.console import Console
 from rich.table import Table
+from towers import DENSE, SPARSE
 
 _COLOURS = {LIVE: "#0a7d5a", FROZEN: "#3b6fb6", LINEAR: "#b08030", VIDEO_RATE: "#999999"}
 _CURVE_POINTS = 120
@@ -31,7 +32,8 @@ img { max-width: 100% } code, pre { background: #f4f4f4; padding: .1rem .3rem }
 
 def tables(found: Findings) -> list[Table]:
     """Return the tables of the report."""
-    return [*(_quality_table(found, task) for task in found.labels), _system_table(found), _rows_table(found), _count_table(found)]
+    quality = (_quality_table(found, task) for task in found.labels)
+    return [*quality, _towers_table(found), _system_table(found), _rows_table(found), _count_table(found)]
 
 
 def write_html(found: Findings, notes: list[str], commands: list[str], path: Path) -> None:
@@ -99,6 +101,19 @@ def _quality_table(found: Findings, task: str) -> Table:
     table.add_row(
         "live less frozen", *gains, f"{overall[LIVE].auc - overall[FROZEN].auc:+.4f}", f"{overall[LIVE].ne - overall[FROZEN].ne:+.4f}", ""
     )
+    return table
+
+
+def _towers_table(found: Findings) -> Table:
+    """Return what the tower's sparsity costs: two trainers over the same batches, offline, scored on the live days."""
+    columns = (*(f"AUC of {task}" for task in found.labels), "density", "weights", "swaps", "examples/s")
+    table = _table("Tower of the job against a dense one, on the examples of this run", "tower", *columns)
+    for name, one in found.towers.items():
+        aucs = (f"{one.quality[task].auc:.4f}" for task in found.labels)
+        table.add_row(name, *aucs, f"{one.density:.1%}", f"{one.num_weights:,}", f"{one.num_swaps}", f"{one.examples_per_s:,.0f}")
+    sparse, dense = (found.towers[name] for name in (SPARSE, DENSE))
+    differences = (f"{sparse.quality[task].auc - dense.quality[task].auc:+.4f}" for task in found.labels)
+    table.add_row("difference", *differences, "", f"{sparse.num_weights / dense.num_weights:.1%}", "", "")
     return table
 
 

@@ -108,6 +108,16 @@ ROWS: dict[str, list[Panel]] = {
             {"duration": "monolith_checkpoint_duration_s > 0", "training stood still": "monolith_checkpoint_pause_s > 0"},
         ),
     ],
+    "Towers": [
+        Panel("Density of sparse layers", "percentunit", {"density": "monolith_tower_density > 0"}),
+        Panel("Live atoms", "short", {"layer {{layer}}": "monolith_tower_live_atoms"}),
+        Panel("Changes of the topology", "short", {"in the interval": "delta(monolith_tower_swaps[$__rate_interval])"}),
+        Panel(
+            "Health of swaps",
+            "percentunit",
+            {"grown again soon after a drop": "monolith_tower_regret_rate", "newborns that lived": "monolith_tower_newborn_survival"},
+        ),
+    ],
     "Tables": [
         Panel(
             "Rows",
@@ -129,7 +139,11 @@ ROWS: dict[str, list[Panel]] = {
     "Parameter sync": [
         Panel("Rows", "cps", {"published": rate("monolith_rows_published_total"), "applied": rate("monolith_rows_applied_total")}),
         Panel("Deltas", "cps", {"published": rate("monolith_deltas_published_total"), "applied": rate("monolith_deltas_applied_total")}),
-        Panel("Bytes published", "Bps", {"published": rate("monolith_published_bytes_total")}),
+        Panel(
+            "Bytes published",
+            "Bps",
+            {"all": rate("monolith_published_bytes_total"), "towers, {{form}}": rate("monolith_tower_published_bytes_total", "form")},
+        ),
         Panel("Publishes that the log refused", "cps", {"refused": rate("monolith_publish_failures_total")}),
     ],
 }

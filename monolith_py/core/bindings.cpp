@@ -1,4 +1,6 @@
-// The one source file that knows Python.
+// The module: tables and maps for Python. Nothing but the bindings' sources knows Python.
+#include "bindings_interaction.hpp"
+#include "bindings_tower.hpp"
 #include "bindings_types.hpp"
 
 NB_MODULE(_core, m) {
@@ -306,8 +308,9 @@ NB_MODULE(_core, m) {
             nb::gil_scoped_release nogil;
             const Batch batch{features, offsets.data(), scales ? scales->data() : nullptr, gradients.shape(0),
                               gradients.shape(1)};
-            if (!kernels().all_finite(gradients.data(), gradients.size()))
-                throw NotFinite("gradient of the pooled rows must be finite, got NaN or Inf; no row was changed");
+            if (!all_bounded(gradients.data(), gradients.size()))
+                throw NotFinite(
+                    "gradient of the pooled rows must be below 2^48, got NaN, Inf or more; no row was changed");
             auto locks = lock_all<std::unique_lock<std::shared_mutex>>(tables);
             for (size_t f = 0; f < tables.size(); ++f)
                 expect_rows(tables[f]->table, rows.data() + batch.begin(f), batch.size(f));
@@ -315,4 +318,6 @@ NB_MODULE(_core, m) {
         },
         "tables"_a, nb::arg("rows").noconvert(), nb::arg("offsets").noconvert(), nb::arg("weights").noconvert().none(),
         "pooling"_a, nb::arg("gradients").noconvert());
+    bind_tower(m);
+    bind_interaction(m);
 }

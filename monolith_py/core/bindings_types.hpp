@@ -1,54 +1,27 @@
-// What the bindings are made of: arrays that cross the border, their checks, and the locks around tables and maps.
-// Included by bindings.cpp alone.
+// What the bindings of tables are made of: checks, and the locks around tables and maps. Included by bindings.cpp
+// alone.
 #pragma once
 
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>
-#include <nanobind/stl/optional.h>
-#include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
-#include <nanobind/stl/vector.h>
 
 #include <memory>
 #include <mutex>
 #include <shared_mutex>
 #include <type_traits>
 
+#include "bindings_arrays.hpp"
 #include "embedding_table.hpp"
 #include "pooled.hpp"
 #include "snapshot.hpp"
 
-namespace nb = nanobind;
-
 namespace {
 
 using namespace monolith;
-using Fids = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Rows = nb::ndarray<uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using ConstRows = nb::ndarray<const uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Matrix = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using ConstMatrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using ConstFloats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 struct NotFinite : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
-
-[[noreturn]] void refuse(const std::string& why) { throw nb::value_error(why.c_str()); }
-
-void expect(const char* name, size_t expected, size_t got) {
-    if (expected != got)
-        refuse(std::string(name) + " must have size " + std::to_string(expected) + ", got " + std::to_string(got));
-}
-
-// A matrix of one row for each of n.
-template <typename Array>
-void expect_matrix(const char* name, size_t n, size_t width, const Array& got) {
-    if (got.shape(0) != n || got.shape(1) != width)
-        refuse(std::string(name) + " must be (" + std::to_string(n) + ", " + std::to_string(width) + "), got (" +
-               std::to_string(got.shape(0)) + ", " + std::to_string(got.shape(1)) + ")");
-}
 
 // Event time in seconds: some 30,000 years to either side, far from where sums of times run over.
 void expect_time(int64_t now_s) {
@@ -64,21 +37,6 @@ void expect_rows(const EmbeddingTable& table, const uint32_t* rows, size_t n) {
     if (end > table.end_row())
         throw std::invalid_argument("rows must be NO_ROW or below " + std::to_string(table.end_row()) + ", got " +
                                     std::to_string(end - 1));
-}
-
-template <typename T>
-nb::object vector_array(const std::vector<T>& values) {
-    T* data = new T[values.size() + 1];
-    std::copy(values.begin(), values.end(), data);
-    nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
-    return nb::cast(nb::ndarray<nb::numpy, T, nb::ndim<1>>(data, {values.size()}, owner));
-}
-
-template <typename T>
-nb::object matrix_array(std::unique_ptr<T[]> values, size_t n, size_t width) {
-    T* data = values.release();
-    nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
-    return nb::cast(nb::ndarray<nb::numpy, T, nb::ndim<2>>(data, {n, width}, owner));
 }
 
 // fid -> row id for a replica; a lock for readers and the writer.

@@ -1,7 +1,19 @@
 # The sources of the kernels in KERNELS: hot loops built once for each instruction set, and the choice between them.
+# In TOWER the engines of sparse linear stacks, which call them.
 set(KERNELS kernels kernels_portable)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   list(APPEND KERNELS kernels_avx2 kernels_avx512)
+endif()
+# The matrix unit needs no more than a compiler that knows it; whether the machine has one is asked at run time.
+set(AMX_SOURCES)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" AND CMAKE_SYSTEM_NAME STREQUAL "Linux")
+  include(CheckCXXCompilerFlag)
+  check_cxx_compiler_flag("-mavx512bf16 -mamx-tile -mamx-bf16" COMPILER_HAS_AMX)
+  if(COMPILER_HAS_AMX)
+    set(AMX_SOURCES tower_amx_pack tower_amx_forward tower_amx_weights)
+    list(APPEND KERNELS tower_amx ${AMX_SOURCES})
+    add_compile_definitions(MONOLITH_HAS_AMX)
+  endif()
 endif()
 list(TRANSFORM KERNELS PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
 list(TRANSFORM KERNELS APPEND .cpp)
@@ -11,3 +23,10 @@ set_source_files_properties(${KERNELS} PROPERTIES COMPILE_OPTIONS "${KERNEL_OPTI
 set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/kernels_avx2.cpp PROPERTIES COMPILE_OPTIONS "${KERNEL_OPTIONS};-march=x86-64-v3")
 set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/kernels_avx512.cpp
                             PROPERTIES COMPILE_OPTIONS "${KERNEL_OPTIONS};-march=x86-64-v4;-mprefer-vector-width=512")
+set(TOWER tower_vector.cpp tower_vector_forward.cpp tower_vector_backward.cpp)
+list(TRANSFORM TOWER PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
+# GCC 12 warns of its own intrinsics, which begin with a variable that is not initialised.
+foreach(source ${AMX_SOURCES})
+  set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/${source}.cpp PROPERTIES COMPILE_OPTIONS
+    "-march=x86-64-v4;-mprefer-vector-width=512;-mavx512bf16;-mamx-tile;-mamx-bf16;-Wno-uninitialized;-Wno-maybe-uninitialized")
+endforeach()

@@ -7,6 +7,7 @@
 
 #include "bucket.hpp"
 #include "settings.hpp"
+#include "tower_kernels.hpp"
 
 namespace monolith {
 
@@ -53,6 +54,25 @@ struct UpdateJob {
     size_t num_zeroed;  // out
 };
 
+// Pooled rows of the examples [begin, end), feature by feature: (B, F * D).
+struct PooledRows {
+    const float* pooled;
+    uint32_t num_features, dim;
+    size_t begin, end;
+
+    size_t width() const { return size_t{num_features} * dim; }
+};
+
+// Where the gradients of pooled rows go, (B, F * D). What others send back to the same rows, at beside + b *
+// beside_stride, is added; it may be `gradients` itself. Null: there is none.
+struct GradientsOfRows {
+    const float* beside;
+    size_t beside_stride;
+    float* gradients;
+};
+
+inline size_t num_pairs(size_t num_features) { return num_features * (num_features - 1) / 2; }
+
 struct Kernels {
     // The row of each fid, NO_ROW where there is none or it is not admitted.
     void (*find)(MapView map, const int64_t* fids, size_t n, uint32_t* rows);
@@ -71,11 +91,20 @@ struct Kernels {
     size_t (*update)(UpdateJob& job);
     // Start values and state of a row, a pure function of `bits`, the fid's seeded hash.
     void (*start_row)(const Slice* slices, size_t num_slices, uint64_t bits, float* weights, float* state);
-    // Whether no value is NaN or infinite.
-    bool (*all_finite)(const float* values, size_t n);
+    // Whether all values are numbers below 2^48 in size: the square of a sum over a batch is finite too.
+    bool (*all_bounded)(const float* values, size_t n);
     // Rows as bytes, `row_bytes` each, slices one after the other.
     void (*encode)(RowsView table, const Slice* slices, size_t num_slices, const uint32_t* rows, size_t n,
                    uint8_t* encoded, size_t row_bytes);
+    // Terms (B, 2) of a factorization machine: the sum of the rows' components 0, and the sum of the dot products of
+    // all pairs of rows, of the components from 1 on.
+    void (*factorize)(const PooledRows& rows, float* terms);
+    void (*factorize_back)(const PooledRows& rows, const float* grad_terms, const GradientsOfRows& out);
+    // Dot products of all pairs of rows, (B, P): of row 0 with those after it, then of row 1, and so on. `room` holds
+    // F rounded up to 16 times the greater of D and F.
+    void (*dots)(const PooledRows& rows, float* pairs, float* room);
+    void (*dots_back)(const PooledRows& rows, const float* grad_pairs, const GradientsOfRows& out, float* room);
+    TowerKernels tower;
 };
 
 // Sources of `sort_rows` may be null: position i is source i.

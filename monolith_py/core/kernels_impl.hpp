@@ -1,13 +1,32 @@
 // The hot loops. Included by one source file for each instruction set, which names the result; nothing in these headers
 // may be shared with other files, or the linker could give a machine code that it cannot run.
+#include "kernels_interaction.hpp"
 #include "kernels_lookup.hpp"
 #include "kernels_pool.hpp"
 #include "kernels_row.hpp"
+#include "kernels_tower.hpp"
+#include "kernels_tower_backward.hpp"
+#include "kernels_tower_forward.hpp"
+#include "kernels_tower_update.hpp"
 #include "kernels_update.hpp"
 
 namespace monolith {
 
 extern const Kernels MONOLITH_KERNELS;
-const Kernels MONOLITH_KERNELS = {find, sight, gather, pool, sort_rows, update, start_row, all_finite, encode};
+const Kernels MONOLITH_KERNELS = {find,
+                                  sight,
+                                  gather,
+                                  pool,
+                                  sort_rows,
+                                  update,
+                                  start_row,
+                                  all_bounded,
+                                  encode,
+                                  factorize,
+                                  factorize_back,
+                                  dots,
+                                  dots_back,
+                                  {tower_pack, tower_unpack, tower_forward, tower_forward_rows, tower_backward,
+                                   tower_mask, tower_gradients, tower_add, tower_round, tower_adam, tower_adagrad}};
 
 }  // namespace monolith

@@ -139,13 +139,13 @@ void encode(RowsView table, const Slice* slices, size_t num_slices, const uint32
     }
 }
 
-// The exponent of what is not finite is all ones; counted without a branch.
-bool all_finite(const float* values, size_t n) {
+// By the exponent, which is all ones in what is not finite; counted without a branch.
+bool all_bounded(const float* values, size_t n) {
     uint32_t num = 0;
     for (size_t i = 0; i < n; ++i) {
         uint32_t bits;
         std::memcpy(&bits, values + i, sizeof bits);
-        num += (bits & 0x7F800000u) == 0x7F800000u;
+        num += (bits & 0x7F800000u) >= (127u + 48u) << 23;
     }
     return num == 0;
 }

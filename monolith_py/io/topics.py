@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 
 from monolith_py.config import LogConfig
 from monolith_py.errors import ConfigError
@@ -18,6 +18,7 @@ class Topics:
     examples: str
     updates: str
     dead_letters: str
+    tower_requests: str
 
     @staticmethod
     def of(config: LogConfig) -> Topics:
@@ -27,18 +28,18 @@ class Topics:
         'shop.updates'
         """
         prefix = config.topic_prefix
-        return Topics(*(f"{prefix}{name}" for name in ("impressions", "actions", "examples", "updates", "dead_letters")))
+        return Topics(*(f"{prefix}{field.name}" for field in fields(Topics)))
 
 
 def create_topics(log: Log, config: LogConfig) -> None:
-    """Create the job's topics where they do not exist: one partition for updates and dead letters, `config.partitions` for the others.
+    """Create the job's topics where they do not exist: `config.partitions` partitions for those of events and examples, one for the others.
 
     Raises:
         ConfigError: a topic exists with another number of partitions.
     """
     topics = Topics.of(config)
     partitions = dict.fromkeys((topics.impressions, topics.actions, topics.examples), config.partitions)
-    for topic, expected in {**partitions, topics.updates: 1, topics.dead_letters: 1}.items():
+    for topic, expected in {**dict.fromkeys(astuple(topics), 1), **partitions}.items():
         log.create_topic(topic, expected)
         got = log.num_partitions(topic)
         if got != expected:

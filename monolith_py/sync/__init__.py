@@ -5,6 +5,9 @@ from monolith_py.sync.generation import next_generation
 from monolith_py.sync.publisher import Publisher, TouchedRows
 from monolith_py.sync.rows import RowEncoding, pack_rows, row_bytes, unpack_rows
 from monolith_py.sync.subscriber import Sink, Subscriber
+from monolith_py.sync.tower_requests import TowerRequester, TowerRequests
+from monolith_py.sync.tower_update import TowerForm, TowerUpdate, apply_update, full_update, next_update
+from monolith_py.sync.towers import TowerState
 
 __all__ = [
     "Delta",
@@ -14,9 +17,17 @@ __all__ = [
     "StepMark",
     "Subscriber",
     "TouchedRows",
+    "TowerForm",
+    "TowerRequester",
+    "TowerRequests",
+    "TowerState",
+    "TowerUpdate",
+    "apply_update",
     "decode_delta",
     "encode_delta",
+    "full_update",
     "next_generation",
+    "next_update",
     "pack_rows",
     "row_bytes",
     "unpack_rows",

@@ -13,16 +13,11 @@ from google.protobuf.message import DecodeError
 from monolith_py.errors import WireError
 from monolith_py.example import Int64Array
 from monolith_py.pb import parameter_sync_pb2 as pb
-from monolith_py.sync.rows import ByteArray, RowEncoding, row_bytes, rows_are_finite
+from monolith_py.sync.rows import ENCODING_FROM_WIRE, ENCODING_TO_WIRE, ByteArray, RowEncoding, row_bytes, rows_are_finite
+from monolith_py.sync.tower_update import TowerUpdate, tower_update_from_wire, tower_update_to_wire
 
 _FID = np.dtype("<i8")
 _MAX_DIM = 1024
-_TO_WIRE = {
-    RowEncoding.FP32: pb.ROW_ENCODING_FP32,
-    RowEncoding.FP16: pb.ROW_ENCODING_FP16,
-    RowEncoding.INT8: pb.ROW_ENCODING_INT8,
-}
-_FROM_WIRE = {wire: encoding for encoding, wire in _TO_WIRE.items()}
 
 
 @dataclass(frozen=True)
@@ -54,7 +49,7 @@ class Delta:
     fids: Int64Array = field(default_factory=_no_fids)  # (n,)
     rows: ByteArray = field(default_factory=lambda: np.empty((0, 0), np.uint8))  # (n, R)
     evicted: Int64Array = field(default_factory=_no_fids)  # (m,)
-    towers: bytes = b""  # safetensors
+    towers: TowerUpdate | None = None
     steps: tuple[StepMark, ...] = ()
 
 
@@ -68,11 +63,11 @@ def encode_delta(delta: Delta) -> bytes:
         watermark_ms=delta.watermark_ms,
         published_ms=delta.published_ms,
         dim=delta.dim,
-        encoding=_TO_WIRE[delta.encoding] if delta.table else pb.ROW_ENCODING_UNSPECIFIED,
+        encoding=ENCODING_TO_WIRE[delta.encoding] if delta.table else pb.ROW_ENCODING_UNSPECIFIED,
         fids=delta.fids.astype(_FID, copy=False).tobytes(),
         rows=delta.rows.tobytes(),
         evicted=delta.evicted.astype(_FID, copy=False).tobytes(),
-        towers=delta.towers,
+        towers=None if delta.towers is None else tower_update_to_wire(delta.towers),
         steps=[pb.StepMark(time_ms=step.time_ms, num_rows=step.num_rows) for step in delta.steps],
     )
     value: bytes = message.SerializeToString()
@@ -83,7 +78,8 @@ def decode_delta(value: bytes) -> Delta:
     """Return the delta in `value`. Its arrays are read-only views.
 
     Raises:
-        WireError: no delta, an unknown encoding, a dim out of range, sizes that do not fit each other, or a weight that is not finite.
+        WireError: no delta, an unknown encoding, a dim out of range, sizes that do not fit each other, a wrong checksum, or a weight that
+            is not finite.
     """
     message = pb.Delta()
     try:
@@ -104,18 +100,18 @@ def decode_delta(value: bytes) -> Delta:
     for name in ("fids", "rows", "evicted"):
         if getattr(message, name):
             raise WireError(f"delta.{name} must be empty without delta.table, got {len(getattr(message, name))} bytes")
-    return replace(head, towers=message.towers)
+    return replace(head, towers=tower_update_from_wire(message.towers)) if message.HasField("towers") else head
 
 
 def _with_rows(head: Delta, message: pb.Delta) -> Delta:
     """Return `head` with the checked rows of a delta of a table."""
-    if message.towers:
-        raise WireError(f"delta.towers must be empty in a delta of table {message.table!r}, got {len(message.towers)} bytes")
-    if message.encoding not in _FROM_WIRE:
-        raise WireError(f"delta.encoding must be one of {sorted(_FROM_WIRE)}, got {message.encoding}")
+    if message.HasField("towers"):
+        raise WireError(f"delta.towers must be absent in a delta of table {message.table!r}, got {message.towers.ByteSize()} bytes")
+    if message.encoding not in ENCODING_FROM_WIRE:
+        raise WireError(f"delta.encoding must be one of {sorted(ENCODING_FROM_WIRE)}, got {message.encoding}")
     if message.dim % 4 or not 4 <= message.dim <= _MAX_DIM:
         raise WireError(f"delta.dim must be a multiple of 4 in [4, {_MAX_DIM}], got {message.dim}")
-    encoding = _FROM_WIRE[message.encoding]
+    encoding = ENCODING_FROM_WIRE[message.encoding]
     width = row_bytes(message.dim, encoding)
     fids = _fids("fids", message.fids)
     if len(message.rows) != len(fids) * width:

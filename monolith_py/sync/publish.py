@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +11,8 @@ import numpy as np
 from monolith_py.example import FloatArray, Int64Array
 from monolith_py.sync.delta import Delta, StepMark, encode_delta
 from monolith_py.sync.rows import ByteArray, RowEncoding, pack_rows
+from monolith_py.sync.tower_update import TowerUpdate, full_update, next_update
+from monolith_py.sync.towers import TowerState
 
 # More marks than this are merged two by two, each pair at its older time: no row seems fresher than it is.
 _MAX_MARKS = 4096
@@ -63,17 +65,44 @@ class Drained:
 
 
 @dataclass(frozen=True)
-class Publish:
-    """Deltas of one generation from `first_seq` on: the towers where there are any, then the rows of each table.
+class TowerTurn:
+    """What a publish that it is the towers' turn in knows of them; which update that makes is settled when it is packed.
 
-    The step marks are in the last delta: once it is applied, all the rows are servable.
+    `base` is what the log holds before this publish, None at the first of a generation. `asked` returns whether a replica asked for full
+    towers; it may ask the log, so it is not for the training thread.
+    """
+
+    base: TowerState | None
+    state: TowerState
+    has_learnt: bool  # since `base`
+    encoding: RowEncoding
+    asked: Callable[[], bool]
+
+    def update(self) -> TowerUpdate | None:
+        """Return the update to publish, None where nobody needs one.
+
+        Raises:
+            ValueError: a weight is NaN or infinite.
+        """
+        asked = self.asked()
+        if self.base is None or asked:
+            return full_update(self.state, self.encoding)
+        return next_update(self.base, self.state, self.encoding) if self.has_learnt else None
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Deltas of one generation from `first_seq` on: where it is the towers' turn, first one for them, then the rows of each table.
+
+    That first delta is a mere sign of life where the towers need no update. The step marks are in the last delta: once it is applied, all
+    the rows are servable.
     """
 
     generation: int
     first_seq: int
     watermark_ms: int
     published_ms: int
-    towers: bytes
+    turn: TowerTurn | None
     drained: Sequence[Drained]
     steps: tuple[StepMark, ...]
     encoding: RowEncoding
@@ -82,7 +111,7 @@ class Publish:
     @property
     def is_empty(self) -> bool:
         """Return whether nothing changed."""
-        return not (self.towers or self.num_rows or self.num_evicted)
+        return not (self.turn or self.num_rows or self.num_evicted)
 
     @property
     def num_rows(self) -> int:
@@ -96,8 +125,8 @@ class Publish:
 
     @property
     def num_deltas(self) -> int:
-        """Return how many deltas this is: one, a mere sign of life, where it is empty."""
-        return max(1, bool(self.towers) + sum(part.num_deltas(self.rows_per_delta) for part in self.drained))
+        """Return how many deltas this is."""
+        return (self.turn is not None) + sum(part.num_deltas(self.rows_per_delta) for part in self.drained)
 
     @property
     def num_bytes(self) -> int:
@@ -105,12 +134,17 @@ class Publish:
         return sum(map(len, self._values))
 
     def values(self) -> list[bytes]:
-        """Return the deltas as bytes, the same at each call. The first call packs them.
+        """Return the deltas as bytes, the same at each call. The first call packs them, and may ask the log what replicas asked for.
 
         Raises:
             ValueError: a weight is NaN or infinite; the message names the table.
         """
         return self._values
+
+    @cached_property
+    def towers(self) -> TowerUpdate | None:
+        """Return the update of the towers, the same at each call. Like `values`, it may ask the log at the first."""
+        return self.turn.update() if self.turn else None
 
     @cached_property
     def _values(self) -> list[bytes]:
@@ -120,7 +154,7 @@ class Publish:
 
     def _deltas(self) -> Iterator[Delta]:
         seq, last = self.first_seq, self.first_seq + self.num_deltas - 1
-        if self.towers or self.is_empty:
+        if self.turn:
             steps = self.steps if seq == last else ()
             yield Delta(self.generation, seq, self.watermark_ms, self.published_ms, towers=self.towers, steps=steps)
             seq += 1

@@ -3,6 +3,9 @@
 The training thread drains the tables and goes on; one worker thread packs and appends. A publish that the log refused stays as it is,
 number for number and byte for byte, and goes before the next: no row is dropped, no seq is skipped, none is used twice for different
 content. Where a refused append was written after all, the subscriber skips the copy by its seq.
+
+Towers go whole at the first publish of a generation and where a replica asked, else as what has changed since the publish before, which
+the log holds before this one whatever it refuses meanwhile. Which of the two is settled when a publish is packed for the first time.
 """
 
 from __future__ import annotations
@@ -12,7 +15,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
-from safetensors.torch import save
 from torch import Tensor
 
 from monolith_py.clock import Clock
@@ -20,9 +22,11 @@ from monolith_py.config import SyncConfig
 from monolith_py.errors import LogError
 from monolith_py.example import FloatArray, Int64Array
 from monolith_py.io.log import Log
-from monolith_py.observe import DELTAS_PUBLISHED, PUBLISH_FAILURES, PUBLISHED_BYTES, ROWS_PUBLISHED
-from monolith_py.sync.publish import Drained, Publish, StepMarks
+from monolith_py.observe import DELTAS_PUBLISHED, PUBLISH_FAILURES, PUBLISHED_BYTES, ROWS_PUBLISHED, TOWER_PUBLISHED_BYTES
+from monolith_py.sync.publish import Drained, Publish, StepMarks, TowerTurn
 from monolith_py.sync.rows import RowEncoding
+from monolith_py.sync.tower_requests import TowerRequests
+from monolith_py.sync.towers import TowerState
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +61,8 @@ class TouchedRows(Protocol):
 class Publisher:
     """Publishes the tables and towers of one trainer. All methods are for the training thread.
 
-    A trainer that starts takes `generation` from `next_generation`; `towers` returns the tensors to publish, read in the training thread.
+    A trainer that starts takes `generation` from `next_generation`; `towers` returns copies of the tensors to publish, made in the training
+    thread; `requests` is looked at in the worker, at most once for each turn of the towers.
     """
 
     def __init__(
@@ -69,16 +74,17 @@ class Publisher:
         config: SyncConfig,
         clock: Clock,
         *,
+        requests: TowerRequests,
         generation: int,
         next_seq: int = 0,
     ) -> None:
         self._log, self._topic, self._tables, self._towers = log, topic, tables, towers
-        self._config, self._clock = config, clock
+        self._requests, self._config, self._clock = requests, config, clock
         self._generation, self._next_seq = generation, next_seq
         self._marks = StepMarks()
         self._stepped = False  # since towers were published last
         self._due_s = self._towers_due_s = clock.monotonic_s()
-        self._first = True
+        self._base: TowerState | None = None  # as of the newest publish with towers, be it in the log or on its way
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="publisher")
         self._publish: Publish | None = None  # built and not acknowledged
         self._append: Future[int] | None = None  # on its way to the log
@@ -104,8 +110,8 @@ class Publisher:
             return
         self._due_s = now_s + self._config.sparse_interval_s
         if self._publish is None:
-            dense_due = now_s >= self._towers_due_s
-            self._publish = self._collect(watermark_ms, towers=self._first or (dense_due and self._stepped), sign_of_life=dense_due)
+            towers_due = now_s >= self._towers_due_s
+            self._publish = self._collect(watermark_ms, self._turn() if towers_due else None)
         self._start()
 
     def flush(self, watermark_ms: int) -> int:
@@ -119,7 +125,8 @@ class Publisher:
         if self._publish is not None:
             self._start()
             self._settle_or_raise()
-        self._publish = self._collect(watermark_ms, towers=True, sign_of_life=True)
+        self._stepped = True  # whoever flushes wants the log to hold all there is
+        self._publish = self._collect(watermark_ms, self._turn())
         self._start()
         return self._settle_or_raise()
 
@@ -129,8 +136,18 @@ class Publisher:
             self._settle()
         self._worker.shutdown()
 
-    def _collect(self, watermark_ms: int, *, towers: bool, sign_of_life: bool) -> Publish | None:
-        """Drain all tables into a publish, the towers first; None where nothing changed and no sign of life is due."""
+    def _turn(self) -> TowerTurn:
+        """Return what to publish of the towers now that it is their turn."""
+        base, has_learnt = self._base, self._stepped
+        if base is None or has_learnt:
+            self._base = TowerState.of(self._towers())
+        assert self._base is not None
+        self._stepped = False
+        self._towers_due_s = self._clock.monotonic_s() + self._config.dense_interval_s
+        return TowerTurn(base, self._base, has_learnt, RowEncoding(self._config.tower_encoding), self._requests.take)
+
+    def _collect(self, watermark_ms: int, turn: TowerTurn | None) -> Publish | None:
+        """Drain all tables into a publish; None where nothing changed and it is not the towers' turn."""
         drained = []
         for name, table in self._tables.items():
             part = table.drain(_CONSUMER)
@@ -140,19 +157,15 @@ class Publisher:
             first_seq=self._next_seq,
             watermark_ms=watermark_ms,
             published_ms=self._clock.now_ms(),
-            towers=save(dict(self._towers())) if towers else b"",
+            turn=turn,
             drained=drained,
             steps=self._marks.take(),
             encoding=RowEncoding(self._config.encoding),
             rows_per_delta=self._config.rows_per_delta,
         )
-        if publish.is_empty and not sign_of_life:
+        if publish.is_empty:
             self._acknowledge(publish)
             return None
-        if towers or sign_of_life:
-            self._towers_due_s = self._clock.monotonic_s() + self._config.dense_interval_s
-        if towers:
-            self._first = self._stepped = False
         self._next_seq += publish.num_deltas
         return publish
 
@@ -179,14 +192,18 @@ class Publisher:
         DELTAS_PUBLISHED.inc(publish.num_deltas)
         ROWS_PUBLISHED.inc(publish.num_rows)
         PUBLISHED_BYTES.inc(publish.num_bytes)
+        form, num_tower_bytes = (publish.towers.form.value, publish.towers.num_bytes) if publish.towers else ("no", 0)
+        if publish.towers:
+            TOWER_PUBLISHED_BYTES.labels(form=form).inc(num_tower_bytes)
         logger.info(
-            "published generation %d seq %d..%d: %d rows, %d evicted, %d tower bytes",
+            "published generation %d seq %d..%d: %d rows, %d evicted, %d bytes of %s towers",
             self._generation,
             publish.first_seq,
             publish.first_seq + publish.num_deltas - 1,
             publish.num_rows,
             publish.num_evicted,
-            len(publish.towers),
+            num_tower_bytes,
+            form,
         )
         return None
 

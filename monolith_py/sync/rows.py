@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith_py.example import FloatArray
+from monolith_py.pb import parameter_sync_pb2 as pb
 
 ByteArray = npt.NDArray[np.uint8]
 
@@ -27,6 +28,14 @@ class RowEncoding(Enum):
     FP32 = "fp32"  # D x float32, little-endian
     FP16 = "fp16"  # D x float16, little-endian
     INT8 = "int8"  # float16 scale, float16 bias, D x uint8: weight = scale * q + bias
+
+
+ENCODING_TO_WIRE = {
+    RowEncoding.FP32: pb.ROW_ENCODING_FP32,
+    RowEncoding.FP16: pb.ROW_ENCODING_FP16,
+    RowEncoding.INT8: pb.ROW_ENCODING_INT8,
+}
+ENCODING_FROM_WIRE = {wire: encoding for encoding, wire in ENCODING_TO_WIRE.items()}
 
 
 def row_bytes(dim: int, encoding: RowEncoding) -> int:

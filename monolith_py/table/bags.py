@@ -74,7 +74,8 @@ class EmbeddingBags(nn.Module):
 
     In training, a forward that builds a graph counts sightings and makes rows; otherwise it only looks up. `now_s` is the event
     time of the batch, which admission and expiry go by. The rows are no parameters: no torch optimizer sees them, `state_dict`
-    does not hold them (`save` and `restore` do), and gradients that reach them must be finite.
+    does not hold them (`save` and `restore` do), and gradients that reach them must be below 2^48, so that
+    the optimizer's squares are finite.
 
     >>> from monolith_py.table import Sgd
     >>> bags = EmbeddingBags([Feature("user_id", dim=4)], optimizer=Sgd(lr=1.0))

@@ -1,33 +1,197 @@
-"""The dense tower: a stack of linear layers with ReLU. Sparse layers will stand behind the same class."""
+"""A tower: a stack of linear layers with ReLU, dense or sparse.
+
+Letters: B rows of the batch, I inputs, O outputs.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import dropout
+
+from monolith_py import _core
+from monolith_py.sparsity import SparsityConfig
+from monolith_py.tower.budget import atom_targets
+from monolith_py.tower.core_stack import CoreStack
+from monolith_py.tower.prepacked import Prepacked
+from monolith_py.tower.schedule import density_at
+from monolith_py.tower.smaller import SmallerTower
+from monolith_py.tower.sparse_linear import MAX_INPUTS, SparseLinear
+from monolith_py.tower.topology import first_masks
+
+_logger = logging.getLogger(__name__)
+
+_DENSE = SparsityConfig()
 
 
 class Tower(nn.Module):
     """Linear and ReLU, once for each size; dropout after each where asked for.
 
-    >>> import torch
+    A tower with sparse layers runs in the core on CPUs, and so does a dense one in bf16 where the CPU has a matrix unit (AMX); all else
+    is plain torch. A neuron as atom makes a layer smaller, which torch computes as it is.
+
     >>> Tower(8, [16, 4])(torch.zeros(2, 8)).shape
     torch.Size([2, 4])
+    >>> Tower(8, [32, 4], sparsity=SparsityConfig(preset="static", density=0.25)).density
+    0.25
     """
 
-    def __init__(self, in_features: int, sizes: Sequence[int], dropout: float = 0.0) -> None:
-        """Make layers of the given output sizes; no size makes the identity."""
-        super().__init__()
-        layers: list[nn.Module] = []
-        for size in sizes:
-            layers += [nn.Linear(in_features, size), nn.ReLU()]
-            if dropout > 0:
-                layers.append(nn.Dropout(dropout))
-            in_features = size
-        self.layers = nn.Sequential(*layers)
-        self.out_features = in_features
+    def __init__(
+        self,
+        in_features: int,
+        sizes: Sequence[int],
+        dropout: float = 0.0,
+        *,
+        sparsity: SparsityConfig = _DENSE,
+        bf16: bool = False,
+        seed: int = 0,
+    ) -> None:
+        """Make layers of the given output sizes; no size makes the identity.
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return the last layer's output, (B, in_features) -> (B, out_features)."""
-        outputs: Tensor = self.layers(inputs)
+        The first weights are those of the dense tower under the same state of torch's generator, whatever of them lives; `seed` is for
+        the first topology. Layers too small for the atoms stay dense, with a warning.
+        """
+        super().__init__()
+        self.in_features, self._dropout, self._atom = in_features, dropout, sparsity.atom
+        self._bf16 = bf16
+        widths = [in_features, *sizes]
+        self.out_features = widths[-1]
+        dense = [nn.Linear(inputs, outputs) for inputs, outputs in zip(widths[:-1], sizes, strict=True)]
+        self.layers: nn.ModuleList = nn.ModuleList(_sparsified(dense, sparsity, seed))
+        self._stacks: list[CoreStack] | None = None  # made at the first forward
+        self._frozen: list[nn.Module] = []  # in a list, as it is no part of the state
+
+    @property
+    def sparse_layers(self) -> list[SparseLinear]:
+        """Return the layers whose topology may change."""
+        return [layer for layer in self.layers if isinstance(layer, SparseLinear)]
+
+    @property
+    def _linears(self) -> list[SparseLinear | nn.Linear]:
+        return [layer for layer in self.layers if isinstance(layer, SparseLinear | nn.Linear)]
+
+    @property
+    def num_live_weights(self) -> int:
+        """Return how many weights the tower has, biases not counted."""
+        return sum(layer.values.numel() if isinstance(layer, SparseLinear) else layer.weight.numel() for layer in self._linears)
+
+    @property
+    def density(self) -> float:
+        """Return the share of the atoms that live, over the sparse layers; 1 where there are none."""
+        layers = self.sparse_layers
+        return sum(layer.num_live for layer in layers) / sum(layer.num_atoms for layer in layers) if layers else 1.0
+
+    @property
+    def engine(self) -> str:
+        """Return what computes the tower on this CPU: "torch", "amx", or the vector instructions of the core."""
+        return self._in_core()[0].engine if self._uses_core() else "torch"
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return the last layer's output, (B, O), of inputs (B, w) that lie side by side, their widths adding up to I."""
+        if not self.layers:
+            return inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1)
+        if inputs[0].device.type == "cpu" and self._uses_core():
+            return self._forward_in_core(inputs)
+        outputs = inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1)
+        if self._frozen and not torch.is_grad_enabled():
+            frozen: Tensor = self._frozen[0](outputs)
+            return frozen
+        for layer in self.layers:
+            outputs = layer(outputs)
+            if not isinstance(layer, SparseLinear):
+                outputs = torch.relu(outputs)
+            if self._dropout:
+                outputs = dropout(outputs, self._dropout, self.training)
         return outputs
+
+    def freeze(self) -> None:
+        """Pack the weights as they are for serving; forward without gradients does not see later changes. Any thread may call it then.
+
+        Off the core a sparse tower becomes dense layers as small as its topology lets them be, and a dense one on the CPU takes oneDNN's
+        order of weights where that is faster.
+        """
+        self.eval()
+        on_cpu = all(parameter.device.type == "cpu" for parameter in self.parameters())
+        if on_cpu and self._uses_core():
+            for stack in self._in_core():
+                stack.freeze()
+        elif self.sparse_layers:
+            self._frozen = [SmallerTower(self._linears)]
+        elif on_cpu:
+            self._frozen = [nn.Sequential(*(Prepacked(*_dense(layer), bf16=self._bf16) for layer in self._linears))]
+
+    def _uses_core(self) -> bool:
+        if self._atom == "neuron":
+            return False
+        return bool(self.layers) and (bool(self.sparse_layers) or (self._bf16 and bool(_core.has_amx())))
+
+    def _in_core(self) -> list[CoreStack]:
+        """Return the stacks: one for all layers, or with dropout between them one for each."""
+        if self._stacks is None:
+            groups = [[layer] for layer in self._linears] if self._dropout else [self._linears]
+            self._stacks = [CoreStack(group, self._atom, bf16=self._bf16) for group in groups]
+        return self._stacks
+
+    def _forward_in_core(self, inputs: Sequence[Tensor]) -> Tensor:
+        for stack in self._in_core():
+            outputs = stack.forward(inputs)
+            if self._dropout:
+                outputs = dropout(outputs, self._dropout, self.training)
+            inputs = (outputs,)
+        return outputs
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy takes: not what is packed."""
+        return {**self.__dict__, "_stacks": None, "_frozen": []}
+
+
+def _dense(layer: SparseLinear | nn.Linear) -> tuple[Tensor, Tensor]:
+    assert isinstance(layer, nn.Linear)
+    return layer.weight, layer.bias
+
+
+def _sparsified(dense: Sequence[nn.Linear], config: SparsityConfig, seed: int) -> list[nn.Module]:
+    """Return the layers as the settings have them before the first step."""
+    if config.preset == "dense":
+        return list(dense)
+    fit = [_why_dense(index, layer, config) is None for index, layer in enumerate(dense)]
+    for index, layer in enumerate(dense):
+        if reason := _why_dense(index, layer, config):
+            _logger.warning("layer %d of the tower stays dense: %s", index, reason)
+    chosen = [layer for layer, fits in zip(dense, fit, strict=True) if fits]
+    if not chosen:
+        return list(dense)
+    shapes = [(layer.out_features, layer.in_features) for layer in chosen]
+    targets = atom_targets(config, shapes, density_at(config, 0))
+    grids = [SparseLinear(layer.in_features, layer.out_features, config.atom).grid for layer in chosen]
+    masks = iter(first_masks(config, grids, targets, np.random.default_rng(seed)))
+    layers: list[nn.Module] = []
+    for layer, fits in zip(dense, fit, strict=True):
+        if not fits:
+            layers.append(layer)
+            continue
+        mask = next(masks)
+        sparse = SparseLinear.of(layer, mask, config.atom, relu=True)
+        if config.init_scale:
+            sparse.values.data *= (mask.size / mask.sum()) ** 0.5
+        layers.append(sparse)
+    return layers
+
+
+def _why_dense(index: int, layer: nn.Linear, config: SparsityConfig) -> str | None:
+    """Return why a layer cannot be sparse, None where it can."""
+    inputs, outputs = layer.in_features, layer.out_features
+    if inputs > MAX_INPUTS:
+        return f"model.sparsity takes up to {MAX_INPUTS} inputs, got {inputs}"
+    if config.atom == "16x1" and outputs < 16:
+        return f"atoms of 16 outputs need a layer of 16 or more, got {outputs}"
+    if config.run and inputs % config.run[1]:
+        return f"model.sparsity.pool {config.pool!r} needs inputs that are a multiple of {config.run[1]}, got {inputs}"
+    if config.density * (outputs if config.atom == "neuron" else inputs) < 1:
+        return f"density {config.density} leaves less than one atom for each block of a layer of {inputs} inputs and {outputs} outputs"
+    return None

@@ -3,7 +3,7 @@
     <directory>/step-000000001234/manifest.json           meta, and size and CRC-32C of every other file
                                   tables/<feature>.table  rows, optimizer state, admission, ages, pending drains
                                   towers.safetensors      the model's dense parameters
-                                  optimizer.safetensors   Adam's moments and step counts, torch's random state
+                                  optimizer.safetensors   what learns them, in the middle of whatever it does; torch's random state
 
 A checkpoint is written beside its name while training goes on, brought to the disk and renamed; readers take the newest that is complete.
 """
@@ -55,7 +55,7 @@ class CheckpointSaving:
     """A checkpoint that is written while training goes on.
 
     1. A thread copies the tables, shard by shard, then what has changed meanwhile, until little is left: `is_copied`.
-    2. `freeze`, between two steps, copies that rest, the towers and Adam's state in memory: the checkpoint is of this moment.
+    2. `freeze`, between two steps, copies that rest, the towers and their optimizer in memory: the checkpoint is of this moment.
     3. The thread brings all of it to the disk and gives it its name: `is_written`; `wait` returns the path.
     """
 
@@ -232,7 +232,7 @@ def restore_checkpoint(path: Path, trainer: Trainer, job: str) -> CheckpointMeta
     try:
         trainer.model.load_state_dict(load_file(path / "towers.safetensors"))
         _restore_optimizer(trainer, load_file(path / "optimizer.safetensors"))
-    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
+    except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: does not fit this job's model: {error}") from None
     trainer.resume(num_batches=meta.step, num_examples=meta.examples_trained, watermark_ms=meta.watermark_ms)
     return meta
@@ -277,16 +277,9 @@ def _sync(path: Path) -> None:
 
 
 def _optimizer_tensors(trainer: Trainer) -> dict[str, Tensor]:
-    tensors = {"rng": torch.get_rng_state()}
-    for name, parameter in trainer.model.named_parameters():
-        for field, value in trainer.optimizer.state.get(parameter, {}).items():
-            tensors[f"{field}.{name}"] = value.contiguous()
-    return tensors
+    return {"rng": torch.get_rng_state()} | trainer.optimizer.state()
 
 
 def _restore_optimizer(trainer: Trainer, tensors: dict[str, Tensor]) -> None:
     torch.set_rng_state(tensors.pop("rng"))
-    parameters = dict(trainer.model.named_parameters())
-    for key, value in tensors.items():
-        field, _, name = key.partition(".")
-        trainer.optimizer.state[parameters[name]][field] = value
+    trainer.optimizer.restore(tensors)

@@ -32,9 +32,10 @@ class TaskLoss:
 
     def __call__(self, logits: Tensor, labels: Tensor, examples: ExampleBatch) -> Tensor:
         """Return the summed loss, a scalar, of float32 logits (B, T)."""
-        weights = 1.0 / torch.from_numpy(examples.sample_rates).unsqueeze(1) * self._weights  # (B, T)
+        weights = self._weights / torch.from_numpy(examples.sample_rates).unsqueeze(1)  # (B, T)
+        retractions = examples.kinds == ExampleKind.RETRACTION
+        if not retractions.any():
+            return binary_cross_entropy_with_logits(logits, labels, weights, reduction="sum")
         losses = binary_cross_entropy_with_logits(logits, labels, reduction="none")
-        retractions = torch.from_numpy(examples.kinds == ExampleKind.RETRACTION).unsqueeze(1)
-        if bool(retractions.any()):
-            losses = torch.where(retractions, -logits * labels, losses)
+        losses = torch.where(torch.from_numpy(retractions).unsqueeze(1), -logits * labels, losses)
         return (losses * weights).sum()

@@ -6,12 +6,13 @@ Letters: B examples, T tasks.
 from __future__ import annotations
 
 import logging
+import math
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from monolith_py import observe
+from monolith_py import _core, observe
 from monolith_py.batch import make_batch
 from monolith_py.config import JobConfig
 from monolith_py.errors import MonolithError
@@ -19,6 +20,8 @@ from monolith_py.example import ExampleBatch, ExampleKind, FloatArray
 from monolith_py.features import Schema
 from monolith_py.model import RankModel, build_model
 from monolith_py.table import EmbeddingBags
+from monolith_py.tower import Swaps
+from monolith_py.training.dense_optimizer import DenseOptimizer
 from monolith_py.training.loss import TaskLoss
 from monolith_py.training.metrics import ProgressiveWindow, auc, calibration, normalized_entropy
 
@@ -33,7 +36,7 @@ class PoisonedBatch(MonolithError):
 
 
 class Trainer:
-    """The model of a job and what learns it: bags, towers, Adam, progressive metrics.
+    """The model of a job and what learns it: bags, towers, their optimizer, progressive metrics.
 
     `step` is the whole of online learning: the prediction comes before the update, so metrics are progressive. Rows learn from the
     summed gradient of the batch, as each example would alone; towers from its mean, at the rate of `DenseOptimizerConfig`.
@@ -43,14 +46,10 @@ class Trainer:
         self.schema = Schema.of(job)
         self.bags = EmbeddingBags.of(self.schema, job.optimizer.sparse, job.seed)
         self.model: RankModel = build_model(self.schema, job.model, job.seed)
-        dense = job.optimizer.dense
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=dense.lr, betas=(dense.beta1, dense.beta2), eps=dense.eps, foreach=True
-        )
+        self.optimizer = DenseOptimizer(self.model, job.optimizer.dense, job.model.sparsity, job.seed)
         self.num_examples = 0
         self.num_batches = 0
         self.watermark_ms = 0
-        self._dense_config = dense
         self._evict_interval_s, self._evict_due_s = job.trainer.evict_interval_s, 0.0
         self._loss = TaskLoss(self.schema.tasks, tuple(task.weight for task in job.tasks))
         self._windows = {task: ProgressiveWindow(_METRIC_WINDOW) for task in self.schema.tasks}
@@ -69,7 +68,8 @@ class Trainer:
         labels = self._loss.labels(examples)
         watermark_ms = max(self.watermark_ms, int(examples.times_ms.max()))
         self.bags.now_s = watermark_ms // 1000
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
         pooled = self.bags(batch.sparse()).values()
         seen = pooled.detach().requires_grad_()  # where the towers' part of backward ends
         logits = self.model(seen, torch.from_numpy(batch.dense))
@@ -87,7 +87,7 @@ class Trainer:
         return {name: value.detach().clone().contiguous() for name, value in self.model.state_dict().items()}
 
     def resume(self, *, num_batches: int, num_examples: int, watermark_ms: int) -> None:
-        """Go on counting from what a checkpoint holds; rows, towers and Adam's state are restored by the checkpoint itself."""
+        """Go on counting from what a checkpoint holds; rows, towers and their optimizer are restored by the checkpoint itself."""
         self.num_batches, self.num_examples, self.watermark_ms = num_batches, num_examples, watermark_ms
         self._evict_due_s = self._sweep_time_s()
 
@@ -98,21 +98,16 @@ class Trainer:
 
     def _learn(self, pooled: Tensor, seen: Tensor, loss: Tensor, num_examples: int) -> None:
         """Go back through the towers; if all is finite, go on into the rows, which are updated there, and step the towers."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.before_backward()
         loss.backward()  # type: ignore[no-untyped-call]
-        parameters = list(self.model.parameters())
-        gradients = [value.grad for value in (seen, *parameters) if value.grad is not None]
-        # A norm is not finite where a gradient is not, or where its square would not be, which is what Adam keeps.
-        if not bool(torch.isfinite(torch.stack([loss.detach(), *torch._foreach_norm(gradients)])).all()):
-            raise PoisonedBatch(f"loss and gradients must be finite, got loss {loss.item()}")
-        pooled.backward(seen.grad)  # type: ignore[no-untyped-call]
-        torch._foreach_div_(gradients[1:], float(num_examples))
-        config = self._dense_config
-        if config.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.lr * num_examples / config.reference_batch
-        self.optimizer.step()
+        total = float(loss.detach())
+        if not (math.isfinite(total) and self.optimizer.has_finite_gradients()):
+            raise PoisonedBatch(f"loss and gradients must be finite, got loss {total}")
+        try:
+            pooled.backward(seen.grad)  # type: ignore[no-untyped-call]
+        except _core.NotFinite as error:
+            raise PoisonedBatch(f"{error}; loss {total}") from error
+        self.optimizer.step(total, num_examples)
 
     def _measure(self, examples: ExampleBatch, labels: Tensor, probabilities: FloatArray) -> None:
         labelled = examples.kinds == ExampleKind.LABELLED
@@ -130,6 +125,8 @@ class Trainer:
             observe.PROGRESSIVE_AUC.labels(task=task).set(auc(task_labels, task_scores))
             observe.PROGRESSIVE_NE.labels(task=task).set(normalized_entropy(task_labels, task_scores))
             observe.CALIBRATION_RATIO.labels(task=task).set(calibration(task_labels, task_scores))
+        if self.optimizer.swaps is not None:
+            _report_sparsity(self.optimizer.swaps)
         for name, table in self.bags.tables.items():
             stats = table.stats()
             observe.TABLE_ROWS.labels(table=name).set(stats.rows)
@@ -148,3 +145,15 @@ class Trainer:
             self._evict_due_s = due_s
             if num := sum(map(np.size, evicted.values())):
                 _logger.info("evicted %d rows not seen within their time to live", num)
+
+
+def _report_sparsity(swaps: Swaps) -> None:
+    """Set the gauges of the towers' topology; what is not known yet stays as it is."""
+    history = swaps.history
+    observe.TOWER_DENSITY.set(history.density)
+    observe.TOWER_SWAPS.set(history.num_swaps)
+    for index, num_live in enumerate(history.live_atoms):
+        observe.TOWER_LIVE_ATOMS.labels(layer=str(index)).set(num_live)
+    for gauge, value in ((observe.TOWER_REGRET_RATE, history.regret_rate), (observe.TOWER_NEWBORN_SURVIVAL, history.newborn_survival)):
+        if not math.isnan(value):
+            gauge.set(value)

@@ -12,6 +12,7 @@ import pstats
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +22,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from workload import RowPicker, Scale, fids_of
 
 from monolith_py import _core
+from monolith_py.batch import make_batch
 from monolith_py.config import JobConfig, parse_job
 from monolith_py.example import ExampleBatch, FeatureColumns, SparseColumn
 from monolith_py.model import computes_in_bf16
+from monolith_py.table import EmbeddingBags
 from monolith_py.training import Trainer
 
 NUM_FEATURES, DIM, NUM_DENSE, TOWER = 26, 16, 13, (512, 256, 64)
@@ -37,12 +40,19 @@ PARTS = {
     "make_batch": [("monolith_py/batch.py", "make_batch")],
     "forward": [("table/bags.py", "forward"), ("monolith_py/model.py", "forward")],
     "backward": [("torch/_tensor.py", "backward")],
-    "optimizer": [("optim/adam.py", "step")],
+    "optimizer": [("training/dense_optimizer.py", "step")],
     "metrics": [("training/trainer.py", "_measure")],
     "rows_forward": [("table/bags.py", "forward")],  # part of forward
     "rows_backward": [("table/bags.py", "backward")],  # part of backward: dedup, update
 }
 STEP = ("training/trainer.py", "step")
+# Settings of the model by the name in its figures: sparse towers are past their ramp and swap on.
+_SPARSE = {"preset": "dsl_online", "ramp": None}
+MODELS: dict[str, dict[str, object]] = {
+    "dense": {},
+    "80": {"sparsity": {**_SPARSE, "density": 0.2}},
+    "90": {"sparsity": {**_SPARSE, "density": 0.1}},
+}
 
 
 @dataclass(frozen=True)
@@ -65,36 +75,45 @@ def main() -> None:
     if options.quick:
         scale = Scale(NUM_FEATURES * 500, 256, rounds=2, warmup=1)
     print_machine(*THREADS)
+    _core.keep_freed_memory()  # as the trainer's process does; all contestants gain
     generator = np.random.default_rng(0)
     num_fids = scale.rows // NUM_FEATURES
     inputs = make_inputs(scale, num_fids, generator)
-    trainer = filled_trainer(num_fids)
+    bags = filled_bags(num_fids)
     weights = torch.empty(num_fids * NUM_FEATURES, DIM).uniform_(-0.01, 0.01)
     rows = nn.EmbeddingBag(*weights.shape, mode="sum", sparse=True, _weight=weights)
+    ours = {name: trainer_step(trainer_of(model, bags), inputs) for name, model in MODELS.items()}
     calls = {
-        "ours": lambda index: trainer.step(inputs[index % NUM_BATCHES].examples),
+        **ours,
         "fp32": torch_step(rows, inputs, bf16=False),
         "bf16": torch_step(rows, inputs, bf16=True),
         "mlp_only": mlp_step(inputs),
+        "no_tower": trainer_step(without_tower(trainer_of({}, bags), scale.batch), inputs),
+        "rows": rows_step(trainer_of({}, bags), inputs),
     }
     for threads in THREADS:
         torch.set_num_threads(threads)
         _core.set_num_threads(threads)
-        report(interleaved(calls, scale.rounds, warmup=scale.warmup), scale.batch, threads)
-        report_shares(calls["ours"], scale.rounds, threads)
-    assert all(len(table) == num_fids for table in trainer.bags.tables.values())
+        medians = interleaved(calls, scale.rounds, warmup=scale.warmup)
+        for name in MODELS:
+            report(name, medians, scale.batch, threads)
+        report_shares(calls["dense"], scale.rounds, threads)
+        beside_s = medians["no_tower"] - medians["rows"]
+        figure(f"train.beside_ms.threads{threads}", beside_s * 1e3, "ms")
+        figure(f"train.share.beside.threads{threads}", beside_s / medians["dense"], "ratio")
+        assert all(len(table) == num_fids for table in bags.tables.values())
 
 
-def report(medians: Mapping[str, float], batch: int, threads: int) -> None:
-    """Print rates and their ratios; torch counts with its faster precision."""
-    ours = batch / medians["ours"]
-    figure(f"train.examples_per_s.dense.threads{threads}", ours, "examples/s")
+def report(name: str, medians: Mapping[str, float], batch: int, threads: int) -> None:
+    """Print rates of a model and their ratios; torch counts with its faster precision."""
+    figure(f"train.examples_per_s.{name}.threads{threads}", batch / medians[name], "examples/s")
+    figure(f"train.examples_per_s_vs_torch.{name}.threads{threads}", min(medians["fp32"], medians["bf16"]) / medians[name], "ratio")
+    if name != "dense":
+        return
     for precision in ("fp32", "bf16"):
         figure(f"train.torch_examples_per_s.{precision}.threads{threads}", batch / medians[precision], "examples/s")
     figure(f"train.mlp_only_examples_per_s.threads{threads}", batch / medians["mlp_only"], "examples/s")
-    faster = min(medians["fp32"], medians["bf16"])
-    figure(f"train.examples_per_s_vs_torch.dense.threads{threads}", faster / medians["ours"], "ratio")
-    figure(f"train.dense_vs_mlp_only.threads{threads}", medians["mlp_only"] / medians["ours"], "ratio")
+    figure(f"train.dense_vs_mlp_only.threads{threads}", medians["mlp_only"] / medians["dense"], "ratio")
 
 
 def report_shares(step: Callable[[int], object], rounds: int, threads: int) -> None:
@@ -114,8 +133,8 @@ def report_shares(step: Callable[[int], object], rounds: int, threads: int) -> N
         figure(f"train.share.{part}.threads{threads}", sum(seconds[function] for function in functions) / seconds[STEP], "ratio")
 
 
-def job_of() -> JobConfig:
-    """Return the job; nothing of it is on disk."""
+def job_of(model: Mapping[str, object]) -> JobConfig:
+    """Return the job, with what `model` says of its model; nothing of it is on disk."""
     return parse_job(
         {
             "name": "bench",
@@ -124,7 +143,7 @@ def job_of() -> JobConfig:
             "features": [{"name": f"sparse_{index}", "source": "item", "dim": DIM} for index in range(NUM_FEATURES)],
             "dense_features": [{"name": f"dense_{index}", "source": "item"} for index in range(NUM_DENSE)],
             "tasks": [{"name": "is_click", "action": "click"}],
-            "model": {"kind": "deepfm", "tower": list(TOWER), "precision": "auto"},
+            "model": {"kind": "deepfm", "tower": list(TOWER), "precision": "auto", **model},
             "optimizer": {"sparse": {"kind": "rowwise_adagrad"}, "dense": {"lr": LR, "reference_batch": 4096}},
             "trainer": {"checkpoint_dir": "unused"},
         }
@@ -154,14 +173,67 @@ def make_inputs(scale: Scale, num_fids: int, generator: np.random.Generator) -> 
     return inputs
 
 
-def filled_trainer(num_fids: int) -> Trainer:
-    """Return a trainer with a row for every fid of every feature."""
-    trainer = Trainer(job_of())
-    for index, table in enumerate(trainer.bags.tables.values()):
+def filled_bags(num_fids: int) -> EmbeddingBags:
+    """Return bags with a row for every fid of every feature."""
+    bags = Trainer(job_of({})).bags
+    for index, table in enumerate(bags.tables.values()):
         for start in range(0, num_fids, CHUNK):
             numbers = np.arange(start, min(start + CHUNK, num_fids)) + index * num_fids
             table.find_or_insert(fids_of(numbers), TIME_MS // 1000)
+    return bags
+
+
+def trainer_of(model: Mapping[str, object], bags: EmbeddingBags) -> Trainer:
+    """Return a trainer of that model; all trainers share the rows, which fit into memory once."""
+    trainer = Trainer(job_of(model))
+    trainer.bags = bags
     return trainer
+
+
+def trainer_step(trainer: Trainer, inputs: list[Input]) -> Callable[[int], object]:
+    """Return one step of ours."""
+    return lambda index: trainer.step(inputs[index % len(inputs)].examples)
+
+
+def without_tower(trainer: Trainer, batch: int) -> Trainer:
+    """Put a tower in place that costs nothing: its outputs are zeros, and all gradients that it sends back are at hand."""
+    parameters = tuple(trainer.model.tower.parameters())
+    backward = torch.full((batch, NUM_FEATURES * DIM), 1e-6), None, *(torch.full_like(parameter, 1e-3) for parameter in parameters)
+    trainer.model.tower = _NoTower(parameters, torch.zeros(batch, TOWER[-1]), backward)  # type: ignore[assignment]
+    return trainer
+
+
+class _NoTower(nn.Module):
+    def __init__(self, parameters: tuple[nn.Parameter, ...], outputs: Tensor, backward: tuple[Tensor | None, ...]) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList(parameters)
+        self.ready = outputs, backward
+
+    def forward(self, pooled: Tensor, dense: Tensor) -> Tensor:
+        outputs: Tensor = _Ready.apply(self.ready, pooled, dense, *self.weights)  # type: ignore[no-untyped-call]
+        return outputs
+
+
+class _Ready(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, ready: tuple[Tensor, tuple[Tensor | None, ...]], *inputs: Tensor) -> Tensor:
+        outputs, ctx.gradients = ready
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *ctx.gradients
+
+
+def rows_step(trainer: Trainer, inputs: list[Input]) -> Callable[[int], None]:
+    """Return what the rows cost alone: look-up and update, ids and gradients at hand."""
+    batches = [make_batch(one.examples.features, trainer.schema).sparse() for one in inputs]
+    gradient = torch.full((len(inputs[0].labels), NUM_FEATURES * DIM), 1e-6)
+
+    def step(index: int) -> None:
+        trainer.bags(batches[index % len(batches)]).values().backward(gradient)
+
+    return step
 
 
 def tower() -> nn.Sequential:

@@ -22,7 +22,7 @@ from monolith_py.io import open_kv, open_log
 from monolith_py.io.codec import decode_impression, encode_features
 from monolith_py.io.topics import Topics, create_topics
 from monolith_py.pb import ranking_pb2, ranking_pb2_grpc
-from monolith_py.sync import Publisher
+from monolith_py.sync import Publisher, TowerRequests
 from monolith_py.training import CheckpointMeta, Trainer, save_checkpoint
 from serving.client import RankClient
 
@@ -118,9 +118,9 @@ class Home:
         stack.append(self.log.close)
         create_topics(self.log, job.log)
         self.trainer = Trainer(job)
-        self.publisher = Publisher(
-            self.log, self.topics.updates, self.trainer.bags.tables, self.trainer.export_towers, job.sync, SystemClock(), generation=1
-        )
+        requests, towers = TowerRequests(self.log, self.topics.tower_requests), self.trainer.export_towers
+        tables, updates = self.trainer.bags.tables, self.topics.updates
+        self.publisher = Publisher(self.log, updates, tables, towers, job.sync, SystemClock(), requests=requests, generation=1)
         stack.append(self.publisher.close)
         address = f"127.0.0.1:{job.serving.port}"
         self.client = RankClient(address)

@@ -52,8 +52,14 @@ name = "click"
 action = "click"
 
 [model]
-tower = [16]
+tower = [32, 16]
 precision = "fp32"
+
+[model.sparsity]
+preset = "dsl_online"
+every = 20
+ramp = [40, 300]
+batches = 5
 
 [trainer]
 batch_size = 64
@@ -93,6 +99,7 @@ def test_a_trainer_killed_again_and_again_learns_every_example_exactly_once(tmp_
     towers = load_file(newest(calm) / "towers.safetensors")
     for key, value in load_file(newest(killed) / "towers.safetensors").items():
         assert bool((towers[key] == value).all()), key
+    assert int(towers["tower.layers.0.epoch"]) > 20  # the topology moved all the time
     assert_replica_equals_trainer(killed)
 
 

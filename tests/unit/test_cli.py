@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -16,7 +19,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from monolith_py.cli import app
+from monolith_py.cli import OPENMP_SPINS, app
 from monolith_py.config import load_job
 from monolith_py.errors import TopicMissing
 from monolith_py.io import open_log
@@ -105,6 +108,25 @@ def test_a_file_that_is_not_there_is_a_wrong_use(tmp_path: Path, command: str) -
     assert_usage(monolith(command, "--config", tmp_path / "no.toml", *COMMANDS[command]), "--config", "no.toml", "does not exist")
 
 
+def test_the_trainer_s_process_says_how_long_openmp_waits_before_torch_reads_it() -> None:
+    script = """
+import importlib.abc, os, sys
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "torch":
+            print(os.environ.get("GOMP_SPINCOUNT"))
+            os._exit(0)
+sys.meta_path.insert(0, Finder())
+from monolith_py.cli import app
+app(["train", "--config", sys.argv[1]])
+"""
+    for given, expected in ((None, OPENMP_SPINS), ("7", "7")):
+        env = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"} | ({"GOMP_SPINCOUNT": given} if given else {})
+        command = [sys.executable, "-u", "-c", script, __file__]
+        run = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True)
+        assert run.stdout.strip() == expected
+
+
 def test_check_config_prints_all_settings_with_their_defaults(write_job: Callable[..., Path]) -> None:
     path = write_job()
     result = monolith("check-config", "--config", path)
@@ -121,8 +143,8 @@ def test_topics_are_made_once_with_the_job_s_prefix_and_partitions(write_job: Ca
         for _ in range(2):
             result = monolith("topics", "--config", path)
             assert (result.exit_code, result.output) == (0, "")
-        names = ("impressions", "actions", "examples", "updates", "dead_letters")
-        assert [log.num_partitions(f"shop.{name}") for name in names] == [2, 2, 2, 1, 1]
+        names = ("impressions", "actions", "examples", "updates", "dead_letters", "tower_requests")
+        assert [log.num_partitions(f"shop.{name}") for name in names] == [2, 2, 2, 1, 1, 1]
 
 
 def test_topics_that_have_another_number_of_partitions_are_told(write_job: Callable[..., Path]) -> None:

@@ -124,6 +124,11 @@ REFUSED = [
         '[[dense_features]]\nname = "seen"\nsource = "counter"',
         "dense_features.source must be user, item or context: counter features come from counters.keys, got ['seen']",
     ),
+    (
+        'model.sparsity = {preset="dsl", grow="momentum"}\noptimizer.dense.kind = "sgd"',
+        "optimizer.dense.kind must be 'adam' with model.sparsity.grow = 'momentum', got 'sgd'",
+    ),
+    ('optimizer.dense = {kind="sgd", beta1=0.8}', "optimizer.dense.beta1 must come with kind = 'adam', got 0.8 without"),
     ('tasks = [{name="a", action="x"}, {name="a", action="y"}]', "tasks.name must be unique, got ['a'] more than once"),
     ('tasks = [{name="a", action=""}]', "tasks.0.action: String should have at least 1 character, got ''"),
     (

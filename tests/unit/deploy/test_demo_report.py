@@ -22,6 +22,19 @@ from monolith_py.table import TableStats
 HISTORY, LIVE = 6000, 4000
 
 
+def towers(demo: Callable[[str], ModuleType]) -> dict[str, Any]:
+    """A sparse tower that is a little worse than the dense one in long_view."""
+    module, measures = demo("towers"), demo("measures")
+    aucs = {module.SPARSE: (0.735, 0.74), module.DENSE: (0.736, 0.74)}
+    shapes = {module.SPARSE: (0.2, 31_000, 44), module.DENSE: (1.0, 155_000, 0)}
+    return {
+        name: module.TowerPass(
+            {task: measures.Quality(auc, 0.88, 1.0) for task, auc in zip(("long_view", "click"), of, strict=True)}, *shapes[name], 50_000.0
+        )
+        for name, of in aucs.items()
+    }
+
+
 @pytest.fixture
 def found(demo: Callable[[str], ModuleType]) -> Any:
     """Findings of a run in which all went well: the live replica was best and nothing was lost."""
@@ -56,6 +69,7 @@ def found(demo: Callable[[str], ModuleType]) -> Any:
         trained=HISTORY + LIVE + 7,
         history_impressions=HISTORY,
         num_versions=33,
+        towers=towers(demo),
         took_s={"live": 20.0},
     )
 
@@ -113,7 +127,7 @@ def test_the_page_has_every_table_note_command_and_plot_and_needs_no_other_file(
     assert "<p>a note: 1 &lt; 2</p>" in page and "monolith rank --user 1 &amp;&amp; true" in page
     captions = re.findall(r"<caption>(.*?)</caption>", page)
     assert captions == [str(table.title) for table in report.tables(found)]
-    assert len(captions) == len(found.labels) + 3
+    assert len(captions) == len(found.labels) + 4
     modules = demo("findings")
     for model in (modules.LIVE, modules.FROZEN, modules.LINEAR, modules.VIDEO_RATE):
         assert page.count(f"<td>{model}</td>") == 2
@@ -160,3 +174,14 @@ def test_a_broken_promise_is_printed_and_so_are_figures_and_the_way_on(
     assert float(figures["demo.freshness_p99_s"]) == 1.0
     assert any(f"--config {files.live}" in line and " rank " in line for line in lines)
     assert (tmp_path / "demo-report.html").read_text() == (folder / "report.html").read_text()
+
+
+def test_the_towers_are_compared_with_their_density(found: Any, demo: Callable[[str], ModuleType]) -> None:
+    console = Console(file=io.StringIO(), width=160)
+    demo("report").print_report(found, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert re.search(r"as the job has it .* 0\.7350 .* 20\.0% .* 31,000", text)
+    assert re.search(r"difference .* -0\.0010 .* \+0\.0000 .* 20\.0%", text)
+    figures = {name: value for name, value, _ in found.figures()}
+    assert figures["demo.tower_density"] == 0.2
+    assert figures["demo.tower_auc_vs_dense"] == pytest.approx(-0.001)

@@ -19,7 +19,7 @@ from monolith_py.features import Schema
 from monolith_py.io import MemoryKv
 from monolith_py.io.codec import encode_features
 from monolith_py.model import build_model
-from monolith_py.sync import RowEncoding, pack_rows
+from monolith_py.sync import RowEncoding, TowerState, pack_rows
 from serving.feature_store import FeatureStore
 from serving.model_state import ModelState
 from serving.packed import PackedRow
@@ -39,7 +39,8 @@ class StillReplica:
         for name in schema.sparse_names:
             weights = generator.normal(size=(100, 8)).astype(np.float32)
             table.assign(name, np.arange(100), pack_rows(weights, RowEncoding.FP32), RowEncoding.FP32)
-        self.state = ModelState(table, build_model(schema, job.model, 0).eval(), (4, 2), 0)
+        model = build_model(schema, job.model, 0).eval()
+        self.state = ModelState(table, model, TowerState.of(model.state_dict()), (4, 2), 0)
 
 
 class KeptImpressions:

@@ -1,13 +1,15 @@
-"""Doubles of the sync tests: a table that is a dict, a log that refuses, a sink that is a dict."""
+"""Doubles of the sync tests: a table that is a dict, a log that refuses, a sink that is a dict, and towers as tensors alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from monolith_py.errors import LogError
 from monolith_py.io import SqliteLog
@@ -106,9 +108,82 @@ class FailingLog:
         self._log.close()
 
 
+class Layer:
+    """A sparse layer as a set of (block, column) with a weight row each: what its tensors are made from."""
+
+    def __init__(self, seed: int, blocks: int, columns: int, height: int, density: float) -> None:
+        self.generator = np.random.default_rng(seed)
+        self.blocks, self.columns, self.height = blocks, columns, height
+        self.epoch = 0
+        self.live = {atom for atom in np.ndindex(blocks, columns) if self.generator.random() < density}
+        self.learn()
+
+    def learn(self) -> None:
+        self.values = self.generator.normal(size=(self.blocks, self.columns, self.height)).astype(np.float32)
+        self.bias = self.generator.normal(size=self.blocks * self.height).astype(np.float32)
+
+    def swap(self, num_removed: int, num_added: int) -> None:
+        """Remove and add as many atoms as asked for, or as there are; the counts may differ, as in a ramp."""
+        live = sorted(self.live)
+        dead = [atom for atom in np.ndindex(self.blocks, self.columns) if atom not in self.live]
+        self.live -= {live[index] for index in self.generator.permutation(len(live))[:num_removed]}
+        self.live |= {dead[index] for index in self.generator.permutation(len(dead))[:num_added]}
+        self.epoch += 1
+
+    def tensors(self, prefix: str) -> dict[str, Tensor]:
+        live = sorted(self.live)
+        counts = [sum(block == number for block, _ in live) for number in range(self.blocks)]
+        values = np.array([self.values[atom] for atom in live], np.float32).reshape(len(live), self.height)
+        return {
+            f"{prefix}values": torch.from_numpy(values),
+            f"{prefix}bounds": torch.tensor([0, *np.cumsum(counts)], dtype=torch.int32),
+            f"{prefix}columns": torch.tensor([column for _, column in live], dtype=torch.int32),
+            f"{prefix}bias": torch.from_numpy(self.bias.copy()),
+            f"{prefix}epoch": torch.tensor(self.epoch),
+        }
+
+
+class Towers:
+    """Two sparse layers, one of each height, and a dense one."""
+
+    def __init__(self, seed: int = 0, density: float = 0.3) -> None:
+        self.layers = {"tower.layers.0.": Layer(seed, 3, 20, 16, density), "tower.layers.1.": Layer(seed + 1, 8, 6, 1, density)}
+        self.head = torch.zeros(2, 8)
+
+    def learn(self) -> None:
+        for layer in self.layers.values():
+            layer.learn()
+        self.head = self.head + 1.0
+
+    def swap(self, num_removed: int = 2, num_added: int = 2, layer: int = 0) -> None:
+        self.layers[f"tower.layers.{layer}."].swap(num_removed, num_added)
+
+    def tensors(self) -> dict[str, Tensor]:
+        sparse = {name: tensor for prefix, layer in self.layers.items() for name, tensor in layer.tensors(prefix).items()}
+        return {"head.weight": self.head.clone(), **sparse}
+
+
+def assert_same_tensors(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> None:
+    """Assert that names, dtypes, shapes and bits are the same."""
+    assert sorted(left) == sorted(right)
+    for name, tensor in left.items():
+        assert (tensor.dtype, tensor.shape) == (right[name].dtype, right[name].shape), name
+        assert tensor.numpy().tobytes() == right[name].numpy().tobytes(), name
+
+
 @pytest.fixture
 def make_table() -> Callable[..., DictTable]:
     return DictTable
+
+
+@pytest.fixture(scope="session")
+def make_towers() -> Callable[..., Towers]:
+    return Towers
+
+
+@pytest.fixture(scope="session")
+def same_tensors() -> Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], None]:
+    return assert_same_tensors
 
 
 @pytest.fixture
@@ -120,5 +195,6 @@ def sink() -> DictSink:
 def failing_log(tmp_path: Path):
     log = FailingLog(SqliteLog(tmp_path / "log"))
     log.create_topic("updates")
+    log.create_topic("tower_requests")
     yield log
     log.close()

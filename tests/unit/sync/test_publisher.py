@@ -9,12 +9,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load
 
 from monolith_py.clock import ManualClock
 from monolith_py.config import SyncConfig
 from monolith_py.errors import LogError
-from monolith_py.sync import Publisher, StepMark, Subscriber, decode_delta
+from monolith_py.sync import Publisher, StepMark, Subscriber, TowerRequests, TowerState, apply_update, decode_delta
 from monolith_py.sync.publish import StepMarks
 
 START_MS = 1_000_000
@@ -28,9 +27,10 @@ class Setting:
         self.clock = ManualClock(START_MS)
         self.tower = torch.zeros(2)
         defaults = {"sparse_interval_s": 1.0, "dense_interval_s": 5.0, "encoding": "fp32", "rows_per_delta": 3}
-        self.publisher = Publisher(
-            log, "updates", tables, lambda: {"tower": self.tower}, SyncConfig(**(defaults | config)), self.clock, generation=1
-        )
+        requests = TowerRequests(log, "tower_requests")
+        towers = lambda: {"tower": self.tower}  # noqa: E731
+        settings = SyncConfig(**(defaults | config))
+        self.publisher = Publisher(log, "updates", tables, towers, settings, self.clock, requests=requests, generation=1)
         self.subscriber = Subscriber(log, "updates", sink, offset=0, position=(1, 0))
 
     def step(self, num_rows: int = 1, advance_s: float = 0.0) -> None:
@@ -53,6 +53,11 @@ class Setting:
             pass
 
 
+def tower_of(delta) -> torch.Tensor:
+    """The tower of a delta, which must carry it whole or for one of the same shape."""
+    return apply_update(TowerState.of({"tower": torch.zeros(2)}), delta.towers).tensors["tower"]
+
+
 @pytest.fixture
 def make_setting(failing_log, make_table, sink):
     made = []
@@ -71,7 +76,7 @@ def test_towers_are_the_first_thing_of_a_generation(make_setting):
     setting.tables["a"].put(1, 0.5)
     setting.publish()
     first, second = setting.records()
-    assert (first.seq, first.table) == (0, "") and torch.equal(load(first.towers)["tower"], torch.zeros(2))
+    assert (first.seq, first.table) == (0, "") and torch.equal(tower_of(first), torch.zeros(2))
     assert (second.seq, second.table, second.fids.tolist()) == (1, "a", [1])
 
 
@@ -183,7 +188,7 @@ def test_flush_publishes_all_that_is_pending_and_the_towers_and_returns_the_end(
     end = setting.publisher.flush(9)
     assert end == setting.log.end_offset("updates") == 3
     _, towers, rows = setting.records()
-    assert torch.equal(load(towers.towers)["tower"], torch.ones(2)) and rows.fids.tolist() == [3]
+    assert torch.equal(tower_of(towers), torch.ones(2)) and rows.fids.tolist() == [3]
     assert setting.publisher.position == (1, 3)
 
 

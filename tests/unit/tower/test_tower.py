@@ -19,7 +19,7 @@ def test_each_layer_is_linear_then_relu(sizes: list[int]) -> None:
     expected = inputs.numpy()
     state = {name: value.numpy() for name, value in tower.state_dict().items()}
     for index in range(len(sizes)):
-        expected = np.maximum(expected @ state[f"layers.{2 * index}.weight"].T + state[f"layers.{2 * index}.bias"], 0)
+        expected = np.maximum(expected @ state[f"layers.{index}.weight"].T + state[f"layers.{index}.bias"], 0)
     np.testing.assert_allclose(tower(inputs).detach().numpy(), expected, rtol=1e-5, atol=1e-6)
     assert tower.out_features == sizes[-1]
 

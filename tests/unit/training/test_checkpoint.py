@@ -34,10 +34,28 @@ def save(directory: Path, trainer: Trainer, keep: int = 3) -> Path:
     return save_checkpoint(directory, trainer, meta_of(trainer), keep=keep)
 
 
+MODELS = {
+    "dense": {},
+    # At the fifth batch the ramp is under way, and gradients for the swap after the sixth are being collected.
+    "dsl_online": {"sparsity": {"preset": "dsl_online", "every": 3, "ramp": [1, 5], "batches": 2}},
+    "dsl": {"sparsity": {"preset": "dsl", "every": 3, "period": 20}},
+    "set": {"sparsity": {"preset": "set", "every": 3}},
+}
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("kind", ["adam", "adagrad", "sgd"])
 def test_training_goes_on_bit_equal_from_a_checkpoint(
-    make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch], tmp_path: Path
+    make_job: Callable[..., JobConfig],
+    make_examples: Callable[..., ExampleBatch],
+    tmp_path: Path,
+    model: str,
+    dropout: float,
+    kind: str,
 ) -> None:
-    job = make_job(model={"tower": [16], "dropout": 0.2, "precision": "fp32"})
+    settings = {"tower": [32, 16], "dropout": dropout, "precision": "fp32", **MODELS[model]}
+    job = make_job(model=settings, optimizer={"dense": {"kind": kind, "lr": 0.01}})
     one = Trainer(job)
     for seed in range(5):
         one.step(make_examples(seed))

@@ -15,7 +15,7 @@ from monolith_py.model import build_model, computes_in_bf16
 
 
 def tower(state: dict[str, np.ndarray], prefix: str, inputs: np.ndarray) -> np.ndarray:
-    for layer in itertools.count(0, 2):
+    for layer in itertools.count():
         if f"{prefix}.layers.{layer}.weight" not in state:
             return inputs
         inputs = np.maximum(inputs @ state[f"{prefix}.layers.{layer}.weight"].T + state[f"{prefix}.layers.{layer}.bias"], 0)

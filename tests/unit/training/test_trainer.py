@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,8 +57,11 @@ def test_rows_learn_from_the_sum_and_towers_from_the_mean(
     assert len(before)
 
 
-def test_a_poisoned_batch_changes_nothing(make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch]) -> None:
-    trainer = Trainer(make_job())
+@pytest.mark.parametrize("sparsity", [{}, {"preset": "dsl_online", "every": 2, "ramp": [1, 4]}], ids=["dense", "sparse"])
+def test_a_poisoned_batch_changes_nothing(
+    make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch], sparsity: dict[str, Any]
+) -> None:
+    trainer = Trainer(make_job(model={"tower": [32, 16], "precision": "fp32", "sparsity": sparsity}))
     trainer.step(make_examples(0))
     before = snapshot(trainer)
     examples = make_examples(0)
@@ -77,9 +81,48 @@ def test_a_poisoned_batch_changes_nothing(make_job: Callable[..., JobConfig], ma
     assert trainer.num_examples == 32
 
 
+def test_a_batch_whose_gradients_are_finite_but_their_squares_are_not_changes_nothing(
+    make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch]
+) -> None:
+    trainer = Trainer(make_job())
+    trainer.step(make_examples(0))
+    examples = make_examples(0)
+    before = snapshot(trainer)
+    with pytest.raises(PoisonedBatch, match="loss and gradients must be finite"):
+        trainer.step(replace(examples, sample_rates=np.full(32, 1e-20, np.float32)))
+    scales = trainer.model.get_parameter("scales")
+    with torch.no_grad():
+        scales.mul_(1e20)  # the rows' gradient has this factor, the towers' have not
+    with pytest.raises(PoisonedBatch, match=r"gradient of the pooled rows must be below 2\^48"):
+        trainer.step(examples)
+    with torch.no_grad():
+        scales.div_(1e20)
+    for one, two in zip(before, snapshot(trainer), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-6)
+    assert trainer.num_examples == 32
+
+
+def test_gradients_are_clipped_by_the_norm_of_their_mean(
+    make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch]
+) -> None:
+    trainers = [Trainer(make_job(optimizer={"dense": {"clip_norm": clip}})) for clip in (None, 1e-3)]
+    norms = []
+    for trainer in trainers:
+        trainer.step(make_examples(0))
+        gradients = [p.grad.double() for p in trainer.model.parameters() if p.grad is not None]
+        norms.append(float(sum(gradient.square().sum() for gradient in gradients)) ** 0.5)
+    assert norms[0] > 2e-3
+    assert norms[1] == pytest.approx(1e-3, rel=1e-4)
+
+
 def test_small_batches_take_proportionally_small_steps_of_the_towers(
     make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch]
 ) -> None:
-    trainer = Trainer(make_job(optimizer={"dense": {"lr": 0.01, "reference_batch": 64}}))
-    trainer.step(make_examples(0))
-    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.005)
+    moved = []
+    for reference_batch in (64, 256):
+        trainer = Trainer(make_job(optimizer={"dense": {"kind": "sgd", "lr": 0.01, "reference_batch": reference_batch}}))
+        before = trainer.export_towers()["head.bias"]
+        trainer.step(make_examples(0))
+        moved.append(trainer.export_towers()["head.bias"] - before)
+    assert moved[0].abs().min() > 0
+    torch.testing.assert_close(moved[0], 4 * moved[1], rtol=1e-4, atol=0)

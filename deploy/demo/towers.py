@@ -1,0 +1,68 @@
+"""What the sparse tower is worth: the run's own examples once more, from the log, to a trainer with it and one with the dense tower.
+
+Both learn the same batches in the same order and predict each before they learn it. Letters: n labelled examples of the live phase.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from measures import Quality, quality
+
+from monolith_py.clock import SystemClock
+from monolith_py.config import JobConfig
+from monolith_py.example import ExampleKind
+from monolith_py.io import Log
+from monolith_py.io.dead_letters import DeadLetters
+from monolith_py.io.topics import Topics
+from monolith_py.sparsity import SparsityConfig
+from monolith_py.training import Trainer
+from streaming.source import ExampleSource
+
+SPARSE, DENSE = "as the job has it", "dense"
+
+
+@dataclass(frozen=True)
+class TowerPass:
+    """One trainer's pass over the examples."""
+
+    quality: dict[str, Quality]  # by task, over the live phase
+    density: float
+    num_weights: int  # that live
+    num_swaps: int
+    examples_per_s: float
+
+
+def compare_towers(log: Log, job: JobConfig, live_from_ms: int, note: Callable[[int], None]) -> dict[str, TowerPass]:
+    """Return the passes by name, the job's own tower first. `note` hears how many examples each batch had."""
+    dense = job.model_copy(update={"model": job.model.model_copy(update={"sparsity": SparsityConfig()})})
+    trainers = {SPARSE: Trainer(job), DENSE: Trainer(dense)}
+    topics = Topics.of(job.log)
+    source = ExampleSource(log, topics.examples, {}, DeadLetters(log, topics.dead_letters, SystemClock()), SystemClock())
+    labels: list[np.ndarray] = []
+    scores: dict[str, list[np.ndarray]] = {name: [] for name in trainers}
+    seconds = dict.fromkeys(trainers, 0.0)
+    while (batch := source.next_batch(job.trainer.batch_size, 0.0, lambda: True)) is not None:
+        scored = (batch.times_ms >= live_from_ms) & (batch.kinds == ExampleKind.LABELLED)
+        labels.append(np.stack([batch.labels[task] for task in trainers[SPARSE].schema.tasks], axis=1)[scored])
+        for name, trainer in trainers.items():
+            began_s = time.perf_counter()
+            scores[name].append(trainer.step(batch)[scored])
+            seconds[name] += time.perf_counter() - began_s
+        note(len(batch))
+    truth = np.concatenate(labels)  # (n, T)
+    return {name: _pass(trainer, truth, np.concatenate(scores[name]), seconds[name]) for name, trainer in trainers.items()}
+
+
+def _pass(trainer: Trainer, labels: np.ndarray, scores: np.ndarray, seconds: float) -> TowerPass:
+    tower, swaps = trainer.model.tower, trainer.optimizer.swaps
+    return TowerPass(
+        {task: quality(labels[:, place] > 0.5, scores[:, place].astype(np.float64)) for place, task in enumerate(trainer.schema.tasks)},
+        tower.density,
+        tower.num_live_weights,
+        swaps.history.num_swaps if swaps is not None else 0,
+        trainer.num_examples / seconds,
+    )

@@ -1,0 +1,60 @@
+// How the pooled rows of a batch meet, shared by threads.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <vector>
+
+#include "kernels.hpp"
+#include "thread_pool.hpp"
+
+namespace monolith {
+
+// Call task(begin, end) for parts of `n` items, each worth a thread's while.
+template <typename Task>
+void share_out(size_t n, size_t floats_each, Task&& task) {
+    constexpr size_t kLeastFloats = 1 << 15;
+    ThreadPool& pool = ThreadPool::instance();
+    const size_t parts = std::min({static_cast<size_t>(pool.num_threads()), n * floats_each / kLeastFloats + 1, n + 1});
+    pool.run(parts, [&](size_t part) { task(n * part / parts, n * (part + 1) / parts); });
+}
+
+inline bool all_bounded(const float* values, size_t n) {
+    std::atomic<bool> bounded{true};
+    share_out(n, 1, [&](size_t begin, size_t end) {
+        if (!kernels().all_bounded(values + begin, end - begin)) bounded = false;
+    });
+    return bounded;
+}
+
+struct Interaction {
+    const float* pooled;  // (B, F * D)
+    size_t batch;         // B
+    uint32_t num_features, dim;
+
+    void terms(float* terms) const {
+        share([&](const PooledRows& rows) { kernels().factorize(rows, terms); });
+    }
+    void terms_back(const float* grad_terms, const GradientsOfRows& out) const {
+        share([&](const PooledRows& rows) { kernels().factorize_back(rows, grad_terms, out); });
+    }
+    void dots(float* pairs) const {
+        share([&](const PooledRows& rows) { kernels().dots(rows, pairs, room().data()); });
+    }
+    void dots_back(const float* grad_pairs, const GradientsOfRows& out) const {
+        share([&](const PooledRows& rows) { kernels().dots_back(rows, grad_pairs, out, room().data()); });
+    }
+
+  private:
+    template <typename Task>
+    void share(Task&& task) const {
+        share_out(batch, size_t{num_features} * dim,
+                  [&](size_t begin, size_t end) { task(PooledRows{pooled, num_features, dim, begin, end}); });
+    }
+    std::vector<float> room() const {
+        return std::vector<float>((size_t{num_features} + 15) / 16 * 16 * std::max(num_features, dim));
+    }
+};
+
+}  // namespace monolith

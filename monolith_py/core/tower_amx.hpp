@@ -1,0 +1,133 @@
+// Stacks of sparse linear layers in the matrix unit of Intel (AMX): layouts and kernels shared by the sources
+// tower_amx*.cpp.
+//
+// A unit is 32 examples. Activations are feature-major bf16, (units, rows, 32): one row is one cache line. Behind the
+// features of a layer follow rows of zeros, at least one, up to a multiple of 32.
+// A tile is 16 rows of 64 bytes. "Interleaved" rows are pairs of rows as the matrix unit multiplies them: of rows 2p
+// and 2p + 1 the words (row 2p, row 2p + 1) of 16 examples are line p of one tile, those of the other 16 line p of the
+// next. The first tile takes examples 0-3, 8-11, 16-19, 24-27 (unpacklo), the second the rest.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace monolith::amx {
+
+using Bf16 = uint16_t;
+
+constexpr size_t kUnit = 32;           // examples
+constexpr size_t kAtom = 16;           // outputs of an atom
+constexpr size_t kTile = 512;          // bf16 of a tile
+constexpr size_t kMaxUnits = 2;        // of a task: they share the loads of weights
+constexpr size_t kMaxRows = 4;         // examples that go through the vector unit together
+constexpr float kForwardDense = 0.5f;  // densities from which multiplying the dead atoms too is faster
+constexpr float kInputGradientDense = 0.14f;
+constexpr float kWeightGradientDense = 0.6f;
+
+constexpr size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+
+// One layer with its weights packed.
+struct Layer {
+    uint32_t in, out, blocks;
+    bool relu;
+    float density;
+    const uint32_t* bounds;   // (blocks + 1,): atoms of a block
+    const uint16_t* columns;  // (atoms,)
+    const uint32_t* groups;   // (blocks + 1,): groups of 32 atoms of a block
+    const uint32_t* rows;     // (groups, 32): the input's row of each atom, that of zeros behind the last
+    const float* biases;      // (blocks * 16,)
+    Bf16* values;             // (atoms, 16), and 15 more that may be read
+    Bf16* sparse;             // (groups, 16 outputs, 32 atoms)
+    Bf16* dense;              // (blocks, input_tiles(), 16 outputs, 32 inputs); null below kForwardDense
+    Bf16* transposed;         // (column_tiles(), output_tiles(), 16 inputs, 32 outputs); null below kInputGradientDense
+
+    size_t input_tiles() const { return (in + 31) / 32; }
+    size_t column_tiles() const { return (in + 15) / 16; }
+    size_t output_tiles() const { return (blocks + 1) / 2; }
+    size_t input_rows() const { return round_up(in + size_t{1}, 32); }
+    bool is_full() const { return density == 1; }
+};
+
+// A row-major float32 matrix in parts side by side, of which `first` is the first row of the unit and `count` the rows
+// from there on.
+template <typename T>
+struct Parts {
+    T* const* data;
+    const uint32_t* widths;
+    size_t num_parts;
+    size_t first, count;
+};
+
+// Set up the tile registers of this thread, or give them back: outside, the system need not save them.
+class TileScope {
+  public:
+    TileScope();
+    ~TileScope();
+    TileScope(const TileScope&) = delete;
+    TileScope& operator=(const TileScope&) = delete;
+};
+
+// All scratch memory and all that is bf16 is aligned to cache lines; what is the caller's need not be.
+
+// Packing. Rows beyond `count` count as zeros.
+
+// Of one unit: `out` (rows, 32), of which the rows from the sum of widths up to `rows` become zeros.
+void pack_unit(const Parts<const float>& in, size_t rows, Bf16* out);
+
+// One block's `values` (atoms, 16) and `columns` into all forms that `layer` has.
+void pack_block(const Layer& layer, size_t block, const float* values);
+
+// Forward.
+
+struct ForwardTask {
+    const Bf16* x;  // (units, layer.input_rows(), 32)
+    size_t units;
+    Bf16* next;  // (units, next_rows, 32): what the layer above reads; may be null
+    size_t next_rows;
+    float* outputs;     // (batch, out) from the first unit's first example on, or null
+    size_t count;       // examples of `outputs` from there on
+    Bf16* interleaved;  // scratch, units * input_tiles() * 2 tiles
+    float* scratch;     // kForwardScratch floats
+};
+constexpr size_t kForwardScratch = 4096;
+
+void forward_layer(const Layer& layer, const ForwardTask& task);
+
+// A few examples in the vector unit: x (num_rows, in) of values that are bf16 already, y (num_rows, out).
+void forward_rows(const Layer& layer, const float* x, size_t num_rows, bool is_last, float* y);
+void round_row(const float* x, size_t n, float* y);
+
+// Backward. The gradient dY of a layer's outputs is kept in two forms: interleaved, for the gradient of the inputs, and
+// transposed (units, blocks, 16 pairs of examples, 16 outputs, 2), for that of the weights.
+
+struct OutputGradient {
+    Bf16* interleaved;  // (output_tiles(), 2 tiles)
+    Bf16* transposed;   // (blocks, 1 tile)
+    bool is_finite;
+};
+
+// dY of one unit of the last layer. `y` are its outputs as activations where ReLU follows it, else null.
+void pack_output_gradient(const Layer& layer, const Parts<const float>& gradients, const Bf16* y,
+                          OutputGradient* result);
+
+// The gradient of the inputs of one unit becomes dY of the layer below, which has the outputs `x` where ReLU follows
+// it, else null. `scratch` has kGradientScratch floats and (round_up(in, 16), 32).
+void input_gradient(const Layer& layer, const OutputGradient& dy, const Layer& below, const Bf16* x,
+                    OutputGradient* result, float* scratch);
+// Or, of the first layer, it goes out.
+constexpr size_t kGradientScratch = 2048;
+void input_gradient(const Layer& layer, const OutputGradient& dy, const Parts<float>& out, float* scratch);
+
+struct WeightTask {
+    size_t units, begin, end;  // blocks [begin, end)
+    const Bf16* x;             // (units, input_rows(), 32)
+    const Bf16* dy;            // (units, blocks, 1 tile)
+    float* values;             // (atoms, 16), or null
+    float* biases;             // (out,), or null
+    float* all;                // (blocks, in, 16), or null
+    float* scratch;            // weight_scratch() floats
+};
+size_t weight_scratch(const Layer& layer, const WeightTask& task);
+void weight_gradient(const Layer& layer, const WeightTask& task);
+
+}  // namespace monolith::amx

@@ -1,0 +1,193 @@
+"""Which form of towers the publisher chooses when, and that replicas end in the trainer's bits whatever the log refuses."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from prometheus_client import REGISTRY
+
+from monolith_py.clock import ManualClock
+from monolith_py.config import SyncConfig
+from monolith_py.errors import LogError, TowerGap
+from monolith_py.sync import Publisher, Subscriber, TowerForm, TowerRequester, TowerRequests, TowerState, apply_update, decode_delta
+
+START_MS = 1_000_000
+
+
+class TowerSink:
+    """A replica of the towers alone: applies what fits and asks where an update does not."""
+
+    def __init__(self, held: TowerState, requester: TowerRequester) -> None:
+        self.held, self.requester = held, requester
+        self.forms: list[TowerForm | None] = []
+        self.gaps = 0
+
+    def apply(self, delta) -> None:
+        if delta.table:
+            return
+        self.forms.append(delta.towers and delta.towers.form)
+        if delta.towers is None:
+            return
+        try:
+            self.held = apply_update(self.held, delta.towers)
+        except TowerGap:
+            self.gaps += 1
+            self.requester.ask(delta.generation, delta.seq, self.held.layout)
+        else:
+            self.requester.answered()
+
+
+class Setting:
+    """A publisher of towers, turn by turn, and a replica that follows it."""
+
+    def __init__(self, log, towers, table, **config) -> None:
+        self.log, self.towers, self.table = log, towers, table
+        self.clock = ManualClock(START_MS)
+        sync = SyncConfig(**({"sparse_interval_s": 1.0, "dense_interval_s": 1.0, "encoding": "fp32"} | config))
+        requests = TowerRequests(log, "tower_requests")
+        self.publisher = Publisher(log, "updates", {"a": table}, towers.tensors, sync, self.clock, requests=requests, generation=1)
+        self.sink = TowerSink(TowerState.of(towers.tensors()), TowerRequester(log, "tower_requests", "job", self.clock, 0.5))
+        self.subscriber = Subscriber(log, "updates", self.sink, offset=log.end_offset("updates"), position=(1, 0))
+
+    def turn(self, *, learnt: bool = True) -> None:
+        """Publish what is due a second later, and let the replica follow."""
+        if learnt:
+            self.publisher.note_step(1)
+        self.publisher.maybe_publish(0)
+        if self.publisher._append is not None:
+            self.publisher._append.exception()
+            self.clock.advance(0.001)
+            self.publisher.maybe_publish(0)
+        while self.subscriber.poll(0.0):
+            pass
+        self.clock.advance(1.0)
+
+
+@pytest.fixture
+def setting(failing_log, make_towers, make_table):
+    made = Setting(failing_log, make_towers(density=0.5), make_table())
+    yield made
+    made.publisher.close()
+
+
+def published_bytes(form: TowerForm) -> float:
+    return REGISTRY.get_sample_value("monolith_tower_published_bytes_total", {"form": form.value}) or 0.0
+
+
+def test_the_first_towers_go_whole_then_their_weights_and_swaps_alone(setting, same_tensors):
+    before = {form: published_bytes(form) for form in TowerForm}
+    setting.turn()
+    setting.towers.learn()
+    setting.turn()
+    setting.towers.swap(2, 2)
+    setting.turn()
+    setting.towers.learn()
+    setting.turn()
+    assert setting.sink.forms == [TowerForm.FULL, TowerForm.VALUES, TowerForm.SWAP, TowerForm.VALUES] and setting.sink.gaps == 0
+    same_tensors(setting.sink.held.tensors, setting.towers.tensors())
+    for form in TowerForm:
+        deltas = [decode_delta(record.value) for record in setting.log.read("updates", 0, 0, 100)]
+        expected = sum(delta.towers.num_bytes for delta in deltas if delta.towers and delta.towers.form is form)
+        assert published_bytes(form) - before[form] == expected > 0
+
+
+def test_a_replica_with_other_towers_asks_once_and_gets_them_whole(setting, same_tensors):
+    setting.turn()
+    setting.towers.swap(1, 0)
+    wrong = TowerState.of(setting.towers.tensors())
+    setting.towers.swap(0, 1)
+    setting.turn()
+    setting.sink.held = wrong
+    setting.turn()
+    assert setting.sink.gaps == 1 and setting.sink.held is wrong
+    setting.towers.learn()
+    setting.turn()
+    assert setting.sink.gaps == 1
+    same_tensors(setting.sink.held.tensors, setting.towers.tensors())
+    setting.turn()
+    assert setting.sink.forms[-3:] == [TowerForm.VALUES, TowerForm.FULL, TowerForm.VALUES]
+
+
+def test_who_asks_while_nothing_is_learnt_gets_the_towers_all_the_same(setting):
+    setting.turn()
+    setting.turn(learnt=False)
+    setting.sink.requester.ask(1, 1, 0)
+    setting.turn(learnt=False)
+    setting.turn(learnt=False)
+    assert setting.sink.forms == [TowerForm.FULL, None, TowerForm.FULL, None]
+
+
+def test_the_log_is_looked_at_for_requests_only_when_it_is_the_turn_of_towers(failing_log, make_towers, make_table):
+    looks = []
+    end_offset = failing_log.end_offset
+    failing_log.end_offset = lambda topic, partition=0: (looks.append(topic), end_offset(topic, partition))[1]
+    setting = Setting(failing_log, make_towers(), make_table(), dense_interval_s=5.0)
+    looks.clear()
+    for _ in range(20):
+        setting.table.put(1, float(setting.clock.now_ms()))
+        setting.turn()
+    setting.publisher.close()
+    assert looks == ["tower_requests"] * 4
+
+
+def test_towers_are_published_while_requests_cannot_be_read(setting):
+    setting.log.end_offset = lambda topic, partition=0: (_ for _ in ()).throw(LogError("away"))
+    setting.turn()
+    setting.turn()
+    assert setting.sink.forms == [TowerForm.FULL, TowerForm.VALUES]
+
+
+@pytest.mark.parametrize("written", [0.0, 1.0])
+def test_refused_towers_stay_byte_for_byte_and_the_next_build_on_them(setting, same_tensors, written):
+    setting.turn()
+    setting.towers.swap(2, 2)
+    setting.log.plans = [written]
+    setting.turn()
+    refused = setting.publisher._publish.values()
+    setting.towers.swap(1, 3)
+    setting.sink.requester.ask(1, 1, 0)  # a request that comes between changes nothing of the one that waits
+    setting.turn()
+    setting.turn()
+    values = [record.value for record in setting.log.read("updates", 0, 0, 100)]
+    assert [value for value in values if decode_delta(value).seq == 1] == refused * (1 + round(written))
+    assert setting.sink.forms == [TowerForm.FULL, TowerForm.SWAP, TowerForm.FULL] and setting.sink.gaps == 0
+    same_tensors(setting.sink.held.tensors, setting.towers.tensors())
+
+
+operations = st.lists(
+    st.one_of(
+        st.tuples(st.just("learn"), st.just(0), st.just(0)),
+        st.tuples(st.just("swap"), st.integers(0, 9), st.integers(0, 9)),
+        st.tuples(st.just("turn"), st.just(0), st.just(0)),
+        st.tuples(st.just("refuse"), st.integers(0, 2), st.just(0)),
+        st.tuples(st.just("lose"), st.just(0), st.just(0)),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(operations, st.integers(0, 1000))
+def test_replicas_end_in_the_trainer_s_bits_whatever_is_refused_or_lost(
+    failing_log, make_towers, make_table, same_tensors, operations, seed
+):
+    failing_log.plans.clear()
+    setting = Setting(failing_log, make_towers(seed), make_table())
+    for kind, first, second in operations:
+        if kind == "learn":
+            setting.towers.learn()
+        elif kind == "swap":
+            setting.towers.swap(first, second)
+        elif kind == "refuse":
+            failing_log.plans.append(first / 2)
+        elif kind == "lose":
+            setting.sink.held = TowerState.of(make_towers(seed + 1).tensors())
+        else:
+            setting.table.put(1, float(setting.clock.now_ms()))
+            setting.turn()
+    failing_log.plans.clear()
+    for _ in range(3):  # a refused one, one that does not fit, the full one
+        setting.turn()
+    setting.publisher.close()
+    same_tensors(setting.sink.held.tensors, setting.towers.tensors())

@@ -1,0 +1,37 @@
+"""A process that trains keeps what it frees: a step asks the kernel for no page that an earlier one had."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+STEPS = """
+import resource
+import sys
+import torch
+from monolith_py import _core
+if sys.argv[1] == "kept":
+    _core.keep_freed_memory()
+def step():
+    torch.ones(10 << 20)  # 40 MiB: more than glibc ever keeps of its own accord
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    step()
+before = faults()
+for _ in range(20):
+    step()
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks glibc")
+def test_a_step_faults_no_page_that_an_earlier_step_had() -> None:
+    faults = {}
+    for freed in ("kept", "given back"):
+        run = subprocess.run([sys.executable, "-c", STEPS, freed], capture_output=True, text=True, timeout=120, check=True)
+        faults[freed] = int(run.stdout)
+    assert faults["kept"] < 100
+    assert faults["given back"] > 1000
