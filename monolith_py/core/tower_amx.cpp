@@ -135,7 +135,7 @@ class Engine : public TowerEngine {
     void forward_units(const Columns<const float>& inputs, size_t first, size_t count, size_t batch, float* outputs,
                        const Tape* tape) const {
         const TileScope tiles;
-        const size_t interleaved = most([](const Layer& layer) { return layer.input_tiles() * 2 * kTile; }) * kMaxUnits;
+        const size_t interleaved = most([](const Layer& layer) { return layer.input_tiles() * 2 * kTile; });
         const size_t x_size = most([](const Layer& layer) { return layer.input_rows() * kUnit; }) * kMaxUnits;
         Bf16* scratch = thread_scratch<Bf16>(2 * kForwardScratch + interleaved + 2 * x_size);
         Bf16* own = scratch + 2 * kForwardScratch + interleaved;

@@ -86,7 +86,7 @@ struct ForwardTask {
     size_t next_rows;
     float* outputs;     // (batch, out) from the first unit's first example on, or null
     size_t count;       // examples of `outputs` from there on
-    Bf16* interleaved;  // scratch, units * input_tiles() * 2 tiles
+    Bf16* interleaved;  // scratch, input_tiles() * 2 tiles
     float* scratch;     // kForwardScratch floats
 };
 constexpr size_t kForwardScratch = 4096;

@@ -9,43 +9,48 @@ namespace {
 struct Activate {
     const Layer& layer;
     const ForwardTask& task;
+    size_t unit;
 
-    void operator()(size_t block, size_t unit, const float* sums) const {
-        const float* biases = layer.biases + block * kAtom;
-        __m512 first[16], second[16];
-        for (size_t i = 0; i < kAtom; ++i) {
-            const __m512 bias = _mm512_set1_ps(biases[i]);
-            first[i] = _mm512_add_ps(_mm512_load_ps(sums + i * 32), bias);
-            second[i] = _mm512_add_ps(_mm512_load_ps(sums + i * 32 + 16), bias);
-            if (layer.relu) first[i] = relu_of(first[i]), second[i] = relu_of(second[i]);
-        }
-        const size_t num = layer.out - block * kAtom < kAtom ? layer.out - block * kAtom : kAtom;
-        if (task.next != nullptr) {
-            Bf16* to = task.next + (unit * task.next_rows + block * kAtom) * kUnit;
-            for (size_t i = 0; i < num; ++i) _mm512_store_si512(to + i * kUnit, round_sums(first[i], second[i]));
-            if (block + 1 == layer.blocks)
-                for (size_t i = num; block * kAtom + i < task.next_rows; ++i)
-                    _mm512_store_si512(to + i * kUnit, _mm512_setzero_si512());
-        }
-        if (task.outputs == nullptr) return;
-        emit(first, block, num, unit * kUnit);
-        emit(second, block, num, unit * kUnit + 4);
+    void operator()(size_t block, const float* sums, size_t piece) const {
+        if (task.next != nullptr) pass_on(block, sums, piece);
+        if (task.outputs != nullptr && piece % 4 == 3) emit(block, sums, piece / 4);
     }
 
-    void emit(const __m512 (&sums)[16], size_t block, size_t num, size_t first) const {
+    __m512 activate(const float* sums, float bias) const {
+        const __m512 y = _mm512_add_ps(_mm512_load_ps(sums), _mm512_set1_ps(bias));
+        return layer.relu ? relu_of(y) : y;
+    }
+
+    void pass_on(size_t block, const float* sums, size_t piece) const {
+        constexpr size_t step = kAtom / kPieces;
+        const size_t begin = block * kAtom + piece * step;
+        Bf16* to = task.next + (unit * task.next_rows + begin) * kUnit;
+        for (size_t i = 0; i < step; ++i) {
+            if (begin + i >= layer.out) break;
+            const float *from = sums + (piece * step + i) * 32, bias = layer.biases[begin + i];
+            _mm512_store_si512(to + i * kUnit, round_sums(activate(from, bias), activate(from + 16, bias)));
+        }
+        if (block + 1 == layer.blocks && piece + 1 == kPieces)
+            for (size_t row = layer.out; row < task.next_rows; ++row)
+                _mm512_store_si512(task.next + (unit * task.next_rows + row) * kUnit, _mm512_setzero_si512());
+    }
+
+    void emit(size_t block, const float* sums, size_t half) const {
         __m512i r[16];
-        for (int i = 0; i < 16; ++i) r[i] = _mm512_castps_si512(sums[i]);
+        for (int i = 0; i < 16; ++i)
+            r[i] = _mm512_castps_si512(activate(sums + i * 32 + half * 16, layer.biases[block * kAtom + i]));
         transpose(r);
+        const __mmask16 mask = first_lanes(layer.out - block * kAtom);
         for (size_t i = 0; i < 16; ++i) {
-            const size_t example = first + example_of_lane(i);
+            const size_t example = unit * kUnit + example_of_lane(i) + half * 4;
             if (example < task.count)
-                _mm512_mask_storeu_ps(task.outputs + example * layer.out + block * kAtom, first_lanes(num),
+                _mm512_mask_storeu_ps(task.outputs + example * layer.out + block * kAtom, mask,
                                       _mm512_castsi512_ps(r[i]));
         }
     }
 };
 
-// Rows [8 * quarter, 8 * quarter + 16) of a group's 32, by `rows`, from the unit `x` into its two interleaved tiles.
+// Half of a group's 32 rows, by `rows`, from the unit `x` into its two interleaved tiles.
 inline void gather(const uint32_t* rows, const Bf16* x, size_t half, Bf16* tiles) {
     for (size_t p = half * 8; p < half * 8 + 8; ++p) {
         const __m512i a = _mm512_load_si512(x + rows[2 * p] * kUnit);
@@ -58,11 +63,11 @@ inline void gather(const uint32_t* rows, const Bf16* x, size_t half, Bf16* tiles
 // Every group gathers the rows of the next one while its own products run: a tile must not be loaded soon after it was
 // stored.
 template <size_t units>
-void sparse_forward(const Layer& layer, const ForwardTask& task, const Activate& finish) {
+void sparse_forward(const Layer& layer, const ForwardTask& task, size_t unit) {
     float* sums = task.scratch;  // 2 x units x 2 KiB, to be read a block after they were stored
     Bf16* stage = reinterpret_cast<Bf16*>(sums + 2 * units * 512);
     const size_t stride = layer.input_rows() * kUnit, num_groups = layer.groups[layer.blocks];
-    const Bf16 *x = task.x, *last = task.x + stride * (units - 1);
+    const Bf16 *x = task.x + unit * stride, *last = x + stride * (units - 1);
     const auto all_of = [&](size_t g) {
         Bf16* to = stage + g % 2 * units * 2 * kTile;
         for (size_t half = 0; half < 2; ++half) {
@@ -99,7 +104,9 @@ void sparse_forward(const Layer& layer, const ForwardTask& task, const Activate&
         }
         if (b == 0) continue;
         const float* from = sums + (b - 1) % 2 * units * 512;
-        for (size_t unit = 0; unit < units; ++unit) finish(b - 1, unit, from + unit * 512);
+        for (size_t u = 0; u < units; ++u)
+            for (size_t piece = 0; piece < kPieces; ++piece)
+                Activate{layer, task, unit + u}(b - 1, from + u * 512, piece);
     }
 }
 
@@ -145,37 +152,28 @@ void rows_forward(const Layer& layer, const float* x, bool is_last, float* to) {
     }
 }
 
-void forward_each(const Layer& layer, ForwardTask task) {
-    task.units = 1;
-    forward_layer(layer, task);
-    task.x += layer.input_rows() * kUnit;
-    if (task.next != nullptr) task.next += task.next_rows * kUnit;
-    if (task.outputs != nullptr) task.outputs += kUnit * layer.out;
-    task.count -= kUnit;
-    forward_layer(layer, task);
+// Whether it could: where atoms are dead, zero weights times what is not finite would be NaN.
+bool dense_forward(const Layer& layer, const ForwardTask& task, size_t unit) {
+    const bool is_finite =
+        interleave(task.x + unit * layer.input_rows() * kUnit, layer.input_tiles() * 32, task.interleaved);
+    if (!is_finite && !layer.is_full()) return false;
+    const Activate finish{layer, task, unit};
+    DenseProduct(layer.dense, layer.blocks, layer.input_tiles(), task.interleaved, task.scratch, finish).run();
+    return true;
 }
 
 }  // namespace
 
 void forward_layer(const Layer& layer, const ForwardTask& task) {
-    const Activate finish{layer, task};
-    const size_t rows = layer.input_tiles() * 32;
     if (layer.dense != nullptr) {
-        bool finite = true;
         for (size_t unit = 0; unit < task.units; ++unit)
-            finite &=
-                interleave(task.x + unit * layer.input_rows() * kUnit, rows, 0, task.interleaved + unit * rows * kUnit);
-        if (finite || layer.is_full()) {  // else zero weights times NaN would be NaN
-            dense_product(layer.dense, layer.blocks, layer.input_tiles(), task.interleaved, task.units, task.scratch,
-                          finish);
-            return;
-        }
-        if (task.units == 2) return forward_each(layer, task);  // the other unit goes its own way
+            if (!dense_forward(layer, task, unit)) sparse_forward<1>(layer, task, unit);
+        return;
     }
     if (task.units == 2)
-        sparse_forward<2>(layer, task, finish);
+        sparse_forward<2>(layer, task, 0);
     else
-        sparse_forward<1>(layer, task, finish);
+        sparse_forward<1>(layer, task, 0);
 }
 
 void forward_rows(const Layer& layer, const float* x, size_t num_rows, bool is_last, float* y) {
