@@ -21,7 +21,7 @@ constexpr size_t kTile = 512;          // bf16 of a tile
 constexpr size_t kMaxUnits = 2;        // of a task: they share the loads of weights
 constexpr size_t kMaxRows = 4;         // examples that go through the vector unit together
 constexpr float kForwardDense = 0.5f;  // densities from which multiplying the dead atoms too is faster
-constexpr float kInputGradientDense = 0.14f;
+constexpr float kInputGradientDense = 0.08f;
 constexpr float kWeightGradientDense = 0.6f;
 
 constexpr size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }

@@ -6,7 +6,7 @@ namespace monolith::amx {
 
 namespace {
 
-constexpr size_t kSlab = 16;  // units
+constexpr size_t kSlab = 8;  // units
 
 // A piece of the scratch memory for each purpose.
 struct Scratch {
@@ -61,10 +61,10 @@ void dense_step(const Layer& layer, const WeightTask& task, size_t first, size_t
         load_sums<3>(high + 256, num1, first == 0, spill);
     }
     for (size_t unit = 0; unit < count; ++unit, x += stride, dy += layer.blocks * kTile) {
-        load_tile<4>(x);
+        stream_tile<4>(x);
         load_tile<6>(dy);
         multiply_tiles<0, 4, 6>();
-        load_tile<5>(x + kTile);
+        stream_tile<5>(x + kTile);
         multiply_tiles<2, 5, 6>();
         if (!two) continue;
         load_tile<7>(dy + kTile);
