@@ -23,8 +23,9 @@ SwapShare = Annotated[float, Field(ge=0, le=1)]
 #   static, erk   a random topology that stays: the honest controls
 #   set           Mocanu et al. 2018: drop the least, grow at random
 #   rigl          Evci et al. 2020: drop the least, grow by gradient; period is 75 % of the run's steps, then the topology stays
-#   dsl           Wang et al. 2024, as published, but for two things: the budget is exact (there a Bernoulli draw meets it only
-#                 about), and equal weights are told apart by place (there all at the threshold go). period is all of the run's steps
+#   dsl           Wang et al. 2024, as published, but for three things: the budget is exact (there a Bernoulli draw meets it only
+#                 about), equal weights are told apart by place (there all at the threshold go), and each block keeps its best atom
+#                 (there an output may lose all of its own). period is all of the run's steps
 #   dsl_online    dense first, then swaps that never end and start anew on drift
 #   gmp           Zhu and Gupta 2017: prune a dense start, grow nothing
 #   nm            N of every M consecutive inputs, pruned from a dense start. Without the dense shadow weights of SR-STE (Zhou et

@@ -5,11 +5,13 @@ Both learn the same batches in the same order and predict each before they learn
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from measures import Quality, quality
 
 from monolith_py.clock import SystemClock
@@ -21,6 +23,8 @@ from monolith_py.io.topics import Topics
 from monolith_py.sparsity import SparsityConfig
 from monolith_py.training import Trainer
 from streaming.source import ExampleSource
+
+logging.getLogger("torch.fx").setLevel(logging.ERROR)  # torchrec asks it what warns, in the middle of the progress bars
 
 SPARSE, DENSE = "as the job has it", "dense"
 
@@ -38,6 +42,7 @@ class TowerPass:
 
 def compare_towers(log: Log, job: JobConfig, live_from_ms: int, note: Callable[[int], None]) -> dict[str, TowerPass]:
     """Return the passes by name, the job's own tower first. `note` hears how many examples each batch had."""
+    torch.set_num_threads(1)  # as the demo's trainer has it
     dense = job.model_copy(update={"model": job.model.model_copy(update={"sparsity": SparsityConfig()})})
     trainers = {SPARSE: Trainer(job), DENSE: Trainer(dense)}
     topics = Topics.of(job.log)

@@ -10,7 +10,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" AND CMAKE_SYSTEM_NAME STREQUAL 
   include(CheckCXXCompilerFlag)
   check_cxx_compiler_flag("-mavx512bf16 -mamx-tile -mamx-bf16" COMPILER_HAS_AMX)
   if(COMPILER_HAS_AMX)
-    set(AMX_SOURCES tower_amx_pack tower_amx_forward tower_amx_weights)
+    set(AMX_SOURCES tower_amx_pack tower_amx_forward tower_amx_weights tower_amx_rows)
     list(APPEND KERNELS tower_amx ${AMX_SOURCES})
     add_compile_definitions(MONOLITH_HAS_AMX)
   endif()

@@ -154,26 +154,24 @@ class Lanes {
 }
 #endif
 
-// The rows that will be wanted when those of this block and chunk have been: of the next chunk, or of the next block in
-// the first. They are scattered over memory that the nearest cache does not hold, and no machine foresees which.
+// Rows of features that atoms will want soon: they are scattered over memory that the nearest cache does not hold, and
+// no machine foresees which. Without columns they follow each other, and it does.
 struct Ahead {
-    const float* rows;  // null: they follow each other, which the machine does foresee
     const uint16_t* columns;
-    [[gnu::always_inline]] void touch(uint32_t k) const {
-        if (rows) __builtin_prefetch(rows + size_t{columns[k]} * kLanes, 0, 3);
+    size_t end;  // of all atoms
+    const float* rows;
+    size_t num, stride;  // of chunks
+
+    // Those of `n` atoms, some atoms after atom k.
+    [[gnu::always_inline]] void touch(size_t k, size_t n) const {
+        constexpr size_t kAtoms = 16;
+        if (!columns) return;
+        const uint16_t* const at = columns + (k + kAtoms + n <= end ? k + kAtoms : end - n);
+        for (size_t i = 0; i < num; ++i)
+#pragma GCC unroll 8
+            for (size_t j = 0; j < n; ++j) __builtin_prefetch(rows + i * stride + size_t{at[j]} * kLanes, 0, 3);
     }
 };
-
-template <typename T>
-[[gnu::always_inline]] inline Ahead ahead_of(const TowerView& layer, uint32_t block, Chunks<T> chunks, size_t i) {
-    constexpr uint32_t kMost = 256, kNear = 64;  // rows of a larger block would not wait in the cache
-    const uint32_t end = layer.bounds[block + 1], size = end - layer.bounds[block];
-    const uint32_t left = layer.bounds[layer.blocks] - end;
-    const auto least = [](uint32_t a, uint32_t b) { return a < b ? a : b; };
-    if (size > kMost) return {chunks[i], layer.columns + least(kNear, left)};
-    if (i + 1 < chunks.num) return {chunks[i + 1], layer.columns};
-    return {chunks[0], layer.columns + least(size, left)};
-}
 
 void tower_add(const float* from, size_t n, float* to) {
 #pragma GCC ivdep

@@ -6,29 +6,57 @@
 namespace monolith {
 namespace {
 
-// For each atom k of [begin, end): target(k)[0 .. 16) += sum over r of scales(k)[r] * rows[r][0 .. 16). Both gradients
-// of atoms 16 x 1 are this: rows of one block and chunk stay in registers, atoms pass by.
-template <typename Scales, typename Target>
-[[gnu::always_inline]] inline void add_products(const float* rows, uint32_t begin, uint32_t end, const Scales& scales,
-                                                const Target& target, const Ahead& ahead) {
-    for (uint32_t first = 0; first < kLanes; first += kHeld) {
-        Lanes held[kHeld];
-#pragma GCC unroll 16
-        for (uint32_t r = 0; r < kHeld; ++r) held[r] = Lanes::load(rows + (first + r) * kLanes);
-        for (uint32_t k = begin; k < end; ++k) {
-            if (first == 0) ahead.touch(k);
-            float* to = target(k);
-            const float* scale = scales(k) + first;
-            Lanes even = Lanes::load(to), odd = Lanes::all(0);
+// Atoms whose sums are in registers at once: as many chains of sums as hide what one step takes.
+constexpr uint32_t kAtomsHeld = kHeld == 16 ? 8 : kHeld;
+
+// What both gradients of atoms 16 x 1 are, for each atom k:
+//   target(k)[0 .. 16) += sum over i and r of scales(k)[i * stride + r] * rows[i * 256 + r * 16 + (0 .. 16)].
+struct Products {
+    const float* rows;
+    size_t num, stride;  // of i
+};
+
+template <uint32_t kNum, typename Scales, typename Target>
+[[gnu::always_inline]] inline void add_group(const Products& products, size_t k, const Scales& scales,
+                                             const Target& target) {
+    Lanes sums[kNum];
+    const float* from[kNum];
 #pragma GCC unroll 8
-            for (uint32_t r = 0; r < kHeld; r += 2) {
-                even.add(scale[r], held[r]);
-                odd.add(scale[r + 1], held[r + 1]);
-            }
-            even.add(odd);
-            even.store(to);
-        }
+    for (uint32_t j = 0; j < kNum; ++j) {
+        sums[j] = Lanes::load(target(k + j));
+        from[j] = scales(k + j);
     }
+    const float* rows = products.rows;
+    for (size_t i = 0; i < products.num; ++i) {
+#pragma GCC unroll 16
+        for (uint32_t r = 0; r < kLanes; ++r) {
+            const Lanes row = Lanes::load(rows + r * kLanes);
+#pragma GCC unroll 8
+            for (uint32_t j = 0; j < kNum; ++j) sums[j].add(from[j][r], row);
+        }
+        rows += kLanes * kLanes;
+#pragma GCC unroll 8
+        for (uint32_t j = 0; j < kNum; ++j) from[j] += products.stride;
+    }
+#pragma GCC unroll 8
+    for (uint32_t j = 0; j < kNum; ++j) sums[j].store(target(k + j));
+}
+
+// Atoms [begin, end).
+template <typename Scales, typename Target>
+[[gnu::always_inline]] inline void add_products(const Products& products, size_t begin, size_t end,
+                                                const Scales& scales, const Target& target, const Ahead& ahead) {
+    size_t k = begin;
+    for (; k + kAtomsHeld <= end; k += kAtomsHeld) {
+        ahead.touch(k, kAtomsHeld);
+        add_group<kAtomsHeld>(products, k, scales, target);
+    }
+    if constexpr (kAtomsHeld > 4)
+        if (k + 4 <= end) {
+            add_group<4>(products, k, scales, target);
+            k += 4;
+        }
+    for (; k < end; ++k) add_group<1>(products, k, scales, target);
 }
 
 template <uint32_t kNum>
@@ -56,15 +84,17 @@ void tower_backward(const TowerView& layer, Chunks<const float> grad_outputs, Ch
     for (size_t i = 0; i < grad_inputs.num; ++i)
         std::memset(grad_inputs[i], 0, padded(layer.in) * kLanes * sizeof(float));
     if (layer.height == kLanes) {
+        const uint16_t* const columns = layer.columns;
+        const float* const values = layer.values;
         for (uint32_t block = 0; block < layer.blocks; ++block)
-            for (size_t i = 0; i < grad_inputs.num; ++i)
+            for (size_t i = 0; i < grad_inputs.num; ++i) {
+                float* const to = grad_inputs[i];
                 add_products(
-                    grad_outputs[i] + size_t{block} * kLanes * kLanes, layer.bounds[block], layer.bounds[block + 1],
-                    [values = layer.values](uint32_t k) { return values + size_t{k} * kLanes; },
-                    [columns = layer.columns, to = grad_inputs[i]](uint32_t k) {
-                        return to + size_t{columns[k]} * kLanes;
-                    },
-                    ahead_of(layer, block, grad_inputs, i));
+                    {grad_outputs[i] + size_t{block} * kLanes * kLanes, 1, 0}, layer.bounds[block],
+                    layer.bounds[block + 1], [values](size_t k) { return values + k * kLanes; },
+                    [columns, to](size_t k) { return to + size_t{columns[k]} * kLanes; },
+                    {columns, layer.bounds[layer.blocks], to, 1, 0});
+            }
         return;
     }
     constexpr uint32_t kNum = kHeld >= 4 ? 4 : 2;
@@ -79,10 +109,11 @@ void tower_backward(const TowerView& layer, Chunks<const float> grad_outputs, Ch
                                {grad_inputs[i], grad_inputs.stride, 1});
 }
 
-// Gradients of 16 outputs from `row` on, by one chunk, from their gradients with examples for rows.
-[[gnu::always_inline]] inline void add_biases(const TowerView& layer, size_t row, const float* turned, float* biases) {
-    Lanes sum = Lanes::load(turned);
-    for (uint32_t n = 1; n < kLanes; ++n) sum.add(Lanes::load(turned + n * kLanes));
+// Biases of 16 outputs from `row` on, from their gradients with examples for rows.
+[[gnu::always_inline]] inline void add_biases(const TowerView& layer, size_t row, const Products& turned,
+                                              float* biases) {
+    Lanes sum = Lanes::all(0);
+    for (size_t n = 0; n < turned.num * kLanes; ++n) sum.add(Lanes::load(turned.rows + n * kLanes));
     alignas(64) float sums[kLanes];
     sum.store(sums);
     for (uint32_t r = 0; r < kLanes && row + r < layer.out; ++r) biases[row + r] += sums[r];
@@ -101,41 +132,50 @@ void add_singles(const TowerView& layer, Chunks<const float> inputs, Chunks<cons
     }
 }
 
-// All atoms of 16 outputs from `row` on, by one chunk.
-void add_all(const TowerView& layer, size_t row, const float* input, const float* turned, const TowerGradients& sums) {
+// All atoms of 16 outputs from `row` on.
+void add_all(const TowerView& layer, size_t row, const float* inputs, const Products& turned,
+             const TowerGradients& sums) {
     const bool is_block = layer.height == kLanes;
-    float* to = is_block ? sums.all + row * layer.in : sums.room;
+    float* const to = is_block ? sums.all + row * layer.in : sums.room;
     if (!is_block) std::memset(to, 0, size_t{layer.in} * kLanes * sizeof(float));
     add_products(
-        turned, 0, layer.in, [input](uint32_t c) { return input + size_t{c} * kLanes; },
-        [to](uint32_t c) { return to + size_t{c} * kLanes; }, {nullptr, nullptr});
+        turned, 0, layer.in, [inputs](size_t c) { return inputs + c * kLanes; },
+        [to](size_t c) { return to + c * kLanes; }, {});
     if (is_block) return;
     for (uint32_t r = 0; r < kLanes && row + r < layer.out; ++r)
         for (uint32_t c = 0; c < layer.in; ++c) sums.all[(row + r) * layer.in + c] += to[size_t{c} * kLanes + r];
 }
 
+// What 16 outputs from `row` on add to the sums; at most kTurned chunks.
+constexpr size_t kTurned = 4;
+
+void add_outputs(const TowerView& layer, size_t row, Chunks<const float> inputs, Chunks<const float> grad_outputs,
+                 const TowerGradients& sums) {
+    alignas(64) float turned[kTurned * kLanes * kLanes];
+    for (size_t i = 0; i < inputs.num; ++i)
+        transpose(grad_outputs[i] + row * kLanes, kLanes, turned + i * kLanes * kLanes, kLanes);
+    const Products products{turned, inputs.num, inputs.stride};
+    if (sums.biases) add_biases(layer, row, products, sums.biases);
+    if (sums.values && layer.height == kLanes) {
+        const size_t block = row / kLanes;
+        add_products(
+            products, layer.bounds[block], layer.bounds[block + 1],
+            [columns = layer.columns, from = inputs.data](size_t k) { return from + size_t{columns[k]} * kLanes; },
+            [values = sums.values](size_t k) { return values + k * kLanes; },
+            {layer.columns, layer.bounds[layer.blocks], inputs.data, inputs.num, inputs.stride});
+    } else if (sums.values) {
+        for (uint32_t r = 0; r < kLanes && row + r < layer.out; ++r)
+            add_singles(layer, inputs, grad_outputs, row + r, sums.values);
+    }
+    if (sums.all) add_all(layer, row, inputs.data, products, sums);
+}
+
 void tower_gradients(const TowerView& layer, Chunks<const float> inputs, Chunks<const float> grad_outputs,
                      const TowerGradients& sums) {
-    const uint32_t step = kLanes / layer.height;  // blocks of 16 outputs
-    for (uint32_t block = 0; block < layer.blocks; block += step) {
-        const size_t row = size_t{block} * layer.height;
-        for (size_t i = 0; i < inputs.num; ++i) {
-            alignas(64) float turned[kLanes * kLanes];
-            transpose(grad_outputs[i] + row * kLanes, kLanes, turned, kLanes);
-            if (sums.biases) add_biases(layer, row, turned, sums.biases);
-            if (sums.values && layer.height == kLanes)
-                add_products(
-                    turned, layer.bounds[block], layer.bounds[block + 1],
-                    [columns = layer.columns, from = inputs[i]](uint32_t k) {
-                        return from + size_t{columns[k]} * kLanes;
-                    },
-                    [values = sums.values](uint32_t k) { return values + size_t{k} * kLanes; },
-                    ahead_of(layer, block, inputs, i));
-            if (sums.all) add_all(layer, row, inputs[i], turned, sums);
-        }
-        if (sums.values && layer.height != kLanes)
-            for (uint32_t r = 0; r < kLanes && row + r < layer.out; ++r)
-                add_singles(layer, inputs, grad_outputs, row + r, sums.values);
+    for (size_t i = 0; i < inputs.num; i += kTurned) {
+        const size_t num = inputs.num - i < kTurned ? inputs.num - i : kTurned;
+        for (size_t row = 0; row < layer.out; row += kLanes)
+            add_outputs(layer, row, {inputs[i], inputs.stride, num}, {grad_outputs[i], grad_outputs.stride, num}, sums);
     }
 }
 

@@ -15,14 +15,13 @@ namespace {
 
 // Outputs [first, first + kHeld) of a block of atoms 16 x 1, one chunk.
 [[gnu::always_inline]] inline void forward_block(const TowerView& layer, uint32_t block, uint32_t first,
-                                                 const float* inputs, float* outputs, const Ahead& ahead) {
+                                                 const float* inputs, float* outputs) {
     const size_t row = size_t{block} * kLanes + first;
     Lanes sums[kHeld];
 #pragma GCC unroll 16
     for (uint32_t r = 0; r < kHeld; ++r) sums[r] = Lanes::all(layer.biases[row + r]);
     const uint32_t end = layer.bounds[block + 1];
     for (uint32_t k = layer.bounds[block]; k < end; ++k) {
-        if (first == 0) ahead.touch(k);
         const float* values = layer.values + size_t{k} * kLanes + first;
         const Lanes input = Lanes::load(inputs + size_t{layer.columns[k]} * kLanes);
 #pragma GCC unroll 16
@@ -55,7 +54,7 @@ void tower_forward(const TowerView& layer, Chunks<const float> inputs, Chunks<fl
         for (uint32_t block = 0; block < layer.blocks; ++block)
             for (size_t i = 0; i < inputs.num; ++i)
                 for (uint32_t first = 0; first < kLanes; first += kHeld)
-                    forward_block(layer, block, first, inputs[i], outputs[i], ahead_of(layer, block, inputs, i));
+                    forward_block(layer, block, first, inputs[i], outputs[i]);
         return;
     }
     constexpr uint32_t kNum = kHeld >= 4 ? 4 : 2;

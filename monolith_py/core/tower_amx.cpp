@@ -11,6 +11,7 @@
 #include <cassert>
 
 #include "thread_pool.hpp"
+#include "tower_amx_backward.hpp"
 #include "tower_amx_layer.hpp"
 
 namespace monolith {
@@ -37,20 +38,6 @@ bool is_granted() {
     return false;
 #endif
 }
-
-// All activations of a batch: the inputs of every layer and, where ReLU follows the last, its outputs.
-class Tape : public TowerTape {
-  public:
-    explicit Tape(std::shared_ptr<BufferPool> pool) : pool_(std::move(pool)) {}
-    ~Tape() override { pool_->give(std::move(buffer)); }
-
-    Buffer buffer;
-    std::vector<size_t> offsets, strides;  // in bf16: of a layer's first unit, and from one unit to the next
-    Bf16* of(size_t layer, size_t unit) const { return buffer.as<Bf16>() + offsets[layer] + unit * strides[layer]; }
-
-  private:
-    const std::shared_ptr<BufferPool> pool_;
-};
 
 class Engine : public TowerEngine {
   public:
@@ -86,38 +73,11 @@ class Engine : public TowerEngine {
 
     void backward(TowerTape& tape, const float* grad_outputs, const Columns<float>& grad_inputs,
                   const std::vector<LayerGradients>& gradients) const override {
-        const auto& kept = static_cast<const Tape&>(tape);
-        const size_t units = round_up(kept.batch, kUnit) / kUnit;
-        std::vector<size_t> offsets(1, 0);
-        for (size_t l = 0; l < layers_.size(); ++l) offsets.push_back(offsets[l] + units * at(l).blocks * kTile);
-        Buffer buffer = pool_->take(offsets.back() * sizeof(Bf16));
-        Bf16* dy = buffer.as<Bf16>();
-        ThreadPool::instance().run(units,
-                                   [&](size_t unit) { descend(kept, unit, grad_outputs, grad_inputs, dy, offsets); });
-        std::vector<WeightTask> tasks;
-        std::vector<size_t> layers;
-        for (size_t l = 0; l < layers_.size(); ++l) {
-            const LayerGradients& to = gradients[l];
-            const size_t threads = static_cast<size_t>(ThreadPool::instance().num_threads());
-            const size_t step = threads == 1 ? at(l).blocks : round_up(at(l).blocks / (2 * threads) + 1, 2);
-            for (size_t b = 0; b < at(l).blocks; b += step, layers.push_back(l))
-                tasks.push_back({units, b, std::min<size_t>(at(l).blocks, b + step), kept.of(l, 0), dy + offsets[l],
-                                 to.values, to.biases, to.all, nullptr});
-        }
-        ThreadPool::instance().run(tasks.size(), [&](size_t i) { weigh(at(layers[i]), tasks[i]); });
-        pool_->give(std::move(buffer));
+        Backward(layers_, static_cast<const Tape&>(tape), grad_outputs, grad_inputs).run(gradients, *pool_);
     }
 
   private:
     const Layer& at(size_t l) const { return layers_[l].view(); }
-
-    // The most of `count(layer)` over all layers.
-    template <typename Count>
-    size_t most(const Count& count) const {
-        size_t most = 0;
-        for (const PackedLayer& layer : layers_) most = std::max(most, count(layer.view()));
-        return most;
-    }
 
     void lay_out(Tape& tape, size_t batch, size_t units) const {
         tape.batch = batch;
@@ -135,8 +95,8 @@ class Engine : public TowerEngine {
     void forward_units(const Columns<const float>& inputs, size_t first, size_t count, size_t batch, float* outputs,
                        const Tape* tape) const {
         const TileScope tiles;
-        const size_t interleaved = most([](const Layer& layer) { return layer.input_tiles() * 2 * kTile; }) * kMaxUnits;
-        const size_t x_size = most([](const Layer& layer) { return layer.input_rows() * kUnit; }) * kMaxUnits;
+        const size_t interleaved = most(layers_, [](const Layer& layer) { return layer.input_tiles() * 2 * kTile; });
+        const size_t x_size = most(layers_, [](const Layer& layer) { return layer.input_rows() * kUnit; }) * kMaxUnits;
         Bf16* scratch = thread_scratch<Bf16>(2 * kForwardScratch + interleaved + 2 * x_size);
         Bf16* own = scratch + 2 * kForwardScratch + interleaved;
         Bf16* x = tape != nullptr ? tape->of(0, first) : own;
@@ -154,15 +114,10 @@ class Engine : public TowerEngine {
         }
     }
 
-    template <typename T>
-    static Parts<T> rows_of(const Columns<T>& columns, size_t first, size_t batch) {
-        return {columns.parts.data(), columns.widths.data(), columns.parts.size(), first,
-                std::min(kUnit, batch - first)};
-    }
-
     void forward_few(const Columns<const float>& inputs, size_t batch, float* outputs) const {
         if (batch == 0) return;
-        const size_t width = std::max<size_t>(at(0).in, most([](const Layer& layer) { return size_t{layer.out}; }));
+        const size_t width =
+            std::max<size_t>(at(0).in, most(layers_, [](const Layer& layer) { return size_t{layer.out}; }));
         float *x = thread_scratch<float>(2 * kMaxRows * width), *y = x + kMaxRows * width;
         for (size_t r = 0, column = 0; r < batch; ++r, column = 0)
             for (size_t p = 0; p < inputs.parts.size(); column += inputs.widths[p++])
@@ -172,46 +127,6 @@ class Engine : public TowerEngine {
             forward_rows(at(l), x, batch, is_last, is_last ? outputs : y);
             std::swap(x, y);
         }
-    }
-
-    // dY of every layer, of one unit.
-    void descend(const Tape& tape, size_t unit, const float* grad_outputs, const Columns<float>& grad_inputs, Bf16* dy,
-                 const std::vector<size_t>& offsets) const {
-        const TileScope tiles;
-        const size_t interleaved = most([](const Layer& layer) { return layer.output_tiles() * 2 * kTile; });
-        const size_t dx = most([](const Layer& layer) { return layer.column_tiles() * kTile; });
-        Bf16* own = thread_scratch<Bf16>(2 * interleaved + 2 * (kGradientScratch + dx));
-        float* scratch = reinterpret_cast<float*>(own + 2 * interleaved);
-        const auto gradient_of = [&](size_t l) {
-            return OutputGradient{own + l % 2 * interleaved, dy + offsets[l] + unit * at(l).blocks * kTile, true};
-        };
-        const auto mask_of = [&](size_t l) { return at(l).relu ? tape.of(l + 1, unit) : nullptr; };
-        size_t l = layers_.size() - 1;
-        OutputGradient above = gradient_of(l);
-        const Columns<const float> given{{grad_outputs}, {at(l).out}};
-        pack_output_gradient(at(l), rows_of(given, unit * kUnit, tape.batch), mask_of(l), &above);
-        for (; l > 0; --l) {
-            OutputGradient below = gradient_of(l - 1);
-            input_gradient(at(l), above, at(l - 1), mask_of(l - 1), &below, scratch);
-            above = below;
-        }
-        if (std::any_of(grad_inputs.parts.begin(), grad_inputs.parts.end(),
-                        [](float* part) { return part != nullptr; }))
-            input_gradient(at(0), above, rows_of(grad_inputs, unit * kUnit, tape.batch), scratch);
-    }
-
-    static void weigh(const Layer& layer, WeightTask task) {
-        if (task.units == 0) {
-            for (size_t b = task.begin; task.values != nullptr && b < task.end; ++b)
-                std::fill(task.values + layer.bounds[b] * kAtom, task.values + layer.bounds[b + 1] * kAtom, 0.0f);
-            if (task.biases != nullptr)
-                std::fill(task.biases + task.begin * kAtom, task.biases + std::min<size_t>(layer.out, task.end * kAtom),
-                          0.0f);
-            return;
-        }
-        const TileScope tiles;
-        task.scratch = thread_scratch<float>(weight_scratch(layer, task));
-        weight_gradient(layer, task);
     }
 
     std::vector<PackedLayer> layers_;

@@ -21,7 +21,7 @@ constexpr size_t kTile = 512;          // bf16 of a tile
 constexpr size_t kMaxUnits = 2;        // of a task: they share the loads of weights
 constexpr size_t kMaxRows = 4;         // examples that go through the vector unit together
 constexpr float kForwardDense = 0.5f;  // densities from which multiplying the dead atoms too is faster
-constexpr float kInputGradientDense = 0.14f;
+constexpr float kInputGradientDense = 0.08f;
 constexpr float kWeightGradientDense = 0.6f;
 
 constexpr size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
@@ -86,7 +86,7 @@ struct ForwardTask {
     size_t next_rows;
     float* outputs;     // (batch, out) from the first unit's first example on, or null
     size_t count;       // examples of `outputs` from there on
-    Bf16* interleaved;  // scratch, units * input_tiles() * 2 tiles
+    Bf16* interleaved;  // scratch, input_tiles() * 2 tiles
     float* scratch;     // kForwardScratch floats
 };
 constexpr size_t kForwardScratch = 4096;
@@ -118,16 +118,22 @@ void input_gradient(const Layer& layer, const OutputGradient& dy, const Layer& b
 constexpr size_t kGradientScratch = 2048;
 void input_gradient(const Layer& layer, const OutputGradient& dy, const Parts<float>& out, float* scratch);
 
+// The gradients of the weights into blocks [begin, end) of a layer, which grow by some units at a time.
 struct WeightTask {
-    size_t units, begin, end;  // blocks [begin, end)
-    const Bf16* x;             // (units, input_rows(), 32)
-    const Bf16* dy;            // (units, blocks, 1 tile)
-    float* values;             // (atoms, 16), or null
-    float* biases;             // (out,), or null
-    float* all;                // (blocks, in, 16), or null
-    float* scratch;            // weight_scratch() floats
+    size_t begin, end;
+    const Bf16* x;  // (units, input_rows(), 32) of the whole batch
+    float* values;  // (atoms, 16), or null
+    float* biases;  // (out,), or null
+    float* all;     // (blocks, in, 16), or null
+    float* sums;    // num_sums() floats, the task's own until it is finished
 };
-size_t weight_scratch(const Layer& layer, const WeightTask& task);
-void weight_gradient(const Layer& layer, const WeightTask& task);
+size_t num_sums(const Layer& layer, const WeightTask& task);
+
+// Units [first, first + count), in this order, `first` a multiple of kSlab; dy (count, blocks, 1 tile) is theirs.
+// Results do not depend on how a batch is cut. `scratch` has kWeightScratch floats.
+constexpr size_t kSlab = 8, kWeightScratch = 2304;
+void add_weight_gradient(const Layer& layer, const WeightTask& task, size_t first, size_t count, const Bf16* dy,
+                         float* scratch);
+void finish_weight_gradient(const Layer& layer, const WeightTask& task);
 
 }  // namespace monolith::amx

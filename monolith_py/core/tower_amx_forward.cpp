@@ -1,4 +1,4 @@
-// Forward passes of one layer: many examples in the matrix unit, a few in the vector unit.
+// The forward pass of one layer in the matrix unit.
 #include "tower_amx_tile.hpp"
 
 namespace monolith::amx {
@@ -9,43 +9,48 @@ namespace {
 struct Activate {
     const Layer& layer;
     const ForwardTask& task;
+    size_t unit;
 
-    void operator()(size_t block, size_t unit, const float* sums) const {
-        const float* biases = layer.biases + block * kAtom;
-        __m512 first[16], second[16];
-        for (size_t i = 0; i < kAtom; ++i) {
-            const __m512 bias = _mm512_set1_ps(biases[i]);
-            first[i] = _mm512_add_ps(_mm512_load_ps(sums + i * 32), bias);
-            second[i] = _mm512_add_ps(_mm512_load_ps(sums + i * 32 + 16), bias);
-            if (layer.relu) first[i] = relu_of(first[i]), second[i] = relu_of(second[i]);
-        }
-        const size_t num = layer.out - block * kAtom < kAtom ? layer.out - block * kAtom : kAtom;
-        if (task.next != nullptr) {
-            Bf16* to = task.next + (unit * task.next_rows + block * kAtom) * kUnit;
-            for (size_t i = 0; i < num; ++i) _mm512_store_si512(to + i * kUnit, round_sums(first[i], second[i]));
-            if (block + 1 == layer.blocks)
-                for (size_t i = num; block * kAtom + i < task.next_rows; ++i)
-                    _mm512_store_si512(to + i * kUnit, _mm512_setzero_si512());
-        }
-        if (task.outputs == nullptr) return;
-        emit(first, block, num, unit * kUnit);
-        emit(second, block, num, unit * kUnit + 4);
+    void operator()(size_t block, const float* sums, size_t piece) const {
+        if (task.next != nullptr) pass_on(block, sums, piece);
+        if (task.outputs != nullptr && piece % 4 == 3) emit(block, sums, piece / 4);
     }
 
-    void emit(const __m512 (&sums)[16], size_t block, size_t num, size_t first) const {
+    __m512 activate(const float* sums, float bias) const {
+        const __m512 y = _mm512_add_ps(_mm512_load_ps(sums), _mm512_set1_ps(bias));
+        return layer.relu ? relu_of(y) : y;
+    }
+
+    void pass_on(size_t block, const float* sums, size_t piece) const {
+        constexpr size_t step = kAtom / kPieces;
+        const size_t begin = block * kAtom + piece * step;
+        Bf16* to = task.next + (unit * task.next_rows + begin) * kUnit;
+        for (size_t i = 0; i < step; ++i) {
+            if (begin + i >= layer.out) break;
+            const float *from = sums + (piece * step + i) * 32, bias = layer.biases[begin + i];
+            _mm512_store_si512(to + i * kUnit, round_sums(activate(from, bias), activate(from + 16, bias)));
+        }
+        if (block + 1 == layer.blocks && piece + 1 == kPieces)
+            for (size_t row = layer.out; row < task.next_rows; ++row)
+                _mm512_store_si512(task.next + (unit * task.next_rows + row) * kUnit, _mm512_setzero_si512());
+    }
+
+    void emit(size_t block, const float* sums, size_t half) const {
         __m512i r[16];
-        for (int i = 0; i < 16; ++i) r[i] = _mm512_castps_si512(sums[i]);
+        for (int i = 0; i < 16; ++i)
+            r[i] = _mm512_castps_si512(activate(sums + i * 32 + half * 16, layer.biases[block * kAtom + i]));
         transpose(r);
+        const __mmask16 mask = first_lanes(layer.out - block * kAtom);
         for (size_t i = 0; i < 16; ++i) {
-            const size_t example = first + example_of_lane(i);
+            const size_t example = unit * kUnit + example_of_lane(i) + half * 4;
             if (example < task.count)
-                _mm512_mask_storeu_ps(task.outputs + example * layer.out + block * kAtom, first_lanes(num),
+                _mm512_mask_storeu_ps(task.outputs + example * layer.out + block * kAtom, mask,
                                       _mm512_castsi512_ps(r[i]));
         }
     }
 };
 
-// Rows [8 * quarter, 8 * quarter + 16) of a group's 32, by `rows`, from the unit `x` into its two interleaved tiles.
+// Half of a group's 32 rows, by `rows`, from the unit `x` into its two interleaved tiles.
 inline void gather(const uint32_t* rows, const Bf16* x, size_t half, Bf16* tiles) {
     for (size_t p = half * 8; p < half * 8 + 8; ++p) {
         const __m512i a = _mm512_load_si512(x + rows[2 * p] * kUnit);
@@ -55,148 +60,97 @@ inline void gather(const uint32_t* rows, const Bf16* x, size_t half, Bf16* tiles
     }
 }
 
-// Every group gathers the rows of the next one while its own products run: a tile must not be loaded soon after it was
-// stored.
+// Every group gathers the rows of the next one while its own products run, since a tile must not be loaded soon after
+// it was stored. The sums of a block become activations once the next block's are stored, for the same reason.
 template <size_t units>
-void sparse_forward(const Layer& layer, const ForwardTask& task, const Activate& finish) {
-    float* sums = task.scratch;  // 2 x units x 2 KiB, to be read a block after they were stored
-    Bf16* stage = reinterpret_cast<Bf16*>(sums + 2 * units * 512);
-    const size_t stride = layer.input_rows() * kUnit, num_groups = layer.groups[layer.blocks];
-    const Bf16 *x = task.x, *last = task.x + stride * (units - 1);
-    const auto all_of = [&](size_t g) {
-        Bf16* to = stage + g % 2 * units * 2 * kTile;
-        for (size_t half = 0; half < 2; ++half) {
-            gather(layer.rows + g * 32, x, half, to);
-            if (units == 2) gather(layer.rows + g * 32, last, half, to + 2 * kTile);
-        }
-    };
-    if (num_groups > 0) all_of(0);
-    for (size_t b = 0; b <= layer.blocks; ++b) {
-        float* to = sums + b % 2 * units * 512;
-        if (b < layer.blocks) {
+class SparseForward {
+  public:
+    SparseForward(const Layer& layer, const ForwardTask& task, size_t unit)
+        : layer_(layer),
+          task_(task),
+          unit_(unit),
+          stride_(layer.input_rows() * kUnit),
+          x_(task.x + unit * stride_),
+          num_groups_(layer.groups[layer.blocks]),
+          stage_(reinterpret_cast<Bf16*>(task.scratch + 2 * units * 512)) {}
+
+    void run() {
+        for (size_t quarter = 0; quarter < 2 * units && num_groups_ > 0; ++quarter) gather_ahead(0, quarter);
+        for (size_t b = 0; b < layer_.blocks; ++b) {
             zero_tile<0>(), zero_tile<1>(), zero_tile<2>(), zero_tile<3>();
-            for (size_t g = layer.groups[b]; g < layer.groups[b + 1]; ++g) {
-                const Bf16* from = stage + g % 2 * units * 2 * kTile;
-                Bf16* next = stage + (g + 1) % 2 * units * 2 * kTile;
-                const uint32_t* rows = layer.rows + (g + 1 < num_groups ? g + 1 : g) * 32;
-                load_tile<4>(layer.sparse + g * kTile);
-                load_tile<6>(from);
-                multiply_tiles<0, 4, 6>();
-                gather(rows, x, 0, next);
-                load_tile<7>(from + kTile);
-                multiply_tiles<1, 4, 7>();
-                gather(rows, x, 1, next);
-                if (units == 1) continue;
-                load_tile<6>(from + 2 * kTile);
-                multiply_tiles<2, 4, 6>();
-                gather(rows, last, 0, next + 2 * kTile);
-                load_tile<7>(from + 3 * kTile);
-                multiply_tiles<3, 4, 7>();
-                gather(rows, last, 1, next + 2 * kTile);
-            }
+            for (size_t g = layer_.groups[b]; g < layer_.groups[b + 1]; ++g) multiply(g);
+            float* to = task_.scratch + b % 2 * units * 512;
             store_tile<0>(to, 2 * kLine), store_tile<1>(to + 16, 2 * kLine);
             if (units == 2) store_tile<2>(to + 512, 2 * kLine), store_tile<3>(to + 528, 2 * kLine);
+            if (b > 0) finish(b - 1);
         }
-        if (b == 0) continue;
-        const float* from = sums + (b - 1) % 2 * units * 512;
-        for (size_t unit = 0; unit < units; ++unit) finish(b - 1, unit, from + unit * 512);
+        finish(layer_.blocks - 1);
     }
-}
 
-// y (num_rows, 16) of a block = bias + values * x, in two chains where there is one row alone.
-template <size_t num_rows>
-void block_of_rows(const Layer& layer, size_t block, const float* x, __m512 (&y)[num_rows]) {
-    constexpr size_t chains = num_rows <= 2 ? 4 / num_rows : 1;
-    __m512 sums[num_rows][chains];
-    for (size_t r = 0; r < num_rows; ++r)
-        for (size_t chain = 0; chain < chains; ++chain)
-            sums[r][chain] = chain == 0 ? _mm512_loadu_ps(layer.biases + block * kAtom) : _mm512_setzero_ps();
-    const auto add = [&](size_t k, size_t chain) {
-        const __m256i atom = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(layer.values + k * kAtom));
-        const __m512 values = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(atom), 16));
-        for (size_t r = 0; r < num_rows; ++r)
-            sums[r][chain] =
-                _mm512_fmadd_ps(values, _mm512_set1_ps(x[r * layer.in + layer.columns[k]]), sums[r][chain]);
-    };
-    size_t k = layer.bounds[block];
-    const size_t end = layer.bounds[block + 1];
-    for (; k + chains <= end; k += chains)
-        for (size_t chain = 0; chain < chains; ++chain) add(k + chain, chain);
-    for (; k < end; ++k) add(k, 0);
-    for (size_t r = 0; r < num_rows; ++r) {
-        y[r] = sums[r][0];
-        for (size_t chain = 1; chain < chains; ++chain) y[r] = _mm512_add_ps(y[r], sums[r][chain]);
+  private:
+    // A quarter of the rows of group `g`, or a half where there is one unit.
+    void gather_ahead(size_t g, size_t quarter) {
+        if (g >= num_groups_) return;
+        Bf16* to = stage_ + (g % 2 * units + quarter / 2) * 2 * kTile;
+        gather(layer_.rows + g * 32, x_ + quarter / 2 * stride_, quarter % 2, to);
     }
-}
 
-template <size_t num_rows>
-void rows_forward(const Layer& layer, const float* x, bool is_last, float* to) {
-    for (size_t b = 0; b < layer.blocks; ++b) {
-        __m512 y[num_rows];
-        block_of_rows<num_rows>(layer, b, x, y);
-        for (size_t r = 0; r < num_rows; ++r) {
-            if (layer.relu) y[r] = relu_of(y[r]);
-            if (!is_last) {
-                const __m512i words = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(y[r]));
-                y[r] = _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
-            }
-            _mm512_mask_storeu_ps(to + r * layer.out + b * kAtom, first_lanes(layer.out - b * kAtom), y[r]);
+    void multiply(size_t g) {
+        const Bf16* from = stage_ + g % 2 * units * 2 * kTile;
+        load_tile<4>(layer_.sparse + g * kTile);
+        load_tile<6>(from);
+        multiply_tiles<0, 4, 6>();
+        gather_ahead(g + 1, 0);
+        load_tile<7>(from + kTile);
+        multiply_tiles<1, 4, 7>();
+        gather_ahead(g + 1, 1);
+        if constexpr (units == 2) {
+            load_tile<6>(from + 2 * kTile);
+            multiply_tiles<2, 4, 6>();
+            gather_ahead(g + 1, 2);
+            load_tile<7>(from + 3 * kTile);
+            multiply_tiles<3, 4, 7>();
+            gather_ahead(g + 1, 3);
         }
     }
-}
 
-void forward_each(const Layer& layer, ForwardTask task) {
-    task.units = 1;
-    forward_layer(layer, task);
-    task.x += layer.input_rows() * kUnit;
-    if (task.next != nullptr) task.next += task.next_rows * kUnit;
-    if (task.outputs != nullptr) task.outputs += kUnit * layer.out;
-    task.count -= kUnit;
-    forward_layer(layer, task);
+    void finish(size_t b) {
+        const float* from = task_.scratch + b % 2 * units * 512;
+        for (size_t u = 0; u < units; ++u)
+            for (size_t piece = 0; piece < kPieces; ++piece)
+                Activate{layer_, task_, unit_ + u}(b, from + u * 512, piece);
+    }
+
+    const Layer& layer_;
+    const ForwardTask& task_;
+    const size_t unit_, stride_;
+    const Bf16* const x_;
+    const size_t num_groups_;
+    Bf16* const stage_;
+};
+
+// Whether it could: where atoms are dead, zero weights times what is not finite would be NaN.
+bool dense_forward(const Layer& layer, const ForwardTask& task, size_t unit) {
+    const bool is_finite =
+        interleave(task.x + unit * layer.input_rows() * kUnit, layer.input_tiles() * 32, task.interleaved);
+    if (!is_finite && !layer.is_full()) return false;
+    const Activate finish{layer, task, unit};
+    DenseProduct(layer.dense, layer.blocks, layer.input_tiles(), task.interleaved, task.scratch, finish).run();
+    return true;
 }
 
 }  // namespace
 
 void forward_layer(const Layer& layer, const ForwardTask& task) {
-    const Activate finish{layer, task};
-    const size_t rows = layer.input_tiles() * 32;
     if (layer.dense != nullptr) {
-        bool finite = true;
         for (size_t unit = 0; unit < task.units; ++unit)
-            finite &=
-                interleave(task.x + unit * layer.input_rows() * kUnit, rows, 0, task.interleaved + unit * rows * kUnit);
-        if (finite || layer.is_full()) {  // else zero weights times NaN would be NaN
-            dense_product(layer.dense, layer.blocks, layer.input_tiles(), task.interleaved, task.units, task.scratch,
-                          finish);
-            return;
-        }
-        if (task.units == 2) return forward_each(layer, task);  // the other unit goes its own way
+            if (!dense_forward(layer, task, unit)) SparseForward<1>(layer, task, unit).run();
+        return;
     }
     if (task.units == 2)
-        sparse_forward<2>(layer, task, finish);
+        SparseForward<2>(layer, task, 0).run();
     else
-        sparse_forward<1>(layer, task, finish);
-}
-
-void forward_rows(const Layer& layer, const float* x, size_t num_rows, bool is_last, float* y) {
-    switch (num_rows) {
-        case 1:
-            return rows_forward<1>(layer, x, is_last, y);
-        case 2:
-            return rows_forward<2>(layer, x, is_last, y);
-        case 3:
-            return rows_forward<3>(layer, x, is_last, y);
-        default:
-            return rows_forward<4>(layer, x, is_last, y);
-    }
-}
-
-void round_row(const float* x, size_t n, float* y) {
-    for (size_t i = 0; i < n; i += 16) {
-        const __mmask16 mask = first_lanes(n - i);
-        const __m512i words = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, x + i)));
-        _mm512_mask_storeu_ps(y + i, mask, _mm512_castsi512_ps(_mm512_slli_epi32(words, 16)));
-    }
+        SparseForward<1>(layer, task, 0).run();
 }
 
 }  // namespace monolith::amx

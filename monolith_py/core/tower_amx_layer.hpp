@@ -65,4 +65,18 @@ class PackedLayer {
     Buffer values_, sparse_, dense_, transposed_;
 };
 
+// The most of `count(layer)` over all layers.
+template <typename Count>
+size_t most(const std::vector<PackedLayer>& layers, const Count& count) {
+    size_t most = 0;
+    for (const PackedLayer& layer : layers) most = std::max(most, count(layer.view()));
+    return most;
+}
+
+// The rows of one unit.
+template <typename T>
+Parts<T> rows_of(const Columns<T>& columns, size_t first, size_t batch) {
+    return {columns.parts.data(), columns.widths.data(), columns.parts.size(), first, std::min(kUnit, batch - first)};
+}
+
 }  // namespace monolith::amx

@@ -4,6 +4,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -53,13 +54,19 @@ class Buffer {
 // Buffers that wait for their next use. Threads may call it at once.
 class BufferPool {
   public:
+    // The smallest that is large enough, or the largest, which then grows.
     Buffer take(size_t bytes) {
         Buffer buffer;
         {
             std::lock_guard lock(mutex_);
-            if (!free_.empty()) {
-                buffer = std::move(free_.back());
-                free_.pop_back();
+            const auto is_better = [&](const Buffer& a, const Buffer& b) {
+                if ((a.bytes() >= bytes) != (b.bytes() >= bytes)) return a.bytes() >= bytes;
+                return a.bytes() >= bytes ? a.bytes() < b.bytes() : a.bytes() > b.bytes();
+            };
+            const auto best = std::min_element(free_.begin(), free_.end(), is_better);
+            if (best != free_.end()) {
+                buffer = std::move(*best);
+                free_.erase(best);
             }
         }
         buffer.ensure(bytes);

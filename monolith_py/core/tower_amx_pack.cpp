@@ -30,13 +30,16 @@ inline __m512i mask_of_relu(__m512i gradient, const Bf16* x) {
     return _mm512_maskz_mov_epi16(_mm512_test_epi16_mask(_mm512_load_si512(x), _mm512_set1_epi16(0x7fff)), gradient);
 }
 
-// A block's 16 rows of dY into both forms.
-void finish_block(const Layer& layer, size_t block, const Bf16* rows, OutputGradient* result) {
-    result->is_finite &= interleave(rows, kAtom, block * kAtom, result->interleaved);
-    if (block + 1 == layer.blocks && block % 2 == 0)
-        for (size_t tile = 0; tile < 2; ++tile)
-            for (size_t i = 8; i < 16; ++i)
-                _mm512_store_si512(result->interleaved + (block + tile) * kTile + i * 32, _mm512_setzero_si512());
+// A pair of a block's 16 rows of dY into the interleaved form.
+void finish_pair(const Layer& layer, size_t block, size_t pair, __m512i even, __m512i odd, OutputGradient* result) {
+    interleave(even, odd, block * kAtom / 2 + pair, result->interleaved);
+    result->is_finite &= (infinite_of(even) | infinite_of(odd)) == 0;
+    if (block + 1 == layer.blocks && block % 2 == 0)  // the last tiles are but half full
+        interleave(_mm512_setzero_si512(), _mm512_setzero_si512(), block * kAtom / 2 + pair + 8, result->interleaved);
+}
+
+// All of them into the transposed form.
+void finish_block(size_t block, const Bf16* rows, OutputGradient* result) {
     __m512i r[16];
     for (int i = 0; i < 16; ++i) r[i] = _mm512_load_si512(rows + i * kUnit);
     transpose(r);
@@ -48,19 +51,21 @@ struct Descend {
     const Layer& below;
     const Bf16* x;
     OutputGradient* result;
+    Bf16* rows;  // (16, 32)
 
-    void operator()(size_t block, size_t, const float* sums) const {
-        alignas(64) Bf16 rows[kAtom * kUnit];
-        for (size_t i = 0; i < kAtom; ++i) {
-            const size_t feature = block * kAtom + i;
-            __m512i row = _mm512_setzero_si512();
+    void operator()(size_t block, const float* sums, size_t piece) const {
+        __m512i pair[2];
+        for (size_t i = 0; i < 2; ++i) {
+            const size_t row = 2 * piece + i, feature = block * kAtom + row;
+            pair[i] = _mm512_setzero_si512();
             if (feature < below.out) {
-                row = round_sums(_mm512_load_ps(sums + i * 32), _mm512_load_ps(sums + i * 32 + 16));
-                if (x != nullptr) row = mask_of_relu(row, x + feature * kUnit);
+                pair[i] = round_sums(_mm512_load_ps(sums + row * 32), _mm512_load_ps(sums + row * 32 + 16));
+                if (x != nullptr) pair[i] = mask_of_relu(pair[i], x + feature * kUnit);
             }
-            _mm512_store_si512(rows + i * kUnit, row);
+            _mm512_store_si512(rows + row * kUnit, pair[i]);
         }
-        finish_block(below, block, rows, result);
+        finish_pair(below, block, piece, pair[0], pair[1], result);
+        if (piece + 1 == kPieces) finish_block(block, rows, result);
     }
 };
 
@@ -68,31 +73,35 @@ struct Descend {
 struct Emerge {
     const Parts<float>& out;
 
-    void operator()(size_t tile, size_t, const float* sums) const {
-        const size_t begin = tile * 16;
-        for (size_t half = 0; half < 2; ++half) {
-            __m512i r[16];
-            for (int i = 0; i < 16; ++i) r[i] = _mm512_load_si512(sums + i * 32 + half * 16);
-            transpose(r);
-            size_t column = 0;
-            for (size_t p = 0; p < out.num_parts; column += out.widths[p++]) {
-                const size_t end = column + out.widths[p];
-                if (out.data[p] == nullptr || end <= begin || column >= begin + 16) continue;
-                const size_t from = column > begin ? column - begin : 0;
-                const size_t to = end < begin + 16 ? end - begin : 16;
-                const __mmask16 all = first_lanes(to - from);
-                float* first = out.data[p] + out.first * out.widths[p] + (begin + from - column);
-                for (size_t i = 0; i < 16; ++i) {
-                    const size_t example = example_of_lane(i) + half * 4;
-                    if (example >= out.count) continue;
-                    const __m512 lanes = _mm512_castsi512_ps(r[i]);
-                    float* row = first + example * out.widths[p];
-                    if (from == 0)
-                        _mm512_mask_storeu_ps(row, all, lanes);
-                    else
-                        _mm512_mask_compressstoreu_ps(row, static_cast<__mmask16>(all << from), lanes);
-                }
-            }
+    void operator()(size_t tile, const float* sums, size_t piece) const {
+        if (piece % 4 != 3) return;
+        const size_t half = piece / 4, begin = tile * 16;
+        __m512i r[16];
+        for (int i = 0; i < 16; ++i) r[i] = _mm512_load_si512(sums + i * 32 + half * 16);
+        transpose(r);
+        size_t column = 0;
+        for (size_t p = 0; p < out.num_parts; column += out.widths[p++]) {
+            const size_t width = out.widths[p], end = column + width;
+            if (out.data[p] == nullptr || end <= begin || column >= begin + 16) continue;
+            float* first = out.data[p] + (out.first + half * 4) * width;
+            if (column <= begin && end >= begin + 16 && out.count == kUnit)
+                for (size_t i = 0; i < 16; ++i)
+                    _mm512_storeu_si512(first + example_of_lane(i) * width + begin - column, r[i]);
+            else
+                store_some(r, begin, column, width, half, first);
+        }
+    }
+
+    void store_some(const __m512i (&r)[16], size_t begin, size_t column, size_t width, size_t half,
+                    float* first) const {
+        const size_t from = column > begin ? column - begin : 0, end = column + width;
+        const size_t to = end < begin + 16 ? end - begin : 16;
+        const auto lanes = static_cast<__mmask16>(first_lanes(to - from) << from);
+        for (size_t i = 0; i < 16; ++i) {
+            if (example_of_lane(i) + half * 4 >= out.count) continue;
+            const __m512i row = _mm512_maskz_compress_epi32(lanes, r[i]);
+            _mm512_mask_storeu_epi32(first + example_of_lane(i) * width + (begin + from - column),
+                                     first_lanes(to - from), row);
         }
     }
 };
@@ -141,7 +150,8 @@ template <typename Finish>
 void propagate(const Layer& layer, const OutputGradient& dy, float* scratch, const Finish& finish) {
     float* dx = scratch + kGradientScratch;
     if (layer.transposed != nullptr && (layer.is_full() || dy.is_finite)) {  // zero weights times NaN would be NaN
-        dense_product(layer.transposed, layer.column_tiles(), layer.output_tiles(), dy.interleaved, 1, scratch, finish);
+        DenseProduct(layer.transposed, layer.column_tiles(), layer.output_tiles(), dy.interleaved, scratch, finish)
+            .run();
         return;
     }
     const size_t rows = layer.column_tiles() * 16;
@@ -149,7 +159,8 @@ void propagate(const Layer& layer, const OutputGradient& dy, float* scratch, con
     configure_tiles(8);
     scatter(layer, dy, dx, scratch);
     configure_tiles(16);
-    for (size_t tile = 0; tile < layer.column_tiles(); ++tile) finish(tile, 0, dx + tile * 512);
+    for (size_t tile = 0; tile < layer.column_tiles(); ++tile)
+        for (size_t piece = 0; piece < kPieces; ++piece) finish(tile, dx + tile * 512, piece);
 }
 
 }  // namespace
@@ -187,14 +198,18 @@ void pack_output_gradient(const Layer& layer, const Parts<const float>& gradient
                 const __m512i row = _mm512_load_si512(rows + i * kUnit);
                 _mm512_store_si512(rows + i * kUnit, mask_of_relu(row, y + (b * kAtom + i) * kUnit));
             }
-        finish_block(layer, b, rows, result);
+        for (size_t i = 0; i < kAtom; i += 2)
+            finish_pair(layer, b, i / 2, _mm512_load_si512(rows + i * kUnit), _mm512_load_si512(rows + (i + 1) * kUnit),
+                        result);
+        finish_block(b, rows, result);
     }
 }
 
 void input_gradient(const Layer& layer, const OutputGradient& dy, const Layer& below, const Bf16* x,
                     OutputGradient* result, float* scratch) {
+    alignas(64) Bf16 rows[kAtom * kUnit];
     result->is_finite = true;
-    propagate(layer, dy, scratch, Descend{below, x, result});
+    propagate(layer, dy, scratch, Descend{below, x, result, rows});
 }
 
 void input_gradient(const Layer& layer, const OutputGradient& dy, const Parts<float>& out, float* scratch) {

@@ -1,6 +1,8 @@
 // Memory of the engines behind TowerStack: floats on cache lines, and their reuse from call to call.
 #pragma once
 
+#include <sys/mman.h>
+
 #include <cstddef>
 #include <memory>
 #include <mutex>
@@ -17,18 +19,24 @@ class AlignedFloats {
     float* ensure(size_t n) {
         if (n > size_) {
             data_.reset();
-            data_.reset(static_cast<float*>(::operator new[](n * sizeof(float), kLine)));
+            const size_t bytes = n * sizeof(float);
+            const bool is_huge = bytes >= kHugePage;
+            data_ = {static_cast<float*>(::operator new[](bytes, is_huge ? kPage : kLine)), {is_huge}};
+            // What a chunk needs is scattered over many small pages, and to find one costs as much as a line.
+            if (is_huge) ::madvise(data_.get(), bytes, MADV_HUGEPAGE);
             size_ = n;
         }
         return data_.get();
     }
 
   private:
-    static constexpr std::align_val_t kLine{64};
+    static constexpr size_t kHugePage = size_t{1} << 21;
+    static constexpr std::align_val_t kLine{64}, kPage{kHugePage};
     struct Delete {
-        void operator()(float* data) const { ::operator delete[](data, kLine); }
+        bool is_huge;
+        void operator()(float* data) const { ::operator delete[](data, is_huge ? kPage : kLine); }
     };
-    std::unique_ptr<float, Delete> data_;
+    std::unique_ptr<float, Delete> data_{nullptr, {false}};
     size_t size_ = 0;
 };
 

@@ -54,7 +54,8 @@ class TowerUpdate:
     @property
     def num_bytes(self) -> int:
         """Return the size of the update on the wire, but for some thirty bytes that all forms have."""
-        return len(self.full) + len(self.values) + sum(_swap_to_wire(*item).ByteSize() for item in self.swaps.items())
+        swaps: int = sum(_swap_to_wire(*item).ByteSize() for item in self.swaps.items())
+        return len(self.full) + len(self.values) + swaps
 
 
 def full_update(state: TowerState, encoding: RowEncoding) -> TowerUpdate:

@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few rounds, to see that all of it runs")
     options = parser.parse_args()
     print_machine(*THREADS)
+    _core.keep_freed_memory()  # as processes that train do; all contestants gain
     for threads in THREADS:
         torch.set_num_threads(threads)
         _core.set_num_threads(threads)

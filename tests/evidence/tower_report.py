@@ -51,16 +51,16 @@ def read_width(results: Results) -> str:
         sentences.append(
             f"One sparse layer of 512 with {share:.0%} of the weights of 256-128-64 ({mean_of(results, wide, 'live_weights'):,.0f}): "
             f"{difference(results, wide, small).text} to the better small dense tower of as many weights ({small.name}), "
-            f"{difference(results, wide, DENSE).text} to the dense 256-128-64. Its step takes {mean_of(results, wide, 'steady_ms'):.2f} ms, "
-            f"that of the small dense tower {mean_of(results, small, 'steady_ms'):.2f} ms. Of the dense towers here whose step takes no "
-            f"longer the best is {rival.name} ({mean_of(results, rival, 'steady_ms'):.2f} ms, "
+            f"{difference(results, wide, DENSE).text} to the dense 256-128-64. Its step takes {mean_of(results, wide, 'steady_ms'):.2f} "
+            f"ms, that of the small dense tower {mean_of(results, small, 'steady_ms'):.2f} ms. Of the dense towers here whose step takes "
+            f"no longer the best is {rival.name} ({mean_of(results, rival, 'steady_ms'):.2f} ms, "
             f"{mean_of(results, rival, 'live_weights'):,.0f} weights): {difference(results, wide, rival).text} to that."
         )
     level = [f"{difference(results, AT[share], small_for(results, share)).text} at {1 - share:.0%}" for share in AT]
     deep = [f"{difference(results, SMALL[share][1], SMALL[share][0]).text} with {share:.0%} of the weights" for share in SMALL]
     sentences.append(
-        f"A sparse 256-128-64 stands {' and '.join(level)} to the better small dense tower. Depth is no help on these features: small dense "
-        f"towers of three layers stand {' and '.join(deep)} to those of one."
+        f"A sparse 256-128-64 stands {' and '.join(level)} to the better small dense tower. Depth is no help on these features: small "
+        f"dense towers of three layers stand {' and '.join(deep)} to those of one."
     )
     return "\n\n".join(sentences)
 
@@ -70,17 +70,18 @@ def read_drift(results: Results) -> str:
     of = {(variant.name, span): difference(results, variant, DRIFT_DENSE, place).text for variant in DRIFT for place, span in _PLACES}
     last = max((step for outcome in results[DRIFT_ENDED.name] for step in outcome.moves), default=0)
     return (
-        f"The published schedule, whose last swap came after step {last}, stands {of[DRIFT_ENDED.name, 'end']} to dense at the end, and the "
-        f"dsl_online whose swaps start anew when the loss rises {of[DRIFT_ONLINE.name, 'end']}. Just after the drift they stand "
+        f"The published schedule, whose last swap came after step {last}, stands {of[DRIFT_ENDED.name, 'end']} to dense at the end, and "
+        f"the dsl_online whose swaps start anew when the loss rises {of[DRIFT_ONLINE.name, 'end']}. Just after the drift they stand "
         f"{of[DRIFT_ENDED.name, 'after']} and {of[DRIFT_ONLINE.name, 'after']}: a dense tower has all its weights at hand, a sparse one "
         "must first find those that it needs now."
     )
 
 
 _DRIFT_TEXT = (
-    f"From the middle of the stream on the labels of all users with {DRIFT_FEATURE} = {DRIFT_VALUE}, half of the impressions, are reversed: "
-    "they like what they did not. Towers of one layer of 256, sparse ones at 90 %. The published schedule has half of the pass as its run "
-    'and has ended where the drift begins; "dsl_online, but ended" is our own recipe stopped there, too. Differences to dense in 1e-4 AUC.'
+    f"From the middle of the stream on the labels of all users with {DRIFT_FEATURE} = {DRIFT_VALUE}, half of the impressions, are "
+    "reversed: they like what they did not. Towers of one layer of 256, sparse ones at 90 %. The published schedule has half of the pass "
+    "as its run and has ended where the drift begins; dsl_online, but ended, is our own recipe stopped there, too. Differences to dense "
+    "in 1e-4 AUC."
 )
 
 
@@ -88,16 +89,16 @@ def _method(stream: TowerStream, results: Results) -> str:
     claims, controls = len(results[DENSE.name]), len(results[CONTROLS[0].name])
     _, warm_from, _ = stream.spans[0]
     return (
-        f"KuaiRand-Pure as shipped, {len(stream):,} impressions in order of time, label long_view, the demo's {len(stream.features)} features "
-        f"of dim 16 without counters; DeepFM, batch {stream.batch_size}, {stream.num_steps} steps, on the project's own bags, model and "
-        f"optimizer, in fp32 but for section 3. Each impression is predicted, then learnt, once; AUC and NE are of the last "
+        f"KuaiRand-Pure as shipped, {len(stream):,} impressions in order of time, label long_view, the demo's {len(stream.features)} "
+        f"features of dim 16 without counters; DeepFM, batch {stream.batch_size}, {stream.num_steps} steps, on the project's own bags, "
+        "model and optimizer, in fp32 but for section 3. Each impression is predicted, then learnt, once; AUC and NE are of the last "
         f"{len(stream) - warm_from:,}.\n\n"
         f"Seeds: {claims} where claims are made, {controls} for the controls and the drift. Differences are in 1e-4 AUC on the same seeds, "
-        'with the 95 % interval over seeds (Student\'s t); "users" is the 95 % interval of the difference to dense over users (bootstrap of '
+        "with the 95 % interval over seeds (Student's t); users is the 95 % interval of the difference to dense over users (bootstrap of "
         "whole users, the same resamples for both). Small dense towers have as many weights as the sparse ones have live; of those of one "
-        "and of three layers the better is what the column compares with. Times are processor time on one thread: ms of a step for all that "
-        "is dense (towers, loss, gradients, optimizer, swaps) in the second half of the pass, and s of the whole pass with bags and input. "
-        "Rates and recipes were chosen on this very stream, for dense towers and sparse ones alike."
+        "and of three layers the better is what the column compares with. Times are processor time on one thread: ms of a step for all "
+        "that is dense (towers, loss, gradients, optimizer, swaps) in the second half of the pass, and s of the whole pass with bags and "
+        "input. Rates and recipes were chosen on this very stream, for dense towers and sparse ones alike."
     )
 
 
