@@ -56,6 +56,7 @@ struct Parts {
     const uint32_t* widths;
     size_t num_parts;
     size_t first, count;
+    bool past_cache;  // whether the matrix is too large for the cache to hold until it is read
 };
 
 // Set up the tile registers of this thread, or give them back: outside, the system need not save them.

@@ -76,7 +76,8 @@ size_t most(const std::vector<PackedLayer>& layers, const Count& count) {
 // The rows of one unit.
 template <typename T>
 Parts<T> rows_of(const Columns<T>& columns, size_t first, size_t batch) {
-    return {columns.parts.data(), columns.widths.data(), columns.parts.size(), first, std::min(kUnit, batch - first)};
+    return {columns.parts.data(),           columns.widths.data(),        columns.parts.size(), first,
+            std::min(kUnit, batch - first), is_past_cache(columns, batch)};
 }
 
 }  // namespace monolith::amx

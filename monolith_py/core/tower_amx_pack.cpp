@@ -85,11 +85,19 @@ struct Emerge {
             if (out.data[p] == nullptr || end <= begin || column >= begin + 16) continue;
             float* first = out.data[p] + (out.first + half * 4) * width;
             if (column <= begin && end >= begin + 16 && out.count == kUnit)
-                for (size_t i = 0; i < 16; ++i)
-                    _mm512_storeu_si512(first + example_of_lane(i) * width + begin - column, r[i]);
+                store_all(r, first + begin - column, width);
             else
                 store_some(r, begin, column, width, half, first);
         }
+    }
+
+    // Lines that are far apart: past the cache where they are whole and too many for it, or each would be read first.
+    void store_all(const __m512i (&r)[16], float* to, size_t width) const {
+        if (out.past_cache && (reinterpret_cast<uintptr_t>(to) | (width * sizeof(float))) % 64 == 0)
+            for (size_t i = 0; i < 16; ++i)
+                _mm512_stream_si512(reinterpret_cast<__m512i*>(to + example_of_lane(i) * width), r[i]);
+        else
+            for (size_t i = 0; i < 16; ++i) _mm512_storeu_si512(to + example_of_lane(i) * width, r[i]);
     }
 
     void store_some(const __m512i (&r)[16], size_t begin, size_t column, size_t width, size_t half,
@@ -214,6 +222,7 @@ void input_gradient(const Layer& layer, const OutputGradient& dy, const Layer& b
 
 void input_gradient(const Layer& layer, const OutputGradient& dy, const Parts<float>& out, float* scratch) {
     propagate(layer, dy, scratch, Emerge{out});
+    _mm_sfence();  // others may read at once
 }
 
 void pack_block(const Layer& layer, size_t block, const float* values) {

@@ -54,7 +54,7 @@ class TowerPass:
     """Bags, model and optimizer of one variant, and the loop over the stream."""
 
     def __init__(self, stream: TowerStream, variant: TowerVariant, seed: int) -> None:
-        job = stream.job(variant.model(stream.num_inputs, stream.num_steps), seed)
+        job = stream.job(variant.model(stream.num_inputs, stream.num_steps), seed, variant.lr)
         self._stream, self._schema = stream, Schema.of(job)
         self._bags = EmbeddingBags.of(self._schema, job.optimizer.sparse, seed)
         self.model = build_model(self._schema, job.model, seed)

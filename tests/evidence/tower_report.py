@@ -7,10 +7,25 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from tower_findings import Results, as_fast, bars, difference, mean_auc, mean_of, small_for
+from tower_findings import Results, as_fast, bars, difference, mean_auc, mean_of, small_for, wide_for
 from tower_passes import NUM_WINDOWS
 from tower_streams import DRIFT_FEATURE, DRIFT_VALUE, TowerStream
-from tower_variants import AT, BF16, CLAIMS, CONTROLS, DENSE, DRIFT, DRIFT_DENSE, DRIFT_ENDED, DRIFT_ONLINE, SMALL, WIDES, TowerVariant
+from tower_variants import (
+    AT,
+    BF16,
+    CLAIMS,
+    CONTROLS,
+    DENSE,
+    DRIFT,
+    DRIFT_DENSE,
+    DRIFT_ENDED,
+    DRIFT_ONLINE,
+    LADDER,
+    SHARES,
+    SMALL,
+    WIDES,
+    TowerVariant,
+)
 
 _PLACES = tuple(enumerate(("before", "after", "end")))
 
@@ -46,20 +61,21 @@ def write_report(folder: Path, results: Mapping[str, Results], streams: Mapping[
 def read_width(results: Results) -> str:
     """Return in sentences where a wide sparse layer stands: to small dense towers of its weights, and to dense ones of its time."""
     sentences = []
-    for share, wide in WIDES.items():
+    for share in SHARES:
+        wide = wide_for(results, share)
         small, rival = small_for(results, share), as_fast(results, wide)
         sentences.append(
-            f"One sparse layer of 512 with {share:.0%} of the weights of 256-128-64 ({mean_of(results, wide, 'live_weights'):,.0f}): "
-            f"{difference(results, wide, small).text} to the better small dense tower of as many weights ({small.name}), "
+            f"{wide.name} ({mean_of(results, wide, 'live_weights'):,.0f} live): "
+            f"{difference(results, wide, small).text} to the best small dense tower of as many weights ({small.name}), "
             f"{difference(results, wide, DENSE).text} to the dense 256-128-64. Its step takes {mean_of(results, wide, 'steady_ms'):.2f} "
             f"ms, that of the small dense tower {mean_of(results, small, 'steady_ms'):.2f} ms. Of the dense towers here whose step takes "
             f"no longer the best is {rival.name} ({mean_of(results, rival, 'steady_ms'):.2f} ms, "
             f"{mean_of(results, rival, 'live_weights'):,.0f} weights): {difference(results, wide, rival).text} to that."
         )
     level = [f"{difference(results, AT[share], small_for(results, share)).text} at {1 - share:.0%}" for share in AT]
-    deep = [f"{difference(results, SMALL[share][1], SMALL[share][0]).text} with {share:.0%} of the weights" for share in SMALL]
+    deep = [f"{difference(results, SMALL[share][-1], SMALL[share][0]).text} with {share:.0%} of the weights" for share in SHARES]
     sentences.append(
-        f"A sparse 256-128-64 stands {' and '.join(level)} to the better small dense tower. Depth is no help on these features: small "
+        f"A sparse 256-128-64 stands {' and '.join(level)} to the best small dense tower. Depth is no help on these features: small "
         f"dense towers of three layers stand {' and '.join(deep)} to those of one."
     )
     return "\n\n".join(sentences)
@@ -96,9 +112,9 @@ def _method(stream: TowerStream, results: Results) -> str:
         f"Seeds: {claims} where claims are made, {controls} for the controls and the drift. Differences are in 1e-4 AUC on the same seeds, "
         "with the 95 % interval over seeds (Student's t); users is the 95 % interval of the difference to dense over users (bootstrap of "
         "whole users, the same resamples for both). Small dense towers have as many weights as the sparse ones have live; of those of one "
-        "and of three layers the better is what the column compares with. Times are processor time on one thread: ms of a step for all "
-        "that is dense (towers, loss, gradients, optimizer, swaps) in the second half of the pass, and s of the whole pass with bags and "
-        "input. Rates and recipes were chosen on this very stream, for dense towers and sparse ones alike."
+        "layer, at two rates, and of three the best is what the column compares with. Times are processor time on one thread: ms of a "
+        "step for all that is dense (towers, loss, gradients, optimizer, swaps) in the second half of the pass, and s of the whole pass "
+        "with bags and input. Rates and recipes were chosen on this very stream, for dense towers and sparse ones alike."
     )
 
 
@@ -161,10 +177,12 @@ def _draw_time(results: Results, path: Path) -> None:
     """Draw AUC against the time of a step, and against the live weights."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     lines = {
-        "dense, one layer": [SMALL[0.1][0], SMALL[0.2][0], *(variant for variant in CLAIMS if variant.group == "dense, one layer")],
-        "dense, three layers": [SMALL[0.1][1], SMALL[0.2][1], DENSE],
+        "dense, one layer": [SMALL[0.1][0], SMALL[0.2][0], *LADDER[::2]],
+        "dense, one layer, rate x4": [SMALL[0.1][1], SMALL[0.2][1], *LADDER[1::2]],
+        "dense, three layers": [SMALL[0.1][-1], SMALL[0.2][-1], DENSE],
         "dsl_online 256-128-64": [AT[0.1], AT[0.2]],
-        "dsl_online, one layer of 512": [WIDES[0.1], WIDES[0.2]],
+        "dsl_online, one layer of 512": [WIDES[0.1][0], WIDES[0.2][0]],
+        "dsl_online, one layer of 512, rate x4": [WIDES[0.1][1], WIDES[0.2][1]],
     }
     axes = figure.subplots(1, 2, sharey=True)
     for field, label, place in (("steady_ms", "ms of a step for all that is dense", axes[0]), ("live_weights", "live weights", axes[1])):

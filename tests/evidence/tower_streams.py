@@ -56,9 +56,10 @@ class TowerStream:
         """Return the width of what goes into the tower: the rows side by side."""
         return sum(feature.dim for feature in self.job(model={}, seed=0).features)
 
-    def job(self, model: dict[str, Any], seed: int) -> JobConfig:
-        """Return the job with this model, in fp32 unless it says otherwise."""
-        return parse_job({**self.settings, "model": {"precision": "fp32", **model}, "seed": seed})
+    def job(self, model: dict[str, Any], seed: int, lr: float = 1e-3) -> JobConfig:
+        """Return the job with this model, in fp32 unless it says otherwise, and with this rate of all that is dense."""
+        optimizer = {**self.settings["optimizer"], "dense": {"lr": lr, "reference_batch": self.batch_size}}
+        return parse_job({**self.settings, "model": {"precision": "fp32", **model}, "optimizer": optimizer, "seed": seed})
 
     def batches(self) -> Iterator[tuple[int, FeatureColumns]]:
         """Yield where each batch begins, and its features."""
@@ -130,7 +131,7 @@ def criteo_stream(path: Path, limit: int | None = None) -> TowerStream:
         "kv": {"url": "memory:"},
         "features": [{"name": name, "source": "item", "dim": 8} for name in columns.names],
         "tasks": [{"name": "label", "action": "click"}],
-        "optimizer": {"sparse": _row_rule(lr=0.01), "dense": {"reference_batch": 128}},
+        "optimizer": {"sparse": _row_rule(lr=0.01)},
         "trainer": {"checkpoint_dir": "unused", "batch_size": 128},
     }
     lengths: Int32Array = np.ones(len(columns), np.int32)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from monolith_py.sparsity import SparsityConfig
 from monolith_py.tower import Tower
 
 
@@ -41,3 +42,19 @@ def test_dropout_works_in_training_alone_and_keeps_the_mean() -> None:
     assert zeroed == pytest.approx(0.25, abs=0.05)
     survived = alive & (dropped != 0)
     torch.testing.assert_close(dropped[survived], kept[survived] / 0.75)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_gradients_of_a_large_input_are_those_of_its_halves(bf16: bool) -> None:
+    torch.manual_seed(0)
+    tower = Tower(256, [32, 16], sparsity=SparsityConfig(preset="static", density=0.2), bf16=bf16)
+    inputs, pull = torch.randn(4200, 256), torch.randn(4200, 16)  # past the size that is written around the cache; its halves are not
+
+    def gradient(rows: slice) -> torch.Tensor:
+        part = inputs[rows].clone().requires_grad_()
+        tower(part).backward(pull[rows])
+        assert part.grad is not None
+        return part.grad
+
+    halves = torch.cat((gradient(slice(0, 2112)), gradient(slice(2112, 4200))))
+    assert torch.equal(gradient(slice(0, 4200)), halves)
