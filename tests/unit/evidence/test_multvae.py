@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -194,12 +195,14 @@ def test_a_table_row_for_each_model(evidence: Evidence, data: ModuleType, tmp_pa
     matrix = taste_matrix(data, 60)
     path = write(tmp_path / "pairs.parquet", {"user": matrix.users, "item": matrix.items})
     status = evidence("multvae").main(
-        [str(path), "--epochs", "1", "--seeds", "2", "--densities", "0.2", "--presets", "dense", "small", "dsl"]
+        [str(path), "--epochs", "1", "--seeds", "2", "--densities", "0.2", "--presets", "small", "dsl", "dense"]
     )
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith(("| d", "| s"))]
     assert status == 0
     assert [row[0].lstrip("| ") for row in rows[-3:]] == ["dense", "small", "dsl"]
-    assert all("±" in cell for row in rows[-3:] for cell in row[3:6])
+    number = r"0\.\d{4}"
+    assert all(re.fullmatch(number, cell) for cell in rows[-3][3:6])
+    assert all(re.fullmatch(rf"{number} \([+-]{number} ± \d+\.\d{{4}}\)", cell) for row in rows[-2:] for cell in row[3:6])
 
 
 def test_a_bad_file_ends_with_one_line(evidence: Evidence, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
