@@ -5,8 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import pytest
-
 STEPS = """
 import resource
 import sys
@@ -27,7 +25,6 @@ print(faults() - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="asks glibc")
 def test_a_step_faults_no_page_that_an_earlier_step_had() -> None:
     faults = {}
     for freed in ("kept", "given back"):
