@@ -141,7 +141,7 @@ NB_MODULE(_core, m) {
                 nb::gil_scoped_release nogil;
                 std::unique_lock lock(t.mutex);
                 expect_rows(t.table, rows.data(), rows.size());
-                return t.table.update(rows.data(), nullptr, rows.size(), {gradients.data(), dim, nullptr, nullptr});
+                return t.table.update(rows.data(), rows.size(), {gradients.data(), dim, nullptr, nullptr});
             },
             nb::arg("rows").noconvert(), nb::arg("gradients").noconvert())
         .def(

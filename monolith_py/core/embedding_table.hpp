@@ -165,11 +165,11 @@ class EmbeddingTable {
 
     // ---- update
 
-    // One step for each row of `rows`, with the sum of its gradients; `sources` is null where position i is source i.
-    size_t update(const uint32_t* rows, const uint32_t* sources, size_t n, const Gradients& gradients) {
+    // One step for each row of `rows`, with the sum of its gradients.
+    size_t update(const uint32_t* rows, size_t n, const Gradients& gradients) {
         const size_t parts = update_parts(n);
         begin_update(parts);
-        ThreadPool::instance().run(parts, [&](size_t part) { update_part(rows, sources, n, gradients, part); });
+        ThreadPool::instance().run(parts, [&](size_t part) { update_part(rows, n, gradients, part); });
         return finish_update();
     }
     size_t update_parts(size_t n) const {
@@ -180,15 +180,14 @@ class EmbeddingTable {
         num_parts_ = parts;
         each_touched([&](TouchedSet& touched) { touched.reserve(store_.end()); });
     }
-    void update_part(const uint32_t* rows, const uint32_t* sources, size_t n, const Gradients& gradients, size_t part) {
+    void update_part(const uint32_t* rows, size_t n, const Gradients& gradients, size_t part) {
         Part& own = parts_[part];
         own.order.resize(2 * n);
         own.updated.resize(n);
         own.sum.resize(dim_);
         if (frees_) own.zeroed.resize(n);
         size_t num = 0;
-        uint64_t* order =
-            kernels().sort_rows(rows, sources, n, part, num_parts_, own.order.data(), own.order.data() + n, &num);
+        uint64_t* order = kernels().sort_rows(rows, n, part, num_parts_, own.order.data(), own.order.data() + n, &num);
         UpdateJob job{store_.view(),
                       settings_.slices.data(),
                       settings_.slices.size(),

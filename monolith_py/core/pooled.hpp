@@ -187,10 +187,10 @@ inline size_t pooled_backward(const Batch& batch, const uint32_t* rows, const fl
         const TableSources& own = sources[pieces[i].feature];
         const size_t f = tables[pieces[i].feature].first;
         if (own.rows.empty())
-            own.table->update_part(rows + batch.begin(f), nullptr, batch.size(f),
+            own.table->update_part(rows + batch.begin(f), batch.size(f),
                                    {gradients + columns[f], batch.width, nullptr, nullptr}, pieces[i].part);
         else
-            own.table->update_part(own.rows.data(), nullptr, own.rows.size(),
+            own.table->update_part(own.rows.data(), own.rows.size(),
                                    {nullptr, 0, own.gradients.data(), own.scales.data()}, pieces[i].part);
     });
     size_t num_updated = 0;
