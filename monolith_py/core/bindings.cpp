@@ -158,13 +158,6 @@ NB_MODULE(_core, m) {
             },
             "now_s"_a, "max_slots"_a)
         .def(
-            "register_consumer",
-            [](Table& t, const std::string& name) {
-                std::unique_lock lock(t.mutex);
-                t.table.register_consumer(name);
-            },
-            "consumer"_a)
-        .def(
             "drain",
             [](Table& t, const std::string& consumer, bool encoded) {
                 size_t width = t.table.dim();

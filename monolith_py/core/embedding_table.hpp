@@ -267,7 +267,6 @@ class EmbeddingTable {
         drained.rows.resize(num);
         return drained;
     }
-    void register_consumer(const std::string& consumer) { consumers_[consumer].reserve(store_.end()); }
     void ack(const std::string& consumer, uint64_t ticket) {
         const auto found = consumers_.find(consumer);
         if (found == consumers_.end()) throw std::invalid_argument("consumer " + consumer + " has not drained");
