@@ -80,18 +80,16 @@ void EmbeddingTable::copy_changes(F&& entry) {
 }
 
 inline void EmbeddingTable::write_state(Writer& out) const {
-    out.value(base_tick_);
-    out.value(has_base_);
+    out.field(base_tick_);
+    out.field(has_base_);
     for (const uint64_t count :
          {num_admitted_, num_filtered_, num_evicted_, num_freed_, num_updates_, num_plans_, num_samples_})
-        out.value(count);
-    out.value(uint64_t{consumers_.size()});
+        out.field(count);
+    out.field(uint64_t{consumers_.size()});
     for (const auto& [name, touched] : consumers_) {
-        out.text(name);
-        out.fids(touched.pending([&](uint32_t row) { return store_.fid(row); }));
-        out.fids(touched.pending_evicted());
+        out.fields(name, touched.pending([&](uint32_t row) { return store_.fid(row); }), touched.pending_evicted());
     }
-    out.value(uint64_t{sketch_ ? sketch_->bytes() : 0});
+    out.field(uint64_t{sketch_ ? sketch_->bytes() : 0});
     if (sketch_) out.bytes(sketch_->data(), sketch_->bytes());
 }
 
@@ -108,11 +106,11 @@ inline void EmbeddingTable::load(const SnapshotFileReader& file, Share share) {
         *count = in.value<uint64_t>();
     consumers_.clear();
     for (auto left = in.value<uint64_t>(); left > 0; --left) {
-        TouchedSet& touched = consumers_[in.text()];
-        const std::vector<int64_t> pending = in.fids();
-        std::vector<int64_t> evicted = in.fids();
+        std::string name;
+        std::vector<int64_t> pending, evicted;
+        in.fields(name, pending, evicted);
         std::erase_if(evicted, [&](int64_t fid) { return !share.has(hash_fid(fid)); });
-        touched.restore(pending, evicted);
+        consumers_[name].restore(pending, evicted);
     }
     const auto sketch_bytes = in.value<uint64_t>();
     if (sketch_bytes != (sketch_ ? sketch_->bytes() : 0))
@@ -276,7 +274,7 @@ class SnapshotWriter {
     }
     void write_entry(Writer& out, ChunkHead& head, int64_t fid, int64_t seen, uint16_t count, EntryKind kind,
                      const float* weights, const float* state) const {
-        out.value(EntryHead{fid, seen, count, kind, 0});
+        out.field(EntryHead{fid, seen, count, kind, 0});
         ++head.num_entries;
         if (kind != EntryKind::kRow) return;
         ++head.num_rows;
