@@ -37,7 +37,8 @@ bool is_past_cache(const Columns<T>& columns, size_t batch) {
     return batch * width * sizeof(float) >= kPastCache;
 }
 
-// What backward needs of a forward: the layers' inputs, and which outputs ReLU let through. Each engine has its own.
+// What backward needs of a forward: the layers' inputs, and which outputs ReLU let through. Each engine has its own; it
+// may hold on to the batch itself, which must stay as it is until then.
 class TowerTape {
   public:
     virtual ~TowerTape() = default;
