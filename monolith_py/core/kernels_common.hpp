@@ -24,8 +24,8 @@ namespace {
     for (uint32_t at = 0; at < floats * sizeof(float); at += 64) __builtin_prefetch(line + at, 1, 3);
 }
 
-// A line of 16 floats past the cache, where `to` begins one: what is written there is not read first. `end_lines` before
-// another thread reads any.
+// A line of 16 floats past the cache, where `to` begins one: what is written there is not read first. `end_lines`
+// before another thread reads any.
 [[gnu::always_inline]] inline void store_line(const float* from, float* to) {
 #if defined(__AVX512F__)
     _mm512_stream_ps(to, _mm512_loadu_ps(from));

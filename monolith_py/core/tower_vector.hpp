@@ -19,8 +19,8 @@ struct VectorLayer {
     TowerView view;
 };
 
-// Outputs of all layers lie together for one chunk, and so do their gradients. The first inputs, which may be many more,
-// do not: backward packs them again, which costs less than to write them to memory and to read them from there.
+// Outputs of all layers lie together for one chunk, and so do their gradients. The first inputs, which may be many
+// more, do not: backward packs them again, which costs less than to write them to memory and to read them from there.
 struct VectorStack {
     uint32_t height;
     bool round;

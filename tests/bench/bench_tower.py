@@ -72,7 +72,7 @@ def dense_layers() -> list[nn.Linear]:
 
 def forward(batch: int, precision: str, threads: int, rounds: int) -> None:
     """Time the packed towers on one batch, many times a round where it is small."""
-    dtype, repeats = PRECISIONS[precision], max(1, 256 // batch)
+    dtype, repeats = PRECISIONS[precision], max(1, 1024 // batch)
     inputs = torch.randn(batch, INPUTS)
     calls: dict[str, Call] = {}
     for name, density in DENSITIES.items():
