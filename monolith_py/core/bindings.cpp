@@ -1,4 +1,7 @@
 // The module: tables and maps for Python. Nothing but the bindings' sources knows Python.
+#include <functional>
+#include <numeric>
+
 #include "bindings_interaction.hpp"
 #include "bindings_tower.hpp"
 #include "bindings_types.hpp"
@@ -278,6 +281,15 @@ NB_MODULE(_core, m) {
             return table;
         },
         "path"_a, "part"_a, "parts"_a);
+    m.def(
+        "offsets_of",
+        [](ConstLengths lengths, Offsets offsets) {
+            expect("offsets", lengths.size() + 1, offsets.size());
+            offsets.data()[0] = 0;
+            std::inclusive_scan(lengths.data(), lengths.data() + lengths.size(), offsets.data() + 1, std::plus<>(),
+                                int64_t{0});
+        },
+        nb::arg("lengths").noconvert(), nb::arg("offsets").noconvert());
     m.def(
         "pooled_forward",
         [](std::vector<Table*> tables, Fids fids, Fids offsets, std::optional<ConstFloats> scales,
