@@ -104,6 +104,10 @@ class NotFinite(FloatingPointError): ...  # a gradient is NaN, infinite, or 2^48
 class SnapshotError(OSError): ...  # a snapshot is absent, torn, damaged or of another table
 
 def restore_table(path: str, part: int, parts: int) -> Table: ...  # with the settings it was saved with
+def offsets_of(
+    lengths: Int32Array,  # (n,) of the bags
+    offsets: Int64Array,  # out, (n + 1,): where each begins, and the end of the last
+) -> None: ...
 def pooled_forward(
     tables: Sequence[Table],  # one for each feature; a table may appear more than once
     fids: Int64Array,  # (n,) feature-major as in a KeyedJaggedTensor

@@ -59,15 +59,24 @@ class Intake:
     def read(self, number: int, position: Position, watermark: Watermark, wait_s: float) -> Arrivals:
         """Return the next records of partition `number` and move `position` and `watermark` past them; wait up to `wait_s` for each topic.
 
-        A topic that is ahead of the other in event time is left alone while the other has a backlog.
+        A topic that is ahead of the other in event time is left alone while the other has a backlog. What is silent for long is believed
+        to be so only by a read that comes after that of the other topic: both may wake between two reads, and the one that was read
+        first would let the other alone move the watermark past all that it holds.
         """
         arrivals = Arrivals()
-        for source, topic in self._topics.items():
+
+        def read(source: Source, wait_s: float) -> bool:
             if watermark.is_ahead(source):
-                continue
-            records = self._next_records(topic, number, source, position, wait_s)
+                return False
+            records = self._next_records(self._topics[source], number, source, position, wait_s)
             watermark.note_read(source, len(records), self._max_records, self._clock.monotonic_s())
             self._sort_out(records, source, watermark, arrivals)
+            return bool(records)
+
+        # An impression is appended before what is done with it.
+        has_actions = read(Source.ACTIONS, wait_s)
+        if read(Source.IMPRESSIONS, wait_s) and not has_actions:
+            read(Source.ACTIONS, 0.0)
         return arrivals
 
     def _next_records(self, topic: str, number: int, source: Source, position: Position, wait_s: float) -> list[Record]:

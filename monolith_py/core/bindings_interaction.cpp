@@ -27,11 +27,13 @@ Interaction interaction_of(const ConstMatrix& pooled, uint32_t num_features) {
 GradientsOfRows gradients_of_rows(const ConstMatrix& pooled, const std::optional<ConstRowsOf>& beside,
                                   const Matrix& gradients) {
     expect_matrix("gradients", pooled.shape(0), pooled.shape(1), gradients);
-    if (!beside) return {nullptr, 0, gradients.data()};
+    const size_t bytes = gradients.size() * sizeof(float);
+    const bool past_cache = bytes >= kPastCache && reinterpret_cast<uintptr_t>(gradients.data()) % 64 == 0;
+    if (!beside) return {nullptr, 0, gradients.data(), past_cache};
     expect_matrix("beside", pooled.shape(0), pooled.shape(1), *beside);
     if (beside->size() && (beside->stride(1) != 1 || beside->stride(0) < 0))
         refuse("a row of beside must be in one piece");
-    return {beside->data(), static_cast<size_t>(beside->stride(0)), gradients.data()};
+    return {beside->data(), static_cast<size_t>(beside->stride(0)), gradients.data(), past_cache};
 }
 
 // Freed memory is kept for the next step instead of being given back to the kernel, which would clear it page by page

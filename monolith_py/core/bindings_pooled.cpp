@@ -1,6 +1,8 @@
 // Pooled look-up and its backward for Python.
 #include <algorithm>
+#include <functional>
 #include <mutex>
+#include <numeric>
 #include <shared_mutex>
 #include <stdexcept>
 
@@ -48,11 +50,15 @@ void check_bags(const std::vector<Feature>& features, const Fids& offsets, const
     size_t sum = 0;
     for (const Feature& feature : features) sum += feature.width();
     expect("row width", sum, width);
-    bool rising = offsets.data()[0] == 0;
-    for (size_t i = 0; i + 1 < offsets.size(); ++i) rising = rising && offsets.data()[i] <= offsets.data()[i + 1];
-    if (!rising) refuse("offsets must begin at 0 and not decrease");
-    if (static_cast<size_t>(offsets.data()[offsets.size() - 1]) != num_fids)
-        refuse("offsets must end at the number of fids");
+    const int64_t* const at = offsets.data();
+    const size_t last = offsets.size() - 1;
+    if (at[0] != 0) refuse("offsets must begin at 0 and not decrease");
+    if (static_cast<size_t>(at[last]) != num_fids) refuse("offsets must end at the number of fids");
+    // All at once, in vectors: a negative one, or a step down between two that are not, leaves the top bit set.
+    uint64_t wrong = 0;
+    for (size_t i = 0; i < last; ++i)
+        wrong |= static_cast<uint64_t>(at[i + 1]) | (static_cast<uint64_t>(at[i + 1]) - static_cast<uint64_t>(at[i]));
+    if (wrong >> 63) refuse("offsets must begin at 0 and not decrease");
 }
 
 }  // namespace
@@ -60,6 +66,15 @@ void check_bags(const std::vector<Feature>& features, const Fids& offsets, const
 void bind_pooled(nb::module_& m) {
     using namespace nb::literals;
     nb::exception<NotFinite>(m, "NotFinite", PyExc_FloatingPointError);
+    m.def(
+        "offsets_of",
+        [](ConstLengths lengths, Offsets offsets) {
+            expect("offsets", lengths.size() + 1, offsets.size());
+            offsets.data()[0] = 0;
+            std::inclusive_scan(lengths.data(), lengths.data() + lengths.size(), offsets.data() + 1, std::plus<>(),
+                                int64_t{0});
+        },
+        nb::arg("lengths").noconvert(), nb::arg("offsets").noconvert());
     m.def(
         "pooled_forward",
         [](std::vector<Table*> tables, Fids fids, Fids offsets, std::optional<ConstFloats> scales,

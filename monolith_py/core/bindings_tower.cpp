@@ -162,7 +162,8 @@ void bind_tower(nb::module_& m) {
         .def("set_topology", &set_topology<ConstRows>, "layer"_a, array("bounds"), array("columns"))
         .def("load", &load, array("values"), array("biases"))
         .def("forward", &forward, array("inputs"), array("outputs"))
-        .def("forward_tape", &forward_tape, array("inputs"), array("outputs"), nb::keep_alive<0, 1>())
+        .def("forward_tape", &forward_tape, array("inputs"), array("outputs"), nb::keep_alive<0, 1>(),
+             nb::keep_alive<0, 2>())
         .def("backward", &backward, "tape"_a, array("grad_outputs"), array("grad_inputs"), array("grad_values"),
              array("grad_biases"), array("grad_all").none());
     m.def(

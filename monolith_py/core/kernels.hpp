@@ -69,6 +69,7 @@ struct GradientsOfRows {
     const float* beside;
     size_t beside_stride;
     float* gradients;
+    bool past_cache;  // rows of 16 components begin lines, and all are more than caches near a core hold
 };
 
 inline size_t num_pairs(size_t num_features) { return num_features * (num_features - 1) / 2; }

@@ -6,6 +6,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 namespace monolith {
 namespace {
 
@@ -18,6 +22,25 @@ namespace {
 [[gnu::always_inline]] inline void touch_ahead_to_write(float* row, uint32_t floats) {
     char* line = reinterpret_cast<char*>(row);
     for (uint32_t at = 0; at < floats * sizeof(float); at += 64) __builtin_prefetch(line + at, 1, 3);
+}
+
+// A line of 16 floats past the cache, where `to` begins one: what is written there is not read first. `end_lines`
+// before another thread reads any.
+[[gnu::always_inline]] inline void store_line(const float* from, float* to) {
+#if defined(__AVX512F__)
+    _mm512_stream_ps(to, _mm512_loadu_ps(from));
+#elif defined(__AVX2__)
+    for (uint32_t i = 0; i < 16; i += 8) _mm256_stream_ps(to + i, _mm256_loadu_ps(from + i));
+#elif defined(__SSE2__)
+    for (uint32_t i = 0; i < 16; i += 4) _mm_stream_ps(to + i, _mm_loadu_ps(from + i));
+#else
+    std::memcpy(to, from, 16 * sizeof(float));
+#endif
+}
+inline void end_lines() {
+#if defined(__SSE2__)
+    _mm_sfence();
+#endif
 }
 
 constexpr uint32_t lines_ahead(uint32_t dim) { return dim <= 16 ? 48 : dim <= 32 ? 24 : 12; }

@@ -75,10 +75,14 @@ struct FactorizeBack {
                         std::memcpy(&x, beside + place, sizeof x);
                         gradient += x;
                     }
-                    std::memcpy(gradients + place, &gradient, sizeof gradient);
+                    if (kWidth == 16 && out.past_cache)
+                        store_line(reinterpret_cast<const float*>(&gradient), gradients + place);
+                    else
+                        std::memcpy(gradients + place, &gradient, sizeof gradient);
                 }
             }
         }
+        if (out.past_cache) end_lines();
     }
 };
 

@@ -38,6 +38,7 @@ void pool_rows(const PoolJob& job) {
     for (size_t b = job.begin; b < job.end; ++b) {
         const size_t end = static_cast<size_t>(job.offsets[b + 1]), size = end - i;
         float* const out = job.pooled + b * job.stride;
+        if (b + 8 < job.end) touch_ahead_to_write(out + 8 * job.stride, dim);
         RowSum<kDim> sum(out);
         sum.clear();
         if (is_first) std::memset(out, 0, size_t{job.first} * dim * sizeof(float));

@@ -10,6 +10,8 @@
 #include <memory>
 #include <vector>
 
+#include "tower_kernels.hpp"
+
 namespace monolith {
 
 // The live atoms of one layer.
@@ -27,15 +29,16 @@ struct Columns {
     std::vector<uint32_t> widths;  // their sum is I of the first layer
 };
 
-// Whether a matrix is larger than caches near a core are, so that what is written of it is not there when it is read.
+// Whether a matrix is larger than caches near a core are.
 template <typename T>
 bool is_past_cache(const Columns<T>& columns, size_t batch) {
     size_t width = 0;
     for (uint32_t part : columns.widths) width += part;
-    return batch * width * sizeof(float) >= size_t{4} << 20;
+    return batch * width * sizeof(float) >= kPastCache;
 }
 
-// What backward needs of a forward: the layers' inputs, and which outputs ReLU let through. Each engine has its own.
+// What backward needs of a forward: the layers' inputs, and which outputs ReLU let through. Each engine has its own; it
+// may hold on to the batch itself, which must stay as it is until then.
 class TowerTape {
   public:
     virtual ~TowerTape() = default;

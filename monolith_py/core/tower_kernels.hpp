@@ -11,6 +11,9 @@ namespace monolith {
 
 constexpr uint32_t kLanes = 16;  // examples of a chunk, and outputs of an atom
 
+// Bytes that are more than caches near a core hold: what is written of them is not there when it is read.
+constexpr size_t kPastCache = size_t{4} << 20;
+
 constexpr size_t padded(size_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
 // One layer as the loops see it.

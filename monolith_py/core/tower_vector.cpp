@@ -11,6 +11,7 @@ class VectorTape final : public TowerTape {
     ~VectorTape() override { free_->give(std::move(memory_)); }
     float* ensure(size_t n) { return memory_.ensure(n); }
     const float* data() const { return memory_.data(); }
+    Columns<const float> inputs;
 
   private:
     std::shared_ptr<FreeMemory> free_;
@@ -19,23 +20,19 @@ class VectorTape final : public TowerTape {
 
 class VectorEngine final : public TowerEngine {
   public:
-    VectorEngine(uint32_t atom_height, bool round) : stack_{atom_height, round, {}, {}, {}, 0, 0, 0} {}
+    VectorEngine(uint32_t atom_height, bool round) : stack_{atom_height, round, {}, {}, 0, 0} {}
 
     void load(const std::vector<TowerLayer>& layers, const float* const* values, const float* const* biases) override {
         if (stack_.layers.size() != layers.size()) stack_.layers = std::vector<VectorLayer>(layers.size());
         for (size_t l = 0; l < layers.size(); ++l) load(layers, l, values[l], biases[l]);
         const size_t in = padded(layers[0].in);
-        stack_.inputs_at.assign(1, 0);
-        stack_.gradients_at.clear();
-        stack_.inputs_stride = in * kLanes;
-        stack_.gradients_stride = 0;
+        stack_.at.clear();
+        stack_.stride = 0;
         stack_.widest = in;
         for (const TowerLayer& layer : layers) {
             const size_t rows = padded(layer.out);
-            stack_.inputs_at.push_back(stack_.inputs_stride);
-            stack_.gradients_at.push_back(stack_.gradients_stride);
-            stack_.inputs_stride += rows * kLanes;
-            stack_.gradients_stride += rows * kLanes;
+            stack_.at.push_back(stack_.stride);
+            stack_.stride += rows * kLanes;
             stack_.widest = std::max(stack_.widest, rows);
         }
     }
@@ -43,8 +40,10 @@ class VectorEngine final : public TowerEngine {
     void forward(const Columns<const float>& inputs, size_t batch, float* outputs, TowerTape* tape) const override {
         float* taped = nullptr;
         if (tape) {
-            tape->batch = batch;
-            taped = static_cast<VectorTape*>(tape)->ensure(num_chunks(batch) * stack_.inputs_stride);
+            auto* const own = static_cast<VectorTape*>(tape);
+            own->batch = batch;
+            own->inputs = inputs;
+            taped = own->ensure(num_chunks(batch) * stack_.stride);
         }
         if (batch > 0) vector_forward(stack_, inputs, batch, outputs, taped);
     }
@@ -53,8 +52,8 @@ class VectorEngine final : public TowerEngine {
 
     void backward(TowerTape& tape, const float* grad_outputs, const Columns<float>& grad_inputs,
                   const std::vector<LayerGradients>& gradients) const override {
-        vector_backward(stack_, static_cast<VectorTape&>(tape).data(), tape.batch, grad_outputs, grad_inputs, gradients,
-                        *free_);
+        const auto& own = static_cast<VectorTape&>(tape);
+        vector_backward(stack_, own.inputs, own.data(), tape.batch, grad_outputs, grad_inputs, gradients, *free_);
     }
 
   private:

@@ -19,17 +19,17 @@ struct VectorLayer {
     TowerView view;
 };
 
-// Floats of one chunk lie together: all that is computed from its examples, forward in one place, backward in another.
+// Outputs of all layers lie together for one chunk, and so do their gradients. The first inputs, which may be many
+// more, do not: backward packs them again, which costs less than to write them to memory and to read them from there.
 struct VectorStack {
     uint32_t height;
     bool round;
     std::vector<VectorLayer> layers;
-    // Forward: where the inputs of each layer are, and the last outputs after them.
-    std::vector<size_t> inputs_at;
-    // Backward: where the gradients of each layer's sums are.
-    std::vector<size_t> gradients_at;
-    size_t inputs_stride, gradients_stride;  // from chunk to chunk
-    size_t widest;                           // of all inputs and outputs, padded
+    std::vector<size_t> at;  // of each layer's outputs in a chunk
+    size_t stride;           // from chunk to chunk
+    size_t widest;           // of all inputs and outputs, padded
+
+    size_t in() const { return padded(layers.front().view.in); }
 
     // Zero the outputs that do not exist, in n atoms of the last block.
     void clear_padding(uint32_t out, float* atoms, size_t n) const {
@@ -52,13 +52,17 @@ inline uint32_t present(size_t batch, size_t begin) {
     return static_cast<uint32_t>(std::min<size_t>(kLanes, batch - begin));
 }
 
-// `taped`: room for all chunks, kept for backward; null: nobody asks.
+// Rows [begin, begin + 16) of a batch as a chunk.
+void vector_pack(const VectorStack& stack, const Columns<const float>& inputs, size_t batch, size_t begin,
+                 float* chunk);
+
+// `taped`: room for the outputs of all chunks, kept for backward; null: nobody asks.
 void vector_forward(const VectorStack& stack, const Columns<const float>& inputs, size_t batch, float* outputs,
                     float* taped);
 
 // `memory` is given back to where it came from at the end.
-void vector_backward(const VectorStack& stack, const float* taped, size_t batch, const float* grad_outputs,
-                     const Columns<float>& grad_inputs, const std::vector<LayerGradients>& gradients,
-                     FreeMemory& memory);
+void vector_backward(const VectorStack& stack, const Columns<const float>& inputs, const float* taped, size_t batch,
+                     const float* grad_outputs, const Columns<float>& grad_inputs,
+                     const std::vector<LayerGradients>& gradients, FreeMemory& memory);
 
 }  // namespace monolith

@@ -26,9 +26,14 @@ struct Sums {
 
 class Backward {
   public:
-    Backward(const VectorStack& stack, const float* taped, size_t batch, const Columns<float>& grad_inputs,
-             const std::vector<LayerGradients>& gradients)
-        : stack_(stack), taped_(taped), batch_(batch), grad_inputs_(grad_inputs), gradients_(gradients) {
+    Backward(const VectorStack& stack, const Columns<const float>& inputs, const float* taped, size_t batch,
+             const Columns<float>& grad_inputs, const std::vector<LayerGradients>& gradients)
+        : stack_(stack),
+          inputs_(inputs),
+          taped_(taped),
+          batch_(batch),
+          grad_inputs_(grad_inputs),
+          gradients_(gradients) {
         for (size_t l = 0; l < gradients.size(); ++l) {
             const TowerView& view = stack.layers[l].view;
             const size_t height = view.height;
@@ -71,24 +76,26 @@ class Backward {
     }
 
     void add_tile(const float* grad_outputs, size_t first, size_t num, float* own) const {
-        const size_t stride = stack_.gradients_stride, last = stack_.layers.size() - 1;
-        float* const data = tower_scratch(kTile * stride + stack_.widest * kLanes);
-        float* const room = data + kTile * stride;
-        const Chunks<float> tile{data, stride, num};
+        const size_t stride = stack_.stride, in = stack_.in() * kLanes;
+        float* const data = tower_scratch(kTile * (stride + in) + stack_.widest * kLanes);
+        const Chunks<float> tile{data, stride, num}, x{data + kTile * stride, in, num};
+        float* const room = x.data + kTile * in;
         pack(grad_outputs, first, tile);
-        for (size_t l = last + 1; l-- > 0;) {
+        for (size_t i = 0; i < num; ++i) vector_pack(stack_, inputs_, batch_, (first + i) * kLanes, x[i]);
+        for (size_t l = stack_.layers.size(); l-- > 0;) {
             const TowerView& view = stack_.layers[l].view;
-            const Chunks<const float> gradients{data + stack_.gradients_at[l], stride, num};
+            const Chunks<const float> gradients{data + stack_.at[l], stride, num};
+            const Chunks<const float> inputs = l > 0 ? taped(l - 1, first, num) : Chunks<const float>{x.data, in, num};
             mask(l, first, tile);
-            kernels().tower.gradients(view, taped(l, first, num), gradients, sums_of(l, own, room));
-            if (l > 0) kernels().tower.backward(view, gradients, {data + stack_.gradients_at[l - 1], stride, num});
+            kernels().tower.gradients(view, inputs, gradients, sums_of(l, own, room));
+            if (l > 0) kernels().tower.backward(view, gradients, {data + stack_.at[l - 1], stride, num});
         }
         for (size_t i = 0; wants_inputs_ && i < num; ++i) backward_inputs((first + i) * kLanes, tile[i], room);
     }
 
-    // Inputs of layer `l` on the tape; those of the layer above are its outputs.
+    // Outputs of layer `l` on the tape.
     Chunks<const float> taped(size_t l, size_t first, size_t num) const {
-        return {taped_ + first * stack_.inputs_stride + stack_.inputs_at[l], stack_.inputs_stride, num};
+        return {taped_ + first * stack_.stride + stack_.at[l], stack_.stride, num};
     }
 
     // The gradients of the last outputs, without a row where there is no output.
@@ -97,7 +104,7 @@ class Backward {
         const uint32_t out = stack_.layers[last].view.out;
         for (size_t i = 0; i < tile.num; ++i) {
             const size_t begin = (first + i) * kLanes;
-            float* const to = tile[i] + stack_.gradients_at[last];
+            float* const to = tile[i] + stack_.at[last];
             kernels().tower.pack(grad_outputs + begin * out, out, out, present(batch_, begin), false, to);
             std::fill(to + size_t{out} * kLanes, to + padded(out) * kLanes, 0.0f);
         }
@@ -107,16 +114,16 @@ class Backward {
     void mask(size_t l, size_t first, const Chunks<float>& tile) const {
         const TowerView& view = stack_.layers[l].view;
         if (!view.relu && !view.round) return;
-        const Chunks<const float> outputs = taped(l + 1, first, tile.num);
+        const Chunks<const float> outputs = taped(l, first, tile.num);
         for (size_t i = 0; i < tile.num; ++i)
             kernels().tower.mask(view.relu ? outputs[i] : nullptr, padded(view.out) * kLanes, view.round,
-                                 tile[i] + stack_.gradients_at[l]);
+                                 tile[i] + stack_.at[l]);
     }
 
     // The gradients of the first inputs, chunk by chunk: they are many, and leave the cache at once.
     void backward_inputs(size_t begin, const float* gradients, float* room) const {
         const TowerView& view = stack_.layers[0].view;
-        kernels().tower.backward(view, {gradients + stack_.gradients_at[0], 0, 1}, {room, 0, 1});
+        kernels().tower.backward(view, {gradients + stack_.at[0], 0, 1}, {room, 0, 1});
         for (size_t p = 0; p < grad_inputs_.parts.size(); ++p) {
             const uint32_t width = grad_inputs_.widths[p];
             if (float* const part = grad_inputs_.parts[p])
@@ -156,6 +163,7 @@ class Backward {
     }
 
     const VectorStack& stack_;
+    const Columns<const float>& inputs_;
     const float* const taped_;
     const size_t batch_;
     const Columns<float>& grad_inputs_;
@@ -167,10 +175,10 @@ class Backward {
 
 }  // namespace
 
-void vector_backward(const VectorStack& stack, const float* taped, size_t batch, const float* grad_outputs,
-                     const Columns<float>& grad_inputs, const std::vector<LayerGradients>& gradients,
-                     FreeMemory& memory) {
-    Backward(stack, taped, batch, grad_inputs, gradients).run(grad_outputs, memory);
+void vector_backward(const VectorStack& stack, const Columns<const float>& inputs, const float* taped, size_t batch,
+                     const float* grad_outputs, const Columns<float>& grad_inputs,
+                     const std::vector<LayerGradients>& gradients, FreeMemory& memory) {
+    Backward(stack, inputs, taped, batch, grad_inputs, gradients).run(grad_outputs, memory);
 }
 
 }  // namespace monolith

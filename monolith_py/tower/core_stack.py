@@ -94,12 +94,14 @@ class _Run(torch.autograd.Function):
     def forward(ctx: Any, stack: CoreStack, num_parts: int, *tensors: Tensor) -> Tensor:
         parts, parameters = tensors[:num_parts], tensors[num_parts:]
         ctx.stack, ctx.widths, ctx.needs = stack, [part.shape[1] for part in parts], [part.requires_grad for part in parts]
+        ctx.save_for_backward(*parts)  # the tape refers to them
         stack._load(parameters[::2], parameters[1::2])
         return stack._compute(parts, ctx)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         stack: CoreStack = ctx.stack
+        ctx.saved_tensors  # noqa: B018 - raises where a part has changed since forward
         gradient = gradients[0].float().contiguous()
         parts = [torch.empty(len(gradient), width) if needs else None for width, needs in zip(ctx.widths, ctx.needs, strict=True)]
         height = _HEIGHTS[stack._atom]

@@ -72,9 +72,8 @@ class DenseOptimizer:
         self._torch.step()
         if self.swaps is None:
             return False
-        for layer in self._atoms.layers:
-            if layer.values.grad is not None:
-                layer.values.grad /= num_examples
+        if gradients := [layer.values.grad for layer in self._atoms.layers if layer.values.grad is not None]:
+            torch._foreach_div_(gradients, num_examples)
         self.swaps.after_backward(num_examples)
         self._atoms.step(lr * self._lr_scale)
         return self.swaps.after_step(loss / num_examples, num_examples)

@@ -24,6 +24,7 @@ INPUTS, SIZES = 1024, (512, 256, 128)
 DENSITIES = {"80": 0.2, "90": 0.1}
 BATCHES = (1, 32, 256, 2048)
 STEP_BATCHES = (256, 2048)
+ROWS = 1024  # that forward takes in one round, so that a round is longer than it takes to wake a thread
 THREADS = (1, 2)
 EVERY = 100  # steps between swaps
 LR = 1e-3
@@ -47,7 +48,7 @@ def main() -> None:
                 continue
             rounds = 3 if options.quick else 60
             for batch in BATCHES:
-                forward(batch, precision, threads, rounds)
+                forward(batch, precision, threads, rounds, 1 if options.quick else max(1, ROWS // batch))
             for batch in STEP_BATCHES:
                 step(batch, precision, threads, 2 if options.quick else 20)
         topology_overhead(threads, 1 if options.quick else 5, 64 if options.quick else 2048)
@@ -70,9 +71,9 @@ def dense_layers() -> list[nn.Linear]:
     return [nn.Linear(inputs, outputs) for inputs, outputs in pairwise((INPUTS, *SIZES))]
 
 
-def forward(batch: int, precision: str, threads: int, rounds: int) -> None:
-    """Time the packed towers on one batch, many times a round where it is small."""
-    dtype, repeats = PRECISIONS[precision], max(1, 256 // batch)
+def forward(batch: int, precision: str, threads: int, rounds: int, repeats: int) -> None:
+    """Time the packed towers on one batch, `repeats` times a round."""
+    dtype = PRECISIONS[precision]
     inputs = torch.randn(batch, INPUTS)
     calls: dict[str, Call] = {}
     for name, density in DENSITIES.items():

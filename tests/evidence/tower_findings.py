@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from intervals import half_width, half_width_of_resamples
 from tower_passes import TowerOutcome
-from tower_variants import AT, CLAIMS, DENSE, SHARES, SMALL, WIDES, TowerVariant
+from tower_variants import AT, CLAIMS, DENSE, SMALL, WIDES, TowerVariant
 
 Results = Mapping[str, Sequence[TowerOutcome]]
 
@@ -98,11 +98,6 @@ def small_for(results: Results, share: float) -> TowerVariant:
     return max(SMALL[share], key=lambda variant: mean_auc(results, variant))
 
 
-def wide_for(results: Results, share: float) -> TowerVariant:
-    """Return the wide sparse layer with this share of the weights at the better of its rates."""
-    return max(WIDES[share], key=lambda variant: mean_auc(results, variant))
-
-
 def as_fast(results: Results, variant: TowerVariant) -> TowerVariant:
     """Return the best dense tower of CLAIMS whose steady step takes no longer than the variant's, or the fastest where none does."""
     dense = [other for other in CLAIMS if not other.sparsity and other.name in results]
@@ -121,8 +116,7 @@ def bars(results: Results) -> list[Bar]:
     for share, variant in AT.items():
         percent = round(100 * (1 - share))
         found.append(Bar(f"{percent}_vs_small_dense", difference(results, variant, small_for(results, share)), "not below"))
-    for share in SHARES:
-        variant = wide_for(results, share)
+    for share, (variant, *_) in WIDES.items():
         percent = round(100 * (1 - share))
         found.append(Bar(f"wide_{percent}_vs_small_dense", difference(results, variant, small_for(results, share)), "above"))
         found.append(Bar(f"wide_{percent}_vs_dense_as_fast", difference(results, variant, as_fast(results, variant)), "above"))

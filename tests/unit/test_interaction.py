@@ -120,6 +120,20 @@ def test_many_rows_are_the_same_on_one_thread_and_on_two(meet: Meet) -> None:
     assert all(bool((one == two).all()) for one, two in zip(*results, strict=True))
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_gradients_past_the_cache_are_those_of_halves_within(level: str) -> None:
+    _core.set_simd_level(level)
+    pooled = torch.from_numpy(np.random.default_rng(0).normal(size=(3000, 26 * 16)).astype(np.float32))
+    gradients = []
+    for part in (pooled, pooled[:1500], pooled[1500:]):  # 5 MB, and 2.5 twice
+        leaf = part.clone().requires_grad_()
+        outputs, beside = factorize(leaf, 26)
+        (outputs.square().sum() + beside.square().sum()).backward()
+        gradients.append(leaf.grad)
+    whole, *halves = gradients
+    assert torch.equal(whole, torch.cat(halves))
+
+
 @pytest.mark.parametrize("meet", MEETINGS)
 @pytest.mark.parametrize("used", ["outputs", "beside"])
 def test_either_result_may_go_unused(meet: Meet, used: str) -> None:

@@ -58,3 +58,13 @@ def test_gradients_of_a_large_input_are_those_of_its_halves(bf16: bool) -> None:
 
     halves = torch.cat((gradient(slice(0, 2112)), gradient(slice(2112, 4200))))
     assert torch.equal(gradient(slice(0, 4200)), halves)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_inputs_that_change_before_backward_are_refused(bf16: bool) -> None:
+    tower = Tower(32, (16,), sparsity=SparsityConfig(preset="static", density=0.5), bf16=bf16)
+    inputs = torch.ones(4, 32, requires_grad=True) + 0
+    outputs = tower(inputs)
+    inputs.detach().mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        outputs.sum().backward()

@@ -16,13 +16,14 @@ def step():
     torch.ones(10 << 20)  # 40 MiB: more than glibc ever keeps of its own accord
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
+for _ in range(20):
     step()
 before = faults()
-for _ in range(20):
+for _ in range(40):
     step()
 print(faults() - before)
 """
+PAGES = (40 << 20) // 4096  # of a step
 
 
 def test_a_step_faults_no_page_that_an_earlier_step_had() -> None:
@@ -30,5 +31,6 @@ def test_a_step_faults_no_page_that_an_earlier_step_had() -> None:
     for freed in ("kept", "given back"):
         run = subprocess.run([sys.executable, "-c", STEPS, freed], capture_output=True, text=True, timeout=120, check=True)
         faults[freed] = int(run.stdout)
-    assert faults["kept"] < 100
-    assert faults["given back"] > 1000
+    # What is small may split a piece that was freed, after which the next step asks for a new one: a few times, not every time.
+    assert faults["kept"] < 8 * PAGES
+    assert faults["given back"] > 35 * PAGES
