@@ -84,7 +84,6 @@ class Table:
     def drain(
         self, consumer: str, encoded: bool
     ) -> tuple[int, Int64Array, Any, Int64Array]: ...  # ticket, fids, weights (n, dim) or packed rows (n, R), evicted
-    def register_consumer(self, consumer: str) -> None: ...  # it starts with nothing to drain
     def ack(self, consumer: str, ticket: int) -> None: ...
     def export_rows(self) -> tuple[Int64Array, FloatArray]: ...  # fids (n,), weights (n, dim), sorted by fid
     def entries(self) -> tuple[Int64Array, UInt32Array, npt.NDArray[np.uint16], Int64Array]: ...  # fids, rows, counts, seen_s

@@ -1,10 +1,12 @@
-// Fields to bytes and back, little-endian as the machine has them.
+// Fields to bytes and back, little-endian as the machine has them. Writer and Reader take the same calls, so that one
+// list of fields serves both.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 namespace monolith {
@@ -15,19 +17,28 @@ struct SnapshotError : std::runtime_error {
 
 class Writer {
   public:
+    template <typename... T>
+    void fields(const T&... each) {
+        (field(each), ...);
+    }
     template <typename T>
-    void value(const T& value) {
+    void field(const T& value) {
+        static_assert(std::is_trivially_copyable_v<T>);
         bytes(&value, sizeof value);
     }
-    void bytes(const void* data, size_t size) { buffer_.append(static_cast<const char*>(data), size); }
-    void text(const std::string& text) {
-        value(uint64_t{text.size()});
+    void field(const std::string& text) {
+        length(text);
         buffer_.append(text);
     }
-    void fids(const std::vector<int64_t>& fids) {
-        value(uint64_t{fids.size()});
+    void field(const std::vector<int64_t>& fids) {
+        length(fids);
         bytes(fids.data(), fids.size() * sizeof(int64_t));
     }
+    template <typename Items>
+    void length(const Items& items) {
+        field(uint64_t{items.size()});
+    }
+    void bytes(const void* data, size_t size) { buffer_.append(static_cast<const char*>(data), size); }
     std::string& buffer() { return buffer_; }
 
   private:
@@ -37,10 +48,34 @@ class Writer {
 class Reader {
   public:
     Reader(const char* data, size_t size) : data_(data), end_(data + size) {}
+    template <typename... T>
+    void fields(T&... each) {
+        (field(each), ...);
+    }
+    template <typename T>
+    void field(T& value) {
+        static_assert(std::is_trivially_copyable_v<T>);
+        bytes(&value, sizeof value);
+    }
+    void field(std::string& text) {
+        length(text);
+        bytes(text.data(), text.size());
+    }
+    void field(std::vector<int64_t>& fids) {
+        length(fids, sizeof(int64_t));
+        bytes(fids.data(), fids.size() * sizeof(int64_t));
+    }
+    // Make room for as many items as were written, each of `width` bytes or more.
+    template <typename Items>
+    void length(Items& items, size_t width = 1) {
+        const auto size = value<uint64_t>();
+        if (size > left() / width) throw SnapshotError("length runs over the end");
+        items.resize(size);
+    }
     template <typename T>
     T value() {
         T value;
-        bytes(&value, sizeof value);
+        field(value);
         return value;
     }
     void bytes(void* out, size_t size) {
@@ -48,24 +83,9 @@ class Reader {
         if (size > 0) std::memcpy(out, data_, size);  // an empty vector has no address
         data_ += size;
     }
-    std::string text() {
-        std::string text(length(1), 0);
-        bytes(text.data(), text.size());
-        return text;
-    }
-    std::vector<int64_t> fids() {
-        std::vector<int64_t> fids(length(sizeof(int64_t)));
-        bytes(fids.data(), fids.size() * sizeof(int64_t));
-        return fids;
-    }
-    size_t left() const { return static_cast<size_t>(end_ - data_); }
 
   private:
-    size_t length(size_t width) {
-        const auto size = value<uint64_t>();
-        if (size > left() / width) throw SnapshotError("length runs over the end");
-        return size;
-    }
+    size_t left() const { return static_cast<size_t>(end_ - data_); }
     const char* data_;
     const char* end_;
 };

@@ -1,10 +1,9 @@
 // Sparse linear stacks and their optimizers for Python: shapes are checked here, once, before the GIL is released.
-#include "bindings_tower.hpp"
-
 #include <nanobind/stl/tuple.h>
 
 #include <tuple>
 
+#include "bindings.hpp"
 #include "bindings_arrays.hpp"
 #include "tower_optimizers.hpp"
 #include "tower_stack.hpp"

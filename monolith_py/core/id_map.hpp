@@ -51,6 +51,11 @@ class IdMap {
         if (Slot slot = match(first_bucket(shard, hash), fid)) return slot;
         return match(second_bucket(shard, hash), fid);
     }
+    // The row of a fid, kCandidate or kNoRow.
+    uint32_t row_of(int64_t fid) const {
+        const Slot slot = find(fid);
+        return slot ? slot.row() : kNoRow;
+    }
 
     // Insert a fid that is absent; its slot stays valid until the next insert into the same shard.
     Slot insert(int64_t fid, uint32_t row, uint16_t seen, uint16_t count) {

@@ -33,7 +33,7 @@ struct PoolJob {
     size_t stride;   // floats from one bag to the next
 };
 
-// Where the gradients of an update are: of the s-th source at base + s * stride, or at gradients[s], times scales[s].
+// Where the gradients of an update are: of position i at base + i * stride, or at gradients[i], times scales[i].
 struct Gradients {
     const float* base;
     size_t stride;
@@ -46,7 +46,7 @@ struct UpdateJob {
     const Slice* slices;
     size_t num_slices;
     Gradients gradients;
-    const uint64_t* order;  // row << 32 | source, sorted by row; equal rows in the order in which they are summed
+    const uint64_t* order;  // row << 32 | position, sorted by row; equal rows in the order in which they are summed
     size_t n;
     float* sum;         // room for one row
     uint32_t* updated;  // out: the rows, each once; room for n
@@ -84,10 +84,10 @@ struct Kernels {
     // Copy rows; zeros for NO_ROW.
     void (*gather)(RowsView table, const uint32_t* rows, size_t n, float* weights);
     void (*pool)(const PoolJob& job);
-    // row << 32 | source, of the rows that hash to part `part` of `parts`, sorted by row and then by source. `order`
-    // and `room` hold n each; returns the one of them that has the result, and its length in `num`.
-    uint64_t* (*sort_rows)(const uint32_t* rows, const uint32_t* sources, size_t n, size_t part, size_t parts,
-                           uint64_t* order, uint64_t* room, size_t* num);
+    // row << 32 | position, of the rows that hash to part `part` of `parts`, sorted by row and then by position.
+    // `order` and `room` hold n each; returns the one of them that has the result, and its length in `num`.
+    uint64_t* (*sort_rows)(const uint32_t* rows, size_t n, size_t part, size_t parts, uint64_t* order, uint64_t* room,
+                           size_t* num);
     // Sum the gradients of each row and take one step; returns the number of rows.
     size_t (*update)(UpdateJob& job);
     // Start values and state of a row, a pure function of `bits`, the fid's seeded hash.
@@ -107,8 +107,6 @@ struct Kernels {
     void (*dots_back)(const PooledRows& rows, const float* grad_pairs, const GradientsOfRows& out, float* room);
     TowerKernels tower;
 };
-
-// Sources of `sort_rows` may be null: position i is source i.
 
 const Kernels& kernels();
 std::string simd_level();                       // "avx512" | "avx2" | "portable"

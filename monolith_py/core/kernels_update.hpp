@@ -11,14 +11,14 @@
 namespace monolith {
 namespace {
 
-uint64_t* sort_rows(const uint32_t* rows, const uint32_t* sources, size_t n, size_t part, size_t parts, uint64_t* order,
-                    uint64_t* room, size_t* num) {
+uint64_t* sort_rows(const uint32_t* rows, size_t n, size_t part, size_t parts, uint64_t* order, uint64_t* room,
+                    size_t* num) {
     size_t m = 0;
     uint32_t top = 0;
     for (size_t i = 0; i < n; ++i) {
         const uint32_t row = rows[i];
         const bool own = row < kCandidate && (parts == 1 || (uint64_t{row * 0x9E3779B1u} * parts >> 32) == part);
-        order[m] = uint64_t{row} << 32 | (sources ? sources[i] : static_cast<uint32_t>(i));
+        order[m] = uint64_t{row} << 32 | static_cast<uint32_t>(i);
         m += own;
         top = own && row > top ? row : top;
     }

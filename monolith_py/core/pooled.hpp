@@ -67,7 +67,7 @@ inline void look_up(const Batch& batch, const int64_t* fids, int64_t now_s, bool
         std::vector<Piece> pieces, inserts;
         for (size_t f : round) {
             const size_t size = batch.size(f), parts = batch.features[f].table->parts(size);
-            if (insert) batch.features[f].table->begin(now_s, parts);
+            if (insert) batch.features[f].table->insertion().begin(now_s, parts);
             for (size_t p = 0; p < parts; ++p) pieces.push_back({f, p, parts, size});
         }
         largest_first(pieces);
@@ -76,21 +76,21 @@ inline void look_up(const Batch& batch, const int64_t* fids, int64_t now_s, bool
             const Lookup one = lookup(piece.feature);
             EmbeddingTable& table = *batch.features[piece.feature].table;
             if (insert)
-                table.sight(one, piece.part);
+                table.insertion().sight(one, piece.part);
             else
                 table.find_part(one, piece.part, piece.parts);
         });
         if (!insert) continue;
         std::vector<size_t> planned;
         for (size_t f : round)
-            if (batch.features[f].table->plan()) planned.push_back(f);
+            if (batch.features[f].table->insertion().plan()) planned.push_back(f);
         for (const Piece& piece : pieces)
             if (std::find(planned.begin(), planned.end(), piece.feature) != planned.end()) inserts.push_back(piece);
         pool.run(inserts.size(), [&](size_t i) {
-            batch.features[inserts[i].feature].table->insert(lookup(inserts[i].feature), inserts[i].part);
+            const Piece& piece = inserts[i];
+            batch.features[piece.feature].table->insertion().insert(lookup(piece.feature), piece.part);
         });
-        for (size_t f : planned) batch.features[f].table->finish();
-        for (size_t f : round) batch.features[f].table->note_sighted(lookup(f));
+        for (size_t f : round) batch.features[f].table->insertion().finish(lookup(f));
     }
 }
 
@@ -178,23 +178,24 @@ inline size_t pooled_backward(const Batch& batch, const uint32_t* rows, const fl
     for (size_t t = 0; t < tables.size(); ++t) {
         size_t size = 0;
         for (size_t f : tables[t].second) size += batch.size(f);
-        const size_t parts = sources[t].table->update_parts(size);
-        sources[t].table->begin_update(parts);
+        const size_t parts = UpdateStep::parts(size);
+        sources[t].table->update_step().begin(parts);
         for (size_t p = 0; p < parts; ++p) pieces.push_back({t, p, parts, size});
     }
     largest_first(pieces);
     pool.run(pieces.size(), [&](size_t i) {
         const TableSources& own = sources[pieces[i].feature];
         const size_t f = tables[pieces[i].feature].first;
+        UpdateStep& step = own.table->update_step();
         if (own.rows.empty())
-            own.table->update_part(rows + batch.begin(f), nullptr, batch.size(f),
-                                   {gradients + columns[f], batch.width, nullptr, nullptr}, pieces[i].part);
+            step.run(rows + batch.begin(f), batch.size(f), {gradients + columns[f], batch.width, nullptr, nullptr},
+                     pieces[i].part);
         else
-            own.table->update_part(own.rows.data(), nullptr, own.rows.size(),
-                                   {nullptr, 0, own.gradients.data(), own.scales.data()}, pieces[i].part);
+            step.run(own.rows.data(), own.rows.size(), {nullptr, 0, own.gradients.data(), own.scales.data()},
+                     pieces[i].part);
     });
     size_t num_updated = 0;
-    for (const TableSources& own : sources) num_updated += own.table->finish_update();
+    for (const TableSources& own : sources) num_updated += own.table->update_step().finish();
     return num_updated;
 }
 

@@ -108,6 +108,25 @@ inline uint32_t state_width(const Slice& slice) {
     return 0;
 }
 
+// Floats of state of a row.
+inline uint32_t state_width(const TableSettings& settings) {
+    uint32_t sum = 0;
+    for (const Slice& slice : settings.slices) sum += state_width(slice);
+    return sum;
+}
+
+// The settings with every slice's place in a row, one after the other.
+inline TableSettings laid_out(TableSettings settings) {
+    uint32_t weights_at = 0, state_at = 0;
+    for (Slice& slice : settings.slices) {
+        slice.weights_at = weights_at;
+        slice.state_at = state_at;
+        weights_at += slice.dim;
+        state_at += state_width(slice);
+    }
+    return settings;
+}
+
 // Whether the rule may bring a whole slice to zero, which frees the row.
 inline bool frees_rows(Optimizer optimizer) {
     return optimizer == Optimizer::kGroupAdagrad || optimizer == Optimizer::kGroupFtrl;

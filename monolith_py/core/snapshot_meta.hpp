@@ -1,7 +1,6 @@
 // What a snapshot says of its table: the settings, and which snapshot it is of.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <string>
 
@@ -17,30 +16,21 @@ struct SnapshotMeta {
     uint64_t id = 0, parent = 0;  // parent 0: a base
 };
 
+// The fields of the header in their order: a Writer takes them from `meta`, a Reader puts them there.
+template <typename Archive, typename Meta>
+void visit_meta(Archive& archive, Meta& meta) {
+    auto& s = meta.settings;
+    archive.fields(meta.id, meta.parent, s.seed, s.admission, s.admit_after, s.sketch_bytes, s.sketch_window_s, s.ttl_s,
+                   s.eviction, s.budget_bytes, s.half_life_s);
+    archive.length(s.slices);
+    for (auto& slice : s.slices)
+        archive.fields(slice.name, slice.dim, slice.optimizer, slice.hyper, slice.initializer, slice.init_scale,
+                       slice.encoding);
+}
+
 inline void write_meta(Writer& out, const SnapshotMeta& meta) {
-    const TableSettings& s = meta.settings;
-    out.value(kSnapshotVersion);
-    out.value(meta.id);
-    out.value(meta.parent);
-    out.value(s.seed);
-    out.value(s.admission);
-    out.value(s.admit_after);
-    out.value(s.sketch_bytes);
-    out.value(s.sketch_window_s);
-    out.value(s.ttl_s);
-    out.value(s.eviction);
-    out.value(s.budget_bytes);
-    out.value(s.half_life_s);
-    out.value(uint64_t{s.slices.size()});
-    for (const Slice& slice : s.slices) {
-        out.text(slice.name);
-        out.value(slice.dim);
-        out.value(slice.optimizer);
-        out.value(slice.hyper);
-        out.value(slice.initializer);
-        out.value(slice.init_scale);
-        out.value(slice.encoding);
-    }
+    out.field(kSnapshotVersion);
+    visit_meta(out, meta);
 }
 
 inline SnapshotMeta read_meta(const SnapshotFileReader& file) {
@@ -49,28 +39,7 @@ inline SnapshotMeta read_meta(const SnapshotFileReader& file) {
         throw SnapshotError(file.path() + ": is of version " + std::to_string(version) + ", expected " +
                             std::to_string(kSnapshotVersion));
     SnapshotMeta meta;
-    TableSettings& s = meta.settings;
-    meta.id = in.value<uint64_t>();
-    meta.parent = in.value<uint64_t>();
-    s.seed = in.value<uint64_t>();
-    s.admission = in.value<Admission>();
-    s.admit_after = in.value<uint32_t>();
-    s.sketch_bytes = in.value<uint64_t>();
-    s.sketch_window_s = in.value<int64_t>();
-    s.ttl_s = in.value<int64_t>();
-    s.eviction = in.value<Eviction>();
-    s.budget_bytes = in.value<uint64_t>();
-    s.half_life_s = in.value<int64_t>();
-    s.slices.resize(std::min<uint64_t>(in.value<uint64_t>(), in.left()));
-    for (Slice& slice : s.slices) {
-        slice.name = in.text();
-        slice.dim = in.value<uint32_t>();
-        slice.optimizer = in.value<Optimizer>();
-        slice.hyper = in.value<Hyper>();
-        slice.initializer = in.value<Initializer>();
-        slice.init_scale = in.value<float>();
-        slice.encoding = in.value<Encoding>();
-    }
+    visit_meta(in, meta);
     return meta;
 }
 

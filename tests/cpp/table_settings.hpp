@@ -29,7 +29,7 @@ template <typename AddGradient>
 size_t update(EmbeddingTable& table, const std::vector<uint32_t>& rows, AddGradient&& add_gradient) {
     std::vector<float> gradients(rows.size() * table.dim());
     for (size_t i = 0; i < rows.size(); ++i) add_gradient(static_cast<uint32_t>(i), &gradients[i * table.dim()]);
-    return table.update(rows.data(), nullptr, rows.size(), {gradients.data(), table.dim(), nullptr, nullptr});
+    return table.update(rows.data(), rows.size(), {gradients.data(), table.dim(), nullptr, nullptr});
 }
 
 inline void save(EmbeddingTable& table, const std::string& path, uint64_t id = 1, uint64_t parent = 0) {

@@ -65,7 +65,7 @@ TEST(what_a_batch_gives_does_not_depend_on_the_number_of_threads) {
         ThreadPool::instance().set_num_threads(threads);
         std::mt19937_64 random(4);
         EmbeddingTable table(check::settings_of(kDim, Optimizer::kAdam, 0.1f, 0.5f, 2, 50));
-        table.register_consumer("replicas");
+        table.drain("replicas");
         std::string seen;
         for (int64_t now_s = 0; now_s < 12; ++now_s) {
             std::vector<int64_t> fids(30'000);
@@ -84,14 +84,14 @@ TEST(what_a_batch_gives_does_not_depend_on_the_number_of_threads) {
     CHECK(contents[0] == contents[2]);
 }
 
-TEST(a_registered_consumer_is_told_of_what_comes_and_a_new_one_of_all) {
+TEST(a_consumer_is_told_of_all_at_first_and_then_of_what_comes) {
     EmbeddingTable table(settings(0));
     const int64_t fids[] = {1, 2};
     uint32_t row;
     table.find_or_insert(&fids[0], 1, 0, &row);
-    table.register_consumer("late");
+    table.ack("known", table.drain("known").ticket);
     table.find_or_insert(&fids[1], 1, 0, &row);
-    CHECK(table.drain("late").rows == std::vector<uint32_t>{row});
+    CHECK(table.drain("known").rows == std::vector<uint32_t>{row});
     CHECK(table.drain("new").rows.size() == 2);
 }
 

@@ -30,7 +30,7 @@ void live(EmbeddingTable& table, int64_t first, int64_t last, int64_t step, int6
 std::unique_ptr<EmbeddingTable> make_table(Optimizer optimizer, int64_t num_fids) {
     auto table = std::make_unique<EmbeddingTable>(settings(optimizer));
     table->drain("replicas");
-    table->register_consumer("archive");
+    table->drain("archive");
     for (int64_t pass = 0; pass < 3; ++pass) {
         live(*table, -num_fids / 2, num_fids / 2, pass + 1, pass * 60);
         table->evict(pass * 60 + 50, 0);

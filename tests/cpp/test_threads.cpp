@@ -120,7 +120,7 @@ TEST(the_pool_runs_each_task_once_for_callers_that_come_at_the_same_time) {
 TEST(parts_of_one_batch_run_together_and_readers_wait) {
     ThreadPool::instance().set_num_threads(2);
     EmbeddingTable table(check::settings_of(16, Optimizer::kRowwiseAdagrad, 0.1f, 0.5f, 1, 100));
-    table.register_consumer("replicas");
+    table.drain("replicas");
     std::vector<int64_t> fids(40'000);
     std::vector<uint32_t> rows(fids.size());
     for (int64_t step = 0; step < 6; ++step) {

@@ -1,7 +1,8 @@
-// The bindings of how pooled rows meet, and of what a trainer asks of its gradients. Included by bindings.cpp alone.
-#pragma once
+// How pooled rows meet, and what a trainer asks of its gradients, for Python.
+#include <algorithm>
 
-#include "bindings_types.hpp"
+#include "bindings.hpp"
+#include "bindings_arrays.hpp"
 #include "interaction.hpp"
 
 #if defined(__GLIBC__)
@@ -10,6 +11,7 @@
 
 namespace {
 
+using namespace monolith;
 using AnyFloats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using ConstRowsOf = nb::ndarray<const float, nb::ndim<2>, nb::device::cpu>;  // rows apart, each in one piece
 
@@ -42,6 +44,8 @@ void keep_freed_memory() {
     mallopt(M_TRIM_THRESHOLD, 1 << 29);
 #endif
 }
+
+}  // namespace
 
 void bind_interaction(nb::module_& m) {
     using namespace nb::literals;
@@ -97,5 +101,3 @@ void bind_interaction(nb::module_& m) {
         nb::arg("pooled").noconvert(), "num_features"_a, nb::arg("grad_pairs").noconvert(),
         nb::arg("beside").noconvert().none(), nb::arg("gradients").noconvert());
 }
-
-}  // namespace

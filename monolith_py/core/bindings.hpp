@@ -1,0 +1,10 @@
+// The parts of the module, each a source file of its own.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+void bind_id_map(nanobind::module_& m);
+void bind_table(nanobind::module_& m);
+void bind_pooled(nanobind::module_& m);
+void bind_interaction(nanobind::module_& m);
+void bind_tower(nanobind::module_& m);
