@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: setup demo demo-kafka test check check-native check-helm bench-table bench-tower bench-train bench-serve bench-stream evidence-table evidence-tower format clean
+.PHONY: setup demo demo-kafka test check check-native check-helm bench-table bench-tower bench-train bench-serve bench-stream evidence-table evidence-tower evidence-pool format clean
 
 $(READY): pyproject.toml constraints.txt CMakeLists.txt $(shell find protos monolith_py/core -type f)
 	@echo "setting up $(VENV) (torch is large: a few minutes the first time)"
@@ -45,7 +45,7 @@ bench-train bench-tower: export GOMP_SPINCOUNT = 20000
 bench-table bench-tower bench-train bench-serve bench-stream: bench-%: $(READY)
 	$(BIN)/python tests/bench/bench_$*.py
 
-evidence-table evidence-tower: evidence-%: $(READY)
+evidence-table evidence-tower evidence-pool: evidence-%: $(READY)
 	$(BIN)/python tests/evidence/$*.py
 
 format: $(READY)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
-from intervals import half_width, half_width_of_resamples
+from intervals import FloatArray, half_width, half_width_of_resamples
 from tower_passes import TowerOutcome
 from tower_variants import AT, CLAIMS, DENSE, SMALL, WIDES, TowerVariant
 
@@ -19,6 +19,17 @@ Results = Mapping[str, Sequence[TowerOutcome]]
 
 # The bars of 80 % and 90 %: how much AUC a sparse tower of BASE may be below the dense one.
 _BARS = {0.2: 0.002, 0.1: 0.003}
+
+
+class Scored(Protocol):
+    """What a pass must give to be compared with others."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def aucs(self) -> tuple[float, ...]: ...  # of each span of the stream
+    @property
+    def resampled(self) -> FloatArray: ...  # (R,) AUC of the last span for each resample of the users
 
 
 @dataclass(frozen=True)
@@ -75,9 +86,14 @@ class Bar:
 
 def difference(results: Results, variant: TowerVariant, reference: TowerVariant, span: int = 0) -> Difference:
     """Return how far `variant` is above `reference` in the AUC of a span."""
-    references = {outcome.seed: outcome for outcome in results[reference.name]}
-    pairs = [(outcome, references[outcome.seed]) for outcome in results[variant.name] if outcome.seed in references]
-    assert pairs, f"{variant.name} and {reference.name} have no seed in common"
+    return paired(results[variant.name], results[reference.name], span)
+
+
+def paired(outcomes: Sequence[Scored], references: Sequence[Scored], span: int = 0) -> Difference:
+    """Return how far the passes of one variant are above those of another, on the seeds that both have."""
+    others = {outcome.seed: outcome for outcome in references}
+    pairs = [(outcome, others[outcome.seed]) for outcome in outcomes if outcome.seed in others]
+    assert pairs, "the two have no seed in common"
     ahead = [1e4 * (own.aucs[span] - other.aucs[span]) for own, other in pairs]
     resampled = np.mean([1e4 * (own.resampled.astype(np.float64) - other.resampled) for own, other in pairs], axis=0)
     return Difference(float(np.mean(ahead)), half_width(ahead), half_width_of_resamples(resampled))
