@@ -173,18 +173,27 @@ class TowerStack:
         grad_all: Sequence[FloatArray] | None,  # of every atom, dead or live, (blocks, I, atom_height): ADDED to what is there
     ) -> None: ...
 
-def tower_adam(  # Adam in place with a count of steps for each atom
-    values: FloatArray,  # (n, h), as are gradients, m and v
-    gradients: FloatArray,
-    m: FloatArray,
-    v: FloatArray,
-    steps: UInt32Array,  # (n,): counted up first
+def tower_adam(  # Adam in place with a count of steps for each atom, of any number of arrays
+    values: Sequence[FloatArray],  # each (n, h), as are gradients, m and v
+    gradients: Sequence[FloatArray],
+    m: Sequence[FloatArray],
+    v: Sequence[FloatArray],
+    steps: Sequence[UInt32Array],  # each (n,): counted up first
     lr: float,
     beta1: float,
     beta2: float,
     eps: float,
+    grad_scale: float,  # gradients are divided by it
 ) -> None: ...
-def tower_adagrad(values: FloatArray, gradients: FloatArray, state: FloatArray, lr: float, eps: float) -> None: ...  # in place, (n, h)
+def tower_adagrad(  # in place, each array (n, h)
+    values: Sequence[FloatArray], gradients: Sequence[FloatArray], state: Sequence[FloatArray], lr: float, eps: float, grad_scale: float
+) -> None: ...
+def tower_taylor(  # adds |sum over an atom of value * gradient| / grad_scale
+    values: Sequence[FloatArray],  # each (n, h), as are gradients
+    gradients: Sequence[FloatArray],
+    sums: Sequence[FloatArray],  # each (n,)
+    grad_scale: float,
+) -> None: ...
 def keep_freed_memory() -> None: ...  # for processes that train: what a step frees stays for the next one; needs glibc
 def all_bounded(arrays: Sequence[FloatArray]) -> bool: ...  # whether every value is a number below 2^48 in size
 def factorize(pooled: FloatArray, num_features: int, terms: FloatArray) -> None: ...  # (B, F * D) -> (B, 2): first order, pairs

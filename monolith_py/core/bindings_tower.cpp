@@ -127,23 +127,55 @@ void backward(const TowerStack& stack, const TowerStack::Tape& tape, const Const
     stack.backward(tape, grad_outputs.data(), columns, gradients);
 }
 
-void tower_adam(const Matrix& values, const ConstMatrix& gradients, const Matrix& m, const Matrix& v, const Rows& steps,
-                const AdamRates& rates) {
-    const size_t n = values.shape(0), height = values.shape(1);
-    expect_matrix("gradients", n, height, gradients);
-    expect_matrix("m", n, height, m);
-    expect_matrix("v", n, height, v);
-    expect("steps", n, steps.size());
-    nb::gil_scoped_release nogil;
-    step_adam(values.data(), gradients.data(), m.data(), v.data(), steps.data(), n, static_cast<uint32_t>(height),
-              rates);
+// All arrays of a step at once; those of one place belong together, steps where the rule counts them.
+using Matrices = std::vector<Matrix>;
+using ConstMatrices = std::vector<ConstMatrix>;
+
+void expect_state(const char* name, const Matrices& values, const Matrices& state) {
+    expect(name, values.size(), state.size());
+    for (size_t i = 0; i < values.size(); ++i)
+        expect_matrix_at(name, i, values[i].shape(0), values[i].shape(1), state[i]);
+}
+void expect_gradients(const Matrices& values, const ConstMatrices& gradients) {
+    expect("gradients", values.size(), gradients.size());
+    for (size_t i = 0; i < values.size(); ++i)
+        expect_matrix_at("gradients", i, values[i].shape(0), values[i].shape(1), gradients[i]);
 }
 
-void tower_adagrad(const Matrix& values, const ConstMatrix& gradients, const Matrix& state, float lr, float eps) {
-    expect_matrix("gradients", values.shape(0), values.shape(1), gradients);
-    expect_matrix("state", values.shape(0), values.shape(1), state);
+void tower_adam(const Matrices& values, const ConstMatrices& gradients, const Matrices& m, const Matrices& v,
+                const std::vector<Rows>& steps, const AdamRates& rates) {
+    expect_gradients(values, gradients);
+    expect_state("m", values, m);
+    expect_state("v", values, v);
+    expect("steps", values.size(), steps.size());
+    for (size_t i = 0; i < values.size(); ++i) expect(item("steps", i).c_str(), values[i].shape(0), steps[i].size());
     nb::gil_scoped_release nogil;
-    step_adagrad(values.data(), gradients.data(), state.data(), values.size(), lr, eps);
+    for (size_t i = 0; i < values.size(); ++i)
+        step_adam(values[i].data(), gradients[i].data(), m[i].data(), v[i].data(), steps[i].data(), values[i].shape(0),
+                  static_cast<uint32_t>(values[i].shape(1)), rates);
+}
+
+void tower_adagrad(const Matrices& values, const ConstMatrices& gradients, const Matrices& state,
+                   const AdagradRates& rates) {
+    expect_gradients(values, gradients);
+    expect_state("state", values, state);
+    nb::gil_scoped_release nogil;
+    for (size_t i = 0; i < values.size(); ++i)
+        step_adagrad(values[i].data(), gradients[i].data(), state[i].data(), values[i].size(), rates);
+}
+
+void tower_taylor(const ConstMatrices& values, const ConstMatrices& gradients, const std::vector<Vector>& sums,
+                  float grad_scale) {
+    expect("gradients", values.size(), gradients.size());
+    expect("sums", values.size(), sums.size());
+    for (size_t i = 0; i < values.size(); ++i) {
+        expect_matrix_at("gradients", i, values[i].shape(0), values[i].shape(1), gradients[i]);
+        expect(item("sums", i).c_str(), values[i].shape(0), sums[i].size());
+    }
+    nb::gil_scoped_release nogil;
+    for (size_t i = 0; i < values.size(); ++i)
+        kernels().tower.taylor(values[i].data(), gradients[i].data(), sums[i].data(), values[i].shape(0),
+                               static_cast<uint32_t>(values[i].shape(1)), grad_scale);
 }
 
 }  // namespace
@@ -168,10 +200,16 @@ void bind_tower(nb::module_& m) {
              array("grad_biases"), array("grad_all").none());
     m.def(
         "tower_adam",
-        [](const Matrix& values, const ConstMatrix& gradients, const Matrix& first, const Matrix& second,
-           const Rows& steps, double lr, double beta1, double beta2,
-           double eps) { tower_adam(values, gradients, first, second, steps, {lr, beta1, beta2, eps}); },
+        [](const Matrices& values, const ConstMatrices& gradients, const Matrices& first, const Matrices& second,
+           const std::vector<Rows>& steps, double lr, double beta1, double beta2, double eps, double grad_scale) {
+            tower_adam(values, gradients, first, second, steps, {lr, beta1, beta2, eps, grad_scale});
+        },
         array("values"), array("gradients"), array("m"), array("v"), array("steps"), "lr"_a, "beta1"_a, "beta2"_a,
-        "eps"_a);
-    m.def("tower_adagrad", &tower_adagrad, array("values"), array("gradients"), array("state"), "lr"_a, "eps"_a);
+        "eps"_a, "grad_scale"_a);
+    m.def(
+        "tower_adagrad",
+        [](const Matrices& values, const ConstMatrices& gradients, const Matrices& state, float lr, float eps,
+           float grad_scale) { tower_adagrad(values, gradients, state, {lr, eps, grad_scale}); },
+        array("values"), array("gradients"), array("state"), "lr"_a, "eps"_a, "grad_scale"_a);
+    m.def("tower_taylor", &tower_taylor, array("values"), array("gradients"), array("sums"), "grad_scale"_a);
 }

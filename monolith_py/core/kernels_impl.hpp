@@ -13,20 +13,21 @@
 namespace monolith {
 
 extern const Kernels MONOLITH_KERNELS;
-const Kernels MONOLITH_KERNELS = {find,
-                                  sight,
-                                  gather,
-                                  pool,
-                                  sort_rows,
-                                  update,
-                                  start_row,
-                                  all_bounded,
-                                  encode,
-                                  factorize,
-                                  factorize_back,
-                                  dots,
-                                  dots_back,
-                                  {tower_pack, tower_unpack, tower_forward, tower_forward_rows, tower_backward,
-                                   tower_mask, tower_gradients, tower_add, tower_round, tower_adam, tower_adagrad}};
+const Kernels MONOLITH_KERNELS = {
+    find,
+    sight,
+    gather,
+    pool,
+    sort_rows,
+    update,
+    start_row,
+    all_bounded,
+    encode,
+    factorize,
+    factorize_back,
+    dots,
+    dots_back,
+    {tower_pack, tower_unpack, tower_forward, tower_forward_rows, tower_backward, tower_mask, tower_gradients,
+     tower_add, tower_round, tower_adam, tower_adagrad, tower_taylor}};
 
 }  // namespace monolith

@@ -17,20 +17,33 @@ void tower_adam(float* values, const float* gradients, float* m, float* v, uint3
         const float keep1 = static_cast<float>(beta1), keep2 = static_cast<float>(beta2);
         const float eps = static_cast<float>(rates.eps);
         const float take1 = static_cast<float>(1 - beta1), take2 = static_cast<float>(1 - beta2);
+        const float share = static_cast<float>(1 / rates.grad_scale);
 #pragma GCC ivdep
         for (size_t i = begin * height; i < end * height; ++i) {
-            m[i] = keep1 * m[i] + take1 * gradients[i];
-            v[i] = keep2 * v[i] + take2 * gradients[i] * gradients[i];
+            const float gradient = gradients[i] * share;
+            m[i] = keep1 * m[i] + take1 * gradient;
+            v[i] = keep2 * v[i] + take2 * gradient * gradient;
             values[i] -= rate * m[i] / (__builtin_sqrtf(v[i]) * scale + eps);
         }
     }
 }
 
-void tower_adagrad(float* values, const float* gradients, float* state, size_t n, float lr, float eps) {
+void tower_adagrad(float* values, const float* gradients, float* state, size_t n, const AdagradRates& rates) {
+    const float share = 1 / rates.grad_scale;
 #pragma GCC ivdep
     for (size_t i = 0; i < n; ++i) {
-        state[i] += gradients[i] * gradients[i];
-        values[i] -= lr * gradients[i] / (__builtin_sqrtf(state[i]) + eps);
+        const float gradient = gradients[i] * share;
+        state[i] += gradient * gradient;
+        values[i] -= rates.lr * gradient / (__builtin_sqrtf(state[i]) + rates.eps);
+    }
+}
+
+void tower_taylor(const float* values, const float* gradients, float* sums, size_t n, uint32_t height,
+                  float grad_scale) {
+    for (size_t k = 0; k < n; ++k) {
+        float sum = 0;
+        for (size_t i = k * height; i < (k + 1) * height; ++i) sum += values[i] * gradients[i];
+        sums[k] += __builtin_fabsf(sum) / grad_scale;
     }
 }
 

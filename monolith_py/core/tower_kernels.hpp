@@ -45,6 +45,10 @@ struct TowerGradients {
 
 struct AdamRates {
     double lr, beta1, beta2, eps;
+    double grad_scale;  // gradients are divided by it
+};
+struct AdagradRates {
+    float lr, eps, grad_scale;
 };
 
 struct TowerKernels {
@@ -70,7 +74,10 @@ struct TowerKernels {
     void (*adam)(float* values, const float* gradients, float* m, float* v, uint32_t* steps, size_t n, uint32_t height,
                  const AdamRates& rates);
     // Adagrad (Duchi et al., 2011) of n values.
-    void (*adagrad)(float* values, const float* gradients, float* state, size_t n, float lr, float eps);
+    void (*adagrad)(float* values, const float* gradients, float* state, size_t n, const AdagradRates& rates);
+    // sums[k] += |sum of values[k] * gradients[k]| / grad_scale, of n atoms of `height` values.
+    void (*taylor)(const float* values, const float* gradients, float* sums, size_t n, uint32_t height,
+                   float grad_scale);
 };
 
 }  // namespace monolith

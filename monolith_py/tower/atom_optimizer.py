@@ -1,11 +1,11 @@
-"""What learns the live atoms of sparse layers: SGD, Adagrad or Adam, with state for live atoms alone.
+"""What learns the live atoms of sparse layers, with state for live atoms alone, and all other parameters: SGD, Adagrad or Adam.
 
 Letters: k live atoms of a layer, h weights of an atom.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,6 +34,35 @@ class AtomRule:
     eps: float = 1e-8
 
 
+class ParameterOptimizer:
+    """Steps whole parameters by their gradients: to the core each is one atom, with one count of steps."""
+
+    def __init__(self, parameters: Mapping[str, Tensor], rule: AtomRule) -> None:
+        """Begin with zeros; names are those of `state`."""
+        self._parameters, self._rule = dict(parameters), rule
+        self._state = {name: _zeros(rule, 1, value.numel()) for name, value in parameters.items()}
+
+    def step(self, lr: float, grad_scale: float = 1.0) -> None:
+        """Take a step by `grad / grad_scale` of each parameter, which is left as it is; one without a gradient stays."""
+        steps = [(name, value, value.grad) for name, value in self._parameters.items() if value.grad is not None]
+        values = [value.detach().view(1, -1) for _, value, _ in steps]
+        gradients = [gradient.contiguous().view(1, -1) for _, _, gradient in steps if gradient is not None]
+        _take_step(self._rule, values, gradients, [self._state[name] for name, _, _ in steps], lr, grad_scale)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that `restore` needs to go on bit-equal: the optimizer's own tensors, by names such as "exp_avg.head.bias"."""
+        return {f"{field}.{name}": value for name, state in self._state.items() for field, value in state.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` returned.
+
+        Raises:
+            ValueError: names or shapes do not fit the parameters.
+        """
+        for name, state in self._state.items():
+            self._state[name] = {field: _taken(value, tensors, f"{field}.{name}") for field, value in state.items()}
+
+
 class AtomOptimizer:
     """Steps the `values` of layers by their gradients; biases are others' to learn.
 
@@ -45,32 +74,27 @@ class AtomOptimizer:
     def __init__(self, layers: Sequence[SparseLinear], rule: AtomRule, newborn: Newborn = "count") -> None:
         """Begin with zeros for every live atom."""
         self.layers, self._rule, self._newborn = tuple(layers), rule, newborn
-        self._fields = _FIELDS[rule.kind]
-        self._state = [self._zeros(layer.num_live, layer.atom_size) for layer in layers]
+        self._state = [_zeros(rule, layer.num_live, layer.atom_size) for layer in layers]
         # Moments of all atoms, (blocks * places, h), where the dead have them too.
-        self._all = [self._zeros(layer.num_atoms, layer.atom_size) for layer in layers] if self.is_warm else []
+        self._all = [_zeros(rule, layer.num_atoms, layer.atom_size) for layer in layers] if self.is_warm else []
 
     @property
     def is_warm(self) -> bool:
         """Return whether dead atoms have moments, which asks for the gradient of all atoms at every step."""
         return self._newborn == "warm" and self._rule.kind != "sgd"
 
-    def step(self, lr: float) -> None:
-        """Take a step by `values.grad` of each layer, which is left as it is; a layer without one stays."""
+    def step(self, lr: float, grad_scale: float = 1.0) -> None:
+        """Take a step by `values.grad / grad_scale` of each layer, which is left as it is; a layer without one stays."""
+        values, gradients, states = [], [], []
         for index, layer in enumerate(self.layers):
             if layer.values.grad is None or not layer.num_live:
                 continue
             if self.is_warm:
                 self._keep_warm(index)
-            state = {name: value.numpy() for name, value in self._state[index].items()}
-            values, gradient, rule = layer.values.detach().numpy(), layer.values.grad.numpy(), self._rule
-            if rule.kind == "adam":
-                moments = state["exp_avg"], state["exp_avg_sq"], state["step"].view(np.uint32)
-                _core.tower_adam(values, gradient, *moments, lr, rule.beta1, rule.beta2, rule.eps)
-            elif rule.kind == "adagrad":
-                _core.tower_adagrad(values, gradient, state["sum"], lr, rule.eps)
-            else:
-                layer.values.data.add_(layer.values.grad, alpha=-lr)
+            values.append(layer.values.detach())
+            gradients.append(layer.values.grad)
+            states.append(self._state[index])
+        _take_step(self._rule, values, gradients, states, lr, grad_scale)
 
     def momentum(self, index: int) -> Tensor:
         """Return |first moment| of all atoms of a layer, dead or live, (blocks * places, h); only while `is_warm`."""
@@ -87,7 +111,7 @@ class AtomOptimizer:
         newborn = sources < 0
         new = {name: value[sources.clamp(min=0)] for name, value in old.items()}
         if len(old["step"]) == 0:
-            new = self._zeros(len(sources), self.layers[index].atom_size)
+            new = _zeros(self._rule, len(sources), self.layers[index].atom_size)
         for name, value in new.items():
             value[newborn] = 0
             if name == "step" and self._newborn in ("reset", "seed", "warm") and len(old["step"]):
@@ -110,19 +134,19 @@ class AtomOptimizer:
             ValueError: names or shapes do not fit the layers.
         """
         for index, layer in enumerate(self.layers):
-            self._state[index] = _taken(self._zeros(layer.num_live, layer.atom_size), tensors, f"{index}.")
+            self._state[index] = self._restored(tensors, f"{index}.", layer.num_live, layer.atom_size)
             if self.is_warm:
-                self._all[index] = _taken(self._zeros(layer.num_atoms, layer.atom_size), tensors, f"{index}.all.")
+                self._all[index] = self._restored(tensors, f"{index}.all.", layer.num_atoms, layer.atom_size)
 
-    def _zeros(self, num_atoms: int, size: int) -> dict[str, Tensor]:
-        state = {name: torch.zeros(num_atoms, size) for name in self._fields}
-        return state | {"step": torch.zeros(num_atoms, dtype=torch.int32)}
+    def _restored(self, tensors: Mapping[str, Tensor], prefix: str, num_atoms: int, size: int) -> dict[str, Tensor]:
+        expected = _zeros(self._rule, num_atoms, size)
+        return {field: _taken(value, tensors, prefix + field) for field, value in expected.items()}
 
     def _keep_warm(self, index: int) -> None:
         """Bring the moments of all atoms up to this step; the live have the same beside their values."""
         total, state, rule = self.layers[index].gradient_sum, self._all[index], self._rule
         assert total is not None, "warm newborns need the gradient of all atoms at every step"
-        gradient = total.view(state[self._fields[0]].shape)
+        gradient = total.view(next(iter(state.values())).shape)
         if rule.kind == "adam":
             state["exp_avg"].lerp_(gradient, 1 - rule.beta1)
             state["exp_avg_sq"].mul_(rule.beta2).addcmul_(gradient, gradient, value=1 - rule.beta2)
@@ -130,13 +154,39 @@ class AtomOptimizer:
             state["sum"].addcmul_(gradient, gradient)
 
 
-def _taken(expected: dict[str, Tensor], tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors of these names, which must be of the expected shapes and types."""
-    taken = {}
-    for name, like in expected.items():
-        value = tensors.get(prefix + name)
-        if value is None or value.shape != like.shape or value.dtype != like.dtype:
-            got = "none" if value is None else f"{tuple(value.shape)} {value.dtype}"
-            raise ValueError(f"{prefix}{name} must be {tuple(like.shape)} {like.dtype}, got {got}")
-        taken[name] = value.clone()
-    return taken
+def _zeros(rule: AtomRule, num_atoms: int, size: int) -> dict[str, Tensor]:
+    """Return the state of atoms that have not learnt: moments float32 (k, h), and the count of steps int32 (k,)."""
+    state = {field: torch.zeros(num_atoms, size) for field in _FIELDS[rule.kind]}
+    return state | {"step": torch.zeros(num_atoms, dtype=torch.int32)}
+
+
+def _take_step(
+    rule: AtomRule,
+    values: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    states: Sequence[Mapping[str, Tensor]],
+    lr: float,
+    grad_scale: float,
+) -> None:
+    """Change values and states, each float32 (k, h), by gradients of the same shapes over `grad_scale`: all in one call of the core."""
+    if rule.kind == "sgd":
+        for value, gradient in zip(values, gradients, strict=True):
+            value.add_(gradient, alpha=-lr / grad_scale)
+        return
+    into, given = [value.numpy() for value in values], [gradient.numpy() for gradient in gradients]
+    fields = {field: [state[field].numpy() for state in states] for field in _FIELDS[rule.kind]}
+    if rule.kind == "adam":
+        steps = [state["step"].numpy().view(np.uint32) for state in states]
+        moments = fields["exp_avg"], fields["exp_avg_sq"]
+        _core.tower_adam(into, given, *moments, steps, lr, rule.beta1, rule.beta2, rule.eps, grad_scale)
+    else:
+        _core.tower_adagrad(into, given, fields["sum"], lr, rule.eps, grad_scale)
+
+
+def _taken(expected: Tensor, tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    """Return a copy of the tensor of this name, which must be of the expected shape and type."""
+    value = tensors.get(name)
+    if value is None or value.shape != expected.shape or value.dtype != expected.dtype:
+        got = "none" if value is None else f"{tuple(value.shape)} {value.dtype}"
+        raise ValueError(f"{name} must be {tuple(expected.shape)} {expected.dtype}, got {got}")
+    return value.clone()

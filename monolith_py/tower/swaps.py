@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monolith_py import _core
 from monolith_py.sparsity import SparsityConfig
 from monolith_py.tower.atom_optimizer import AtomOptimizer
 from monolith_py.tower.atoms import Mask, Scores
@@ -51,7 +52,7 @@ class Swaps:
             layer.gradient_sum = torch.zeros(shape) if collecting else None
 
     def after_backward(self, num_examples: int) -> None:
-        """Take what backward left, the gradients of a summed loss; `values.grad` is of the mean already."""
+        """Take what backward left, the gradients of a summed loss."""
         scoring = self._is_scoring()
         for index, layer in enumerate(self.layers):
             if layer.gradient_sum is not None:
@@ -59,8 +60,12 @@ class Swaps:
                 if scoring:
                     before = self._gradients[index]
                     self._gradients[index] = layer.gradient_sum.clone() if before is None else before.add_(layer.gradient_sum)
-            if self.config.keep == "taylor" and layer.values.grad is not None:
-                self._taylor[index] += (layer.values.detach() * layer.values.grad).sum(dim=1).abs_()
+        if self.config.keep == "taylor":
+            known = [index for index, layer in enumerate(self.layers) if layer.values.grad is not None]
+            values = [self.layers[index].values for index in known]
+            gradients = [value.grad.numpy() for value in values if value.grad is not None]
+            sums = [self._taylor[index].numpy() for index in known]
+            _core.tower_taylor([value.detach().numpy() for value in values], gradients, sums, num_examples)
 
     def after_step(self, loss: float, num_examples: int) -> bool:
         """Count the optimizer's step, made on `num_examples` of this mean progressive loss; return whether the topology moved."""

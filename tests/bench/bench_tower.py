@@ -18,7 +18,7 @@ from torch.nn.functional import linear
 
 from monolith_py import _core
 from monolith_py.sparsity import SparsityConfig
-from monolith_py.tower import AtomOptimizer, AtomRule, Swaps, Tower
+from monolith_py.tower import AtomOptimizer, AtomRule, ParameterOptimizer, Swaps, Tower
 
 INPUTS, SIZES = 1024, (512, 256, 128)
 DENSITIES = {"80": 0.2, "90": 0.1}
@@ -144,25 +144,26 @@ def _onednn(inputs: Tensor, packed: Tensor, bias: Tensor) -> Tensor:
 
 def _our_step(tower: Tower, inputs: Tensor, pull: Tensor) -> Call:
     """Return forward, backward and both optimizers of a sparse tower."""
-    atoms = AtomOptimizer(tower.sparse_layers, AtomRule())
-    biases = [layer.bias for layer in tower.sparse_layers]
-    adam = torch.optim.Adam(biases, lr=LR, fused=True)
+    atoms, biases = AtomOptimizer(tower.sparse_layers, AtomRule()), _biases_of(tower)
 
     def run(_: int) -> None:
         inputs.grad = None
         for parameter in tower.parameters():
             parameter.grad = None
         tower(inputs).backward(pull)
-        adam.step()
+        biases.step(LR)
         atoms.step(LR)
 
     return run
 
 
+def _biases_of(tower: Tower) -> ParameterOptimizer:
+    return ParameterOptimizer({str(index): layer.bias for index, layer in enumerate(tower.sparse_layers)}, AtomRule())
+
+
 def _hundred(tower: Tower, config: SparsityConfig, inputs: Tensor, pull: Tensor) -> Call:
     """Return as many steps as lie between swaps, the last with a swap where the settings have one."""
-    atoms = AtomOptimizer(tower.sparse_layers, AtomRule(), config.newborn)
-    adam = torch.optim.Adam([layer.bias for layer in tower.sparse_layers], lr=LR, fused=True)
+    atoms, biases = AtomOptimizer(tower.sparse_layers, AtomRule(), config.newborn), _biases_of(tower)
     swaps = Swaps(tower.sparse_layers, atoms, config, seed=0)
 
     def run(_: int) -> None:
@@ -173,7 +174,7 @@ def _hundred(tower: Tower, config: SparsityConfig, inputs: Tensor, pull: Tensor)
             swaps.before_backward()
             tower(inputs).backward(pull)
             swaps.after_backward(len(inputs))
-            adam.step()
+            biases.step(LR)
             atoms.step(LR)
             swaps.after_step(0.5, len(inputs))
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from monolith_py.tower import AtomOptimizer, AtomRule, SparseLinear
+from monolith_py.tower import AtomOptimizer, AtomRule, ParameterOptimizer, SparseLinear
 from monolith_py.tower.atom_optimizer import Newborn
 
 LR = 0.01
@@ -43,14 +43,26 @@ def move(layer: SparseLinear, optimizer: AtomOptimizer, new: np.ndarray) -> torc
 )
 def test_steps_are_those_of_torch(kind: str, rival: Callable[[nn.Parameter], torch.optim.Optimizer]) -> None:
     layer = make_layer(np.random.default_rng(0).random((3, 9)) < 0.5)
-    mirror = nn.Parameter(layer.values.detach().clone())
-    ours, theirs = AtomOptimizer([layer], AtomRule(kind)), rival(mirror)  # type: ignore[arg-type]
+    mirror, whole = nn.Parameter(layer.values.detach().clone()), nn.Parameter(layer.values.detach().clone())
+    rule = AtomRule(kind)  # type: ignore[arg-type]
+    atoms, parameters, theirs = AtomOptimizer([layer], rule), ParameterOptimizer({"whole": whole}, rule), rival(mirror)
     for _ in range(20):
         gradient = torch.randn_like(mirror)
-        layer.values.grad, mirror.grad = gradient.clone(), gradient.clone()
-        ours.step(LR)
+        layer.values.grad, whole.grad, mirror.grad = 256 * gradient, 256 * gradient, gradient
+        atoms.step(LR, 256.0)
+        parameters.step(LR, 256.0)
         theirs.step()
     torch.testing.assert_close(layer.values, mirror, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(whole, mirror, rtol=1e-5, atol=1e-7)
+
+
+def test_a_parameter_without_a_gradient_stays_and_does_not_count() -> None:
+    parameters = {name: nn.Parameter(torch.ones(2, 3)) for name in ("idle", "busy")}
+    optimizer = ParameterOptimizer(parameters, AtomRule())
+    parameters["busy"].grad = torch.ones(2, 3)
+    optimizer.step(LR)
+    assert torch.equal(parameters["idle"], torch.ones(2, 3)) and bool((parameters["busy"] < 1).all())
+    assert [optimizer.state()[f"step.{name}"].item() for name in parameters] == [0, 1]
 
 
 @pytest.mark.parametrize("newborn", ["count", "reset", "seed"])
@@ -98,3 +110,11 @@ def test_state_of_other_layers_is_refused() -> None:
     state = AtomOptimizer([make_layer(np.ones((1, 4), np.bool_))], AtomRule()).state()
     with pytest.raises(ValueError, match=r"0\.exp_avg must be \(3, 16\) torch.float32, got \(4, 16\) torch.float32"):
         optimizer.restore(state)
+
+
+def test_state_of_other_parameters_is_refused() -> None:
+    state = ParameterOptimizer({"a": torch.zeros(3)}, AtomRule()).state()
+    with pytest.raises(ValueError, match=r"exp_avg\.a must be \(1, 4\) torch.float32, got \(1, 3\) torch.float32"):
+        ParameterOptimizer({"a": torch.zeros(4)}, AtomRule()).restore(state)
+    with pytest.raises(ValueError, match=r"exp_avg\.b must be \(1, 3\) torch.float32, got none"):
+        ParameterOptimizer({"b": torch.zeros(3)}, AtomRule()).restore(state)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from monolith_py.sparsity import SparsityConfig
-from monolith_py.tower import AtomOptimizer, AtomRule, Swaps, Tower
+from monolith_py.tower import AtomOptimizer, AtomRule, ParameterOptimizer, Swaps, Tower
 
 EVERY, DENSITY, LR, SIZES = 7, 0.5, 0.002, (64, 48, 32)
 STEPS = 11 * EVERY  # of the cosine; ten swaps are compared
@@ -58,21 +58,17 @@ class Ours:
         self.tower = tower
         self.atoms = AtomOptimizer(tower.sparse_layers, AtomRule(), CONFIG.newborn)
         self.swaps = Swaps(tower.sparse_layers, self.atoms, CONFIG, seed=0)
-        self.adam = torch.optim.Adam([layer.bias for layer in tower.sparse_layers], lr=LR)
+        self.whole = ParameterOptimizer({str(index): layer.bias for index, layer in enumerate(tower.sparse_layers)}, AtomRule())
 
     def step(self, inputs: Tensor, labels: Tensor) -> bool:
-        self.adam.zero_grad()
-        for layer in self.tower.sparse_layers:
-            layer.values.grad = None
+        for parameter in self.tower.parameters():
+            parameter.grad = None
         self.swaps.before_backward()
         loss = ((self.tower(inputs) - labels) ** 2).sum()
         loss.backward()
-        for value in (value for layer in self.tower.sparse_layers for value in (layer.values, layer.bias)):
-            assert value.grad is not None
-            value.grad /= len(inputs)
         self.swaps.after_backward(len(inputs))
-        self.adam.step()
-        self.atoms.step(LR)
+        self.whole.step(LR, len(inputs))
+        self.atoms.step(LR, len(inputs))
         return self.swaps.after_step(loss.item() / len(inputs), len(inputs))
 
 

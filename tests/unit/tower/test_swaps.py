@@ -44,11 +44,8 @@ class Learner:
         loss.backward()
         if not torch.isfinite(loss):
             return False
-        for layer in self.tower.sparse_layers:
-            assert layer.values.grad is not None
-            layer.values.grad /= BATCH
         self.swaps.after_backward(BATCH)
-        self.atoms.step(0.01)
+        self.atoms.step(0.01, BATCH)
         return self.swaps.after_step(loss.item() / BATCH, BATCH)
 
     def weights(self) -> dict[str, torch.Tensor]:

@@ -51,9 +51,10 @@ def test_rows_learn_from_the_sum_and_towers_from_the_mean(
     fids, weights = once.bags.tables["user_id"].export_rows()
     origin = start.gather(start.find_or_insert(fids, 0))
     np.testing.assert_allclose(twice.bags.tables["user_id"].export_rows()[1] - origin, 2 * (weights - origin), rtol=2e-3, atol=1e-6)
-    gradients = [[p.grad.clone() for p in trainer.model.parameters() if p.grad is not None] for trainer in (once, twice)]
-    for one, two in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-6)
+    moments = [{name: value for name, value in trainer.optimizer.state().items() if ".exp_avg." in name} for trainer in (once, twice)]
+    assert len(moments[0]) == len(list(once.model.parameters()))
+    for name, moment in moments[0].items():
+        torch.testing.assert_close(moment, moments[1][name], rtol=1e-3, atol=1e-7)
     assert len(before)
 
 
@@ -109,7 +110,7 @@ def test_gradients_are_clipped_by_the_norm_of_their_mean(
     norms = []
     for trainer in trainers:
         trainer.step(make_examples(0))
-        gradients = [p.grad.double() for p in trainer.model.parameters() if p.grad is not None]
+        gradients = [p.grad.double() / 32 for p in trainer.model.parameters() if p.grad is not None]
         norms.append(float(sum(gradient.square().sum() for gradient in gradients)) ** 0.5)
     assert norms[0] > 2e-3
     assert norms[1] == pytest.approx(1e-3, rel=1e-4)
