@@ -38,13 +38,26 @@ void tower_adagrad(float* values, const float* gradients, float* state, size_t n
     }
 }
 
-void tower_taylor(const float* values, const float* gradients, float* sums, size_t n, uint32_t height,
-                  float grad_scale) {
+template <uint32_t kHeight>
+[[gnu::always_inline]] inline void add_taylor(const float* values, const float* gradients, float* sums, size_t n,
+                                              uint32_t height, float share) {
+    const uint32_t size = kHeight ? kHeight : height;
     for (size_t k = 0; k < n; ++k) {
         float sum = 0;
-        for (size_t i = k * height; i < (k + 1) * height; ++i) sum += values[i] * gradients[i];
-        sums[k] += __builtin_fabsf(sum) / grad_scale;
+        for (size_t i = k * size; i < (k + 1) * size; ++i) sum += values[i] * gradients[i];
+        sums[k] += __builtin_fabsf(sum) * share;
     }
+}
+
+void tower_taylor(const float* values, const float* gradients, float* sums, size_t n, uint32_t height,
+                  float grad_scale) {
+    const float share = 1 / grad_scale;
+    if (height == kLanes)
+        add_taylor<kLanes>(values, gradients, sums, n, height, share);
+    else if (height == 1)
+        add_taylor<1>(values, gradients, sums, n, height, share);
+    else
+        add_taylor<0>(values, gradients, sums, n, height, share);
 }
 
 }  // namespace
