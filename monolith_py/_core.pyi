@@ -14,6 +14,7 @@ FloatArray = npt.NDArray[np.float32]
 NO_ROW: int  # 0xFFFFFFFF: this fid has no row
 
 def simd_level() -> str: ...  # "avx512" | "avx2" | "portable"
+def simd_levels() -> list[str]: ...  # what this machine has, the best first
 def set_simd_level(level: str) -> None: ...  # for tests and benches: force a lower level
 def set_num_threads(num_threads: int) -> None: ...  # of the pool that all tables share
 def num_threads() -> int: ...

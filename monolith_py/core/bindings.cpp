@@ -12,6 +12,7 @@ NB_MODULE(_core, m) {
     nb::set_leak_warnings(false);  // what lives until the interpreter ends is no leak
     using namespace nb::literals;
     m.def("simd_level", &simd_level);
+    m.def("simd_levels", &simd_levels);
     m.def("set_simd_level", [](const std::string& level) {
         if (!set_simd_level(level)) refuse("level must be one that this machine has, got '" + level + "'");
     });

@@ -2,6 +2,7 @@
 #include "kernels.hpp"
 
 #include <atomic>
+#include <span>
 
 namespace monolith {
 
@@ -19,7 +20,7 @@ struct Level {
     bool available;
 };
 
-const Level* levels(size_t* count) {
+std::span<const Level> levels() {
 #if defined(__x86_64__)
     static const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                              __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
@@ -30,18 +31,16 @@ const Level* levels(size_t* count) {
 #else
     static const Level all[] = {{"portable", &kKernelsPortable, true}};
 #endif
-    *count = sizeof all / sizeof all[0];
     return all;
 }
 
-const Level* best() {
-    size_t count;
-    const Level* all = levels(&count);
-    while (!all->available) ++all;
-    return all;
+const Level* available(const std::string& name) {
+    for (const Level& level : levels())
+        if (level.name == name && level.available) return &level;
+    return nullptr;
 }
 
-std::atomic<const Level*> chosen{best()};
+std::atomic<const Level*> chosen{available(simd_levels().front())};
 
 }  // namespace
 
@@ -49,15 +48,17 @@ const Kernels& kernels() { return *chosen.load(std::memory_order_relaxed)->kerne
 
 std::string simd_level() { return chosen.load()->name; }
 
-bool set_simd_level(const std::string& level) {
-    size_t count;
-    const Level* all = levels(&count);
-    for (size_t i = 0; i < count; ++i)
-        if (all[i].name == level && all[i].available) {
-            chosen = &all[i];
-            return true;
-        }
-    return false;
+std::vector<std::string> simd_levels() {
+    std::vector<std::string> names;
+    for (const Level& level : levels())
+        if (level.available) names.push_back(level.name);
+    return names;
+}
+
+bool set_simd_level(const std::string& name) {
+    const Level* const level = available(name);
+    if (level) chosen = level;
+    return level != nullptr;
 }
 
 }  // namespace monolith

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "bucket.hpp"
 #include "settings.hpp"
@@ -109,7 +110,8 @@ struct Kernels {
 };
 
 const Kernels& kernels();
-std::string simd_level();                       // "avx512" | "avx2" | "portable"
-bool set_simd_level(const std::string& level);  // false: this machine does not have it
+std::string simd_level();                      // "avx512" | "avx2" | "portable"
+std::vector<std::string> simd_levels();        // what this machine has, the best first
+bool set_simd_level(const std::string& name);  // false: this machine does not have it
 
 }  // namespace monolith

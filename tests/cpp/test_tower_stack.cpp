@@ -78,18 +78,9 @@ struct Fixture {
     }
 };
 
-std::vector<std::string> levels() {
-    std::vector<std::string> found;
-    const std::string before = simd_level();
-    for (const char* level : {"portable", "avx2", "avx512"})
-        if (set_simd_level(level)) found.push_back(level);
-    set_simd_level(before);
-    return found;
-}
-
 TEST(tails_of_batches_layers_and_parts_stay_within_their_memory) {
     const std::string before = simd_level();
-    for (const std::string& level : levels()) {
+    for (const std::string& level : simd_levels()) {
         set_simd_level(level);
         for (const uint32_t height : {16u, 1u})
             for (const size_t batch : {0u, 1u, 3u, 11u, 12u, 16u, 33u, 80u}) {

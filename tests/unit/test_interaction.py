@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import combinations
 
 import numpy as np
@@ -20,29 +20,6 @@ Float64Array = npt.NDArray[np.float64]
 Meet = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 SHAPES = [(1, 1, 4), (3, 2, 4), (5, 7, 16)]
 MEETINGS = [factorize, pairwise_dots]
-
-
-@pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    num_threads, level = _core.num_threads(), _core.simd_level()
-    yield
-    _core.set_num_threads(num_threads)
-    _core.set_simd_level(level)
-
-
-def levels() -> list[str]:
-    found = []
-    for name in ("avx512", "avx2", "portable"):
-        try:
-            _core.set_simd_level(name)
-        except ValueError:
-            continue
-        found.append(name)
-    _core.set_simd_level(found[0])
-    return found
-
-
-LEVELS = levels()
 
 
 def expected_outputs(meet: Meet, rows: Float64Array) -> Float64Array:
@@ -72,7 +49,7 @@ def test_the_plain_terms_are_sums_of_components_0_and_of_the_dots_of_all_pairs_w
     np.testing.assert_allclose(terms, expected_outputs(factorize, rows), atol=1e-10)
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", _core.simd_levels())
 @pytest.mark.parametrize("meet", MEETINGS)
 @settings(max_examples=40, deadline=None)
 @given(
@@ -120,7 +97,7 @@ def test_many_rows_are_the_same_on_one_thread_and_on_two(meet: Meet) -> None:
     assert all(bool((one == two).all()) for one, two in zip(*results, strict=True))
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", _core.simd_levels())
 def test_gradients_past_the_cache_are_those_of_halves_within(level: str) -> None:
     _core.set_simd_level(level)
     pooled = torch.from_numpy(np.random.default_rng(0).normal(size=(3000, 26 * 16)).astype(np.float32))
@@ -168,7 +145,7 @@ def test_the_core_is_exact_where_bf16_would_round() -> None:
 
 
 @pytest.mark.parametrize("bad", [2.0**48, -(2.0**100), float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", _core.simd_levels())
 def test_values_are_bounded_or_not_wherever_they_lie(level: str, bad: float) -> None:
     _core.set_simd_level(level)
     values = np.full(70_001, -(2.0**47.9), np.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,20 +18,6 @@ NUM_FIDS = 20_000
 def start_weights(kind: Any, scale: float = 1.0, dim: int = 16, seed: int = 1, fids: np.ndarray | None = None) -> np.ndarray:
     table = EmbeddingTable(dim, Sgd(), initializer=kind, init_scale=scale, seed=seed)
     return table.gather(table.find_or_insert(np.arange(NUM_FIDS) if fids is None else fids, 0))
-
-
-@pytest.fixture
-def level() -> Iterator[None]:
-    """Set the level of the kernels back afterwards."""
-    best = _core.simd_level()
-    yield
-    _core.set_simd_level(best)
-
-
-def levels() -> list[str]:
-    """What this machine has; the first is the best."""
-    every = ["avx512", "avx2", "portable"]
-    return every[every.index(_core.simd_level()) :]
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.25, 3.0])
@@ -99,10 +84,10 @@ def test_a_row_starts_alike_in_any_order_and_any_company(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dim", [4, 16, 20])
-def test_every_level_of_the_kernels_starts_rows_alike(level: None, kind: str, dim: int) -> None:
+def test_every_level_of_the_kernels_starts_rows_alike(kind: str, dim: int) -> None:
     weights = {}
-    for name in levels():
+    for name in _core.simd_levels():
         _core.set_simd_level(name)
         weights[name] = start_weights(kind, 0.3, dim)
-    for name in levels():
-        np.testing.assert_array_equal(weights[name], weights[levels()[0]], name)
+    for name in _core.simd_levels():
+        np.testing.assert_array_equal(weights[name], weights[_core.simd_levels()[0]], name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,27 +15,6 @@ from monolith_py.table import NO_ROW, Adagrad, Adam, Admission, Budget, Embeddin
 
 BATCH = 45_000  # fids; a call of so many is split into many parts
 Result = dict[str, np.ndarray]
-
-
-@pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    """Set threads and level of the kernels back afterwards."""
-    num_threads, level = _core.num_threads(), _core.simd_level()
-    yield
-    _core.set_num_threads(num_threads)
-    _core.set_simd_level(level)
-
-
-def levels() -> list[str]:
-    """What this machine has, the best first."""
-    found = []
-    for name in ("avx512", "avx2", "portable"):
-        try:
-            _core.set_simd_level(name)
-        except ValueError:
-            continue
-        found.append(name)
-    return found
 
 
 def make_table(**settings: Any) -> EmbeddingTable:
@@ -165,7 +144,7 @@ def close(got: Result, expected: Result) -> None:
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_a_table_is_the_same_on_every_level_but_for_rounding(settings: dict[str, Any], tmp_path: Path) -> None:
     result = {}
-    for name in levels():
+    for name in _core.simd_levels():
         _core.set_simd_level(name)
         assert _core.simd_level() == name
         result[name] = trained(settings, tmp_path / "t", size=12_000)
@@ -175,7 +154,7 @@ def test_a_table_is_the_same_on_every_level_but_for_rounding(settings: dict[str,
 
 def test_pooled_calls_are_the_same_on_every_level_but_for_rounding() -> None:
     result = {}
-    for name in levels():
+    for name in _core.simd_levels():
         _core.set_simd_level(name)
         result[name] = pooled(3_000)
     for name in result:
@@ -188,7 +167,7 @@ def test_every_width_is_gathered_and_updated_alike_on_every_level(dim: int) -> N
     fids = generator.integers(0, 500, 3_000)
     gradients = generator.normal(size=(3_000, dim)).astype(np.float32)
     weights = {}
-    for name in levels():
+    for name in _core.simd_levels():
         _core.set_simd_level(name)
         table = make_table(dim=dim)
         table.update(table.find_or_insert(fids, 0), gradients)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,16 +19,6 @@ Array = npt.NDArray[np.float64]
 Float = npt.NDArray[np.float32]
 WIDTHS = [1, 2, 15, 16, 17, 33, 100]
 BATCHES = [0, 1, 2, 3, 4, 5, 11, 12, 15, 16, 17, 63, 64, 65, 130, 300]
-ALL_LEVELS = ["avx512", "avx2", "portable"]
-LEVELS = ALL_LEVELS[ALL_LEVELS.index(_core.simd_level()) :]  # the core has begun with the best of this machine
-
-
-@pytest.fixture(autouse=True)
-def _restore() -> Iterator[None]:
-    level, threads = _core.simd_level(), _core.num_threads()
-    yield
-    _core.set_simd_level(level)
-    _core.set_num_threads(threads)
 
 
 @dataclass
@@ -197,7 +186,7 @@ def check(case: Case) -> None:
 
 @settings(max_examples=150)
 @given(
-    level=st.sampled_from(LEVELS),
+    level=st.sampled_from(_core.simd_levels()),
     widths=st.lists(st.sampled_from(WIDTHS), min_size=2, max_size=4),
     height=st.sampled_from([16, 1]),
     batch=st.sampled_from(BATCHES),
@@ -213,7 +202,7 @@ def test_every_shape_matches_float64(level: str, **arguments: object) -> None:
     check(make_case(**arguments))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", _core.simd_levels())
 @pytest.mark.parametrize("height", [16, 1])
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("batch", BATCHES)
@@ -252,7 +241,7 @@ def test_threads_may_go_forward_at_once() -> None:
         assert all(pool.map(call, range(200)))
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", _core.simd_levels())
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("batch", [3, 20])
