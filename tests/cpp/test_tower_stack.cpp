@@ -176,15 +176,19 @@ TEST(a_topology_that_does_not_fit_changes_nothing) {
 }
 
 TEST(optimizers_touch_their_atoms_alone) {
-    for (const size_t n : {1u, 7u, 5000u}) {
-        std::vector<float> values = values_of(n * 16), gradients = values_of(n * 16), m(n * 16), v(n * 16);
+    for (const auto& [n, height] : {std::pair{1u, 16u}, {7u, 16u}, {5000u, 16u}, {5000u, 1u}, {1u, 70'003u}}) {
+        const size_t size = size_t{n} * height;
+        std::vector<float> values = values_of(size), gradients = values_of(size), m(size), v(size), sums(n);
         std::vector<uint32_t> steps(n);
         ThreadPool::instance().set_num_threads(2);
-        step_adam(values.data(), gradients.data(), m.data(), v.data(), steps.data(), n, 16, {0.1, 0.9, 0.999, 1e-8});
-        step_adagrad(values.data(), gradients.data(), v.data(), n * 16, 0.1f, 1e-8f);
+        step_adam(values.data(), gradients.data(), m.data(), v.data(), steps.data(), n, height,
+                  {0.1, 0.9, 0.999, 1e-8, 4});
+        step_adagrad(values.data(), gradients.data(), v.data(), size, {0.1f, 1e-8f, 4});
+        kernels().tower.taylor(values.data(), gradients.data(), sums.data(), n, height, 4);
         ThreadPool::instance().set_num_threads(1);
         for (const uint32_t count : steps) CHECK(count == 1);
         for (const float value : values) CHECK(std::isfinite(value));
+        for (const float sum : sums) CHECK(sum >= 0);
     }
 }
 
