@@ -40,14 +40,14 @@ class EmbeddingTable {
     }
     void gather(const uint32_t* rows, size_t n, float* weights) const {
         const RowsView table = content_.store.view();
-        split(n, [&](size_t begin, size_t end) {
+        split(n, kPerThread, [&](size_t begin, size_t end) {
             kernels().gather(table, rows + begin, end - begin, weights + begin * table.dim);
         });
     }
     // Rows as bytes, each slice in its encoding.
     void encode(const uint32_t* rows, size_t n, uint8_t* encoded, size_t row_bytes) const {
         const std::vector<Slice>& slices = content_.settings.slices;
-        split(n, [&](size_t begin, size_t end) {
+        split(n, kPerThread, [&](size_t begin, size_t end) {
             kernels().encode(content_.store.view(), slices.data(), slices.size(), rows + begin, end - begin,
                              encoded + begin * row_bytes, row_bytes);
         });
@@ -56,7 +56,7 @@ class EmbeddingTable {
     // ---- insertion and update, whole or in phases
 
     // How many parts a look-up or an insertion of n is worth.
-    size_t parts(size_t n) const { return std::min(parts_of(n, 4096), content_.map.num_shards()); }
+    size_t parts(size_t n) const { return std::min(parts_of(n, kPerThread), content_.map.num_shards()); }
     Insertion& insertion() { return insertion_; }
     void find_or_insert(const int64_t* fids, size_t n, int64_t now_s, uint32_t* rows) {
         const Lookup lookup{fids, n, rows};

@@ -11,18 +11,11 @@
 
 namespace monolith {
 
-// Call task(begin, end) for parts of `n` items, each worth a thread's while.
-template <typename Task>
-void share_out(size_t n, size_t floats_each, Task&& task) {
-    constexpr size_t kLeastFloats = 1 << 15;
-    ThreadPool& pool = ThreadPool::instance();
-    const size_t parts = std::min({static_cast<size_t>(pool.num_threads()), n * floats_each / kLeastFloats + 1, n + 1});
-    pool.run(parts, [&](size_t part) { task(n * part / parts, n * (part + 1) / parts); });
-}
+constexpr size_t kFloatsPerThread = size_t{1} << 15;  // worth a thread's while
 
 inline bool all_bounded(const float* values, size_t n) {
     std::atomic<bool> bounded{true};
-    share_out(n, 1, [&](size_t begin, size_t end) {
+    split(n, kFloatsPerThread, [&](size_t begin, size_t end) {
         if (!kernels().all_bounded(values + begin, end - begin)) bounded = false;
     });
     return bounded;
@@ -49,8 +42,9 @@ struct Interaction {
   private:
     template <typename Task>
     void share(Task&& task) const {
-        share_out(batch, size_t{num_features} * dim,
-                  [&](size_t begin, size_t end) { task(PooledRows{pooled, num_features, dim, begin, end}); });
+        const size_t floats = size_t{num_features} * dim;
+        split(batch, kFloatsPerThread / (floats + 1) + 1,
+              [&](size_t begin, size_t end) { task(PooledRows{pooled, num_features, dim, begin, end}); });
     }
     std::vector<float> room() const {
         return std::vector<float>((size_t{num_features} + 15) / 16 * 16 * std::max(num_features, dim));

@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -144,5 +145,17 @@ class ThreadPool {
     std::exception_ptr failure_;
     const pid_t process_ = ::getpid();
 };
+
+// How many parts n items are worth where a thread should have `per_part` or more.
+inline size_t parts_of(size_t n, size_t per_part) {
+    return std::min(static_cast<size_t>(ThreadPool::instance().num_threads()), n / per_part + 1);
+}
+
+// Share n items out among the threads: run(begin, end) for each part.
+template <typename F>
+void split(size_t n, size_t per_part, F&& run) {
+    const size_t parts = parts_of(n, per_part);
+    ThreadPool::instance().run(parts, [&](size_t part) { run(n * part / parts, n * (part + 1) / parts); });
+}
 
 }  // namespace monolith
