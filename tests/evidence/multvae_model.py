@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax, normalize
 
 from monolith_py.sparsity import SparsityConfig
-from monolith_py.tower import AtomOptimizer, AtomRule, SparseLinear, Swaps
+from monolith_py.tower import AtomOptimizer, AtomRule, ParameterOptimizer, SparseLinear, Swaps
 from monolith_py.tower.budget import atom_targets
 from monolith_py.tower.core_stack import CoreStack
 from monolith_py.tower.schedule import density_at
@@ -95,8 +95,7 @@ class Learner:
     def __init__(self, model: MultVae, recipe: Recipe, sparsity: SparsityConfig, seed: int) -> None:
         self.model, self._recipe = model, recipe
         atoms = {id(layer.values) for layer in model.sparse_layers}
-        self._plain = [value for value in model.parameters() if id(value) not in atoms]
-        self._adam = torch.optim.Adam(self._plain, lr=recipe.lr)
+        self._whole = ParameterOptimizer({name: value for name, value in model.named_parameters() if id(value) not in atoms}, AtomRule())
         self._atoms = AtomOptimizer(model.sparse_layers, AtomRule(), sparsity.newborn)
         self.swaps = Swaps(model.sparse_layers, self._atoms, sparsity, seed) if model.sparse_layers else None
         self._generator = torch.Generator().manual_seed(seed)
@@ -115,12 +114,12 @@ class Learner:
         loss = (beta * kl - (log_softmax(logits, dim=1) * given).sum(dim=1)).mean()
         if not torch.isfinite(loss):
             raise FloatingPointError(f"loss must be finite, got {float(loss.detach())} at step {self._steps}")
-        for value in (*self._plain, *(layer.values for layer in self.model.sparse_layers)):
-            value.grad = None
+        for parameter in self.model.parameters():
+            parameter.grad = None
         if self.swaps is not None:
             self.swaps.before_backward()
         loss.backward()
-        self._adam.step()
+        self._whole.step(self._recipe.lr)
         found = float(loss.detach())
         if self.swaps is not None:
             self.swaps.after_backward(1)  # the gradients are of the mean

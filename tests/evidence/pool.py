@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import argparse
 import logging
-import multiprocessing
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from pool_passes import PoolOutcome, learn
 from pool_report import verdict, write_report
 from pool_speed import speeds
 from pool_variants import EVERYTHING, PoolVariant
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from side_by_side import side_by_side
 from tower_streams import TowerStream, kuairand_stream
 
 from monolith_py import _core
@@ -70,14 +68,9 @@ def main(arguments: Sequence[str]) -> None:
 
 def run_all(tasks: Sequence[Task], stream: TowerStream, jobs: int) -> dict[str, list[PoolOutcome]]:
     """Return the outcomes of each variant by name, in the order of their seeds."""
-    columns = (TextColumn("passes"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    context = multiprocessing.get_context("spawn")  # a fork would take torch's threads along
     results: dict[str, list[PoolOutcome]] = {}
-    with ProcessPoolExecutor(jobs, context, _receive, (stream,)) as pool, Progress(*columns) as progress:
-        futures = [pool.submit(_learn, *task) for task in tasks]
-        for future in progress.track(as_completed(futures), total=len(futures)):
-            outcome = future.result()
-            results.setdefault(outcome.variant, []).append(outcome)
+    for _, outcome in side_by_side(tasks, _learn, jobs, _receive, stream):
+        results.setdefault(outcome.variant, []).append(outcome)
     for outcomes in results.values():
         outcomes.sort(key=lambda outcome: outcome.seed)
     return results

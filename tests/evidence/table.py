@@ -6,17 +6,15 @@ Writes TABLE.md and its plots; every figure in them is measured in this run. Tak
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import UTC, datetime
 from pathlib import Path
 
 from passes import Outcome, learn
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from side_by_side import side_by_side
 from streams import Columns, criteo_columns, kuairand_columns
 from table_report import write_report
 from variants import COLLISIONS, COUNTERS, CRITEO, FORGETTING, Variant
@@ -70,12 +68,7 @@ def tasks_of(streams: Mapping[str, Columns], *, quick: bool) -> list[tuple[Varia
 
 def run_all(tasks: Sequence[tuple[Variant, int]], streams: Mapping[str, Columns], jobs: int) -> dict[str, list[Outcome]]:
     """Return the outcomes of each variant by its name, in the order of their seeds."""
-    columns = (TextColumn("passes"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    context = multiprocessing.get_context("spawn")  # a fork would take torch's threads along
-    with ProcessPoolExecutor(jobs, context, _receive, (streams,)) as pool, Progress(*columns) as progress:
-        futures = [pool.submit(_learn, variant, seed) for variant, seed in tasks]
-        outcomes = [future.result() for future in progress.track(as_completed(futures), total=len(futures))]
-    return _by_variant(outcomes)
+    return _by_variant(outcome for _, outcome in side_by_side(tasks, _learn, jobs, _receive, streams))
 
 
 def _by_variant(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:

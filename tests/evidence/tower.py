@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import argparse
 import logging
-import multiprocessing
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from side_by_side import side_by_side
 from tower_findings import bars
 from tower_passes import TowerOutcome, learn
 from tower_report import write_report
@@ -86,14 +84,9 @@ def tasks_of(streams: Mapping[str, TowerStream], num_seeds: int | None) -> list[
 
 def run_all(tasks: Sequence[Task], streams: Mapping[str, TowerStream], jobs: int) -> Results:
     """Return the outcomes of each variant by stream and name, in the order of their seeds."""
-    columns = (TextColumn("passes"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    context = multiprocessing.get_context("spawn")  # a fork would take torch's threads along
     results: Results = {}
-    with ProcessPoolExecutor(jobs, context, _receive, (streams,)) as pool, Progress(*columns) as progress:
-        futures = {pool.submit(_learn, *task): task for task in tasks}
-        for future in progress.track(as_completed(futures), total=len(futures)):
-            stream, variant, _ = futures[future]
-            results.setdefault(stream, {}).setdefault(variant.name, []).append(future.result())
+    for (stream, variant, _), outcome in side_by_side(tasks, _learn, jobs, _receive, streams):
+        results.setdefault(stream, {}).setdefault(variant.name, []).append(outcome)
     for of_stream in results.values():
         for outcomes in of_stream.values():
             outcomes.sort(key=lambda outcome: outcome.seed)
