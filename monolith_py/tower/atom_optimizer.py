@@ -44,10 +44,13 @@ class ParameterOptimizer:
 
     def step(self, lr: float, grad_scale: float = 1.0) -> None:
         """Take a step by `grad / grad_scale` of each parameter, which is left as it is; one without a gradient stays."""
-        steps = [(name, value, value.grad) for name, value in self._parameters.items() if value.grad is not None]
-        values = [value.detach().view(1, -1) for _, value, _ in steps]
-        gradients = [gradient.contiguous().view(1, -1) for _, _, gradient in steps if gradient is not None]
-        _take_step(self._rule, values, gradients, [self._state[name] for name, _, _ in steps], lr, grad_scale)
+        values, gradients, states = [], [], []
+        for name, value in self._parameters.items():
+            if value.grad is not None:
+                values.append(value.detach().view(1, -1))
+                gradients.append(value.grad.contiguous().view(1, -1))
+                states.append(self._state[name])
+        _take_step(self._rule, values, gradients, states, lr, grad_scale)
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that `restore` needs to go on bit-equal: the optimizer's own tensors, by names such as "exp_avg.head.bias"."""
