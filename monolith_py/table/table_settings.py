@@ -1,4 +1,4 @@
-"""What a saved table was told, read from the header of its snapshot (`visit_meta` in core/snapshot_meta.hpp) without its rows."""
+"""What a saved table was told, read from the header of its snapshot (`visit_meta` in core/snapshot/meta.hpp) without its rows."""
 
 from __future__ import annotations
 

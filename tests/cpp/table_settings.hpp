@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "snapshot.hpp"
+#include "snapshot/writer.hpp"
 
 namespace monolith::check {
 

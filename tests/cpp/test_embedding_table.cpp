@@ -3,7 +3,7 @@
 #include <unordered_map>
 
 #include "check.hpp"
-#include "pooled.hpp"
+#include "table/pooled.hpp"
 #include "table_settings.hpp"
 
 namespace {

@@ -7,7 +7,7 @@
 #include <unordered_map>
 
 #include "check.hpp"
-#include "id_map.hpp"
+#include "index/id_map.hpp"
 
 namespace {
 

@@ -2,7 +2,7 @@
 #include <set>
 
 #include "check.hpp"
-#include "row_store.hpp"
+#include "table/row_store.hpp"
 
 namespace {
 

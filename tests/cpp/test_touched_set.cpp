@@ -2,7 +2,7 @@
 #include <map>
 
 #include "check.hpp"
-#include "touched_set.hpp"
+#include "table/touched_set.hpp"
 
 namespace {
 

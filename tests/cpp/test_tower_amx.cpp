@@ -6,7 +6,7 @@
 #include <thread>
 
 #include "check.hpp"
-#include "thread_pool.hpp"
+#include "memory/thread_pool.hpp"
 #include "tower_reference.hpp"
 
 namespace {

@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "check.hpp"
-#include "thread_pool.hpp"
-#include "tower_optimizers.hpp"
-#include "tower_stack.hpp"
+#include "memory/thread_pool.hpp"
+#include "tower/optimizers.hpp"
+#include "tower/stack.hpp"
 
 namespace {
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "tower_engine.hpp"
+#include "tower/engine.hpp"
 
 namespace monolith::check {
 

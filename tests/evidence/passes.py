@@ -25,7 +25,7 @@ from monolith_py.table import Adagrad, Budget, EmbeddingBags, EmbeddingTable, Fe
 from monolith_py.training import auc, normalized_entropy
 
 # What the core counts for an entry of the id map and for a row's fid when it holds a table to its budget (used_bytes in
-# monolith_py/core/table_content.hpp). The memory that it asks the system for comes in pages, which hide what small tables need.
+# monolith_py/core/table/table_content.hpp). The memory that it asks the system for comes in pages, which hide what small tables need.
 ENTRY_BYTES = 16 / 0.65
 FID_BYTES = 8
 

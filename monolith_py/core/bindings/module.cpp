@@ -1,0 +1,38 @@
+// The module: the choice of instruction set, threads, and the parts. Nothing but the bindings' sources knows Python.
+#include "bindings/module.hpp"
+
+#include "bindings/arrays.hpp"
+#include "index/hash.hpp"
+#include "kernels/kernels.hpp"
+#include "memory/thread_pool.hpp"
+
+using namespace monolith;
+
+NB_MODULE(_core, m) {
+    nb::set_leak_warnings(false);  // what lives until the interpreter ends is no leak
+    using namespace nb::literals;
+    m.def("simd_level", &simd_level);
+    m.def("simd_levels", &simd_levels);
+    m.def("set_simd_level", [](const std::string& level) {
+        if (!set_simd_level(level)) refuse("level must be one that this machine has, got '" + level + "'");
+    });
+    m.def("set_num_threads", [](int num_threads) {
+        if (num_threads < 1) refuse("num_threads must be >= 1, got " + std::to_string(num_threads));
+        nb::gil_scoped_release nogil;
+        ThreadPool::instance().set_num_threads(num_threads);
+    });
+    m.def("num_threads", [] { return ThreadPool::instance().num_threads(); });
+    m.def(
+        "hash_fids",
+        [](Fids fids) {
+            std::vector<uint64_t> hashes(fids.size());
+            for (size_t i = 0; i < fids.size(); ++i) hashes[i] = hash_fid(fids.data()[i]);
+            return vector_array(hashes);
+        },
+        nb::arg("fids").noconvert());
+    bind_id_map(m);
+    bind_table(m);
+    bind_pooled(m);
+    bind_interaction(m);
+    bind_tower(m);
+}

@@ -1,0 +1,119 @@
+// Pooled look-up and its backward for Python.
+#include "table/pooled.hpp"
+
+#include <algorithm>
+#include <functional>
+#include <mutex>
+#include <numeric>
+#include <shared_mutex>
+#include <stdexcept>
+
+#include "bindings/arrays.hpp"
+#include "bindings/module.hpp"
+#include "bindings/table.hpp"
+#include "tower/interaction.hpp"
+
+namespace {
+
+using namespace monolith;
+
+struct NotFinite : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+// Locks of all distinct tables of a call, taken in address order so that two calls cannot wait for each other.
+template <typename Lock>
+std::vector<Lock> lock_all(std::vector<Table*> tables) {
+    std::sort(tables.begin(), tables.end());
+    tables.erase(std::unique(tables.begin(), tables.end()), tables.end());
+    std::vector<Lock> locks;
+    for (Table* table : tables) locks.emplace_back(table->mutex);
+    return locks;
+}
+
+// The features of a pooled call: 0 sums, 1 takes the mean, -n keeps the first n.
+std::vector<Feature> features_of(const std::vector<Table*>& tables, const std::vector<int>& pooling) {
+    expect("pooling", tables.size(), pooling.size());
+    std::vector<Feature> features;
+    for (size_t f = 0; f < tables.size(); ++f)
+        features.push_back({&tables[f]->table,
+                            pooling[f] < 0    ? Pooling::kFirst
+                            : pooling[f] == 1 ? Pooling::kMean
+                                              : Pooling::kSum,
+                            pooling[f] < 0 ? static_cast<uint32_t>(-pooling[f]) : 0});
+    return features;
+}
+
+void check_bags(const std::vector<Feature>& features, const Fids& offsets, const std::optional<ConstFloats>& scales,
+                size_t num_fids, size_t num_bags, size_t width) {
+    expect("offsets", features.size() * num_bags + 1, offsets.size());
+    if (scales) expect("weights", num_fids, scales->size());
+    size_t sum = 0;
+    for (const Feature& feature : features) sum += feature.width();
+    expect("row width", sum, width);
+    const int64_t* const at = offsets.data();
+    const size_t last = offsets.size() - 1;
+    if (at[0] != 0) refuse("offsets must begin at 0 and not decrease");
+    if (static_cast<size_t>(at[last]) != num_fids) refuse("offsets must end at the number of fids");
+    // All at once, in vectors: a negative one, or a step down between two that are not, leaves the top bit set.
+    uint64_t wrong = 0;
+    for (size_t i = 0; i < last; ++i)
+        wrong |= static_cast<uint64_t>(at[i + 1]) | (static_cast<uint64_t>(at[i + 1]) - static_cast<uint64_t>(at[i]));
+    if (wrong >> 63) refuse("offsets must begin at 0 and not decrease");
+}
+
+}  // namespace
+
+void bind_pooled(nb::module_& m) {
+    using namespace nb::literals;
+    nb::exception<NotFinite>(m, "NotFinite", PyExc_FloatingPointError);
+    m.def(
+        "offsets_of",
+        [](ConstLengths lengths, Offsets offsets) {
+            expect("offsets", lengths.size() + 1, offsets.size());
+            offsets.data()[0] = 0;
+            std::inclusive_scan(lengths.data(), lengths.data() + lengths.size(), offsets.data() + 1, std::plus<>(),
+                                int64_t{0});
+        },
+        nb::arg("lengths").noconvert(), nb::arg("offsets").noconvert());
+    m.def(
+        "pooled_forward",
+        [](std::vector<Table*> tables, Fids fids, Fids offsets, std::optional<ConstFloats> scales,
+           const std::vector<int>& pooling, int64_t now_s, bool insert, Matrix pooled, Rows rows) {
+            const std::vector<Feature> features = features_of(tables, pooling);
+            check_bags(features, offsets, scales, fids.size(), pooled.shape(0), pooled.shape(1));
+            expect_time(now_s);
+            expect("rows", fids.size(), rows.size());
+            nb::gil_scoped_release nogil;
+            const Batch batch{features, offsets.data(), scales ? scales->data() : nullptr, pooled.shape(0),
+                              pooled.shape(1)};
+            const auto run = [&]([[maybe_unused]] auto locks) {
+                pooled_forward(batch, fids.data(), now_s, insert, pooled.data(), rows.data());
+            };
+            if (insert)
+                run(lock_all<std::unique_lock<std::shared_mutex>>(tables));
+            else
+                run(lock_all<std::shared_lock<std::shared_mutex>>(tables));
+        },
+        "tables"_a, nb::arg("fids").noconvert(), nb::arg("offsets").noconvert(), nb::arg("weights").noconvert().none(),
+        "pooling"_a, "now_s"_a, "insert"_a, nb::arg("pooled").noconvert(), nb::arg("rows").noconvert());
+    m.def(
+        "pooled_backward",
+        [](std::vector<Table*> tables, ConstRows rows, Fids offsets, std::optional<ConstFloats> scales,
+           const std::vector<int>& pooling, ConstMatrix gradients) {
+            const std::vector<Feature> features = features_of(tables, pooling);
+            check_bags(features, offsets, scales, rows.size(), gradients.shape(0), gradients.shape(1));
+            nb::gil_scoped_release nogil;
+            const Batch batch{features, offsets.data(), scales ? scales->data() : nullptr, gradients.shape(0),
+                              gradients.shape(1)};
+            if (!all_bounded(gradients.data(), gradients.size()))
+                throw NotFinite(
+                    "gradient of the pooled rows must be below 2^48, got NaN, Inf or more; no row was changed");
+            auto locks = lock_all<std::unique_lock<std::shared_mutex>>(tables);
+            for (size_t f = 0; f < tables.size(); ++f)
+                expect_rows(tables[f]->table, rows.data() + batch.begin(f), batch.size(f));
+            return pooled_backward(batch, rows.data(), gradients.data());
+        },
+        "tables"_a, nb::arg("rows").noconvert(), nb::arg("offsets").noconvert(), nb::arg("weights").noconvert().none(),
+        "pooling"_a, nb::arg("gradients").noconvert());
+}

@@ -1,0 +1,252 @@
+// Tables and their snapshots for Python: arrays are checked here, then the GIL is released and the table's lock taken.
+#include "bindings/table.hpp"
+
+#include <nanobind/stl/map.h>
+#include <nanobind/stl/unique_ptr.h>
+
+#include <memory>
+#include <mutex>
+
+#include "bindings/arrays.hpp"
+#include "bindings/module.hpp"
+#include "bindings/saving.hpp"
+#include "bindings/settings.hpp"
+
+namespace {
+
+using namespace nb::literals;
+
+void bind_slice(nb::module_& m) {
+    nb::class_<Slice>(m, "Slice")
+        .def(
+            "__init__",
+            [](Slice* self, const std::string& name, uint32_t dim, const std::string& optimizer,
+               const std::map<std::string, double>& hyper, const std::string& initializer, float init_scale,
+               const std::string& encoding) {
+                new (self) Slice(slice_of(name, dim, optimizer, hyper, initializer, init_scale, encoding));
+            },
+            "name"_a, "dim"_a, "optimizer"_a, "hyper"_a, "initializer"_a, "init_scale"_a, "encoding"_a)
+        .def_ro("name", &Slice::name)
+        .def_ro("dim", &Slice::dim);
+}
+
+nb::class_<Table> bind_settings(nb::module_& m) {
+    return nb::class_<Table>(m, "Table")
+        .def(
+            "__init__",
+            [](Table* self, const std::vector<Slice>& slices, uint64_t seed, const std::string& admission,
+               int64_t admit_after, uint64_t sketch_bytes, int64_t sketch_window_s, int64_t ttl_s,
+               const std::string& eviction, uint64_t budget_bytes, int64_t half_life_s) {
+                new (self) Table(settings_of(slices, seed, admission, admit_after, sketch_bytes, sketch_window_s, ttl_s,
+                                             eviction, budget_bytes, half_life_s));
+            },
+            "slices"_a, nb::kw_only(), "seed"_a, "admission"_a, "admit_after"_a, "sketch_bytes"_a, "sketch_window_s"_a,
+            "ttl_s"_a, "eviction"_a, "budget_bytes"_a, "half_life_s"_a)
+        .def("__len__", [](const Table& t) { return t.table.num_rows(); })
+        .def_prop_ro("dim", [](const Table& t) { return t.table.dim(); })
+        .def_prop_ro("num_updates", [](const Table& t) { return t.table.num_updates(); })
+        .def_prop_ro("snapshot_id", [](const Table& t) { return t.table.snapshot_id(); })
+        .def_prop_ro("slices", [](const Table& t) { return t.table.settings().slices; })
+        .def(
+            "set_lr",
+            [](Table& t, size_t slice, float lr) {
+                if (slice >= t.table.settings().slices.size())
+                    refuse("slice must be one of the table's, got " + std::to_string(slice));
+                if (!(lr >= 0)) refuse("lr must be >= 0, got " + std::to_string(lr));
+                std::unique_lock lock(t.mutex);
+                t.table.set_lr(slice, lr);
+            },
+            "slice"_a, "lr"_a);
+}
+
+void bind_batches(nb::class_<Table>& table) {
+    table
+        .def(
+            "find",
+            [](Table& t, Fids fids, Rows rows) {
+                expect("rows", fids.size(), rows.size());
+                nb::gil_scoped_release nogil;
+                std::shared_lock lock(t.mutex);
+                t.table.find(fids.data(), fids.size(), rows.data());
+            },
+            nb::arg("fids").noconvert(), nb::arg("rows").noconvert())
+        .def(
+            "find_or_insert",
+            [](Table& t, Fids fids, int64_t now_s, Rows rows) {
+                expect_time(now_s);
+                expect("rows", fids.size(), rows.size());
+                nb::gil_scoped_release nogil;
+                std::unique_lock lock(t.mutex);
+                t.table.find_or_insert(fids.data(), fids.size(), now_s, rows.data());
+            },
+            nb::arg("fids").noconvert(), "now_s"_a, nb::arg("rows").noconvert())
+        .def(
+            "gather",
+            [](Table& t, ConstRows rows, Matrix weights) {
+                expect_matrix("weights", rows.size(), t.table.dim(), weights);
+                nb::gil_scoped_release nogil;
+                std::shared_lock lock(t.mutex);
+                expect_rows(t.table, rows.data(), rows.size());
+                t.table.gather(rows.data(), rows.size(), weights.data());
+            },
+            nb::arg("rows").noconvert(), nb::arg("weights").noconvert())
+        .def(
+            "update",
+            [](Table& t, ConstRows rows, ConstMatrix gradients) {
+                const uint32_t dim = t.table.dim();
+                expect_matrix("gradients", rows.size(), dim, gradients);
+                nb::gil_scoped_release nogil;
+                std::unique_lock lock(t.mutex);
+                expect_rows(t.table, rows.data(), rows.size());
+                return t.table.update(rows.data(), rows.size(), {gradients.data(), dim, nullptr, nullptr});
+            },
+            nb::arg("rows").noconvert(), nb::arg("gradients").noconvert())
+        .def(
+            "evict",
+            [](Table& t, int64_t now_s, size_t max_slots) {
+                expect_time(now_s);
+                std::vector<int64_t> evicted;
+                {
+                    nb::gil_scoped_release nogil;
+                    std::unique_lock lock(t.mutex);
+                    evicted = t.table.evict(now_s, max_slots);
+                }
+                return vector_array(evicted);
+            },
+            "now_s"_a, "max_slots"_a);
+}
+
+// The ticket, then fids and weights of the rows that were touched, then the fids that were evicted.
+nb::tuple drain(Table& t, const std::string& consumer, bool encoded) {
+    size_t width = t.table.dim();
+    if (encoded) {
+        width = 0;
+        for (const Slice& slice : t.table.settings().slices) width += encoded_bytes(slice.encoding, slice.dim);
+    }
+    TouchedSet::Drained drained;
+    std::vector<int64_t> fids;
+    std::unique_ptr<uint8_t[]> bytes;
+    std::unique_ptr<float[]> weights;
+    {
+        nb::gil_scoped_release nogil;
+        std::unique_lock lock(t.mutex);
+        drained = t.table.drain(consumer);
+        for (const uint32_t row : drained.rows) fids.push_back(t.table.fid(row));
+        if (encoded) {
+            bytes.reset(new uint8_t[fids.size() * width + 1]);
+            t.table.encode(drained.rows.data(), fids.size(), bytes.get(), width);
+        } else {
+            weights.reset(new float[fids.size() * width + 1]);
+            t.table.gather(drained.rows.data(), fids.size(), weights.get());
+        }
+    }
+    const nb::object rows = encoded ? matrix_array(std::move(bytes), fids.size(), width)
+                                    : matrix_array(std::move(weights), fids.size(), width);
+    return nb::make_tuple(drained.ticket, vector_array(fids), rows, vector_array(drained.evicted));
+}
+
+void bind_consumers(nb::class_<Table>& table) {
+    table.def("drain", &drain, "consumer"_a, "encoded"_a)
+        .def(
+            "ack",
+            [](Table& t, const std::string& consumer, uint64_t ticket) {
+                std::unique_lock lock(t.mutex);
+                t.table.ack(consumer, ticket);
+            },
+            "consumer"_a, "ticket"_a);
+}
+
+void bind_inspection(nb::class_<Table>& table) {
+    table
+        .def("export_rows",
+             [](Table& t) {
+                 std::shared_lock lock(t.mutex);
+                 std::vector<int64_t> fids;
+                 std::vector<uint32_t> rows;
+                 for (const auto& [fid, row] : t.table.sorted_rows()) {
+                     fids.push_back(fid);
+                     rows.push_back(row);
+                 }
+                 std::unique_ptr<float[]> weights(new float[rows.size() * t.table.dim() + 1]);
+                 t.table.gather(rows.data(), rows.size(), weights.get());
+                 return nb::make_tuple(vector_array(fids),
+                                       matrix_array(std::move(weights), rows.size(), t.table.dim()));
+             })
+        .def("entries",
+             [](Table& t) {
+                 std::shared_lock lock(t.mutex);
+                 std::vector<int64_t> fids, seen_s;
+                 std::vector<uint32_t> rows;
+                 std::vector<uint16_t> counts;
+                 t.table.for_each([&](int64_t fid, uint32_t row, uint16_t count, int64_t seen) {
+                     fids.push_back(fid);
+                     rows.push_back(row);
+                     counts.push_back(count);
+                     seen_s.push_back(seen);
+                 });
+                 return nb::make_tuple(vector_array(fids), vector_array(rows), vector_array(counts),
+                                       vector_array(seen_s));
+             })
+        .def(
+            "state",
+            [](Table& t, ConstRows rows) {
+                std::shared_lock lock(t.mutex);
+                expect_rows(t.table, rows.data(), rows.size());
+                const size_t width = t.table.rows().state_width;
+                std::unique_ptr<float[]> state(new float[rows.size() * width + 1]());
+                for (size_t i = 0; i < rows.size(); ++i)
+                    if (rows.data()[i] < kCandidate)
+                        std::copy_n(t.table.state(rows.data()[i]), width, &state[i * width]);
+                return matrix_array(std::move(state), rows.size(), width);
+            },
+            nb::arg("rows").noconvert())
+        .def("stats", [](Table& t) {
+            std::shared_lock lock(t.mutex);
+            return t.table.stats();
+        });
+}
+
+void bind_snapshots(nb::module_& m, nb::class_<Table>& table) {
+    nb::exception<SnapshotError>(m, "SnapshotError", PyExc_OSError);
+    table
+        .def(
+            "start_saving",
+            [](Table& t, const std::string& path, uint64_t id, uint64_t parent) {
+                return new Saving(t, path, id, parent);
+            },
+            "path"_a, "id"_a, "parent"_a, nb::keep_alive<0, 1>(), nb::rv_policy::take_ownership)
+        .def(
+            "restore",
+            [](Table& t, const std::string& path, size_t part, size_t parts) {
+                nb::gil_scoped_release nogil;
+                std::unique_lock lock(t.mutex);
+                restore(t.table, path, {part, parts});
+            },
+            "path"_a, "part"_a, "parts"_a);
+    nb::class_<Saving>(m, "Saving")
+        .def("copy", &Saving::copy, "max_rows"_a, nb::call_guard<nb::gil_scoped_release>())
+        .def("cancel", &Saving::cancel, nb::call_guard<nb::gil_scoped_release>())
+        .def("finish", &Saving::finish, nb::call_guard<nb::gil_scoped_release>())
+        .def("commit", &Saving::commit, "track"_a, nb::call_guard<nb::gil_scoped_release>());
+
+    m.def(
+        "restore_table",
+        [](const std::string& path, size_t part, size_t parts) {
+            nb::gil_scoped_release nogil;
+            auto table = std::make_unique<Table>(read_meta(SnapshotFileReader(path)).settings);
+            restore(table->table, path, {part, parts});
+            return table;
+        },
+        "path"_a, "part"_a, "parts"_a);
+}
+
+}  // namespace
+
+void bind_table(nb::module_& m) {
+    bind_slice(m);
+    nb::class_<Table> table = bind_settings(m);
+    bind_batches(table);
+    bind_consumers(table);
+    bind_inspection(table);
+    bind_snapshots(m, table);
+}

@@ -1,0 +1,223 @@
+// A collisionless map from 64-bit fids to row ids: bucketised cuckoo hashing with exact keys, in shards that grow one
+// at a time.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "index/arena.hpp"
+#include "index/bucket.hpp"
+#include "index/hash.hpp"
+
+namespace monolith {
+
+// Calls that change the map must not run with any other, except that inserts into different shards may run together.
+class IdMap {
+  public:
+    // `share` of the machine's memory is the most that it can take.
+    explicit IdMap(double share = 1.0) : shards_(1), arena_(share) { allocate(shards_[0], kFirstBuckets); }
+
+    size_t size() const {
+        size_t sum = 0;
+        for (const Shard& shard : shards_) sum += shard.size;
+        return sum;
+    }
+    size_t capacity() const {
+        size_t sum = 0;
+        for (const Shard& shard : shards_) sum += size_t{shard.num_buckets} * kSlotsPerBucket;
+        return sum;
+    }
+    size_t bytes() const { return arena_.bytes(); }
+    size_t num_shards() const { return shards_.size(); }
+    const Shard& shard(size_t index) const { return shards_[index]; }
+    MapView view() const { return {shards_.data(), shift_}; }
+    size_t shard_of(uint64_t hash) const { return view().shard_of(hash); }
+
+    // Inlined by force: GCC 12 takes a function that only prefetches for one without effect, and drops calls of it.
+    [[gnu::always_inline]] void prefetch(int64_t fid) const {
+        const uint64_t hash = hash_fid(fid);
+        const Shard& shard = shards_[shard_of(hash)];
+        __builtin_prefetch(first_bucket(shard, hash), 1);
+        __builtin_prefetch(second_bucket(shard, hash), 1);
+    }
+
+    Slot find(int64_t fid) const {
+        const uint64_t hash = hash_fid(fid);
+        const Shard& shard = shards_[shard_of(hash)];
+        if (Slot slot = match(first_bucket(shard, hash), fid)) return slot;
+        return match(second_bucket(shard, hash), fid);
+    }
+    // The row of a fid, kCandidate or kNoRow.
+    uint32_t row_of(int64_t fid) const {
+        const Slot slot = find(fid);
+        return slot ? slot.row() : kNoRow;
+    }
+
+    // Insert a fid that is absent; its slot stays valid until the next insert into the same shard.
+    Slot insert(int64_t fid, uint32_t row, uint16_t seen, uint16_t count) {
+        Shard& shard = shards_[shard_of(hash_fid(fid))];
+        if (shard.size >= shard.limit) grow(shard);
+        Slot slot = place(shard, fid, row, seen, count);
+        while (!slot) {
+            grow(shard);
+            slot = place(shard, fid, row, seen, count);
+        }
+        ++shard.size;
+        return slot;
+    }
+
+    void erase(Slot slot) {
+        --shards_[shard_of(hash_fid(slot.key()))].size;
+        slot.row() = kNoRow;
+    }
+
+    // Get ready for `more` entries: a map that outgrows one shard gets all of them at once. Call with no slot in hand.
+    void expect(size_t more) {
+        if (shards_.size() == 1 && shards_[0].size + more > kOneShard) split();
+    }
+
+    template <typename F>
+    void for_each(F&& visit) const {
+        for (const Shard& shard : shards_) for_each_in(shard, visit);
+    }
+    template <typename F>
+    static void for_each_in(const Shard& shard, F&& visit) {
+        for (uint32_t b = 0; b < shard.num_buckets; ++b)
+            for (int i = 0; i < kSlotsPerBucket; ++i)
+                if (shard.buckets[b].rows[i] != kNoRow) visit(Slot{&shard.buckets[b], i});
+    }
+
+    static constexpr size_t kShards = 256;
+
+  private:
+    static constexpr uint32_t kFirstBuckets = 16;
+    static constexpr size_t kOneShard = 1 << 14;
+    static constexpr double kMaxLoad = 0.88;
+
+    void allocate(Shard& shard, uint32_t num_buckets) {
+        shard.buckets = arena_.allocate(num_buckets);
+        shard.num_buckets = num_buckets;
+        shard.size = 0;
+        shard.limit = static_cast<uint32_t>(num_buckets * kSlotsPerBucket * kMaxLoad);
+        for (uint32_t b = 0; b < num_buckets; ++b) {
+            std::memset(&shard.buckets[b], 0, sizeof(Bucket));
+            std::memset(shard.buckets[b].rows, 0xFF, sizeof shard.buckets[b].rows);
+        }
+    }
+
+    // Without a branch for each slot: where the fid lies in its bucket cannot be foretold.
+    static Slot match(Bucket* bucket, int64_t fid) {
+        unsigned found = 0;
+        for (int i = 0; i < kSlotsPerBucket; ++i)
+            found |= static_cast<unsigned>((bucket->keys[i] == fid) & (bucket->rows[i] != kNoRow)) << i;
+        return found ? Slot{bucket, __builtin_ctz(found)} : Slot{};
+    }
+    static Slot empty(Bucket* bucket) {
+        unsigned found = 0;
+        for (int i = 0; i < kSlotsPerBucket; ++i) found |= static_cast<unsigned>(bucket->rows[i] == kNoRow) << i;
+        return found ? Slot{bucket, __builtin_ctz(found)} : Slot{};
+    }
+    static void put(Slot slot, int64_t fid, uint32_t row, uint16_t seen, uint16_t count) {
+        slot.bucket->keys[slot.index] = fid;
+        slot.row() = row;
+        slot.seen() = seen;
+        slot.count() = count;
+    }
+
+    static Slot place(const Shard& shard, int64_t fid, uint32_t row, uint16_t seen, uint16_t count) {
+        const uint64_t hash = hash_fid(fid);
+        Bucket *first = first_bucket(shard, hash), *second = second_bucket(shard, hash);
+        Slot slot = empty(first);
+        if (!slot) slot = empty(second);
+        if (!slot) slot = make_room(shard, first, second);
+        if (slot) put(slot, fid, row, seen, count);
+        return slot;
+    }
+
+    // Breadth-first search for the shortest chain of displacements that frees a slot in one of two full buckets
+    // (libcuckoo, Li et al. 2014, section 4.2); none within kMaxNodes buckets leaves the shard as it was.
+    static Slot make_room(const Shard& shard, Bucket* first, Bucket* second) {
+        struct Node {
+            Bucket* bucket;
+            int parent, index;
+        };
+        constexpr int kMaxNodes = 341;  // two roots and four generations of their entries
+        Node nodes[kMaxNodes];
+        int tail = 0;
+        nodes[tail++] = {first, -1, 0};
+        if (second != first) nodes[tail++] = {second, -1, 0};
+        for (int head = 0; head < tail; ++head)
+            for (int i = 0; i < kSlotsPerBucket; ++i) {
+                const uint64_t hash = hash_fid(nodes[head].bucket->keys[i]);
+                Bucket* other = first_bucket(shard, hash);
+                if (other == nodes[head].bucket) other = second_bucket(shard, hash);
+                if (other == nodes[head].bucket) continue;
+                if (Slot free = empty(other)) {
+                    Slot from{nodes[head].bucket, i};
+                    for (int node = head;; node = nodes[node].parent) {
+                        put(free, from.key(), from.row(), from.seen(), from.count());
+                        free = from;
+                        if (nodes[node].parent < 0) return free;
+                        from = {nodes[nodes[node].parent].bucket, nodes[node].index};
+                    }
+                }
+                bool is_known = false;  // a bucket twice in one chain would move an entry that has moved already
+                for (int node = head; node >= 0 && !is_known; node = nodes[node].parent)
+                    is_known = nodes[node].bucket == other;
+                if (!is_known && tail < kMaxNodes) nodes[tail++] = {other, head, i};
+            }
+        return {};
+    }
+
+    void grow(Shard& shard) {
+        for (uint64_t num_buckets = shard.num_buckets;;) {
+            num_buckets += num_buckets / 2;
+            Shard larger;
+            allocate(larger, static_cast<uint32_t>(num_buckets));
+            if (fill(larger, shard)) {
+                arena_.release(shard.buckets, shard.num_buckets);
+                shard = larger;
+                return;
+            }
+            arena_.release(larger.buckets, larger.num_buckets);
+        }
+    }
+
+    static bool fill(Shard& larger, const Shard& shard) {
+        constexpr uint32_t kAhead = 8;
+        for (uint32_t b = 0; b < shard.num_buckets; ++b) {
+            if (b + kAhead < shard.num_buckets)
+                for (const int64_t key : shard.buckets[b + kAhead].keys)
+                    __builtin_prefetch(first_bucket(larger, hash_fid(key)), 1);
+            for (int i = 0; i < kSlotsPerBucket; ++i) {
+                const Slot s{&shard.buckets[b], i};
+                if (s.row() != kNoRow && !place(larger, s.key(), s.row(), s.seen(), s.count())) return false;
+            }
+        }
+        larger.size = shard.size;
+        return true;
+    }
+
+    // From one shard to kShards, of sizes 1.5^(i / kShards) times the least, so that no two grow at the same time.
+    void split() {
+        const Shard whole = shards_[0];
+        const double least = kOneShard / (kShards * kSlotsPerBucket * kMaxLoad);
+        shards_.assign(kShards, Shard{});
+        shift_ = 63 - 8;
+        for (size_t i = 0; i < kShards; ++i)
+            allocate(shards_[i],
+                     static_cast<uint32_t>(std::ceil(1.25 * least * std::pow(1.5, static_cast<double>(i) / kShards))));
+        for_each_in(whole, [&](Slot s) { insert(s.key(), s.row(), s.seen(), s.count()); });
+        arena_.release(whole.buckets, whole.num_buckets);
+    }
+
+    std::vector<Shard> shards_;
+    BucketArena arena_;
+    int shift_ = 63;
+};
+
+}  // namespace monolith

@@ -1,0 +1,176 @@
+// A snapshot as a file: a header, chunks that each carry their checksum, and an end; written beside its final name and
+// renamed when it is on the disk. A file that lacks its end is torn.
+#pragma once
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bytes/archive.hpp"
+#include "bytes/crc32c.hpp"
+
+namespace monolith {
+
+enum class ChunkTag : uint32_t { kHeader = 1, kEntries = 2, kState = 3, kEnd = 4 };
+
+constexpr uint32_t kAnyBucket = 0xFFFFFFFFu;
+
+struct ChunkHead {
+    char magic[4] = {'M', 'N', 'L', 'T'};
+    uint32_t tag = 0, bucket = kAnyBucket,
+             crc = 0;  // bucket: the virtual bucket that all entries are of; crc over the rest and the payload
+    uint64_t num_entries = 0, num_rows = 0, bytes = 0;
+};
+
+inline uint32_t checksum(ChunkHead head, const char* payload) {
+    head.crc = 0;
+    return crc32c(payload, head.bytes, crc32c(reinterpret_cast<const char*>(&head), sizeof head));
+}
+
+struct Chunk {
+    ChunkHead head;
+    std::string payload;
+};
+
+class SnapshotFileWriter {
+  public:
+    explicit SnapshotFileWriter(std::string path) : path_(std::move(path)), temporary_(path_ + ".tmp") {
+        file_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+        if (file_ < 0) fail();
+    }
+    SnapshotFileWriter(const SnapshotFileWriter&) = delete;
+    SnapshotFileWriter& operator=(const SnapshotFileWriter&) = delete;
+    ~SnapshotFileWriter() {
+        if (file_ < 0) return;
+        ::close(file_);
+        ::unlink(temporary_.c_str());
+    }
+
+    void write(Chunk& chunk) {
+        chunk.head.bytes = chunk.payload.size();
+        chunk.head.crc = checksum(chunk.head, chunk.payload.data());
+        write_all(reinterpret_cast<const char*>(&chunk.head), sizeof chunk.head);
+        write_all(chunk.payload.data(), chunk.payload.size());
+        ++num_chunks_;
+        // Hand what is written to the disk at once, so that the last sync is short.
+        if (unsynced_ += chunk.payload.size(); unsynced_ >= (size_t{16} << 20)) {
+            ::sync_file_range(file_, 0, 0, SYNC_FILE_RANGE_WRITE);
+            unsynced_ = 0;
+        }
+    }
+    void commit() {
+        Chunk end;
+        end.head.tag = static_cast<uint32_t>(ChunkTag::kEnd);
+        end.head.num_entries = num_chunks_;
+        write(end);
+        if (::fsync(file_) != 0) fail();
+        if (::close(std::exchange(file_, -1)) != 0 || std::rename(temporary_.c_str(), path_.c_str()) != 0) {
+            const int reason = errno;
+            ::unlink(temporary_.c_str());
+            throw SnapshotError(path_ + ": " + std::strerror(reason));
+        }
+    }
+
+  private:
+    [[noreturn]] void fail() { throw SnapshotError(path_ + ": " + std::strerror(errno)); }
+    void write_all(const char* data, size_t size) {
+        while (size > 0) {
+            const ssize_t n = ::write(file_, data, size);
+            if (n < 0 && errno == EINTR) continue;
+            if (n < 0) fail();
+            data += n;
+            size -= static_cast<size_t>(n);
+        }
+    }
+    std::string path_, temporary_;
+    int file_ = -1;
+    uint64_t num_chunks_ = 0;
+    size_t unsynced_ = 0;
+};
+
+// One chunk of a file that is mapped.
+struct MappedChunk {
+    ChunkHead head;
+    const char* payload;
+};
+
+// Maps a snapshot and holds every chunk against its checksum; one that is torn or damaged is refused by name.
+class SnapshotFileReader {
+  public:
+    explicit SnapshotFileReader(std::string path) : path_(std::move(path)) {
+        const int file = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
+        if (file < 0) throw SnapshotError(path_ + ": cannot be opened: " + std::strerror(errno));
+        struct stat status{};
+        const bool known = ::fstat(file, &status) == 0 && S_ISREG(status.st_mode);
+        size_ = known ? static_cast<size_t>(status.st_size) : 0;
+        void* data = size_ > 0 ? ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE | MAP_POPULATE, file, 0) : MAP_FAILED;
+        ::close(file);
+        if (data == MAP_FAILED) {
+            size_ = 0;
+            throw SnapshotError(path_ + ": torn, it holds nothing that can be read");
+        }
+        data_ = static_cast<const char*>(data);
+        try {
+            index();
+        } catch (...) {
+            ::munmap(const_cast<char*>(data_), size_);
+            throw;
+        }
+    }
+    SnapshotFileReader(const SnapshotFileReader&) = delete;
+    SnapshotFileReader& operator=(const SnapshotFileReader&) = delete;
+    ~SnapshotFileReader() { ::munmap(const_cast<char*>(data_), size_); }
+
+    const std::string& path() const { return path_; }
+    const std::vector<MappedChunk>& chunks() const { return chunks_; }
+    Reader reader(const MappedChunk& chunk) const { return {chunk.payload, chunk.head.bytes}; }
+    const MappedChunk& only(ChunkTag tag) const {
+        for (const MappedChunk& chunk : chunks_)
+            if (chunk.head.tag == static_cast<uint32_t>(tag)) return chunk;
+        throw SnapshotError(path_ + ": damaged, a chunk is missing");
+    }
+
+  private:
+    void index() {
+        size_t at = 0;
+        const ChunkHead fresh;
+        for (;;) {
+            MappedChunk chunk{};
+            if (size_ - at < sizeof chunk.head)
+                throw SnapshotError(path_ + ": torn, it ends after " + std::to_string(size_) +
+                                    " bytes without its end");
+            std::memcpy(&chunk.head, data_ + at, sizeof chunk.head);
+            if (std::memcmp(chunk.head.magic, fresh.magic, sizeof fresh.magic) != 0)
+                throw SnapshotError(
+                    path_ + (at == 0 ? ": is no table snapshot" : ": damaged, no chunk at byte " + std::to_string(at)));
+            at += sizeof chunk.head;
+            chunk.payload = data_ + at;
+            if (chunk.head.bytes > size_ - at)
+                throw SnapshotError(path_ + ": torn, expected " + std::to_string(chunk.head.bytes) +
+                                    " bytes of a chunk, got " + std::to_string(size_ - at));
+            if (checksum(chunk.head, chunk.payload) != chunk.head.crc)
+                throw SnapshotError(path_ + ": damaged, the checksum of chunk " + std::to_string(chunks_.size()) +
+                                    " differs");
+            at += chunk.head.bytes;
+            if (chunk.head.tag == static_cast<uint32_t>(ChunkTag::kEnd)) {
+                if (at != size_ || chunk.head.num_entries != chunks_.size())
+                    throw SnapshotError(path_ + ": damaged, its end is not its end");
+                return;
+            }
+            chunks_.push_back(chunk);
+        }
+    }
+    std::string path_;
+    const char* data_ = nullptr;
+    size_t size_ = 0;
+    std::vector<MappedChunk> chunks_;
+};
+
+}  // namespace monolith

@@ -1,0 +1,118 @@
+// Puts the entries of a snapshot into a table.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "memory/thread_pool.hpp"
+#include "snapshot/entries.hpp"
+#include "snapshot/file.hpp"
+#include "table/table_content.hpp"
+
+namespace monolith {
+
+class EntryLoader {
+  public:
+    EntryLoader(TableContent& content, const SnapshotFileReader& file, Share share)
+        : content_(content), file_(file), share_(share) {}
+
+    // Chunk by chunk. The table has the snapshot's state already, which its entries' times are told by. Rows are handed
+    // out in the order of the file; chunks of one virtual bucket each are loaded side by side where the bucket is a
+    // shard, which no other chunk then touches until all of them are in.
+    void load() {
+        const size_t num_rows = plan();
+        content_.store.allocate(num_rows, ids_);
+        size_t alone = 0;
+        if (content_.map.num_shards() == IdMap::kShards)
+            while (alone < parts_.size() && parts_[alone].chunk->head.bucket == alone) ++alone;
+        ThreadPool::instance().run(alone, [&](size_t c) { load_chunk(parts_[c]); });
+        for (size_t c = alone; c < parts_.size(); ++c) load_chunk(parts_[c]);
+        for (size_t c = parts_.size(); c-- > 0;) {
+            const Part& own = parts_[c];
+            for (size_t i = own.chunk->head.num_rows; i-- > own.num_used;) content_.store.release(ids_[own.ids_at + i]);
+            for (const uint32_t row : own.freed) content_.store.release(row);
+            content_.counts.rows += static_cast<uint64_t>(own.rows);
+            content_.counts.candidates += static_cast<uint64_t>(own.candidates);
+        }
+    }
+
+  private:
+    // One chunk of entries, and what loading it has done.
+    struct Part {
+        const MappedChunk* chunk;
+        size_t ids_at, num_used = 0;
+        int64_t rows = 0, candidates = 0;
+        std::vector<uint32_t> freed = {};
+    };
+
+    // Get ready for all chunks; returns how many rows they have.
+    size_t plan() {
+        size_t num_rows = 0, num_entries = 0;
+        for (const MappedChunk& chunk : file_.chunks())
+            if (chunk.head.tag == static_cast<uint32_t>(ChunkTag::kEntries)) {
+                parts_.push_back({&chunk, num_rows});
+                num_rows += chunk.head.num_rows;
+                num_entries += chunk.head.num_entries;
+            }
+        content_.map.expect(num_entries / share_.parts);
+        return num_rows;
+    }
+
+    void load_chunk(Part& own) {
+        const RowsView table = content_.store.view();
+        const size_t weights_bytes = table.dim * sizeof(float), state_bytes = table.state_width * sizeof(float);
+        std::vector<char> skipped(weights_bytes + state_bytes);  // a row that is not ours
+        Reader entries = file_.reader(*own.chunk);
+        for (uint64_t left = own.chunk->head.num_entries; left > 0; --left) {
+            const auto head = entries.value<EntryHead>();
+            const Slot slot = share_.has(head.fid) ? place(head, own) : Slot{};
+            if (head.kind != EntryKind::kRow) continue;
+            if (slot) {
+                entries.bytes(content_.store.weights(slot.row()), weights_bytes);
+                entries.bytes(content_.store.state(slot.row()), state_bytes);
+            } else {
+                entries.bytes(skipped.data(), skipped.size());
+            }
+        }
+    }
+
+    // Make the id map's entry what the snapshot has of it; returns its slot, none where it is gone.
+    Slot place(const EntryHead& head, Part& own) {
+        IdMap& map = content_.map;
+        Slot slot = map.find(head.fid);
+        if (slot && head.kind != EntryKind::kRow && slot.row() != kCandidate) {
+            own.freed.push_back(slot.row());
+            --own.rows;
+            slot.row() = kCandidate;
+            ++own.candidates;
+        }
+        if (head.kind == EntryKind::kGone) {
+            if (!slot) return {};
+            map.erase(slot);
+            --own.candidates;
+            return {};
+        }
+        const uint16_t seen = content_.ticks.relative(head.seen);
+        if (!slot) {
+            slot = map.insert(head.fid, kCandidate, seen, head.count);
+            ++own.candidates;
+        }
+        slot.seen() = seen;
+        slot.count() = head.count;
+        if (head.kind == EntryKind::kRow && slot.row() == kCandidate) {
+            slot.row() = ids_[own.ids_at + own.num_used++];
+            content_.store.fid(slot.row()) = head.fid;
+            --own.candidates;
+            ++own.rows;
+        }
+        return slot;
+    }
+
+    TableContent& content_;
+    const SnapshotFileReader& file_;
+    Share share_;
+    std::vector<Part> parts_;
+    std::vector<uint32_t> ids_;  // rows that were allocated, by chunk
+};
+
+}  // namespace monolith

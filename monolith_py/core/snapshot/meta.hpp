@@ -1,0 +1,72 @@
+// What a snapshot says of its table: the settings, and which snapshot it is of.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "kernels/settings.hpp"
+#include "snapshot/file.hpp"
+
+namespace monolith {
+
+constexpr uint32_t kSnapshotVersion = 2;
+
+struct SnapshotMeta {
+    TableSettings settings;
+    uint64_t id = 0, parent = 0;  // parent 0: a base
+};
+
+// The fields of the header in their order: a Writer takes them from `meta`, a Reader puts them there.
+template <typename Archive, typename Meta>
+void visit_meta(Archive& archive, Meta& meta) {
+    auto& s = meta.settings;
+    archive.fields(meta.id, meta.parent, s.seed, s.admission, s.admit_after, s.sketch_bytes, s.sketch_window_s, s.ttl_s,
+                   s.eviction, s.budget_bytes, s.half_life_s);
+    archive.length(s.slices);
+    for (auto& slice : s.slices)
+        archive.fields(slice.name, slice.dim, slice.optimizer, slice.hyper, slice.initializer, slice.init_scale,
+                       slice.encoding);
+}
+
+inline void write_meta(Writer& out, const SnapshotMeta& meta) {
+    out.field(kSnapshotVersion);
+    visit_meta(out, meta);
+}
+
+inline SnapshotMeta read_meta(const SnapshotFileReader& file) {
+    Reader in = file.reader(file.only(ChunkTag::kHeader));
+    if (const auto version = in.value<uint32_t>(); version != kSnapshotVersion)
+        throw SnapshotError(file.path() + ": is of version " + std::to_string(version) + ", expected " +
+                            std::to_string(kSnapshotVersion));
+    SnapshotMeta meta;
+    visit_meta(in, meta);
+    return meta;
+}
+
+// What must be equal for rows to mean the same; rates, time to live, budget and encoding may differ.
+inline void check_settings(const std::string& path, const TableSettings& expected, const TableSettings& got) {
+    const auto check = [&](const std::string& field, auto want, auto have) {
+        if (want != have)
+            throw SnapshotError(path + ": is of another table, " + field + " expected " + std::to_string(want) +
+                                ", got " + std::to_string(have));
+    };
+    check("slices", expected.slices.size(), got.slices.size());
+    for (size_t i = 0; i < expected.slices.size(); ++i) {
+        const Slice &want = expected.slices[i], &have = got.slices[i];
+        const std::string of = expected.slices.size() > 1 ? "slice " + want.name + " " : "";
+        if (want.name != have.name)
+            throw SnapshotError(path + ": is of another table, slice expected " + want.name + ", got " + have.name);
+        check(of + "dim", want.dim, have.dim);
+        check(of + "optimizer", static_cast<uint32_t>(want.optimizer), static_cast<uint32_t>(have.optimizer));
+        check(of + "initializer", static_cast<uint32_t>(want.initializer), static_cast<uint32_t>(have.initializer));
+        check(of + "init_scale", want.init_scale, have.init_scale);
+    }
+    check("seed", expected.seed, got.seed);
+    check("admission", static_cast<uint32_t>(expected.admission), static_cast<uint32_t>(got.admission));
+    check("admit_after", expected.admit_after, got.admit_after);
+    check("sketch_bytes", expected.sketch_bytes, got.sketch_bytes);
+    check("sketch_window_s", expected.sketch_window_s, got.sketch_window_s);
+    check("ttl_s", expected.ttl_s, got.ttl_s);
+}
+
+}  // namespace monolith

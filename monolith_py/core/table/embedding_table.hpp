@@ -1,0 +1,132 @@
+// One embedding table: what it holds, and the calls that look up, insert, update and evict.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "table/eviction.hpp"
+#include "table/insertion.hpp"
+#include "table/lookup.hpp"
+#include "table/table_content.hpp"
+#include "table/update_step.hpp"
+
+namespace monolith {
+
+// Calls that change the table must not run with any other. Parts of one call run together: part p of P owns the p-th
+// P-th of the id map's shards, or of the rows by their hash, so what a call gives does not depend on P.
+class EmbeddingTable {
+  public:
+    explicit EmbeddingTable(const TableSettings& settings)
+        : content_(settings), insertion_(content_), update_step_(content_), expiry_(content_) {}
+
+    const TableSettings& settings() const { return content_.settings; }
+    uint32_t dim() const { return rows().dim; }
+    size_t num_rows() const { return content_.counts.rows; }
+    RowsView rows() const { return content_.store.view(); }
+    // Rows from here on were never given out. What takes rows wants them below, or NO_ROW.
+    size_t end_row() const { return content_.store.end(); }
+    uint64_t num_updates() const { return content_.counts.updates; }  // calls of update
+    void set_lr(size_t slice, float lr) { content_.settings.slices[slice].hyper.lr = lr; }
+
+    // ---- look-up
+
+    void find(const int64_t* fids, size_t n, uint32_t* rows) const { find_rows(content_.map, {fids, n, rows}); }
+    void find_part(const Lookup& lookup, size_t part, size_t parts) const {
+        find_rows_part(content_.map, lookup, part, parts);
+    }
+    void gather(const uint32_t* rows, size_t n, float* weights) const {
+        const RowsView table = content_.store.view();
+        split(n, kPerThread, [&](size_t begin, size_t end) {
+            kernels().gather(table, rows + begin, end - begin, weights + begin * table.dim);
+        });
+    }
+    // Rows as bytes, each slice in its encoding.
+    void encode(const uint32_t* rows, size_t n, uint8_t* encoded, size_t row_bytes) const {
+        const std::vector<Slice>& slices = content_.settings.slices;
+        split(n, kPerThread, [&](size_t begin, size_t end) {
+            kernels().encode(content_.store.view(), slices.data(), slices.size(), rows + begin, end - begin,
+                             encoded + begin * row_bytes, row_bytes);
+        });
+    }
+
+    // ---- insertion and update, whole or in phases
+
+    // How many parts a look-up or an insertion of n is worth.
+    size_t parts(size_t n) const { return std::min(parts_of(n, kPerThread), content_.map.num_shards()); }
+    Insertion& insertion() { return insertion_; }
+    void find_or_insert(const int64_t* fids, size_t n, int64_t now_s, uint32_t* rows) {
+        const Lookup lookup{fids, n, rows};
+        const size_t num_parts = parts(n);
+        ThreadPool& pool = ThreadPool::instance();
+        insertion_.begin(now_s, num_parts);
+        pool.run(num_parts, [&](size_t part) { insertion_.sight(lookup, part); });
+        if (insertion_.plan()) pool.run(num_parts, [&](size_t part) { insertion_.insert(lookup, part); });
+        insertion_.finish(lookup);
+    }
+
+    UpdateStep& update_step() { return update_step_; }
+    // One step for each row of `rows`, with the sum of its gradients; returns how many rows were updated.
+    size_t update(const uint32_t* rows, size_t n, const Gradients& gradients) {
+        const size_t num_parts = UpdateStep::parts(n);
+        update_step_.begin(num_parts);
+        ThreadPool::instance().run(num_parts, [&](size_t part) { update_step_.run(rows, n, gradients, part); });
+        return update_step_.finish();
+    }
+
+    // ---- eviction
+
+    // Let go of what was not seen for more than ttl_s; returns the fids of the rows, sorted. `max_slots` 0 looks at all
+    // entries, else at so many from where the last call ended.
+    std::vector<int64_t> evict(int64_t now_s, size_t max_slots) {
+        if (content_.settings.ttl_s == 0) return {};
+        return expiry_.evict_expired(content_.ticks.tick(now_s, content_.map), max_slots);
+    }
+
+    // ---- consumers of changes
+
+    // A consumer's first drain hands out every live row.
+    TouchedSet::Drained drain(const std::string& consumer) { return content_.changes.drain(consumer); }
+    void ack(const std::string& consumer, uint64_t ticket) { content_.changes.ack(consumer, ticket); }
+
+    // ---- inspection
+
+    std::vector<std::pair<int64_t, uint32_t>> sorted_rows() const {
+        std::vector<std::pair<int64_t, uint32_t>> rows;
+        content_.map.for_each([&](Slot slot) {
+            if (slot.row() < kCandidate) rows.push_back({slot.key(), slot.row()});
+        });
+        std::sort(rows.begin(), rows.end());
+        return rows;
+    }
+    int64_t fid(uint32_t row) const { return content_.store.fid(row); }
+    const float* weights(uint32_t row) const { return content_.store.weights(row); }
+    const float* state(uint32_t row) const { return content_.store.state(row); }
+    // Visit(fid, row or NO_ROW, count, seen_s) for every entry.
+    template <typename F>
+    void for_each(F&& visit) const {
+        content_.map.for_each([&](Slot slot) {
+            visit(slot.key(), slot.row() < kCandidate ? slot.row() : kNoRow, slot.count(), content_.seen_s(slot));
+        });
+    }
+    size_t num_shards() const { return content_.map.num_shards(); }
+    std::map<std::string, uint64_t> stats() const { return content_.stats(); }
+
+    // ---- snapshots, which copy the content while it changes, and fill it again
+
+    TableContent& content() { return content_; }
+    uint64_t snapshot_id() const { return content_.snapshot_id; }
+    bool is_tracking() const { return content_.changes.is_tracking(); }
+    void stop_tracking() { content_.changes.stop_tracking(); }
+
+  private:
+    TableContent content_;
+    Insertion insertion_;
+    UpdateStep update_step_;
+    Expiry expiry_;
+};
+
+}  // namespace monolith

@@ -1,0 +1,139 @@
+// Eviction: what was not seen for a table's time to live expires, and what is worth least goes where a memory budget is
+// exceeded. Both go through the id map piece by piece, each from where it ended.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "table/table_content.hpp"
+
+namespace monolith {
+
+// A place in an id map.
+class Cursor {
+  public:
+    Cursor() = default;
+    // The bucket that `bits` choose.
+    Cursor(const IdMap& map, uint64_t bits)
+        : shard_(bits % map.num_shards()), bucket_((bits >> 16) % map.shard(shard_).num_buckets) {}
+
+    // Visit the entries of up to `num_slots` slots from here on; a visit that returns false ends the sweep.
+    template <typename F>
+    void sweep(const IdMap& map, size_t num_slots, F&& visit) {
+        for (size_t slots = 0; slots < num_slots; slots += kSlotsPerBucket) {
+            if (shard_ >= map.num_shards()) *this = {};
+            const Shard& shard = map.shard(shard_);
+            if (bucket_ >= shard.num_buckets) {
+                ++shard_;
+                bucket_ = 0;
+                slots -= kSlotsPerBucket;
+                continue;
+            }
+            Bucket* bucket = &shard.buckets[bucket_++];
+            for (int i = 0; i < kSlotsPerBucket; ++i)
+                if (bucket->rows[i] != kNoRow && !visit(Slot{bucket, i})) return;
+        }
+    }
+
+  private:
+    size_t shard_ = 0, bucket_ = 0;
+};
+
+// Takes an entry out, and counts it where it has a row.
+inline void evict(TableContent& content, Slot slot) {
+    content.counts.evicted += slot.row() != kCandidate;
+    content.let_go(slot);
+}
+
+class Expiry {
+  public:
+    explicit Expiry(TableContent& content) : content_(content) {}
+
+    // Let go of what was not seen for more than ttl_s at the tick `now`; returns the fids of the rows, sorted.
+    // `max_slots` 0 looks at all entries, else at so many from where the last call ended.
+    std::vector<int64_t> evict_expired(uint16_t now, size_t max_slots) {
+        std::vector<int64_t> evicted;
+        const int64_t oldest = int64_t{now} - content_.ticks.span(content_.settings.ttl_s);
+        const size_t all = content_.map.capacity();
+        cursor_.sweep(content_.map, max_slots == 0 ? all : std::min(max_slots, all), [&](Slot slot) {
+            if (slot.seen() >= oldest) return true;
+            if (slot.row() != kCandidate) evicted.push_back(slot.key());
+            evict(content_, slot);
+            return true;
+        });
+        std::sort(evicted.begin(), evicted.end());
+        return evicted;
+    }
+
+  private:
+    TableContent& content_;
+    Cursor cursor_;
+};
+
+class Budget {
+  public:
+    explicit Budget(TableContent& content) : content_(content) {}
+
+    // Evict by priority until the table is within its budget. What was seen in the tick `now` stays: it may be in use.
+    // A sample of entries gives the priority below which the wanted share lies; then a sweep goes on from where the
+    // last one ended.
+    void shrink(uint16_t now) {
+        const double budget = static_cast<double>(content_.settings.budget_bytes);
+        if (content_.used_bytes() <= budget) return;
+        const double target = budget * (1 - 1.0 / 256);
+        for (int round = 0; round < 8 && content_.used_bytes() > target; ++round) {
+            const std::optional<double> threshold = threshold_of(now, target);
+            if (!threshold) return;
+            cursor_.sweep(content_.map, content_.map.capacity(), [&](Slot slot) {
+                if (slot.seen() < now && priority(slot, now) <= *threshold) evict(content_, slot);
+                return content_.used_bytes() > target;
+            });
+        }
+    }
+
+  private:
+    static constexpr size_t kSample = 1024;
+
+    // None where nothing may go.
+    std::optional<double> threshold_of(uint16_t now, double target) {
+        std::vector<double> sample;  // of what may go
+        size_t num_seen = 0;
+        for (size_t tries = 0; sample.size() < kSample && tries < 4 * kSample; ++tries) {
+            Cursor at(content_.map, mix(++content_.counts.samples));
+            at.sweep(content_.map, kSlotsPerBucket, [&](Slot slot) {
+                ++num_seen;
+                if (slot.seen() < now) sample.push_back(priority(slot, now));
+                return true;
+            });
+        }
+        if (sample.empty()) return std::nullopt;
+        std::sort(sample.begin(), sample.end());
+        const double used = content_.used_bytes();
+        const double may_go = used * static_cast<double>(sample.size()) / static_cast<double>(num_seen);
+        const double share = std::clamp(2 * (used - target) / may_go, 1.0 / 32, 1.0);
+        return sample[std::min(sample.size() - 1, static_cast<size_t>(share * static_cast<double>(sample.size())))];
+    }
+
+    // What goes first has the least.
+    double priority(Slot slot, uint16_t now) const {
+        switch (content_.settings.eviction) {
+            case Eviction::kNone:
+            case Eviction::kLru:
+                return slot.seen() + slot.count() / 65536.0;
+            case Eviction::kLfu:
+                return slot.count() + slot.seen() / 65536.0;
+            case Eviction::kScore:  // log2 of count * 2^(-age / half-life)
+                return std::log2(slot.count() + 1.0) - static_cast<double>(content_.ticks.seconds(now - slot.seen())) /
+                                                           static_cast<double>(content_.settings.half_life_s);
+        }
+        return 0;
+    }
+
+    TableContent& content_;
+    Cursor cursor_;
+};
+
+}  // namespace monolith

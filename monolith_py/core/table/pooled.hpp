@@ -1,0 +1,202 @@
+// Pooled look-up and its backward over the tables of all features in one call.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "table/embedding_table.hpp"
+
+namespace monolith {
+
+// Letters: F features, B rows of the batch, n fids. Fids are feature-major: bag b of feature f is offsets[f * B + b] ..
+// offsets[f * B + b + 1].
+struct Feature {
+    EmbeddingTable* table;
+    Pooling pooling;
+    uint32_t first;  // of Pooling::kFirst: how many rows of a bag are kept
+
+    uint32_t width() const { return table->dim() * (pooling == Pooling::kFirst ? first : 1); }
+};
+
+struct Batch {
+    const std::vector<Feature>& features;
+    const int64_t* offsets;  // (F * B + 1,)
+    const float* scales;     // (n,) weight of each fid; null: all one
+    size_t num_bags;         // B
+    size_t width;            // of all features
+
+    int64_t begin(size_t feature) const { return offsets[feature * num_bags]; }
+    int64_t end(size_t feature) const { return offsets[(feature + 1) * num_bags]; }
+    size_t size(size_t feature) const { return static_cast<size_t>(end(feature) - begin(feature)); }
+    std::vector<size_t> columns() const {
+        std::vector<size_t> columns(features.size(), 0);
+        for (size_t f = 1; f < features.size(); ++f) columns[f] = columns[f - 1] + features[f - 1].width();
+        return columns;
+    }
+};
+
+// Features in rounds: no two of a round have the same table.
+inline std::vector<std::vector<size_t>> rounds_of(const std::vector<Feature>& features) {
+    std::vector<std::vector<size_t>> rounds;
+    for (size_t f = 0; f < features.size(); ++f) {
+        size_t round = 0;
+        for (size_t g = 0; g < f; ++g) round += features[g].table == features[f].table;
+        if (round == rounds.size()) rounds.emplace_back();
+        rounds[round].push_back(f);
+    }
+    return rounds;
+}
+
+// Pieces of work (feature, part), the large ones first so that threads end together.
+struct Piece {
+    size_t feature, part, parts, size;
+};
+inline void largest_first(std::vector<Piece>& pieces) {
+    std::stable_sort(pieces.begin(), pieces.end(),
+                     [](const Piece& a, const Piece& b) { return a.size / a.parts > b.size / b.parts; });
+}
+
+inline void look_up(const Batch& batch, const int64_t* fids, int64_t now_s, bool insert, uint32_t* rows) {
+    ThreadPool& pool = ThreadPool::instance();
+    const auto lookup = [&](size_t f) { return Lookup{fids + batch.begin(f), batch.size(f), rows + batch.begin(f)}; };
+    for (const std::vector<size_t>& round : rounds_of(batch.features)) {
+        std::vector<Piece> pieces, inserts;
+        for (size_t f : round) {
+            const size_t size = batch.size(f), parts = batch.features[f].table->parts(size);
+            if (insert) batch.features[f].table->insertion().begin(now_s, parts);
+            for (size_t p = 0; p < parts; ++p) pieces.push_back({f, p, parts, size});
+        }
+        largest_first(pieces);
+        pool.run(pieces.size(), [&](size_t i) {
+            const Piece& piece = pieces[i];
+            const Lookup one = lookup(piece.feature);
+            EmbeddingTable& table = *batch.features[piece.feature].table;
+            if (insert)
+                table.insertion().sight(one, piece.part);
+            else
+                table.find_part(one, piece.part, piece.parts);
+        });
+        if (!insert) continue;
+        std::vector<size_t> planned;
+        for (size_t f : round)
+            if (batch.features[f].table->insertion().plan()) planned.push_back(f);
+        for (const Piece& piece : pieces)
+            if (std::find(planned.begin(), planned.end(), piece.feature) != planned.end()) inserts.push_back(piece);
+        pool.run(inserts.size(), [&](size_t i) {
+            const Piece& piece = inserts[i];
+            batch.features[piece.feature].table->insertion().insert(lookup(piece.feature), piece.part);
+        });
+        for (size_t f : round) batch.features[f].table->insertion().finish(lookup(f));
+    }
+}
+
+inline void pooled_forward(const Batch& batch, const int64_t* fids, int64_t now_s, bool insert, float* pooled,
+                           uint32_t* rows) {
+    look_up(batch, fids, now_s, insert, rows);
+    ThreadPool& pool = ThreadPool::instance();
+    const std::vector<size_t> columns = batch.columns();
+    const auto threads = static_cast<size_t>(pool.num_threads());
+    std::vector<Piece> pieces;
+    for (size_t f = 0; f < batch.features.size(); ++f) {
+        const size_t size = batch.size(f) + batch.num_bags,
+                     parts = std::min({threads, size / 4096 + 1, batch.num_bags + 1});
+        for (size_t p = 0; p < parts; ++p) pieces.push_back({f, p, parts, size});
+    }
+    largest_first(pieces);
+    pool.run(pieces.size(), [&](size_t i) {
+        const auto [f, part, parts, size] = pieces[i];
+        const Feature& feature = batch.features[f];
+        kernels().pool({feature.table->rows(), rows, batch.offsets + f * batch.num_bags, batch.scales,
+                        batch.num_bags * part / parts, batch.num_bags * (part + 1) / parts, feature.pooling,
+                        feature.first, pooled + columns[f], batch.width});
+    });
+}
+
+// The gradients that reach each position of one table's features: where it begins and what it is multiplied by.
+// Positions whose bag is one fid, summed and unweighted, need neither: source b is bag b.
+struct TableSources {
+    EmbeddingTable* table;
+    std::vector<uint32_t> rows;
+    std::vector<const float*> gradients;
+    std::vector<float> scales;
+};
+
+inline bool is_plain(const Batch& batch, size_t f) {
+    if (batch.features[f].pooling == Pooling::kFirst || batch.scales) return false;
+    for (size_t g = 0; g < batch.features.size(); ++g)
+        if (g != f && batch.features[g].table == batch.features[f].table) return false;
+    const int64_t* bags = batch.offsets + f * batch.num_bags;
+    if (batch.size(f) != batch.num_bags) return false;
+    for (size_t b = 0; b < batch.num_bags; ++b)
+        if (bags[b + 1] - bags[b] != 1) return false;
+    return true;
+}
+
+inline void add_sources(const Batch& batch, size_t f, const uint32_t* rows, const float* gradients, size_t column,
+                        TableSources& out) {
+    const Feature& feature = batch.features[f];
+    const int64_t* bags = batch.offsets + f * batch.num_bags;
+    for (size_t b = 0; b < batch.num_bags; ++b) {
+        const int64_t size = bags[b + 1] - bags[b];
+        const float share = feature.pooling == Pooling::kMean && size > 1 ? 1.0f / static_cast<float>(size) : 1.0f;
+        const float* gradient = gradients + b * batch.width + column;
+        for (int64_t i = bags[b]; i < bags[b + 1]; ++i) {
+            const auto k = static_cast<size_t>(i - bags[b]);
+            if (feature.pooling == Pooling::kFirst && k >= feature.first) break;
+            out.rows.push_back(rows[i]);
+            out.gradients.push_back(feature.pooling == Pooling::kFirst ? gradient + k * feature.table->dim()
+                                                                       : gradient);
+            out.scales.push_back(batch.scales ? share * batch.scales[i] : share);
+        }
+    }
+}
+
+// Return how many rows were updated.
+inline size_t pooled_backward(const Batch& batch, const uint32_t* rows, const float* gradients) {
+    ThreadPool& pool = ThreadPool::instance();
+    const std::vector<size_t> columns = batch.columns();
+    std::vector<std::pair<size_t, std::vector<size_t>>> tables;  // first feature and all features of each table
+    for (size_t f = 0; f < batch.features.size(); ++f) {
+        const auto same = [&](const auto& one) { return batch.features[one.first].table == batch.features[f].table; };
+        if (const auto found = std::find_if(tables.begin(), tables.end(), same); found != tables.end())
+            found->second.push_back(f);
+        else
+            tables.push_back({f, {f}});
+    }
+    std::vector<TableSources> sources(tables.size());
+    pool.run(tables.size(), [&](size_t t) {
+        const auto& [first, features] = tables[t];
+        sources[t].table = batch.features[first].table;
+        if (!is_plain(batch, first))
+            for (size_t f : features) add_sources(batch, f, rows, gradients, columns[f], sources[t]);
+    });
+    std::vector<Piece> pieces;
+    for (size_t t = 0; t < tables.size(); ++t) {
+        size_t size = 0;
+        for (size_t f : tables[t].second) size += batch.size(f);
+        const size_t parts = UpdateStep::parts(size);
+        sources[t].table->update_step().begin(parts);
+        for (size_t p = 0; p < parts; ++p) pieces.push_back({t, p, parts, size});
+    }
+    largest_first(pieces);
+    pool.run(pieces.size(), [&](size_t i) {
+        const TableSources& own = sources[pieces[i].feature];
+        const size_t f = tables[pieces[i].feature].first;
+        UpdateStep& step = own.table->update_step();
+        if (own.rows.empty())
+            step.run(rows + batch.begin(f), batch.size(f), {gradients + columns[f], batch.width, nullptr, nullptr},
+                     pieces[i].part);
+        else
+            step.run(own.rows.data(), own.rows.size(), {nullptr, 0, own.gradients.data(), own.scales.data()},
+                     pieces[i].part);
+    });
+    size_t num_updated = 0;
+    for (const TableSources& own : sources) num_updated += own.table->update_step().finish();
+    return num_updated;
+}
+
+}  // namespace monolith

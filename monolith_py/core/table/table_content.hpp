@@ -1,0 +1,88 @@
+// All that a table holds and its snapshots keep. Insertion, update steps, eviction and snapshots work on it.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "index/id_map.hpp"
+#include "table/admission.hpp"
+#include "table/changes.hpp"
+#include "table/event_ticks.hpp"
+#include "table/row_store.hpp"
+
+namespace monolith {
+
+// Of rows and candidates now, the rest since the table began.
+struct Counts {
+    uint64_t rows = 0, candidates = 0;
+    uint64_t admitted = 0, filtered = 0, evicted = 0, freed = 0;
+    uint64_t updates = 0, plans = 0, samples = 0;  // batches updated, batches with a missing fid, draws of a budget
+
+    // Those that a snapshot cannot count again.
+    template <typename Archive, typename Self>
+    static void visit(Archive& archive, Self& self) {
+        archive.fields(self.admitted, self.filtered, self.evicted, self.freed, self.updates, self.plans, self.samples);
+    }
+};
+
+struct TableContent {
+    explicit TableContent(const TableSettings& given)
+        : settings(laid_out(given)),
+          row_bytes(sizeof(float) * (settings.dim() + state_width(settings)) + sizeof(int64_t) + kSlotBytes),
+          map(2 * kSlotBytes / row_bytes),
+          store(settings.dim(), state_width(settings), row_bytes),
+          ticks(settings.ttl_s),
+          changes(map, store) {
+        if (settings.admission == Admission::kSketch)
+            sketch = std::make_unique<SlidingSketch>(settings.sketch_bytes, settings.sketch_window_s);
+    }
+
+    // An entry goes, with its row if it has one.
+    void let_go(Slot slot) {
+        const uint32_t row = slot.row();
+        const int64_t fid = slot.key();
+        map.erase(slot);
+        if (row == kCandidate) {
+            --counts.candidates;
+            changes.let_go_candidate(fid);
+            return;
+        }
+        changes.evict(row, fid);
+        store.release(row);
+        --counts.rows;
+    }
+
+    int64_t seen_s(Slot slot) const { return ticks.seconds(ticks.absolute(slot.seen())); }
+
+    double used_bytes() const {
+        return static_cast<double>(counts.rows) * row_bytes + static_cast<double>(counts.candidates) * kSlotBytes;
+    }
+    size_t bytes() const { return map.bytes() + store.bytes() + (sketch ? sketch->bytes() : 0) + changes.bytes(); }
+    std::map<std::string, uint64_t> stats() const {
+        return {{"rows", counts.rows},
+                {"candidates", counts.candidates},
+                {"admitted", counts.admitted},
+                {"filtered", counts.filtered},
+                {"evicted", counts.evicted},
+                {"freed", counts.freed},
+                {"bytes", bytes()},
+                {"id_map_capacity", map.capacity()}};
+    }
+
+    static constexpr double kSlotBytes = 16 / 0.65;  // what an entry of the id map takes at its mean load
+
+    TableSettings settings;
+    double row_bytes;  // what a row takes: weights, state, fid and its entry of the id map
+    IdMap map;
+    RowStore store;
+    std::unique_ptr<SlidingSketch> sketch;  // of Admission::kSketch alone
+    EventTicks ticks;
+    Counts counts;
+    Changes changes;
+    uint64_t snapshot_id = 0;  // of the newest snapshot that this table was saved to or restored from; 0: none
+};
+
+}  // namespace monolith

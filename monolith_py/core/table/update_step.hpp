@@ -1,0 +1,94 @@
+// The update: one step of each row of a batch, with the sum of its gradients.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "memory/thread_pool.hpp"
+#include "table/table_content.hpp"
+
+namespace monolith {
+
+// In phases: `begin`, then `run` for all parts, then `finish`. A part has the rows that hash to it.
+class UpdateStep {
+  public:
+    explicit UpdateStep(TableContent& content) : content_(content) {
+        for (const Slice& slice : content.settings.slices) frees_ = frees_ || frees_rows(slice.optimizer);
+    }
+
+    // How many parts a batch of n is worth.
+    static size_t parts(size_t n) { return parts_of(n, 8192); }
+
+    void begin(size_t parts) {
+        parts_.resize(std::max(parts_.size(), parts));
+        num_parts_ = parts;
+        content_.changes.reserve();
+    }
+    void run(const uint32_t* rows, size_t n, const Gradients& gradients, size_t part) {
+        Part& own = parts_[part];
+        own.order.resize(2 * n);
+        own.updated.resize(n);
+        own.sum.resize(content_.settings.dim());
+        if (frees_) own.zeroed.resize(n);
+        size_t num = 0;
+        uint64_t* order = kernels().sort_rows(rows, n, part, num_parts_, own.order.data(), own.order.data() + n, &num);
+        const std::vector<Slice>& slices = content_.settings.slices;
+        UpdateJob job{content_.store.view(),
+                      slices.data(),
+                      slices.size(),
+                      gradients,
+                      order,
+                      num,
+                      own.sum.data(),
+                      own.updated.data(),
+                      frees_ ? own.zeroed.data() : nullptr,
+                      0};
+        own.num_updated = kernels().update(job);
+        own.num_zeroed = job.num_zeroed;
+        content_.changes.flag(own.updated.data(), own.num_updated, own.fresh);
+    }
+    // Return how many rows were updated.
+    size_t finish() {
+        size_t num_updated = 0;
+        for (size_t p = 0; p < num_parts_; ++p) {
+            content_.changes.append(parts_[p].fresh);
+            num_updated += parts_[p].num_updated;
+        }
+        if (frees_) free_zeroed();
+        ++content_.counts.updates;
+        return num_updated;
+    }
+
+  private:
+    // What one thread works on.
+    struct Part {
+        std::vector<uint64_t> order;
+        std::vector<float> sum;
+        std::vector<uint32_t> updated, zeroed;
+        size_t num_updated = 0, num_zeroed = 0;
+        std::vector<std::vector<uint32_t>> fresh;  // by who is told
+    };
+
+    // Rows that their rule has brought to zero read as no row does, so they go; in the order of rows, whatever part had
+    // them.
+    void free_zeroed() {
+        std::vector<uint32_t> zeroed;
+        for (size_t p = 0; p < num_parts_; ++p)
+            zeroed.insert(zeroed.end(), parts_[p].zeroed.data(), parts_[p].zeroed.data() + parts_[p].num_zeroed);
+        std::sort(zeroed.begin(), zeroed.end());
+        for (const uint32_t row : zeroed) {
+            const Slot slot = content_.map.find(content_.store.fid(row));
+            if (!slot || slot.row() != row) continue;
+            content_.let_go(slot);
+            ++content_.counts.freed;
+        }
+    }
+
+    TableContent& content_;
+    bool frees_ = false;  // a rule may bring rows to zero
+    std::vector<Part> parts_;
+    size_t num_parts_ = 1;
+};
+
+}  // namespace monolith
