@@ -24,14 +24,14 @@ DOORS = {
     "pyarrow": ["monolith_py/io/codec/*.py"],
     "prometheus_client": ["monolith_py/observe.py"],
     "typer": ["monolith_py/cli.py"],
-    "apache_beam": ["streaming/replay*.py"],
-    "grpc": ["serving/client.py", "serving/server.py", "serving/service.py"],
-    "grpc_health": ["serving/server.py", "serving/service.py"],
-    "grpc_reflection": ["serving/server.py", "serving/service.py"],
-    "fbgemm_gpu": ["serving/row_store.py"],
+    "apache_beam": ["streaming/replay/beam.py"],
+    "grpc": ["serving/client.py", "serving/process.py", "serving/service.py"],
+    "grpc_health": ["serving/process.py", "serving/service.py"],
+    "grpc_reflection": ["serving/process.py", "serving/service.py"],
+    "fbgemm_gpu": ["serving/replica/row_store.py"],
 }
 # What of `streaming` may load torch; all else there joins, and so does `monolith_py.io`.
-TRAINS = ("streaming.online", "streaming.train")
+TRAINS = ("streaming.trainer.loop", "streaming.trainer.process")
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -64,7 +64,7 @@ def test_every_module_has_its_floor() -> None:
 
 def test_joining_loads_no_torch() -> None:
     joins = [name for name in map(module_of, SOURCES) if name.startswith(("monolith_py.io", "streaming")) and not name.startswith(TRAINS)]
-    assert {"streaming.join", "streaming.sampling", "monolith_py.io.log"} <= set(joins)
+    assert {"streaming.joiner.process", "streaming.joiner.sampling", "monolith_py.io.log"} <= set(joins)
     code = f"import sys, {', '.join(['monolith_py.example', *joins])}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not [name for name in loaded if name.partition(".")[0] in ("torch", "torchrec", "fbgemm_gpu")]

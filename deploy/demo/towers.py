@@ -22,7 +22,7 @@ from monolith_py.io.dead_letters import DeadLetters
 from monolith_py.io.topics import Topics
 from monolith_py.sparsity import SparsityConfig
 from monolith_py.training import Trainer
-from streaming.source import ExampleSource
+from streaming.trainer.source import ExampleSource
 
 logging.getLogger("torch.fx").setLevel(logging.ERROR)  # torchrec asks it what warns, in the middle of the progress bars
 

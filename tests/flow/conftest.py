@@ -18,7 +18,7 @@ from monolith_py.io.log import Log
 from monolith_py.io.topics import Topics, create_topics
 from monolith_py.sync import Publisher, TowerRequests, next_generation
 from monolith_py.training import CheckpointMeta, Trainer, save_checkpoint
-from serving.replica import Replica
+from serving.replica.replica import Replica
 
 START_MS = 1_700_000_000_000
 CPU = torch.device("cpu")

@@ -14,8 +14,8 @@ from monolith_py.example import Action, FeatureColumns, Impression, SparseColumn
 from monolith_py.io import Log, open_kv, open_log
 from monolith_py.io.codec import decode_examples, encode_action, encode_impression
 from monolith_py.io.topics import Topics, create_topics, partition_of
-from streaming.join import run_joiner
-from streaming.replay import run_replay
+from streaming.joiner.process import run_joiner
+from streaming.replay.beam import run_replay
 
 START_MS = 1_700_000_000_000
 NUM_REQUESTS = 200

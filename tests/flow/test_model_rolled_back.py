@@ -19,8 +19,8 @@ from monolith_py.io.codec import encode_examples
 from monolith_py.io.log import Log
 from monolith_py.io.topics import Topics, create_topics
 from monolith_py.training import newest_checkpoint, read_meta
-from serving.replica import Replica
-from streaming.train import run_trainer
+from serving.replica.replica import Replica
+from streaming.trainer.process import run_trainer
 
 LIKED, IGNORED = 11, 12
 

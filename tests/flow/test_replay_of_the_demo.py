@@ -16,8 +16,8 @@ from monolith_py.example import ExampleKind
 from monolith_py.io import Log, open_log
 from monolith_py.io.codec import decode_examples
 from monolith_py.io.topics import create_topics
-from streaming.join import run_joiner
-from streaming.replay import run_replay
+from streaming.joiner.process import run_joiner
+from streaming.replay.beam import run_replay
 
 pytestmark = pytest.mark.slow
 

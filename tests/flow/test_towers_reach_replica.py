@@ -9,7 +9,7 @@ from prometheus_client import REGISTRY
 
 from monolith_py.io.topics import Topics
 from monolith_py.sync import TowerForm, TowerState, decode_delta, next_generation
-from serving.replica import Replica
+from serving.replica.replica import Replica
 
 
 def tower_gaps() -> float:

@@ -1,4 +1,4 @@
-"""How a counter is stored; tests/unit/streaming/test_live_counters.py has what becomes of it."""
+"""How a counter is stored; tests/unit/streaming/joiner/test_live_counters.py has what becomes of it."""
 
 from __future__ import annotations
 

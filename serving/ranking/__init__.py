@@ -1,0 +1,1 @@
+"""Ranking: a request becomes scores and an impression."""

@@ -1,0 +1,69 @@
+"""What a replica ranks with at one moment: rows, model and how new they are."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from monolith_py.batch import Batch
+from monolith_py.errors import WireError
+from monolith_py.example import FloatArray
+from monolith_py.model import RankModel
+from monolith_py.sync import TowerState, TowerUpdate, apply_update
+from serving.replica.table import ReplicaTable
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """Never changes but for the rows of `table`; a newer state takes its place."""
+
+    table: ReplicaTable
+    model: RankModel
+    towers: TowerState  # what `model` was made from, for updates to build on
+    position: tuple[int, int]  # (generation, seq) of the next delta
+    published_ms: int  # wall clock of the newest delta, or of the checkpoint
+
+    @property
+    def version(self) -> str:
+        """Return the model's version, "generation.seq", seq counting the deltas of the generation that are in it."""
+        return f"{self.position[0]}.{self.position[1]}"
+
+    def predict(self, batch: Batch) -> FloatArray:
+        """Return the probability of each task, float32 (B, T), B = rows of the batch."""
+        with torch.inference_mode():
+            pooled = self.table.lookup(batch)
+            logits = self.model(pooled, torch.from_numpy(batch.dense).to(pooled.device))
+            scores: FloatArray = torch.sigmoid(logits.float()).cpu().numpy()
+        return scores
+
+    def after(self, position: tuple[int, int], published_ms: int, update: TowerUpdate | None = None) -> ModelState:
+        """Return the state once a delta is applied; `update` is that of its towers, None where it has none.
+
+        Raises:
+            TowerGap: the update is for other towers than these.
+            WireError: the update breaks a rule, or the towers do not fit the model.
+        """
+        model, towers = self.model, self.towers
+        if update is not None:
+            towers = apply_update(towers, update)
+            model = with_weights(model, towers.tensors)
+        return replace(self, model=model, towers=towers, position=position, published_ms=max(published_ms, self.published_ms))
+
+
+def with_weights(model: RankModel, weights: Mapping[str, Tensor]) -> RankModel:
+    """Return a copy of `model` with other weights; `model` itself may be in use meanwhile.
+
+    Raises:
+        WireError: names or shapes do not fit the model.
+    """
+    other = copy.deepcopy(model)
+    try:
+        other.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        raise WireError(f"towers must fit the model of this job: {error}") from None
+    other.freeze()
+    return other

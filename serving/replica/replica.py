@@ -1,0 +1,212 @@
+"""The model that a replica ranks with: loaded from the newest checkpoint, then kept up to date by following the updates."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from monolith_py.clock import Clock
+from monolith_py.config import JobConfig
+from monolith_py.errors import CheckpointError, DeltaGap, LogError, NotReady, OffsetTrimmed, TopicMissing, TowerGap, WireError
+from monolith_py.features import Schema
+from monolith_py.io.log import Log
+from monolith_py.io.topics import Topics
+from monolith_py.model import build_model
+from monolith_py.observe import DELTAS_APPLIED, REPLICA_FAULTS, REPLICA_LOADS, ROWS_APPLIED, STALENESS_S, TABLE_BYTES, TABLE_ROWS
+from monolith_py.sync import Delta, RowEncoding, Subscriber, TowerRequester, TowerState, pack_rows
+from monolith_py.table import EmbeddingTable
+from monolith_py.training import CheckpointMeta, newest_checkpoint, read_meta
+from serving.replica.freshness import Freshness
+from serving.replica.model_state import ModelState, with_weights
+from serving.replica.table import ReplicaTable
+
+logger = logging.getLogger(__name__)
+
+# Rows applied in one go, so that ranking gets its turn in between.
+_ROWS_AT_ONCE = 2048
+# How long one look for updates waits for the first, and how soon a log that was away is asked again.
+_POLL_S = 0.2
+_LOG_RETRY_S = 0.5
+# Full towers are asked for again no sooner than this, and than two turns of the trainer's towers take.
+_ASK_AGAIN_S = 5.0
+
+
+class Replica:
+    """Holds the state that requests are ranked with. `follow` runs in one thread; `state` may be called from any.
+
+    A hole in the updates, a record that is no delta, or updates that the log has let go of: the replica can no longer trust that
+    reading on gives the trainer's state. It goes on serving what it has, counts the fault, and starts again from the next checkpoint.
+    Towers that an update does not fit are a smaller fault: it keeps them, goes on with the rows, and asks the trainer for full towers.
+    """
+
+    def __init__(self, job: JobConfig, log: Log | None, device: torch.device, clock: Clock) -> None:
+        """`log` is None for a replica that does not follow updates."""
+        self._job, self._log, self._device, self._clock = job, log, device, clock
+        self._schema = Schema.of(job)
+        self._encoding = RowEncoding(job.sync.encoding)
+        self._freshness = Freshness(job.serving.freshness_log)
+        self._state: ModelState | None = None
+        self._loaded: tuple[Path, int] | None = None  # the checkpoint behind `_state` and when it was saved
+        self._loaded_ms = 0
+        self._subscriber: Subscriber | None = None
+        self._requester: TowerRequester | None = None
+        if log is not None:
+            interval_s = max(_ASK_AGAIN_S, 2 * job.sync.dense_interval_s)
+            self._requester = TowerRequester(log, Topics.of(job.log).tower_requests, job.name, clock, interval_s)
+
+    @property
+    def state(self) -> ModelState:
+        """Return what to rank with now.
+
+        Raises:
+            NotReady: no checkpoint was loaded yet.
+        """
+        state = self._state
+        if state is None:
+            raise NotReady(f"no checkpoint in {self._job.trainer.checkpoint_dir!r} yet")
+        return state
+
+    @property
+    def is_ready(self) -> bool:
+        """Return whether a checkpoint was loaded."""
+        return self._state is not None
+
+    def staleness_ms(self) -> int:
+        """Return wall-clock milliseconds since the newest applied delta was published; 0 before a checkpoint was loaded."""
+        state = self._state
+        return 0 if state is None else max(0, self._clock.now_ms() - state.published_ms)
+
+    def follow(self, stop: threading.Event) -> None:
+        """Load a checkpoint as soon as there is one and follow the updates until `stop`; return at once when there is nothing to follow."""
+        while not stop.is_set():
+            if self._subscriber is None:
+                if self.is_ready and self._log is None:
+                    return
+                if not self.load_newest():
+                    stop.wait(self._job.serving.checkpoint_poll_s)
+            elif not self.apply_updates(_POLL_S):
+                stop.wait(_LOG_RETRY_S)
+
+    def load_newest(self) -> bool:
+        """Load the newest checkpoint if it is not the one loaded last, and return whether it was. The old state serves meanwhile."""
+        try:
+            path = self._newest()
+            if path is None:
+                return False
+            meta = read_meta(path)
+            state = self._restore(path, meta)
+        except (CheckpointError, FileNotFoundError) as error:
+            logger.warning("checkpoint not loaded, looking again: %s", error)
+            return False
+        self._state, self._loaded, self._loaded_ms = state, (path, meta.saved_ms), self._clock.now_ms()
+        REPLICA_LOADS.inc()
+        if self._log is not None:
+            topic = Topics.of(self._job.log).updates
+            self._subscriber = Subscriber(self._log, topic, self, offset=meta.updates_offset, position=state.position)
+        logger.info("loaded %s: model %s, %d rows, updates from offset %d", path, state.version, state.table.num_rows, meta.updates_offset)
+        return True
+
+    def apply_updates(self, timeout_s: float) -> bool:
+        """Apply updates, some at most, waiting up to `timeout_s` for the first; return False where the log cannot be reached."""
+        assert self._subscriber is not None and self._log is not None
+        try:
+            self._subscriber.poll(timeout_s)
+        except (DeltaGap, OffsetTrimmed, WireError) as error:
+            self._give_up(error)
+        except TopicMissing:
+            raise
+        except LogError as error:
+            if self._is_beyond_end():
+                self._give_up(error)
+            else:
+                logger.warning("updates cannot be read, trying again: %s", error)
+            return False
+        finally:
+            STALENESS_S.set(self.staleness_ms() / 1000)
+        return True
+
+    def apply(self, delta: Delta) -> None:
+        """Apply one delta; its rows are ranked with from here on, and its towers where they fit. (Called by the subscriber.)
+
+        Raises:
+            WireError: the delta does not fit this job.
+        """
+        state = self.state
+        if delta.table:
+            state.table.evict(delta.table, delta.evicted)
+            for start in range(0, len(delta.fids), _ROWS_AT_ONCE):
+                chunk = slice(start, start + _ROWS_AT_ONCE)
+                state.table.assign(delta.table, delta.fids[chunk], delta.rows[chunk], delta.encoding)
+        self._state = self._after(state, delta)
+        if delta.published_ms >= self._loaded_ms:  # older ones are caught up with: they were not late, this replica was
+            self._freshness.note(delta.steps, self._clock.now_ms())
+        DELTAS_APPLIED.inc()
+        ROWS_APPLIED.inc(len(delta.fids))
+        TABLE_ROWS.labels(table="replica").set(state.table.num_rows)
+        TABLE_BYTES.labels(table="replica").set(state.table.num_bytes)
+
+    def close(self) -> None:
+        """Close the freshness file. `follow` must have returned."""
+        self._freshness.close()
+
+    def _after(self, state: ModelState, delta: Delta) -> ModelState:
+        """Return the state once `delta`, whose rows are in the table already, is applied; towers that do not fit leave the old ones."""
+        position = (delta.generation, delta.seq + 1)
+        try:
+            after = state.after(position, delta.published_ms, delta.towers)
+        except TowerGap as error:
+            REPLICA_FAULTS.labels(reason=type(error).__name__).inc()
+            logger.warning("towers of model %s kept, full ones wanted: %s", state.version, error)
+            if self._requester is not None:
+                self._requester.ask(delta.generation, delta.seq, state.towers.layout)
+            return state.after(position, delta.published_ms)
+        if delta.towers is not None and self._requester is not None:
+            self._requester.answered()
+        return after
+
+    def _newest(self) -> Path | None:
+        """Return the newest checkpoint, None where there is none or it is the one loaded last."""
+        directory = Path(self._job.trainer.checkpoint_dir)
+        newest = max(directory.glob("step-*"), default=None)
+        if newest is None or (self._loaded is not None and self._loaded == (newest, read_meta(newest).saved_ms)):
+            return None  # without reading all of it again, which `newest_checkpoint` does to verify it
+        path = newest_checkpoint(directory)
+        if path is None or self._loaded == (path, read_meta(path).saved_ms):
+            return None
+        return path
+
+    def _give_up(self, error: Exception) -> None:
+        self._subscriber = None
+        REPLICA_FAULTS.labels(reason=type(error).__name__).inc()
+        logger.error("updates cannot be followed, waiting for a newer checkpoint than %s: %s", self._loaded, error)
+
+    def _is_beyond_end(self) -> bool:
+        """Return whether the log answers and ends before the offset to read: it has lost records, or is another one."""
+        assert self._subscriber is not None and self._log is not None
+        try:
+            return self._log.end_offset(Topics.of(self._job.log).updates) < self._subscriber.offset
+        except LogError:
+            return False
+
+    def _restore(self, path: Path, meta: CheckpointMeta) -> ModelState:
+        """Return the state that the checkpoint at `path` holds."""
+        if meta.job != self._job.name:
+            raise CheckpointError(f"{path}: is of job {meta.job!r}, expected {self._job.name!r}")
+        table = ReplicaTable(self._schema.features, self._encoding, self._device)
+        for name in self._schema.sparse_names:
+            fids, weights = EmbeddingTable.restore(path / "tables" / f"{name}.table").export_rows()
+            for start in range(0, len(fids), _ROWS_AT_ONCE):
+                chunk = slice(start, start + _ROWS_AT_ONCE)
+                table.assign(name, fids[chunk], pack_rows(weights[chunk], self._encoding), self._encoding)
+        model = build_model(self._schema, self._job.model, self._job.seed).to(self._device)
+        try:
+            towers = TowerState.of(load_file(path / "towers.safetensors"))
+            model = with_weights(model, towers.tensors)
+        except (SafetensorError, ValueError, WireError) as error:
+            raise CheckpointError(f"{path / 'towers.safetensors'}: {error}") from None
+        return ModelState(table, model, towers, (meta.generation, meta.next_seq), meta.saved_ms)

@@ -1,0 +1,129 @@
+"""The replica's embedding tables: an id map for each feature in front of one store of packed rows.
+
+An update writes the new bytes into fresh rows, then flips the id map, then lets the old rows rest until no reader can hold them: a
+reader sees a row as it was or as it is, never half of each. Letters: n fids, F features, B rows of a batch, D = dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monolith_py._core import NO_ROW, IdMap
+from monolith_py.batch import Batch
+from monolith_py.config import FeatureConfig
+from monolith_py.errors import TableFull, WireError
+from monolith_py.example import Int64Array
+from monolith_py.sync import RowEncoding, pack_rows, row_bytes, unpack_rows
+from monolith_py.sync.rows import ByteArray
+from serving.replica.reclaim import Grace
+from serving.replica.row_store import RowStore
+
+_MAX_ROWS = 2**31 - 1
+
+
+class ReplicaTable:
+    """Rows of all sparse features of a job, all of one dim. One thread may assign and evict, any number may look up meanwhile."""
+
+    def __init__(self, features: Sequence[FeatureConfig], encoding: RowEncoding, device: torch.device, capacity: int = 1024) -> None:
+        dims = {feature.dim for feature in features}
+        if len(dims) != 1:
+            raise ValueError(f"features.dim must be the same for all features, got {sorted(dims)}")
+        self._dim, self._encoding, self._device = dims.pop(), encoding, device
+        self._names = tuple(feature.name for feature in features)
+        self._maps = {name: IdMap() for name in self._names}
+        self._mean = [index for index, feature in enumerate(features) if feature.pooling == "mean"]
+        self._store = RowStore(self._dim, encoding, len(self._names), device, capacity)
+        self._free = np.empty(0, np.int64)
+        self._num_used = 0  # row ids below this were handed out at least once
+        self._grace = Grace()
+
+    @property
+    def num_rows(self) -> int:
+        """Return the number of fids that have a row, over all features."""
+        return sum(len(id_map) for id_map in self._maps.values())
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the memory of the rows."""
+        return self._store.num_bytes
+
+    def assign(self, feature: str, fids: Int64Array, rows: ByteArray, encoding: RowEncoding) -> None:
+        """Give each of `fids` int64 (n,) its packed row; rows of another encoding than this table's are packed again.
+
+        Raises:
+            WireError: no such feature, or rows of another dim.
+            TableFull: row ids are exhausted.
+        """
+        id_map = self._map(feature)
+        if rows.shape[1] != row_bytes(self._dim, encoding):
+            raise WireError(f"rows of table {feature!r} must have dim {self._dim}, got {rows.shape[1]} bytes of {encoding.value}")
+        if encoding is not self._encoding:
+            rows = pack_rows(unpack_rows(rows, self._dim, encoding), self._encoding)
+        fresh = self._allocate(len(fids))
+        self._store.write(fresh, rows)
+        old = np.empty(len(fids), np.uint32)
+        id_map.assign(fids, fresh.astype(np.uint32), old)
+        self._retire(old)
+
+    def evict(self, feature: str, fids: Int64Array) -> None:
+        """Take the rows of `fids` away; fids without one are passed over.
+
+        Raises:
+            WireError: no such feature.
+        """
+        id_map = self._map(feature)
+        old = np.empty(len(fids), np.uint32)
+        id_map.erase(fids, old)
+        self._retire(old)
+
+    def lookup(self, batch: Batch) -> Tensor:
+        """Return pooled rows float32 (B, F * D), features in the table's order; a fid without a row reads zeros."""
+        assert batch.names == self._names, (batch.names, self._names)
+        num_rows = batch.num_rows
+        offsets = np.zeros(len(batch.lengths) + 1, np.int32)
+        np.cumsum(batch.lengths, out=offsets[1:])
+        ids = np.empty(len(batch.fids), np.uint32)
+        bounds = offsets[::num_rows].tolist()
+        with self._grace.reading():
+            for index, id_map in enumerate(self._maps.values()):
+                start, stop = bounds[index], bounds[index + 1]
+                if stop > start:
+                    id_map.find(batch.fids[start:stop], ids[start:stop])
+            pooled = self._store.pool(ids.view(np.int32), offsets)  # NO_ROW is -1 as int32
+        if self._mean:
+            self._divide(pooled, batch)
+        return pooled
+
+    def _divide(self, pooled: Tensor, batch: Batch) -> None:
+        """Turn sums into means over the fids of a bag, those without a row included, for the features pooled so."""
+        by_feature = pooled.view(batch.num_rows, len(self._names), self._dim)  # (B, F, D)
+        lengths = np.maximum(batch.lengths.reshape(len(self._names), batch.num_rows), 1)  # (F, B)
+        for index in self._mean:
+            by_feature[:, index] /= torch.from_numpy(lengths[index]).to(self._device)[:, None]
+
+    def _map(self, feature: str) -> IdMap:
+        if feature not in self._maps:
+            raise WireError(f"table must be one of {list(self._names)}, got {feature!r}")
+        return self._maps[feature]
+
+    def _allocate(self, num_rows: int) -> Int64Array:
+        """Return `num_rows` row ids that no reader can hold."""
+        if len(self._free) < num_rows:
+            self._free = np.concatenate([self._free, self._grace.reclaim()])
+        num_new = max(0, num_rows - len(self._free))
+        if self._num_used + num_new > _MAX_ROWS:
+            raise TableFull(f"the replica has no row left: {self._num_used} in use, {num_new} more asked for")
+        if self._num_used + num_new > self._store.capacity:
+            self._store.grow(min(_MAX_ROWS, max(2 * self._store.capacity, self._num_used + num_new)))
+        new = np.arange(self._num_used, self._num_used + num_new, dtype=np.int64)
+        self._num_used += num_new
+        kept = len(self._free) - (num_rows - num_new)
+        reused, self._free = self._free[kept:], self._free[:kept]
+        return np.concatenate([reused, new])
+
+    def _retire(self, old: np.ndarray[tuple[int], np.dtype[np.uint32]]) -> None:
+        self._grace.retire(old[old != NO_ROW].astype(np.int64))

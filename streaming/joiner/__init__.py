@@ -1,0 +1,1 @@
+"""The joiner: impressions and actions become examples."""

@@ -1,0 +1,258 @@
+"""The joiner's steps: read both topics, join, and write everything that a step changed in one transaction.
+
+A step
+1. reads records of each partition and takes them in,
+2. lets the watermark move and closes windows,
+and is committed once it has examples enough for a record, or records enough, or `linger_s` after it began:
+3. dead letters are appended (at least once: a crash before 4 appends them again),
+4. one Kv transaction puts the waiting requests, the counters, the position, and the encoded examples as an outbox,
+5. the outbox is appended to `examples`.
+A crash before 4 leaves nothing behind, one after 4 is made good by `start`, so every example is in the log exactly once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from monolith_py import observe
+from monolith_py.clock import Clock
+from monolith_py.config import JobConfig
+from monolith_py.errors import ConfigError, LogError
+from monolith_py.features import Schema
+from monolith_py.io import Kv, Log
+from monolith_py.io.codec import encode_examples
+from monolith_py.io.dead_letters import DeadLetters
+from monolith_py.io.retrying import Patience, PatientKv, PatientLog
+from monolith_py.io.topics import Topics
+from streaming.joiner.counters import counted
+from streaming.joiner.emit import examples_of, features_of, increments_of
+from streaming.joiner.impressions import dense_widths
+from streaming.joiner.intake import Intake, Refused
+from streaming.joiner.layouts import Layouts
+from streaming.joiner.outbox import Outbox, decode_outbox, deliver, encode_outbox
+from streaming.joiner.partition import PartitionJoiner
+from streaming.joiner.position import Position, decode_position, encode_position, outbox_key, position_key
+from streaming.joiner.rules import Reason, Rules
+from streaming.joiner.waiting import waiting_prefix
+from streaming.joiner.watermark import Source, Watermark
+
+_logger = logging.getLogger(__name__)
+
+# Wall-clock wait for records when a round of reads over all partitions has found none.
+_IDLE_WAIT_S = 0.05
+# Refused actions that tell of a fault, and go to the dead letters; the others are late, and only counted.
+_FAULTS = {
+    Reason.NO_IMPRESSION: "action.request_id must be that of an impression, got none within window_s + out_of_order_s",
+    Reason.NO_CANDIDATE: "action.item_id must be a candidate of its request, got another item",
+}
+_TOO_LATE = "impression.time_ms must be within window_s + late_window_s of the watermark, got an older one"
+
+
+@dataclass
+class _Partition:
+    """One partition's parts."""
+
+    number: int
+    position: Position
+    watermark: Watermark
+    joiner: PartitionJoiner
+    has_outbox: bool  # one lies in Kv; its records are in the log
+
+
+class JoinerPipeline:
+    """Joins all partitions of a job's topics. `should_stop` ends waits for a store that is away."""
+
+    def __init__(self, job: JobConfig, log: Log, kv: Kv, clock: Clock, should_stop: Callable[[], bool] = lambda: False) -> None:
+        self._job, self._clock = job, clock
+        self._patience = Patience(clock, should_stop)
+        self._log, self._kv = PatientLog(log, self._patience), PatientKv(kv, self._patience)
+        self._rules = Rules.of(job)
+        self._layouts = Layouts(dense_widths(Schema.of(job)))
+        self._topics = Topics.of(job.log)
+        self._inputs = {Source.IMPRESSIONS: self._topics.impressions, Source.ACTIONS: self._topics.actions}
+        self._intake = Intake(self._log, self._inputs, self._rules, self._layouts, job.joiner.max_records, clock)
+        self._dead_letters = DeadLetters(log, self._topics.dead_letters, clock)
+        self._partitions: list[_Partition] = []
+        self._refused: list[Refused] = []
+        self._num_records = 0  # of the open step
+        self._step_began_s: float | None = None
+        self._is_idle = False
+
+    def start(self) -> None:
+        """Go on from what Kv says: deliver what is due, find out which requests wait.
+
+        Raises:
+            ConfigError: the topics do not have the same number of partitions.
+        """
+        counts = {topic: self._log.num_partitions(topic) for topic in (*self._inputs.values(), self._topics.examples)}
+        if len(set(counts.values())) > 1:
+            raise ConfigError(f"topics must have the same number of partitions, got {counts}")
+        self._partitions = [self._open(number) for number in range(counts[self._topics.examples])]
+
+    def step(self) -> int:
+        """Read and join what is there, commit where it is time to, and return the number of records read.
+
+        Waits a little for records when the step before found none.
+        """
+        num_records, has_more = 0, False
+        wait_s = _IDLE_WAIT_S / (len(Source) * len(self._partitions)) if self._is_idle else 0.0
+        for partition in self._partitions:
+            watermark_ms = partition.position.reached.watermark_ms
+            arrivals = self._intake.read(partition.number, partition.position, partition.watermark, wait_s)
+            self._refused += arrivals.refused
+            num_records += arrivals.num_records
+            partition.joiner.see(arrivals.impressions, arrivals.actions, watermark_ms)
+            watermark_ms = partition.watermark.advance(self._clock.monotonic_s())
+            if watermark_ms is not None:
+                has_more |= partition.joiner.advance(watermark_ms)
+        self._is_idle = num_records == 0 and not has_more
+        self._num_records += num_records
+        if self._step_began_s is None and self._has_changes:
+            self._step_began_s = self._clock.monotonic_s()
+        if has_more or self._is_time_to_commit:
+            self.commit()
+        return num_records
+
+    def ends(self) -> dict[tuple[int, Source], int]:
+        """Return the end offset of each input partition now."""
+        return {
+            (partition.number, source): self._log.end_offset(topic, partition.number)
+            for partition in self._partitions
+            for source, topic in self._inputs.items()
+        }
+
+    def has_reached(self, ends: dict[tuple[int, Source], int]) -> bool:
+        """Return whether all records before `ends` are read."""
+        return all(self._partitions[number].position.offsets[source] >= end for (number, source), end in ends.items())
+
+    def close_all(self) -> None:
+        """Commit, then close every window as if time had passed, and commit that."""
+        self.commit()
+        for partition in self._partitions:
+            for _ in partition.joiner.close_all():
+                self.commit()
+
+    def commit(self) -> None:
+        """Make the open step durable; do nothing where there is none. The numbers are those of the module's docstring."""
+        if not self._has_changes:
+            return
+        for letter in self._letters():  # 3
+            self._patience.run(lambda one=letter: self._dead_letters.put(*one))  # type: ignore[misc]
+        puts, deletes, outboxes = self._changes()
+        self._kv.write(puts, deletes)  # 4
+        for partition in self._partitions:
+            outbox = outboxes.get(partition.number)
+            partition.has_outbox = outbox is not None
+            if outbox is not None:
+                partition.position.examples_end = self._append(partition.number, outbox)  # 5
+        self._observe()
+        for partition in self._partitions:
+            partition.joiner.forget_step()
+        self._refused = []
+        self._num_records, self._step_began_s = 0, None
+
+    @property
+    def _has_changes(self) -> bool:
+        return self._num_records > 0 or any(partition.joiner.has_changes for partition in self._partitions)
+
+    @property
+    def _is_time_to_commit(self) -> bool:
+        if self._step_began_s is None:
+            return False
+        settings = self._job.joiner
+        return (
+            max(len(partition.joiner.emitted) for partition in self._partitions) >= settings.examples_per_record
+            or self._num_records >= settings.max_records
+            or self._clock.monotonic_s() - self._step_began_s >= settings.linger_s
+        )
+
+    def _open(self, number: int) -> _Partition:
+        """Return partition `number` as the last commit left it, its outbox delivered."""
+        name, examples = self._job.name, self._topics.examples
+        position_value, outbox_value = self._kv.get_many([position_key(name, number), outbox_key(name, number)])
+        if position_value is None:
+            starts = [self._log.start_offset(topic, number) for topic in self._inputs.values()]
+            position = Position(starts, self._log.end_offset(examples, number))
+        else:
+            position = decode_position(position_value)
+        if outbox_value is not None:
+            outbox = decode_outbox(outbox_value)
+            position.examples_end = self._patience.run(lambda: deliver(self._log, examples, number, outbox))
+        settings = self._job.joiner
+        watermark = Watermark(self._rules.out_of_order_ms, settings.idle_s, position.reached, self._clock.monotonic_s())
+        joiner = PartitionJoiner(self._rules, self._kv, waiting_prefix(name, number))
+        num_requests = joiner.restore()
+        _logger.info("%r[%d]: reading on at %s, %d requests known", examples, number, position.offsets, num_requests)
+        return _Partition(number, position, watermark, joiner, outbox_value is not None)
+
+    def _letters(self) -> list[Refused]:
+        """Return the step's dead letters."""
+        letters = list(self._refused)
+        for partition in self._partitions:
+            joiner, number = partition.joiner, partition.number
+            letters += [
+                Refused(self._topics.actions, number, seen.offset, seen.value, _FAULTS[reason])
+                for seen, reason in joiner.refused
+                if reason in _FAULTS
+            ]
+            letters += [Refused(self._topics.impressions, number, seen.offset, seen.value, _TOO_LATE) for seen in joiner.too_late]
+        return letters
+
+    def _changes(self) -> tuple[dict[str, bytes], list[str], dict[int, Outbox]]:
+        """Return what the step puts into Kv, what it deletes, and the outbox of each partition that has examples."""
+        puts: dict[str, bytes] = {}
+        deletes: list[str] = []
+        outboxes: dict[int, Outbox] = {}
+        name = self._job.name
+        for partition in self._partitions:
+            number = partition.number
+            partition_puts, partition_deletes = partition.joiner.changes()
+            puts |= partition_puts
+            deletes += partition_deletes
+            outbox = self._outbox(partition)
+            if outbox is not None:
+                outboxes[number] = outbox
+                puts[outbox_key(name, number)] = encode_outbox(outbox)
+            elif partition.has_outbox:
+                deletes.append(outbox_key(name, number))
+            puts[position_key(name, number)] = encode_position(partition.position)
+        return puts | self._counters(), deletes, outboxes
+
+    def _outbox(self, partition: _Partition) -> Outbox | None:
+        written = [pair for pair in partition.joiner.emitted if pair[1].kind is not None]
+        if not written:
+            return None
+        size = self._job.joiner.examples_per_record
+        batches = [examples_of(written[start : start + size], self._rules, self._layouts) for start in range(0, len(written), size)]
+        newest_ms = max(int(batch.times_ms.max()) for batch in batches)
+        return Outbox(partition.position.examples_end, newest_ms, tuple(encode_examples(batch) for batch in batches))
+
+    def _counters(self) -> dict[str, bytes]:
+        settings = self._job.counters
+        emitted = [pair for partition in self._partitions for pair in partition.joiner.emitted]
+        if not (settings.enabled and emitted):
+            return {}
+        features = features_of(emitted, self._layouts, settings.keys)
+        return counted(self._kv, features, settings.keys, increments_of(emitted, len(self._rules.tasks)))
+
+    def _append(self, number: int, outbox: Outbox) -> int:
+        """Append the outbox; after a failure look first what the log has of it. Return the end offset."""
+        examples = self._topics.examples
+        try:
+            return self._log.append(examples, outbox.values, time_ms=outbox.time_ms, partition=number)
+        except LogError as error:
+            _logger.warning("looking what the log has: %s", error)
+        return self._patience.run(lambda: deliver(self._log, examples, number, outbox))
+
+    def _observe(self) -> None:
+        for partition in self._partitions:
+            for _, emission in partition.joiner.emitted:
+                label = "sampled_away" if emission.kind is None else emission.kind.name.lower()
+                observe.EXAMPLES_JOINED.labels(kind=label).inc()
+            for _, reason in partition.joiner.refused:
+                observe.ACTIONS_UNMATCHED.labels(reason=reason.name.lower()).inc()
+        observe.IMPRESSIONS_WAITING.set(sum(partition.joiner.num_waiting for partition in self._partitions))
+        watermarks = [partition.position.reached.watermark_ms for partition in self._partitions]
+        observe.JOINER_WATERMARK_S.set(min((ms for ms in watermarks if ms is not None), default=0) / 1000)

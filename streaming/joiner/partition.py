@@ -1,0 +1,177 @@
+"""Joining in one partition: which requests wait, when each is due, and what a step changed. Reads Kv, writes nothing.
+
+A step's changes stay in memory until the pipeline writes them in one transaction (`changes`, then `forget_step`). Between steps only
+the due times are in memory: a request is loaded from Kv when an action or its time comes.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
+
+from monolith_py.errors import KvError
+from monolith_py.io import Kv
+from streaming.joiner.intake import SeenImpression
+from streaming.joiner.rules import (
+    Emission,
+    Outcome,
+    Reason,
+    Request,
+    Rules,
+    SeenAction,
+    Status,
+    advance,
+    can_emit,
+    due_ms,
+    see_action,
+    see_impression,
+)
+from streaming.joiner.waiting import Waiting, decode_waiting, encode_waiting
+
+# Requests that one step closes at most: bounds the memory of a step after a long pause.
+MAX_CLOSED = 4096
+# Later than every deadline.
+FOREVER_MS = 1 << 62
+
+
+class PartitionJoiner:
+    """The waiting requests of one partition; `prefix` is what their keys in `kv` begin with."""
+
+    def __init__(self, rules: Rules, kv: Kv, prefix: str) -> None:
+        self._rules, self._kv, self._prefix = rules, kv, prefix
+        self._due_ms: dict[str, int] = {}
+        self._heap: list[tuple[int, str]] = []  # (due, request id); an entry that differs from _due_ms is stale
+        self._step: dict[str, Waiting | None] = {}  # changed in this step; None: forgotten
+        self.num_waiting = 0  # candidates
+        self.emitted: list[tuple[Waiting, Emission]] = []
+        self.refused: list[tuple[SeenAction, Reason]] = []
+        self.too_late: list[SeenImpression] = []
+
+    def restore(self) -> int:
+        """Read from Kv which requests wait and when each is due; return how many."""
+        for key, value in self._kv.scan(self._prefix):
+            request = decode_waiting(key[len(self._prefix) :], value).request
+            self.num_waiting += request.statuses.count(Status.WAITING)
+            self._schedule(request)
+        return len(self._due_ms)
+
+    @property
+    def has_changes(self) -> bool:
+        """Return whether this step changed anything."""
+        return bool(self._step or self.too_late)
+
+    def see(self, impressions: Sequence[SeenImpression], actions: Sequence[SeenAction], watermark_ms: int | None) -> None:
+        """Take in records in the order of their offsets.
+
+        An impression so old that its request would be forgotten already is refused: it may have been emitted long ago.
+        """
+        self._load([*(seen.parsed.request_id for seen in impressions), *(seen.action.request_id for seen in actions)])
+        for seen_impression in impressions:
+            parsed = seen_impression.parsed
+            if watermark_ms is not None and watermark_ms >= self._rules.forget_ms(parsed.time_ms):
+                self.too_late.append(seen_impression)
+                continue
+            waiting = self._waiting(parsed.request_id)
+            if waiting.request.has_arrived:
+                continue
+            waiting.offset, waiting.value = seen_impression.offset, seen_impression.value
+            waiting.message, waiting.flat = parsed.message, parsed.flat
+            self.num_waiting += len(parsed.item_ids)
+            outcome = Outcome()
+            see_impression(self._rules, waiting.request, parsed.time_ms, parsed.item_ids, outcome)
+            self.num_waiting -= waiting.request.statuses.count(Status.REPEATED)
+            self._take(waiting, outcome)
+        for seen in actions:
+            waiting = self._waiting(seen.action.request_id)
+            outcome = Outcome()
+            see_action(self._rules, waiting.request, seen, outcome)
+            self._take(waiting, outcome)
+
+    def advance(self, watermark_ms: int) -> bool:
+        """Let event time reach `watermark_ms`; return whether there is more to close at it."""
+        due: list[str] = []
+        while self._heap and self._heap[0][0] <= watermark_ms and len(due) < MAX_CLOSED:
+            due_at_ms, request_id = heapq.heappop(self._heap)
+            if self._due_ms.get(request_id) == due_at_ms:
+                due.append(request_id)
+        self._load(due)
+        for request_id in due:
+            waiting = self._step[request_id]
+            assert waiting is not None, request_id
+            self._advance(waiting, watermark_ms)
+            if self._due_ms.get(request_id, FOREVER_MS) <= watermark_ms:
+                self._forget(request_id)
+        return bool(self._heap) and self._heap[0][0] <= watermark_ms
+
+    def close_all(self) -> Iterator[None]:
+        """Close every open window and give up every early action, as if time had passed; yield after each step's worth.
+
+        Requests stay remembered for late actions: a later run of the joiner goes on from here.
+        """
+        assert not self._step, "a step is open"
+        by_due = sorted(self._due_ms, key=lambda request_id: (self._due_ms[request_id], request_id))
+        for start in range(0, len(by_due), MAX_CLOSED):
+            self._load(by_due[start : start + MAX_CLOSED])
+            for request_id, waiting in list(self._step.items()):
+                assert waiting is not None, request_id
+                if waiting.request.has_arrived and not waiting.request.is_waiting:
+                    del self._step[request_id]  # closed already: nothing to write
+                else:
+                    self._advance(waiting, FOREVER_MS)
+            yield
+
+    def changes(self) -> tuple[dict[str, bytes], list[str]]:
+        """Return what this step puts into Kv and what it deletes."""
+        puts, deletes = {}, []
+        for request_id, waiting in self._step.items():
+            if waiting is None:
+                deletes.append(self._prefix + request_id)
+            else:
+                puts[self._prefix + request_id] = encode_waiting(waiting, can_emit(self._rules, waiting.request))
+        return puts, deletes
+
+    def forget_step(self) -> None:
+        """Let go of the step's changes, which are in Kv now."""
+        self._step.clear()
+        self.emitted, self.refused, self.too_late = [], [], []
+
+    def _load(self, request_ids: Iterable[str]) -> None:
+        """Bring the known ones of these requests into the step."""
+        missing = [request_id for request_id in dict.fromkeys(request_ids) if request_id in self._due_ms and request_id not in self._step]
+        values = self._kv.get_many([self._prefix + request_id for request_id in missing])
+        for request_id, value in zip(missing, values, strict=True):
+            if value is None:
+                raise KvError(f"waiting request {self._prefix + request_id!r} must be in the store, got nothing")
+            self._step[request_id] = decode_waiting(request_id, value)
+
+    def _waiting(self, request_id: str) -> Waiting:
+        """Return the request as this step knows it, a new one where nothing is known."""
+        waiting = self._step.get(request_id)
+        if waiting is None:
+            waiting = self._step[request_id] = Waiting(Request(request_id))
+        return waiting
+
+    def _advance(self, waiting: Waiting, watermark_ms: int) -> None:
+        outcome = Outcome()
+        advance(self._rules, waiting.request, watermark_ms, outcome)
+        self._take(waiting, outcome)
+
+    def _take(self, waiting: Waiting, outcome: Outcome) -> None:
+        """Keep what came out of a request and when it is due next."""
+        for emission in outcome.emissions:
+            self.emitted.append((waiting, emission))
+            self.num_waiting -= emission.is_first
+        self.refused += outcome.refused
+        self._schedule(waiting.request)
+
+    def _schedule(self, request: Request) -> None:
+        request_id, due = request.request_id, due_ms(self._rules, request)
+        if due is None:
+            self._forget(request_id)
+        elif self._due_ms.get(request_id) != due:
+            self._due_ms[request_id] = due
+            heapq.heappush(self._heap, (due, request_id))
+
+    def _forget(self, request_id: str) -> None:
+        self._due_ms.pop(request_id, None)
+        self._step[request_id] = None

@@ -1,0 +1,77 @@
+"""The joiner's process: opens the log and the store, steps until it is told to stop, leaves a position to go on from."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from types import FrameType
+
+from monolith_py.clock import SystemClock
+from monolith_py.config import JobConfig
+from monolith_py.errors import ConfigError
+from monolith_py.io import open_kv, open_log
+from streaming.joiner.loop import JoinerPipeline
+
+_logger = logging.getLogger(__name__)
+
+# A log may end in offsets without a record. Two rounds: the first may have left out a topic that was ahead of the other.
+_EMPTY_ROUNDS = 2
+
+
+class StopSignal:
+    """Becomes true when SIGTERM or SIGINT arrives."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+
+    def __call__(self) -> bool:
+        """Return whether one has arrived."""
+        return self._is_set
+
+    def _set(self, number: int, frame: FrameType | None) -> None:
+        self._is_set = True
+
+    @contextmanager
+    def installed(self) -> Iterator[StopSignal]:
+        """Listen to the signals inside; main thread only."""
+        before = {number: signal.signal(number, self._set) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def run_joiner(job: JobConfig, *, stop_at_end: bool) -> None:
+    """Join until SIGTERM or SIGINT; with `stop_at_end` until all that is in the log now is read, then close every window and return.
+
+    Raises:
+        ConfigError: the store does not outlive the process, or the topics do not have the same number of partitions.
+        LogError: a topic is missing, or the log was away for too long.
+        KvError: the store was away for too long.
+    """
+    if job.kv.url == "memory:":
+        raise ConfigError("kv.url must be a store that outlives the joiner, which keeps its position there, got 'memory:'")
+    with StopSignal().installed() as should_stop, closing(open_log(job.log.url)) as log, closing(open_kv(job.kv.url)) as kv:
+        pipeline = JoinerPipeline(job, log, kv, SystemClock(), should_stop)
+        pipeline.start()
+        if stop_at_end:
+            _join_to_end(pipeline, should_stop)
+        else:
+            while not should_stop():
+                pipeline.step()
+        pipeline.commit()
+    _logger.info("joiner stopped, its position is written")
+
+
+def _join_to_end(pipeline: JoinerPipeline, should_stop: StopSignal) -> None:
+    """Read all that is in the log now, then close every window."""
+    ends = pipeline.ends()
+    empty_rounds = 0
+    while not (pipeline.has_reached(ends) or empty_rounds == _EMPTY_ROUNDS):
+        if should_stop():
+            return
+        empty_rounds = 0 if pipeline.step() else empty_rounds + 1
+    pipeline.close_all()

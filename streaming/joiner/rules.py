@@ -1,0 +1,261 @@
+"""Impressions and actions to examples: the state machine of one request. No I/O and no clock; the online joiner and the replay run it.
+
+What is emitted depends on event times and on the order of the request's own actions alone, which share a partition and so keep their
+order. It does not depend on how the topics interleave, nor on when the watermark moves:
+
+- A candidate's example is emitted as soon as its labels are known: a closing action arrived, or every task is positive. Otherwise it is
+  emitted when the window closes, with the labels of the actions whose event time is before the deadline.
+- An action of a later event time (or one that comes after the example was emitted) is late. Under `retract` it emits a RETRACTION of the
+  tasks that turn positive by it. Where the candidate's negative was sampled away there is nothing to take back: a LABELLED example goes
+  out in its place. Under `drop` it is refused.
+- An action whose event time is `late_window_s` or more after the deadline is refused.
+- Actions may come before their impression; they wait for it for `window_s` and `out_of_order_s`, then they are refused.
+- A second impression of the same request, or a second action of the same kind on a candidate, changes nothing.
+
+An example is known by (request id, item, kind), a retraction by its tasks besides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import NamedTuple
+
+from monolith_py.config import JobConfig
+from monolith_py.errors import ConfigError
+from monolith_py.example import Action, ExampleKind
+from streaming.joiner.sampling import is_kept
+
+# Labels of a candidate are the bits of one 64-bit integer, bit t for task t.
+MAX_TASKS = 64
+
+
+class Status(IntEnum):
+    """What became of one candidate."""
+
+    WAITING = 0
+    EMITTED = 1
+    SAMPLED_AWAY = 2
+    REPEATED = 3  # an earlier candidate of the request has the same item: only that one makes examples
+
+
+class Reason(IntEnum):
+    """Why an action makes no example."""
+
+    NO_IMPRESSION = 0
+    NO_CANDIDATE = 1
+    LATE = 2
+    EXPIRED = 3
+
+
+class SeenAction(NamedTuple):
+    """An action and where it lay in its partition."""
+
+    action: Action
+    offset: int
+    value: bytes  # as it came
+
+
+class LateAction(NamedTuple):
+    """An action after the deadline of a candidate that still waits."""
+
+    row: int
+    seen: SeenAction
+
+
+class Emission(NamedTuple):
+    """One example, or one negative that was sampled away (`kind` None)."""
+
+    row: int
+    kind: ExampleKind | None
+    labels: int  # bit t: label of task t
+    known_ms: int  # event time at which the labels were known
+    is_first: bool  # the first emission of this candidate
+
+    @property
+    def is_negative(self) -> bool:
+        """Return whether no task is positive."""
+        return self.labels == 0
+
+
+@dataclass
+class Outcome:
+    """What steps of the state machine gave."""
+
+    emissions: list[Emission] = field(default_factory=list)
+    refused: list[tuple[SeenAction, Reason]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Request:
+    """What is known of one request: B candidates once its impression has arrived, none before."""
+
+    request_id: str
+    time_ms: int = 0  # event time of the impression
+    deadline_ms: int = 0
+    item_ids: Sequence[int] = ()  # (B,)
+    labels: list[int] = field(default_factory=list)  # (B,) tasks known to be positive
+    statuses: list[int] = field(default_factory=list)  # (B,) Status
+    early: list[SeenAction] = field(default_factory=list)  # before the impression, in order of arrival
+    late: list[LateAction] = field(default_factory=list)  # for candidates that wait, in order of arrival
+
+    @property
+    def has_arrived(self) -> bool:
+        """Return whether the impression has arrived."""
+        return bool(self.statuses)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Return whether a candidate waits for its window to close."""
+        return Status.WAITING in self.statuses
+
+
+@dataclass(frozen=True)
+class Rules:
+    """A job's rules of joining, times in milliseconds."""
+
+    tasks: tuple[str, ...]
+    bits: dict[str, int]  # kind of action -> tasks that it makes positive
+    closing: frozenset[str]
+    window_ms: int
+    late_window_ms: int
+    out_of_order_ms: int
+    retracts: bool
+    negative_rate: float
+
+    @staticmethod
+    def of(job: JobConfig) -> Rules:
+        """Return the rules of `job`.
+
+        Raises:
+            ConfigError: there are more tasks than a candidate has label bits.
+        """
+        if len(job.tasks) > MAX_TASKS:
+            raise ConfigError(f"tasks must be at most {MAX_TASKS}, got {len(job.tasks)}")
+        bits: dict[str, int] = {}
+        for index, task in enumerate(job.tasks):
+            bits[task.action] = bits.get(task.action, 0) | 1 << index
+        joiner = job.joiner
+        return Rules(
+            tasks=tuple(task.name for task in job.tasks),
+            bits=bits,
+            closing=frozenset(joiner.closing_actions),
+            window_ms=round(joiner.window_s * 1000),
+            late_window_ms=round(joiner.late_window_s * 1000),
+            out_of_order_ms=round(joiner.out_of_order_s * 1000),
+            retracts=joiner.late == "retract",
+            negative_rate=joiner.negative_rate,
+        )
+
+    def matters(self, action: Action) -> bool:
+        """Return whether an action of this kind can make a label or end a wait."""
+        return action.kind in self.bits or action.kind in self.closing
+
+    def sample_rate(self, emission: Emission) -> float:
+        """Return the share of such examples that is kept: below 1 for negatives alone."""
+        return self.negative_rate if emission.is_negative else 1.0
+
+    def forget_ms(self, time_ms: int) -> int:
+        """Return the watermark at which a request whose impression has this event time is forgotten."""
+        return time_ms + self.window_ms + self.late_window_ms
+
+
+def see_impression(rules: Rules, request: Request, time_ms: int, item_ids: Sequence[int], outcome: Outcome) -> None:
+    """Let the impression of `request` arrive, then the actions that waited for it; do nothing where it is already there."""
+    if request.has_arrived:
+        return
+    request.time_ms, request.deadline_ms = time_ms, time_ms + rules.window_ms
+    request.item_ids = item_ids
+    request.labels = [0] * len(item_ids)
+    request.statuses = [int(Status.WAITING)] * len(item_ids)
+    if len(item_ids) > 1 and len(set(item_ids)) < len(item_ids):
+        for row, item_id in enumerate(item_ids):
+            if item_ids.index(item_id) < row:
+                request.statuses[row] = Status.REPEATED
+    early, request.early = request.early, []
+    for seen in early:
+        see_action(rules, request, seen, outcome)
+
+
+def see_action(rules: Rules, request: Request, seen: SeenAction, outcome: Outcome) -> None:
+    """Let an action on a candidate of `request` arrive; `rules.matters(action)` must hold."""
+    action = seen.action
+    if not request.has_arrived:
+        request.early.append(seen)
+        return
+    try:
+        row = request.item_ids.index(action.item_id)
+    except ValueError:
+        outcome.refused.append((seen, Reason.NO_CANDIDATE))
+        return
+    bits = rules.bits.get(action.kind, 0) if action.value > 0 else 0
+    if action.time_ms >= request.deadline_ms + rules.late_window_ms:
+        outcome.refused.append((seen, Reason.EXPIRED))
+    elif request.statuses[row] != Status.WAITING:
+        _see_late(rules, request, row, seen, outcome)
+    elif action.time_ms >= request.deadline_ms:
+        if bits:
+            request.late.append(LateAction(row, seen))
+    else:
+        request.labels[row] |= bits
+        if action.kind in rules.closing or request.labels[row] == (1 << len(rules.tasks)) - 1:
+            _emit(rules, request, row, max(request.time_ms, action.time_ms), outcome)
+
+
+def advance(rules: Rules, request: Request, watermark_ms: int, outcome: Outcome) -> None:
+    """Let event time reach `watermark_ms`: close the window, or refuse actions that have waited too long for their impression."""
+    if request.has_arrived:
+        if watermark_ms >= request.deadline_ms:
+            for row, status in enumerate(request.statuses):
+                if status == Status.WAITING:
+                    _emit(rules, request, row, request.deadline_ms, outcome)
+        return
+    patience_ms = rules.window_ms + rules.out_of_order_ms
+    outcome.refused += [(seen, Reason.NO_IMPRESSION) for seen in request.early if watermark_ms >= seen.action.time_ms + patience_ms]
+    request.early = [seen for seen in request.early if watermark_ms < seen.action.time_ms + patience_ms]
+
+
+def due_ms(rules: Rules, request: Request) -> int | None:
+    """Return the watermark at which `advance` changes something or the request is to be forgotten; None where nothing is known of it."""
+    if request.has_arrived:
+        return request.deadline_ms if request.is_waiting else request.deadline_ms + rules.late_window_ms
+    if not request.early:
+        return None
+    return min(seen.action.time_ms for seen in request.early) + rules.window_ms + rules.out_of_order_ms
+
+
+def can_emit(rules: Rules, request: Request) -> bool:
+    """Return whether an example may still come of `request`, for which its features must be kept."""
+    if request.is_waiting:
+        return True
+    everything = (1 << len(rules.tasks)) - 1
+    return rules.retracts and any(labels != everything for labels in request.labels)
+
+
+def _emit(rules: Rules, request: Request, row: int, known_ms: int, outcome: Outcome) -> None:
+    """Emit the candidate's first example, then what its late actions make of it."""
+    labels = request.labels[row]
+    kept = labels != 0 or is_kept(request.request_id, request.item_ids[row], rules.negative_rate)
+    request.statuses[row] = Status.EMITTED if kept else Status.SAMPLED_AWAY
+    outcome.emissions.append(Emission(row, ExampleKind.LABELLED if kept else None, labels, known_ms, True))
+    if request.late:
+        late = [entry for entry in request.late if entry.row == row]
+        request.late = [entry for entry in request.late if entry.row != row]
+        for entry in late:
+            _see_late(rules, request, row, entry.seen, outcome)
+
+
+def _see_late(rules: Rules, request: Request, row: int, seen: SeenAction, outcome: Outcome) -> None:
+    action = seen.action
+    fresh = rules.bits.get(action.kind, 0) & ~request.labels[row] if action.value > 0 else 0
+    if not fresh:
+        return
+    if not rules.retracts:
+        outcome.refused.append((seen, Reason.LATE))
+        return
+    kind = ExampleKind.RETRACTION if request.statuses[row] == Status.EMITTED else ExampleKind.LABELLED
+    request.labels[row] |= fresh
+    request.statuses[row] = Status.EMITTED
+    known_ms = max(request.deadline_ms if action.time_ms >= request.deadline_ms else request.time_ms, action.time_ms)
+    outcome.emissions.append(Emission(row, kind, fresh, known_ms, False))

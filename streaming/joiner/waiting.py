@@ -1,0 +1,113 @@
+"""How a waiting request lies in Kv: the state machine's state and the impression as it came.
+
+Layout, little-endian: header (version, deadline, time, offset of the impression, number of candidates, of late and of early
+actions, length of the impression), then for each candidate item id int64, labels uint64 and status uint8 (one array each), the row of
+each late action uint32, each action (offset int64, length uint32, bytes), the impression.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from monolith_py.errors import WireError
+from monolith_py.io.codec import decode_action
+from monolith_py.pb import example_pb2 as pb
+from streaming.joiner.layouts import FlatColumns, Layouts
+from streaming.joiner.rules import LateAction, Request, SeenAction
+
+_VERSION = 1
+_HEADER = struct.Struct("<BqqqIIII")
+_ACTION = struct.Struct("<qI")
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """A request with its impression: `value` as it came, `message` parsed where that is at hand."""
+
+    request: Request
+    offset: int = 0
+    value: bytes = b""
+    message: pb.Impression | None = None
+    flat: FlatColumns | None = None
+
+    def impression(self) -> pb.Impression:
+        """Return the parsed impression."""
+        if self.message is None:
+            assert self.value, self.request.request_id
+            self.message = pb.Impression.FromString(self.value)
+        return self.message
+
+    def flat_columns(self, layouts: Layouts) -> FlatColumns | None:
+        """Return the impression's features, None where they are not flat."""
+        if self.flat is None:
+            self.flat = layouts.columns_of(self.impression())
+        return self.flat
+
+
+def waiting_prefix(job_name: str, partition: int) -> str:
+    """Return what the Kv keys of a partition's waiting requests begin with."""
+    return f"joiner:{job_name}:waiting:{partition}:"
+
+
+def encode_waiting(waiting: Waiting, keep_impression: bool) -> bytes:
+    """Return `waiting` as it lies in Kv, with its impression where an example may still be made of it."""
+    request = waiting.request
+    impression = waiting.value if keep_impression else b""
+    num_candidates = len(request.statuses)
+    header = _HEADER.pack(
+        _VERSION,
+        request.deadline_ms,
+        request.time_ms,
+        waiting.offset,
+        num_candidates,
+        len(request.late),
+        len(request.early),
+        len(impression),
+    )
+    candidates = struct.pack(f"<{num_candidates}q{num_candidates}Q", *request.item_ids, *request.labels) + bytes(request.statuses)
+    if not request.late and not request.early:
+        return header + candidates + impression
+    rows = struct.pack(f"<{len(request.late)}I", *(entry.row for entry in request.late))
+    actions = [entry.seen for entry in request.late] + request.early
+    packed = b"".join(_ACTION.pack(seen.offset, len(seen.value)) + seen.value for seen in actions)
+    return header + candidates + rows + packed + impression
+
+
+def decode_waiting(request_id: str, value: bytes) -> Waiting:
+    """Return what `encode_waiting` wrote.
+
+    Raises:
+        WireError: the bytes are of another version or are cut.
+    """
+    try:
+        return _decode(request_id, value)
+    except (struct.error, WireError) as error:
+        raise WireError(f"waiting request {request_id!r} must be whole, got {len(value)} bytes: {error}") from None
+
+
+def _decode(request_id: str, value: bytes) -> Waiting:
+    version, deadline_ms, time_ms, offset, num_candidates, num_late, num_early, length = _HEADER.unpack_from(value)
+    if version != _VERSION:
+        raise WireError(f"waiting request {request_id!r} must be of version {_VERSION}, got {version}")
+    at = _HEADER.size
+    numbers = struct.unpack_from(f"<{num_candidates}q{num_candidates}Q", value, at)
+    at += num_candidates * 16
+    statuses = list(value[at : at + num_candidates])
+    at += num_candidates
+    request = Request(request_id, time_ms, deadline_ms, list(numbers[:num_candidates]), list(numbers[num_candidates:]), statuses)
+    if num_late or num_early:
+        rows = struct.unpack_from(f"<{num_late}I", value, at)
+        at += num_late * 4
+        actions = []
+        for _ in range(num_late + num_early):
+            action_offset, size = _ACTION.unpack_from(value, at)
+            at += _ACTION.size
+            raw = value[at : at + size]
+            actions.append(SeenAction(decode_action(raw), action_offset, raw))
+            at += size
+        request.late = [LateAction(row, seen) for row, seen in zip(rows, actions[:num_late], strict=True)]
+        request.early = actions[num_late:]
+    if len(value) != at + length:
+        raise WireError(f"waiting request {request_id!r} must have {at + length} bytes, got {len(value)}")
+    return Waiting(request, offset, value[at:])

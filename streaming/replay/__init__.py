@@ -1,0 +1,1 @@
+"""Replay of a time range of the log through the joiner's own rules, as a bounded Apache Beam pipeline."""

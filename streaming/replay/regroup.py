@@ -1,0 +1,167 @@
+"""Joining a bounded range of the log: read spans of records, join each request from all its records, encode what comes out by time.
+
+Plain functions over picklable values, for a batch system to spread; the state machine is the online joiner's own. The result is what the
+online joiner gives where no event came later than `out_of_order_s`: a request's records are taken in the order of the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import NamedTuple
+
+from monolith_py.errors import WireError
+from monolith_py.io import Log, open_log
+from monolith_py.io.codec import decode_action, encode_examples
+from monolith_py.pb import example_pb2 as pb
+from streaming.joiner.emit import examples_of
+from streaming.joiner.impressions import parse_impression
+from streaming.joiner.layouts import Layouts
+from streaming.joiner.rules import Emission, Outcome, Request, Rules, SeenAction, advance, see_action, see_impression
+from streaming.joiner.waiting import Waiting
+from streaming.joiner.watermark import Source
+
+# Emissions of this much event time are sorted and encoded together.
+BUCKET_MS = 10 * 60 * 1000
+SPAN_RECORDS = 2000
+FOREVER_MS = 1 << 62
+Count = Callable[[str, int], None]
+
+
+class Span(NamedTuple):
+    """Records [start, stop) of one partition."""
+
+    source: int
+    topic: str
+    partition: int
+    start: int
+    stop: int
+
+
+class Grouped(NamedTuple):
+    """One record of a request."""
+
+    source: int
+    offset: int
+    value: bytes
+
+
+class Joined(NamedTuple):
+    """Emissions of one request within one bucket of time."""
+
+    offset: int  # of the impression
+    value: bytes
+    emissions: list[Emission]
+
+
+@dataclass(frozen=True)
+class Range:
+    """Impressions of [start_ms, end_ms) and all their actions."""
+
+    start_ms: int
+    end_ms: int
+
+    @property
+    def name(self) -> str:
+        """Return what tells this range from others."""
+        return f"{self.start_ms}-{self.end_ms}"
+
+
+def spans_of(log: Log, topics: dict[Source, str], rules: Rules, within: Range) -> list[Span]:
+    """Return spans that hold the impressions of the range and every action that may belong to them."""
+    bound_ms = rules.out_of_order_ms
+    last_ms = within.end_ms + rules.window_ms + rules.late_window_ms
+    times = {
+        Source.IMPRESSIONS: (within.start_ms, within.end_ms + bound_ms),
+        Source.ACTIONS: (within.start_ms - bound_ms, last_ms + bound_ms),
+    }
+    spans = []
+    for source, topic in topics.items():
+        first_ms, stop_ms = times[source]
+        for partition in range(log.num_partitions(topic)):
+            first, stop = log.offset_at(topic, partition, max(first_ms, 0)), log.offset_at(topic, partition, stop_ms)
+            spans += [Span(source, topic, partition, start, min(start + SPAN_RECORDS, stop)) for start in range(first, stop, SPAN_RECORDS)]
+    return spans
+
+
+def read_span(span: Span, url: str, rules: Rules, layouts: Layouts, count: Count) -> Iterator[tuple[tuple[int, str], Grouped]]:
+    """Yield ((partition, request id), record) for the valid records of a span."""
+    topic, offset = span.topic, span.start
+    with closing(open_log(url)) as log:
+        while offset < span.stop:
+            records = log.read(topic, span.partition, offset, min(SPAN_RECORDS, span.stop - offset), timeout_s=1.0)
+            if not records:
+                return
+            offset = records[-1].offset + 1
+            for record in records:
+                if record.offset >= span.stop:
+                    return
+                try:
+                    request_id = _request_id(span.source, record.value, rules, layouts)
+                except WireError:
+                    count("malformed", 1)
+                    continue
+                if request_id is not None:
+                    count("impressions" if span.source == Source.IMPRESSIONS else "actions", 1)
+                    yield (span.partition, request_id), Grouped(span.source, record.offset, record.value)
+
+
+def join_group(
+    group: tuple[tuple[int, str], Iterable[Grouped]], rules: Rules, layouts: Layouts, within: Range, count: Count
+) -> Iterator[tuple[tuple[int, int], Joined]]:
+    """Yield ((partition, bucket of time), emissions) of one request, from all its records."""
+    (partition, request_id), records = group
+    by_offset = sorted(records)
+    impression = next((record for record in by_offset if record.source == Source.IMPRESSIONS), None)
+    actions = [record for record in by_offset if record.source == Source.ACTIONS]
+    if impression is None:
+        count("actions_without_impression", len(actions))
+        return
+    parsed = parse_impression(impression.value, layouts)
+    if not within.start_ms <= parsed.time_ms < within.end_ms:
+        return
+    count("requests", 1)
+    request, outcome = Request(request_id), Outcome()
+    see_impression(rules, request, parsed.time_ms, parsed.item_ids, outcome)
+    for action in actions:
+        see_action(rules, request, SeenAction(decode_action(action.value), action.offset, action.value), outcome)
+    advance(rules, request, FOREVER_MS, outcome)
+    count("actions_refused", len(outcome.refused))
+    buckets: dict[int, list[Emission]] = {}
+    for emission in outcome.emissions:
+        count("sampled_away" if emission.kind is None else emission.kind.name.lower(), 1)
+        if emission.kind is not None:
+            buckets.setdefault(emission.known_ms // BUCKET_MS, []).append(emission)
+    for bucket, emissions in buckets.items():
+        yield (partition, bucket), Joined(impression.offset, impression.value, emissions)
+
+
+def encode_bucket(
+    joined: Iterable[Joined], rules: Rules, layouts: Layouts, examples_per_record: int, metadata: dict[str, str]
+) -> tuple[int, list[bytes]]:
+    """Return the newest event time of a bucket's examples and their records, in the order in which the labels were known."""
+    ordered: list[tuple[int, int, int, Waiting, Emission]] = []
+    for one in joined:
+        message = pb.Impression.FromString(one.value)
+        request = Request(message.request_id, message.time_ms, item_ids=list(message.item_ids))
+        waiting = Waiting(request, one.offset, one.value, message)
+        ordered += [(emission.known_ms, one.offset, index, waiting, emission) for index, emission in enumerate(one.emissions)]
+    ordered.sort(key=itemgetter(0, 1, 2))
+    pairs = [(waiting, emission) for _, _, _, waiting, emission in ordered]
+    starts = range(0, len(pairs), examples_per_record)
+    batches = [examples_of(pairs[start : start + examples_per_record], rules, layouts) for start in starts]
+    return max(int(batch.times_ms.max()) for batch in batches), [encode_examples(batch, metadata) for batch in batches]
+
+
+def _request_id(source: int, value: bytes, rules: Rules, layouts: Layouts) -> str | None:
+    """Return the request of a record, None for an action that makes no label.
+
+    Raises:
+        WireError: the record is not valid.
+    """
+    if source == Source.IMPRESSIONS:
+        return parse_impression(value, layouts).request_id
+    action = decode_action(value)
+    return action.request_id if rules.matters(action) else None

@@ -1,0 +1,1 @@
+"""The online trainer: examples become rows and dense parameters, published to the replicas."""

@@ -1,0 +1,37 @@
+"""The trainer's process: opens the log, trains until it is told to stop, leaves a checkpoint to go on from."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import closing
+
+import torch
+
+from monolith_py import _core
+from monolith_py.clock import SystemClock
+from monolith_py.config import JobConfig
+from monolith_py.io import open_log
+from monolith_py.io.retrying import Patience, PatientLog
+from streaming.joiner.process import StopSignal
+from streaming.trainer.loop import OnlineTraining
+
+_logger = logging.getLogger(__name__)
+
+
+def run_trainer(job: JobConfig, *, stop_at_end: bool) -> None:
+    """Train until SIGTERM or SIGINT; with `stop_at_end` until all examples that are in the log now are learnt.
+
+    Raises:
+        CheckpointError: the newest checkpoint does not fit the job, or none can be written.
+        LogError: a topic is missing, or the log was away for too long.
+    """
+    num_threads = job.trainer.num_threads or os.cpu_count() or 1
+    torch.set_num_threads(num_threads)
+    _core.set_num_threads(num_threads)
+    _core.keep_freed_memory()
+    clock = SystemClock()
+    with StopSignal().installed() as should_stop, closing(open_log(job.log.url)) as log:
+        training = OnlineTraining(job, PatientLog(log, Patience(clock, should_stop)), clock, should_stop)
+        training.run(stop_at_end=stop_at_end)
+    _logger.info("trainer stopped after %d examples, its checkpoint is written", training.trainer.num_examples)

@@ -1,0 +1,128 @@
+"""Stored features: read once in a while, unknown ones served empty, broken ones counted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from monolith_py.clock import ManualClock
+from monolith_py.config import CounterConfig, DenseFeatureConfig, FeatureConfig, ServingConfig
+from monolith_py.counters import encode_counts
+from monolith_py.example import FeatureColumns, SparseColumn
+from monolith_py.features import Schema
+from monolith_py.io import MemoryKv
+from monolith_py.io.codec import encode_features
+from monolith_py.observe import FEATURES_BAD, FEATURES_MISSING
+from serving.features.store import FeatureStore, TtlCache
+
+SCHEMA = Schema(
+    (
+        FeatureConfig(name="user_id", source="user_id"),
+        FeatureConfig(name="item_id", source="item_id"),
+        FeatureConfig(name="tags", source="item"),
+        FeatureConfig(name="city", source="user"),
+    ),
+    (DenseFeatureConfig(name="price", source="item", dim=1),),
+    ("click", "like"),
+)
+
+
+class CountingKv(MemoryKv):
+    """Counts the keys it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def get_many(self, keys):
+        self.asked += keys
+        return super().get_many(keys)
+
+
+@pytest.fixture
+def kv():
+    return CountingKv()
+
+
+@pytest.fixture
+def clock():
+    return ManualClock(1_000_000)
+
+
+@pytest.fixture
+def make_store(kv, clock):
+    def make(**config):
+        return FeatureStore(kv, SCHEMA, CounterConfig(enabled=True, keys=("item_id",)), ServingConfig(**config), clock)
+
+    return make
+
+
+def item(*tags: int, price: float = 0.0) -> bytes:
+    tag_column = SparseColumn(np.array(tags, np.int64), np.array([len(tags)], np.int32))
+    return encode_features(FeatureColumns(1, {"tags": tag_column}, {"price": np.array([[price]], np.float32)}))
+
+
+def missing(kind: str) -> float:
+    return FEATURES_MISSING.labels(kind=kind)._value.get()
+
+
+def test_items_have_their_id_and_their_stored_features(make_store, kv):
+    kv.write({"item:1": item(10, 11, price=2.5), "item:2": item()})
+    rows = make_store().items([1, 2, 1])
+    assert rows.fids.tolist() == [1, 10, 11, 2, 1, 10, 11]
+    assert rows.lengths.tolist() == [[1, 2], [1, 0], [1, 2]]
+    assert rows.dense.tolist() == [[2.5], [0], [2.5]]
+    assert kv.asked == ["item:1", "item:2"]
+
+
+def test_an_unknown_user_is_served_without_features_and_counted(make_store):
+    before = missing("user")
+    rows = make_store().user(5)
+    assert (rows.fids.tolist(), rows.lengths.tolist()) == ([5], [[1, 0]])
+    assert missing("user") == before + 1
+
+
+@pytest.mark.parametrize("value", [b"\xff\xff", encode_features(FeatureColumns(1, {}, {"price": np.zeros((1, 2), np.float32)}))])
+def test_broken_stored_features_are_served_as_none_and_counted(make_store, kv, value):
+    kv.write({"item:1": value, "item:2": item(7)})
+    before = FEATURES_BAD.labels(kind="item")._value.get()
+    assert make_store().items([1, 2]).fids.tolist() == [1, 2, 7]
+    assert FEATURES_BAD.labels(kind="item")._value.get() == before + 1
+
+
+def test_features_are_read_again_when_their_time_is_over(make_store, kv, clock):
+    store = make_store(feature_cache_s=10.0)
+    kv.write({"item:1": item(1)})
+    store.items([1])
+    kv.write({"item:1": item(2)})
+    clock.advance(9.9)
+    assert store.items([1]).fids.tolist() == [1, 1]
+    clock.advance(0.2)
+    assert store.items([1]).fids.tolist() == [1, 2]
+
+
+def test_a_cache_time_of_zero_reads_every_time(make_store, kv):
+    store = make_store(feature_cache_s=0.0)
+    store.user(1)
+    store.user(1)
+    assert kv.asked == ["user:1", "user:1"]
+
+
+def test_the_cache_keeps_the_newest_entries_only(clock):
+    cache = TtlCache(60.0, 2, clock)
+    loads = []
+
+    def load(keys):
+        loads.extend(keys)
+        return keys
+
+    for key in (1, 2, 3, 2, 1):
+        assert cache.get_many([key], load) == [key]
+    assert loads == [1, 2, 3, 1]
+
+
+def test_counters_are_the_dense_values_of_each_fid(make_store, kv):
+    kv.write({"counter:item_id:4": encode_counts(np.array([100, 40, 10])), "counter:item_id:5": b"broken"})
+    values = make_store().counters("item_id", [4, 5, 6])
+    prior = [0.0, 0.3, 0.3]
+    np.testing.assert_allclose(values, [[np.log1p(100) / 10, (40 + 6) / 120, (10 + 6) / 120], prior, prior], rtol=1e-6)

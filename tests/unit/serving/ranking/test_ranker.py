@@ -1,0 +1,198 @@
+"""The ranker: what is logged is what was scored, for any mix of requests that are scored together."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from monolith_py.batch import make_batch
+from monolith_py.clock import SystemClock
+from monolith_py.config import JobConfig, parse_job
+from monolith_py.counters import encode_counts
+from monolith_py.errors import NotReady
+from monolith_py.example import FeatureColumns, Impression, SparseColumn
+from monolith_py.features import Schema
+from monolith_py.io import MemoryKv
+from monolith_py.io.codec import encode_features
+from monolith_py.model import build_model
+from monolith_py.sync import RowEncoding, TowerState, pack_rows
+from serving.features.packed import PackedRow
+from serving.features.store import FeatureStore
+from serving.ranking.ranker import Ranker
+from serving.ranking.request import RankInput
+from serving.replica.model_state import ModelState
+from serving.replica.table import ReplicaTable
+
+FAR_S = SystemClock().monotonic_s() + 3600
+
+
+class StillReplica:
+    """A replica that stands still: random rows for fids 0..99 of every feature."""
+
+    def __init__(self, job: JobConfig) -> None:
+        schema, generator = Schema.of(job), np.random.default_rng(3)
+        table = ReplicaTable(schema.features, RowEncoding.FP32, torch.device("cpu"))
+        for name in schema.sparse_names:
+            weights = generator.normal(size=(100, 8)).astype(np.float32)
+            table.assign(name, np.arange(100), pack_rows(weights, RowEncoding.FP32), RowEncoding.FP32)
+        model = build_model(schema, job.model, 0).eval()
+        self.state = ModelState(table, model, TowerState.of(model.state_dict()), (4, 2), 0)
+
+
+class KeptImpressions:
+    def __init__(self) -> None:
+        self.kept: list[Impression] = []
+
+    def put(self, impression) -> None:
+        self.kept.append(impression())
+
+
+@pytest.fixture
+def job() -> JobConfig:
+    feature = {"dim": 8}
+    return parse_job(
+        {
+            "name": "ranker",
+            "log": {"url": "sqlite:///unused"},
+            "kv": {"url": "memory:"},
+            "features": [
+                {"name": "tags", "source": "item", "pooling": "mean"} | feature,
+                {"name": "user_id", "source": "user_id"} | feature,
+                {"name": "tab", "source": "context"} | feature,
+                {"name": "item_id", "source": "item_id"} | feature,
+                {"name": "city", "source": "user"} | feature,
+            ],
+            "dense_features": [
+                {"name": "hour", "source": "context", "dim": 2},
+                {"name": "price", "source": "item"},
+                {"name": "age", "source": "user"},
+            ],
+            "tasks": [{"name": "click", "action": "click"}, {"name": "like", "action": "like"}],
+            "counters": {"enabled": True, "keys": ["item_id", "city", "tags"]},
+            "model": {"tower": [16], "precision": "fp32"},
+            "trainer": {"checkpoint_dir": "unused"},
+        }
+    )
+
+
+def column(*fids: int) -> SparseColumn:
+    return SparseColumn(np.array(fids, np.int64), np.array([len(fids)], np.int32))
+
+
+@pytest.fixture
+def kv() -> MemoryKv:
+    kv = MemoryKv()
+    for user in range(5):
+        age = np.array([[user / 10]], np.float32)
+        kv.write({f"user:{user}": encode_features(FeatureColumns(1, {"city": column(user % 2)}, {"age": age}))})
+    for item in range(20):
+        price = np.array([[item / 5]], np.float32)
+        kv.write({f"item:{item}": encode_features(FeatureColumns(1, {"tags": column(*range(item % 4))}, {"price": price}))})
+        kv.write({f"counter:item_id:{item}": encode_counts(np.array([10 * item, item, 0]))})
+    kv.write({"counter:tags:1": encode_counts(np.array([50, 25, 5])), "counter:city:1": encode_counts(np.array([90, 9, 0]))})
+    return kv
+
+
+@pytest.fixture
+def impressions() -> KeptImpressions:
+    return KeptImpressions()
+
+
+@pytest.fixture
+def ranker(job, kv, impressions) -> Ranker:
+    clock = SystemClock()
+    return Ranker(job, StillReplica(job), FeatureStore(kv, Schema.of(job), job.counters, job.serving, clock), impressions, clock)
+
+
+def request(user_id: int, item_ids: list[int], tab: int = 7) -> RankInput:
+    context = PackedRow(np.array([tab], np.int64), np.array([1], np.int32), np.array([0.5, tab], np.float32))
+    return RankInput(f"{user_id}-{tab}", 1000 + tab, user_id, np.array(item_ids, np.int64), context)
+
+
+def rescored(job: JobConfig, ranker: Ranker, impression: Impression) -> np.ndarray:
+    """Return the probabilities of what was logged, put together as the joiner puts examples together."""
+    shared = impression.shared.repeat(len(impression.item_ids))
+    rows = impression.candidates
+    together = FeatureColumns(rows.num_rows, {**shared.sparse, **rows.sparse}, {**shared.dense, **rows.dense})
+    return ranker._replica.state.predict(make_batch(together, Schema.of(job)))
+
+
+def test_scoring_the_logged_impression_again_gives_the_served_scores(job, ranker, impressions):
+    ranking = ranker.rank(request(1, [3, 19, 3, 500]), FAR_S)
+    (impression,) = impressions.kept
+    assert ranking.model_version == impression.model_version == "4.2"
+    assert (impression.request_id, impression.time_ms, impression.user_id) == ("1-7", 1007, 1)
+    assert impression.item_ids.tolist() == [3, 19, 3, 500] and impression.task_names == ("click", "like")
+    np.testing.assert_array_equal(impression.scores, ranking.scores)
+    np.testing.assert_allclose(rescored(job, ranker, impression), ranking.scores, rtol=1e-5)
+    np.testing.assert_array_equal(ranking.scores[0], ranking.scores[2])
+
+
+def test_the_impression_holds_every_feature_as_it_was_served(ranker, impressions):
+    ranker.rank(request(1, [2, 500]), FAR_S)
+    (impression,) = impressions.kept
+    assert {name: found.fids.tolist() for name, found in impression.shared.sparse.items()} == {"user_id": [1], "city": [1], "tab": [7]}
+    assert impression.candidates.sparse["item_id"].fids.tolist() == [2, 500]
+    assert impression.candidates.sparse["tags"].lengths.tolist() == [2, 0]
+    assert impression.shared.dense["hour"].tolist() == [[0.5, 7.0]]
+    np.testing.assert_allclose(impression.candidates.dense["price"], [[0.4], [0.0]], rtol=1e-6)
+
+
+def test_counters_of_several_fids_are_their_mean_and_of_none_the_prior(job, ranker, impressions):
+    ranker.rank(request(1, [2, 500]), FAR_S)
+    (impression,) = impressions.kept
+    weight, rate = job.counters.prior_weight, job.counters.prior_rate
+    prior = np.array([0.0, rate, rate])
+    tag_1 = np.array([np.log1p(50) / 10, (25 + weight * rate) / (50 + weight), (5 + weight * rate) / (50 + weight)])
+    np.testing.assert_allclose(impression.candidates.dense["counter_tags"], [(prior + tag_1) / 2, prior], rtol=1e-5)
+    city = [np.log1p(90) / 10, (9 + weight * rate) / (90 + weight), weight * rate / (90 + weight)]
+    np.testing.assert_allclose(impression.shared.dense["counter_city"], [city], rtol=1e-5)
+
+
+def test_requests_scored_together_get_what_each_gets_alone(job, ranker, impressions):
+    generator = np.random.default_rng(0)
+    requests = [
+        request(int(generator.integers(8)), generator.integers(0, 25, generator.integers(1, 30)).tolist(), tab) for tab in range(64)
+    ]
+    alone = [ranker.rank(one, FAR_S).scores for one in requests]
+    gathered = threading.Barrier(16)
+
+    def rank(one: RankInput):
+        gathered.wait()
+        return ranker.rank(one, FAR_S).scores
+
+    with ThreadPoolExecutor(16) as pool:
+        together = list(pool.map(rank, requests))
+    for left, right in zip(alone, together, strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-5)
+    for impression in impressions.kept:
+        np.testing.assert_allclose(rescored(job, ranker, impression), impression.scores, rtol=1e-5)
+
+
+def test_a_deadline_that_has_passed_is_not_worked_for(ranker, impressions):
+    with pytest.raises(TimeoutError):
+        ranker.rank(request(1, [1]), SystemClock().monotonic_s())
+    assert not impressions.kept
+
+
+def test_probabilities_that_are_not_finite_are_never_served(ranker, impressions):
+    with torch.no_grad():
+        next(iter(ranker._replica.state.model.parameters())).fill_(float("nan"))
+    with pytest.raises(RuntimeError, match=r"model 4.2 gives probabilities that are not finite"):
+        ranker.rank(request(1, [1]), FAR_S)
+    assert not impressions.kept
+
+
+def test_a_replica_without_a_model_says_so(job, ranker):
+    class EmptyReplica:
+        @property
+        def state(self):
+            raise NotReady("no checkpoint yet")
+
+    ranker._replica = EmptyReplica()
+    with pytest.raises(NotReady, match="no checkpoint yet"):
+        ranker.rank(request(1, [1]), FAR_S)

@@ -1,0 +1,168 @@
+"""The replica's tables against dicts of numpy rows, on every device that is there."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from monolith_py.batch import make_batch
+from monolith_py.config import FeatureConfig
+from monolith_py.errors import WireError
+from monolith_py.example import FeatureColumns, SparseColumn
+from monolith_py.features import Schema
+from monolith_py.sync import RowEncoding, pack_rows, unpack_rows
+from serving.replica.table import ReplicaTable
+
+DIM = 8
+FEATURES = (
+    FeatureConfig(name="a", source="item", dim=DIM),
+    FeatureConfig(name="b", source="item", dim=DIM, pooling="mean"),
+    FeatureConfig(name="c", source="item", dim=DIM),
+)
+SCHEMA = Schema(FEATURES, (), ("click",))
+DEVICES = [pytest.param("cpu"), pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request):
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return torch.device(request.param)
+
+
+@pytest.fixture
+def make_table(device):
+    return lambda encoding=RowEncoding.FP32, capacity=2: ReplicaTable(FEATURES, encoding, device, capacity)
+
+
+def batch_of(bags: dict[str, list[list[int]]]):
+    """Return the batch in which feature f of row b has the fids bags[f][b]."""
+    num_rows = len(next(iter(bags.values())))
+    columns = {}
+    for name, rows in bags.items():
+        fids = [fid for row in rows for fid in row]
+        columns[name] = SparseColumn(np.array(fids, np.int64), np.array([len(row) for row in rows], np.int32))
+    return make_batch(FeatureColumns(num_rows, columns), SCHEMA)
+
+
+def expected_of(model: dict[str, dict[int, np.ndarray]], bags: dict[str, list[list[int]]]) -> np.ndarray:
+    parts = []
+    for feature in FEATURES:
+        rows = []
+        for fids in bags[feature.name]:
+            total = sum((model[feature.name].get(fid, np.zeros(DIM)) for fid in fids), np.zeros(DIM))
+            rows.append(total / max(1, len(fids)) if feature.pooling == "mean" else total)
+        parts.append(np.stack(rows))
+    return np.concatenate(parts, axis=1)
+
+
+def put(table: ReplicaTable, feature: str, rows: dict[int, np.ndarray], encoding: RowEncoding = RowEncoding.FP32) -> None:
+    weights = np.stack(list(rows.values())).astype(np.float32)
+    table.assign(feature, np.array(list(rows), np.int64), pack_rows(weights, encoding), encoding)
+
+
+def test_a_fid_without_a_row_reads_zeros(make_table):
+    pooled = make_table().lookup(batch_of({"a": [[1], []], "b": [[2], [3]], "c": [[], [2**62]]}))
+    assert pooled.shape == (2, 3 * DIM) and not pooled.any()
+
+
+def test_features_do_not_share_rows(make_table):
+    table = make_table()
+    put(table, "a", {1: np.full(DIM, 1.0)})
+    put(table, "c", {1: np.full(DIM, 3.0)})
+    pooled = table.lookup(batch_of({"a": [[1]], "b": [[1]], "c": [[1]]})).cpu().numpy()
+    np.testing.assert_array_equal(pooled, [[1.0] * DIM + [0.0] * DIM + [3.0] * DIM])
+
+
+@pytest.mark.parametrize("encoding", RowEncoding)
+def test_rows_of_every_encoding_read_as_they_unpack(make_table, encoding):
+    table = make_table(encoding)
+    weights = np.random.default_rng(0).normal(0, 0.1, (500, DIM)).astype(np.float32)
+    fids = np.arange(500) - 250
+    rows = pack_rows(weights, encoding)
+    table.assign("a", fids, rows, encoding)
+    pooled = table.lookup(batch_of({"a": [[int(fid)] for fid in fids], "b": [[]] * 500, "c": [[]] * 500})).cpu().numpy()
+    np.testing.assert_allclose(pooled[:, :DIM], unpack_rows(rows, DIM, encoding), rtol=1e-6, atol=1e-6)
+
+
+def test_rows_of_another_encoding_are_packed_again(make_table):
+    table = make_table(RowEncoding.FP16)
+    put(table, "a", {1: np.full(DIM, 0.25)}, RowEncoding.INT8)
+    assert table.lookup(batch_of({"a": [[1]], "b": [[]], "c": [[]]}))[0, :DIM].tolist() == [0.25] * DIM
+
+
+def test_an_unknown_table_and_another_dim_are_refused(make_table):
+    with pytest.raises(WireError, match=r"table must be one of \['a', 'b', 'c'\], got 'd'"):
+        make_table().evict("d", np.array([1]))
+    with pytest.raises(WireError, match="rows of table 'a' must have dim 8, got 64 bytes of fp32"):
+        make_table().assign("a", np.array([1]), np.zeros((1, 64), np.uint8), RowEncoding.FP32)
+
+
+def test_updating_the_same_rows_over_and_over_needs_no_more_memory(make_table):
+    table = make_table(capacity=1)
+    for step in range(50):
+        put(table, "a", {fid: np.full(DIM, step) for fid in range(100)})
+    assert table.num_rows == 100
+    assert table.num_bytes <= 400 * DIM * 4
+
+
+fid = st.integers(0, 6)
+operations = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.sampled_from("abc"), st.lists(st.tuples(fid, st.floats(-8, 8, width=16)), min_size=1, max_size=5)),
+        st.tuples(st.just("evict"), st.sampled_from("abc"), st.lists(st.tuples(fid, st.just(0.0)), max_size=4)),
+        st.tuples(st.just("look"), st.just("a"), st.lists(st.tuples(fid, st.just(0.0)), max_size=6)),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(operations, st.randoms(use_true_random=False))
+def test_any_sequence_of_changes_reads_like_dicts(make_table, steps, random):
+    table, model = make_table(), {name: {} for name in "abc"}
+    for kind, feature, pairs in steps:
+        if kind == "put":
+            # A fid may come twice: the last row stands.
+            fids = np.array([one for one, _ in pairs], np.int64)
+            weights = np.array([[value + d for d in range(DIM)] for _, value in pairs], np.float32)
+            table.assign(feature, fids, pack_rows(weights, RowEncoding.FP32), RowEncoding.FP32)
+            model[feature].update(zip(fids.tolist(), weights, strict=True))
+        elif kind == "evict":
+            table.evict(feature, np.array([one for one, _ in pairs], np.int64))
+            for one, _ in pairs:
+                model[feature].pop(one, None)
+        bags = {name: [random.choices(range(8), k=random.randrange(4)) for _ in range(3)] for name in "abc"}
+        np.testing.assert_allclose(table.lookup(batch_of(bags)).cpu().numpy(), expected_of(model, bags), rtol=1e-6, atol=1e-5)
+    assert table.num_rows == sum(len(rows) for rows in model.values())
+
+
+def test_a_reader_never_sees_half_of_a_row(make_table):
+    """Every row written has one value in all its columns; rows are rewritten, evicted and grown while another thread reads."""
+    table, done = make_table(RowEncoding.FP16, capacity=4), threading.Event()
+    fids = list(range(200))
+    batch = batch_of({"a": [[one] for one in fids], "b": [[]] * len(fids), "c": [[]] * len(fids)})
+    torn: list[np.ndarray] = []
+
+    def read() -> None:
+        while not done.is_set():
+            pooled = table.lookup(batch)[:, :DIM].cpu().numpy()
+            torn.extend(row for row in pooled if (row != row[0]).any())
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for step in range(400):
+        chosen = np.random.default_rng(step).choice(fids, 50, replace=False)
+        put(table, "a", {int(one): np.full(DIM, float(step)) for one in chosen}, RowEncoding.FP16)
+        table.evict("a", chosen[:5])
+        put(table, "c", {10_000 + step: np.full(DIM, 1.0)}, RowEncoding.FP16)
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert not torn

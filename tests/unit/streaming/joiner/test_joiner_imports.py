@@ -1,0 +1,17 @@
+"""The stream side of the joiner starts without torch, in a fraction of the time and memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    "module", ["streaming.joiner.process", "streaming.joiner.loop", "streaming.joiner.sampling", "monolith_py.counters", "monolith_py.io"]
+)
+def test_it_does_not_import_torch_or_beam(module: str) -> None:
+    script = f"import sys, {module}; print(sorted({{'torch', 'torchrec', 'apache_beam', 'grpc'}} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    assert found.strip() == "[]"
