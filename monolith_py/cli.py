@@ -40,7 +40,7 @@ def check_config(config: ConfigOption) -> None:
 def topics(config: ConfigOption) -> None:
     """Create the job's topics where they do not exist."""
     from monolith_py.io import open_log
-    from monolith_py.io.topics import create_topics
+    from monolith_py.io.log.topics import create_topics
 
     with _errors_to_exit():
         job = load_job(config)
@@ -134,7 +134,7 @@ def inspect(
 ) -> None:
     """Look into a checkpoint: what it is of, its tables, one table's sightings and ages, one row."""
     from monolith_py.training.inspection import inspect_checkpoint
-    from monolith_py.training.inspection_view import print_inspection
+    from monolith_py.training.inspection.view import print_inspection
 
     if fid is not None and feature is None and not checkpoint.is_file():
         raise typer.BadParameter("give --feature with --id")

@@ -19,11 +19,10 @@ from grpc_reflection.v1alpha import reflection
 from monolith_py import _core
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig, ServingConfig
+from monolith_py.data.schema import Schema
 from monolith_py.errors import ConfigError
-from monolith_py.features import Schema
-from monolith_py.io import open_kv, open_log
-from monolith_py.io.log import Log
-from monolith_py.io.topics import Topics
+from monolith_py.io import Log, open_kv, open_log
+from monolith_py.io.log.topics import Topics
 from monolith_py.pb import ranking_pb2_grpc as pb_grpc
 from serving.features.store import FeatureStore
 from serving.ranking.impression_log import ImpressionWriter

@@ -11,7 +11,7 @@ import grpc
 from monolith_py.clock import Clock
 from monolith_py.config import ServingConfig
 from monolith_py.errors import KvError, NotReady, WireError
-from monolith_py.observe import RANK_DURATION_S, RANK_REQUESTS
+from monolith_py.observe.metrics import RANK_DURATION_S, RANK_REQUESTS
 from monolith_py.pb import ranking_pb2 as pb
 from monolith_py.pb import ranking_pb2_grpc as pb_grpc
 from serving.ranking.ranker import Ranker

@@ -18,11 +18,11 @@ SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 
 # Third party -> the files that may import it. Each maps its errors and types to ours.
 DOORS = {
-    "kafka": ["monolith_py/io/kafka_*.py"],
-    "redis": ["monolith_py/io/redis_kv.py"],
-    "sqlite3": ["monolith_py/io/sqlite_*.py"],
+    "kafka": ["monolith_py/io/log/kafka*.py"],
+    "redis": ["monolith_py/io/kv/redis.py"],
+    "sqlite3": ["monolith_py/io/log/sqlite.py", "monolith_py/io/kv/sqlite.py", "monolith_py/io/sqlite_file.py"],
     "pyarrow": ["monolith_py/io/codec/*.py"],
-    "prometheus_client": ["monolith_py/observe.py"],
+    "prometheus_client": ["monolith_py/observe/metrics.py"],
     "typer": ["monolith_py/cli.py"],
     "apache_beam": ["streaming/replay/beam.py"],
     "grpc": ["serving/client.py", "serving/process.py", "serving/service.py"],
@@ -65,7 +65,7 @@ def test_every_module_has_its_floor() -> None:
 def test_joining_loads_no_torch() -> None:
     joins = [name for name in map(module_of, SOURCES) if name.startswith(("monolith_py.io", "streaming")) and not name.startswith(TRAINS)]
     assert {"streaming.joiner.process", "streaming.joiner.sampling", "monolith_py.io.log"} <= set(joins)
-    code = f"import sys, {', '.join(['monolith_py.example', *joins])}; print(*sys.modules)"
+    code = f"import sys, {', '.join(['monolith_py.data.examples', *joins])}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not [name for name in loaded if name.partition(".")[0] in ("torch", "torchrec", "fbgemm_gpu")]
 

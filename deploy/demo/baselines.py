@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from kuairand import Stream
 
-from monolith_py.example import FeatureColumns
+from monolith_py.data.examples import FeatureColumns
 
 FloatArray = npt.NDArray[np.float64]
 

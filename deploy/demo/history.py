@@ -12,11 +12,11 @@ import numpy.typing as npt
 from kuairand import Requests, Stream
 
 from monolith_py.config import JobConfig
-from monolith_py.counters import counter_values, encode_counts
-from monolith_py.example import FeatureColumns, Impression
+from monolith_py.data.counters import counter_values, encode_counts
+from monolith_py.data.examples import FeatureColumns, Impression
 from monolith_py.io import Kv, Log
 from monolith_py.io.codec import encode_action, encode_features, encode_impression
-from monolith_py.io.topics import Topics, partition_of
+from monolith_py.io.log.topics import Topics, partition_of
 
 _FEATURES_AT_ONCE = 2000
 _RECORDS_AT_ONCE = 1000

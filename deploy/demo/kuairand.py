@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as parquet
 
-from monolith_py.example import Action, FeatureColumns, Impression, SparseColumn
-from monolith_py.ids import fid_from_text
+from monolith_py.data.examples import Action, FeatureColumns, Impression, SparseColumn
+from monolith_py.data.ids import fid_from_text
 
 DATA = Path(__file__).with_name("data")
 # Days are those of the users: China time. The first holds the 141 events of the late evening before, too.

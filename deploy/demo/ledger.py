@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith_py.config import JobConfig
-from monolith_py.example import ExampleBatch, ExampleKind
+from monolith_py.data.examples import ExampleBatch, ExampleKind
 from monolith_py.io import Log, Record
 from monolith_py.io.codec import decode_examples
-from monolith_py.io.topics import Topics
+from monolith_py.io.log.topics import Topics
 
 _RECORDS_AT_ONCE = 500
 _SCRAPE_TIMEOUT_S = 2.0

@@ -29,7 +29,7 @@ from towers import TowerPass, compare_towers
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig
 from monolith_py.io import Log, open_kv
-from monolith_py.io.topics import Topics, create_topics
+from monolith_py.io.log.topics import Topics, create_topics
 from monolith_py.table import EmbeddingTable, TableStats
 from monolith_py.training.checkpoint import newest_checkpoint, read_meta
 from serving.client import RankClient

@@ -16,11 +16,11 @@ from measures import Quality, quality
 
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig
-from monolith_py.example import ExampleKind
+from monolith_py.config.sparsity import SparsityConfig
+from monolith_py.data.examples import ExampleKind
 from monolith_py.io import Log
-from monolith_py.io.dead_letters import DeadLetters
-from monolith_py.io.topics import Topics
-from monolith_py.sparsity import SparsityConfig
+from monolith_py.io.log.dead_letters import DeadLetters
+from monolith_py.io.log.topics import Topics
 from monolith_py.training import Trainer
 from streaming.trainer.source import ExampleSource
 

@@ -1,4 +1,4 @@
-"""Builds the Grafana board of a job from the metrics of monolith_py/observe.py: every metric is on it.
+"""Builds the Grafana board of a job from the metrics of monolith_py/observe/metrics.py: every metric is on it.
 
 python deploy/grafana/build.py        writes deploy/grafana/monolith.json, to be imported into Grafana
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 from prometheus_client import REGISTRY
 
-import monolith_py.observe  # noqa: F401 registers every metric
+import monolith_py.observe.metrics  # noqa: F401 registers every metric
 
 BOARD = Path(__file__).with_name("monolith.json")
 _WIDTH, _HEIGHT, _COLUMNS = 8, 7, 24

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from monolith_py.data.examples import Int64Array
 from monolith_py.errors import WireError
-from monolith_py.example import Int64Array
 from monolith_py.pb import parameter_sync_pb2 as pb
+from monolith_py.sync.dense.update import TowerUpdate, tower_update_from_wire, tower_update_to_wire
 from monolith_py.sync.rows import ENCODING_FROM_WIRE, ENCODING_TO_WIRE, ByteArray, RowEncoding, row_bytes, rows_are_finite
-from monolith_py.sync.tower_update import TowerUpdate, tower_update_from_wire, tower_update_to_wire
 
 _FID = np.dtype("<i8")
 _MAX_DIM = 1024

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from monolith_py.errors import WireError
-from monolith_py.io.log import Log
+from monolith_py.io import Log
 from monolith_py.sync.delta import decode_delta
 
 

@@ -19,14 +19,14 @@ from torch import Tensor
 
 from monolith_py.clock import Clock
 from monolith_py.config import SyncConfig
+from monolith_py.data.examples import FloatArray, Int64Array
 from monolith_py.errors import LogError
-from monolith_py.example import FloatArray, Int64Array
-from monolith_py.io.log import Log
-from monolith_py.observe import DELTAS_PUBLISHED, PUBLISH_FAILURES, PUBLISHED_BYTES, ROWS_PUBLISHED, TOWER_PUBLISHED_BYTES
-from monolith_py.sync.publish import Drained, Publish, StepMarks, TowerTurn
+from monolith_py.io import Log
+from monolith_py.observe.metrics import DELTAS_PUBLISHED, PUBLISH_FAILURES, PUBLISHED_BYTES, ROWS_PUBLISHED, TOWER_PUBLISHED_BYTES
+from monolith_py.sync.dense.requests import TowerRequests
+from monolith_py.sync.dense.state import TowerState
+from monolith_py.sync.publication import Drained, Publish, StepMarks, TowerTurn
 from monolith_py.sync.rows import RowEncoding
-from monolith_py.sync.tower_requests import TowerRequests
-from monolith_py.sync.towers import TowerState
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import logging
 from typing import Protocol
 
 from monolith_py.errors import DeltaGap, WireError
-from monolith_py.io.log import Log
+from monolith_py.io import Log
 from monolith_py.sync.delta import Delta, decode_delta
 
 logger = logging.getLogger(__name__)

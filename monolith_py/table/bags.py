@@ -17,7 +17,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from monolith_py import _core
 from monolith_py.config import FeatureConfig, SparseOptimizerConfig
-from monolith_py.features import Schema
+from monolith_py.data.schema import Schema
 from monolith_py.table.admission import EXACT_COUNT, Admission, Budget
 from monolith_py.table.embedding_table import EmbeddingTable, Int64Array, TableSaving, UInt32Array
 from monolith_py.table.optimizers import Optimizer, optimizer_from

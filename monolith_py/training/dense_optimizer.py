@@ -7,8 +7,8 @@ from torch import Tensor
 
 from monolith_py import _core
 from monolith_py.config import DenseOptimizerConfig
+from monolith_py.config.sparsity import SparsityConfig
 from monolith_py.model import RankModel
-from monolith_py.sparsity import SparsityConfig
 from monolith_py.tower import AtomOptimizer, AtomRule, ParameterOptimizer, Swaps
 
 

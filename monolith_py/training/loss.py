@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from monolith_py.example import ExampleBatch, ExampleKind
+from monolith_py.data.examples import ExampleBatch, ExampleKind
 
 
 class TaskLoss:

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monolith_py import _core, observe
-from monolith_py.batch import make_batch
+from monolith_py import _core
 from monolith_py.config import JobConfig
+from monolith_py.data.examples import ExampleBatch, ExampleKind, FloatArray
+from monolith_py.data.schema import Schema
 from monolith_py.errors import MonolithError
-from monolith_py.example import ExampleBatch, ExampleKind, FloatArray
-from monolith_py.features import Schema
 from monolith_py.model import RankModel, build_model
+from monolith_py.model.batch import make_batch
+from monolith_py.observe import metrics
 from monolith_py.table import EmbeddingBags
 from monolith_py.tower import Swaps
 from monolith_py.training.dense_optimizer import DenseOptimizer
@@ -113,8 +114,8 @@ class Trainer:
         labelled = examples.kinds == ExampleKind.LABELLED
         for place, task in enumerate(self.schema.tasks):
             self._windows[task].add(labels.numpy()[labelled, place], probabilities[labelled, place])
-        observe.EXAMPLES_TRAINED.inc(len(examples))
-        observe.BATCHES_TRAINED.inc()
+        metrics.EXAMPLES_TRAINED.inc(len(examples))
+        metrics.BATCHES_TRAINED.inc()
         if self.num_batches % _METRIC_INTERVAL == 0:
             self.report()
 
@@ -122,20 +123,20 @@ class Trainer:
         """Set the gauges of progressive metrics and tables."""
         for task, window in self._windows.items():
             task_labels, task_scores = window.values()
-            observe.PROGRESSIVE_AUC.labels(task=task).set(auc(task_labels, task_scores))
-            observe.PROGRESSIVE_NE.labels(task=task).set(normalized_entropy(task_labels, task_scores))
-            observe.CALIBRATION_RATIO.labels(task=task).set(calibration(task_labels, task_scores))
+            metrics.PROGRESSIVE_AUC.labels(task=task).set(auc(task_labels, task_scores))
+            metrics.PROGRESSIVE_NE.labels(task=task).set(normalized_entropy(task_labels, task_scores))
+            metrics.CALIBRATION_RATIO.labels(task=task).set(calibration(task_labels, task_scores))
         if self.optimizer.swaps is not None:
             _report_sparsity(self.optimizer.swaps)
         for name, table in self.bags.tables.items():
             stats = table.stats()
-            observe.TABLE_ROWS.labels(table=name).set(stats.rows)
-            observe.TABLE_BYTES.labels(table=name).set(stats.bytes)
-            observe.TABLE_ADMITTED.labels(table=name).set(stats.admitted)
-            observe.TABLE_FILTERED.labels(table=name).set(stats.filtered)
-            observe.TABLE_EVICTED.labels(table=name).set(stats.evicted)
-            observe.TABLE_FREED.labels(table=name).set(stats.freed)
-            observe.TABLE_CANDIDATES.labels(table=name).set(stats.candidates)
+            metrics.TABLE_ROWS.labels(table=name).set(stats.rows)
+            metrics.TABLE_BYTES.labels(table=name).set(stats.bytes)
+            metrics.TABLE_ADMITTED.labels(table=name).set(stats.admitted)
+            metrics.TABLE_FILTERED.labels(table=name).set(stats.filtered)
+            metrics.TABLE_EVICTED.labels(table=name).set(stats.evicted)
+            metrics.TABLE_FREED.labels(table=name).set(stats.freed)
+            metrics.TABLE_CANDIDATES.labels(table=name).set(stats.candidates)
 
     def _evict(self) -> None:
         """Sweep the tables once every `evict_interval_s` of event time."""
@@ -150,10 +151,10 @@ class Trainer:
 def _report_sparsity(swaps: Swaps) -> None:
     """Set the gauges of the towers' topology; what is not known yet stays as it is."""
     history = swaps.history
-    observe.TOWER_DENSITY.set(history.density)
-    observe.TOWER_SWAPS.set(history.num_swaps)
+    metrics.TOWER_DENSITY.set(history.density)
+    metrics.TOWER_SWAPS.set(history.num_swaps)
     for index, num_live in enumerate(history.live_atoms):
-        observe.TOWER_LIVE_ATOMS.labels(layer=str(index)).set(num_live)
-    for gauge, value in ((observe.TOWER_REGRET_RATE, history.regret_rate), (observe.TOWER_NEWBORN_SURVIVAL, history.newborn_survival)):
+        metrics.TOWER_LIVE_ATOMS.labels(layer=str(index)).set(num_live)
+    for gauge, value in ((metrics.TOWER_REGRET_RATE, history.regret_rate), (metrics.TOWER_NEWBORN_SURVIVAL, history.newborn_survival)):
         if not math.isnan(value):
             gauge.set(value)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from monolith_py.config import DenseFeatureConfig
+from monolith_py.data.examples import FeatureColumns, FloatArray, Int32Array, Int64Array, SparseColumn
+from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
-from monolith_py.example import FeatureColumns, FloatArray, Int32Array, Int64Array, SparseColumn
-from monolith_py.features import Schema
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ import numpy as np
 
 from monolith_py.clock import Clock
 from monolith_py.config import CounterConfig, ServingConfig
-from monolith_py.counters import counter_key, counter_values
+from monolith_py.data.counters import counter_key, counter_values
+from monolith_py.data.examples import FloatArray
+from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
-from monolith_py.example import FloatArray
-from monolith_py.features import Schema
+from monolith_py.io import Kv
 from monolith_py.io.codec import decode_features
-from monolith_py.io.kv import Kv
-from monolith_py.observe import FEATURES_BAD, FEATURES_MISSING
+from monolith_py.observe.metrics import FEATURES_BAD, FEATURES_MISSING
 from serving.features.packed import Layout, PackedRow, PackedRows
 
 logger = logging.getLogger(__name__)

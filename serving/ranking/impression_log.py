@@ -8,12 +8,12 @@ import threading
 from collections.abc import Callable
 
 from monolith_py.clock import Clock
+from monolith_py.data.examples import Impression
 from monolith_py.errors import LogError
-from monolith_py.example import Impression
+from monolith_py.io import Log
 from monolith_py.io.codec import encode_impression
-from monolith_py.io.log import Log
-from monolith_py.io.topics import partition_of
-from monolith_py.observe import IMPRESSIONS_LOGGED, IMPRESSIONS_LOST
+from monolith_py.io.log.topics import partition_of
+from monolith_py.observe.metrics import IMPRESSIONS_LOGGED, IMPRESSIONS_LOST
 
 logger = logging.getLogger(__name__)
 

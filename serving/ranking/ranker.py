@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from monolith_py.batch import make_batch
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
-from monolith_py.example import FeatureColumns, FloatArray, Impression
-from monolith_py.features import Schema
-from monolith_py.observe import RANK_CANDIDATES
+from monolith_py.data.examples import FeatureColumns, FloatArray, Impression
+from monolith_py.data.schema import Schema
+from monolith_py.model.batch import make_batch
+from monolith_py.observe.metrics import RANK_CANDIDATES
 from serving.features.packed import Layout, PackedRows
 from serving.features.store import FeatureStore
 from serving.ranking.batcher import Batcher

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from monolith_py.config import ServingConfig
+from monolith_py.data.examples import Int64Array
 from monolith_py.errors import WireError
-from monolith_py.example import Int64Array
 from monolith_py.io.codec import columns_from_proto
 from monolith_py.pb import ranking_pb2 as pb
 from serving.features.packed import Layout, PackedRow

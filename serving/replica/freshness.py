@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from monolith_py.observe import FRESHNESS_S
+from monolith_py.observe.metrics import FRESHNESS_S
 from monolith_py.sync import StepMark
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from monolith_py.batch import Batch
+from monolith_py.data.examples import FloatArray
 from monolith_py.errors import WireError
-from monolith_py.example import FloatArray
 from monolith_py.model import RankModel
+from monolith_py.model.batch import Batch
 from monolith_py.sync import TowerState, TowerUpdate, apply_update
 from serving.replica.table import ReplicaTable
 

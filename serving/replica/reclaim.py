@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from monolith_py.example import Int64Array
+from monolith_py.data.examples import Int64Array
 
 
 class Grace:

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
+from monolith_py.data.schema import Schema
 from monolith_py.errors import CheckpointError, DeltaGap, LogError, NotReady, OffsetTrimmed, TopicMissing, TowerGap, WireError
-from monolith_py.features import Schema
-from monolith_py.io.log import Log
-from monolith_py.io.topics import Topics
+from monolith_py.io import Log
+from monolith_py.io.log.topics import Topics
 from monolith_py.model import build_model
-from monolith_py.observe import DELTAS_APPLIED, REPLICA_FAULTS, REPLICA_LOADS, ROWS_APPLIED, STALENESS_S, TABLE_BYTES, TABLE_ROWS
+from monolith_py.observe.metrics import DELTAS_APPLIED, REPLICA_FAULTS, REPLICA_LOADS, ROWS_APPLIED, STALENESS_S, TABLE_BYTES, TABLE_ROWS
 from monolith_py.sync import Delta, RowEncoding, Subscriber, TowerRequester, TowerState, pack_rows
 from monolith_py.table import EmbeddingTable
 from monolith_py.training import CheckpointMeta, newest_checkpoint, read_meta

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from monolith_py._core import NO_ROW, IdMap
-from monolith_py.batch import Batch
 from monolith_py.config import FeatureConfig
+from monolith_py.data.examples import Int64Array
 from monolith_py.errors import TableFull, WireError
-from monolith_py.example import Int64Array
+from monolith_py.model.batch import Batch
 from monolith_py.sync import RowEncoding, pack_rows, row_bytes, unpack_rows
 from monolith_py.sync.rows import ByteArray
 from serving.replica.reclaim import Grace

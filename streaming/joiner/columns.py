@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from monolith_py.example import FeatureColumns, FloatArray, SparseColumn
+from monolith_py.data.examples import FeatureColumns, FloatArray, SparseColumn
 from monolith_py.pb import example_pb2 as pb
 from streaming.joiner.layouts import FlatColumns
 

@@ -7,7 +7,7 @@ from itertools import groupby
 
 import numpy as np
 
-from monolith_py.example import ExampleBatch, FeatureColumns, Int64Array
+from monolith_py.data.examples import ExampleBatch, FeatureColumns, Int64Array
 from streaming.joiner.columns import flat_features, picked_features
 from streaming.joiner.layouts import FlatColumns, Layouts
 from streaming.joiner.rules import Emission, Rules

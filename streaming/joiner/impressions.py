@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
-from monolith_py.features import Schema
 from monolith_py.io.codec import decode_impression
 from monolith_py.pb import example_pb2 as pb
 from streaming.joiner.layouts import FlatColumns, Layouts

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from monolith_py import observe
 from monolith_py.clock import Clock
 from monolith_py.errors import OffsetTrimmed, WireError
 from monolith_py.io import Log, Record
 from monolith_py.io.codec import decode_action
+from monolith_py.observe import metrics
 from streaming.joiner.impressions import ParsedImpression, parse_impression
 from streaming.joiner.layouts import Layouts
 from streaming.joiner.position import Position
@@ -106,7 +106,7 @@ class Intake:
             except WireError as error:
                 arrivals.refused.append(Refused(record.topic, record.partition, record.offset, record.value, str(error)))
         arrivals.num_records += len(records)
-        counter = observe.IMPRESSIONS_READ if source == Source.IMPRESSIONS else observe.ACTIONS_READ
+        counter = metrics.IMPRESSIONS_READ if source == Source.IMPRESSIONS else metrics.ACTIONS_READ
         counter.inc(len(records))
 
 

@@ -16,16 +16,16 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from monolith_py import observe
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
+from monolith_py.data.schema import Schema
 from monolith_py.errors import ConfigError, LogError
-from monolith_py.features import Schema
 from monolith_py.io import Kv, Log
 from monolith_py.io.codec import encode_examples
-from monolith_py.io.dead_letters import DeadLetters
+from monolith_py.io.log.dead_letters import DeadLetters
+from monolith_py.io.log.topics import Topics
 from monolith_py.io.retrying import Patience, PatientKv, PatientLog
-from monolith_py.io.topics import Topics
+from monolith_py.observe import metrics
 from streaming.joiner.counters import counted
 from streaming.joiner.emit import examples_of, features_of, increments_of
 from streaming.joiner.impressions import dense_widths
@@ -250,9 +250,9 @@ class JoinerPipeline:
         for partition in self._partitions:
             for _, emission in partition.joiner.emitted:
                 label = "sampled_away" if emission.kind is None else emission.kind.name.lower()
-                observe.EXAMPLES_JOINED.labels(kind=label).inc()
+                metrics.EXAMPLES_JOINED.labels(kind=label).inc()
             for _, reason in partition.joiner.refused:
-                observe.ACTIONS_UNMATCHED.labels(reason=reason.name.lower()).inc()
-        observe.IMPRESSIONS_WAITING.set(sum(partition.joiner.num_waiting for partition in self._partitions))
+                metrics.ACTIONS_UNMATCHED.labels(reason=reason.name.lower()).inc()
+        metrics.IMPRESSIONS_WAITING.set(sum(partition.joiner.num_waiting for partition in self._partitions))
         watermarks = [partition.position.reached.watermark_ms for partition in self._partitions]
-        observe.JOINER_WATERMARK_S.set(min((ms for ms in watermarks if ms is not None), default=0) / 1000)
+        metrics.JOINER_WATERMARK_S.set(min((ms for ms in watermarks if ms is not None), default=0) / 1000)

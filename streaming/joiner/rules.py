@@ -23,8 +23,8 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from monolith_py.config import JobConfig
+from monolith_py.data.examples import Action, ExampleKind
 from monolith_py.errors import ConfigError
-from monolith_py.example import Action, ExampleKind
 from streaming.joiner.sampling import is_kept
 
 # Labels of a candidate are the bits of one 64-bit integer, bit t for task t.

@@ -20,11 +20,11 @@ from apache_beam.metrics import Metrics, MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from monolith_py.config import JobConfig
+from monolith_py.data.schema import Schema
 from monolith_py.errors import ConfigError, WireError
-from monolith_py.features import Schema
 from monolith_py.io import Log, open_log
 from monolith_py.io.codec import examples_metadata
-from monolith_py.io.topics import Topics
+from monolith_py.io.log.topics import Topics
 from streaming.joiner.impressions import dense_widths
 from streaming.joiner.layouts import Layouts
 from streaming.joiner.outbox import Outbox, decode_outbox, encode_outbox

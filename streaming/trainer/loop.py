@@ -8,16 +8,16 @@ from pathlib import Path
 
 import torch
 
-from monolith_py import observe
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
+from monolith_py.data.examples import ExampleBatch
 from monolith_py.errors import MonolithError, WireError
-from monolith_py.example import ExampleBatch
 from monolith_py.io import Log
 from monolith_py.io.codec import encode_examples
-from monolith_py.io.dead_letters import DeadLetters
+from monolith_py.io.log.dead_letters import DeadLetters
+from monolith_py.io.log.topics import Topics
 from monolith_py.io.retrying import Patience
-from monolith_py.io.topics import Topics
+from monolith_py.observe import metrics
 from monolith_py.sync import Publisher, TowerRequests, next_generation
 from monolith_py.training import CheckpointMeta, CheckpointSaving, PoisonedBatch, Trainer, newest_checkpoint, restore_checkpoint
 from streaming.trainer.source import ExampleSource
@@ -84,7 +84,7 @@ class OnlineTraining:
         if examples is not None:
             started_s = self._clock.monotonic_s()
             self._learn(examples)
-            observe.STEP_DURATION_S.observe(self._clock.monotonic_s() - started_s)
+            metrics.STEP_DURATION_S.observe(self._clock.monotonic_s() - started_s)
         self._publisher.maybe_publish(self.trainer.watermark_ms)
         self._tend_checkpoint()
         now_s = self._clock.monotonic_s()
@@ -138,7 +138,7 @@ class OnlineTraining:
         )
         started_s = self._clock.monotonic_s()
         self._saving.freeze(self._saved_meta)
-        observe.CHECKPOINT_PAUSE_S.set(self._clock.monotonic_s() - started_s)
+        metrics.CHECKPOINT_PAUSE_S.set(self._clock.monotonic_s() - started_s)
 
     def _settle_checkpoint(self) -> None:
         """Wait until the checkpoint that is frozen is on the disk, and tell of it."""
@@ -148,8 +148,8 @@ class OnlineTraining:
         self._saved_batches = meta.step
         self.trainer.report()
         duration_s = self._clock.monotonic_s() - self._saving_since_s
-        observe.CHECKPOINT_DURATION_S.set(duration_s)
-        observe.CHECKPOINT_SAVED_S.set(meta.saved_ms / 1000)
+        metrics.CHECKPOINT_DURATION_S.set(duration_s)
+        metrics.CHECKPOINT_SAVED_S.set(meta.saved_ms / 1000)
         _logger.info("checkpoint %s: %d examples, offsets %s, %.2f s", path, meta.examples_trained, meta.offsets, duration_s)
 
     def _learn(self, examples: ExampleBatch) -> None:
@@ -159,7 +159,7 @@ class OnlineTraining:
         except (PoisonedBatch, WireError) as error:
             if not all(bool(torch.isfinite(value).all()) for value in self.trainer.model.parameters()):
                 raise MonolithError(f"the model itself is not finite after {self.trainer.num_batches} batches: {error}") from None
-            observe.BATCHES_SKIPPED.labels(reason=type(error).__name__).inc()
+            metrics.BATCHES_SKIPPED.labels(reason=type(error).__name__).inc()
             if len(examples) == 1:
                 _logger.warning("example of request %s put aside: %s", examples.request_ids[0], error)
                 self._dead_letters.put(self._topics.examples, *self._last_position(), encode_examples(examples), str(error))
@@ -178,4 +178,4 @@ class OnlineTraining:
     def _report_lag(self) -> None:
         positions = self._source.positions
         for partition, end in self._source.ends().items():
-            observe.EXAMPLE_LAG_RECORDS.labels(partition=str(partition)).set(end - positions[partition][0])
+            metrics.EXAMPLE_LAG_RECORDS.labels(partition=str(partition)).set(end - positions[partition][0])

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from monolith_py.clock import Clock
+from monolith_py.data.examples import ExampleBatch
 from monolith_py.errors import WireError
-from monolith_py.example import ExampleBatch
 from monolith_py.io import Log, Record
 from monolith_py.io.codec import decode_examples
-from monolith_py.io.dead_letters import DeadLetters
+from monolith_py.io.log.dead_letters import DeadLetters
 
 _logger = logging.getLogger(__name__)
 

@@ -21,12 +21,12 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode
 from fbgemm_gpu.split_table_batched_embeddings_ops_inference import IntNBitTableBatchedEmbeddingBagsCodegen
 from figures import figure, interleaved
 
-from monolith_py.batch import Batch
 from monolith_py.config import FeatureConfig, load_job
-from monolith_py.example import ExampleBatch, FeatureColumns, SparseColumn
+from monolith_py.data.examples import ExampleBatch, FeatureColumns, SparseColumn
 from monolith_py.io import open_kv, open_log
 from monolith_py.io.codec import encode_features
-from monolith_py.io.topics import create_topics
+from monolith_py.io.log.topics import create_topics
+from monolith_py.model.batch import Batch
 from monolith_py.sync import Delta, RowEncoding, decode_delta, encode_delta, pack_rows
 from monolith_py.training import CheckpointMeta, Trainer, save_checkpoint
 from serving.client import RankClient

@@ -11,10 +11,10 @@ import numpy as np
 from figures import figure
 
 from monolith_py.config import JobConfig, parse_job
-from monolith_py.example import Action, FeatureColumns, Impression, SparseColumn
+from monolith_py.data.examples import Action, FeatureColumns, Impression, SparseColumn
 from monolith_py.io import open_log
 from monolith_py.io.codec import decode_examples, encode_action, encode_impression
-from monolith_py.io.topics import Topics, create_topics
+from monolith_py.io.log.topics import Topics, create_topics
 from streaming.joiner.process import run_joiner
 from streaming.replay.beam import run_replay
 

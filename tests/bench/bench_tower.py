@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from monolith_py import _core
-from monolith_py.sparsity import SparsityConfig
+from monolith_py.config.sparsity import SparsityConfig
 from monolith_py.tower import AtomOptimizer, AtomRule, ParameterOptimizer, Swaps, Tower
 
 INPUTS, SIZES = 1024, (512, 256, 128)

@@ -22,10 +22,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from workload import RowPicker, Scale, fids_of
 
 from monolith_py import _core
-from monolith_py.batch import make_batch
 from monolith_py.config import JobConfig, parse_job
-from monolith_py.example import ExampleBatch, FeatureColumns, SparseColumn
-from monolith_py.model import computes_in_bf16
+from monolith_py.data.examples import ExampleBatch, FeatureColumns, SparseColumn
+from monolith_py.model.batch import make_batch
+from monolith_py.model.ranking import computes_in_bf16
 from monolith_py.table import EmbeddingBags
 from monolith_py.training import Trainer
 
@@ -37,8 +37,8 @@ LR = 1e-3
 THREADS = (1, 2)
 # Where the time of a step goes: functions by the end of their file's name, all calls together, callees included.
 PARTS = {
-    "make_batch": [("monolith_py/batch.py", "make_batch")],
-    "forward": [("table/bags.py", "forward"), ("monolith_py/model.py", "forward")],
+    "make_batch": [("monolith_py/model/batch.py", "make_batch")],
+    "forward": [("table/bags.py", "forward"), ("monolith_py/model/ranking.py", "forward")],
     "backward": [("torch/_tensor.py", "backward")],
     "optimizer": [("training/dense_optimizer.py", "step")],
     "metrics": [("training/trainer.py", "_measure")],

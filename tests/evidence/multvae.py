@@ -24,7 +24,7 @@ from multvae_model import Learner, MultVae, Recipe, rank_metrics
 from streams import kuairand
 
 from monolith_py import _core
-from monolith_py.sparsity import SparsityConfig
+from monolith_py.config.sparsity import SparsityConfig
 
 PRESETS = ("dense", "small", "static", "set", "rigl", "dsl", "dsl_online")
 METRICS = ("Recall@20", "Recall@50", "NDCG@100")

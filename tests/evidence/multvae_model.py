@@ -15,13 +15,13 @@ from multvae_data import FloatArray, Matrix, Split
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, normalize
 
-from monolith_py.sparsity import SparsityConfig
+from monolith_py.config.sparsity import SparsityConfig
 from monolith_py.tower import AtomOptimizer, AtomRule, ParameterOptimizer, SparseLinear, Swaps
-from monolith_py.tower.budget import atom_targets
-from monolith_py.tower.core_stack import CoreStack
-from monolith_py.tower.schedule import density_at
-from monolith_py.tower.sparse_linear import MAX_INPUTS
-from monolith_py.tower.topology import first_masks
+from monolith_py.tower.layers.core_stack import CoreStack
+from monolith_py.tower.layers.sparse_linear import MAX_INPUTS
+from monolith_py.tower.rule.density import atom_targets
+from monolith_py.tower.rule.schedule import density_at
+from monolith_py.tower.rule.topology import first_masks
 
 _logger = logging.getLogger(__name__)
 

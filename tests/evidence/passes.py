@@ -19,7 +19,7 @@ from variants import Variant, folded
 
 from monolith_py import _core
 from monolith_py.config import DenseFeatureConfig, FeatureConfig, ModelConfig
-from monolith_py.features import Schema
+from monolith_py.data.schema import Schema
 from monolith_py.model import RankModel, build_model
 from monolith_py.table import Adagrad, Budget, EmbeddingBags, EmbeddingTable, Feature, Slice
 from monolith_py.training import auc, normalized_entropy

@@ -16,7 +16,7 @@ from tower_streams import TowerStream
 from tower_variants import DENSE
 
 from monolith_py import _core
-from monolith_py.batch import Batch
+from monolith_py.model.batch import Batch
 from monolith_py.table import EmbeddingBags
 from monolith_py.training import auc, normalized_entropy
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow.compute as compute
 import pyarrow.parquet as parquet
 
-from monolith_py.counters import LOG_COUNT_SCALE
+from monolith_py.data.counters import LOG_COUNT_SCALE
 
 # The demo knows how to read KuaiRand; its scripts import each other by their bare names.
 sys.path.append(str(Path(__file__).parents[2] / "deploy" / "demo"))
@@ -24,7 +24,7 @@ import kuairand
 
 # The first two days of KuaiRand, when almost everything is new, are not scored: warm is from 27 April on.
 FIRST_WARM_DAY = 3
-# The joiner's counters (monolith_py/counters.py) with the defaults of CounterConfig.
+# The joiner's counters (monolith_py/data/counters.py) with the defaults of CounterConfig.
 PRIOR_WEIGHT, PRIOR_RATE = 20.0, 0.3
 
 Int64Array = npt.NDArray[np.int64]
@@ -112,7 +112,7 @@ def criteo_columns(path: Path, limit: int | None = None) -> Columns:
 
 
 def live_counters(keys: Int64Array, outcomes: Sequence[npt.NDArray[np.bool_]]) -> FloatArray:
-    """Return what counters of `keys` said before each example: float32 (n, 1 + outcomes), as `monolith_py.counters.counter_values` has it.
+    """Return what counters of `keys` said before each example: float32 (n, 1 + outcomes), as `counter_values` of the counters has it.
 
     All examples before count, as if their outcomes were known at once.
     """

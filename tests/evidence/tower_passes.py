@@ -18,9 +18,9 @@ from tower_streams import TowerStream
 from tower_variants import TowerVariant
 
 from monolith_py import _core
-from monolith_py.batch import Batch, make_batch
-from monolith_py.features import Schema
+from monolith_py.data.schema import Schema
 from monolith_py.model import build_model
+from monolith_py.model.batch import Batch, make_batch
 from monolith_py.table import EmbeddingBags
 from monolith_py.training import auc, normalized_entropy
 from monolith_py.training.dense_optimizer import DenseOptimizer

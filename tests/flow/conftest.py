@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from monolith_py.batch import Batch, make_batch
 from monolith_py.clock import ManualClock
 from monolith_py.config import JobConfig, parse_job
+from monolith_py.data.examples import ExampleBatch, FeatureColumns, SparseColumn
+from monolith_py.data.schema import Schema
 from monolith_py.errors import LogError
-from monolith_py.example import ExampleBatch, FeatureColumns, SparseColumn
-from monolith_py.features import Schema
-from monolith_py.io.log import Log
-from monolith_py.io.topics import Topics, create_topics
+from monolith_py.io import Log
+from monolith_py.io.log.topics import Topics, create_topics
+from monolith_py.model.batch import Batch, make_batch
 from monolith_py.sync import Publisher, TowerRequests, next_generation
 from monolith_py.training import CheckpointMeta, Trainer, save_checkpoint
 from serving.replica.replica import Replica

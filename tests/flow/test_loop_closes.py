@@ -13,10 +13,10 @@ import pytest
 
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig, load_job
-from monolith_py.example import Action, ExampleBatch
+from monolith_py.data.examples import Action, ExampleBatch
 from monolith_py.io import open_log
 from monolith_py.io.codec import decode_examples, encode_action
-from monolith_py.io.topics import Topics, partition_of
+from monolith_py.io.log.topics import Topics, partition_of
 from serving.client import RankClient
 
 TOML = """

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from monolith_py.batch import make_batch
 from monolith_py.clock import ManualClock
 from monolith_py.config import JobConfig, parse_job
-from monolith_py.example import ExampleBatch, FeatureColumns, SparseColumn
-from monolith_py.features import Schema
+from monolith_py.data.examples import ExampleBatch, FeatureColumns, SparseColumn
+from monolith_py.data.schema import Schema
+from monolith_py.io import Log
 from monolith_py.io.codec import encode_examples
-from monolith_py.io.log import Log
-from monolith_py.io.topics import Topics, create_topics
+from monolith_py.io.log.topics import Topics, create_topics
+from monolith_py.model.batch import make_batch
 from monolith_py.training import newest_checkpoint, read_meta
 from serving.replica.replica import Replica
 from streaming.trainer.process import run_trainer

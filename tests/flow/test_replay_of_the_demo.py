@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from monolith_py.config import JobConfig
-from monolith_py.example import ExampleKind
+from monolith_py.data.examples import ExampleKind
 from monolith_py.io import Log, open_log
 from monolith_py.io.codec import decode_examples
-from monolith_py.io.topics import create_topics
+from monolith_py.io.log.topics import create_topics
 from streaming.joiner.process import run_joiner
 from streaming.replay.beam import run_replay
 

@@ -16,11 +16,11 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from monolith_py.clock import SystemClock
 from monolith_py.config import load_job
+from monolith_py.data.examples import ExampleBatch, FeatureColumns, SparseColumn
 from monolith_py.errors import RankFailed
-from monolith_py.example import ExampleBatch, FeatureColumns, SparseColumn
 from monolith_py.io import open_kv, open_log
 from monolith_py.io.codec import decode_impression, encode_features
-from monolith_py.io.topics import Topics, create_topics
+from monolith_py.io.log.topics import Topics, create_topics
 from monolith_py.pb import ranking_pb2, ranking_pb2_grpc
 from monolith_py.sync import Publisher, TowerRequests
 from monolith_py.training import CheckpointMeta, Trainer, save_checkpoint

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from prometheus_client import REGISTRY
 
-from monolith_py.io.topics import Topics
+from monolith_py.io.log.topics import Topics
 from monolith_py.sync import TowerForm, TowerState, decode_delta, next_generation
 from serving.replica.replica import Replica
 

@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig, load_job
-from monolith_py.example import ExampleBatch, FeatureColumns, SparseColumn
+from monolith_py.data.examples import ExampleBatch, FeatureColumns, SparseColumn
 from monolith_py.io import open_log
 from monolith_py.io.codec import encode_examples
-from monolith_py.io.topics import Topics, create_topics
+from monolith_py.io.log.topics import Topics, create_topics
 from monolith_py.sync import Delta, Subscriber, unpack_rows
 from monolith_py.table import EmbeddingTable
 from monolith_py.training import newest_checkpoint, read_meta

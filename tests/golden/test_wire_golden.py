@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from monolith_py.example import Action, ExampleBatch, FeatureColumns, Impression, SparseColumn
+from monolith_py.data.examples import Action, ExampleBatch, FeatureColumns, Impression, SparseColumn
 from monolith_py.io import codec
 from monolith_py.pb import parameter_sync_pb2 as pb
 from monolith_py.sync import (

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from monolith_py.cli import app
 from monolith_py.config import parse_job
-from monolith_py.example import ExampleBatch, FeatureColumns, SparseColumn
+from monolith_py.data.examples import ExampleBatch, FeatureColumns, SparseColumn
 from monolith_py.table import EmbeddingTable, Sgd
 from monolith_py.training import CheckpointMeta, Trainer, save_checkpoint
 

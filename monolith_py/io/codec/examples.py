@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from monolith_py.data.examples import ExampleBatch, ExampleKind, FeatureColumns, FloatArray, SparseColumn
 from monolith_py.errors import WireError
-from monolith_py.example import ExampleBatch, ExampleKind, FeatureColumns, FloatArray, SparseColumn
 
 _VERSION_KEY, _VERSION = b"monolith.examples", b"1"
 _FIXED = {

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from monolith_py.config import JobConfig
-from monolith_py.counters import counter_values, encode_counts
-from monolith_py.example import FeatureColumns
+from monolith_py.data.counters import counter_values, encode_counts
+from monolith_py.data.examples import FeatureColumns
 from monolith_py.io import Kv, Log
 from monolith_py.io.codec import decode_action, decode_features, decode_impression
-from monolith_py.io.log import event_times
-from monolith_py.io.topics import create_topics, partition_of
+from monolith_py.io.log.log import event_times
+from monolith_py.io.log.topics import create_topics, partition_of
 
 Demo = Callable[[str], ModuleType]
 Appended = tuple[str, int, list[int], list[bytes]]  # topic, partition, times, values

@@ -13,7 +13,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from monolith_py.config import load_job
-from monolith_py.ids import fid_from_text
+from monolith_py.data.ids import fid_from_text
 
 Demo = Callable[[str], ModuleType]
 

@@ -12,10 +12,10 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, start_http_server
 
 from monolith_py.config import JobConfig
-from monolith_py.example import ExampleBatch, ExampleKind, FeatureColumns
+from monolith_py.data.examples import ExampleBatch, ExampleKind, FeatureColumns
 from monolith_py.io import Log
 from monolith_py.io.codec import encode_examples
-from monolith_py.io.topics import create_topics
+from monolith_py.io.log.topics import create_topics
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from types import ModuleType
 import numpy as np
 
 from monolith_py.config import CounterConfig
-from monolith_py.counters import counter_values, encode_counts
+from monolith_py.data.counters import counter_values, encode_counts
 
 
 def test_counters_say_what_was_known_before_each_example(evidence: Callable[[str], ModuleType]) -> None:

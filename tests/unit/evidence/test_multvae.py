@@ -16,7 +16,7 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 
-from monolith_py.sparsity import SparsityConfig
+from monolith_py.config.sparsity import SparsityConfig
 
 Evidence = Callable[[str], ModuleType]
 # User "a" has items 7 and 9, "b" has 9; a pair repeats, one weighs nothing.

@@ -25,7 +25,7 @@ def test_importing_io_brings_neither_kafka_nor_redis_nor_torch() -> None:
 
 
 def test_codecs_dead_letters_and_topics_bring_no_torch() -> None:
-    modules = imported_by("import monolith_py.io.codec, monolith_py.io.dead_letters, monolith_py.io.topics")
+    modules = imported_by("import monolith_py.io.codec, monolith_py.io.log.dead_letters, monolith_py.io.log.topics")
     assert not {"kafka", "redis", "torch", "grpc"} & modules
 
 

@@ -11,11 +11,11 @@ import pytest
 
 from monolith_py.clock import Clock, ManualClock
 from monolith_py.config import JobConfig, parse_job
+from monolith_py.data.examples import Action, ExampleBatch, ExampleKind, FeatureColumns, Impression, SparseColumn
 from monolith_py.errors import TopicMissing
-from monolith_py.example import Action, ExampleBatch, ExampleKind, FeatureColumns, Impression, SparseColumn
 from monolith_py.io import Kv, Log, MemoryKv, Record
 from monolith_py.io.codec import decode_dead_letter, decode_examples, encode_action, encode_impression
-from monolith_py.io.topics import Topics, create_topics
+from monolith_py.io.log.topics import Topics, create_topics
 from streaming.joiner.loop import JoinerPipeline
 
 NOW_MS = 1_700_000_000_000

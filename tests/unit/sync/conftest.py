@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from monolith_py.errors import LogError
-from monolith_py.io import SqliteLog
-from monolith_py.io.log import Log, Record
+from monolith_py.io import Log, Record, SqliteLog
 from monolith_py.sync import Delta, unpack_rows
 
 

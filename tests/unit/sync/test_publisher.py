@@ -14,7 +14,7 @@ from monolith_py.clock import ManualClock
 from monolith_py.config import SyncConfig
 from monolith_py.errors import LogError
 from monolith_py.sync import Publisher, StepMark, Subscriber, TowerRequests, TowerState, apply_update, decode_delta
-from monolith_py.sync.publish import StepMarks
+from monolith_py.sync.publication import StepMarks
 
 START_MS = 1_000_000
 

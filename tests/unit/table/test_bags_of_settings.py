@@ -11,8 +11,8 @@ import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from monolith_py.config import FeatureConfig, SparseOptimizerConfig
+from monolith_py.data.schema import Schema
 from monolith_py.errors import ConfigError
-from monolith_py.features import Schema
 from monolith_py.table import NO_ROW, Adagrad, EmbeddingBags, EmbeddingTable, Ftrl, Momentum, Optimizer, optimizer_from
 
 KINDS = get_args(SparseOptimizerConfig.model_fields["kind"].annotation)

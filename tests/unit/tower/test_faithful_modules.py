@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from monolith_py.sparsity import SparsityConfig
+from monolith_py.config.sparsity import SparsityConfig
 from monolith_py.tower import AtomOptimizer, AtomRule, ParameterOptimizer, Swaps, Tower
 
 EVERY, DENSITY, LR, SIZES = 7, 0.5, 0.002, (64, 48, 32)

@@ -13,10 +13,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from monolith_py.sparsity import SparsityConfig
-from monolith_py.tower.atoms import Mask, atom_sums
-from monolith_py.tower.schedule import is_due, swap_share_at
-from monolith_py.tower.topology import ScoredLayer, choose_by
+from monolith_py.config.sparsity import SparsityConfig
+from monolith_py.tower.layers.atoms import Mask, atom_sums
+from monolith_py.tower.rule.schedule import is_due, swap_share_at
+from monolith_py.tower.rule.topology import ScoredLayer, choose_by
 
 Array = NDArray[np.float64]
 EVERY, STEPS, DENSITY, SIZES = 7, 77, 0.5, (24, 32, 12)

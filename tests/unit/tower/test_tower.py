@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from monolith_py.sparsity import SparsityConfig
+from monolith_py.config.sparsity import SparsityConfig
 from monolith_py.tower import Tower
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from monolith_py.config import JobConfig, parse_job
-from monolith_py.example import ExampleBatch, FeatureColumns, SparseColumn
+from monolith_py.data.examples import ExampleBatch, FeatureColumns, SparseColumn
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from monolith_py.example import ExampleBatch, ExampleKind
+from monolith_py.data.examples import ExampleBatch, ExampleKind
 from monolith_py.training import TaskLoss
 
 WEIGHTS = np.array([1.0, 0.5])

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from monolith_py.config import JobConfig
-from monolith_py.features import Schema
-from monolith_py.model import build_model, computes_in_bf16
+from monolith_py.data.schema import Schema
+from monolith_py.model.ranking import build_model, computes_in_bf16
 
 
 def tower(state: dict[str, np.ndarray], prefix: str, inputs: np.ndarray) -> np.ndarray:

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from monolith_py.config import JobConfig
+from monolith_py.data.examples import ExampleBatch, FeatureColumns
 from monolith_py.errors import WireError
-from monolith_py.example import ExampleBatch, FeatureColumns
 from monolith_py.training import PoisonedBatch, Trainer, auc
 
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monolith_py.config import DenseFeatureConfig, FeatureConfig
+from monolith_py.data.examples import FeatureColumns, SparseColumn
+from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
-from monolith_py.example import FeatureColumns, SparseColumn
-from monolith_py.features import Schema
 from serving.features.packed import Layout, PackedRow, PackedRows
 
 DENSE = (DenseFeatureConfig(name="age", source="user", dim=1), DenseFeatureConfig(name="taste", source="user", dim=2))

@@ -7,12 +7,12 @@ import pytest
 
 from monolith_py.clock import ManualClock
 from monolith_py.config import CounterConfig, DenseFeatureConfig, FeatureConfig, ServingConfig
-from monolith_py.counters import encode_counts
-from monolith_py.example import FeatureColumns, SparseColumn
-from monolith_py.features import Schema
+from monolith_py.data.counters import encode_counts
+from monolith_py.data.examples import FeatureColumns, SparseColumn
+from monolith_py.data.schema import Schema
 from monolith_py.io import MemoryKv
 from monolith_py.io.codec import encode_features
-from monolith_py.observe import FEATURES_BAD, FEATURES_MISSING
+from monolith_py.observe.metrics import FEATURES_BAD, FEATURES_MISSING
 from serving.features.store import FeatureStore, TtlCache
 
 SCHEMA = Schema(

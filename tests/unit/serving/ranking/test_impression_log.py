@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from monolith_py.clock import ManualClock
+from monolith_py.data.examples import FeatureColumns, Impression
 from monolith_py.errors import LogError
-from monolith_py.example import FeatureColumns, Impression
 from monolith_py.io.codec import decode_impression
-from monolith_py.io.topics import partition_of
-from monolith_py.observe import IMPRESSIONS_LOST
+from monolith_py.io.log.topics import partition_of
+from monolith_py.observe.metrics import IMPRESSIONS_LOST
 from serving.ranking import impression_log as module
 from serving.ranking.impression_log import ImpressionWriter
 

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from monolith_py.batch import make_batch
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig, parse_job
-from monolith_py.counters import encode_counts
+from monolith_py.data.counters import encode_counts
+from monolith_py.data.examples import FeatureColumns, Impression, SparseColumn
+from monolith_py.data.schema import Schema
 from monolith_py.errors import NotReady
-from monolith_py.example import FeatureColumns, Impression, SparseColumn
-from monolith_py.features import Schema
 from monolith_py.io import MemoryKv
 from monolith_py.io.codec import encode_features
 from monolith_py.model import build_model
+from monolith_py.model.batch import make_batch
 from monolith_py.sync import RowEncoding, TowerState, pack_rows
 from serving.features.packed import PackedRow
 from serving.features.store import FeatureStore

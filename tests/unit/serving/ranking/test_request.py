@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from monolith_py.config import DenseFeatureConfig, FeatureConfig, ServingConfig
+from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
-from monolith_py.features import Schema
 from monolith_py.pb import ranking_pb2 as pb
 from serving.features.packed import Layout
 from serving.ranking.request import parse_request

@@ -10,11 +10,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from monolith_py.batch import make_batch
 from monolith_py.config import FeatureConfig
+from monolith_py.data.examples import FeatureColumns, SparseColumn
+from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
-from monolith_py.example import FeatureColumns, SparseColumn
-from monolith_py.features import Schema
+from monolith_py.model.batch import make_batch
 from monolith_py.sync import RowEncoding, pack_rows, unpack_rows
 from serving.replica.table import ReplicaTable
 

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monolith_py.example import FeatureColumns, Impression, SparseColumn
+from monolith_py.data.examples import FeatureColumns, Impression, SparseColumn
 from monolith_py.io.codec import decode_impression, encode_impression
 from monolith_py.pb import example_pb2 as pb
 from streaming.joiner.columns import flat_features, picked_features

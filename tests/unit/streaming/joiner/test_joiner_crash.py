@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from monolith_py.counters import decode_counts
+from monolith_py.data.counters import decode_counts
 from monolith_py.errors import KvError, LogError
 from monolith_py.io import Kv, MemoryKv
 

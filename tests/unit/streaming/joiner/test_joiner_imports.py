@@ -9,7 +9,8 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "module", ["streaming.joiner.process", "streaming.joiner.loop", "streaming.joiner.sampling", "monolith_py.counters", "monolith_py.io"]
+    "module",
+    ["streaming.joiner.process", "streaming.joiner.loop", "streaming.joiner.sampling", "monolith_py.data.counters", "monolith_py.io"],
 )
 def test_it_does_not_import_torch_or_beam(module: str) -> None:
     script = f"import sys, {module}; print(sorted({{'torch', 'torchrec', 'apache_beam', 'grpc'}} & set(sys.modules)))"

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monolith_py.clock import ManualClock
+from monolith_py.data.examples import Action
 from monolith_py.errors import KvError, LogError, OffsetTrimmed, TopicMissing, WireError
-from monolith_py.example import Action
 from monolith_py.io.codec import encode_action
 from monolith_py.io.retrying import PATIENCE_S, Patience
 from streaming.joiner.outbox import Outbox, decode_outbox, deliver, encode_outbox

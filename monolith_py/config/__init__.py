@@ -1,0 +1,45 @@
+"""Settings of a job: one strict TOML file, shared by all its processes, parsed into frozen models."""
+
+from monolith_py.config.job import (
+    CounterConfig,
+    DenseFeatureConfig,
+    DenseOptimizerConfig,
+    FeatureConfig,
+    JobConfig,
+    JoinerConfig,
+    KvConfig,
+    LogConfig,
+    ModelConfig,
+    ObserveConfig,
+    OptimizerConfig,
+    ServingConfig,
+    SparseOptimizerConfig,
+    SyncConfig,
+    TaskConfig,
+    TrainerConfig,
+    load_job,
+    parse_job,
+)
+from monolith_py.config.sparsity import SparsityConfig
+
+__all__ = [
+    "CounterConfig",
+    "DenseFeatureConfig",
+    "DenseOptimizerConfig",
+    "FeatureConfig",
+    "JobConfig",
+    "JoinerConfig",
+    "KvConfig",
+    "LogConfig",
+    "ModelConfig",
+    "ObserveConfig",
+    "OptimizerConfig",
+    "ServingConfig",
+    "SparseOptimizerConfig",
+    "SparsityConfig",
+    "SyncConfig",
+    "TaskConfig",
+    "TrainerConfig",
+    "load_job",
+    "parse_job",
+]

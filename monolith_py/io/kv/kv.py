@@ -1,0 +1,95 @@
+"""The Kv seam: a store of bytes by text key; `open_kv` picks the implementation by URL."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+from monolith_py.errors import ConfigError
+
+# Environment variable with the password of the Redis server: secrets have no place in a job's TOML.
+PASSWORD_VARIABLE = "MONOLITH_KV_PASSWORD"
+
+
+class Kv(Protocol):
+    """Bytes by key, in batches. Safe for threads. All methods raise `KvError` when the store cannot be reached."""
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return the value of each key, None where there is none."""
+        ...
+
+    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
+        """Put, then delete, in one atomic, durable step: a key in both is gone afterwards."""
+        ...
+
+    def scan(self, prefix: str) -> Iterator[tuple[str, bytes]]:
+        """Yield every (key, value) whose key starts with `prefix`, each once, in no order.
+
+        What is written while it runs may be seen or not.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free connections and files."""
+        ...
+
+
+class MemoryKv:
+    """A `Kv` in this process's memory: for tests and for features that are loaded at start. Nothing outlives the process.
+
+    >>> kv = MemoryKv()
+    >>> kv.write({"user:1": b"a", "user:2": b"b"}, deletes=["user:2"])
+    >>> kv.get_many(["user:1", "user:2"])
+    [b'a', None]
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._values: dict[str, bytes] = {}
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return the value of each key, None where there is none."""
+        with self._lock:
+            return [self._values.get(key) for key in keys]
+
+    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
+        """Put, then delete, in one atomic step: a key in both is gone afterwards."""
+        with self._lock:
+            self._values.update(puts)
+            for key in deletes:
+                self._values.pop(key, None)
+
+    def scan(self, prefix: str) -> Iterator[tuple[str, bytes]]:
+        """Yield every (key, value) whose key starts with `prefix`, as they are at the first step."""
+        with self._lock:
+            found = [(key, value) for key, value in self._values.items() if key.startswith(prefix)]
+        yield from found
+
+    def close(self) -> None:
+        """Let go of all values."""
+        with self._lock:
+            self._values.clear()
+
+
+def open_kv(url: str) -> Kv:
+    """Return the store at `url`: `memory:` (a new one at each call), `sqlite:///FILE` (a fourth slash for an absolute path),
+    `redis://host:port/db`, `rediss://...` (TLS) or `unix:///path/redis.sock?db=0`. The password of a Redis server, where the URL
+    holds none, is taken from the environment: `MONOLITH_KV_PASSWORD`.
+
+    Raises:
+        ConfigError: `url` names no kind of store.
+    """
+    if url == "memory:":
+        return MemoryKv()
+    if url.startswith("sqlite:///"):
+        from monolith_py.io.kv.sqlite import SqliteKv
+        from monolith_py.io.sqlite_file import path_of_url
+
+        return SqliteKv(path_of_url(url))
+    if url.startswith(("redis://", "rediss://", "unix://")):
+        from monolith_py.io.kv.redis import RedisKv
+
+        return RedisKv(url, password=os.environ.get(PASSWORD_VARIABLE))
+    raise ConfigError(f"kv.url must be memory: or begin with sqlite:///, redis://, rediss:// or unix://, got {url!r}")

@@ -1,0 +1,24 @@
+"""Bad messages from outside: put aside with the reason, counted, and the process goes on."""
+
+from __future__ import annotations
+
+from monolith_py.clock import Clock
+from monolith_py.io.codec import encode_dead_letter
+from monolith_py.io.log.log import Log
+from monolith_py.observe.metrics import DEAD_LETTERS
+
+
+class DeadLetters:
+    """Appends refused messages to one topic. Safe for threads where the log is."""
+
+    def __init__(self, log: Log, topic: str, clock: Clock) -> None:
+        self._log, self._topic, self._clock = log, topic, clock
+
+    def put(self, topic: str, partition: int, offset: int, value: bytes, reason: str) -> None:
+        """Keep the message `value`, which lay at (topic, partition, offset), with the reason why it was refused.
+
+        A `LogError` of the dead-letter topic passes through: the caller must not go past a message that is neither handled nor kept.
+        """
+        now_ms = self._clock.now_ms()
+        self._log.append(self._topic, [encode_dead_letter(topic, partition, offset, value, reason, now_ms)], time_ms=now_ms)
+        DEAD_LETTERS.labels(topic=topic).inc()

@@ -1,0 +1,272 @@
+"""The Log on Apache Kafka: with kafka_reader.py the one door to kafka-python.
+
+Appends are acknowledged by all in-sync replicas and idempotent, so a retry within the client neither doubles nor reorders a record. Reads
+assign partitions by hand and seek: offsets are ours (they lie in checkpoints), no consumer group is involved. Only committed records are
+read, and the end offset is the end of what is committed.
+
+Event time lies in a header, not in the record's timestamp: a broker forgets an idempotent producer whose records are a day old by their
+timestamps, and after a crash takes a retry of such a record for a new one (measured with Kafka 4.3: one doubled at nearly every kill -9).
+The timestamp is the later of event time and now, so no record with an event time of at least t lies before the first with a timestamp of at
+least t: looking up a time is Kafka's own index, then a scan forward. Records of other producers have no header: their timestamp counts.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from kafka import IsolationLevel, KafkaAdminClient, KafkaProducer, OffsetSpec, TopicPartition
+from kafka.errors import (
+    KafkaError,
+    RetriableError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+)
+
+from monolith_py.clock import Clock, SystemClock
+from monolith_py.errors import LogError, OffsetTrimmed, TopicMissing
+from monolith_py.io.log.kafka_reader import PartitionReader
+from monolith_py.io.log.log import Record, check_read, check_topic, event_times
+
+# A broker that was killed is back within 6 to 15 s; after this long a call gives up with a LogError.
+_TIMEOUT_S = 30.0
+_RETRY_PAUSE_S = 0.1
+# One record at most: far above a delta of 8192 rows or 4096 examples.
+_MAX_RECORD_BYTES = 16 << 20
+# Kafka counts the record's own header too.
+_RECORD_OVERHEAD_BYTES = 1024
+_CONNECTION = {
+    "reconnect_backoff_max_ms": 500,  # the default waits up to 30 s after the broker is back
+    "request_timeout_ms": 10_000,
+    "bootstrap_timeout_ms": int(_TIMEOUT_S * 1000),
+}
+# Milliseconds since the Unix epoch, 8 bytes, big-endian.
+_EVENT_TIME = "event_time_ms"
+_SCAN_RECORDS = 5_000
+_Result = TypeVar("_Result")
+
+
+class KafkaLog:
+    """A `Log` on the Kafka cluster that `servers` (host:port each) belong to. Safe for threads; not to be used across a fork.
+
+    Topics that it creates keep their records until they are trimmed.
+    """
+
+    def __init__(self, servers: Sequence[str], *, timeout_s: float = _TIMEOUT_S, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._settings = {**_CONNECTION, "bootstrap_servers": list(servers), "bootstrap_timeout_ms": int(timeout_s * 1000)}
+        self._timeout_s = timeout_s
+        self._name = f"kafka://{','.join(servers)}"
+        self._lock = threading.Lock()
+        self._num_partitions: dict[str, int] = {}
+        self._readers: dict[tuple[str, TopicPartition], PartitionReader] = {}
+        self._producer: KafkaProducer | None = None
+        self._closed = False
+        with _mapped_errors(self._name):
+            self._admin = KafkaAdminClient(**self._settings)
+
+    def create_topic(self, topic: str, num_partitions: int = 1) -> None:
+        """Create `topic`, with as many replicas as the cluster's default; do nothing where it exists."""
+        check_topic(topic, num_partitions)
+        configs = {
+            "retention.ms": "-1",
+            "max.message.bytes": str(_MAX_RECORD_BYTES),
+            "message.timestamp.type": "CreateTime",
+            # A replayed or simulated stream may be ahead of the broker's clock.
+            "message.timestamp.after.max.ms": str(2**63 - 1),
+        }
+        wanted = {topic: {"num_partitions": num_partitions, "replication_factor": -1, "configs": configs}}
+        try:
+            self._retry(topic, lambda: self._admin.create_topics(wanted, wait_for_metadata=True))
+        except LogError as error:
+            if not isinstance(error.__cause__, TopicAlreadyExistsError):
+                raise
+
+    def num_partitions(self, topic: str) -> int:
+        """Return the number of partitions."""
+        count = self._num_partitions.get(topic)
+        if count is None:
+            (found,) = self._retry(topic, lambda: self._admin.describe_topics([topic]))
+            count = len(found["partitions"])
+            if count == 0:
+                raise TopicMissing(topic)
+            self._num_partitions[topic] = count
+        return count
+
+    def append(self, topic: str, values: Sequence[bytes], *, time_ms: int | Sequence[int], partition: int = 0) -> int:
+        """Append all values in order and return the offset after the last once all in-sync replicas have them.
+
+        After a `LogError` some of the values, or all, may be in the log.
+        """
+        times_ms = event_times(time_ms, len(values))
+        self._partition(topic, partition)
+        for value in values:
+            if len(value) > _MAX_RECORD_BYTES - _RECORD_OVERHEAD_BYTES:
+                raise LogError(f"{topic!r}[{partition}]: a record must be at most {_MAX_RECORD_BYTES >> 20} MiB, got {len(value)} bytes")
+        if not values:
+            return self.end_offset(topic, partition)
+        with _mapped_errors(f"{self._name}: {topic!r}[{partition}]"):
+            producer = self._open_producer()
+            now_ms = self._clock.now_ms()
+            sent = [
+                producer.send(
+                    topic,
+                    value,
+                    headers=[(_EVENT_TIME, at_ms.to_bytes(8, "big"))],
+                    partition=partition,
+                    timestamp_ms=max(at_ms, now_ms),
+                )
+                for value, at_ms in zip(values, times_ms, strict=True)
+            ]
+            # The producer gives up by itself after its delivery timeout; the margin is for its thread to say so.
+            acknowledged = [future.get(timeout=2 * self._timeout_s) for future in sent]
+        last = int(acknowledged[-1].offset)
+        # The broker does not tell the offset of a record that it had already got before a retry.
+        return last + 1 if last >= 0 else self.end_offset(topic, partition)
+
+    def read(self, topic: str, partition: int, offset: int, max_records: int, timeout_s: float = 0.0) -> list[Record]:
+        """Return up to `max_records` records from `offset` on; wait up to `timeout_s` for the first.
+
+        While the broker is away it waits for it, up to the log's own timeout.
+
+        Raises:
+            OffsetTrimmed: records at `offset` existed and are gone.
+            LogError: `offset` is beyond the end of the log, or the broker stays away.
+        """
+        check_read(offset, max_records)
+        name = self._partition(topic, partition)
+        return self._read(self._reader("read", name), offset, max_records, max(timeout_s, 0.0))
+
+    def _read(self, reader: PartitionReader, offset: int, max_records: int, timeout_s: float) -> list[Record]:
+        topic, partition = reader.name
+        gives_up = time.monotonic() + timeout_s + self._timeout_s
+        while True:
+            with _mapped_errors(f"{self._name}: {topic!r}[{partition}]"):
+                records = reader.poll(offset, max_records, timeout_s)
+            if records:
+                return [Record(topic, partition, one.offset, _event_time_ms(one), one.value) for one in records]
+            # Nothing came in time, which has four reasons: there is nothing, the broker is away (the look-up waits for it), the offset is
+            # out of range, or records lie there and are on their way.
+            end = self.end_offset(topic, partition)
+            if offset <= end <= reader.position:
+                return []
+            start = self.start_offset(topic, partition)
+            if offset < start:
+                raise OffsetTrimmed(topic, partition, offset, start)
+            if offset > end:
+                raise LogError(f"{topic!r}[{partition}]: offset {offset} is beyond the end of the log, {end}")
+            if time.monotonic() > gives_up:
+                raise LogError(f"{self._name}: {topic!r}[{partition}]: no record of {offset} to {end} came within {self._timeout_s:.0f} s")
+            timeout_s = _RETRY_PAUSE_S
+
+    def start_offset(self, topic: str, partition: int = 0) -> int:
+        """Return the offset of the oldest record that is still there."""
+        return self._offset(topic, partition, OffsetSpec.EARLIEST)
+
+    def end_offset(self, topic: str, partition: int = 0) -> int:
+        """Return the offset after the last committed record."""
+        return self._offset(topic, partition, OffsetSpec.LATEST)
+
+    def offset_at(self, topic: str, partition: int, time_ms: int) -> int:
+        """Return the first offset whose event time is >= `time_ms`, or the end offset."""
+        offset, end = self._offset(topic, partition, max(time_ms, 0)), self.end_offset(topic, partition)
+        if offset < 0:
+            return end
+        # A reader of its own: the one of `read` keeps its place.
+        reader = self._reader("scan", TopicPartition(topic, partition))
+        while records := self._read(reader, offset, _SCAN_RECORDS, 0.0):
+            for record in records:
+                if record.time_ms >= time_ms:
+                    return record.offset
+            offset = records[-1].offset + 1
+        return max(offset, end)
+
+    def trim(self, topic: str, partition: int, before_offset: int) -> None:
+        """Let go of records before `before_offset`; Kafka frees their space when it next cleans up."""
+        name = self._partition(topic, partition)
+        start, end = self.start_offset(topic, partition), self.end_offset(topic, partition)
+        if before_offset > start:
+            wanted = {name: min(before_offset, end)}
+            self._retry(topic, lambda: self._admin.delete_records(wanted, timeout_ms=int(self._timeout_s * 1000)))
+
+    def close(self) -> None:
+        """Close all connections."""
+        with self._lock, _mapped_errors(self._name):
+            self._closed = True
+            readers, self._readers = self._readers, {}
+            producer, self._producer = self._producer, None
+            for reader in readers.values():
+                reader.close()
+            if producer is not None:
+                producer.close(timeout=self._timeout_s)
+            self._admin.close()
+
+    def _partition(self, topic: str, partition: int) -> TopicPartition:
+        if self._closed:
+            raise LogError(f"{self._name}: the log is closed")
+        count = self.num_partitions(topic)
+        if not 0 <= partition < count:
+            raise LogError(f"{topic!r}: partition must be in [0, {count}), got {partition}")
+        return TopicPartition(topic, partition)
+
+    def _reader(self, purpose: str, name: TopicPartition) -> PartitionReader:
+        with self._lock:
+            return self._readers.setdefault((purpose, name), PartitionReader(name, self._settings))
+
+    def _offset(self, topic: str, partition: int, spec: int) -> int:
+        name = self._partition(topic, partition)
+        found = self._retry(topic, lambda: self._admin.list_partition_offsets({name: spec}, isolation_level=IsolationLevel.READ_COMMITTED))
+        return int(found[name].offset)
+
+    def _open_producer(self) -> KafkaProducer:
+        with self._lock:
+            if self._producer is None:
+                self._producer = KafkaProducer(
+                    **self._settings,
+                    acks="all",
+                    enable_idempotence=True,
+                    max_request_size=_MAX_RECORD_BYTES,
+                    batch_size=256 << 10,
+                    max_block_ms=int(self._timeout_s * 1000),
+                    delivery_timeout_ms=int(max(self._timeout_s * 1000, _CONNECTION["request_timeout_ms"] + 1)),
+                    allow_auto_create_topics=False,
+                )
+            return self._producer
+
+    def _retry(self, topic: str, operation: Callable[[], _Result]) -> _Result:
+        """Return what `operation`, which may run again, returns; while the broker is away, try again until the timeout."""
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                with _mapped_errors(self._name):
+                    return operation()
+            except LogError as error:
+                missing = isinstance(error.__cause__, UnknownTopicOrPartitionError)
+                # A broker that comes back may not know yet of topics that we have seen.
+                may_pass = isinstance(error.__cause__, RetriableError) and not (missing and topic not in self._num_partitions)
+                if may_pass and time.monotonic() < deadline:
+                    time.sleep(_RETRY_PAUSE_S)
+                    continue
+                if missing:
+                    raise TopicMissing(topic) from error
+                raise
+
+
+def _event_time_ms(record: Any) -> int:
+    """Return the event time in the record's header, or its timestamp where another producer wrote it."""
+    for name, value in record.headers:
+        if name == _EVENT_TIME and value is not None and len(value) == 8:
+            return int.from_bytes(value, "big")
+    return int(record.timestamp)
+
+
+@contextmanager
+def _mapped_errors(name: str) -> Iterator[None]:
+    """Raise what kafka-python raises inside as `LogError`, naming the cluster and the cause."""
+    try:
+        yield
+    except (KafkaError, OSError) as error:
+        raise LogError(f"{name}: {error or type(error).__name__}") from error

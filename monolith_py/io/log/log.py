@@ -1,0 +1,127 @@
+"""The Log seam: durable, partitioned, ordered streams of byte records; `open_log` picks the implementation by URL."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from monolith_py.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record as it lies in the log."""
+
+    topic: str
+    partition: int
+    offset: int
+    time_ms: int  # event time given at append
+    value: bytes
+
+
+class Log(Protocol):
+    """Durable streams. Any number of processes may append and read; offsets of a partition grow, without reuse.
+
+    All methods raise `TopicMissing` for an unknown topic and `LogError` when the log cannot be reached.
+    """
+
+    def create_topic(self, topic: str, num_partitions: int = 1) -> None:
+        """Create `topic`; do nothing where it exists."""
+        ...
+
+    def num_partitions(self, topic: str) -> int:
+        """Return the number of partitions."""
+        ...
+
+    def append(self, topic: str, values: Sequence[bytes], *, time_ms: int | Sequence[int], partition: int = 0) -> int:
+        """Append all values in order and return the offset after the last once they are durable.
+
+        `time_ms` is event time: one for all values, or one for each.
+
+        After a `LogError` none of the values may be in the log, or (Kafka) some, or all: who must not append twice looks first.
+        """
+        ...
+
+    def read(self, topic: str, partition: int, offset: int, max_records: int, timeout_s: float = 0.0) -> list[Record]:
+        """Return up to `max_records` records from `offset` on; wait up to `timeout_s` for the first.
+
+        Nothing means that no record lies there now, even where the end offset is larger: offsets may have holes (Kafka's control records).
+        So go on from the last record's offset + 1, and end on an empty read, not on an offset. Large values may come in smaller numbers.
+
+        Raises:
+            OffsetTrimmed: records at `offset` existed and are gone.
+            LogError: `offset` is beyond the end of the log, which has lost records or is another one.
+        """
+        ...
+
+    def start_offset(self, topic: str, partition: int = 0) -> int:
+        """Return the offset of the oldest record that is still there."""
+        ...
+
+    def end_offset(self, topic: str, partition: int = 0) -> int:
+        """Return the offset that the next record will have."""
+        ...
+
+    def offset_at(self, topic: str, partition: int, time_ms: int) -> int:
+        """Return the first offset whose event time is >= `time_ms`, or the end offset."""
+        ...
+
+    def trim(self, topic: str, partition: int, before_offset: int) -> None:
+        """Let go of records before `before_offset`."""
+        ...
+
+    def close(self) -> None:
+        """Free connections and files."""
+        ...
+
+
+_TOPIC = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
+
+
+def is_topic_name(topic: str) -> bool:
+    """Return whether `topic` can be the name of a topic: Kafka's rule, for every log."""
+    return _TOPIC.fullmatch(topic) is not None
+
+
+def check_topic(topic: str, num_partitions: int) -> None:
+    """Check the arguments of `Log.create_topic`."""
+    if not is_topic_name(topic):
+        raise ValueError(f"topic must be 1 to 249 letters, digits, '.', '_' or '-', got {topic!r}")
+    if num_partitions < 1:
+        raise ValueError(f"num_partitions must be >= 1, got {num_partitions}")
+
+
+def event_times(time_ms: int | Sequence[int], num_values: int) -> Sequence[int]:
+    """Return the event time of each value of `Log.append`, whose arguments it checks."""
+    times_ms = [time_ms] * max(num_values, 1) if isinstance(time_ms, int) else time_ms
+    if min(times_ms, default=0) < 0:
+        raise ValueError(f"time_ms must be >= 0, got {min(times_ms)}")
+    if not isinstance(time_ms, int) and len(times_ms) != num_values:
+        raise ValueError(f"time_ms must be one for each of {num_values} values, got {len(times_ms)}")
+    return times_ms
+
+
+def check_read(offset: int, max_records: int) -> None:
+    """Check the arguments of `Log.read`."""
+    if offset < 0 or max_records < 1:
+        raise ValueError(f"offset must be >= 0 and max_records >= 1, got {offset} and {max_records}")
+
+
+def open_log(url: str) -> Log:
+    """Return the log at `url`: `sqlite:///FOLDER` (a fourth slash for an absolute path) or `kafka://host:port[,host:port]`.
+
+    Raises:
+        ConfigError: `url` names no kind of log.
+    """
+    if url.startswith("sqlite:///"):
+        from monolith_py.io.log.sqlite import SqliteLog
+        from monolith_py.io.sqlite_file import path_of_url
+
+        return SqliteLog(path_of_url(url))
+    if url.startswith("kafka://"):
+        from monolith_py.io.log.kafka import KafkaLog
+
+        return KafkaLog(url.removeprefix("kafka://").rstrip("/").split(","))
+    raise ConfigError(f"log.url must begin with sqlite:/// or kafka://, got {url!r}")

@@ -1,0 +1,279 @@
+"""The Log on SQLite files: the embedded default, durable, for any number of processes on one machine.
+
+A log is a folder, a topic a folder in it, a partition one database file, so writers of different partitions never wait for each other:
+
+    LOG/impressions/00000.db  00001.db  ...
+
+A partition keeps `record(offset, time_ms, value)`, and `peak`: the records that are later in event time than all before them. The first
+record at or after a time is always a peak, so looking up a time is one index search although event times come out of order.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from monolith_py.errors import LogError, OffsetTrimmed, TopicMissing
+from monolith_py.io.log.log import Record, check_read, check_topic, event_times, is_topic_name
+from monolith_py.io.sqlite_file import BUSY_TIMEOUT_S, connect, mapped_errors, transaction
+
+_SCHEMA = """
+CREATE TABLE record (offset INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, value BLOB NOT NULL);
+CREATE TABLE peak (time_ms INTEGER PRIMARY KEY, offset INTEGER NOT NULL);
+CREATE TABLE bounds (start_offset INTEGER NOT NULL);
+INSERT INTO bounds VALUES (0);
+"""
+# A waiting reader looks again after these pauses, doubling from the first to the last.
+_SHORTEST_PAUSE_S = 0.001
+_LONGEST_PAUSE_S = 0.01
+# A read stops after this many bytes of values, whatever number of records was asked for.
+_READ_BYTES = 32 << 20
+# Records deleted in one transaction by a trim, so that appends get their turn in between.
+_TRIM_RECORDS = 500
+
+
+class SqliteLog:
+    """A `Log` in the folder `path`, which is made if need be. Safe for threads; not to be used across a fork.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     log = SqliteLog(Path(folder) / "log")
+    ...     log.create_topic("actions")
+    ...     end = log.append("actions", [b"a", b"b"], time_ms=1_000)
+    ...     values = [record.value for record in log.read("actions", 0, 0, max_records=10)]
+    ...     log.close()
+    >>> end, values
+    (2, [b'a', b'b'])
+    """
+
+    def __init__(self, path: str | Path, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
+        self._path, self._busy_timeout_s = Path(path), busy_timeout_s
+        self._closed = False
+        self._lock = threading.Lock()
+        self._partitions: dict[str, list[_Partition]] = {}
+        with mapped_errors(LogError, self._path):
+            self._path.mkdir(parents=True, exist_ok=True)
+
+    def create_topic(self, topic: str, num_partitions: int = 1) -> None:
+        """Create `topic`; do nothing where it exists."""
+        check_topic(topic, num_partitions)
+        folder = self._path / topic
+        with mapped_errors(LogError, folder):
+            if folder.exists():
+                return
+            # The topic appears whole or not at all: other processes may be looking, or creating it too.
+            staging = self._path / f"~{secrets.token_hex(8)}"
+            staging.mkdir()
+            try:
+                for partition in range(num_partitions):
+                    connection = connect(staging / _file_name(partition), create=True)
+                    connection.executescript(_SCHEMA)
+                    connection.close()
+                _sync_folder(staging)
+                os.rename(staging, folder)
+                _sync_folder(self._path)
+            except OSError:
+                if not folder.exists():
+                    raise
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+
+    def num_partitions(self, topic: str) -> int:
+        """Return the number of partitions."""
+        return len(self._topic(topic))
+
+    def append(self, topic: str, values: Sequence[bytes], *, time_ms: int | Sequence[int], partition: int = 0) -> int:
+        """Append all values in order, or none of them, and return the offset after the last once they are on disk."""
+        times_ms = event_times(time_ms, len(values))
+        return self._partition(topic, partition).append(values, times_ms)
+
+    def read(self, topic: str, partition: int, offset: int, max_records: int, timeout_s: float = 0.0) -> list[Record]:
+        """Return up to `max_records` records from `offset` on; wait up to `timeout_s` for the first.
+
+        Raises:
+            OffsetTrimmed: records at `offset` existed and are gone.
+            LogError: `offset` is beyond the end of the log.
+        """
+        check_read(offset, max_records)
+        part = self._partition(topic, partition)
+        deadline = time.monotonic() + timeout_s
+        pause_s = _SHORTEST_PAUSE_S
+        while True:
+            rows = part.rows(offset, max_records)
+            if rows:
+                return [Record(topic, partition, row[0], row[1], row[2]) for row in rows]
+            remaining_s = deadline - time.monotonic()
+            if remaining_s <= 0:
+                break
+            time.sleep(min(pause_s, remaining_s))
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        start, end = part.bounds()
+        if offset < start:
+            raise OffsetTrimmed(topic, partition, offset, start)
+        if offset > end:
+            raise LogError(f"{topic!r}[{partition}]: offset {offset} is beyond the end of the log, {end}")
+        return []
+
+    def start_offset(self, topic: str, partition: int = 0) -> int:
+        """Return the offset of the oldest record that is still there."""
+        return self._partition(topic, partition).bounds()[0]
+
+    def end_offset(self, topic: str, partition: int = 0) -> int:
+        """Return the offset that the next record will have."""
+        return self._partition(topic, partition).bounds()[1]
+
+    def offset_at(self, topic: str, partition: int, time_ms: int) -> int:
+        """Return the first offset whose event time is >= `time_ms`, or the end offset."""
+        return self._partition(topic, partition).offset_at(time_ms)
+
+    def trim(self, topic: str, partition: int, before_offset: int) -> None:
+        """Let go of records before `before_offset`; their pages are used again by later records."""
+        self._partition(topic, partition).trim(before_offset)
+
+    def close(self) -> None:
+        """Close all files."""
+        with self._lock:
+            self._closed = True
+            for partitions in self._partitions.values():
+                for partition in partitions:
+                    partition.close()
+            self._partitions.clear()
+
+    def _topic(self, topic: str) -> list[_Partition]:
+        with self._lock:
+            if self._closed:
+                raise LogError(f"{self._path}: the log is closed")
+            partitions = self._partitions.get(topic)
+            if partitions is None:
+                files = sorted((self._path / topic).glob("*.db")) if is_topic_name(topic) else []
+                if not files:
+                    raise TopicMissing(topic)
+                partitions = self._partitions[topic] = [_Partition(file, self._busy_timeout_s) for file in files]
+            return partitions
+
+    def _partition(self, topic: str, partition: int) -> _Partition:
+        partitions = self._topic(topic)
+        if not 0 <= partition < len(partitions):
+            raise LogError(f"{topic!r}: partition must be in [0, {len(partitions)}), got {partition}")
+        return partitions[partition]
+
+
+class _Partition:
+    """One partition's file, with one connection for appends and one for reads, each used by one thread at a time."""
+
+    def __init__(self, path: Path, busy_timeout_s: float) -> None:
+        self._path, self._busy_timeout_s = path, busy_timeout_s
+        self._write_lock, self._read_lock = threading.Lock(), threading.Lock()
+        self._writer: sqlite3.Connection | None = None
+        self._reader: sqlite3.Connection | None = None
+        self._closed = False
+
+    def append(self, values: Sequence[bytes], times_ms: Sequence[int]) -> int:
+        with self._writing() as writer, transaction(writer):
+            end = _bounds(writer)[1]
+            if values:
+                rows = ((end + index, times_ms[index], value) for index, value in enumerate(values))
+                writer.executemany("INSERT INTO record VALUES (?, ?, ?)", rows)
+                (peak,) = writer.execute("SELECT max(time_ms) FROM peak").fetchone()
+                for index, time_ms in enumerate(times_ms):
+                    if peak is None or time_ms > peak:
+                        peak = time_ms
+                        writer.execute("INSERT INTO peak VALUES (?, ?)", (time_ms, end + index))
+        return end + len(values)
+
+    def rows(self, offset: int, max_records: int) -> list[tuple[int, int, bytes]]:
+        """Return (offset, time_ms, value) of the records from `offset` on; none where records at `offset` are gone."""
+        with self._reading() as reader:
+            cursor = reader.execute(
+                "SELECT offset, time_ms, value FROM record WHERE offset >= ? ORDER BY offset LIMIT ?", (offset, max_records)
+            )
+            rows, num_bytes = [], 0
+            for row in cursor:
+                rows.append(row)
+                num_bytes += len(row[2])
+                if num_bytes >= _READ_BYTES:
+                    break
+            cursor.close()
+        return rows if rows and rows[0][0] == offset else []
+
+    def bounds(self) -> tuple[int, int]:
+        """Return (start offset, end offset)."""
+        with self._reading() as reader:
+            return _bounds(reader)
+
+    def offset_at(self, time_ms: int) -> int:
+        with self._reading() as reader:
+            start, end = _bounds(reader)
+            row = reader.execute("SELECT offset FROM peak WHERE time_ms >= ? ORDER BY time_ms LIMIT 1", (time_ms,)).fetchone()
+            if row and row[0] < start:  # the peak is trimmed: the next record late enough need not be a peak
+                row = reader.execute(
+                    "SELECT offset FROM record WHERE offset >= ? AND time_ms >= ? ORDER BY offset LIMIT 1", (start, time_ms)
+                ).fetchone()
+        return int(row[0]) if row else end
+
+    def trim(self, before_offset: int) -> None:
+        """Move the start first, in one step, then delete what lies before it in small steps."""
+        while True:
+            with self._writing() as writer, transaction(writer):
+                start, end = _bounds(writer)
+                start = max(start, min(before_offset, end))
+                writer.execute("UPDATE bounds SET start_offset = ?", (start,))
+                # The last trimmed peak stays: it tells a look-up at or before its time that the answer need not be a peak.
+                writer.execute("DELETE FROM peak WHERE offset < (SELECT max(offset) FROM peak WHERE offset < ?)", (start,))
+                (oldest,) = writer.execute("SELECT min(offset) FROM record").fetchone()
+                if oldest is None or oldest >= start:
+                    return
+                stop = min(start, oldest + _TRIM_RECORDS)
+                writer.execute("DELETE FROM record WHERE offset < ?", (stop,))
+
+    def close(self) -> None:
+        with self._write_lock, self._read_lock:
+            self._closed = True
+            for connection in (self._writer, self._reader):
+                if connection is not None:
+                    connection.close()
+            self._writer = self._reader = None
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._write_lock, mapped_errors(LogError, self._path):
+            self._writer = self._writer or self._open()
+            yield self._writer
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._read_lock, mapped_errors(LogError, self._path):
+            self._reader = self._reader or self._open()
+            yield self._reader
+
+    def _open(self) -> sqlite3.Connection:
+        if self._closed:
+            raise LogError(f"{self._path}: the log is closed")
+        return connect(self._path, create=False, busy_timeout_s=self._busy_timeout_s)
+
+
+def _bounds(connection: sqlite3.Connection) -> tuple[int, int]:
+    """Return (start, end) of the partition; the end is the start where no record is left."""
+    row = connection.execute("SELECT start_offset, (SELECT max(offset) FROM record) FROM bounds").fetchone()
+    start, newest = int(row[0]), row[1]
+    return start, start if newest is None else max(start, int(newest) + 1)
+
+
+def _file_name(partition: int) -> str:
+    return f"{partition:05d}.db"
+
+
+def _sync_folder(path: Path) -> None:
+    """Make the folder's entries durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

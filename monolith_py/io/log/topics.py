@@ -1,0 +1,74 @@
+"""The topics of a job, and which partition a request belongs to."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass, fields
+
+from monolith_py.config import LogConfig
+from monolith_py.errors import ConfigError
+from monolith_py.io.log.log import Log
+
+
+@dataclass(frozen=True)
+class Topics:
+    """Names of a job's topics, the prefix included."""
+
+    impressions: str
+    actions: str
+    examples: str
+    updates: str
+    dead_letters: str
+    tower_requests: str
+
+    @staticmethod
+    def of(config: LogConfig) -> Topics:
+        """Return the topics of the job whose log is `config`.
+
+        >>> Topics.of(LogConfig(url="sqlite:///log", topic_prefix="shop.")).updates
+        'shop.updates'
+        """
+        prefix = config.topic_prefix
+        return Topics(*(f"{prefix}{field.name}" for field in fields(Topics)))
+
+
+def create_topics(log: Log, config: LogConfig) -> None:
+    """Create the job's topics where they do not exist: `config.partitions` partitions for those of events and examples, one for the others.
+
+    Raises:
+        ConfigError: a topic exists with another number of partitions.
+    """
+    topics = Topics.of(config)
+    partitions = dict.fromkeys((topics.impressions, topics.actions, topics.examples), config.partitions)
+    for topic, expected in {**dict.fromkeys(astuple(topics), 1), **partitions}.items():
+        log.create_topic(topic, expected)
+        got = log.num_partitions(topic)
+        if got != expected:
+            field = "log.partitions" if topic in partitions else "partitions of the topic"
+            raise ConfigError(f"{field} must be {got}, as topic {topic!r} has, got {expected}")
+
+
+def partition_of(request_id: str, num_partitions: int) -> int:
+    """Return the partition of a request, the same for its impression, its actions and its examples.
+
+    It is what Kafka's own clients choose for a record with the request id as its key (murmur2, then modulo), so an app that appends
+    actions with any Kafka client and that key needs no code of ours.
+
+    >>> partition_of("r1", 8)
+    4
+    """
+    return (_murmur2(request_id.encode()) & 0x7FFFFFFF) % num_partitions
+
+
+def _murmur2(data: bytes) -> int:
+    """Return Austin Appleby's MurmurHash2, 32 bits, with the seed that Kafka uses."""
+    mask, multiplier = 0xFFFFFFFF, 0x5BD1E995
+    state = 0x9747B28C ^ len(data)
+    whole = len(data) & ~3
+    for start in range(0, whole, 4):
+        word = int.from_bytes(data[start : start + 4], "little") * multiplier & mask
+        word = (word ^ word >> 24) * multiplier & mask
+        state = state * multiplier & mask ^ word
+    if whole < len(data):
+        state = (state ^ int.from_bytes(data[whole:], "little")) * multiplier & mask
+    state = (state ^ state >> 13) * multiplier & mask
+    return state ^ state >> 15

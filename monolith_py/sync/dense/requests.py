@@ -1,0 +1,54 @@
+"""Requests for full towers: a replica whose towers an update does not fit appends one, the trainer sees that there are new ones."""
+
+from __future__ import annotations
+
+import logging
+
+from monolith_py.clock import Clock
+from monolith_py.errors import LogError
+from monolith_py.io import Log
+from monolith_py.pb import parameter_sync_pb2 as pb
+
+logger = logging.getLogger(__name__)
+
+
+class TowerRequests:
+    """The trainer's end of the topic of requests. What they say is for people; that there are more is all that counts."""
+
+    def __init__(self, log: Log, topic: str) -> None:
+        self._log, self._topic = log, topic
+        self._seen: int | None = None  # end offset at the last look
+
+    def take(self) -> bool:
+        """Return whether there are requests since the last call; at the first, True. A log that cannot be reached has none now."""
+        try:
+            end = self._log.end_offset(self._topic)
+        except LogError as error:
+            logger.warning("no look for requests of towers, next time: %s", error)
+            return False
+        seen, self._seen = self._seen, end
+        return end != seen
+
+
+class TowerRequester:
+    """A replica's end: asks at most once per `interval_s`, and does without where the log refuses. For one thread."""
+
+    def __init__(self, log: Log, topic: str, job: str, clock: Clock, interval_s: float) -> None:
+        self._log, self._topic, self._job = log, topic, job
+        self._clock, self._interval_s = clock, interval_s
+        self._due_s = clock.monotonic_s()
+
+    def ask(self, generation: int, seq: int, layout: int) -> None:
+        """Ask for full towers because the delta (generation, seq) does not fit those of `layout`, unless it was done just before."""
+        if self._clock.monotonic_s() < self._due_s:
+            return
+        self._due_s = self._clock.monotonic_s() + self._interval_s
+        request = pb.TowerRequest(job=self._job, generation=generation, seq=seq, layout=layout)
+        try:
+            self._log.append(self._topic, [request.SerializeToString()], time_ms=self._clock.now_ms())
+        except LogError as error:
+            logger.warning("full towers not asked for, next time: %s", error)
+
+    def answered(self) -> None:
+        """Note that towers fit again, so that the next gap is asked about at once."""
+        self._due_s = self._clock.monotonic_s()

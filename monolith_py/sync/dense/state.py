@@ -1,0 +1,142 @@
+"""Towers as replicas hold them: tensors by name, which atoms of the sparse layers among them live, and a checksum of that layout.
+
+Letters: k live atoms of a layer, h outputs of an atom, O outputs of a layer, n weights of all tensors together. With P the prefix of its
+names, a sparse layer is P.values float32 (k, h), P.bounds int32 (blocks + 1,), P.columns int32 (k,), and P.epoch int64 (), which counts
+the swaps of its atoms. Every other tensor is float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from crc32c import crc32c
+from torch import Tensor
+
+from monolith_py.sync.dense.topology import LiveAtoms
+from monolith_py.sync.rows import RowEncoding, pack_rows, row_bytes, unpack_rows
+
+_BOUNDS, _COLUMNS, _EPOCH, _VALUES = "bounds", "columns", "epoch", "values"
+_TOPOLOGY = {_BOUNDS: torch.int32, _COLUMNS: torch.int32, _EPOCH: torch.int64}
+_WIRE_DTYPES = {torch.int32: "<i4", torch.int64: "<i8"}
+
+
+@dataclass(frozen=True)
+class SparseLayer:
+    """The topology of one sparse layer."""
+
+    atoms: LiveAtoms
+    epoch: int
+
+
+@dataclass(frozen=True)
+class TowerState:
+    """The tensors of the towers on the CPU; never changed in place. Make one by `of`.
+
+    >>> TowerState.of({"bias": torch.zeros(3)}).pack(RowEncoding.FP16)
+    b'\\x00\\x00\\x00\\x00\\x00\\x00'
+    """
+
+    tensors: Mapping[str, Tensor]
+    layers: Mapping[str, SparseLayer]  # by what the names of their tensors begin with, the dot included
+
+    @staticmethod
+    def of(tensors: Mapping[str, Tensor]) -> TowerState:
+        """Return the towers that `tensors` are, which the caller leaves as they are from here on.
+
+        Raises:
+            ValueError: a tensor is of another dtype or shape than a dense or a sparse layer has; the message names it.
+        """
+        tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
+        prefixes = sorted(name.removesuffix(_BOUNDS) for name in tensors if _is_named(name, _BOUNDS))
+        layers = {prefix: _layer_of(tensors, prefix) for prefix in prefixes}
+        topologies = {f"{prefix}{part}" for prefix in prefixes for part in _TOPOLOGY}
+        for name, tensor in tensors.items():
+            if name not in topologies and tensor.dtype != torch.float32:
+                raise ValueError(f"towers.{name} must be torch.float32, got {tensor.dtype}")
+        return TowerState(tensors, layers)
+
+    @cached_property
+    def layout(self) -> int:
+        """Return the CRC-32C of names, shapes and topologies; parameter_sync.proto says over which bytes."""
+        crc = 0
+        for name in _in_wire_order(self.tensors):
+            tensor = self.tensors[name]
+            crc = crc32c(name.encode() + b"\0" + np.array([tensor.ndim, *tensor.shape], "<i8").tobytes(), crc)
+            if tensor.dtype in _WIRE_DTYPES:
+                crc = crc32c(tensor.numpy().astype(_WIRE_DTYPES[tensor.dtype]).tobytes(), crc)
+        return crc
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Return the shape of each tensor that has weights, in the order of their names' bytes."""
+        return {name: self.tensors[name].shape for name in _in_wire_order(self.tensors) if self.tensors[name].dtype == torch.float32}
+
+    def pack(self, encoding: RowEncoding) -> bytes:
+        """Return the weights of all tensors, in the order of their names' bytes and each row-major.
+
+        Raises:
+            ValueError: a weight is NaN or infinite.
+        """
+        return b"".join(self._pack(name, encoding) for name in self.shapes)
+
+    def num_packed_bytes(self, encoding: RowEncoding) -> int:
+        """Return the size of what `pack` returns."""
+        return row_bytes(sum(shape.numel() for shape in self.shapes.values()), encoding)
+
+    def with_layers(self, layers: Mapping[str, SparseLayer]) -> TowerState:
+        """Return towers whose sparse layers `layers` have other atoms, all of zero weights."""
+        changed: dict[str, Tensor] = {}
+        for prefix, layer in layers.items():
+            height = self.tensors[f"{prefix}{_VALUES}"].shape[1]
+            changed[f"{prefix}{_BOUNDS}"] = torch.from_numpy(layer.atoms.bounds)
+            changed[f"{prefix}{_COLUMNS}"] = torch.from_numpy(layer.atoms.columns)
+            changed[f"{prefix}{_EPOCH}"] = torch.tensor(layer.epoch, dtype=torch.int64)
+            changed[f"{prefix}{_VALUES}"] = torch.zeros(layer.atoms.num_atoms, height)
+        return TowerState({**self.tensors, **changed}, {**self.layers, **layers})
+
+    def with_weights(self, packed: bytes, encoding: RowEncoding) -> TowerState:
+        """Return towers of this layout with the weights `packed`, which must be of `num_packed_bytes`."""
+        row = np.frombuffer(packed, np.uint8)[np.newaxis]
+        shapes = self.shapes
+        sizes = [shape.numel() for shape in shapes.values()]
+        weights = torch.from_numpy(unpack_rows(row, sum(sizes), encoding)[0].copy())  # (n,)
+        parts = torch.split(weights, sizes) if sizes else ()
+        changed = {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+        return TowerState({**self.tensors, **changed}, self.layers)
+
+    def _pack(self, name: str, encoding: RowEncoding) -> bytes:
+        try:
+            return pack_rows(self.tensors[name].numpy().reshape(1, -1), encoding).tobytes()
+        except ValueError as error:
+            raise ValueError(f"towers.{name}: {error}") from None
+
+
+def _in_wire_order(names: Mapping[str, Tensor]) -> Iterator[str]:
+    """Return names in the order of their bytes in UTF-8, which is also that of Python's strings."""
+    return iter(sorted(names))
+
+
+def _is_named(name: str, part: str) -> bool:
+    return name == part or name.endswith(f".{part}")
+
+
+def _layer_of(tensors: Mapping[str, Tensor], prefix: str) -> SparseLayer:
+    """Return the sparse layer whose tensors' names begin with `prefix`."""
+    for part, dtype in {**_TOPOLOGY, _VALUES: torch.float32}.items():
+        tensor = tensors.get(f"{prefix}{part}")
+        if tensor is None or tensor.dtype != dtype:
+            raise ValueError(f"towers.{prefix}{part} must be {dtype}, got {None if tensor is None else tensor.dtype}")
+    try:
+        atoms = LiveAtoms.of(tensors[f"{prefix}{_BOUNDS}"].numpy(), tensors[f"{prefix}{_COLUMNS}"].numpy())
+    except ValueError as error:
+        raise ValueError(f"towers.{prefix}{error}") from None
+    epoch, values = tensors[f"{prefix}{_EPOCH}"], tensors[f"{prefix}{_VALUES}"]
+    if epoch.ndim != 0 or epoch < 0:
+        raise ValueError(f"towers.{prefix}{_EPOCH} must be one number >= 0, got {epoch.tolist()}")
+    if values.ndim != 2 or len(values) != atoms.num_atoms:
+        raise ValueError(f"towers.{prefix}{_VALUES} must be ({atoms.num_atoms}, h), got {tuple(values.shape)}")
+    return SparseLayer(atoms, int(epoch))

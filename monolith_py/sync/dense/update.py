@@ -1,0 +1,205 @@
+"""Updates of towers: all of them, their weights alone, or their weights and what was swapped; made, applied, to and from protobuf.
+
+Letters: n weights of all tensors together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+import torch
+from crc32c import crc32c
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from monolith_py.errors import TowerGap, WireError
+from monolith_py.pb import parameter_sync_pb2 as pb
+from monolith_py.sync.dense.state import SparseLayer, TowerState
+from monolith_py.sync.dense.topology import Swap
+from monolith_py.sync.rows import ENCODING_FROM_WIRE, ENCODING_TO_WIRE, RowEncoding, rows_are_finite
+
+_ENCODINGS = (RowEncoding.FP32, RowEncoding.FP16)
+_MAX_FP16 = 65504.0
+
+
+class TowerForm(Enum):
+    """What an update of towers holds."""
+
+    FULL = "full"  # all tensors
+    VALUES = "values"  # every weight, for the layout that the receiver has
+    SWAP = "swap"  # every weight, and what changed of the layout
+
+
+@dataclass(frozen=True)
+class TowerUpdate:
+    """New towers, for a receiver that has the layout `base`, in the full form for any."""
+
+    base: int
+    layout: int  # once it is applied
+    encoding: RowEncoding
+    full: bytes = b""  # safetensors
+    values: bytes = b""  # (n,) packed as `TowerState.pack` does
+    swaps: Mapping[str, Swap] = field(default_factory=dict)  # by the layer's prefix
+
+    @property
+    def form(self) -> TowerForm:
+        """Return which of the three forms this is."""
+        if self.full:
+            return TowerForm.FULL
+        return TowerForm.SWAP if self.swaps else TowerForm.VALUES
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the size of the update on the wire, but for some thirty bytes that all forms have."""
+        swaps: int = sum(_swap_to_wire(*item).ByteSize() for item in self.swaps.items())
+        return len(self.full) + len(self.values) + swaps
+
+
+def full_update(state: TowerState, encoding: RowEncoding) -> TowerUpdate:
+    """Return the update that makes any replica's towers `state`.
+
+    Raises:
+        ValueError: a weight is NaN or infinite.
+    """
+    packed = state.pack(encoding)  # raises what `save` would not
+    assert packed, "towers without a weight"
+    tensors = dict(state.tensors)
+    if encoding is RowEncoding.FP16:
+        tensors |= {name: tensors[name].clamp(-_MAX_FP16, _MAX_FP16).half() for name in state.shapes}
+    return TowerUpdate(0, state.layout, encoding, full=save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+
+
+def next_update(base: TowerState, state: TowerState, encoding: RowEncoding) -> TowerUpdate:
+    """Return the smallest update that makes towers of the layout of `base` into `state`.
+
+    Raises:
+        ValueError: a weight is NaN or infinite.
+    """
+    swaps = {
+        prefix: Swap.between(base.layers[prefix].atoms, layer.atoms, layer.epoch)
+        for prefix, layer in state.layers.items()
+        if prefix in base.layers and _differ(base, state, prefix)
+    }
+    layers = {prefix: state.layers[prefix] for prefix in swaps}
+    if base.with_layers(layers).layout != state.layout:
+        return full_update(state, encoding)  # not the topologies alone have changed
+    update = TowerUpdate(base.layout, state.layout, encoding, values=state.pack(encoding), swaps=swaps)
+    if not swaps:
+        return update
+    return min(update, full_update(state, encoding), key=lambda one: one.num_bytes)
+
+
+def apply_update(state: TowerState, update: TowerUpdate) -> TowerState:
+    """Return the towers that `update` makes of `state`, which stays as it is.
+
+    Raises:
+        TowerGap: the update is for another layout than that of `state`.
+        WireError: the update breaks a rule of its form.
+    """
+    if update.form is TowerForm.FULL:
+        return _from_full(update)
+    if update.base != state.layout:
+        raise TowerGap(update.base, state.layout)
+    layers = {}
+    for prefix, swap in update.swaps.items():
+        if prefix not in state.layers:
+            raise WireError(f"towers.swaps.layer must be one of {sorted(state.layers)}, got {prefix!r}")
+        layers[prefix] = SparseLayer(state.layers[prefix].atoms.after(swap), swap.epoch)
+    state = state.with_layers(layers)
+    if state.layout != update.layout:
+        raise TowerGap(update.layout, state.layout)
+    num_bytes = state.num_packed_bytes(update.encoding)
+    if len(update.values) != num_bytes:
+        raise WireError(f"towers.values must be {num_bytes} bytes of {update.encoding.value}, got {len(update.values)}")
+    return state.with_weights(update.values, update.encoding)
+
+
+def tower_update_to_wire(update: TowerUpdate) -> pb.TowerUpdate:
+    """Return `update` as a message, with its checksum."""
+    message = pb.TowerUpdate(
+        base=update.base,
+        layout=update.layout,
+        encoding=ENCODING_TO_WIRE[update.encoding],
+        full=update.full,
+        values=update.values,
+        swaps=[_swap_to_wire(*item) for item in update.swaps.items()],
+    )
+    message.checksum = tower_checksum(message)
+    return message
+
+
+def tower_update_from_wire(message: pb.TowerUpdate) -> TowerUpdate:
+    """Return the update that `message` is; what depends on the receiver's towers is left to `apply_update`.
+
+    Raises:
+        WireError: a wrong checksum, an unknown encoding, no form or two, a layer twice, or a weight that is not finite.
+    """
+    checksum = tower_checksum(message)
+    if message.checksum != checksum:
+        raise WireError(f"towers.checksum must be {checksum:08x}, got {message.checksum:08x}")
+    encoding = ENCODING_FROM_WIRE.get(message.encoding)
+    if encoding not in _ENCODINGS:
+        raise WireError(f"towers.encoding must be one of {[ENCODING_TO_WIRE[one] for one in _ENCODINGS]}, got {message.encoding}")
+    if bool(message.full) == bool(message.values) or (message.full and (message.swaps or message.base)):
+        sizes = f"{len(message.full)} and {len(message.values)} bytes, {len(message.swaps)} swaps, base {message.base:08x}"
+        raise WireError(f"towers must have either full, without swaps and base, or values, got {sizes}")
+    if len(message.values) % (4 if encoding is RowEncoding.FP32 else 2):
+        raise WireError(f"towers.values must be whole numbers of {encoding.value}, got {len(message.values)} bytes")
+    if not rows_are_finite(np.frombuffer(message.values, np.uint8)[np.newaxis], encoding):
+        raise WireError("towers.values must be finite, got NaN or Inf")
+    swaps = {swap.layer: _swap_of(swap) for swap in message.swaps}
+    if len(swaps) != len(message.swaps):
+        raise WireError(f"towers.swaps must name each layer once, got {[swap.layer for swap in message.swaps]}")
+    return TowerUpdate(message.base, message.layout, encoding, message.full, message.values, swaps)
+
+
+def tower_checksum(message: pb.TowerUpdate) -> int:
+    """Return the CRC-32C that parameter_sync.proto asks for in `message`."""
+    crc = crc32c(np.array([message.base, message.layout, message.encoding & 0xFFFFFFFF], "<u4").tobytes())
+    crc = crc32c(message.values, crc32c(message.full, crc))
+    for swap in message.swaps:
+        sizes = [swap.num_columns, len(swap.removed), len(swap.added)]
+        head = swap.layer.encode() + b"\0" + np.int64(swap.epoch).astype("<i8").tobytes()
+        crc = crc32c(head + np.array([*sizes, *swap.removed, *swap.added], "<u4").tobytes(), crc)
+    return crc
+
+
+def _differ(base: TowerState, state: TowerState, prefix: str) -> bool:
+    """Return whether the topologies of a layer differ so that a swap can tell how."""
+    old, new = base.layers[prefix], state.layers[prefix]
+    if old.atoms.num_blocks != new.atoms.num_blocks:
+        return False
+    same = np.array_equal(old.atoms.bounds, new.atoms.bounds) and np.array_equal(old.atoms.columns, new.atoms.columns)
+    return not same or old.epoch != new.epoch
+
+
+def _swap_to_wire(prefix: str, swap: Swap) -> pb.LayerSwap:
+    gaps = {"removed": swap.removed.tolist(), "added": swap.added.tolist()}
+    return pb.LayerSwap(layer=prefix, epoch=swap.epoch, num_columns=swap.num_columns, **gaps)
+
+
+def _swap_of(message: pb.LayerSwap) -> Swap:
+    if message.epoch < 0:
+        raise WireError(f"towers.swaps.epoch must be >= 0, got {message.epoch}")
+    return Swap(message.epoch, np.array(message.removed, np.uint32), message.num_columns, np.array(message.added, np.uint32))
+
+
+def _from_full(update: TowerUpdate) -> TowerState:
+    """Return the towers of an update in the full form, whatever the replica has."""
+    dtype = torch.float32 if update.encoding is RowEncoding.FP32 else torch.float16
+    try:
+        tensors = load(update.full)
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and tensor.dtype != dtype:
+                raise WireError(f"towers.full must have weights of {dtype}, got {tensor.dtype} in {name!r}")
+            if not torch.isfinite(tensor).all():
+                raise WireError(f"towers.full must be finite, got NaN or Inf in {name!r}")
+        state = TowerState.of({name: tensor.float() if tensor.dtype == dtype else tensor for name, tensor in tensors.items()})
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise WireError(f"towers.full must be towers in the safetensors format, got {len(update.full)} bytes: {error}") from None
+    if state.layout != update.layout:
+        raise WireError(f"towers.full must be of layout {update.layout:08x}, got {state.layout:08x}")
+    return state

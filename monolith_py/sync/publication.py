@@ -1,0 +1,186 @@
+"""One publish: what was drained at one moment, cut into deltas, and the marks of the steps behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from monolith_py.data.examples import FloatArray, Int64Array
+from monolith_py.sync.delta import Delta, StepMark, encode_delta
+from monolith_py.sync.dense.state import TowerState
+from monolith_py.sync.dense.update import TowerUpdate, full_update, next_update
+from monolith_py.sync.rows import ByteArray, RowEncoding, pack_rows
+
+# More marks than this are merged two by two, each pair at its older time: no row seems fresher than it is.
+_MAX_MARKS = 4096
+
+
+class StepMarks:
+    """Times of training steps with the rows they updated, at most `max_marks`.
+
+    >>> marks = StepMarks()
+    >>> marks.add(5, 10)
+    >>> marks.add(5, 1)
+    >>> marks.take()
+    (StepMark(time_ms=5, num_rows=11),)
+    """
+
+    def __init__(self, max_marks: int = _MAX_MARKS) -> None:
+        self._max_marks = max_marks
+        self._marks: list[StepMark] = []
+
+    def add(self, time_ms: int, num_rows: int) -> None:
+        """Note a step; times must not go back by more than the clock does."""
+        if num_rows == 0:
+            return
+        if self._marks and self._marks[-1].time_ms == time_ms:
+            num_rows += self._marks.pop().num_rows
+        self._marks.append(StepMark(time_ms, num_rows))
+        if len(self._marks) > self._max_marks:
+            pairs = zip(self._marks[::2], [*self._marks[1::2], StepMark(0, 0)], strict=False)
+            self._marks = [StepMark(older.time_ms, older.num_rows + newer.num_rows) for older, newer in pairs]
+
+    def take(self) -> tuple[StepMark, ...]:
+        """Return all marks, oldest first, and forget them."""
+        marks, self._marks = tuple(self._marks), []
+        return marks
+
+
+@dataclass(frozen=True)
+class Drained:
+    """What one table gave: n touched rows, m evicted fids."""
+
+    table: str
+    ticket: int
+    fids: Int64Array  # (n,)
+    weights: FloatArray  # (n, dim)
+    evicted: Int64Array  # (m,)
+
+    def num_deltas(self, rows_per_delta: int) -> int:
+        """Return how many deltas these take."""
+        return -(-max(len(self.fids), len(self.evicted)) // rows_per_delta)
+
+
+@dataclass(frozen=True)
+class TowerTurn:
+    """What a publish that it is the towers' turn in knows of them; which update that makes is settled when it is packed.
+
+    `base` is what the log holds before this publish, None at the first of a generation. `asked` returns whether a replica asked for full
+    towers; it may ask the log, so it is not for the training thread.
+    """
+
+    base: TowerState | None
+    state: TowerState
+    has_learnt: bool  # since `base`
+    encoding: RowEncoding
+    asked: Callable[[], bool]
+
+    def update(self) -> TowerUpdate | None:
+        """Return the update to publish, None where nobody needs one.
+
+        Raises:
+            ValueError: a weight is NaN or infinite.
+        """
+        asked = self.asked()
+        if self.base is None or asked:
+            return full_update(self.state, self.encoding)
+        return next_update(self.base, self.state, self.encoding) if self.has_learnt else None
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Deltas of one generation from `first_seq` on: where it is the towers' turn, first one for them, then the rows of each table.
+
+    That first delta is a mere sign of life where the towers need no update. The step marks are in the last delta: once it is applied, all
+    the rows are servable.
+    """
+
+    generation: int
+    first_seq: int
+    watermark_ms: int
+    published_ms: int
+    turn: TowerTurn | None
+    drained: Sequence[Drained]
+    steps: tuple[StepMark, ...]
+    encoding: RowEncoding
+    rows_per_delta: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether nothing changed."""
+        return not (self.turn or self.num_rows or self.num_evicted)
+
+    @property
+    def num_rows(self) -> int:
+        """Return the number of touched rows, over all tables."""
+        return sum(len(part.fids) for part in self.drained)
+
+    @property
+    def num_evicted(self) -> int:
+        """Return the number of evicted fids, over all tables."""
+        return sum(len(part.evicted) for part in self.drained)
+
+    @property
+    def num_deltas(self) -> int:
+        """Return how many deltas this is."""
+        return (self.turn is not None) + sum(part.num_deltas(self.rows_per_delta) for part in self.drained)
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the size of all deltas."""
+        return sum(map(len, self._values))
+
+    def values(self) -> list[bytes]:
+        """Return the deltas as bytes, the same at each call. The first call packs them, and may ask the log what replicas asked for.
+
+        Raises:
+            ValueError: a weight is NaN or infinite; the message names the table.
+        """
+        return self._values
+
+    @cached_property
+    def towers(self) -> TowerUpdate | None:
+        """Return the update of the towers, the same at each call. Like `values`, it may ask the log at the first."""
+        return self.turn.update() if self.turn else None
+
+    @cached_property
+    def _values(self) -> list[bytes]:
+        deltas = list(self._deltas())
+        assert len(deltas) == self.num_deltas
+        return [encode_delta(delta) for delta in deltas]
+
+    def _deltas(self) -> Iterator[Delta]:
+        seq, last = self.first_seq, self.first_seq + self.num_deltas - 1
+        if self.turn:
+            steps = self.steps if seq == last else ()
+            yield Delta(self.generation, seq, self.watermark_ms, self.published_ms, towers=self.towers, steps=steps)
+            seq += 1
+        for part in self.drained:
+            # Evictions and rows of one fid must not part ways over two deltas: a fid that has a row again is not evicted.
+            evicted = part.evicted[~np.isin(part.evicted, part.fids)] if len(part.evicted) else part.evicted
+            for index in range(part.num_deltas(self.rows_per_delta)):
+                chunk = slice(index * self.rows_per_delta, (index + 1) * self.rows_per_delta)
+                yield Delta(
+                    self.generation,
+                    seq,
+                    self.watermark_ms,
+                    self.published_ms,
+                    table=part.table,
+                    dim=part.weights.shape[1],
+                    encoding=self.encoding,
+                    fids=part.fids[chunk],
+                    rows=_pack(part.table, part.weights[chunk], self.encoding),
+                    evicted=evicted[chunk],
+                    steps=self.steps if seq == last else (),
+                )
+                seq += 1
+
+
+def _pack(table: str, weights: FloatArray, encoding: RowEncoding) -> ByteArray:
+    try:
+        return pack_rows(weights, encoding)
+    except ValueError as error:
+        raise ValueError(f"table {table!r}: {error}") from None

@@ -1,0 +1,76 @@
+"""Atoms of a layer: the grid they form, their scores from those of the weights, and which of them live as mask or as CSR.
+
+O is the outputs of a layer, I its inputs, h the outputs of an atom. Atoms lie on a grid (blocks, I), blocks = ceil(O / h); where an
+atom is a whole neuron the grid is (O,). A mask is bool, of the grid's shape, True where the atom lives.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monolith_py.config.sparsity import Atom
+
+Mask = NDArray[np.bool_]
+Scores = NDArray[np.floating[Any]]
+Indices = NDArray[np.int32]
+
+
+def height_of(atom: Atom) -> int:
+    """Return the outputs of an atom.
+
+    Raises:
+        ValueError: an atom is a neuron, which has all of a layer's inputs.
+    """
+    if atom == "neuron":
+        raise ValueError("atom must be '16x1' or '1x1' to have a height, got 'neuron'")
+    return int(atom.split("x")[0])
+
+
+def grid_of(shape: tuple[int, int], atom: Atom) -> tuple[int, ...]:
+    """Return the grid of the atoms of a weight (O, I). The last block is smaller where h does not divide O."""
+    outputs, inputs = shape
+    return (outputs,) if atom == "neuron" else (-(-outputs // height_of(atom)), inputs)
+
+
+def atom_sums(values: Scores, atom: Atom) -> Scores:
+    """Return the sum of |values| over each atom, (O, I) -> the grid: the score of an atom from what its weights have.
+
+    >>> atom_sums(np.array([[1.0, -2.0], [3.0, 4.0]]), "neuron")
+    array([3., 7.])
+    """
+    size = np.abs(values)
+    if atom == "neuron":
+        return np.asarray(size.sum(axis=1))  # (O,)
+    return np.asarray(np.add.reduceat(size, np.arange(0, len(size), height_of(atom)), axis=0))  # (blocks, I)
+
+
+def csr_of(mask: Mask) -> tuple[Indices, Indices]:
+    """Return (bounds int32 (blocks + 1,), columns int32 (atoms,)): block b holds columns[bounds[b]:bounds[b + 1]], ascending.
+
+    A mask (O,) of neurons is one block.
+    """
+    rows = np.atleast_2d(mask)
+    bounds = np.zeros(len(rows) + 1, np.int32)
+    np.cumsum(np.count_nonzero(rows, axis=1), out=bounds[1:])
+    return bounds, np.nonzero(rows)[1].astype(np.int32)
+
+
+def mask_of(bounds: Indices, columns: Indices, grid: tuple[int, ...]) -> Mask:
+    """Return the mask that `csr_of` would turn into `bounds` and `columns`.
+
+    Raises:
+        ValueError: they are no topology of this grid.
+    """
+    blocks, width = grid if len(grid) == 2 else (1, *grid)
+    if len(bounds) != blocks + 1 or bounds[0] != 0 or bounds[-1] != len(columns) or np.any(np.diff(bounds) < 0):
+        raise ValueError(f"bounds must ascend from 0 to {len(columns)} atoms in {blocks + 1} values, got {bounds!r}")
+    block = np.repeat(np.arange(blocks, dtype=np.int64), np.diff(bounds))
+    places = block * width + columns
+    if len(columns) and (columns.min() < 0 or columns.max() >= width or np.any(np.diff(places) <= 0)):
+        raise ValueError(f"columns must ascend within each block and lie in [0, {width}), got {columns!r}")
+    mask = np.zeros(blocks * width, np.bool_)
+    mask[places] = True
+    return mask.reshape(grid)

@@ -1,0 +1,169 @@
+"""Moves the topology of a tower's layers while they learn: collects what the rule asks for, and applies what it says.
+
+Letters: k live atoms of a layer, h weights of an atom.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monolith_py import _core
+from monolith_py.config.sparsity import SparsityConfig
+from monolith_py.tower.layers.atoms import Mask, Scores
+from monolith_py.tower.layers.sparse_linear import SparseLinear
+from monolith_py.tower.optimizer import AtomOptimizer
+from monolith_py.tower.rule.density import atom_targets
+from monolith_py.tower.rule.drift import DriftTest
+from monolith_py.tower.rule.history import SwapHistory
+from monolith_py.tower.rule.schedule import density_at, is_due, swap_share_at
+from monolith_py.tower.rule.topology import ScoredLayer, choose_by
+
+_logger = logging.getLogger(__name__)
+
+
+class Swaps:
+    """Dynamic sparse learning of some layers (Wang et al. 2024; Evci et al. 2020), by the rule of `topology` and `SparsityConfig`.
+
+    Around each step of training, in this order: `before_backward`; backward; `after_backward` once all gradients are known to be finite,
+    or not at all; the optimizer's step; `after_step`. The topology is a pure function of weights, gradients, losses and seed.
+    """
+
+    def __init__(self, layers: Sequence[SparseLinear], optimizer: AtomOptimizer, config: SparsityConfig, seed: int) -> None:
+        """Begin with the layers as they are."""
+        self.layers, self.config, self.history = tuple(layers), config, SwapHistory([layer.live for layer in layers])
+        self._optimizer, self._seed = optimizer, seed
+        self._drift = DriftTest(config.drift_rise) if config.swap == "cosine" and config.after == "rearm" else None
+        self._step = self._steps_since_armed = 0
+        # Sums since the last swap: gradients of all atoms over the last batches; over all batches |sum of weight * gradient| of the
+        # live, to first order what the loss would change by without the atom (Molchanov et al. 2017, equation 7).
+        self._gradients: list[Tensor | None] = [None] * len(layers)
+        self._taylor: list[Tensor] = [torch.zeros(layer.num_live) for layer in layers]
+
+    def before_backward(self) -> None:
+        """Let the layers collect the gradients of all atoms in this backward where they are asked for."""
+        collecting = self._optimizer.is_warm or self._is_scoring()
+        for layer in self.layers:
+            shape = (layer.num_blocks, layer.num_places, layer.atom_size)
+            layer.gradient_sum = torch.zeros(shape) if collecting else None
+
+    def after_backward(self, num_examples: int) -> None:
+        """Take what backward left, the gradients of a summed loss."""
+        scoring = self._is_scoring()
+        for index, layer in enumerate(self.layers):
+            if layer.gradient_sum is not None:
+                layer.gradient_sum /= num_examples
+                if scoring:
+                    before = self._gradients[index]
+                    self._gradients[index] = layer.gradient_sum.clone() if before is None else before.add_(layer.gradient_sum)
+        if self.config.keep == "taylor":
+            known = [index for index, layer in enumerate(self.layers) if layer.values.grad is not None]
+            values = [self.layers[index].values for index in known]
+            gradients = [value.grad.numpy() for value in values if value.grad is not None]
+            sums = [self._taylor[index].numpy() for index in known]
+            _core.tower_taylor([value.detach().numpy() for value in values], gradients, sums, num_examples)
+
+    def after_step(self, loss: float, num_examples: int) -> bool:
+        """Count the optimizer's step, made on `num_examples` of this mean progressive loss; return whether the topology moved."""
+        for layer in self.layers:
+            layer.gradient_sum = None
+        self._step += 1
+        self._steps_since_armed += 1
+        if self._drift is not None and self._drift.update(loss, num_examples):
+            _logger.info("the loss has risen: swaps start anew, at step %d", self._step)
+            self._steps_since_armed = 0
+        if not is_due(self.config, self._step, self._steps_since_armed):
+            return False
+        self._swap()
+        return True
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything beside the layers and the optimizer that `restore` needs to go on bit-equal."""
+        tensors = {"steps": torch.tensor([self._step, self._steps_since_armed])}
+        tensors |= {f"taylor.{index}": value for index, value in enumerate(self._taylor)}
+        tensors |= {f"gradient.{index}": value for index, value in enumerate(self._gradients) if value is not None}
+        tensors |= {f"history.{name}": torch.from_numpy(np.asarray(value)) for name, value in self.history.state().items()}
+        if self._drift is not None:
+            tensors |= {f"drift.{name}": torch.tensor(value, dtype=torch.float64) for name, value in self._drift.state().items()}
+        return tensors
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` returned; the layers must be at their topology of then.
+
+        Raises:
+            ValueError: the state is of other layers or settings.
+        """
+        parts: dict[str, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            part, _, rest = name.partition(".")
+            parts.setdefault(part, {})[rest] = value
+        self._step, self._steps_since_armed = (int(value) for value in parts["steps"][""])
+        self.history.restore({name: value.numpy() for name, value in parts["history"].items()})
+        for index, layer in enumerate(self.layers):
+            self._taylor[index] = parts["taylor"][str(index)].clone()
+            if len(self._taylor[index]) != layer.num_live:
+                raise ValueError(f"taylor.{index} must have {layer.num_live} atoms, got {len(self._taylor[index])}")
+            gradient = parts.get("gradient", {}).get(str(index))
+            self._gradients[index] = None if gradient is None else gradient.clone()
+        if self._drift is not None:
+            self._drift.restore({name: float(value) for name, value in parts["drift"].items()})
+
+    def _is_scoring(self) -> bool:
+        """Return whether the next step is one of those whose gradients the coming swap goes by."""
+        config = self.config
+        if config.swap == "none" or config.grow != "gradient":
+            return False
+        left = -(self._step + 1) % config.every  # steps after the next one until the swap
+        due = self._step + 1 + left
+        return left < config.batches and is_due(config, due, self._steps_since_armed + 1 + left)
+
+    def _swap(self) -> None:
+        config = self.config
+        shapes = [(layer.out_features, layer.in_features) for layer in self.layers]
+        targets = atom_targets(config, shapes, density_at(config, self._step))
+        newborns: Sequence[Mask | None] = self.history.newborns(config.grace) if config.grace else [None] * len(self.layers)
+        before = [layer.live for layer in self.layers]
+        scored = [
+            ScoredLayer(live, self._keep_scores(index, live), self._grow_scores(index, live), protected)
+            for index, (live, protected) in enumerate(zip(before, newborns, strict=True))
+        ]
+        after = choose_by(config, scored, targets, swap_share_at(config, self._steps_since_armed))
+        for index, (old, new) in enumerate(zip(before, after, strict=True)):
+            self._move(index, old, new)
+        self.history.record(after)
+
+    def _keep_scores(self, index: int, live: Mask) -> Scores:
+        layer = self.layers[index]
+        scores = np.zeros(live.shape, np.float32)
+        taylor = self.config.keep == "taylor"
+        scores[live] = (self._taylor[index] if taylor else layer.values.detach().abs().sum(dim=1)).numpy()
+        return scores
+
+    def _grow_scores(self, index: int, live: Mask) -> Scores:
+        config = self.config
+        if config.grow == "random":
+            generator = np.random.default_rng((self._seed, index, self.history.num_swaps))
+            return generator.random(live.shape, np.float32)
+        if config.grow == "momentum" and config.swap != "none":
+            return np.asarray(self._optimizer.momentum(index).sum(dim=1).numpy()).reshape(live.shape)
+        total = self._gradients[index]
+        return np.zeros(live.shape, np.float32) if total is None else np.asarray(total.abs().sum(dim=2).numpy()).reshape(live.shape)
+
+    def _move(self, index: int, old: Mask, new: Mask) -> None:
+        """Bring a layer and its optimizer's state from one topology to the next; newborn weights are zero."""
+        layer = self.layers[index]
+        self._gradients[index] = None
+        self._taylor[index] = torch.zeros(int(new.sum()))
+        if np.array_equal(old, new):
+            return
+        places = np.full(old.shape, -1, np.int64)
+        places[old] = np.arange(old.sum())
+        sources = torch.from_numpy(places[new])
+        values = layer.values.detach()[sources.clamp(min=0)]
+        values[sources < 0] = 0
+        layer.place(new, values)
+        self._optimizer.place(index, sources, torch.from_numpy(np.flatnonzero(new & ~old)))

@@ -1,0 +1,57 @@
+"""The job's topics, and the partition of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from monolith_py.config import LogConfig
+from monolith_py.errors import ConfigError
+from monolith_py.io import Log
+from monolith_py.io.log.topics import Topics, create_topics, partition_of
+
+Make = Callable[..., Log]
+
+
+def test_topics_carry_the_prefix() -> None:
+    topics = Topics.of(LogConfig(url="sqlite:///log", topic_prefix="shop."))
+    assert topics == Topics("shop.impressions", "shop.actions", "shop.examples", "shop.updates", "shop.dead_letters", "shop.tower_requests")
+
+
+def test_topics_of_events_and_examples_have_as_many_partitions_as_set_and_the_others_one(make_log: Make) -> None:
+    log, config = make_log(), LogConfig(url="sqlite:///log", partitions=3)
+    create_topics(log, config)
+    create_topics(log, config)
+    topics = Topics.of(config)
+    assert [log.num_partitions(topic) for topic in (topics.impressions, topics.actions, topics.examples)] == [3, 3, 3]
+    assert [log.num_partitions(topic) for topic in (topics.updates, topics.dead_letters, topics.tower_requests)] == [1, 1, 1]
+
+
+def test_another_number_of_partitions_than_the_topics_have_is_refused(make_log: Make) -> None:
+    log = make_log()
+    create_topics(log, LogConfig(url="sqlite:///log", partitions=3))
+    with pytest.raises(ConfigError, match=r"log.partitions must be 3, as topic 'impressions' has, got 4"):
+        create_topics(log, LogConfig(url="sqlite:///log", partitions=4))
+
+
+def test_the_partition_of_a_request_is_what_kafka_clients_choose_for_its_key() -> None:
+    murmur2 = pytest.importorskip("kafka.partitioner.default").murmur2
+    for number in range(2_000):
+        request_id = f"{number * 7919:x}" + "\u00e4" * (number % 3)
+        for num_partitions in (1, 3, 8):
+            assert partition_of(request_id, num_partitions) == (murmur2(request_id.encode()) & 0x7FFFFFFF) % num_partitions
+
+
+def test_the_partition_of_a_request_never_changes() -> None:
+    assert [partition_of(f"request-{number}", 16) for number in range(12)] == GOLDEN
+
+
+def test_requests_spread_over_the_partitions() -> None:
+    counts = [0] * 8
+    for number in range(8_000):
+        counts[partition_of(f"request-{number}", 8)] += 1
+    assert min(counts) > 850 and max(counts) < 1_150
+
+
+GOLDEN = [4, 15, 15, 8, 3, 3, 7, 1, 0, 9, 15, 8]

@@ -1,0 +1,172 @@
+"""A checkpoint is whole or refused, and going on from it is as if nothing had happened."""
+
+from __future__ import annotations
+
+import logging
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from monolith_py.config import JobConfig
+from monolith_py.data.examples import ExampleBatch
+from monolith_py.errors import CheckpointError
+from monolith_py.training import (
+    CheckpointMeta,
+    CheckpointSaving,
+    Trainer,
+    newest_checkpoint,
+    read_meta,
+    restore_checkpoint,
+    save_checkpoint,
+)
+
+
+def meta_of(trainer: Trainer) -> CheckpointMeta:
+    return CheckpointMeta(
+        "training", trainer.num_batches, trainer.num_examples, 2, 17, 23, {0: (5, 3), 1: (9, 0)}, trainer.watermark_ms, 1_700_000_000_123
+    )
+
+
+def save(directory: Path, trainer: Trainer, keep: int = 3) -> Path:
+    return save_checkpoint(directory, trainer, meta_of(trainer), keep=keep)
+
+
+MODELS = {
+    "dense": {},
+    # At the fifth batch the ramp is under way, and gradients for the swap after the sixth are being collected.
+    "dsl_online": {"sparsity": {"preset": "dsl_online", "every": 3, "ramp": [1, 5], "batches": 2}},
+    "dsl": {"sparsity": {"preset": "dsl", "every": 3, "period": 20}},
+    "set": {"sparsity": {"preset": "set", "every": 3}},
+}
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("kind", ["adam", "adagrad", "sgd"])
+def test_training_goes_on_bit_equal_from_a_checkpoint(
+    make_job: Callable[..., JobConfig],
+    make_examples: Callable[..., ExampleBatch],
+    tmp_path: Path,
+    model: str,
+    dropout: float,
+    kind: str,
+) -> None:
+    settings = {"tower": [32, 16], "dropout": dropout, "precision": "fp32", **MODELS[model]}
+    job = make_job(model=settings, optimizer={"dense": {"kind": kind, "lr": 0.01}})
+    one = Trainer(job)
+    for seed in range(5):
+        one.step(make_examples(seed))
+    path = save(tmp_path, one)
+    for seed in range(5, 10):
+        one.step(make_examples(seed))
+    two = Trainer(job)
+    meta = restore_checkpoint(path, two, "training")
+    assert (meta.offsets, meta.generation, meta.next_seq, meta.updates_offset) == ({0: (5, 3), 1: (9, 0)}, 2, 17, 23)
+    for seed in range(5, 10):
+        two.step(make_examples(seed))
+    assert (one.num_examples, one.num_batches, one.watermark_ms) == (two.num_examples, two.num_batches, two.watermark_ms)
+    for name, table in one.bags.tables.items():
+        np.testing.assert_array_equal(table.export_rows()[1], two.bags.tables[name].export_rows()[1])
+    for name, value in one.export_towers().items():
+        np.testing.assert_array_equal(value.numpy(), two.export_towers()[name].numpy())
+
+
+def test_a_checkpoint_that_training_goes_on_beside_is_of_the_moment_it_froze(
+    make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch], tmp_path: Path
+) -> None:
+    one, two = Trainer(make_job()), Trainer(make_job())
+    for seed in range(3):
+        one.step(make_examples(seed))
+    saving = CheckpointSaving(tmp_path, one, keep=1)
+    for seed in range(3, 9):
+        one.step(make_examples(seed))
+    saving.freeze(meta_of(one))
+    frozen = {name: table.export_rows()[1] for name, table in one.bags.tables.items()}
+    for seed in range(9, 12):
+        one.step(make_examples(seed))
+    restore_checkpoint(saving.wait(), two, "training")
+    assert two.num_batches == 9
+    for name, table in two.bags.tables.items():
+        np.testing.assert_array_equal(table.export_rows()[1], frozen[name])
+    for seed in range(9, 12):
+        two.step(make_examples(seed))
+    for name, value in one.export_towers().items():
+        np.testing.assert_array_equal(value.numpy(), two.export_towers()[name].numpy())
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "manifest"])
+def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_taken(
+    make_job: Callable[..., JobConfig],
+    make_examples: Callable[..., ExampleBatch],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    damage: str,
+) -> None:
+    trainer = Trainer(make_job())
+    trainer.step(make_examples(0))
+    good = save(tmp_path, trainer)
+    trainer.step(make_examples(1))
+    bad = save(tmp_path, trainer)
+    assert newest_checkpoint(tmp_path) == bad
+    victim = bad / ("manifest.json" if damage == "manifest" else "tables/user_id.table")
+    content = victim.read_bytes()
+    if damage == "delete":
+        victim.unlink()
+    elif damage == "flip":
+        victim.write_bytes(content[:200] + bytes([content[200] ^ 4]) + content[201:])
+    else:
+        victim.write_bytes(content[: len(content) // 2])
+    with caplog.at_level(logging.ERROR):
+        assert newest_checkpoint(tmp_path) == good
+    assert victim.name in caplog.text
+
+
+def test_only_the_newest_are_kept_and_a_torn_write_leaves_no_checkpoint(
+    make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch], tmp_path: Path
+) -> None:
+    trainer = Trainer(make_job())
+    for seed in range(4):
+        trainer.step(make_examples(seed))
+        save(tmp_path, trainer, keep=2)
+    assert [path.name for path in sorted(tmp_path.glob("step-*"))] == ["step-000000000003", "step-000000000004"]
+    (tmp_path / ".step-000000000005.tmp" / "tables").mkdir(parents=True)  # what a crash leaves behind
+    newest = newest_checkpoint(tmp_path)
+    assert newest is not None
+    assert newest.name == "step-000000000004"
+
+
+def test_a_checkpoint_of_another_job_or_other_settings_is_refused(
+    make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch], tmp_path: Path
+) -> None:
+    trainer = Trainer(make_job())
+    trainer.step(make_examples(0))
+    path = save(tmp_path, trainer)
+    with pytest.raises(CheckpointError, match="is of job 'training', expected 'other'"):
+        restore_checkpoint(path, Trainer(make_job()), "other")
+    with pytest.raises(CheckpointError, match="does not fit this job's model"):
+        restore_checkpoint(path, Trainer(make_job(model={"tower": [4], "precision": "fp32"})), "training")
+    with pytest.raises(CheckpointError, match=r"user_id\.table.*seed expected 9, got 0"):
+        restore_checkpoint(path, Trainer(make_job(seed=9)), "training")
+    with pytest.raises(CheckpointError, match=r"manifest\.json"):
+        read_meta(tmp_path / "step-000000000099")
+
+
+def test_a_disk_that_is_full_leaves_the_older_checkpoint(
+    make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch], tmp_path: Path
+) -> None:
+    trainer = Trainer(make_job())
+    trainer.step(make_examples(0))
+    good = save(tmp_path, trainer)
+    trainer.step(make_examples(1))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))  # writing beyond it fails as on a full disk
+    try:
+        with pytest.raises(CheckpointError, match="File too large"):
+            save(tmp_path, trainer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert newest_checkpoint(tmp_path) == good
+    assert newest_checkpoint(tmp_path) != save(tmp_path, trainer) == newest_checkpoint(tmp_path)
