@@ -19,10 +19,10 @@ $(READY): pyproject.toml constraints.txt CMakeLists.txt $(shell find protos mono
 setup: $(READY)
 
 demo: $(READY)
-	$(BIN)/python deploy/demo/run.py
+	$(BIN)/python -m monolith_demo
 
 demo-kafka: $(READY)
-	$(BIN)/python deploy/demo/run.py --kafka
+	$(BIN)/python -m monolith_demo --kafka
 
 test: $(READY)
 	$(BIN)/python -m pytest

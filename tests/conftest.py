@@ -55,12 +55,9 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def demo() -> Iterator[Callable[[str], ModuleType]]:
-    """Return a function that imports a module of deploy/demo, whose scripts import each other by their bare names."""
-    folder = str(ROOT / "deploy" / "demo")
-    sys.path.insert(0, folder)
-    yield importlib.import_module
-    sys.path.remove(folder)
+def demo() -> Callable[[str], ModuleType]:
+    """Return a function that imports a module of the package `monolith_demo` (deploy/demo)."""
+    return lambda name: importlib.import_module(f"monolith_demo.{name}")
 
 
 @pytest.fixture

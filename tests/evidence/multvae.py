@@ -21,8 +21,8 @@ import torch
 from intervals import half_width
 from multvae_data import BadMatrix, Matrix, Split, load_matrix, split_users
 from multvae_model import Learner, MultVae, Recipe, rank_metrics
-from streams import kuairand
 
+from monolith_demo.dataset import kuairand
 from monolith_py import _core
 from monolith_py.config.sparsity import SparsityConfig
 

@@ -6,7 +6,6 @@ Letters: n examples in order of time, F sparse features, W dense values.
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,8 @@ import numpy.typing as npt
 import pyarrow.compute as compute
 import pyarrow.parquet as parquet
 
+from monolith_demo.dataset import kuairand
 from monolith_py.data.counters import LOG_COUNT_SCALE
-
-# The demo knows how to read KuaiRand; its scripts import each other by their bare names.
-sys.path.append(str(Path(__file__).parents[2] / "deploy" / "demo"))
-import kuairand
 
 # The first two days of KuaiRand, when almost everything is new, are not scored: warm is from 27 April on.
 FIRST_WARM_DAY = 3

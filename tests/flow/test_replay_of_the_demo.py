@@ -29,7 +29,7 @@ PARTITIONS = 2
 def joined(demo: Callable[[str], ModuleType], tmp_path_factory: pytest.TempPathFactory) -> tuple[JobConfig, Any]:
     """The job of a run whose log has the first part of KuaiRand as the demo writes it, live counters included, joined by the joiner."""
     folder = tmp_path_factory.mktemp("demo")
-    files, kuairand = demo("job_files"), demo("kuairand")
+    files, kuairand = demo("driver.job_files"), demo("dataset.kuairand")
     where = files.Services(f"sqlite:///{folder}/log", f"sqlite:///{folder}/kv.db", *range(1, 6))
     job = files.write_job_files(Path(folder), where, counters=True).job
     job = job.model_copy(
@@ -43,7 +43,7 @@ def joined(demo: Callable[[str], ModuleType], tmp_path_factory: pytest.TempPathF
     requests = kuairand.Requests(stream, kuairand.load_users(), kuairand.load_videos())
     with closing(open_log(job.log.url)) as log:
         create_topics(log, job.log)
-        demo("history").write_history(log, job, stream, NUM_IMPRESSIONS, requests, lambda _: None)
+        demo("driver.history").write_history(log, job, stream, NUM_IMPRESSIONS, requests, lambda _: None)
     run_joiner(job, stop_at_end=True)
     return job, stream
 

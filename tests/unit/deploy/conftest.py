@@ -43,7 +43,7 @@ def make_stream(demo: Callable[[str], ModuleType]) -> Callable[..., Any]:
         generator = np.random.default_rng(seed)
         played = generator.random(num) < 0.8
         plays_ms = np.where(played, generator.integers(1, longest_play_ms, num), 0)
-        return demo("kuairand").Stream(
+        return demo("dataset.kuairand").Stream(
             users=generator.integers(1, 30, num),
             videos=generator.integers(100, 120, num),
             tabs=generator.integers(0, 5, num),
@@ -61,7 +61,7 @@ def make_requests(demo: Callable[[str], ModuleType]) -> Callable[[Any], Any]:
     """Return a function that makes the requests of a stream, with stored features for each of its users and videos."""
 
     def make(stream: Any) -> Any:
-        kuairand = demo("kuairand")
+        kuairand = demo("dataset.kuairand")
         users = {user: FeatureColumns(1, {"user_active_degree": kuairand.one_fid(user % 4)}) for user in set(stream.users.tolist())}
         videos = {video: FeatureColumns(1, {"author_id": kuairand.one_fid(video % 7)}) for video in set(stream.videos.tolist())}
         return kuairand.Requests(stream, users, videos)
@@ -74,7 +74,7 @@ def make_demo_job(demo: Callable[[str], ModuleType], tmp_path: Path) -> Callable
     """Return a function that loads the demo's own job, as a run would write it into this test's folder."""
 
     def make(*, counters: bool = False, partitions: int = 1) -> JobConfig:
-        files = demo("job_files")
+        files = demo("driver.job_files")
         ports = range(40_001, 40_006)
         where = files.Services(f"sqlite:///{tmp_path}/log", f"sqlite:///{tmp_path}/kv.db", *ports)
         job = files.write_job_files(tmp_path, where, counters=counters).job

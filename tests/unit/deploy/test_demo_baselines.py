@@ -18,7 +18,7 @@ VIEWS = st.lists(st.tuples(st.integers(1, 4), st.booleans()), min_size=1, max_si
 
 @pytest.fixture(scope="module")
 def baselines(demo: Callable[[str], ModuleType]) -> ModuleType:
-    return demo("baselines")
+    return demo("report.baselines")
 
 
 def rates(baselines: ModuleType, views: list[tuple[int, bool]]) -> list[float]:
@@ -79,5 +79,5 @@ def test_the_linear_learner_learns_and_predicts_probabilities(predict: Any, demo
     predictions = predict(labels, noted.append)
     assert ((predictions > 0) & (predictions < 1)).all()
     assert predictions[0] == pytest.approx(0.5)
-    assert demo("measures").auc(labels[1000:], predictions[1000:]) > 0.99
+    assert demo("report.measures").auc(labels[1000:], predictions[1000:]) > 0.99
     assert noted == [0, 1000, 1500]

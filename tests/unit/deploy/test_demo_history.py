@@ -43,7 +43,7 @@ def write(demo: Demo, make_demo_job: Callable[..., JobConfig], make_requests: Ca
     def write_into(stream: Any, count: int, **settings: Any) -> tuple[RecordingLog, int, list[int]]:
         log, noted = RecordingLog(), []
         job = make_demo_job(**settings)
-        total = demo("history").write_history(log, job, stream, count, make_requests(stream), noted.append)
+        total = demo("driver.history").write_history(log, job, stream, count, make_requests(stream), noted.append)
         return log, total, noted
 
     return write_into
@@ -101,7 +101,7 @@ def test_the_log_finds_history_by_time(
 ) -> None:
     stream, job, log = make_stream(300), make_demo_job(), make_log()
     create_topics(log, job.log)
-    demo("history").write_history(log, job, stream, 300, make_requests(stream), lambda _: None)
+    demo("driver.history").write_history(log, job, stream, 300, make_requests(stream), lambda _: None)
     for index in range(0, 300, 50):
         time_ms = int(stream.times_ms[index])
         (found,) = log.read("impressions", 0, log.offset_at("impressions", 0, time_ms), 1)
@@ -134,11 +134,11 @@ def test_without_counters_nothing_is_dense(write: Callable[..., Any], make_strea
 
 
 def test_stored_features_lie_where_replicas_look(demo: Demo, make_kv: Callable[..., Kv]) -> None:
-    one_fid = demo("kuairand").one_fid
+    one_fid = demo("dataset.kuairand").one_fid
     users = {user: FeatureColumns(1, {"degree": one_fid(user)}) for user in range(2500)}
     videos = {7: FeatureColumns(1, {"author_id": one_fid(70)})}
     kv = make_kv()
-    demo("history").write_features(kv, users, videos)
+    demo("driver.history").write_features(kv, users, videos)
     assert len(list(kv.scan("user:"))) == 2500
     user, item = kv.get_many(["user:2499", "item:7"])
     assert user is not None and decode_features(user).sparse["degree"].fids.tolist() == [2499]

@@ -17,7 +17,7 @@ from monolith_py.config import JobConfig, load_job
 
 @pytest.fixture(scope="module")
 def job_files(demo: Callable[[str], ModuleType]) -> ModuleType:
-    return demo("job_files")
+    return demo("driver.job_files")
 
 
 def write(job_files: ModuleType, folder: Path, *, counters: bool = False) -> Any:

@@ -20,7 +20,7 @@ Demo = Callable[[str], ModuleType]
 
 @pytest.fixture(scope="module")
 def kuairand(demo: Demo) -> ModuleType:
-    return demo("kuairand")
+    return demo("dataset.kuairand")
 
 
 @pytest.fixture(scope="module")

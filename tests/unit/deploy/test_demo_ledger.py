@@ -20,7 +20,7 @@ from monolith_py.io.log.topics import create_topics
 
 @pytest.fixture(scope="module")
 def ledger(demo: Callable[[str], ModuleType]) -> ModuleType:
-    return demo("ledger")
+    return demo("report.ledger")
 
 
 def examples(*rows: tuple[str, int, ExampleKind]) -> bytes:

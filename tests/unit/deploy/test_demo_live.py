@@ -112,7 +112,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def live(demo: Callable[[str], ModuleType]) -> ModuleType:
-    return demo("live")
+    return demo("driver.live")
 
 
 def delays(seed: int, longest_s: float) -> Callable[[int], float]:
@@ -148,7 +148,7 @@ def test_history_and_live_have_every_impression_and_every_action_exactly_once(
     stream = make_stream(300, seed)
     world = World(live, stream, delays(seed, 0.2), delays(seed + 10, 0.2))
     world.run()
-    of_history = [action for index in demo("history").history_actions(stream, FIRST) for action in stream.actions(index)]
+    of_history = [action for index in demo("driver.history").history_actions(stream, FIRST) for action in stream.actions(index)]
     of_live = [action for _, action in world.appended]
     assert any(int(action.request_id.split("-")[1]) < FIRST for action in of_live)  # plays that history left open
     assert Counter(of_history + of_live) == Counter(action for index in range(300) for action in stream.actions(index))

@@ -18,7 +18,7 @@ WEIGHTED = st.lists(st.tuples(st.integers(-20, 20), st.integers(1, 50)), min_siz
 
 @pytest.fixture(scope="module")
 def measures(demo: Callable[[str], ModuleType]) -> ModuleType:
-    return demo("measures")
+    return demo("report.measures")
 
 
 def arrays(pairs: list[tuple[bool, float]]) -> tuple[np.ndarray, np.ndarray]:

@@ -24,7 +24,7 @@ HISTORY, LIVE = 6000, 4000
 
 def towers(demo: Callable[[str], ModuleType]) -> dict[str, Any]:
     """A sparse tower that is a little worse than the dense one in long_view."""
-    module, measures = demo("towers"), demo("measures")
+    module, measures = demo("report.towers"), demo("report.measures")
     aucs = {module.SPARSE: (0.735, 0.74), module.DENSE: (0.736, 0.74)}
     shapes = {module.SPARSE: (0.2, 31_000, 44), module.DENSE: (1.0, 155_000, 0)}
     return {
@@ -38,7 +38,7 @@ def towers(demo: Callable[[str], ModuleType]) -> dict[str, Any]:
 @pytest.fixture
 def found(demo: Callable[[str], ModuleType]) -> Any:
     """Findings of a run in which all went well: the live replica was best and nothing was lost."""
-    module, generator = demo("findings"), np.random.default_rng(0)
+    module, generator = demo("report.findings"), np.random.default_rng(0)
     labels = {task: generator.random(LIVE) < 0.3 for task in ("long_view", "click")}
     noise = {module.LIVE: 0.3, module.FROZEN: 0.4, module.LINEAR: 0.5, module.VIDEO_RATE: 0.6}
     return module.Findings(
@@ -56,7 +56,7 @@ def found(demo: Callable[[str], ModuleType]) -> Any:
         live_examples_per_s=200.0,
         live_s=20.0,
         table_stats={"user_id": TableStats(2000, 0, 2010, 0, 10, 0, 5_000_000, 4096), "tab": TableStats(5, 0, 5, 0, 0, 0, 1_000_000, 64)},
-        ledger=demo("ledger").Ledger(
+        ledger=demo("report.ledger").Ledger(
             impressions=HISTORY + LIVE,
             actions=9000,
             examples=HISTORY + LIVE,
@@ -97,7 +97,7 @@ def test_what_was_lost_doubled_or_refused_is_told(found: Any, changes: dict[str,
 
 def test_figures_are_the_measures_of_all_days(found: Any, demo: Callable[[str], ModuleType]) -> None:
     figures = {name: (value, unit) for name, value, unit in found.figures()}
-    module, auc = demo("findings"), demo("measures").auc
+    module, auc = demo("report.findings"), demo("report.measures").auc
     live, frozen = (auc(found.labels["long_view"], found.predictions["long_view"][model]) for model in (module.LIVE, module.FROZEN))
     assert figures["demo.auc_live"] == (live, "auc")
     assert figures["demo.auc_gain_live_vs_frozen"] == (pytest.approx(live - frozen), "auc")
@@ -110,17 +110,17 @@ def test_figures_are_the_measures_of_all_days(found: Any, demo: Callable[[str], 
 
 
 def test_the_quality_of_a_day_is_that_of_its_impressions(found: Any, demo: Callable[[str], ModuleType]) -> None:
-    model = demo("findings").LIVE
+    model = demo("report.findings").LIVE
     by_day = found.by_day("click")
     assert list(by_day) == [11, 12, 13, 14]
     of_day = slice(LIVE // 2, LIVE * 3 // 4)
-    assert by_day[13][model] == demo("measures").quality(found.labels["click"][of_day], found.predictions["click"][model][of_day])
+    assert by_day[13][model] == demo("report.measures").quality(found.labels["click"][of_day], found.predictions["click"][model][of_day])
 
 
 def test_the_page_has_every_table_note_command_and_plot_and_needs_no_other_file(
     found: Any, demo: Callable[[str], ModuleType], tmp_path: Path
 ) -> None:
-    report, path = demo("report"), tmp_path / "report.html"
+    report, path = demo("report.page"), tmp_path / "report.html"
     report.write_html(found, ["a note: 1 < 2"], ["monolith rank --user 1 && true"], path)
     page = path.read_text()
     assert page.startswith("<!doctype html>")
@@ -128,7 +128,7 @@ def test_the_page_has_every_table_note_command_and_plot_and_needs_no_other_file(
     captions = re.findall(r"<caption>(.*?)</caption>", page)
     assert captions == [str(table.title) for table in report.tables(found)]
     assert len(captions) == len(found.labels) + 4
-    modules = demo("findings")
+    modules = demo("report.findings")
     for model in (modules.LIVE, modules.FROZEN, modules.LINEAR, modules.VIDEO_RATE):
         assert page.count(f"<td>{model}</td>") == 2
     assert f"<td>{found.overall('click')[modules.LIVE].auc:.4f}</td>" in page
@@ -138,7 +138,7 @@ def test_the_page_has_every_table_note_command_and_plot_and_needs_no_other_file(
 
 def test_each_of_the_four_plots_has_its_curves(found: Any, demo: Callable[[str], ModuleType], tmp_path: Path) -> None:
     path = tmp_path / "report.html"
-    demo("report").write_html(found, [], [], path)
+    demo("report.page").write_html(found, [], [], path)
     (encoded,) = re.findall(r"data:image/png;base64,([^']*)'", path.read_text())
     pixels = imread(io.BytesIO(base64.b64decode(encoded)), format="png")[:, :, :3]  # (height, width, 3)
     height, width = pixels.shape[0] // 2, pixels.shape[1] // 2
@@ -150,7 +150,7 @@ def test_each_of_the_four_plots_has_its_curves(found: Any, demo: Callable[[str],
 
 def test_a_run_without_freshness_still_has_a_page(found: Any, demo: Callable[[str], ModuleType], tmp_path: Path) -> None:
     nothing = replace(found, freshness_s=np.array([]), freshness_rows=np.array([]))
-    demo("report").write_html(nothing, [], [], tmp_path / "report.html")
+    demo("report.page").write_html(nothing, [], [], tmp_path / "report.html")
     assert "nan s" in (tmp_path / "report.html").read_text()
 
 
@@ -158,7 +158,7 @@ def test_a_run_without_freshness_still_has_a_page(found: Any, demo: Callable[[st
 def test_a_broken_promise_is_printed_and_so_are_figures_and_the_way_on(
     found: Any, demo: Callable[[str], ModuleType], tmp_path: Path, dead_letters: int
 ) -> None:
-    run, job_files = demo("run"), demo("job_files")
+    run, job_files = demo("driver.run"), demo("driver.job_files")
     folder = tmp_path / "demo-1"
     folder.mkdir()
     files = job_files.write_job_files(folder, job_files.Services("sqlite:///log", "sqlite:///kv.db", 1, 2, 3, 4, 5), counters=False)
@@ -178,7 +178,7 @@ def test_a_broken_promise_is_printed_and_so_are_figures_and_the_way_on(
 
 def test_the_towers_are_compared_with_their_density(found: Any, demo: Callable[[str], ModuleType]) -> None:
     console = Console(file=io.StringIO(), width=160)
-    demo("report").print_report(found, console)
+    demo("report.page").print_report(found, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert re.search(r"as the job has it .* 0\.7350 .* 20\.0% .* 31,000", text)
     assert re.search(r"difference .* -0\.0010 .* \+0\.0000 .* 20\.0%", text)

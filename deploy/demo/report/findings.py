@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from ledger import Ledger
-from measures import Quality, quality, weighted_percentile
-from towers import DENSE, SPARSE, TowerPass
 
+from monolith_demo.report.ledger import Ledger
+from monolith_demo.report.measures import Quality, quality, weighted_percentile
+from monolith_demo.report.towers import DENSE, SPARSE, TowerPass
 from monolith_py.table import TableStats
 
 LIVE, FROZEN, LINEAR, VIDEO_RATE = "live replica", "frozen replica", "online linear learner (Vowpal Wabbit)", "running rate of each video"

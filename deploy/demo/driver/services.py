@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from children import free_ports
-from job_files import Services
+from monolith_demo.driver.children import free_ports
+from monolith_demo.driver.job_files import Services
 
-_BROKER = Path(__file__).parents[1] / "kafka" / "broker.py"
+_BROKER = Path(__file__).resolve().parents[2] / "kafka" / "broker.py"
 
 
 @contextmanager

@@ -9,8 +9,8 @@ from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
-from kuairand import Requests, Stream
 
+from monolith_demo.dataset.kuairand import Requests, Stream
 from monolith_py.config import JobConfig
 from monolith_py.data.counters import counter_values, encode_counts
 from monolith_py.data.examples import FeatureColumns, Impression

@@ -8,13 +8,14 @@ import io
 from pathlib import Path
 
 import numpy as np
-from findings import FROZEN, LINEAR, LIVE, VIDEO_RATE, Findings
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from measures import auc
 from rich.console import Console
 from rich.table import Table
-from towers import DENSE, SPARSE
+
+from monolith_demo.report.findings import FROZEN, LINEAR, LIVE, VIDEO_RATE, Findings
+from monolith_demo.report.measures import auc
+from monolith_demo.report.towers import DENSE, SPARSE
 
 _COLOURS = {LIVE: "#0a7d5a", FROZEN: "#3b6fb6", LINEAR: "#b08030", VIDEO_RATE: "#999999"}
 _CURVE_POINTS = 120

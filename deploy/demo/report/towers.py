@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from measures import Quality, quality
 
+from monolith_demo.report.measures import Quality, quality
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig
 from monolith_py.config.sparsity import SparsityConfig

@@ -18,20 +18,19 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from types import FrameType
 
-from children import Children, ProcessDied
-from findings import Findings
-from job_files import JobFiles, write_job_files
-from kuairand import HISTORY_DAYS, NUM_DAYS
-from phases import Demo
-from report import print_report, write_html
 from rich.console import Console
-from services import services
 
+from monolith_demo.dataset.kuairand import HISTORY_DAYS, NUM_DAYS
+from monolith_demo.driver.children import Children, ProcessDied
+from monolith_demo.driver.job_files import JobFiles, write_job_files
+from monolith_demo.driver.phases import Demo
+from monolith_demo.driver.services import services
+from monolith_demo.report.findings import Findings
+from monolith_demo.report.page import print_report, write_html
 from monolith_py.errors import MonolithError
 from monolith_py.io import open_log
 from monolith_py.observe import set_up_logging
 
-_ROOT = Path(__file__).parents[2]
 # A user with many impressions, and videos that many have seen, for the commands to try.
 _USER, _VIDEOS, _TAB = 26469, (2303, 3018, 3159, 445, 4569), 1
 
@@ -74,7 +73,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--counters", action="store_true", help="switch live counters on, which stand in for online training")
     parser.add_argument("--live-seconds", type=float, default=240.0, help="wall-clock time for the last four days")
     parser.add_argument("--days", type=int, default=NUM_DAYS - HISTORY_DAYS, choices=range(1, 5), help="how many of them to replay")
-    parser.add_argument("--run-folder", type=Path, default=_ROOT / ".run", help="where the run's folder is made")
+    parser.add_argument("--run-folder", type=Path, default=Path(".run"), help="where the run's folder is made")
     parser.add_argument("--keep", action="store_true", help="leave the live replica (and Kafka and Redis) up at the end, until Ctrl-C")
     return parser.parse_args()
 
@@ -123,7 +122,7 @@ def _commands(files: JobFiles, options: argparse.Namespace) -> list[str]:
     rank = f"{monolith} rank --config {live} --user {_USER} --candidates {videos} --context tab={_TAB}"
     if options.kafka and not options.keep:
         return [
-            f"{_shown(Path(sys.executable))} deploy/demo/run.py --kafka --keep    # leaves Kafka, Redis and the live replica up; then",
+            f"{_shown(Path(sys.executable))} -m monolith_demo --kafka --keep    # leaves Kafka, Redis and the live replica up; then",
             rank,
         ]
     replay = f"{monolith} replay --config {live} --start 2022-05-05 --end 2022-05-06    # the same joiner, as a Beam pipeline"
@@ -140,7 +139,3 @@ def _shown(path: Path) -> str:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,7 +11,7 @@ from typing import Any
 
 from monolith_py.config import JobConfig, load_job
 
-TEMPLATE = Path(__file__).parents[1] / "configs" / "demo.toml"
+TEMPLATE = Path(__file__).resolve().parents[2] / "configs" / "demo.toml"
 
 
 @dataclass(frozen=True)

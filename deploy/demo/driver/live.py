@@ -21,9 +21,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from history import Timed, action_records, history_actions
-from kuairand import Stream
 
+from monolith_demo.dataset.kuairand import Stream
+from monolith_demo.driver.history import Timed, action_records, history_actions
 from monolith_py.clock import Clock
 
 # Impressions that may be on their way at one time.

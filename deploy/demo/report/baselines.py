@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
-from kuairand import Stream
 
+from monolith_demo.dataset.kuairand import Stream
 from monolith_py.data.examples import FeatureColumns
 
 FloatArray = npt.NDArray[np.float64]

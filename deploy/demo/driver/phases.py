@@ -12,20 +12,20 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from baselines import linear_learner, running_video_rate
-from children import Children, ProcessDied
-from findings import FROZEN, LINEAR, LIVE, VIDEO_RATE, Findings
-from history import Timed, append_records, write_features, write_history
-from job_files import JobFiles
-from kuairand import HISTORY_DAYS, NUM_DAYS, Requests, load_stream, load_users, load_videos
-from ledger import read_freshness, read_ledger, scrape
-from live import Progress as ReplayProgress
-from live import Replay
-from measures import auc
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from towers import TowerPass, compare_towers
 
+from monolith_demo.dataset.kuairand import HISTORY_DAYS, NUM_DAYS, Requests, load_stream, load_users, load_videos
+from monolith_demo.driver.children import Children, ProcessDied
+from monolith_demo.driver.history import Timed, append_records, write_features, write_history
+from monolith_demo.driver.job_files import JobFiles
+from monolith_demo.driver.live import Progress as ReplayProgress
+from monolith_demo.driver.live import Replay
+from monolith_demo.report.baselines import linear_learner, running_video_rate
+from monolith_demo.report.findings import FROZEN, LINEAR, LIVE, VIDEO_RATE, Findings
+from monolith_demo.report.ledger import read_freshness, read_ledger, scrape
+from monolith_demo.report.measures import auc
+from monolith_demo.report.towers import TowerPass, compare_towers
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig
 from monolith_py.io import Log, open_kv

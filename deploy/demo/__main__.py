@@ -1,0 +1,8 @@
+"""`python -m monolith_demo`: run the demo."""
+
+import sys
+
+from monolith_demo.driver.run import main
+
+if __name__ == "__main__":
+    sys.exit(main())

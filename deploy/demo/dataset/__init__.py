@@ -1,0 +1,1 @@
+"""The stream that the demo replays: KuaiRand."""

@@ -1,0 +1,1 @@
+"""Start of the services and processes, replay of the stream through them."""
