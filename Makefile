@@ -7,7 +7,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraint
 
 .PHONY: setup demo demo-kafka test check check-native check-helm bench-table bench-tower bench-train bench-serve bench-stream evidence-table evidence-tower evidence-pool format clean
 
-$(READY): pyproject.toml constraints.txt CMakeLists.txt $(shell find protos monolith_py/core -type f)
+# Modules that come, go or move change this list; an editable install knows only those that were there when it was made.
+MODULES := $(VENV)/.modules
+$(shell mkdir -p $(VENV); find monolith_py streaming serving deploy/demo -name '*.py' | sort > $(MODULES).new; \
+	cmp -s $(MODULES).new $(MODULES) || mv $(MODULES).new $(MODULES))
+
+$(READY): $(MODULES) pyproject.toml constraints.txt CMakeLists.txt $(shell find protos monolith_py/core -type f)
 	@echo "setting up $(VENV) (torch is large: a few minutes the first time)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) pip

@@ -54,7 +54,7 @@ def topics(config: ConfigOption) -> None:
 @app.command()
 def join(config: ConfigOption, stop_at_end: StopAtEndOption = False) -> None:
     """Run the joiner: impressions and actions become examples."""
-    from streaming.joiner.process import run_joiner
+    from monolith_streaming.joiner.process import run_joiner
 
     job = _start(config, "joiner")
     with _errors_to_exit():
@@ -65,7 +65,7 @@ def join(config: ConfigOption, stop_at_end: StopAtEndOption = False) -> None:
 def train(config: ConfigOption, stop_at_end: StopAtEndOption = False) -> None:
     """Run the trainer: examples become rows and towers, which are published to the replicas."""
     os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)  # read once, when torch is loaded
-    from streaming.trainer.process import run_trainer
+    from monolith_streaming.trainer.process import run_trainer
 
     job = _start(config, "trainer")
     with _errors_to_exit():
@@ -75,7 +75,7 @@ def train(config: ConfigOption, stop_at_end: StopAtEndOption = False) -> None:
 @app.command()
 def serve(config: ConfigOption) -> None:
     """Run a ranking replica."""
-    from serving.process import run_server
+    from monolith_serving.process import run_server
 
     job = _start(config, "serving")
     with _errors_to_exit():
@@ -90,7 +90,7 @@ def replay(
     output: Annotated[str | None, typer.Option(help="Topic for the examples; a new one named after the range by default.")] = None,
 ) -> None:
     """Join a time range of the log again, as a bounded Apache Beam pipeline."""
-    from streaming.replay.beam import run_replay
+    from monolith_streaming.replay.beam import run_replay
 
     with _errors_to_exit():
         job = _start(config)
@@ -106,7 +106,7 @@ def rank(
     context: Annotated[list[str] | None, typer.Option(help="A context feature, name=fid[,fid]; may be repeated.")] = None,
 ) -> None:
     """Ask a replica to rank candidates for a user and print them best first."""
-    from serving.client import RankClient
+    from monolith_serving.client import RankClient
 
     with _errors_to_exit():
         if address is None:

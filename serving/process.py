@@ -24,11 +24,11 @@ from monolith_py.errors import ConfigError
 from monolith_py.io import Log, open_kv, open_log
 from monolith_py.io.log.topics import Topics
 from monolith_py.pb import ranking_pb2_grpc as pb_grpc
-from serving.features.store import FeatureStore
-from serving.ranking.impression_log import ImpressionWriter
-from serving.ranking.ranker import Ranker
-from serving.replica.replica import Replica
-from serving.service import SERVICE_NAME, RankingService
+from monolith_serving.features.store import FeatureStore
+from monolith_serving.ranking.impression_log import ImpressionWriter
+from monolith_serving.ranking.ranker import Ranker
+from monolith_serving.replica.replica import Replica
+from monolith_serving.service import SERVICE_NAME, RankingService
 
 logger = logging.getLogger(__name__)
 

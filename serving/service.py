@@ -14,9 +14,9 @@ from monolith_py.errors import KvError, NotReady, WireError
 from monolith_py.observe.metrics import RANK_DURATION_S, RANK_REQUESTS
 from monolith_py.pb import ranking_pb2 as pb
 from monolith_py.pb import ranking_pb2_grpc as pb_grpc
-from serving.ranking.ranker import Ranker
-from serving.ranking.request import parse_request
-from serving.replica.replica import Replica
+from monolith_serving.ranking.ranker import Ranker
+from monolith_serving.ranking.request import parse_request
+from monolith_serving.replica.replica import Replica
 
 logger = logging.getLogger(__name__)
 

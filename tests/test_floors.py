@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("monolith_py", "streaming", "serving")
-SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+# Folder -> the name under which it is installed.
+PACKAGES = {"monolith_py": "monolith_py", "streaming": "monolith_streaming", "serving": "monolith_serving"}
+SOURCES = sorted(path for folder in PACKAGES for path in (ROOT / folder).rglob("*.py"))
 
 # Third party -> the files that may import it. Each maps its errors and types to ours.
 DOORS = {
@@ -31,7 +32,7 @@ DOORS = {
     "fbgemm_gpu": ["serving/replica/row_store.py"],
 }
 # What of `streaming` may load torch; all else there joins, and so does `monolith_py.io`.
-TRAINS = ("streaming.trainer.loop", "streaming.trainer.process")
+TRAINS = ("monolith_streaming.trainer.loop", "monolith_streaming.trainer.process")
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -45,7 +46,8 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def module_of(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    folder, *parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join((PACKAGES[folder], *parts)).removesuffix(".__init__")
 
 
 def test_imports_go_down_the_floors() -> None:
@@ -63,8 +65,12 @@ def test_every_module_has_its_floor() -> None:
 
 
 def test_joining_loads_no_torch() -> None:
-    joins = [name for name in map(module_of, SOURCES) if name.startswith(("monolith_py.io", "streaming")) and not name.startswith(TRAINS)]
-    assert {"streaming.joiner.process", "streaming.joiner.sampling", "monolith_py.io.log"} <= set(joins)
+    joins = [
+        name
+        for name in map(module_of, SOURCES)
+        if name.startswith(("monolith_py.io", "monolith_streaming")) and not name.startswith(TRAINS)
+    ]
+    assert {"monolith_streaming.joiner.process", "monolith_streaming.joiner.sampling", "monolith_py.io.log"} <= set(joins)
     code = f"import sys, {', '.join(['monolith_py.data.examples', *joins])}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not [name for name in loaded if name.partition(".")[0] in ("torch", "torchrec", "fbgemm_gpu")]

@@ -18,7 +18,7 @@ from monolith_py.errors import WireError
 from monolith_py.io import Kv
 from monolith_py.io.codec import decode_features
 from monolith_py.observe.metrics import FEATURES_BAD, FEATURES_MISSING
-from serving.features.packed import Layout, PackedRow, PackedRows
+from monolith_serving.features.packed import Layout, PackedRow, PackedRows
 
 logger = logging.getLogger(__name__)
 

@@ -17,12 +17,12 @@ from monolith_py.data.examples import FeatureColumns, FloatArray, Impression
 from monolith_py.data.schema import Schema
 from monolith_py.model.batch import make_batch
 from monolith_py.observe.metrics import RANK_CANDIDATES
-from serving.features.packed import Layout, PackedRows
-from serving.features.store import FeatureStore
-from serving.ranking.batcher import Batcher
-from serving.ranking.impression_log import ImpressionWriter
-from serving.ranking.request import RankInput
-from serving.replica.replica import Replica
+from monolith_serving.features.packed import Layout, PackedRows
+from monolith_serving.features.store import FeatureStore
+from monolith_serving.ranking.batcher import Batcher
+from monolith_serving.ranking.impression_log import ImpressionWriter
+from monolith_serving.ranking.request import RankInput
+from monolith_serving.replica.replica import Replica
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from monolith_py.data.examples import Int64Array
 from monolith_py.errors import WireError
 from monolith_py.io.codec import columns_from_proto
 from monolith_py.pb import ranking_pb2 as pb
-from serving.features.packed import Layout, PackedRow
+from monolith_serving.features.packed import Layout, PackedRow
 
 
 @dataclass(frozen=True)

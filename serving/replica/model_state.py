@@ -14,7 +14,7 @@ from monolith_py.errors import WireError
 from monolith_py.model import RankModel
 from monolith_py.model.batch import Batch
 from monolith_py.sync import TowerState, TowerUpdate, apply_update
-from serving.replica.table import ReplicaTable
+from monolith_serving.replica.table import ReplicaTable
 
 
 @dataclass(frozen=True)

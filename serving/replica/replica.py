@@ -21,9 +21,9 @@ from monolith_py.observe.metrics import DELTAS_APPLIED, REPLICA_FAULTS, REPLICA_
 from monolith_py.sync import Delta, RowEncoding, Subscriber, TowerRequester, TowerState, pack_rows
 from monolith_py.table import EmbeddingTable
 from monolith_py.training import CheckpointMeta, newest_checkpoint, read_meta
-from serving.replica.freshness import Freshness
-from serving.replica.model_state import ModelState, with_weights
-from serving.replica.table import ReplicaTable
+from monolith_serving.replica.freshness import Freshness
+from monolith_serving.replica.model_state import ModelState, with_weights
+from monolith_serving.replica.table import ReplicaTable
 
 logger = logging.getLogger(__name__)
 

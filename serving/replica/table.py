@@ -19,8 +19,8 @@ from monolith_py.errors import TableFull, WireError
 from monolith_py.model.batch import Batch
 from monolith_py.sync import RowEncoding, pack_rows, row_bytes, unpack_rows
 from monolith_py.sync.rows import ByteArray
-from serving.replica.reclaim import Grace
-from serving.replica.row_store import RowStore
+from monolith_serving.replica.reclaim import Grace
+from monolith_serving.replica.row_store import RowStore
 
 _MAX_ROWS = 2**31 - 1
 

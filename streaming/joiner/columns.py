@@ -8,7 +8,7 @@ import numpy as np
 
 from monolith_py.data.examples import FeatureColumns, FloatArray, SparseColumn
 from monolith_py.pb import example_pb2 as pb
-from streaming.joiner.layouts import FlatColumns
+from monolith_streaming.joiner.layouts import FlatColumns
 
 Only = Collection[str] | None
 

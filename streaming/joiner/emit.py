@@ -8,10 +8,10 @@ from itertools import groupby
 import numpy as np
 
 from monolith_py.data.examples import ExampleBatch, FeatureColumns, Int64Array
-from streaming.joiner.columns import flat_features, picked_features
-from streaming.joiner.layouts import FlatColumns, Layouts
-from streaming.joiner.rules import Emission, Rules
-from streaming.joiner.waiting import Waiting
+from monolith_streaming.joiner.columns import flat_features, picked_features
+from monolith_streaming.joiner.layouts import FlatColumns, Layouts
+from monolith_streaming.joiner.rules import Emission, Rules
+from monolith_streaming.joiner.waiting import Waiting
 
 Emitted = Sequence[tuple[Waiting, Emission]]
 

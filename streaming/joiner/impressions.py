@@ -15,7 +15,7 @@ from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
 from monolith_py.io.codec import decode_impression
 from monolith_py.pb import example_pb2 as pb
-from streaming.joiner.layouts import FlatColumns, Layouts
+from monolith_streaming.joiner.layouts import FlatColumns, Layouts
 
 
 class ParsedImpression(NamedTuple):

@@ -12,11 +12,11 @@ from monolith_py.errors import OffsetTrimmed, WireError
 from monolith_py.io import Log, Record
 from monolith_py.io.codec import decode_action
 from monolith_py.observe import metrics
-from streaming.joiner.impressions import ParsedImpression, parse_impression
-from streaming.joiner.layouts import Layouts
-from streaming.joiner.position import Position
-from streaming.joiner.rules import Rules, SeenAction
-from streaming.joiner.watermark import Source, Watermark
+from monolith_streaming.joiner.impressions import ParsedImpression, parse_impression
+from monolith_streaming.joiner.layouts import Layouts
+from monolith_streaming.joiner.position import Position
+from monolith_streaming.joiner.rules import Rules, SeenAction
+from monolith_streaming.joiner.watermark import Source, Watermark
 
 _logger = logging.getLogger(__name__)
 

@@ -26,17 +26,17 @@ from monolith_py.io.log.dead_letters import DeadLetters
 from monolith_py.io.log.topics import Topics
 from monolith_py.io.retrying import Patience, PatientKv, PatientLog
 from monolith_py.observe import metrics
-from streaming.joiner.counters import counted
-from streaming.joiner.emit import examples_of, features_of, increments_of
-from streaming.joiner.impressions import dense_widths
-from streaming.joiner.intake import Intake, Refused
-from streaming.joiner.layouts import Layouts
-from streaming.joiner.outbox import Outbox, decode_outbox, deliver, encode_outbox
-from streaming.joiner.partition import PartitionJoiner
-from streaming.joiner.position import Position, decode_position, encode_position, outbox_key, position_key
-from streaming.joiner.rules import Reason, Rules
-from streaming.joiner.waiting import waiting_prefix
-from streaming.joiner.watermark import Source, Watermark
+from monolith_streaming.joiner.counters import counted
+from monolith_streaming.joiner.emit import examples_of, features_of, increments_of
+from monolith_streaming.joiner.impressions import dense_widths
+from monolith_streaming.joiner.intake import Intake, Refused
+from monolith_streaming.joiner.layouts import Layouts
+from monolith_streaming.joiner.outbox import Outbox, decode_outbox, deliver, encode_outbox
+from monolith_streaming.joiner.partition import PartitionJoiner
+from monolith_streaming.joiner.position import Position, decode_position, encode_position, outbox_key, position_key
+from monolith_streaming.joiner.rules import Reason, Rules
+from monolith_streaming.joiner.waiting import waiting_prefix
+from monolith_streaming.joiner.watermark import Source, Watermark
 
 _logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from monolith_py.errors import KvError
 from monolith_py.io import Kv
-from streaming.joiner.intake import SeenImpression
-from streaming.joiner.rules import (
+from monolith_streaming.joiner.intake import SeenImpression
+from monolith_streaming.joiner.rules import (
     Emission,
     Outcome,
     Reason,
@@ -26,7 +26,7 @@ from streaming.joiner.rules import (
     see_action,
     see_impression,
 )
-from streaming.joiner.waiting import Waiting, decode_waiting, encode_waiting
+from monolith_streaming.joiner.waiting import Waiting, decode_waiting, encode_waiting
 
 # Requests that one step closes at most: bounds the memory of a step after a long pause.
 MAX_CLOSED = 4096

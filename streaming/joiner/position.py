@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 
 from monolith_py.errors import WireError
-from streaming.joiner.watermark import Reached
+from monolith_streaming.joiner.watermark import Reached
 
 _VERSION = 1
 

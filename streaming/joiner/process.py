@@ -12,7 +12,7 @@ from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig
 from monolith_py.errors import ConfigError
 from monolith_py.io import open_kv, open_log
-from streaming.joiner.loop import JoinerPipeline
+from monolith_streaming.joiner.loop import JoinerPipeline
 
 _logger = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from typing import NamedTuple
 from monolith_py.config import JobConfig
 from monolith_py.data.examples import Action, ExampleKind
 from monolith_py.errors import ConfigError
-from streaming.joiner.sampling import is_kept
+from monolith_streaming.joiner.sampling import is_kept
 
 # Labels of a candidate are the bits of one 64-bit integer, bit t for task t.
 MAX_TASKS = 64

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from monolith_py.errors import WireError
 from monolith_py.io.codec import decode_action
 from monolith_py.pb import example_pb2 as pb
-from streaming.joiner.layouts import FlatColumns, Layouts
-from streaming.joiner.rules import LateAction, Request, SeenAction
+from monolith_streaming.joiner.layouts import FlatColumns, Layouts
+from monolith_streaming.joiner.rules import LateAction, Request, SeenAction
 
 _VERSION = 1
 _HEADER = struct.Struct("<BqqqIIII")

@@ -25,12 +25,12 @@ from monolith_py.errors import ConfigError, WireError
 from monolith_py.io import Log, open_log
 from monolith_py.io.codec import examples_metadata
 from monolith_py.io.log.topics import Topics
-from streaming.joiner.impressions import dense_widths
-from streaming.joiner.layouts import Layouts
-from streaming.joiner.outbox import Outbox, decode_outbox, encode_outbox
-from streaming.joiner.rules import Rules
-from streaming.joiner.watermark import Source
-from streaming.replay.regroup import Joined, Range, Span, encode_bucket, join_group, read_span, spans_of
+from monolith_streaming.joiner.impressions import dense_widths
+from monolith_streaming.joiner.layouts import Layouts
+from monolith_streaming.joiner.outbox import Outbox, decode_outbox, encode_outbox
+from monolith_streaming.joiner.rules import Rules
+from monolith_streaming.joiner.watermark import Source
+from monolith_streaming.replay.regroup import Joined, Range, Span, encode_bucket, join_group, read_span, spans_of
 
 # Beam's local runner proper: the name DirectRunner may choose one that downloads a binary when it starts.
 LOCAL_RUNNER = ("--runner=FnApiRunner",)

@@ -16,12 +16,12 @@ from monolith_py.errors import WireError
 from monolith_py.io import Log, open_log
 from monolith_py.io.codec import decode_action, encode_examples
 from monolith_py.pb import example_pb2 as pb
-from streaming.joiner.emit import examples_of
-from streaming.joiner.impressions import parse_impression
-from streaming.joiner.layouts import Layouts
-from streaming.joiner.rules import Emission, Outcome, Request, Rules, SeenAction, advance, see_action, see_impression
-from streaming.joiner.waiting import Waiting
-from streaming.joiner.watermark import Source
+from monolith_streaming.joiner.emit import examples_of
+from monolith_streaming.joiner.impressions import parse_impression
+from monolith_streaming.joiner.layouts import Layouts
+from monolith_streaming.joiner.rules import Emission, Outcome, Request, Rules, SeenAction, advance, see_action, see_impression
+from monolith_streaming.joiner.waiting import Waiting
+from monolith_streaming.joiner.watermark import Source
 
 # Emissions of this much event time are sorted and encoded together.
 BUCKET_MS = 10 * 60 * 1000

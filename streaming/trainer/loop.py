@@ -20,7 +20,7 @@ from monolith_py.io.retrying import Patience
 from monolith_py.observe import metrics
 from monolith_py.sync import Publisher, TowerRequests, next_generation
 from monolith_py.training import CheckpointMeta, CheckpointSaving, PoisonedBatch, Trainer, newest_checkpoint, restore_checkpoint
-from streaming.trainer.source import ExampleSource
+from monolith_streaming.trainer.source import ExampleSource
 
 _logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig
 from monolith_py.io import open_log
 from monolith_py.io.retrying import Patience, PatientLog
-from streaming.joiner.process import StopSignal
-from streaming.trainer.loop import OnlineTraining
+from monolith_streaming.joiner.process import StopSignal
+from monolith_streaming.trainer.loop import OnlineTraining
 
 _logger = logging.getLogger(__name__)
 

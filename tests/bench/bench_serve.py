@@ -29,8 +29,8 @@ from monolith_py.io.log.topics import create_topics
 from monolith_py.model.batch import Batch
 from monolith_py.sync import Delta, RowEncoding, decode_delta, encode_delta, pack_rows
 from monolith_py.training import CheckpointMeta, Trainer, save_checkpoint
-from serving.client import RankClient
-from serving.replica.table import ReplicaTable
+from monolith_serving.client import RankClient
+from monolith_serving.replica.table import ReplicaTable
 
 DIM, NUM_FEATURES, NUM_FIDS = 16, 36, 20_000
 NUM_USERS, NUM_ITEMS = 500, 5_000

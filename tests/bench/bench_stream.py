@@ -15,8 +15,8 @@ from monolith_py.data.examples import Action, FeatureColumns, Impression, Sparse
 from monolith_py.io import open_log
 from monolith_py.io.codec import decode_examples, encode_action, encode_impression
 from monolith_py.io.log.topics import Topics, create_topics
-from streaming.joiner.process import run_joiner
-from streaming.replay.beam import run_replay
+from monolith_streaming.joiner.process import run_joiner
+from monolith_streaming.replay.beam import run_replay
 
 START_MS = 1_700_000_000_000
 NUM_FEATURES = 36

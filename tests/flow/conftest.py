@@ -18,7 +18,7 @@ from monolith_py.io.log.topics import Topics, create_topics
 from monolith_py.model.batch import Batch, make_batch
 from monolith_py.sync import Publisher, TowerRequests, next_generation
 from monolith_py.training import CheckpointMeta, Trainer, save_checkpoint
-from serving.replica.replica import Replica
+from monolith_serving.replica.replica import Replica
 
 START_MS = 1_700_000_000_000
 CPU = torch.device("cpu")

@@ -51,7 +51,7 @@ NUM_KILLS = 12
 RUN = """
 import sys
 from monolith_py.config import load_job
-from streaming.joiner.process import run_joiner
+from monolith_streaming.joiner.process import run_joiner
 run_joiner(load_job(sys.argv[1]), stop_at_end=sys.argv[2] == "True")
 """
 Example = tuple[str, int, int, int]

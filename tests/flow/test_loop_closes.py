@@ -17,7 +17,7 @@ from monolith_py.data.examples import Action, ExampleBatch
 from monolith_py.io import open_log
 from monolith_py.io.codec import decode_examples, encode_action
 from monolith_py.io.log.topics import Topics, partition_of
-from serving.client import RankClient
+from monolith_serving.client import RankClient
 
 TOML = """
 name = "loop"

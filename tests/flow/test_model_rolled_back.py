@@ -19,8 +19,8 @@ from monolith_py.io.codec import encode_examples
 from monolith_py.io.log.topics import Topics, create_topics
 from monolith_py.model.batch import make_batch
 from monolith_py.training import newest_checkpoint, read_meta
-from serving.replica.replica import Replica
-from streaming.trainer.process import run_trainer
+from monolith_serving.replica.replica import Replica
+from monolith_streaming.trainer.process import run_trainer
 
 LIKED, IGNORED = 11, 12
 

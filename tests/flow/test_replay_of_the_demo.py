@@ -16,8 +16,8 @@ from monolith_py.data.examples import ExampleKind
 from monolith_py.io import Log, open_log
 from monolith_py.io.codec import decode_examples
 from monolith_py.io.log.topics import create_topics
-from streaming.joiner.process import run_joiner
-from streaming.replay.beam import run_replay
+from monolith_streaming.joiner.process import run_joiner
+from monolith_streaming.replay.beam import run_replay
 
 pytestmark = pytest.mark.slow
 

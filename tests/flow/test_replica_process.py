@@ -24,7 +24,7 @@ from monolith_py.io.log.topics import Topics, create_topics
 from monolith_py.pb import ranking_pb2, ranking_pb2_grpc
 from monolith_py.sync import Publisher, TowerRequests
 from monolith_py.training import CheckpointMeta, Trainer, save_checkpoint
-from serving.client import RankClient
+from monolith_serving.client import RankClient
 
 SERVICE = "monolith.v1.Ranking"
 TOML = """

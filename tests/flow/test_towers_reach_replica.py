@@ -9,7 +9,7 @@ from prometheus_client import REGISTRY
 
 from monolith_py.io.log.topics import Topics
 from monolith_py.sync import TowerForm, TowerState, decode_delta, next_generation
-from serving.replica.replica import Replica
+from monolith_serving.replica.replica import Replica
 
 
 def tower_gaps() -> float:

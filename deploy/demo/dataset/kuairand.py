@@ -62,7 +62,8 @@ class Stream:
     def days(self) -> Int64Array:
         """Return the day of each impression, 1 to 14: int64 (n,)."""
         days = (self.times_ms + _CHINA_MS) // _DAY_MS
-        return np.maximum(days - days[-1] + NUM_DAYS, 1)
+        from_one: Int64Array = np.maximum(days - days[-1] + NUM_DAYS, 1)
+        return from_one
 
     @property
     def action_times_ms(self) -> Int64Array:

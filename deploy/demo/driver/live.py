@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from typing import Any, Protocol
 
@@ -36,7 +37,7 @@ _NOTE_S = 1.0
 
 
 class Ranker(Protocol):
-    """What `serving.client.RankClient` is to the replay."""
+    """What `monolith_serving.client.RankClient` is to the replay."""
 
     def rank_async(
         self,
@@ -152,7 +153,7 @@ class Replay:
                 time_ms=int(stream.times_ms[index]),
                 timeout_s=_TIMEOUT_S,
             )
-            future.add_done_callback(lambda done, replica=replica, began_s=began_s: self._settle(done, replica, row, began_s))
+            future.add_done_callback(partial(self._settle, replica=replica, row=row, began_s=began_s))
 
     def _settle(self, future: Future[Any], replica: int, row: int, began_s: float) -> None:
         error = future.exception()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack, closing
 from multiprocessing import get_context
@@ -32,7 +33,7 @@ from monolith_py.io import Log, open_kv
 from monolith_py.io.log.topics import Topics, create_topics
 from monolith_py.table import EmbeddingTable, TableStats
 from monolith_py.training.checkpoint import newest_checkpoint, read_meta
-from serving.client import RankClient
+from monolith_serving.client import RankClient
 
 _POLL_S = 0.25
 _JOINED, _TRAINED = "monolith_examples_joined_total", "monolith_examples_trained_total"
@@ -148,7 +149,7 @@ class Demo:
         if at.num_answered < _CURVE_FROM:
             return f"live: scored, then learnt, day {day}"
         labels = self._stream.long_views[self._first : self._first + at.num_answered]
-        live, frozen = (auc(labels, served.scores[: at.num_answered, 0]) for served in replay.served)
+        live, frozen = (auc(labels, served.scores[: at.num_answered, 0].astype(np.float64)) for served in replay.served)
         behind = f", {at.lag_s:.0f} s behind" if at.lag_s >= 1 else ""
         return f"live: day {day}, AUC {live:.4f}, frozen {frozen:.4f}{behind}"
 
@@ -157,12 +158,13 @@ class Demo:
         began_s = time.monotonic()
         ending = progress.add_task("end: last windows closed, last examples trained", total=4)
         children = self._children
-        for step in (
+        steps: tuple[Callable[[], object], ...] = (
             lambda: children.stop("live-replica", "frozen-replica", "joiner"),
             lambda: self._run_to_end("joiner-end", "join"),
             lambda: children.stop("trainer"),
             lambda: self._run_to_end("trainer-end", "train"),
-        ):
+        )
+        for step in steps:
             step()
             progress.advance(ending)
         self._took_s["end"] = time.monotonic() - began_s

@@ -22,7 +22,7 @@ from monolith_py.io import Log
 from monolith_py.io.log.dead_letters import DeadLetters
 from monolith_py.io.log.topics import Topics
 from monolith_py.training import Trainer
-from streaming.trainer.source import ExampleSource
+from monolith_streaming.trainer.source import ExampleSource
 
 logging.getLogger("torch.fx").setLevel(logging.ERROR)  # torchrec asks it what warns, in the middle of the progress bars
 

@@ -15,7 +15,7 @@ import pytest
 from monolith_py.clock import ManualClock
 from monolith_py.errors import RankFailed
 from monolith_py.io.codec import decode_action
-from serving.client import RankResult
+from monolith_serving.client import RankResult
 
 DURATION_S = 4.0
 FIRST = 50

@@ -16,7 +16,7 @@ from monolith_py.errors import TopicMissing
 from monolith_py.io import Kv, Log, MemoryKv, Record
 from monolith_py.io.codec import decode_dead_letter, decode_examples, encode_action, encode_impression
 from monolith_py.io.log.topics import Topics, create_topics
-from streaming.joiner.loop import JoinerPipeline
+from monolith_streaming.joiner.loop import JoinerPipeline
 
 NOW_MS = 1_700_000_000_000
 # request id, item, kind, labels, sample rate, time, fids of each feature

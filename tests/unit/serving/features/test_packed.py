@@ -11,7 +11,7 @@ from monolith_py.config import DenseFeatureConfig, FeatureConfig
 from monolith_py.data.examples import FeatureColumns, SparseColumn
 from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
-from serving.features.packed import Layout, PackedRow, PackedRows
+from monolith_serving.features.packed import Layout, PackedRow, PackedRows
 
 DENSE = (DenseFeatureConfig(name="age", source="user", dim=1), DenseFeatureConfig(name="taste", source="user", dim=2))
 SCHEMA = Schema(

@@ -13,7 +13,7 @@ from monolith_py.data.schema import Schema
 from monolith_py.io import MemoryKv
 from monolith_py.io.codec import encode_features
 from monolith_py.observe.metrics import FEATURES_BAD, FEATURES_MISSING
-from serving.features.store import FeatureStore, TtlCache
+from monolith_serving.features.store import FeatureStore, TtlCache
 
 SCHEMA = Schema(
     (

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from monolith_py.clock import SystemClock
-from serving.ranking.batcher import Batcher
+from monolith_serving.ranking.batcher import Batcher
 
 FAR_S = SystemClock().monotonic_s() + 3600
 

@@ -13,8 +13,8 @@ from monolith_py.errors import LogError
 from monolith_py.io.codec import decode_impression
 from monolith_py.io.log.topics import partition_of
 from monolith_py.observe.metrics import IMPRESSIONS_LOST
-from serving.ranking import impression_log as module
-from serving.ranking.impression_log import ImpressionWriter
+from monolith_serving.ranking import impression_log as module
+from monolith_serving.ranking.impression_log import ImpressionWriter
 
 PARTITIONS = 3
 

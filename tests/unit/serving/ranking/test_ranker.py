@@ -20,12 +20,12 @@ from monolith_py.io.codec import encode_features
 from monolith_py.model import build_model
 from monolith_py.model.batch import make_batch
 from monolith_py.sync import RowEncoding, TowerState, pack_rows
-from serving.features.packed import PackedRow
-from serving.features.store import FeatureStore
-from serving.ranking.ranker import Ranker
-from serving.ranking.request import RankInput
-from serving.replica.model_state import ModelState
-from serving.replica.table import ReplicaTable
+from monolith_serving.features.packed import PackedRow
+from monolith_serving.features.store import FeatureStore
+from monolith_serving.ranking.ranker import Ranker
+from monolith_serving.ranking.request import RankInput
+from monolith_serving.replica.model_state import ModelState
+from monolith_serving.replica.table import ReplicaTable
 
 FAR_S = SystemClock().monotonic_s() + 3600
 

@@ -8,8 +8,8 @@ from monolith_py.config import DenseFeatureConfig, FeatureConfig, ServingConfig
 from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
 from monolith_py.pb import ranking_pb2 as pb
-from serving.features.packed import Layout
-from serving.ranking.request import parse_request
+from monolith_serving.features.packed import Layout
+from monolith_serving.ranking.request import parse_request
 
 SCHEMA = Schema(
     (FeatureConfig(name="tab", source="context"), FeatureConfig(name="user_id", source="user_id")),

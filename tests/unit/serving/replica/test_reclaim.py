@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.replica.reclaim import Grace
+from monolith_serving.replica.reclaim import Grace
 
 
 def test_a_reader_that_began_after_the_retirement_holds_nothing_back():

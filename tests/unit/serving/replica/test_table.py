@@ -16,7 +16,7 @@ from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
 from monolith_py.model.batch import make_batch
 from monolith_py.sync import RowEncoding, pack_rows, unpack_rows
-from serving.replica.table import ReplicaTable
+from monolith_serving.replica.table import ReplicaTable
 
 DIM = 8
 FEATURES = (

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from monolith_py.data.examples import FeatureColumns, Impression, SparseColumn
 from monolith_py.io.codec import decode_impression, encode_impression
 from monolith_py.pb import example_pb2 as pb
-from streaming.joiner.columns import flat_features, picked_features
-from streaming.joiner.impressions import parse_impression
-from streaming.joiner.layouts import MAX_LAYOUTS, Layouts
+from monolith_streaming.joiner.columns import flat_features, picked_features
+from monolith_streaming.joiner.impressions import parse_impression
+from monolith_streaming.joiner.layouts import MAX_LAYOUTS, Layouts
 
 WIDTHS = {"age": 2, "rate": 1}
 fids = st.integers(-(2**63), 2**63 - 1)

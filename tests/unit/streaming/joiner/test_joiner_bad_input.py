@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from monolith_py.errors import ConfigError, TopicMissing, WireError
 from monolith_py.io.codec import decode_impression, encode_action, encode_impression
 from monolith_py.pb import example_pb2 as pb
-from streaming.joiner.impressions import parse_impression
-from streaming.joiner.layouts import Layouts
-from streaming.joiner.process import run_joiner
+from monolith_streaming.joiner.impressions import parse_impression
+from monolith_streaming.joiner.layouts import Layouts
+from monolith_streaming.joiner.process import run_joiner
 
 World = Any
 Change = Callable[[pb.Impression], object]

@@ -7,11 +7,16 @@ import sys
 
 import pytest
 
-
-@pytest.mark.parametrize(
-    "module",
-    ["streaming.joiner.process", "streaming.joiner.loop", "streaming.joiner.sampling", "monolith_py.data.counters", "monolith_py.io"],
+MODULES = (
+    "monolith_streaming.joiner.process",
+    "monolith_streaming.joiner.loop",
+    "monolith_streaming.joiner.sampling",
+    "monolith_py.data.counters",
+    "monolith_py.io",
 )
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_it_does_not_import_torch_or_beam(module: str) -> None:
     script = f"import sys, {module}; print(sorted({{'torch', 'torchrec', 'apache_beam', 'grpc'}} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monolith_py.data.examples import Action, Impression
-from streaming.joiner.sampling import is_kept
+from monolith_streaming.joiner.sampling import is_kept
 
 World = Any
 WINDOW_S, LATE_S, OUT_OF_ORDER_S = 100, 1000, 10

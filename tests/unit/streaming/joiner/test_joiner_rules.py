@@ -8,7 +8,7 @@ import pytest
 
 from monolith_py.config import parse_job
 from monolith_py.errors import ConfigError
-from streaming.joiner.rules import MAX_TASKS, Rules
+from monolith_streaming.joiner.rules import MAX_TASKS, Rules
 
 World = Any
 LABELLED, RETRACTION = "LABELLED", "RETRACTION"

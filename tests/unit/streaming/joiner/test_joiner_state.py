@@ -13,11 +13,11 @@ from monolith_py.data.examples import Action
 from monolith_py.errors import KvError, LogError, OffsetTrimmed, TopicMissing, WireError
 from monolith_py.io.codec import encode_action
 from monolith_py.io.retrying import PATIENCE_S, Patience
-from streaming.joiner.outbox import Outbox, decode_outbox, deliver, encode_outbox
-from streaming.joiner.position import Position, decode_position, encode_position
-from streaming.joiner.rules import LateAction, Request, SeenAction
-from streaming.joiner.waiting import Waiting, decode_waiting, encode_waiting
-from streaming.joiner.watermark import Reached
+from monolith_streaming.joiner.outbox import Outbox, decode_outbox, deliver, encode_outbox
+from monolith_streaming.joiner.position import Position, decode_position, encode_position
+from monolith_streaming.joiner.rules import LateAction, Request, SeenAction
+from monolith_streaming.joiner.waiting import Waiting, decode_waiting, encode_waiting
+from monolith_streaming.joiner.watermark import Reached
 
 World = Any
 int64 = st.integers(-(2**63), 2**63 - 1)

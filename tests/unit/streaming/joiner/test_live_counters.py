@@ -12,7 +12,7 @@ from monolith_py.data.counters import counter_key, counter_values, decode_counts
 from monolith_py.data.examples import FeatureColumns, SparseColumn
 from monolith_py.errors import WireError
 from monolith_py.io import MemoryKv
-from streaming.joiner.counters import counted
+from monolith_streaming.joiner.counters import counted
 
 World = Any
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from streaming.joiner.sampling import is_kept
+from monolith_streaming.joiner.sampling import is_kept
 
 World = Any
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from streaming.joiner.watermark import MAX_JUMP_MS, MAX_REFUSALS, Reached, Source, Watermark
+from monolith_streaming.joiner.watermark import MAX_JUMP_MS, MAX_REFUSALS, Reached, Source, Watermark
 
 World = Any
 SHOWN, ACTED = Source.IMPRESSIONS, Source.ACTIONS

@@ -11,7 +11,7 @@ import pytest
 
 from monolith_py.errors import ConfigError
 from monolith_py.io import Log, SqliteKv, open_log
-from streaming.replay.beam import run_replay
+from monolith_streaming.replay.beam import run_replay
 
 World = Any
 NUM_REQUESTS = 400
