@@ -1,10 +1,12 @@
-"""What all settings share: strict frozen models, and the kinds of number and name that they hold."""
+"""Field types and the root model that all settings share."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Positive = Annotated[float, Field(gt=0)]
@@ -13,7 +15,20 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
-class Config(BaseModel):
-    """Root of all settings: frozen, strict, no unknown keys."""
+class Settings(BaseModel):
+    """Root model of all settings: frozen, strict, unknown keys fail.
+
+    `renamed` maps each former key to its present name: a former key fails with the new one named.
+    """
+
+    renamed: ClassVar[Mapping[str, str]] = {}
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_renamed(cls, given: Any) -> Any:
+        if isinstance(given, Mapping):
+            for old in sorted(cls.renamed.keys() & given.keys()):
+                raise PydanticCustomError("renamed", "{old} is now {new}", {"old": old, "new": cls.renamed[old]})
+        return given

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from monolith_py.config.fields import Config, Count, Positive
+from monolith_py.config.fields import Count, Positive, Settings
 
 Preset = Literal["dense", "static", "erk", "set", "rigl", "dsl", "dsl_online", "gmp", "nm"]
 Atom = Literal["16x1", "1x1", "neuron"]
@@ -61,7 +61,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-class SparsityConfig(Config):
+class SparsityConfig(Settings):
     """Which weights of a tower live, and how that changes. Steps are optimizer steps.
 
     >>> SparsityConfig(preset="dsl_online", density=0.1).keep
