@@ -123,7 +123,7 @@ def _open_topics(job: JobConfig, topics: Sequence[str], stack: ExitStack) -> Log
 
 def _serve(service: RankingService, replica: Replica, config: ServingConfig, stop: threading.Event) -> None:
     """Answer requests until `stop`, then let those at hand finish."""
-    server = grpc.server(ThreadPoolExecutor(config.num_workers, thread_name_prefix="rank"), options=[("grpc.so_reuseport", 0)])
+    server = grpc.server(ThreadPoolExecutor(config.grpc_threads, thread_name_prefix="rank"), options=[("grpc.so_reuseport", 0)])
     pb_grpc.add_RankingServicer_to_server(service, server)
     health_servicer = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)

@@ -69,4 +69,4 @@ class RankingService(pb_grpc.RankingServicer):  # type: ignore[misc]  # generate
     def _time_limit_s(self, context: Any) -> float:
         """Return the seconds left to the caller; the configured default where it set no deadline."""
         remaining_s: float | None = context.time_remaining()
-        return self._config.default_deadline_ms / 1000 if remaining_s is None else remaining_s
+        return self._config.default_deadline_s if remaining_s is None else remaining_s

@@ -58,9 +58,9 @@ class JobConfig(Settings):
             raise ValueError(f"features.dim must be the same for all features of a {self.model.kind} model, got {sorted(dims)}")
         if self.model.kind == "dlrm" and self.model.bottom and self.model.bottom[-1] not in dims:
             raise ValueError(f"model.bottom must end with features.dim {sorted(dims)}, got {list(self.model.bottom)}")
-        if self.model.sparsity.grow == "momentum" and self.optimizer.dense.kind != "adam":
+        if self.model.sparsity.grow_criterion == "momentum" and self.optimizer.dense.kind != "adam":
             raise ValueError(
-                f"optimizer.dense.kind must be 'adam' with model.sparsity.grow = 'momentum', got {self.optimizer.dense.kind!r}"
+                f"optimizer.dense.kind must be 'adam' with model.sparsity.grow_criterion = 'momentum', got {self.optimizer.dense.kind!r}"
             )
         stray = sorted(feature.name for feature in self.dense_features if feature.source == "counter")
         if stray:
@@ -117,6 +117,8 @@ def _explain(error: Any) -> str:
     field = ".".join(str(part) for part in error["loc"]) or "job"
     if error["type"] == "extra_forbidden":
         return f"{field} is not a setting, got {error['input']!r}"
+    if error["type"] == "renamed":
+        return f"{field}.{error['ctx']['old']} is not a setting any more: it is now {field}.{error['ctx']['new']}"
     if error["type"] == "missing":
         return f"{field} is required"
     if error["type"] == "value_error":

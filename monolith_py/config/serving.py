@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,16 +13,22 @@ from monolith_py.config.fields import Count, Positive, Settings
 class ServingConfig(Settings):
     """One ranking replica."""
 
+    renamed: ClassVar[Mapping[str, str]] = {
+        "num_workers": "grpc_threads",
+        "max_batch": "max_batch_candidates",
+        "default_deadline_ms": "default_deadline_s (seconds)",
+    }
+
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 50051
     # Off: the replica stays at the checkpoint it started from.
     follow_updates: bool = True
     log_impressions: bool = True
-    num_workers: Count = 16
+    grpc_threads: Count = 16
     # Candidates scored together at most, over all requests that wait.
-    max_batch: Count = 4096
+    max_batch_candidates: Count = 4096
     max_candidates: Count = 2000
-    default_deadline_ms: Count = 200
+    default_deadline_s: Positive = 0.2
     feature_cache_s: Annotated[float, Field(ge=0)] = 30.0
     feature_cache_entries: Count = 200_000
     # Threads of torch; 0 takes all cores.

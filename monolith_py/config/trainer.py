@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -12,9 +13,13 @@ from monolith_py.config.fields import Count, Positive, Settings
 class TrainerConfig(Settings):
     """The online trainer."""
 
+    renamed: ClassVar[Mapping[str, str]] = {
+        "max_wait_s": "linger_s",
+    }
+
     batch_size: Count = 256
     # Wall-clock wait before a smaller batch is trained.
-    max_wait_s: Annotated[float, Field(ge=0)] = 0.1
+    linger_s: Annotated[float, Field(ge=0)] = 0.1
     checkpoint_dir: str = Field(min_length=1)
     checkpoint_interval_s: Positive = 60.0
     checkpoints_kept: Count = 3

@@ -144,7 +144,7 @@ class Publisher:
         assert self._base is not None
         self._stepped = False
         self._towers_due_s = self._clock.monotonic_s() + self._config.dense_interval_s
-        return TowerTurn(base, self._base, has_learnt, RowEncoding(self._config.tower_encoding), self._requests.take)
+        return TowerTurn(base, self._base, has_learnt, RowEncoding(self._config.dense_encoding), self._requests.take)
 
     def _collect(self, watermark_ms: int, turn: TowerTurn | None) -> Publish | None:
         """Drain all tables into a publish; None where nothing changed and it is not the towers' turn."""

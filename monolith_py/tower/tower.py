@@ -191,7 +191,7 @@ def _why_dense(index: int, layer: nn.Linear, config: SparsityConfig) -> str | No
     if config.atom == "16x1" and outputs < 16:
         return f"atoms of 16 outputs need a layer of 16 or more, got {outputs}"
     if config.run and inputs % config.run[1]:
-        return f"model.sparsity.pool {config.pool!r} needs inputs that are a multiple of {config.run[1]}, got {inputs}"
+        return f"model.sparsity.scope {config.scope!r} needs inputs that are a multiple of {config.run[1]}, got {inputs}"
     if config.density * (outputs if config.atom == "neuron" else inputs) < 1:
         return f"density {config.density} leaves less than one atom for each block of a layer of {inputs} inputs and {outputs} outputs"
     return None

@@ -59,7 +59,7 @@ class Ranker:
             *(counters[f"counter_{key}"] for key in self._shared_keys),
         )
         self._candidate_dense = (*store.item_layout.dense, *(counters[f"counter_{key}"] for key in self._candidate_keys))
-        self._batcher: Batcher[_Features, Ranking] = Batcher(self._score, job.serving.max_batch, clock)
+        self._batcher: Batcher[_Features, Ranking] = Batcher(self._score, job.serving.max_batch_candidates, clock)
 
     def rank(self, request: RankInput, deadline_s: float) -> Ranking:
         """Return the probabilities of the request's candidates and log the impression; `deadline_s` is on the monotonic clock.

@@ -44,10 +44,10 @@ _logger = logging.getLogger(__name__)
 _IDLE_WAIT_S = 0.05
 # Refused actions that tell of a fault, and go to the dead letters; the others are late, and only counted.
 _FAULTS = {
-    Reason.NO_IMPRESSION: "action.request_id must be that of an impression, got none within window_s + out_of_order_s",
+    Reason.NO_IMPRESSION: "action.request_id must be that of an impression, got none within window_s + max_out_of_orderness_s",
     Reason.NO_CANDIDATE: "action.item_id must be a candidate of its request, got another item",
 }
-_TOO_LATE = "impression.time_ms must be within window_s + late_window_s of the watermark, got an older one"
+_TOO_LATE = "impression.time_ms must be within window_s + allowed_lateness_s of the watermark, got an older one"
 
 
 @dataclass
@@ -181,7 +181,7 @@ class JoinerPipeline:
             outbox = decode_outbox(outbox_value)
             position.examples_end = self._patience.run(lambda: deliver(self._log, examples, number, outbox))
         settings = self._job.joiner
-        watermark = Watermark(self._rules.out_of_order_ms, settings.idle_s, position.reached, self._clock.monotonic_s())
+        watermark = Watermark(self._rules.out_of_order_ms, settings.idle_timeout_s, position.reached, self._clock.monotonic_s())
         joiner = PartitionJoiner(self._rules, self._kv, waiting_prefix(name, number))
         num_requests = joiner.restore()
         _logger.info("%r[%d]: reading on at %s, %d requests known", examples, number, position.offsets, num_requests)

@@ -8,8 +8,8 @@ order. It does not depend on how the topics interleave, nor on when the watermar
 - An action of a later event time (or one that comes after the example was emitted) is late. Under `retract` it emits a RETRACTION of the
   tasks that turn positive by it. Where the candidate's negative was sampled away there is nothing to take back: a LABELLED example goes
   out in its place. Under `drop` it is refused.
-- An action whose event time is `late_window_s` or more after the deadline is refused.
-- Actions may come before their impression; they wait for it for `window_s` and `out_of_order_s`, then they are refused.
+- An action whose event time is `allowed_lateness_s` or more after the deadline is refused.
+- Actions may come before their impression; they wait for it for `window_s` and `max_out_of_orderness_s`, then they are refused.
 - A second impression of the same request, or a second action of the same kind on a candidate, changes nothing.
 
 An example is known by (request id, item, kind), a retraction by its tasks besides.
@@ -119,7 +119,7 @@ class Rules:
     bits: dict[str, int]  # kind of action -> tasks that it makes positive
     closing: frozenset[str]
     window_ms: int
-    late_window_ms: int
+    allowed_lateness_ms: int
     out_of_order_ms: int
     retracts: bool
     negative_rate: float
@@ -140,10 +140,10 @@ class Rules:
         return Rules(
             tasks=tuple(task.name for task in job.tasks),
             bits=bits,
-            closing=frozenset(joiner.closing_actions),
+            closing=frozenset(joiner.terminal_actions),
             window_ms=round(joiner.window_s * 1000),
-            late_window_ms=round(joiner.late_window_s * 1000),
-            out_of_order_ms=round(joiner.out_of_order_s * 1000),
+            allowed_lateness_ms=round(joiner.allowed_lateness_s * 1000),
+            out_of_order_ms=round(joiner.max_out_of_orderness_s * 1000),
             retracts=joiner.late == "retract",
             negative_rate=joiner.negative_rate,
         )
@@ -158,7 +158,7 @@ class Rules:
 
     def forget_ms(self, time_ms: int) -> int:
         """Return the watermark at which a request whose impression has this event time is forgotten."""
-        return time_ms + self.window_ms + self.late_window_ms
+        return time_ms + self.window_ms + self.allowed_lateness_ms
 
 
 def see_impression(rules: Rules, request: Request, time_ms: int, item_ids: Sequence[int], outcome: Outcome) -> None:
@@ -190,7 +190,7 @@ def see_action(rules: Rules, request: Request, seen: SeenAction, outcome: Outcom
         outcome.refused.append((seen, Reason.NO_CANDIDATE))
         return
     bits = rules.bits.get(action.kind, 0) if action.value > 0 else 0
-    if action.time_ms >= request.deadline_ms + rules.late_window_ms:
+    if action.time_ms >= request.deadline_ms + rules.allowed_lateness_ms:
         outcome.refused.append((seen, Reason.EXPIRED))
     elif request.statuses[row] != Status.WAITING:
         _see_late(rules, request, row, seen, outcome)
@@ -219,7 +219,7 @@ def advance(rules: Rules, request: Request, watermark_ms: int, outcome: Outcome)
 def due_ms(rules: Rules, request: Request) -> int | None:
     """Return the watermark at which `advance` changes something or the request is to be forgotten; None where nothing is known of it."""
     if request.has_arrived:
-        return request.deadline_ms if request.is_waiting else request.deadline_ms + rules.late_window_ms
+        return request.deadline_ms if request.is_waiting else request.deadline_ms + rules.allowed_lateness_ms
     if not request.early:
         return None
     return min(seen.action.time_ms for seen in request.early) + rules.window_ms + rules.out_of_order_ms

@@ -1,7 +1,7 @@
 """The watermark of one partition: how far event time has come, from the two topics that the joiner reads.
 
-It is the newest event time less `out_of_order_s`, the smaller one of the two topics. A topic that is idle (reads have found nothing for
-`idle_s` of wall clock) does not hold it back; when both are idle it moves with the wall clock. It never goes back.
+It is the newest event time less `max_out_of_orderness_s`, the smaller one of the two topics. A topic that is idle (reads have found
+nothing for `idle_timeout_s` of wall clock) does not hold it back; when both are idle it moves with the wall clock. It never goes back.
 
 **Jumps.** One record with a broken clock must not close every window. A record whose time is more than a day ahead of the newest one
 (and of the wall clock that has passed since) is refused, unless MAX_REFUSALS records in a row were refused in its topic: then the
@@ -40,9 +40,9 @@ class Reached:
 class Watermark:
     """Follows event time. `now_s` is always a monotonic clock in seconds."""
 
-    def __init__(self, out_of_order_ms: int, idle_s: float, reached: Reached, now_s: float) -> None:
+    def __init__(self, out_of_order_ms: int, idle_timeout_s: float, reached: Reached, now_s: float) -> None:
         self.reached = reached
-        self._out_of_order_ms, self._idle_s = out_of_order_ms, idle_s
+        self._out_of_order_ms, self._idle_s = out_of_order_ms, idle_timeout_s
         self._empty_since_s: list[float | None] = [now_s, now_s]
         self._has_backlog = [False, False]
         # Newest event time of both sources.
@@ -94,10 +94,10 @@ class Watermark:
         newest_ms = self.newest_ms
         if newest_ms is None:
             return None
-        idle_s = [0.0 if since is None else now_s - since for since in self._empty_since_s]
-        times = [time_ms for time_ms, idle in zip(self.reached.newest_ms, idle_s, strict=True) if idle < self._idle_s]
+        idle_timeout_s = [0.0 if since is None else now_s - since for since in self._empty_since_s]
+        times = [time_ms for time_ms, idle in zip(self.reached.newest_ms, idle_timeout_s, strict=True) if idle < self._idle_s]
         if not times:
-            return newest_ms + int(min(idle_s) * 1000) - self._out_of_order_ms
+            return newest_ms + int(min(idle_timeout_s) * 1000) - self._out_of_order_ms
         if None in times:
             return None
         return min(time_ms for time_ms in times if time_ms is not None) - self._out_of_order_ms

@@ -1,7 +1,7 @@
 """Joining a bounded range of the log: read spans of records, join each request from all its records, encode what comes out by time.
 
 Plain functions over picklable values, for a batch system to spread; the state machine is the online joiner's own. The result is what the
-online joiner gives where no event came later than `out_of_order_s`: a request's records are taken in the order of the log.
+online joiner gives where no event came later than `max_out_of_orderness_s`: a request's records are taken in the order of the log.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Range:
 def spans_of(log: Log, topics: dict[Source, str], rules: Rules, within: Range) -> list[Span]:
     """Return spans that hold the impressions of the range and every action that may belong to them."""
     bound_ms = rules.out_of_order_ms
-    last_ms = within.end_ms + rules.window_ms + rules.late_window_ms
+    last_ms = within.end_ms + rules.window_ms + rules.allowed_lateness_ms
     times = {
         Source.IMPRESSIONS: (within.start_ms, within.end_ms + bound_ms),
         Source.ACTIONS: (within.start_ms - bound_ms, last_ms + bound_ms),

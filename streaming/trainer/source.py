@@ -60,14 +60,14 @@ class ExampleSource:
         """Return whether every record before `ends` was handed out."""
         return all(p.offset >= ends[p.number] and p.row == 0 for p in self._partitions)
 
-    def next_batch(self, size: int, max_wait_s: float, should_stop: Callable[[], bool]) -> ExampleBatch | None:
-        """Return `size` examples, fewer after `max_wait_s`, None when there is none by then.
+    def next_batch(self, size: int, linger_s: float, should_stop: Callable[[], bool]) -> ExampleBatch | None:
+        """Return `size` examples, fewer after `linger_s`, None when there is none by then.
 
         Raises:
             OffsetTrimmed: records at the position are gone.
         """
         parts: list[ExampleBatch] = []
-        num, deadline_s = 0, self._clock.monotonic_s() + max_wait_s
+        num, deadline_s = 0, self._clock.monotonic_s() + linger_s
         while num < size:
             part = self._take(size - num)
             if part is not None:

@@ -128,7 +128,7 @@ encoding = "int8"
 [serving]
 port = 0
 port_file = "{folder}/port"
-num_workers = 32
+grpc_threads = 32
 """
 
 

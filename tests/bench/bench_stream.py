@@ -51,7 +51,7 @@ def job_in(folder: Path) -> JobConfig:
             "kv": {"url": f"sqlite:///{folder / 'kv.db'}"},
             "features": [{"name": name, "source": "user"} for name in feature_names()],
             "tasks": [{"name": "is_click", "action": "click"}, {"name": "long_view", "action": "long_view"}],
-            "joiner": {"window_s": 60, "late_window_s": 60, "closing_actions": ["play_end"]},
+            "joiner": {"window_s": 60, "allowed_lateness_s": 60, "terminal_actions": ["play_end"]},
             "trainer": {"checkpoint_dir": str(folder / "checkpoints")},
         }
     )

@@ -114,7 +114,10 @@ def topology_overhead(threads: int, rounds: int, batch: int) -> None:
     inputs, pull = torch.randn(batch, INPUTS, requires_grad=True), torch.randn(batch, SIZES[-1]) / batch
     for name, density in DENSITIES.items():
         calls = {}
-        for kind, settings in (("still", {"preset": "static"}), ("moving", {"preset": "dsl_online", "ramp": None, "every": EVERY})):
+        for kind, settings in (
+            ("still", {"preset": "static"}),
+            ("moving", {"preset": "dsl_online", "ramp": None, "update_interval": EVERY}),
+        ):
             config = SparsityConfig(density=density, **settings)
             torch.manual_seed(0)
             calls[kind] = _hundred(Tower(INPUTS, SIZES, sparsity=config), config, inputs, pull)

@@ -72,14 +72,18 @@ def sparsity_of(preset: str, density: float, num_steps: int, every: int, atom: s
         return SparsityConfig()
     settings: dict[str, Any] = {"preset": preset, "density": density, "atom": atom or ("16x1" if preset == "dsl_online" else "1x1")}
     if preset != "static":
-        settings["every"] = every
+        settings["update_interval"] = every
     if preset == "rigl":
-        settings["period"] = max(1, round(0.75 * num_steps))
+        settings["cosine_steps"] = max(1, round(0.75 * num_steps))
     if preset == "dsl":
-        settings["period"] = num_steps
+        settings["cosine_steps"] = num_steps
     if preset == "dsl_online":
         begin = max(1, round(0.05 * num_steps))
-        settings |= {"ramp": (begin, max(begin + 1, round(0.4 * num_steps))), "swap": "constant", "swap_max": 0.1}
+        settings |= {
+            "ramp": (begin, max(begin + 1, round(0.4 * num_steps))),
+            "drop_fraction_schedule": "constant",
+            "drop_fraction_max": 0.1,
+        }
     return SparsityConfig(**settings)
 
 

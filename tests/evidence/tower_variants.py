@@ -19,12 +19,19 @@ RATES = (1, 4, 8)
 BEST_RATE = 4
 # From dense, the ramp over these shares of the pass; then a tenth of the atoms is exchanged every 25 steps, for ever.
 EVERY = 25
-ONLINE = {"preset": "dsl_online", "ramp": (0.05, 0.2), "every": EVERY, "batches": 4, "swap": "constant", "swap_max": 0.1}
-_GMP = {"preset": "gmp", "ramp": (0.05, 0.2), "every": EVERY}
-_SET = {"preset": "set", "every": EVERY}
+ONLINE = {
+    "preset": "dsl_online",
+    "ramp": (0.05, 0.2),
+    "update_interval": EVERY,
+    "score_batches": 4,
+    "drop_fraction_schedule": "constant",
+    "drop_fraction_max": 0.1,
+}
+_GMP = {"preset": "gmp", "ramp": (0.05, 0.2), "update_interval": EVERY}
+_SET = {"preset": "set", "update_interval": EVERY}
 # As published: rigl's swaps stop at three quarters of the run, those of dsl go on to its end, ever fewer.
-_RIGL = {"preset": "rigl", "every": EVERY, "period": 0.75}
-_DSL = {"preset": "dsl", "every": EVERY, "period": 1.0}
+_RIGL = {"preset": "rigl", "update_interval": EVERY, "cosine_steps": 0.75}
+_DSL = {"preset": "dsl", "update_interval": EVERY, "cosine_steps": 1.0}
 _STATIC = {"preset": "static", "atom": "16x1"}
 
 Kind = Literal["tower", "small1", "small3", "wide"]
@@ -71,8 +78,8 @@ class TowerVariant:
             settings = dict(self.sparsity) | {"density": density}
             if "ramp" in settings:
                 settings["ramp"] = [max(1, round(part * num_steps)) for part in settings["ramp"]]
-            if "period" in settings:
-                settings["period"] = round(settings["period"] * num_steps)
+            if "cosine_steps" in settings:
+                settings["cosine_steps"] = round(settings["cosine_steps"] * num_steps)
             model["sparsity"] = settings
         return model
 
@@ -155,18 +162,30 @@ def _drifting(group: str, label: str, **sparsity: Any) -> TowerVariant:
 
 # The published schedules get half of the pass as their run: they have ended where the drift begins.
 DRIFT_DENSE = _drifting("dense under drift", "256")
-DRIFT_ENDED = _drifting("dsl as published, ended", "90% 1x1", **_DSL | {"period": 0.5})
+DRIFT_ENDED = _drifting("dsl as published, ended", "90% 1x1", **_DSL | {"cosine_steps": 0.5})
 # What a drift asks for: a cosine that the drift test starts anew, swaps more often, newborns that take long first steps.
 DRIFT_ONLINE = _drifting(
     "dsl_online",
     "90% 16x1, every 10, rearmed, reset",
-    **ONLINE | {"swap": "cosine", "swap_max": 0.3, "swap_min": 0.1, "period": 0.2, "every": 10, "newborn": "reset"},
+    **ONLINE
+    | {
+        "drop_fraction_schedule": "cosine",
+        "drop_fraction_max": 0.3,
+        "drop_fraction_min": 0.1,
+        "cosine_steps": 0.2,
+        "update_interval": 10,
+        "newborn": "reset",
+    },
 )
 DRIFT = (
     DRIFT_DENSE,
     _drifting("static under drift", "90% 16x1", **_STATIC),
     DRIFT_ENDED,
-    _drifting("dsl_online, but ended", "90% 16x1", **ONLINE | {"swap": "cosine", "swap_min": 0.0, "period": 0.5, "after": "stop"}),
+    _drifting(
+        "dsl_online, but ended",
+        "90% 16x1",
+        **ONLINE | {"drop_fraction_schedule": "cosine", "drop_fraction_min": 0.0, "cosine_steps": 0.5, "on_cosine_end": "stop"},
+    ),
     _drifting("dsl_online", "90% 16x1, constant", **ONLINE),
     DRIFT_ONLINE,
 )

@@ -34,7 +34,7 @@ def test_joined_in_two_runs_and_replayed_the_stream_gives_each_example_once(kafk
             "kv": {"url": redis_url},
             "features": [{"name": "video_id", "source": "item_id"}],
             "tasks": [{"name": "is_click", "action": "click"}],
-            "joiner": {"window_s": 60, "late_window_s": 600, "max_records": 50, "examples_per_record": 16},
+            "joiner": {"window_s": 60, "allowed_lateness_s": 600, "max_records": 50, "examples_per_record": 16},
             "trainer": {"checkpoint_dir": "unused"},
         }
     )

@@ -38,8 +38,8 @@ enabled = true
 keys = ["video_id"]
 [joiner]
 window_s = 60.0
-out_of_order_s = 5.0
-late_window_s = 600.0
+max_out_of_orderness_s = 5.0
+allowed_lateness_s = 600.0
 max_records = 20
 examples_per_record = 16
 [trainer]

@@ -53,13 +53,13 @@ lr = 0.1
 
 [joiner]
 window_s = 0.5
-out_of_order_s = 0.2
-idle_s = 0.5
+max_out_of_orderness_s = 0.2
+idle_timeout_s = 0.5
 linger_s = 0.02
 
 [trainer]
 batch_size = 32
-max_wait_s = 0.02
+linger_s = 0.02
 checkpoint_dir = "{folder}/checkpoints"
 checkpoint_interval_s = 2.0
 

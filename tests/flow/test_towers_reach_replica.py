@@ -55,7 +55,7 @@ def test_a_replica_whose_towers_an_update_does_not_fit_goes_on_with_the_rows_and
 
 
 def test_a_sparse_tower_reaches_the_replica_through_its_ramp_and_its_swaps(make_trainer, make_replica):
-    sparsity = {"preset": "dsl_online", "every": 2, "ramp": [1, 5], "batches": 1}
+    sparsity = {"preset": "dsl_online", "update_interval": 2, "ramp": [1, 5], "score_batches": 1}
     trainer = make_trainer(model={"tower": [48, 32], "sparsity": sparsity})
     trainer.step()
     trainer.checkpoint()

@@ -57,9 +57,9 @@ precision = "fp32"
 
 [model.sparsity]
 preset = "dsl_online"
-every = 20
+update_interval = 20
 ramp = [40, 300]
-batches = 5
+score_batches = 5
 
 [trainer]
 batch_size = 64

@@ -45,7 +45,7 @@ def atom_targets(config: SparsityConfig, shapes: Sequence[tuple[int, int]], dens
         return [_run_target(grid, config.run[1], density) for grid in grids]
     return [
         max(round(share * math.prod(grid)), grid[0] if len(grid) == 2 else 1)
-        for grid, share in zip(grids, split_density(shapes, density, config.split), strict=True)
+        for grid, share in zip(grids, split_density(shapes, density, config.layer_density), strict=True)
     ]
 
 

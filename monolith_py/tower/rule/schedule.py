@@ -39,19 +39,19 @@ def swap_share_at(config: SparsityConfig, steps_since_armed: int) -> float:
     `steps_since_armed`: since the start of the training, or since the drift test fired where after = 'rearm'. With after = 'stop' it is
     0 once the period is over, else it is never 0.
     """
-    if config.swap == "none":
+    if config.drop_fraction_schedule == "none":
         return 0.0
-    if config.swap == "constant":
-        return config.swap_max
-    if config.after == "stop" and steps_since_armed >= config.period:
+    if config.drop_fraction_schedule == "constant":
+        return config.drop_fraction_max
+    if config.on_cosine_end == "stop" and steps_since_armed >= config.cosine_steps:
         return 0.0
-    return half_cosine(steps_since_armed, config.swap_max, config.swap_min, config.period)
+    return half_cosine(steps_since_armed, config.drop_fraction_max, config.drop_fraction_min, config.cosine_steps)
 
 
 def is_due(config: SparsityConfig, step: int, steps_since_armed: int) -> bool:
     """Return whether the topology changes after optimizer step `step`, counted from 1."""
-    if step < 1 or step % config.every:
+    if step < 1 or step % config.update_interval:
         return False
     # The change after the ramp's end is the one that reaches the density.
-    ramps = config.ramp is not None and config.ramp[0] < step < config.ramp[1] + config.every
+    ramps = config.ramp is not None and config.ramp[0] < step < config.ramp[1] + config.update_interval
     return ramps or swap_share_at(config, steps_since_armed) > 0

@@ -37,7 +37,8 @@ class Swaps:
         """Begin with the layers as they are."""
         self.layers, self.config, self.history = tuple(layers), config, SwapHistory([layer.live for layer in layers])
         self._optimizer, self._seed = optimizer, seed
-        self._drift = DriftTest(config.drift_rise) if config.swap == "cosine" and config.after == "rearm" else None
+        rearms = config.drop_fraction_schedule == "cosine" and config.on_cosine_end == "rearm"
+        self._drift = DriftTest(config.drift_rise) if rearms else None
         self._step = self._steps_since_armed = 0
         # Sums since the last swap: gradients of all atoms over the last batches; over all batches |sum of weight * gradient| of the
         # live, to first order what the loss would change by without the atom (Molchanov et al. 2017, equation 7).
@@ -60,7 +61,7 @@ class Swaps:
                 if scoring:
                     before = self._gradients[index]
                     self._gradients[index] = layer.gradient_sum.clone() if before is None else before.add_(layer.gradient_sum)
-        if self.config.keep == "taylor":
+        if self.config.drop_criterion == "taylor":
             known = [index for index, layer in enumerate(self.layers) if layer.values.grad is not None]
             values = [self.layers[index].values for index in known]
             gradients = [value.grad.numpy() for value in values if value.grad is not None]
@@ -115,17 +116,17 @@ class Swaps:
     def _is_scoring(self) -> bool:
         """Return whether the next step is one of those whose gradients the coming swap goes by."""
         config = self.config
-        if config.swap == "none" or config.grow != "gradient":
+        if config.drop_fraction_schedule == "none" or config.grow_criterion != "gradient":
             return False
-        left = -(self._step + 1) % config.every  # steps after the next one until the swap
+        left = -(self._step + 1) % config.update_interval  # steps after the next one until the swap
         due = self._step + 1 + left
-        return left < config.batches and is_due(config, due, self._steps_since_armed + 1 + left)
+        return left < config.score_batches and is_due(config, due, self._steps_since_armed + 1 + left)
 
     def _swap(self) -> None:
         config = self.config
         shapes = [(layer.out_features, layer.in_features) for layer in self.layers]
         targets = atom_targets(config, shapes, density_at(config, self._step))
-        newborns: Sequence[Mask | None] = self.history.newborns(config.grace) if config.grace else [None] * len(self.layers)
+        newborns: Sequence[Mask | None] = self.history.newborns(config.protect_swaps) if config.protect_swaps else [None] * len(self.layers)
         before = [layer.live for layer in self.layers]
         scored = [
             ScoredLayer(live, self._keep_scores(index, live), self._grow_scores(index, live), protected)
@@ -139,16 +140,16 @@ class Swaps:
     def _keep_scores(self, index: int, live: Mask) -> Scores:
         layer = self.layers[index]
         scores = np.zeros(live.shape, np.float32)
-        taylor = self.config.keep == "taylor"
+        taylor = self.config.drop_criterion == "taylor"
         scores[live] = (self._taylor[index] if taylor else layer.values.detach().abs().sum(dim=1)).numpy()
         return scores
 
     def _grow_scores(self, index: int, live: Mask) -> Scores:
         config = self.config
-        if config.grow == "random":
+        if config.grow_criterion == "random":
             generator = np.random.default_rng((self._seed, index, self.history.num_swaps))
             return generator.random(live.shape, np.float32)
-        if config.grow == "momentum" and config.swap != "none":
+        if config.grow_criterion == "momentum" and config.drop_fraction_schedule != "none":
             return np.asarray(self._optimizer.momentum(index).sum(dim=1).numpy()).reshape(live.shape)
         total = self._gradients[index]
         return np.zeros(live.shape, np.float32) if total is None else np.asarray(total.abs().sum(dim=2).numpy()).reshape(live.shape)

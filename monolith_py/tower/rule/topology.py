@@ -134,9 +134,9 @@ def choose_runs(layer: ScoredLayer, num_kept: int, width: int, num_swap: int) ->
 
 def choose_by(config: SparsityConfig, layers: Sequence[ScoredLayer], targets: Sequence[int], share: float) -> list[Mask]:
     """Return the next masks under the config's pool. `targets`: of `budget.atom_targets`; `share`: of the live that may be swapped."""
-    if config.pool == "model":
+    if config.scope == "model":
         total = sum(targets)
-        return choose(layers, total, swap_count(share, total), Limits(config.floor, config.cap))
+        return choose(layers, total, swap_count(share, total), Limits(config.min_layer_share, config.max_layer_density))
     if config.run:
         width = config.run[1]
         kept = [target * width // layer.live.size for layer, target in zip(layers, targets, strict=True)]
@@ -156,7 +156,7 @@ def first_masks(
     if config.ramp is not None:
         return everything
     layers = [ScoredLayer(mask, generator.random(mask.shape), np.zeros(mask.shape)) for mask in everything]
-    own = config.model_copy(update={"pool": "layer"}) if config.pool == "model" else config
+    own = config.model_copy(update={"scope": "layer"}) if config.scope == "model" else config
     return choose_by(own, layers, targets, 0.0)
 
 

@@ -125,8 +125,8 @@ REFUSED = [
         "dense_features.source must be user, item or context: counter features come from counters.keys, got ['seen']",
     ),
     (
-        'model.sparsity = {preset="dsl", grow="momentum"}\noptimizer.dense.kind = "sgd"',
-        "optimizer.dense.kind must be 'adam' with model.sparsity.grow = 'momentum', got 'sgd'",
+        'model.sparsity = {preset="dsl", grow_criterion="momentum"}\noptimizer.dense.kind = "sgd"',
+        "optimizer.dense.kind must be 'adam' with model.sparsity.grow_criterion = 'momentum', got 'sgd'",
     ),
     ('optimizer.dense = {kind="sgd", beta1=0.8}', "optimizer.dense.beta1 must come with kind = 'adam', got 0.8 without"),
     ('tasks = [{name="a", action="x"}, {name="a", action="y"}]', "tasks.name must be unique, got ['a'] more than once"),
@@ -140,7 +140,7 @@ REFUSED = [
     ("model.dropout = 1.0", "model.dropout: Input should be less than 1, got 1.0"),
     ("joiner.window_s = 0", "joiner.window_s: Input should be greater than 0, got 0"),
     ("joiner.window_s = inf", "joiner.window_s: Input should be a finite number, got inf"),
-    ("joiner.out_of_order_s = nan", "joiner.out_of_order_s: Input should be a finite number, got nan"),
+    ("joiner.max_out_of_orderness_s = nan", "joiner.max_out_of_orderness_s: Input should be a finite number, got nan"),
     ("joiner.negative_rate = 1.5", "joiner.negative_rate: Input should be less than or equal to 1, got 1.5"),
     ("serving.port = 65536", "serving.port: Input should be less than or equal to 65535, got 65536"),
     ("sync.sparse_interval_s = 2022-05-01", "sync.sparse_interval_s: Input should be a valid number, got datetime.date(2022, 5, 1)"),
@@ -280,3 +280,26 @@ def test_a_job_with_any_value_of_a_setting_loads_or_is_a_config_error(document: 
 @given(st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=4) | st.integers(), VALUES, max_size=6))
 def test_any_document_loads_or_is_a_config_error(document: dict[Any, Any]) -> None:
     check(document)
+
+
+@pytest.mark.parametrize(
+    ("section", "old", "new"),
+    [
+        ("joiner", "late_window_s", "allowed_lateness_s"),
+        ("joiner", "out_of_order_s", "max_out_of_orderness_s"),
+        ("joiner", "idle_s", "idle_timeout_s"),
+        ("joiner", "closing_actions", "terminal_actions"),
+        ("trainer", "max_wait_s", "linger_s"),
+        ("serving", "num_workers", "grpc_threads"),
+        ("serving", "max_batch", "max_batch_candidates"),
+        ("serving", "default_deadline_ms", "default_deadline_s"),
+        ("sync", "tower_encoding", "dense_encoding"),
+        ("model.sparsity", "every", "update_interval"),
+        ("model.sparsity", "keep", "drop_criterion"),
+        ("model.sparsity", "swap_max", "drop_fraction_max"),
+    ],
+)
+def test_a_renamed_key_fails_with_its_present_name(section: str, old: str, new: str) -> None:
+    rule = rf"{section}\.{old} is not a setting any more: it is now {section}\.{new}"
+    with pytest.raises(ConfigError, match=rule):
+        parse_job(changed(f"{section}.{old} = 1"))

@@ -52,7 +52,7 @@ def test_every_variant_is_a_model_whose_schedule_fits_a_pass(variants: ModuleTyp
         sparsity = config.sparsity
         assert (sparsity.preset == "dense") == (not variant.sparsity)
         assert sparsity.ramp is None or 0 < sparsity.ramp[0] < sparsity.ramp[1] < 869 // 2
-        assert sparsity.swap != "cosine" or 0 < sparsity.period <= 869
+        assert sparsity.drop_fraction_schedule != "cosine" or 0 < sparsity.cosine_steps <= 869
 
 
 @pytest.mark.parametrize("inputs", [448, 312])

@@ -127,7 +127,7 @@ class World:
         """A job with tasks click and like, window 100 s, late window 1000 s, out of order 10 s; `settings` replace the joiner's."""
         counters = settings.pop("counters", {})
         partitions = settings.pop("partitions", 1)
-        joiner = {"window_s": 100, "late_window_s": 1000, "out_of_order_s": 10, "linger_s": 0, **settings}
+        joiner = {"window_s": 100, "allowed_lateness_s": 1000, "max_out_of_orderness_s": 10, "linger_s": 0, **settings}
         return parse_job(
             {
                 "name": "test",

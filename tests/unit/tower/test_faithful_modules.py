@@ -20,7 +20,7 @@ from monolith_py.tower import AtomOptimizer, AtomRule, ParameterOptimizer, Swaps
 
 EVERY, DENSITY, LR, SIZES = 7, 0.5, 0.002, (64, 48, 32)
 STEPS = 11 * EVERY  # of the cosine; ten swaps are compared
-CONFIG = SparsityConfig(preset="dsl", density=DENSITY, every=EVERY, period=STEPS)
+CONFIG = SparsityConfig(preset="dsl", density=DENSITY, update_interval=EVERY, cosine_steps=STEPS)
 
 
 class Published:

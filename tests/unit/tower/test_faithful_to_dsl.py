@@ -20,7 +20,7 @@ from monolith_py.tower.rule.topology import ScoredLayer, choose_by
 
 Array = NDArray[np.float64]
 EVERY, STEPS, DENSITY, SIZES = 7, 77, 0.5, (24, 32, 12)
-CONFIG = SparsityConfig(preset="dsl", every=EVERY, period=STEPS)
+CONFIG = SparsityConfig(preset="dsl", update_interval=EVERY, cosine_steps=STEPS)
 
 
 @dataclass

@@ -69,7 +69,7 @@ def test_every_preset_meets_its_targets_from_the_first_masks_to_the_end_of_the_r
 
 
 def test_a_pool_of_the_model_moves_atoms_between_layers_within_the_limits() -> None:
-    config = SparsityConfig(preset="dsl", atom="16x1", pool="model", density=0.2, floor=0.5)
+    config = SparsityConfig(preset="dsl", atom="16x1", scope="model", density=0.2, min_layer_share=0.5)
     generator = np.random.default_rng(2)
     targets = atom_targets(config, SHAPES, 0.2)
     masks = first_masks(config, [grid_of(shape, config.atom) for shape in SHAPES], targets, generator)

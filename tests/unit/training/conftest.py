@@ -27,7 +27,7 @@ def make_job(tmp_path: Path) -> Callable[..., JobConfig]:
             "dense_features": [{"name": "age", "source": "user", "dim": 2}],
             "tasks": [{"name": "click", "action": "click"}, {"name": "like", "action": "like", "weight": 0.5}],
             "model": {"tower": [16, 8], "precision": "fp32"},
-            "trainer": {"checkpoint_dir": f"{tmp_path}/checkpoints", "batch_size": 32, "max_wait_s": 0.0, "num_threads": 1},
+            "trainer": {"checkpoint_dir": f"{tmp_path}/checkpoints", "batch_size": 32, "linger_s": 0.0, "num_threads": 1},
         }
         return parse_job({**settings, **sections})
 

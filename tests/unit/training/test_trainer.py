@@ -58,7 +58,7 @@ def test_rows_learn_from_the_sum_and_towers_from_the_mean(
     assert len(before)
 
 
-@pytest.mark.parametrize("sparsity", [{}, {"preset": "dsl_online", "every": 2, "ramp": [1, 4]}], ids=["dense", "sparse"])
+@pytest.mark.parametrize("sparsity", [{}, {"preset": "dsl_online", "update_interval": 2, "ramp": [1, 4]}], ids=["dense", "sparse"])
 def test_a_poisoned_batch_changes_nothing(
     make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch], sparsity: dict[str, Any]
 ) -> None:

@@ -17,7 +17,7 @@ SETTINGS = {
     "partitions": 2,
     "max_records": 5,
     "examples_per_record": 2,
-    "closing_actions": ["end"],
+    "terminal_actions": ["end"],
     "negative_rate": 0.6,
     "counters": {"enabled": True, "keys": ["user", "tags"]},
 }

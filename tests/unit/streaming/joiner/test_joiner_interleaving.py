@@ -39,7 +39,7 @@ request = st.fixed_dictionaries(
 def test_any_interleaving_gives_the_examples_that_the_rules_say(
     world: World, requests: list[dict[str, Any]], closing: bool, negative_rate: float, sizes: list[int], max_records: int
 ) -> None:
-    job = world.job(closing_actions=["end"] if closing else [], negative_rate=negative_rate, max_records=max_records)
+    job = world.job(terminal_actions=["end"] if closing else [], negative_rate=negative_rate, max_records=max_records)
     log = world.log(job)
     pipeline = world.pipeline(job, log)
     arrivals = []
@@ -102,7 +102,7 @@ def examples_of(
 
 def test_other_orders_of_a_request_s_own_actions_give_the_same_labels_in_the_end(world: World) -> None:
     def final(*kinds_and_times: tuple[str, float]) -> dict[int, int]:
-        job = world.job(closing_actions=["end"])
+        job = world.job(terminal_actions=["end"])
         log = world.log(job)
         world.append(job, log, world.impression("r"), *(world.action("r", kind, at_s) for kind, at_s in kinds_and_times))
         world.join(job, log)

@@ -15,7 +15,7 @@ LABELLED, RETRACTION = "LABELLED", "RETRACTION"
 
 
 def test_a_candidate_without_action_becomes_a_negative_when_its_window_closes(world: World) -> None:
-    job = world.job(late_window_s=0)
+    job = world.job(allowed_lateness_s=0)
     log = world.log(job)
     pipeline = world.pipeline(job, log)
     world.append(job, log, world.impression("r"), world.action("other", "click", 0))
@@ -47,7 +47,7 @@ def test_a_candidate_goes_out_at_once_when_every_task_is_positive(world: World) 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_a_closing_action_ends_the_wait_at_once_whatever_its_value(world: World, value: float) -> None:
-    job = world.job(closing_actions=["end"])
+    job = world.job(terminal_actions=["end"])
     log = world.log(job)
     pipeline = world.pipeline(job, log)
     world.append(job, log, world.impression("r"), world.action("r", "like", 5), world.action("r", "end", 6, value=value))
@@ -154,7 +154,7 @@ def test_repeated_impressions_and_actions_change_nothing(world: World) -> None:
 
 
 def test_an_impression_that_comes_again_after_it_was_forgotten_is_refused(world: World) -> None:
-    job = world.job(late_window_s=20)
+    job = world.job(allowed_lateness_s=20)
     log = world.log(job)
     pipeline = world.pipeline(job, log)
     world.append(job, log, world.impression("r"), world.action("x", "share", 0))
@@ -181,7 +181,7 @@ def test_an_item_that_stands_twice_in_a_request_makes_one_example(world: World) 
 def test_nothing_is_left_in_the_store_but_the_position_when_all_is_forgotten(world: World) -> None:
     from monolith_py.io import MemoryKv
 
-    job = world.job(late_window_s=20)
+    job = world.job(allowed_lateness_s=20)
     log, kv = world.log(job), MemoryKv()
     pipeline = world.pipeline(job, log, kv)
     world.append(job, log, world.impression("r", items=(1, 2)), world.action("r", "click", 5), world.action("nobody", "like", 5))

@@ -15,7 +15,7 @@ WALL_MS = NOW_MS + 10 * MAX_JUMP_MS
 
 
 def watermark_of(reached: Reached | None = None) -> Watermark:
-    return Watermark(out_of_order_ms=1000, idle_s=5.0, reached=reached or Reached(), now_s=100.0)
+    return Watermark(out_of_order_ms=1000, idle_timeout_s=5.0, reached=reached or Reached(), now_s=100.0)
 
 
 def read(watermark: Watermark, source: Source, *times_ms: int, now_s: float = 100.0) -> None:
@@ -144,7 +144,7 @@ def test_a_broken_clock_goes_to_the_dead_letters_and_closes_no_window(world: Wor
 def test_silence_closes_windows_by_the_wall_clock(world: World) -> None:
     from monolith_py.clock import ManualClock
 
-    job = world.job(idle_s=5)
+    job = world.job(idle_timeout_s=5)
     log, clock = world.log(job), ManualClock(world.now_ms)
     pipeline = world.pipeline(job, log, clock=clock)
     world.append(job, log, world.impression("r"))
@@ -173,7 +173,7 @@ def test_records_that_end_a_silence_between_two_reads_are_joined(world: World) -
                 world.append(job, self, world.impression("s", 130), world.action("s", "like", 131))
             return records
 
-    job = world.job(idle_s=5)
+    job = world.job(idle_timeout_s=5)
     log, clock = LogThatIsWoken(), ManualClock(world.now_ms)
     log.records = world.log(job).records
     pipeline = world.pipeline(job, log, clock=clock)

@@ -25,7 +25,7 @@ def joined(world: World, tmp_path_factory: pytest.TempPathFactory) -> Any:
         f"sqlite:///{folder / 'log'}",
         f"sqlite:///{folder / 'kv.db'}",
         partitions=2,
-        closing_actions=["end"],
+        terminal_actions=["end"],
         negative_rate=0.5,
         examples_per_record=32,
     )

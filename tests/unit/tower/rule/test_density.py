@@ -42,7 +42,7 @@ def test_targets_are_the_nearest_number_of_atoms_but_one_for_each_block() -> Non
 
 @pytest.mark.parametrize("pool", ["layer", "2:4", "1:5"])
 def test_targets_fall_with_the_density_to_that_of_the_config(pool: str) -> None:
-    config = SparsityConfig(preset="gmp", pool=pool)
+    config = SparsityConfig(preset="gmp", scope=pool)
     shapes = [(64, 40), (20, 80)]
     targets = [atom_targets(config, shapes, config.density + (1 - config.density) * share) for share in (1.0, 0.6, 0.3, 0.1, 0.0)]
     atoms = [4 * 40, 2 * 80]
@@ -54,7 +54,7 @@ def test_targets_fall_with_the_density_to_that_of_the_config(pool: str) -> None:
 @given(st.integers(1, 64), st.integers(1, 64))
 def test_runs_keep_exactly_their_number(kept: int, more: int) -> None:
     width = kept + more
-    config = SparsityConfig(preset="nm", pool=f"{kept}:{width}")
+    config = SparsityConfig(preset="nm", scope=f"{kept}:{width}")
     assert atom_targets(config, [(3, 2 * width)], config.density) == [3 * 2 * kept]
 
 

@@ -33,11 +33,11 @@ def test_the_density_is_constant_without_a_ramp() -> None:
 
 
 def test_published_schedules_end_and_the_online_one_never_does() -> None:
-    dsl, rigl = (SparsityConfig(preset=preset, period=1000) for preset in ("dsl", "rigl"))
+    dsl, rigl = (SparsityConfig(preset=preset, cosine_steps=1000) for preset in ("dsl", "rigl"))
     assert [swap_share_at(dsl, step) for step in (0, 1000, 5000)] == [0.5, 0.0, 0.0]
     assert swap_share_at(dsl, 999) == pytest.approx(0.005, abs=1e-5)
     assert swap_share_at(rigl, 500) == pytest.approx(0.15) and swap_share_at(rigl, 1000) == 0
-    online = SparsityConfig(preset="dsl_online", period=1000)
+    online = SparsityConfig(preset="dsl_online", cosine_steps=1000)
     assert swap_share_at(online, 0) == pytest.approx(0.3)
     assert swap_share_at(online, 1000) == swap_share_at(online, 10**9) == 0.03
     assert swap_share_at(SparsityConfig(preset="set"), 10**9) == 0.3
@@ -48,9 +48,9 @@ def test_the_topology_changes_every_so_many_steps_while_it_ramps_or_swaps() -> N
     def due(config: SparsityConfig) -> list[int]:
         return [step for step in range(61) if is_due(config, step, step)]
 
-    assert due(SparsityConfig(preset="dsl", every=10, period=40)) == [10, 20, 30]
-    assert due(SparsityConfig(preset="set", every=20)) == [20, 40, 60]
+    assert due(SparsityConfig(preset="dsl", update_interval=10, cosine_steps=40)) == [10, 20, 30]
+    assert due(SparsityConfig(preset="set", update_interval=20)) == [20, 40, 60]
     assert due(SparsityConfig(preset="static")) == due(SparsityConfig()) == []
     # The ramp ends at 25: the change at 30 reaches the density.
-    assert due(SparsityConfig(preset="gmp", every=10, ramp=(10, 25))) == [20, 30]
-    assert due(SparsityConfig(preset="gmp", every=10, ramp=(0, 30))) == [10, 20, 30]
+    assert due(SparsityConfig(preset="gmp", update_interval=10, ramp=(10, 25))) == [20, 30]
+    assert due(SparsityConfig(preset="gmp", update_interval=10, ramp=(0, 30))) == [10, 20, 30]

@@ -54,13 +54,13 @@ class Learner:
 
 def presets(**more: Any) -> list[SparsityConfig]:
     """Return every preset at a pace of its own."""
-    quick: dict[str, Any] = {"every": 4, **more}
+    quick: dict[str, Any] = {"update_interval": 4, **more}
     return [
         SparsityConfig(preset="set", **quick),
-        SparsityConfig(preset="rigl", period=60, **quick),
-        SparsityConfig(preset="dsl", period=60, **quick),
+        SparsityConfig(preset="rigl", cosine_steps=60, **quick),
+        SparsityConfig(preset="dsl", cosine_steps=60, **quick),
         SparsityConfig(preset="dsl_online", ramp=(4, 20), **quick),
-        SparsityConfig(preset="dsl_online", pool="model", ramp=(4, 20), **quick),
+        SparsityConfig(preset="dsl_online", scope="model", ramp=(4, 20), **quick),
         SparsityConfig(preset="gmp", ramp=(4, 20), **quick),
         SparsityConfig(preset="gmp", atom="neuron", ramp=(4, 20), **quick),
         SparsityConfig(preset="nm", ramp=(4, 20), **quick),
@@ -68,7 +68,7 @@ def presets(**more: Any) -> list[SparsityConfig]:
 
 
 def name_of(config: SparsityConfig) -> str:
-    return f"{config.preset}-{config.atom}-{config.pool}"
+    return f"{config.preset}-{config.atom}-{config.scope}"
 
 
 @pytest.mark.parametrize("config", presets(), ids=name_of)
@@ -112,7 +112,7 @@ def test_a_saved_state_goes_on_to_the_bit_in_the_middle_of_a_period(config: Spar
 
 
 def test_a_poisoned_batch_leaves_no_trace_in_the_scores() -> None:
-    config = SparsityConfig(preset="dsl_online", every=4, ramp=(4, 8), batches=3)
+    config = SparsityConfig(preset="dsl_online", update_interval=4, ramp=(4, 8), score_batches=3)
     calm, spoiled = Learner(config), Learner(config)
     for number in range(1, 31):
         calm.step(number)
@@ -123,7 +123,7 @@ def test_a_poisoned_batch_leaves_no_trace_in_the_scores() -> None:
 
 
 def test_swaps_find_the_inputs_that_matter() -> None:
-    config = SparsityConfig(preset="dsl_online", every=10, ramp=(10, 100), density=0.1)
+    config = SparsityConfig(preset="dsl_online", update_interval=10, ramp=(10, 100), density=0.1)
     learner = Learner(config)
     for number in range(1, 400):
         learner.step(number)
@@ -134,7 +134,7 @@ def test_swaps_find_the_inputs_that_matter() -> None:
 
 
 def test_drift_starts_swaps_anew() -> None:
-    config = SparsityConfig(preset="dsl_online", every=10, ramp=(10, 100), period=200)
+    config = SparsityConfig(preset="dsl_online", update_interval=10, ramp=(10, 100), cosine_steps=200)
     learner = Learner(config)
     layers = learner.tower.sparse_layers
     for number in range(1, 700):

@@ -37,9 +37,9 @@ def save(directory: Path, trainer: Trainer, keep: int = 3) -> Path:
 MODELS = {
     "dense": {},
     # At the fifth batch the ramp is under way, and gradients for the swap after the sixth are being collected.
-    "dsl_online": {"sparsity": {"preset": "dsl_online", "every": 3, "ramp": [1, 5], "batches": 2}},
-    "dsl": {"sparsity": {"preset": "dsl", "every": 3, "period": 20}},
-    "set": {"sparsity": {"preset": "set", "every": 3}},
+    "dsl_online": {"sparsity": {"preset": "dsl_online", "update_interval": 3, "ramp": [1, 5], "score_batches": 2}},
+    "dsl": {"sparsity": {"preset": "dsl", "update_interval": 3, "cosine_steps": 20}},
+    "set": {"sparsity": {"preset": "set", "update_interval": 3}},
 }
 
 
