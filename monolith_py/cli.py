@@ -63,7 +63,7 @@ def join(config: ConfigOption, stop_at_end: StopAtEndOption = False) -> None:
 
 @app.command()
 def train(config: ConfigOption, stop_at_end: StopAtEndOption = False) -> None:
-    """Run the trainer: examples become rows and towers, which are published to the replicas."""
+    """Run the trainer: examples become rows and dense parameters, which are published to the replicas."""
     os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)  # read once, when torch is loaded
     from monolith_streaming.trainer.process import run_trainer
 

@@ -10,7 +10,7 @@
     +-- TableFull          no row is left in a table
     +-- CheckpointError    a checkpoint or snapshot is absent, torn or of another job
     +-- DeltaGap           a delta does not follow the last one applied
-    +-- TowerGap           an update of the towers is for other towers than those held
+    +-- DenseGap           an update of the dense parameters is for other dense parameters than those held
     +-- NotReady           a process is asked before it can answer
     +-- RankFailed         a replica did not rank what it was asked to
 
@@ -72,11 +72,11 @@ class DeltaGap(MonolithError):
         self.expected, self.got = expected, got
 
 
-class TowerGap(MonolithError):
-    """An update of the towers is for other towers than those held: expected and got are CRC-32C of layouts."""
+class DenseGap(MonolithError):
+    """An update of the dense parameters is for other dense parameters than those held: expected and got are CRC-32C of fingerprints."""
 
     def __init__(self, expected: int, got: int) -> None:
-        super().__init__(f"tower gap: expected layout {expected:08x}, got {got:08x}")
+        super().__init__(f"dense gap: expected fingerprint {expected:08x}, got {got:08x}")
         self.expected, self.got = expected, got
 
 

@@ -1,1 +1,1 @@
-"""The ranking replica: rows and towers kept up to date from the log, candidates ranked over gRPC."""
+"""The ranking replica: rows and dense parameters kept up to date from the log, candidates ranked over gRPC."""

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import numpy as np
 
-from monolith_py.data.examples import FloatArray
+from monolith_py.data.columns import FloatArray
 from monolith_py.errors import RankFailed
 from monolith_py.pb import example_pb2, ranking_pb2
 from monolith_py.pb import ranking_pb2_grpc as pb_grpc

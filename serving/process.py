@@ -54,7 +54,7 @@ def run_server(job: JobConfig) -> None:
     with ExitStack() as stack:
         # The follower waits for updates while impressions are appended: a log for each.
         topics = Topics.of(job.log)
-        updates = _open_topics(job, [topics.updates, topics.tower_requests], stack) if config.follow_updates else None
+        updates = _open_topics(job, [topics.updates, topics.dense_requests], stack) if config.follow_updates else None
         replica = Replica(job, updates, device_of(config), clock)
         stack.callback(replica.close)
         impressions = None

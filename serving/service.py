@@ -11,7 +11,7 @@ import grpc
 from monolith_py.clock import Clock
 from monolith_py.config import ServingConfig
 from monolith_py.errors import KvError, NotReady, WireError
-from monolith_py.observe.metrics import RANK_DURATION_S, RANK_REQUESTS
+from monolith_py.observe.metrics import RANK_DURATION_SECONDS, RANK_REQUESTS
 from monolith_py.pb import ranking_pb2 as pb
 from monolith_py.pb import ranking_pb2_grpc as pb_grpc
 from monolith_serving.ranking.ranker import Ranker
@@ -50,7 +50,7 @@ class RankingService(pb_grpc.RankingServicer):  # type: ignore[misc]  # generate
             context.abort(code, str(error))
             raise  # abort raises already; this tells the type checker
         RANK_REQUESTS.labels(code="OK").inc()
-        RANK_DURATION_S.observe(self._clock.monotonic_s() - start_s)
+        RANK_DURATION_SECONDS.observe(self._clock.monotonic_s() - start_s)
         return response
 
     def _rank(self, message: pb.RankRequest, deadline_s: float) -> pb.RankResponse:

@@ -48,15 +48,15 @@ def quantiles(histogram: str) -> dict[str, str]:
 ROWS: dict[str, list[Panel]] = {
     "Is it well?": [
         Panel("Processes", "short", {"{{role}}": "sum by (role) (monolith_process)"}),
-        Panel("Freshness: row updated to servable", "s", quantiles("monolith_freshness_s")),
-        Panel("Age of the newest applied delta", "s", {"{{instance}}": "monolith_staleness_s > 0"}),
+        Panel("Freshness: row updated to servable", "s", quantiles("monolith_freshness_seconds")),
+        Panel("Age of the newest applied delta", "s", {"{{instance}}": "monolith_staleness_seconds > 0"}),
         Panel("Progressive AUC", "short", {"{{task}}": "monolith_progressive_auc"}),
         Panel("Progressive normalised entropy (1: no better than the mean)", "short", {"{{task}}": "monolith_progressive_ne"}),
         Panel("Calibration (mean prediction over mean label)", "short", {"{{task}}": "monolith_calibration_ratio"}),
     ],
     "Serving": [
         Panel("Rank requests by code", "reqps", {"{{code}}": rate("monolith_rank_requests_total", "code")}),
-        Panel("Rank latency", "s", quantiles("monolith_rank_duration_s")),
+        Panel("Rank latency", "s", quantiles("monolith_rank_duration_seconds")),
         Panel("Candidates scored", "cps", {"candidates": rate("monolith_rank_candidates_total")}),
         Panel(
             "Impressions",
@@ -67,8 +67,8 @@ ROWS: dict[str, list[Panel]] = {
             "Stored features that were not served",
             "cps",
             {
-                "missing {{kind}}": rate("monolith_features_missing_total", "kind"),
-                "bad {{kind}}": rate("monolith_features_bad_total", "kind"),
+                "missing {{entity}}": rate("monolith_features_missing_total", "entity"),
+                "bad {{entity}}": rate("monolith_features_bad_total", "entity"),
             },
         ),
         Panel(
@@ -87,8 +87,8 @@ ROWS: dict[str, list[Panel]] = {
             {"impressions": rate("monolith_impressions_read_total"), "actions": rate("monolith_actions_read_total")},
         ),
         Panel("Examples written", "cps", {"{{kind}}": rate("monolith_examples_joined_total", "kind")}),
-        Panel("Behind the wall clock", "s", {"event time": "time() - (monolith_joiner_watermark_s > 0)"}),
-        Panel("Candidates that wait for their window", "short", {"waiting": "sum (monolith_impressions_waiting)"}),
+        Panel("Behind the wall clock", "s", {"event time": "time() - (monolith_joiner_watermark_timestamp_seconds > 0)"}),
+        Panel("Candidates that wait for their window", "short", {"waiting": "sum (monolith_joiner_candidates_waiting)"}),
         Panel("Actions without an impression", "cps", {"{{reason}}": rate("monolith_actions_unmatched_total", "reason")}),
         Panel("Dead letters", "cps", {"{{topic}}": rate("monolith_dead_letters_total", "topic")}),
     ],
@@ -100,18 +100,18 @@ ROWS: dict[str, list[Panel]] = {
             "cps",
             {"learnt": rate("monolith_batches_trained_total"), "skipped {{reason}}": rate("monolith_batches_skipped_total", "reason")},
         ),
-        Panel("Duration of a step", "s", quantiles("monolith_step_duration_s")),
-        Panel("Age of the last checkpoint", "s", {"age": "time() - (monolith_checkpoint_saved_s > 0)"}),
+        Panel("Duration of a step", "s", quantiles("monolith_step_duration_seconds")),
+        Panel("Age of the last checkpoint", "s", {"age": "time() - (monolith_checkpoint_saved_timestamp_seconds > 0)"}),
         Panel(
             "Duration of the last checkpoint",
             "s",
-            {"duration": "monolith_checkpoint_duration_s > 0", "training stood still": "monolith_checkpoint_pause_s > 0"},
+            {"duration": "monolith_checkpoint_duration_seconds > 0", "training stood still": "monolith_checkpoint_pause_seconds > 0"},
         ),
     ],
     "Towers": [
         Panel("Density of sparse layers", "percentunit", {"density": "monolith_tower_density > 0"}),
         Panel("Live atoms", "short", {"layer {{layer}}": "monolith_tower_live_atoms"}),
-        Panel("Changes of the topology", "short", {"in the interval": "delta(monolith_tower_swaps[$__rate_interval])"}),
+        Panel("Changes of the topology", "short", {"in the interval": "increase(monolith_tower_topology_updates_total[$__rate_interval])"}),
         Panel(
             "Health of swaps",
             "percentunit",
@@ -122,17 +122,21 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "Rows",
             "short",
-            {"{{table}} {{instance}}": "monolith_table_rows", "waiting for a row, {{table}}": "monolith_table_candidates"},
+            {
+                "{{table}}": "monolith_table_rows",
+                "waiting for a row, {{table}}": "monolith_table_candidates",
+                "replica {{instance}}": "monolith_replica_rows > 0",
+            },
         ),
-        Panel("Memory", "bytes", {"{{table}} {{instance}}": "monolith_table_bytes"}),
+        Panel("Memory of rows", "bytes", {"{{table}}": "monolith_table_bytes", "replica {{instance}}": "monolith_replica_bytes > 0"}),
         Panel(
             "Born, filtered, evicted",
-            "short",
+            "cps",
             {
-                "born in {{table}}": "monolith_table_admitted",
-                "filtered by {{table}}": "monolith_table_filtered",
-                "evicted from {{table}}": "monolith_table_evicted",
-                "brought to zero in {{table}}": "monolith_table_freed",
+                "born in {{table}}": rate("monolith_table_rows_admitted_total", "table"),
+                "filtered by {{table}}": rate("monolith_table_lookups_filtered_total", "table"),
+                "evicted from {{table}}": rate("monolith_table_rows_evicted_total", "table"),
+                "freed in {{table}}": rate("monolith_table_rows_freed_total", "table"),
             },
         ),
     ],
@@ -142,7 +146,7 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "Bytes published",
             "Bps",
-            {"all": rate("monolith_published_bytes_total"), "towers, {{form}}": rate("monolith_tower_published_bytes_total", "form")},
+            {"all": rate("monolith_published_bytes_total"), "dense, {{form}}": rate("monolith_dense_published_bytes_total", "form")},
         ),
         Panel("Publishes that the log refused", "cps", {"refused": rate("monolith_publish_failures_total")}),
     ],

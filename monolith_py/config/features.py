@@ -26,7 +26,7 @@ class FeatureConfig(Settings):
     sketch_window_s: Count | None = None
     # Event-time seconds after which a row that was not seen goes.
     ttl_s: Count | None = None
-    # Memory that the table's rows may take; which go first is `monolith_py.table.Budget`'s to say.
+    # Memory that the table's rows may take; which go first is `monolith_py.table.MemoryBudget`'s to say.
     budget_bytes: Count | None = None
     eviction: Literal["lru", "lfu", "score"] = "score"
     half_life_s: Count = 86_400

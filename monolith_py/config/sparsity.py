@@ -125,7 +125,7 @@ class SparsityConfig(Settings):
     # Step size of the live atoms in units of the towers' own: what is left of a layer bears, and gains by, larger steps: SMET
     # (arXiv 2606.00888) divides by the density.
     lr_scale: Positive = 1.0
-    # Swaps during which a newborn is not dropped.
+    # TopologyUpdater during which a newborn is not dropped.
     protect_swaps: Annotated[int, Field(ge=0)] = 0
     # Bounds of a layer where all share one pool: least share of what a uniform split would give it, and highest density.
     min_layer_share: SwapShare = 0.2

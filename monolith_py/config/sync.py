@@ -18,6 +18,6 @@ class SyncConfig(Settings):
     sparse_interval_s: Positive = 1.0
     dense_interval_s: Positive = 5.0
     encoding: Literal["fp32", "fp16", "int8"] = "fp16"
-    # Weights of the towers; which atoms of sparse layers live always goes exactly.
+    # Weights of the dense parameters; which atoms of sparse layers live always goes exactly.
     dense_encoding: Literal["fp32", "fp16"] = "fp32"
     rows_per_delta: Count = 8192

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith_py.config import CounterConfig
-from monolith_py.data.examples import FloatArray, Int64Array
+from monolith_py.data.columns import FloatArray, Int64Array
 from monolith_py.errors import WireError
 
 # Brings the log count near the size of the rates: log1p(22,000) is 10.

@@ -1,4 +1,4 @@
-"""Patience with stores that are away: a Log and a Kv that try again with growing pauses, for a stated time."""
+"""Log and Kv that retry a failed call with growing pauses for a stated time."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
 # A broker or a Redis that was killed is back within 15 s; one that is away for longer needs an operator, who sees the process exit.
-PATIENCE_S = 60.0
+RETRY_S = 60.0
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
 
 
-class Patience:
+class RetryPolicy:
     """Runs operations again that a store which is away let fail; `should_stop` ends the wait."""
 
     def __init__(self, clock: Clock, should_stop: Callable[[], bool] = lambda: False) -> None:
@@ -29,10 +29,10 @@ class Patience:
         """Return what `operation`, which may run again, returns.
 
         Raises:
-            LogError: the log was away for PATIENCE_S, or the process is to stop; `TopicMissing` and `OffsetTrimmed` at once.
+            LogError: the log was away for RETRY_S, or the process is to stop; `TopicMissing` and `OffsetTrimmed` at once.
             KvError: likewise for the store.
         """
-        give_up_s = self._clock.monotonic_s() + PATIENCE_S
+        give_up_s = self._clock.monotonic_s() + RETRY_S
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
@@ -47,19 +47,19 @@ class Patience:
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
-class PatientLog:
-    """A `Log` with patience for everything but appends: after a failed one the records may be there or not."""
+class RetryingLog:
+    """A `Log` with retry for everything but appends: after a failed one the records may be there or not."""
 
-    def __init__(self, log: Log, patience: Patience) -> None:
-        self._log, self._patience = log, patience
+    def __init__(self, log: Log, retry: RetryPolicy) -> None:
+        self._log, self._retry = log, retry
 
     def create_topic(self, topic: str, num_partitions: int = 1) -> None:
         """Create `topic`; do nothing where it exists."""
-        self._patience.run(lambda: self._log.create_topic(topic, num_partitions))
+        self._retry.run(lambda: self._log.create_topic(topic, num_partitions))
 
     def num_partitions(self, topic: str) -> int:
         """Return the number of partitions."""
-        return self._patience.run(lambda: self._log.num_partitions(topic))
+        return self._retry.run(lambda: self._log.num_partitions(topic))
 
     def append(self, topic: str, values: Sequence[bytes], *, time_ms: int | Sequence[int], partition: int = 0) -> int:
         """Append all values, without a second try."""
@@ -67,46 +67,46 @@ class PatientLog:
 
     def read(self, topic: str, partition: int, offset: int, max_records: int, timeout_s: float = 0.0) -> list[Record]:
         """Return up to `max_records` records from `offset` on."""
-        return self._patience.run(lambda: self._log.read(topic, partition, offset, max_records, timeout_s))
+        return self._retry.run(lambda: self._log.read(topic, partition, offset, max_records, timeout_s))
 
     def start_offset(self, topic: str, partition: int = 0) -> int:
         """Return the offset of the oldest record."""
-        return self._patience.run(lambda: self._log.start_offset(topic, partition))
+        return self._retry.run(lambda: self._log.start_offset(topic, partition))
 
     def end_offset(self, topic: str, partition: int = 0) -> int:
         """Return the offset that the next record will have."""
-        return self._patience.run(lambda: self._log.end_offset(topic, partition))
+        return self._retry.run(lambda: self._log.end_offset(topic, partition))
 
     def offset_at(self, topic: str, partition: int, time_ms: int) -> int:
         """Return the first offset whose event time is >= `time_ms`, or the end offset."""
-        return self._patience.run(lambda: self._log.offset_at(topic, partition, time_ms))
+        return self._retry.run(lambda: self._log.offset_at(topic, partition, time_ms))
 
     def trim(self, topic: str, partition: int, before_offset: int) -> None:
         """Let go of records before `before_offset`."""
-        self._patience.run(lambda: self._log.trim(topic, partition, before_offset))
+        self._retry.run(lambda: self._log.trim(topic, partition, before_offset))
 
     def close(self) -> None:
         """Free connections and files."""
         self._log.close()
 
 
-class PatientKv:
-    """A `Kv` with patience: each of its operations may run again."""
+class RetryingKv:
+    """A `Kv` with retry: each of its operations may run again."""
 
-    def __init__(self, kv: Kv, patience: Patience) -> None:
-        self._kv, self._patience = kv, patience
+    def __init__(self, kv: Kv, retry: RetryPolicy) -> None:
+        self._kv, self._retry = kv, retry
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return the value of each key, None where there is none."""
-        return self._patience.run(lambda: self._kv.get_many(keys))
+        return self._retry.run(lambda: self._kv.get_many(keys))
 
     def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
         """Put and delete in one atomic, durable step."""
-        self._patience.run(lambda: self._kv.write(puts, deletes))
+        self._retry.run(lambda: self._kv.write(puts, deletes))
 
     def scan(self, prefix: str) -> Iterator[tuple[str, bytes]]:
         """Yield every (key, value) whose key starts with `prefix`; a failure begins the scan again before anything is yielded."""
-        yield from self._patience.run(lambda: list(self._kv.scan(prefix)))
+        yield from self._retry.run(lambda: list(self._kv.scan(prefix)))
 
     def close(self) -> None:
         """Free connections and files."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from monolith_py.errors import MonolithError
 
-# Longer than any write transaction of ours, shorter than a supervisor's patience.
+# Longer than any write transaction of ours, shorter than a supervisor's retry.
 BUSY_TIMEOUT_S = 10.0
 # Measured of 4, 8 and 16 KiB: as fast as any for batches of small records, a quarter less work than 4 KiB for 50 KB records.
 _PAGE_BYTES = 8192

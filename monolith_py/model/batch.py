@@ -12,7 +12,7 @@ import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from monolith_py import _core
-from monolith_py.data.examples import FeatureColumns, FloatArray, Int32Array, Int64Array, SparseColumn
+from monolith_py.data.columns import FeatureColumns, FloatArray, Int32Array, Int64Array, SparseColumn
 from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
 

@@ -1,5 +1,6 @@
 """Metrics and logging of every process."""
 
-from monolith_py.observe.metrics import serve_metrics, set_up_logging
+from monolith_py.observe.logging import set_up_logging
+from monolith_py.observe.metrics import serve_metrics
 
 __all__ = ["serve_metrics", "set_up_logging"]

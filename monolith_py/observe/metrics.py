@@ -1,13 +1,17 @@
-"""Logging set-up of the processes, and every metric's name."""
+"""Every metric: name, unit, labels; and the port that serves them.
+
+Names follow the conventions of Prometheus: base units, `_total` for counters (added by the client), `_timestamp_seconds` for times of
+day.
+"""
 
 from __future__ import annotations
 
-import logging
 import threading
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import REGISTRY, Gauge, Histogram, start_http_server
+from prometheus_client import Counter as Counter
 from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -43,77 +47,97 @@ class WeightedHistogram(Collector):
         yield metric
 
 
-# Every process serves all metrics of this file; this one tells whose they are.
+class TotalCounters:
+    """Counters fed from totals that are kept elsewhere, such as in a table restored from a checkpoint.
+
+    >>> evicted, counters = Counter("doc_rows_evicted", "For this example"), TotalCounters()
+    >>> counters.start(evicted, 40)  # counted by an earlier process
+    >>> counters.advance(evicted, 42)
+    >>> REGISTRY.get_sample_value("doc_rows_evicted_total")
+    2.0
+    """
+
+    def __init__(self) -> None:
+        self._totals: dict[Counter, float] = {}
+
+    def start(self, counter: Counter, total: float) -> None:
+        """Take `total` as counted before."""
+        self._totals[counter] = total
+
+    def advance(self, counter: Counter, total: float) -> None:
+        """Increase `counter` by the rise of `total` since the last call; a total that fell counts nothing."""
+        counter.inc(max(total - self._totals.get(counter, 0.0), 0.0))
+        self._totals[counter] = total
+
+
+# Every process serves all metrics of this file; this one names the role of the process.
 PROCESS = Gauge("monolith_process", "1 in a process of this role: joiner, trainer, serving", ["role"])
 
-EXAMPLES_JOINED = Counter("monolith_examples_joined", "Examples that the joiner wrote", ["kind"])
-IMPRESSIONS_READ = Counter("monolith_impressions_read", "Impressions that the joiner read")
-ACTIONS_READ = Counter("monolith_actions_read", "Actions that the joiner read")
+EXAMPLES_JOINED = Counter("monolith_examples_joined", "Examples written by the joiner", ["kind"])
+IMPRESSIONS_READ = Counter("monolith_impressions_read", "Impressions read by the joiner")
+ACTIONS_READ = Counter("monolith_actions_read", "Actions read by the joiner")
 ACTIONS_UNMATCHED = Counter("monolith_actions_unmatched", "Actions without a waiting impression", ["reason"])
 DEAD_LETTERS = Counter("monolith_dead_letters", "Bad messages put aside", ["topic"])
-IMPRESSIONS_WAITING = Gauge("monolith_impressions_waiting", "Candidates that wait for their window to close")
-JOINER_WATERMARK_S = Gauge("monolith_joiner_watermark_s", "Event time that the joiner has reached, seconds since the epoch")
+JOINER_CANDIDATES_WAITING = Gauge("monolith_joiner_candidates_waiting", "Candidates of impressions whose window is open")
+JOINER_WATERMARK_TIMESTAMP_SECONDS = Gauge("monolith_joiner_watermark_timestamp_seconds", "Event time reached by the joiner, Unix time")
 
 EXAMPLES_TRAINED = Counter("monolith_examples_trained", "Examples learnt")
 BATCHES_TRAINED = Counter("monolith_batches_trained", "Batches learnt")
 BATCHES_SKIPPED = Counter("monolith_batches_skipped", "Batches not learnt", ["reason"])
-STEP_DURATION_S = Histogram(
-    "monolith_step_duration_s", "Duration of one training step", buckets=(1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.5, 1, 5)
+STEP_DURATION_SECONDS = Histogram(
+    "monolith_step_duration_seconds", "Duration of a training step", buckets=(1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.5, 1, 5)
 )
 PROGRESSIVE_AUC = Gauge("monolith_progressive_auc", "AUC of predictions made before learning, over the last window", ["task"])
 PROGRESSIVE_NE = Gauge("monolith_progressive_ne", "Normalised entropy of predictions made before learning, over the last window", ["task"])
 CALIBRATION_RATIO = Gauge("monolith_calibration_ratio", "Mean prediction over mean label, over the last window", ["task"])
-EXAMPLE_LAG_RECORDS = Gauge("monolith_example_lag_records", "Records of `examples` that wait for the trainer", ["partition"])
-CHECKPOINT_DURATION_S = Gauge("monolith_checkpoint_duration_s", "Duration of the last checkpoint, beside training")
-CHECKPOINT_PAUSE_S = Gauge("monolith_checkpoint_pause_s", "How long training stood still for the last checkpoint, publishing not counted")
-CHECKPOINT_SAVED_S = Gauge("monolith_checkpoint_saved_s", "When the last checkpoint was complete, wall clock, seconds since the epoch")
+EXAMPLE_LAG_RECORDS = Gauge("monolith_example_lag_records", "Records of topic `examples` not yet read by the trainer", ["partition"])
+CHECKPOINT_DURATION_SECONDS = Gauge("monolith_checkpoint_duration_seconds", "Duration of the last checkpoint, written beside training")
+CHECKPOINT_PAUSE_SECONDS = Gauge("monolith_checkpoint_pause_seconds", "Pause of training for the last checkpoint, without publishing")
+CHECKPOINT_SAVED_TIMESTAMP_SECONDS = Gauge(
+    "monolith_checkpoint_saved_timestamp_seconds", "Wall clock of the last complete checkpoint, Unix time"
+)
 TABLE_ROWS = Gauge("monolith_table_rows", "Rows of a table", ["table"])
 TABLE_BYTES = Gauge("monolith_table_bytes", "Memory of a table", ["table"])
-TABLE_ADMITTED = Gauge("monolith_table_admitted", "Rows born since the table was made", ["table"])
-TABLE_FILTERED = Gauge("monolith_table_filtered", "Look-ups of fids not yet admitted", ["table"])
-TABLE_EVICTED = Gauge("monolith_table_evicted", "Rows evicted since the table was made, by time to live or budget", ["table"])
-TABLE_FREED = Gauge("monolith_table_freed", "Rows that their rule brought to zero, since the table was made", ["table"])
 TABLE_CANDIDATES = Gauge("monolith_table_candidates", "Fids that are counted and have no row yet", ["table"])
-TOWER_DENSITY = Gauge("monolith_tower_density", "Share of the atoms of sparse layers that live")
+TABLE_ROWS_ADMITTED = Counter("monolith_table_rows_admitted", "Rows born", ["table"])
+TABLE_LOOKUPS_FILTERED = Counter("monolith_table_lookups_filtered", "Look-ups of fids not yet admitted", ["table"])
+TABLE_ROWS_EVICTED = Counter("monolith_table_rows_evicted", "Rows evicted by time to live or budget", ["table"])
+TABLE_ROWS_FREED = Counter("monolith_table_rows_freed", "Rows freed because their optimizer set all weights to zero", ["table"])
+TOWER_DENSITY = Gauge("monolith_tower_density", "Share of live atoms in the sparse layers")
 TOWER_LIVE_ATOMS = Gauge("monolith_tower_live_atoms", "Live atoms of a sparse layer", ["layer"])
-TOWER_SWAPS = Gauge("monolith_tower_swaps", "How often the topology moved")
-TOWER_REGRET_RATE = Gauge("monolith_tower_regret_rate", "Share of the atoms grown lately that had been dropped not long before")
-TOWER_NEWBORN_SURVIVAL = Gauge("monolith_tower_newborn_survival", "Share of the atoms grown two swaps ago that have lived since")
+TOWER_TOPOLOGY_UPDATES = Counter("monolith_tower_topology_updates", "Changes of the topology")
+TOWER_REGRET_RATE = Gauge("monolith_tower_regret_rate", "Share of the atoms grown lately that had been dropped shortly before")
+TOWER_NEWBORN_SURVIVAL = Gauge("monolith_tower_newborn_survival", "Share of the atoms grown two swaps ago that are still live")
 
-DELTAS_PUBLISHED = Counter("monolith_deltas_published", "Deltas that the log has acknowledged")
+DELTAS_PUBLISHED = Counter("monolith_deltas_published", "Deltas acknowledged by the log")
 ROWS_PUBLISHED = Counter("monolith_rows_published", "Rows in published deltas")
 PUBLISHED_BYTES = Counter("monolith_published_bytes", "Bytes of published deltas")
-TOWER_PUBLISHED_BYTES = Counter("monolith_tower_published_bytes", "Bytes of published updates of the towers: full, values, swap", ["form"])
-PUBLISH_FAILURES = Counter("monolith_publish_failures", "Publishes that the log refused; their rows go with the next")
+DENSE_PUBLISHED_BYTES = Counter("monolith_dense_published_bytes", "Bytes of published dense updates: full, values, swap", ["form"])
+PUBLISH_FAILURES = Counter("monolith_publish_failures", "Publishes refused by the log; their rows go with the next")
 
-DELTAS_APPLIED = Counter("monolith_deltas_applied", "Deltas that the replica applied")
-ROWS_APPLIED = Counter("monolith_rows_applied", "Rows that the replica applied")
-FRESHNESS_S = WeightedHistogram("monolith_freshness_s", "Row updated to servable", (0.05, 0.1, 0.2, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60))
-STALENESS_S = Gauge("monolith_staleness_s", "Age of the newest applied delta")
+DELTAS_APPLIED = Counter("monolith_deltas_applied", "Deltas applied by the replica")
+ROWS_APPLIED = Counter("monolith_rows_applied", "Rows applied by the replica")
+REPLICA_ROWS = Gauge("monolith_replica_rows", "Rows held by the replica, over all tables")
+REPLICA_BYTES = Gauge("monolith_replica_bytes", "Memory of the rows held by the replica")
+FRESHNESS_SECONDS = WeightedHistogram(
+    "monolith_freshness_seconds", "Time from a row's update to its use in scores", (0.05, 0.1, 0.2, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60)
+)
+STALENESS_SECONDS = Gauge("monolith_staleness_seconds", "Age of the newest applied delta")
 RANK_REQUESTS = Counter("monolith_rank_requests", "Rank requests", ["code"])
 RANK_CANDIDATES = Counter("monolith_rank_candidates", "Candidates scored")
-RANK_DURATION_S = Histogram(
-    "monolith_rank_duration_s", "Duration of one Rank request", buckets=(5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1)
+RANK_DURATION_SECONDS = Histogram(
+    "monolith_rank_duration_seconds", "Duration of a Rank request", buckets=(5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1)
 )
-FEATURES_MISSING = Counter("monolith_features_missing", "Users or items without stored features", ["kind"])
-FEATURES_BAD = Counter("monolith_features_bad", "Stored features that break a rule, served as none", ["kind"])
-REPLICA_LOADS = Counter("monolith_replica_loads", "Checkpoints that the replica loaded")
+FEATURES_MISSING = Counter("monolith_features_missing", "Users or items without stored features", ["entity"])
+FEATURES_BAD = Counter("monolith_features_bad", "Stored features that break a rule, served as none", ["entity"])
+REPLICA_LOADS = Counter("monolith_replica_loads", "Checkpoints loaded by the replica")
 REPLICA_FAULTS = Counter(
     "monolith_replica_faults",
-    "Updates that the replica could not apply; it asks for full towers (TowerGap) or waits for a newer checkpoint",
+    "Updates that did not fit; the replica asks for a full dense state (DenseGap) or waits for a newer checkpoint",
     ["reason"],
 )
-IMPRESSIONS_LOGGED = Counter("monolith_impressions_logged", "Impressions that the log has acknowledged")
+IMPRESSIONS_LOGGED = Counter("monolith_impressions_logged", "Impressions acknowledged by the log")
 IMPRESSIONS_LOST = Counter("monolith_impressions_lost", "Impressions that could not be logged")
-
-
-def set_up_logging(level: str) -> None:
-    """Send log lines of `level` and above to standard error. Entry points alone call this."""
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
-    # kafka-python has an INFO line for each step of each connection.
-    logging.getLogger("kafka").setLevel(max(logging.getLevelNamesMapping()[level], logging.WARNING))
-    # It warns of each callback that took a tenth of a second, which on a busy machine any may.
-    logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)
 
 
 def serve_metrics(port: int, role: str) -> None:

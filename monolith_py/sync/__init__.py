@@ -1,9 +1,9 @@
 """Parameter sync over the log: the trainer publishes deltas, replicas subscribe and apply them in order."""
 
 from monolith_py.sync.delta import Delta, StepMark, decode_delta, encode_delta
-from monolith_py.sync.dense.requests import TowerRequester, TowerRequests
-from monolith_py.sync.dense.state import TowerState
-from monolith_py.sync.dense.update import TowerForm, TowerUpdate, apply_update, full_update, next_update
+from monolith_py.sync.dense.requests import DenseRequester, DenseRequests
+from monolith_py.sync.dense.state import DenseState
+from monolith_py.sync.dense.update import DenseForm, DenseUpdate, apply_update, full_update, next_update
 from monolith_py.sync.generation import next_generation
 from monolith_py.sync.publisher import Publisher, TouchedRows
 from monolith_py.sync.rows import RowEncoding, pack_rows, row_bytes, unpack_rows
@@ -11,17 +11,17 @@ from monolith_py.sync.subscriber import Sink, Subscriber
 
 __all__ = [
     "Delta",
+    "DenseForm",
+    "DenseRequester",
+    "DenseRequests",
+    "DenseState",
+    "DenseUpdate",
     "Publisher",
     "RowEncoding",
     "Sink",
     "StepMark",
     "Subscriber",
     "TouchedRows",
-    "TowerForm",
-    "TowerRequester",
-    "TowerRequests",
-    "TowerState",
-    "TowerUpdate",
     "apply_update",
     "decode_delta",
     "encode_delta",

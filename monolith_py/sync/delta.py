@@ -1,4 +1,4 @@
-"""Deltas: a change of one table, or of the towers, to and from protobuf (protos/monolith/v1/parameter_sync.proto).
+"""Deltas: a change of one table, or of the dense parameters, to and from protobuf (protos/monolith/v1/parameter_sync.proto).
 
 Letters: n updated rows, m evicted fids, R = bytes of one packed row.
 """
@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from monolith_py.data.examples import Int64Array
+from monolith_py.data.columns import Int64Array
 from monolith_py.errors import WireError
 from monolith_py.pb import parameter_sync_pb2 as pb
-from monolith_py.sync.dense.update import TowerUpdate, tower_update_from_wire, tower_update_to_wire
+from monolith_py.sync.dense.update import DenseUpdate, dense_update_from_wire, dense_update_to_wire
 from monolith_py.sync.rows import ENCODING_FROM_WIRE, ENCODING_TO_WIRE, ByteArray, RowEncoding, row_bytes, rows_are_finite
 
 _FID = np.dtype("<i8")
@@ -34,7 +34,7 @@ def _no_fids() -> Int64Array:
 
 @dataclass(frozen=True)
 class Delta:
-    """A change of one table, or of the towers (`table` is empty then), or of neither: a sign of life.
+    """A change of one table, or of the dense parameters (`table` is empty then), or of neither: a sign of life.
 
     Apply `evicted` first, then the rows. Deltas of a generation are numbered by `seq` without a gap over all tables.
     """
@@ -49,7 +49,7 @@ class Delta:
     fids: Int64Array = field(default_factory=_no_fids)  # (n,)
     rows: ByteArray = field(default_factory=lambda: np.empty((0, 0), np.uint8))  # (n, R)
     evicted: Int64Array = field(default_factory=_no_fids)  # (m,)
-    towers: TowerUpdate | None = None
+    dense: DenseUpdate | None = None
     steps: tuple[StepMark, ...] = ()
 
 
@@ -67,7 +67,7 @@ def encode_delta(delta: Delta) -> bytes:
         fids=delta.fids.astype(_FID, copy=False).tobytes(),
         rows=delta.rows.tobytes(),
         evicted=delta.evicted.astype(_FID, copy=False).tobytes(),
-        towers=None if delta.towers is None else tower_update_to_wire(delta.towers),
+        dense=None if delta.dense is None else dense_update_to_wire(delta.dense),
         steps=[pb.StepMark(time_ms=step.time_ms, num_rows=step.num_rows) for step in delta.steps],
     )
     value: bytes = message.SerializeToString()
@@ -100,13 +100,13 @@ def decode_delta(value: bytes) -> Delta:
     for name in ("fids", "rows", "evicted"):
         if getattr(message, name):
             raise WireError(f"delta.{name} must be empty without delta.table, got {len(getattr(message, name))} bytes")
-    return replace(head, towers=tower_update_from_wire(message.towers)) if message.HasField("towers") else head
+    return replace(head, dense=dense_update_from_wire(message.dense)) if message.HasField("dense") else head
 
 
 def _with_rows(head: Delta, message: pb.Delta) -> Delta:
     """Return `head` with the checked rows of a delta of a table."""
-    if message.HasField("towers"):
-        raise WireError(f"delta.towers must be absent in a delta of table {message.table!r}, got {message.towers.ByteSize()} bytes")
+    if message.HasField("dense"):
+        raise WireError(f"delta.dense must be absent in a delta of table {message.table!r}, got {message.dense.ByteSize()} bytes")
     if message.encoding not in ENCODING_FROM_WIRE:
         raise WireError(f"delta.encoding must be one of {sorted(ENCODING_FROM_WIRE)}, got {message.encoding}")
     if message.dim % 4 or not 4 <= message.dim <= _MAX_DIM:

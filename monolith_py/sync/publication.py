@@ -8,10 +8,10 @@ from functools import cached_property
 
 import numpy as np
 
-from monolith_py.data.examples import FloatArray, Int64Array
+from monolith_py.data.columns import FloatArray, Int64Array
 from monolith_py.sync.delta import Delta, StepMark, encode_delta
-from monolith_py.sync.dense.state import TowerState
-from monolith_py.sync.dense.update import TowerUpdate, full_update, next_update
+from monolith_py.sync.dense.state import DenseState
+from monolith_py.sync.dense.update import DenseUpdate, full_update, next_update
 from monolith_py.sync.rows import ByteArray, RowEncoding, pack_rows
 
 # More marks than this are merged two by two, each pair at its older time: no row seems fresher than it is.
@@ -65,20 +65,20 @@ class Drained:
 
 
 @dataclass(frozen=True)
-class TowerTurn:
-    """What a publish that it is the towers' turn in knows of them; which update that makes is settled when it is packed.
+class DenseTurn:
+    """Dense state captured for one publish. The worker decides between a full and an incremental update when it encodes.
 
-    `base` is what the log holds before this publish, None at the first of a generation. `asked` returns whether a replica asked for full
-    towers; it may ask the log, so it is not for the training thread.
+    `base`: the state in the log before this publish, None at the first of a generation. `asked` returns whether a replica asked for a full
+    state; it may read the log, so the training thread must not call it.
     """
 
-    base: TowerState | None
-    state: TowerState
+    base: DenseState | None
+    state: DenseState
     has_learnt: bool  # since `base`
     encoding: RowEncoding
     asked: Callable[[], bool]
 
-    def update(self) -> TowerUpdate | None:
+    def update(self) -> DenseUpdate | None:
         """Return the update to publish, None where nobody needs one.
 
         Raises:
@@ -91,18 +91,18 @@ class TowerTurn:
 
 
 @dataclass(frozen=True)
-class Publish:
-    """Deltas of one generation from `first_seq` on: where it is the towers' turn, first one for them, then the rows of each table.
+class Publication:
+    """Deltas of one generation from `first_seq` on: one for the dense state if it is due, then the rows of each table.
 
-    That first delta is a mere sign of life where the towers need no update. The step marks are in the last delta: once it is applied, all
-    the rows are servable.
+    The first delta is empty where the dense state needs no update. The step marks are in the last delta: once it is applied, all
+    rows are servable.
     """
 
     generation: int
     first_seq: int
     watermark_ms: int
     published_ms: int
-    turn: TowerTurn | None
+    turn: DenseTurn | None
     drained: Sequence[Drained]
     steps: tuple[StepMark, ...]
     encoding: RowEncoding
@@ -142,8 +142,8 @@ class Publish:
         return self._values
 
     @cached_property
-    def towers(self) -> TowerUpdate | None:
-        """Return the update of the towers, the same at each call. Like `values`, it may ask the log at the first."""
+    def dense(self) -> DenseUpdate | None:
+        """Return the update of the dense parameters, the same at each call. Like `values`, it may ask the log at the first."""
         return self.turn.update() if self.turn else None
 
     @cached_property
@@ -156,7 +156,7 @@ class Publish:
         seq, last = self.first_seq, self.first_seq + self.num_deltas - 1
         if self.turn:
             steps = self.steps if seq == last else ()
-            yield Delta(self.generation, seq, self.watermark_ms, self.published_ms, towers=self.towers, steps=steps)
+            yield Delta(self.generation, seq, self.watermark_ms, self.published_ms, dense=self.dense, steps=steps)
             seq += 1
         for part in self.drained:
             # Evictions and rows of one fid must not part ways over two deltas: a fid that has a row again is not evicted.

@@ -1,11 +1,11 @@
-"""Publishes what training changed: touched rows at a short interval, towers at a longer one, as deltas appended to the log.
+"""Publishes what training changed: touched rows at a short interval, dense parameters at a longer one, as deltas appended to the log.
 
 The training thread drains the tables and goes on; one worker thread packs and appends. A publish that the log refused stays as it is,
 number for number and byte for byte, and goes before the next: no row is dropped, no seq is skipped, none is used twice for different
 content. Where a refused append was written after all, the subscriber skips the copy by its seq.
 
-Towers go whole at the first publish of a generation and where a replica asked, else as what has changed since the publish before, which
-the log holds before this one whatever it refuses meanwhile. Which of the two is settled when a publish is packed for the first time.
+The dense state goes whole at the first publish of a generation and where a replica asked, else as the change since the publish before.
+The worker decides between the two when it packs a publish for the first time.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from torch import Tensor
 
 from monolith_py.clock import Clock
 from monolith_py.config import SyncConfig
-from monolith_py.data.examples import FloatArray, Int64Array
+from monolith_py.data.columns import FloatArray, Int64Array
 from monolith_py.errors import LogError
 from monolith_py.io import Log
-from monolith_py.observe.metrics import DELTAS_PUBLISHED, PUBLISH_FAILURES, PUBLISHED_BYTES, ROWS_PUBLISHED, TOWER_PUBLISHED_BYTES
-from monolith_py.sync.dense.requests import TowerRequests
-from monolith_py.sync.dense.state import TowerState
-from monolith_py.sync.publication import Drained, Publish, StepMarks, TowerTurn
+from monolith_py.observe.metrics import DELTAS_PUBLISHED, DENSE_PUBLISHED_BYTES, PUBLISH_FAILURES, PUBLISHED_BYTES, ROWS_PUBLISHED
+from monolith_py.sync.dense.requests import DenseRequests
+from monolith_py.sync.dense.state import DenseState
+from monolith_py.sync.publication import DenseTurn, Drained, Publication, StepMarks
 from monolith_py.sync.rows import RowEncoding
 
 logger = logging.getLogger(__name__)
@@ -59,9 +59,9 @@ class TouchedRows(Protocol):
 
 
 class Publisher:
-    """Publishes the tables and towers of one trainer. All methods are for the training thread.
+    """Publishes the tables and dense parameters of one trainer. All methods are for the training thread.
 
-    A trainer that starts takes `generation` from `next_generation`; `towers` returns copies of the tensors to publish, made in the training
+    A trainer that starts takes `generation` from `next_generation`; `dense` returns copies of the tensors to publish, made in the training
     thread; `requests` is looked at in the worker, at most once for each turn of the towers.
     """
 
@@ -70,23 +70,23 @@ class Publisher:
         log: Log,
         topic: str,
         tables: Mapping[str, TouchedRows],
-        towers: Callable[[], Mapping[str, Tensor]],
+        dense: Callable[[], Mapping[str, Tensor]],
         config: SyncConfig,
         clock: Clock,
         *,
-        requests: TowerRequests,
+        requests: DenseRequests,
         generation: int,
         next_seq: int = 0,
     ) -> None:
-        self._log, self._topic, self._tables, self._towers = log, topic, tables, towers
+        self._log, self._topic, self._tables, self._dense = log, topic, tables, dense
         self._requests, self._config, self._clock = requests, config, clock
         self._generation, self._next_seq = generation, next_seq
         self._marks = StepMarks()
-        self._stepped = False  # since towers were published last
-        self._due_s = self._towers_due_s = clock.monotonic_s()
-        self._base: TowerState | None = None  # as of the newest publish with towers, be it in the log or on its way
+        self._stepped = False  # since dense parameters were published last
+        self._due_s = self._dense_due_s = clock.monotonic_s()
+        self._base: DenseState | None = None  # as of the newest publish with dense parameters, be it in the log or on its way
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="publisher")
-        self._publish: Publish | None = None  # built and not acknowledged
+        self._publish: Publication | None = None  # built and not acknowledged
         self._append: Future[int] | None = None  # on its way to the log
 
     @property
@@ -110,12 +110,12 @@ class Publisher:
             return
         self._due_s = now_s + self._config.sparse_interval_s
         if self._publish is None:
-            towers_due = now_s >= self._towers_due_s
-            self._publish = self._collect(watermark_ms, self._turn() if towers_due else None)
+            dense_due = now_s >= self._dense_due_s
+            self._publish = self._collect(watermark_ms, self._turn() if dense_due else None)
         self._start()
 
     def flush(self, watermark_ms: int) -> int:
-        """Publish all that is pending and the towers, wait until the log has it, and return the end offset of the updates.
+        """Publish all that is pending and the dense parameters, wait until the log has it, and return the end offset of the updates.
 
         Raises:
             LogError: the log refused; everything stays for the next publish.
@@ -136,23 +136,23 @@ class Publisher:
             self._settle()
         self._worker.shutdown()
 
-    def _turn(self) -> TowerTurn:
-        """Return what to publish of the towers now that it is their turn."""
+    def _turn(self) -> DenseTurn:
+        """Return what to publish of the dense parameters now that it is their turn."""
         base, has_learnt = self._base, self._stepped
         if base is None or has_learnt:
-            self._base = TowerState.of(self._towers())
+            self._base = DenseState.of(self._dense())
         assert self._base is not None
         self._stepped = False
-        self._towers_due_s = self._clock.monotonic_s() + self._config.dense_interval_s
-        return TowerTurn(base, self._base, has_learnt, RowEncoding(self._config.dense_encoding), self._requests.take)
+        self._dense_due_s = self._clock.monotonic_s() + self._config.dense_interval_s
+        return DenseTurn(base, self._base, has_learnt, RowEncoding(self._config.dense_encoding), self._requests.take)
 
-    def _collect(self, watermark_ms: int, turn: TowerTurn | None) -> Publish | None:
-        """Drain all tables into a publish; None where nothing changed and it is not the towers' turn."""
+    def _collect(self, watermark_ms: int, turn: DenseTurn | None) -> Publication | None:
+        """Drain all tables into a publish; None where nothing changed and it is not the dense parameters' turn."""
         drained = []
         for name, table in self._tables.items():
             part = table.drain(_CONSUMER)
             drained.append(Drained(name, part.ticket, part.fids, part.weights, part.evicted))
-        publish = Publish(
+        publish = Publication(
             generation=self._generation,
             first_seq=self._next_seq,
             watermark_ms=watermark_ms,
@@ -192,17 +192,17 @@ class Publisher:
         DELTAS_PUBLISHED.inc(publish.num_deltas)
         ROWS_PUBLISHED.inc(publish.num_rows)
         PUBLISHED_BYTES.inc(publish.num_bytes)
-        form, num_tower_bytes = (publish.towers.form.value, publish.towers.num_bytes) if publish.towers else ("no", 0)
-        if publish.towers:
-            TOWER_PUBLISHED_BYTES.labels(form=form).inc(num_tower_bytes)
+        form, num_dense_bytes = (publish.dense.form.value, publish.dense.num_bytes) if publish.dense else ("no", 0)
+        if publish.dense:
+            DENSE_PUBLISHED_BYTES.labels(form=form).inc(num_dense_bytes)
         logger.info(
-            "published generation %d seq %d..%d: %d rows, %d evicted, %d bytes of %s towers",
+            "published generation %d seq %d..%d: %d rows, %d evicted, %d bytes of %s dense parameters",
             self._generation,
             publish.first_seq,
             publish.first_seq + publish.num_deltas - 1,
             publish.num_rows,
             publish.num_evicted,
-            num_tower_bytes,
+            num_dense_bytes,
             form,
         )
         return None
@@ -215,6 +215,6 @@ class Publisher:
             raise error
         return append.result()
 
-    def _acknowledge(self, publish: Publish) -> None:
+    def _acknowledge(self, publish: Publication) -> None:
         for part in publish.drained:
             self._tables[part.table].ack(_CONSUMER, part.ticket)

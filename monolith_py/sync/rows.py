@@ -11,7 +11,7 @@ from typing import assert_never
 import numpy as np
 import numpy.typing as npt
 
-from monolith_py.data.examples import FloatArray
+from monolith_py.data.columns import FloatArray
 from monolith_py.pb import parameter_sync_pb2 as pb
 
 ByteArray = npt.NDArray[np.uint8]

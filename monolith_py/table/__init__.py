@@ -1,6 +1,6 @@
 """Embedding tables and the torch module that looks rows up and updates them."""
 
-from monolith_py.table.admission import Admission, Budget
+from monolith_py.table.admission import Admission, MemoryBudget
 from monolith_py.table.bags import EmbeddingBags, Feature
 from monolith_py.table.embedding_table import NO_ROW, EmbeddingTable, EncodedDelta, Entries, TableDelta, TableSaving, TableStats
 from monolith_py.table.optimizers import (
@@ -31,7 +31,6 @@ __all__ = [
     "AdamW",
     "Admission",
     "AmsGrad",
-    "Budget",
     "CosineDecay",
     "EmbeddingBags",
     "EmbeddingTable",
@@ -43,6 +42,7 @@ __all__ = [
     "GroupAdagrad",
     "GroupFtrl",
     "Initializer",
+    "MemoryBudget",
     "Momentum",
     "Optimizer",
     "PolynomialDecay",

@@ -36,7 +36,7 @@ EXACT_COUNT = Admission()
 
 
 @dataclass(frozen=True)
-class Budget:
+class MemoryBudget:
     """How much memory the rows of a table may take, and which go first: the least recently seen, the least often seen, or the least score.
 
     The score of a row is its count of sightings halved for each `half_life_s` since the last one. It is the default: at every budget that

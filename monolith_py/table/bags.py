@@ -18,7 +18,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 from monolith_py import _core
 from monolith_py.config import FeatureConfig, SparseOptimizerConfig
 from monolith_py.data.schema import Schema
-from monolith_py.table.admission import EXACT_COUNT, Admission, Budget
+from monolith_py.table.admission import EXACT_COUNT, Admission, MemoryBudget
 from monolith_py.table.embedding_table import EmbeddingTable, Int64Array, TableSaving, UInt32Array
 from monolith_py.table.optimizers import Optimizer, optimizer_from
 from monolith_py.table.slices import Initializer, Slice
@@ -44,7 +44,7 @@ class Feature:
     admit_after: int = 1
     admission: Admission = EXACT_COUNT
     ttl_s: int | None = None
-    budget: Budget | None = None
+    budget: MemoryBudget | None = None
 
     def __post_init__(self) -> None:
         if self.pooling not in ("sum", "mean", "first"):
@@ -179,7 +179,7 @@ def _feature(config: FeatureConfig) -> Feature:
     """Return the feature that the settings describe."""
     sketch = {"sketch_bytes": config.sketch_bytes, "window_s": config.sketch_window_s}
     admission = Admission(config.admission, **{name: value for name, value in sketch.items() if value is not None})
-    budget = Budget(config.budget_bytes, config.eviction, config.half_life_s) if config.budget_bytes else None
+    budget = MemoryBudget(config.budget_bytes, config.eviction, config.half_life_s) if config.budget_bytes else None
     return Feature(
         config.name,
         config.dim,

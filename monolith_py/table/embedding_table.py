@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from monolith_py import _core
 from monolith_py.errors import CheckpointError
-from monolith_py.table.admission import EXACT_COUNT, Admission, Budget
+from monolith_py.table.admission import EXACT_COUNT, Admission, MemoryBudget
 from monolith_py.table.optimizers import Optimizer
 from monolith_py.table.slices import Initializer, Slice
 
@@ -99,7 +99,7 @@ class EmbeddingTable:
         admit_after: int = 1,
         admission: Admission = EXACT_COUNT,
         ttl_s: int | None = None,
-        budget: Budget | None = None,
+        budget: MemoryBudget | None = None,
         seed: int = 0,
     ) -> None:
         """Make an empty table whose rows have one slice under `optimizer`, or the given `slices`, whose dims must add up to `dim`.

@@ -11,7 +11,7 @@ import numpy as np
 
 from monolith_py.errors import CheckpointError
 from monolith_py.table import optimizers as rules
-from monolith_py.table.admission import Admission, Budget
+from monolith_py.table.admission import Admission, MemoryBudget
 from monolith_py.table.slices import Encoding, Initializer
 
 _VERSION = 2
@@ -69,7 +69,7 @@ class TableSettings:
     admit_after: int
     admission: Admission
     ttl_s: int | None
-    budget: Budget | None
+    budget: MemoryBudget | None
 
     @property
     def dim(self) -> int:
@@ -135,7 +135,7 @@ def _settings(header: _Fields) -> TableSettings:
         admit_after=admit_after,
         admission=Admission(kind, sketch_bytes, window_s) if kind == "sketch" else Admission(kind),
         ttl_s=ttl_s or None,
-        budget=Budget(budget_bytes, goes_first, half_life_s) if goes_first else None,
+        budget=MemoryBudget(budget_bytes, goes_first, half_life_s) if goes_first else None,
     )
 
 

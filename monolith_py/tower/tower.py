@@ -16,7 +16,7 @@ from torch.nn.functional import dropout
 
 from monolith_py import _core
 from monolith_py.config.sparsity import SparsityConfig
-from monolith_py.tower.layers.compact import SmallerTower
+from monolith_py.tower.layers.compact import CompactTower
 from monolith_py.tower.layers.core_stack import CoreStack
 from monolith_py.tower.layers.prepacked import Prepacked
 from monolith_py.tower.layers.sparse_linear import MAX_INPUTS, SparseLinear
@@ -121,7 +121,7 @@ class Tower(nn.Module):
             for stack in self._in_core():
                 stack.freeze()
         elif self.sparse_layers:
-            self._frozen = [SmallerTower(self._linears)]
+            self._frozen = [CompactTower(self._linears)]
         elif on_cpu:
             self._frozen = [nn.Sequential(*(Prepacked(*_dense(layer), bf16=self._bf16) for layer in self._linears))]
 

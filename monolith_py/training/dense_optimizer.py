@@ -9,7 +9,7 @@ from monolith_py import _core
 from monolith_py.config import DenseOptimizerConfig
 from monolith_py.config.sparsity import SparsityConfig
 from monolith_py.model import RankModel
-from monolith_py.tower import AtomOptimizer, AtomRule, ParameterOptimizer, Swaps
+from monolith_py.tower import AtomOptimizer, AtomRule, ParameterOptimizer, TopologyUpdater
 
 
 class DenseOptimizer:
@@ -27,7 +27,7 @@ class DenseOptimizer:
         rule = AtomRule(config.kind, config.beta1, config.beta2, config.eps)
         self._whole = ParameterOptimizer(self._plain, rule)
         self._atoms = AtomOptimizer(layers, rule, sparsity.newborn)
-        self.swaps = Swaps(layers, self._atoms, sparsity, seed) if layers else None
+        self.swaps = TopologyUpdater(layers, self._atoms, sparsity, seed) if layers else None
 
     def before_backward(self) -> None:
         """Forget the gradients of the step before; call ahead of backward."""

@@ -10,7 +10,7 @@ from collections import deque
 import numpy as np
 import numpy.typing as npt
 
-from monolith_py.data.examples import FloatArray
+from monolith_py.data.columns import FloatArray
 
 Float64Array = npt.NDArray[np.float64]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -14,14 +15,15 @@ from torch import Tensor
 
 from monolith_py import _core
 from monolith_py.config import JobConfig
-from monolith_py.data.examples import ExampleBatch, ExampleKind, FloatArray
+from monolith_py.data.columns import FloatArray
+from monolith_py.data.examples import ExampleBatch, ExampleKind
 from monolith_py.data.schema import Schema
 from monolith_py.errors import MonolithError
 from monolith_py.model import RankModel, build_model
 from monolith_py.model.batch import make_batch
 from monolith_py.observe import metrics
 from monolith_py.table import EmbeddingBags
-from monolith_py.tower import Swaps
+from monolith_py.tower import TopologyUpdater
 from monolith_py.training.dense_optimizer import DenseOptimizer
 from monolith_py.training.loss import TaskLoss
 from monolith_py.training.metrics import ProgressiveWindow, auc, calibration, normalized_entropy
@@ -37,10 +39,10 @@ class PoisonedBatch(MonolithError):
 
 
 class Trainer:
-    """The model of a job and what learns it: bags, towers, their optimizer, progressive metrics.
+    """The model of a job and what learns it: bags, dense parameters, their optimizer, progressive metrics.
 
     `step` is the whole of online learning: the prediction comes before the update, so metrics are progressive. Rows learn from the
-    summed gradient of the batch, as each example would alone; towers from its mean, at the rate of `DenseOptimizerConfig`.
+    summed gradient of the batch, as each example would alone; dense parameters from its mean, at the rate of `DenseOptimizerConfig`.
     """
 
     def __init__(self, job: JobConfig) -> None:
@@ -53,6 +55,7 @@ class Trainer:
         self.watermark_ms = 0
         self._evict_interval_s, self._evict_due_s = job.trainer.evict_interval_s, 0.0
         self._loss = TaskLoss(self.schema.tasks, tuple(task.weight for task in job.tasks))
+        self._counters = metrics.TotalCounters()
         self._windows = {task: ProgressiveWindow(_METRIC_WINDOW) for task in self.schema.tasks}
 
     def step(self, examples: ExampleBatch) -> FloatArray:
@@ -72,7 +75,7 @@ class Trainer:
         if not self.model.training:
             self.model.train()
         pooled = self.bags(batch.sparse()).values()
-        seen = pooled.detach().requires_grad_()  # where the towers' part of backward ends
+        seen = pooled.detach().requires_grad_()  # where the dense parameters' part of backward ends
         logits = self.model(seen, torch.from_numpy(batch.dense))
         self._learn(pooled, seen, self._loss(logits, labels, examples), len(examples))
         probabilities: FloatArray = torch.sigmoid(logits.detach()).numpy()
@@ -83,14 +86,16 @@ class Trainer:
         self._evict()
         return probabilities
 
-    def export_towers(self) -> dict[str, Tensor]:
+    def export_dense(self) -> dict[str, Tensor]:
         """Return copies of all that is dense: what replicas need beside the rows."""
         return {name: value.detach().clone().contiguous() for name, value in self.model.state_dict().items()}
 
     def resume(self, *, num_batches: int, num_examples: int, watermark_ms: int) -> None:
-        """Go on counting from what a checkpoint holds; rows, towers and their optimizer are restored by the checkpoint itself."""
+        """Go on counting from what a checkpoint holds; rows, dense parameters and their optimizer are restored by the checkpoint itself."""
         self.num_batches, self.num_examples, self.watermark_ms = num_batches, num_examples, watermark_ms
         self._evict_due_s = self._sweep_time_s()
+        for counter, total in self._totals():
+            self._counters.start(counter, total)
 
     def _sweep_time_s(self) -> float:
         """Return the last time to sweep, event time: a multiple of the interval, so that it depends on the stream alone."""
@@ -98,7 +103,7 @@ class Trainer:
         return now_s - now_s % self._evict_interval_s
 
     def _learn(self, pooled: Tensor, seen: Tensor, loss: Tensor, num_examples: int) -> None:
-        """Go back through the towers; if all is finite, go on into the rows, which are updated there, and step the towers."""
+        """Go back through the dense parameters; if all is finite, go on into the rows, which are updated there, and step the towers."""
         self.optimizer.before_backward()
         loss.backward()  # type: ignore[no-untyped-call]
         total = float(loss.detach())
@@ -132,11 +137,20 @@ class Trainer:
             stats = table.stats()
             metrics.TABLE_ROWS.labels(table=name).set(stats.rows)
             metrics.TABLE_BYTES.labels(table=name).set(stats.bytes)
-            metrics.TABLE_ADMITTED.labels(table=name).set(stats.admitted)
-            metrics.TABLE_FILTERED.labels(table=name).set(stats.filtered)
-            metrics.TABLE_EVICTED.labels(table=name).set(stats.evicted)
-            metrics.TABLE_FREED.labels(table=name).set(stats.freed)
             metrics.TABLE_CANDIDATES.labels(table=name).set(stats.candidates)
+        for counter, total in self._totals():
+            self._counters.advance(counter, total)
+
+    def _totals(self) -> Iterator[tuple[metrics.Counter, float]]:
+        """Yield the counters of tables and topology, each with its total since the job began."""
+        for name, table in self.bags.tables.items():
+            stats = table.stats()
+            yield metrics.TABLE_ROWS_ADMITTED.labels(table=name), stats.admitted
+            yield metrics.TABLE_LOOKUPS_FILTERED.labels(table=name), stats.filtered
+            yield metrics.TABLE_ROWS_EVICTED.labels(table=name), stats.evicted
+            yield metrics.TABLE_ROWS_FREED.labels(table=name), stats.freed
+        if self.optimizer.swaps is not None:
+            yield metrics.TOWER_TOPOLOGY_UPDATES, self.optimizer.swaps.history.num_swaps
 
     def _evict(self) -> None:
         """Sweep the tables once every `evict_interval_s` of event time."""
@@ -148,11 +162,10 @@ class Trainer:
                 _logger.info("evicted %d rows not seen within their time to live", num)
 
 
-def _report_sparsity(swaps: Swaps) -> None:
-    """Set the gauges of the towers' topology; what is not known yet stays as it is."""
+def _report_sparsity(swaps: TopologyUpdater) -> None:
+    """Set the gauges of the dense parameters' topology; what is not known yet stays as it is."""
     history = swaps.history
     metrics.TOWER_DENSITY.set(history.density)
-    metrics.TOWER_SWAPS.set(history.num_swaps)
     for index, num_live in enumerate(history.live_atoms):
         metrics.TOWER_LIVE_ATOMS.labels(layer=str(index)).set(num_live)
     for gauge, value in ((metrics.TOWER_REGRET_RATE, history.regret_rate), (metrics.TOWER_NEWBORN_SURVIVAL, history.newborn_survival)):

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from monolith_py.config import DenseFeatureConfig
-from monolith_py.data.examples import FeatureColumns, FloatArray, Int32Array, Int64Array, SparseColumn
+from monolith_py.data.columns import FeatureColumns, FloatArray, Int32Array, Int64Array, SparseColumn
 from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
 
 
 @dataclass(frozen=True)
-class Layout:
+class FeatureOrder:
     """Which features a packed row holds, in order; those that take the id itself as their fid come first."""
 
     id_features: tuple[str, ...]
@@ -25,9 +25,9 @@ class Layout:
     dense: tuple[DenseFeatureConfig, ...]
 
     @staticmethod
-    def of(schema: Schema, source: str, id_source: str | None = None) -> Layout:
-        """Return the layout of the schema's features from `source`, and of those whose fid is the id itself."""
-        return Layout(
+    def of(schema: Schema, source: str, id_source: str | None = None) -> FeatureOrder:
+        """Return the order of the schema's features from `source`, and of those whose fid is the id itself."""
+        return FeatureOrder(
             tuple(feature.name for feature in schema.features if feature.source == id_source),
             tuple(feature.name for feature in schema.features if feature.source == source),
             tuple(dense for dense in schema.dense_features if dense.source == source),
@@ -69,7 +69,7 @@ class PackedRow:
 
 @dataclass(frozen=True)
 class PackedRows:
-    """R packed rows of one layout."""
+    """R packed rows of one order."""
 
     fids: Int64Array  # (n,) row by row
     lengths: Int32Array  # (R, F)

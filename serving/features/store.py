@@ -11,14 +11,14 @@ import numpy as np
 
 from monolith_py.clock import Clock
 from monolith_py.config import CounterConfig, ServingConfig
+from monolith_py.data.columns import FloatArray
 from monolith_py.data.counters import counter_key, counter_values
-from monolith_py.data.examples import FloatArray
 from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
 from monolith_py.io import Kv
 from monolith_py.io.codec import decode_features
 from monolith_py.observe.metrics import FEATURES_BAD, FEATURES_MISSING
-from monolith_serving.features.packed import Layout, PackedRow, PackedRows
+from monolith_serving.features.packed import FeatureOrder, PackedRow, PackedRows
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +61,8 @@ class FeatureStore:
 
     def __init__(self, kv: Kv, schema: Schema, counters: CounterConfig, config: ServingConfig, clock: Clock) -> None:
         self._kv, self._num_tasks, self._counters = kv, len(schema.tasks), counters
-        self.user_layout = Layout.of(schema, "user", "user_id")
-        self.item_layout = Layout.of(schema, "item", "item_id")
+        self.user_layout = FeatureOrder.of(schema, "user", "user_id")
+        self.item_layout = FeatureOrder.of(schema, "item", "item_id")
         size, ttl_s = config.feature_cache_entries, config.feature_cache_s
         self._users: TtlCache[int, PackedRow] = TtlCache(ttl_s, size, clock)
         self._items: TtlCache[int, PackedRow] = TtlCache(ttl_s, size, clock)
@@ -83,20 +83,20 @@ class FeatureStore:
         values = self._counts.get_many(keys, self._load_counters)
         return np.array(values, np.float32).reshape(len(keys), 1 + self._num_tasks)
 
-    def _load(self, kind: str, ids: list[int], layout: Layout) -> list[PackedRow]:
-        if not (layout.sparse or layout.dense):
-            return [layout.pack(None, one) for one in ids]
+    def _load(self, kind: str, ids: list[int], order: FeatureOrder) -> list[PackedRow]:
+        if not (order.sparse or order.dense):
+            return [order.pack(None, one) for one in ids]
         rows = []
         for one, value in zip(ids, self._kv.get_many([f"{kind}:{one}" for one in ids]), strict=True):
             try:
                 columns = None if value is None else decode_features(value)
-                rows.append(layout.pack(columns, one))
+                rows.append(order.pack(columns, one))
             except WireError as error:
-                FEATURES_BAD.labels(kind=kind).inc()
+                FEATURES_BAD.labels(entity=kind).inc()
                 logger.warning("stored features of one %s are served as none: %s", kind, error)
-                rows.append(layout.pack(None, one))
+                rows.append(order.pack(None, one))
             if value is None:
-                FEATURES_MISSING.labels(kind=kind).inc()
+                FEATURES_MISSING.labels(entity=kind).inc()
         return rows
 
     def _load_counters(self, keys: list[str]) -> list[FloatArray]:
@@ -105,7 +105,7 @@ class FeatureStore:
             try:
                 values.append(counter_values(value, self._counters, self._num_tasks))
             except WireError as error:
-                FEATURES_BAD.labels(kind="counter").inc()
+                FEATURES_BAD.labels(entity="counter").inc()
                 logger.warning("one stored counter is served as none: %s", error)
                 values.append(counter_values(None, self._counters, self._num_tasks))
         return values

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 
 from monolith_py.clock import Clock
-from monolith_py.data.examples import Impression
+from monolith_py.data.events import Impression
 from monolith_py.errors import LogError
 from monolith_py.io import Log
 from monolith_py.io.codec import encode_impression

@@ -13,11 +13,12 @@ import numpy as np
 
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
-from monolith_py.data.examples import FeatureColumns, FloatArray, Impression
+from monolith_py.data.columns import FeatureColumns, FloatArray
+from monolith_py.data.events import Impression
 from monolith_py.data.schema import Schema
 from monolith_py.model.batch import make_batch
 from monolith_py.observe.metrics import RANK_CANDIDATES
-from monolith_serving.features.packed import Layout, PackedRows
+from monolith_serving.features.packed import FeatureOrder, PackedRows
 from monolith_serving.features.store import FeatureStore
 from monolith_serving.ranking.batcher import Batcher
 from monolith_serving.ranking.impression_log import ImpressionWriter
@@ -47,7 +48,7 @@ class Ranker:
     def __init__(self, job: JobConfig, replica: Replica, store: FeatureStore, impressions: ImpressionWriter | None, clock: Clock) -> None:
         self._replica, self._store, self._impressions, self._clock = replica, store, impressions, clock
         self._schema = schema = Schema.of(job)
-        self.context_layout = Layout.of(schema, "context")
+        self.context_layout = FeatureOrder.of(schema, "context")
         keys = job.counters.keys if job.counters.enabled else ()
         self._shared_names = store.user_layout.names + self.context_layout.names
         self._shared_keys = tuple(key for key in keys if key in self._shared_names)

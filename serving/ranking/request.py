@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from monolith_py.config import ServingConfig
-from monolith_py.data.examples import Int64Array
+from monolith_py.data.columns import Int64Array
 from monolith_py.errors import WireError
 from monolith_py.io.codec import columns_from_proto
 from monolith_py.pb import ranking_pb2 as pb
-from monolith_serving.features.packed import Layout, PackedRow
+from monolith_serving.features.packed import FeatureOrder, PackedRow
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class RankInput:
     context: PackedRow
 
 
-def parse_request(message: pb.RankRequest, layout: Layout, config: ServingConfig, *, request_id: str, now_ms: int) -> RankInput:
+def parse_request(message: pb.RankRequest, layout: FeatureOrder, config: ServingConfig, *, request_id: str, now_ms: int) -> RankInput:
     """Return the request in `message`; `layout` is that of context features, `request_id` and `now_ms` stand in where it has none.
 
     Raises:

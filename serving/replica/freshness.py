@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from monolith_py.observe.metrics import FRESHNESS_S
+from monolith_py.observe.metrics import FRESHNESS_SECONDS
 from monolith_py.sync import StepMark
 
 
@@ -19,7 +19,7 @@ class Freshness:
         """Note that the rows of `steps` are servable at `now_ms`, wall clock."""
         for step in steps:
             age_s = max(0, now_ms - step.time_ms) / 1000
-            FRESHNESS_S.observe(age_s, step.num_rows)
+            FRESHNESS_SECONDS.observe(age_s, step.num_rows)
             if self._file is not None:
                 self._file.write(f"{now_ms} {age_s:.3f} {step.num_rows}\n")
 

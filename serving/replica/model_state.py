@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from monolith_py.data.examples import FloatArray
+from monolith_py.data.columns import FloatArray
 from monolith_py.errors import WireError
 from monolith_py.model import RankModel
 from monolith_py.model.batch import Batch
-from monolith_py.sync import TowerState, TowerUpdate, apply_update
+from monolith_py.sync import DenseState, DenseUpdate, apply_update
 from monolith_serving.replica.table import ReplicaTable
 
 
@@ -23,7 +23,7 @@ class ModelState:
 
     table: ReplicaTable
     model: RankModel
-    towers: TowerState  # what `model` was made from, for updates to build on
+    dense: DenseState  # what `model` was made from, for updates to build on
     position: tuple[int, int]  # (generation, seq) of the next delta
     published_ms: int  # wall clock of the newest delta, or of the checkpoint
 
@@ -40,18 +40,18 @@ class ModelState:
             scores: FloatArray = torch.sigmoid(logits.float()).cpu().numpy()
         return scores
 
-    def after(self, position: tuple[int, int], published_ms: int, update: TowerUpdate | None = None) -> ModelState:
-        """Return the state once a delta is applied; `update` is that of its towers, None where it has none.
+    def after(self, position: tuple[int, int], published_ms: int, update: DenseUpdate | None = None) -> ModelState:
+        """Return the state once a delta is applied; `update` is that of its dense parameters, None where it has none.
 
         Raises:
-            TowerGap: the update is for other towers than these.
-            WireError: the update breaks a rule, or the towers do not fit the model.
+            DenseGap: the update is for other dense parameters than these.
+            WireError: the update breaks a rule, or the dense parameters do not fit the model.
         """
-        model, towers = self.model, self.towers
+        model, dense = self.model, self.dense
         if update is not None:
-            towers = apply_update(towers, update)
-            model = with_weights(model, towers.tensors)
-        return replace(self, model=model, towers=towers, position=position, published_ms=max(published_ms, self.published_ms))
+            dense = apply_update(dense, update)
+            model = with_weights(model, dense.tensors)
+        return replace(self, model=model, dense=dense, position=position, published_ms=max(published_ms, self.published_ms))
 
 
 def with_weights(model: RankModel, weights: Mapping[str, Tensor]) -> RankModel:
@@ -64,6 +64,6 @@ def with_weights(model: RankModel, weights: Mapping[str, Tensor]) -> RankModel:
     try:
         other.load_state_dict(dict(weights))
     except RuntimeError as error:
-        raise WireError(f"towers must fit the model of this job: {error}") from None
+        raise WireError(f"dense parameters must fit the model of this job: {error}") from None
     other.freeze()
     return other

@@ -1,4 +1,4 @@
-"""Grace for readers: a row id that is no longer mapped is written again only when no reader can still hold it."""
+"""Reclaiming of row ids: a row id that is no longer mapped is reused only when no reader can still hold it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from monolith_py.data.examples import Int64Array
+from monolith_py.data.columns import Int64Array
 
 
-class Grace:
+class EpochReclaimer:
     """Counts readers by epoch. One writer retires and reclaims; any number of threads read.
 
-    >>> grace = Grace()
-    >>> with grace.reading():
-    ...     grace.retire(np.array([7]))
-    ...     held = grace.reclaim()
-    >>> held.tolist(), grace.reclaim().tolist()
+    >>> reclaimer = EpochReclaimer()
+    >>> with reclaimer.reading():
+    ...     reclaimer.retire(np.array([7]))
+    ...     held = reclaimer.reclaim()
+    >>> held.tolist(), reclaimer.reclaim().tolist()
     ([], [7])
     """
 

@@ -13,12 +13,20 @@ from safetensors.torch import load_file
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
 from monolith_py.data.schema import Schema
-from monolith_py.errors import CheckpointError, DeltaGap, LogError, NotReady, OffsetTrimmed, TopicMissing, TowerGap, WireError
+from monolith_py.errors import CheckpointError, DeltaGap, DenseGap, LogError, NotReady, OffsetTrimmed, TopicMissing, WireError
 from monolith_py.io import Log
 from monolith_py.io.log.topics import Topics
 from monolith_py.model import build_model
-from monolith_py.observe.metrics import DELTAS_APPLIED, REPLICA_FAULTS, REPLICA_LOADS, ROWS_APPLIED, STALENESS_S, TABLE_BYTES, TABLE_ROWS
-from monolith_py.sync import Delta, RowEncoding, Subscriber, TowerRequester, TowerState, pack_rows
+from monolith_py.observe.metrics import (
+    DELTAS_APPLIED,
+    REPLICA_BYTES,
+    REPLICA_FAULTS,
+    REPLICA_LOADS,
+    REPLICA_ROWS,
+    ROWS_APPLIED,
+    STALENESS_SECONDS,
+)
+from monolith_py.sync import Delta, DenseRequester, DenseState, RowEncoding, Subscriber, pack_rows
 from monolith_py.table import EmbeddingTable
 from monolith_py.training import CheckpointMeta, newest_checkpoint, read_meta
 from monolith_serving.replica.freshness import Freshness
@@ -32,7 +40,7 @@ _ROWS_AT_ONCE = 2048
 # How long one look for updates waits for the first, and how soon a log that was away is asked again.
 _POLL_S = 0.2
 _LOG_RETRY_S = 0.5
-# Full towers are asked for again no sooner than this, and than two turns of the trainer's towers take.
+# A full dense state are asked for again no sooner than this, and than two turns of the trainer's dense parameters take.
 _ASK_AGAIN_S = 5.0
 
 
@@ -41,7 +49,8 @@ class Replica:
 
     A hole in the updates, a record that is no delta, or updates that the log has let go of: the replica can no longer trust that
     reading on gives the trainer's state. It goes on serving what it has, counts the fault, and starts again from the next checkpoint.
-    Towers that an update does not fit are a smaller fault: it keeps them, goes on with the rows, and asks the trainer for full towers.
+    A dense update that does not fit is a smaller fault: the replica keeps its dense state, applies the rows, and asks the trainer for a
+    full one.
     """
 
     def __init__(self, job: JobConfig, log: Log | None, device: torch.device, clock: Clock) -> None:
@@ -54,10 +63,10 @@ class Replica:
         self._loaded: tuple[Path, int] | None = None  # the checkpoint behind `_state` and when it was saved
         self._loaded_ms = 0
         self._subscriber: Subscriber | None = None
-        self._requester: TowerRequester | None = None
+        self._requester: DenseRequester | None = None
         if log is not None:
             interval_s = max(_ASK_AGAIN_S, 2 * job.sync.dense_interval_s)
-            self._requester = TowerRequester(log, Topics.of(job.log).tower_requests, job.name, clock, interval_s)
+            self._requester = DenseRequester(log, Topics.of(job.log).dense_requests, job.name, clock, interval_s)
 
     @property
     def state(self) -> ModelState:
@@ -127,11 +136,11 @@ class Replica:
                 logger.warning("updates cannot be read, trying again: %s", error)
             return False
         finally:
-            STALENESS_S.set(self.staleness_ms() / 1000)
+            STALENESS_SECONDS.set(self.staleness_ms() / 1000)
         return True
 
     def apply(self, delta: Delta) -> None:
-        """Apply one delta; its rows are ranked with from here on, and its towers where they fit. (Called by the subscriber.)
+        """Apply one delta; its rows are ranked with from here on, and its dense parameters where they fit. (Called by the subscriber.)
 
         Raises:
             WireError: the delta does not fit this job.
@@ -147,25 +156,25 @@ class Replica:
             self._freshness.note(delta.steps, self._clock.now_ms())
         DELTAS_APPLIED.inc()
         ROWS_APPLIED.inc(len(delta.fids))
-        TABLE_ROWS.labels(table="replica").set(state.table.num_rows)
-        TABLE_BYTES.labels(table="replica").set(state.table.num_bytes)
+        REPLICA_ROWS.set(state.table.num_rows)
+        REPLICA_BYTES.set(state.table.num_bytes)
 
     def close(self) -> None:
         """Close the freshness file. `follow` must have returned."""
         self._freshness.close()
 
     def _after(self, state: ModelState, delta: Delta) -> ModelState:
-        """Return the state once `delta`, whose rows are in the table already, is applied; towers that do not fit leave the old ones."""
+        """Return the state after `delta`, whose rows are in the table already. A dense update that does not fit is left out."""
         position = (delta.generation, delta.seq + 1)
         try:
-            after = state.after(position, delta.published_ms, delta.towers)
-        except TowerGap as error:
+            after = state.after(position, delta.published_ms, delta.dense)
+        except DenseGap as error:
             REPLICA_FAULTS.labels(reason=type(error).__name__).inc()
-            logger.warning("towers of model %s kept, full ones wanted: %s", state.version, error)
+            logger.warning("dense parameters of model %s kept, full ones wanted: %s", state.version, error)
             if self._requester is not None:
-                self._requester.ask(delta.generation, delta.seq, state.towers.layout)
+                self._requester.ask(delta.generation, delta.seq, state.dense.fingerprint)
             return state.after(position, delta.published_ms)
-        if delta.towers is not None and self._requester is not None:
+        if delta.dense is not None and self._requester is not None:
             self._requester.answered()
         return after
 
@@ -205,8 +214,8 @@ class Replica:
                 table.assign(name, fids[chunk], pack_rows(weights[chunk], self._encoding), self._encoding)
         model = build_model(self._schema, self._job.model, self._job.seed).to(self._device)
         try:
-            towers = TowerState.of(load_file(path / "towers.safetensors"))
-            model = with_weights(model, towers.tensors)
+            dense = DenseState.of(load_file(path / "dense.safetensors"))
+            model = with_weights(model, dense.tensors)
         except (SafetensorError, ValueError, WireError) as error:
-            raise CheckpointError(f"{path / 'towers.safetensors'}: {error}") from None
-        return ModelState(table, model, towers, (meta.generation, meta.next_seq), meta.saved_ms)
+            raise CheckpointError(f"{path / 'dense.safetensors'}: {error}") from None
+        return ModelState(table, model, dense, (meta.generation, meta.next_seq), meta.saved_ms)

@@ -16,7 +16,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode
 from fbgemm_gpu.split_table_batched_embeddings_ops_inference import IntNBitTableBatchedEmbeddingBagsCodegen
 from torch import Tensor
 
-from monolith_py.data.examples import Int64Array
+from monolith_py.data.columns import Int64Array
 from monolith_py.sync import RowEncoding, row_bytes
 from monolith_py.sync.rows import ByteArray
 

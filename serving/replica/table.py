@@ -14,12 +14,12 @@ from torch import Tensor
 
 from monolith_py._core import NO_ROW, IdMap
 from monolith_py.config import FeatureConfig
-from monolith_py.data.examples import Int64Array
+from monolith_py.data.columns import Int64Array
 from monolith_py.errors import TableFull, WireError
 from monolith_py.model.batch import Batch
 from monolith_py.sync import RowEncoding, pack_rows, row_bytes, unpack_rows
 from monolith_py.sync.rows import ByteArray
-from monolith_serving.replica.reclaim import Grace
+from monolith_serving.replica.reclaim import EpochReclaimer
 from monolith_serving.replica.row_store import RowStore
 
 _MAX_ROWS = 2**31 - 1
@@ -39,7 +39,7 @@ class ReplicaTable:
         self._store = RowStore(self._dim, encoding, len(self._names), device, capacity)
         self._free = np.empty(0, np.int64)
         self._num_used = 0  # row ids below this were handed out at least once
-        self._grace = Grace()
+        self._grace = EpochReclaimer()
 
     @property
     def num_rows(self) -> int:

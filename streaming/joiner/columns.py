@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from monolith_py.data.examples import FeatureColumns, FloatArray, SparseColumn
+from monolith_py.data.columns import FeatureColumns, FloatArray, SparseColumn
 from monolith_py.pb import example_pb2 as pb
-from monolith_streaming.joiner.layouts import FlatColumns
+from monolith_streaming.joiner.wire_patterns import FlatColumns
 
 Only = Collection[str] | None
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from monolith_py.data.columns import FeatureColumns, Int64Array
 from monolith_py.data.counters import counter_key, decode_counts, encode_counts
-from monolith_py.data.examples import FeatureColumns, Int64Array
 from monolith_py.io import Kv
 
 

@@ -7,16 +7,17 @@ from itertools import groupby
 
 import numpy as np
 
-from monolith_py.data.examples import ExampleBatch, FeatureColumns, Int64Array
+from monolith_py.data.columns import FeatureColumns, Int64Array
+from monolith_py.data.examples import ExampleBatch
 from monolith_streaming.joiner.columns import flat_features, picked_features
-from monolith_streaming.joiner.layouts import FlatColumns, Layouts
 from monolith_streaming.joiner.rules import Emission, Rules
 from monolith_streaming.joiner.waiting import Waiting
+from monolith_streaming.joiner.wire_patterns import FlatColumns, WirePatterns
 
 Emitted = Sequence[tuple[Waiting, Emission]]
 
 
-def examples_of(emitted: Emitted, rules: Rules, layouts: Layouts) -> ExampleBatch:
+def examples_of(emitted: Emitted, rules: Rules, layouts: WirePatterns) -> ExampleBatch:
     """Return the examples of these emissions, in order; none of them may be a negative that was sampled away."""
     emissions = [emission for _, emission in emitted]
     requests = [waiting.request for waiting, _ in emitted]
@@ -31,7 +32,7 @@ def examples_of(emitted: Emitted, rules: Rules, layouts: Layouts) -> ExampleBatc
     )
 
 
-def features_of(emitted: Emitted, layouts: Layouts, only: Sequence[str] | None = None) -> FeatureColumns:
+def features_of(emitted: Emitted, layouts: WirePatterns, only: Sequence[str] | None = None) -> FeatureColumns:
     """Return the features of the emitted candidates, in order; of the features in `only` where it is given."""
     flats: list[FlatColumns] = []
     for waiting, _ in emitted:

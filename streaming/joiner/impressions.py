@@ -15,7 +15,7 @@ from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
 from monolith_py.io.codec import decode_impression
 from monolith_py.pb import example_pb2 as pb
-from monolith_streaming.joiner.layouts import FlatColumns, Layouts
+from monolith_streaming.joiner.wire_patterns import FlatColumns, WirePatterns
 
 
 class ParsedImpression(NamedTuple):
@@ -28,7 +28,7 @@ class ParsedImpression(NamedTuple):
     flat: FlatColumns | None  # its features, where they have a layout seen before
 
 
-def parse_impression(value: bytes, layouts: Layouts) -> ParsedImpression:
+def parse_impression(value: bytes, layouts: WirePatterns) -> ParsedImpression:
     """Return the impression in `value`.
 
     Raises:

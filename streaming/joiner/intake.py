@@ -13,10 +13,10 @@ from monolith_py.io import Log, Record
 from monolith_py.io.codec import decode_action
 from monolith_py.observe import metrics
 from monolith_streaming.joiner.impressions import ParsedImpression, parse_impression
-from monolith_streaming.joiner.layouts import Layouts
 from monolith_streaming.joiner.position import Position
 from monolith_streaming.joiner.rules import Rules, SeenAction
-from monolith_streaming.joiner.watermark import Source, Watermark
+from monolith_streaming.joiner.watermark import InputTopic, Watermark
+from monolith_streaming.joiner.wire_patterns import WirePatterns
 
 _logger = logging.getLogger(__name__)
 
@@ -52,7 +52,9 @@ class Arrivals:
 class Intake:
     """Reads `topics` in steps of `max_records` a topic and partition."""
 
-    def __init__(self, log: Log, topics: Mapping[Source, str], rules: Rules, layouts: Layouts, max_records: int, clock: Clock) -> None:
+    def __init__(
+        self, log: Log, topics: Mapping[InputTopic, str], rules: Rules, layouts: WirePatterns, max_records: int, clock: Clock
+    ) -> None:
         self._log, self._topics, self._rules, self._layouts = log, topics, rules, layouts
         self._max_records, self._clock = max_records, clock
 
@@ -65,7 +67,7 @@ class Intake:
         """
         arrivals = Arrivals()
 
-        def read(source: Source, wait_s: float) -> bool:
+        def read(source: InputTopic, wait_s: float) -> bool:
             if watermark.is_ahead(source):
                 return False
             records = self._next_records(self._topics[source], number, source, position, wait_s)
@@ -74,12 +76,12 @@ class Intake:
             return bool(records)
 
         # An impression is appended before what is done with it.
-        has_actions = read(Source.ACTIONS, wait_s)
-        if read(Source.IMPRESSIONS, wait_s) and not has_actions:
-            read(Source.ACTIONS, 0.0)
+        has_actions = read(InputTopic.ACTIONS, wait_s)
+        if read(InputTopic.IMPRESSIONS, wait_s) and not has_actions:
+            read(InputTopic.ACTIONS, 0.0)
         return arrivals
 
-    def _next_records(self, topic: str, number: int, source: Source, position: Position, wait_s: float) -> list[Record]:
+    def _next_records(self, topic: str, number: int, source: InputTopic, position: Position, wait_s: float) -> list[Record]:
         try:
             records = self._log.read(topic, number, position.offsets[source], self._max_records, timeout_s=wait_s)
         except OffsetTrimmed as error:
@@ -90,11 +92,11 @@ class Intake:
             position.offsets[source] = records[-1].offset + 1
         return records
 
-    def _sort_out(self, records: list[Record], source: Source, watermark: Watermark, arrivals: Arrivals) -> None:
+    def _sort_out(self, records: list[Record], source: InputTopic, watermark: Watermark, arrivals: Arrivals) -> None:
         wall_ms = self._clock.now_ms()
         for record in records:
             try:
-                if source == Source.IMPRESSIONS:
+                if source == InputTopic.IMPRESSIONS:
                     parsed = parse_impression(record.value, self._layouts)
                     _check_time(source, parsed.time_ms, watermark, wall_ms)
                     arrivals.impressions.append(SeenImpression(parsed, record.offset, record.value))
@@ -106,11 +108,11 @@ class Intake:
             except WireError as error:
                 arrivals.refused.append(Refused(record.topic, record.partition, record.offset, record.value, str(error)))
         arrivals.num_records += len(records)
-        counter = metrics.IMPRESSIONS_READ if source == Source.IMPRESSIONS else metrics.ACTIONS_READ
+        counter = metrics.IMPRESSIONS_READ if source == InputTopic.IMPRESSIONS else metrics.ACTIONS_READ
         counter.inc(len(records))
 
 
-def _check_time(source: Source, time_ms: int, watermark: Watermark, wall_ms: int) -> None:
+def _check_time(source: InputTopic, time_ms: int, watermark: Watermark, wall_ms: int) -> None:
     broken_rule = watermark.refusal(source, time_ms, wall_ms)
     if broken_rule is not None:
-        raise WireError(f"{'impression' if source == Source.IMPRESSIONS else 'action'}.{broken_rule}")
+        raise WireError(f"{'impression' if source == InputTopic.IMPRESSIONS else 'action'}.{broken_rule}")

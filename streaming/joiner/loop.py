@@ -24,19 +24,19 @@ from monolith_py.io import Kv, Log
 from monolith_py.io.codec import encode_examples
 from monolith_py.io.log.dead_letters import DeadLetters
 from monolith_py.io.log.topics import Topics
-from monolith_py.io.retrying import Patience, PatientKv, PatientLog
+from monolith_py.io.retrying import RetryingKv, RetryingLog, RetryPolicy
 from monolith_py.observe import metrics
 from monolith_streaming.joiner.counters import counted
 from monolith_streaming.joiner.emit import examples_of, features_of, increments_of
 from monolith_streaming.joiner.impressions import dense_widths
 from monolith_streaming.joiner.intake import Intake, Refused
-from monolith_streaming.joiner.layouts import Layouts
 from monolith_streaming.joiner.outbox import Outbox, decode_outbox, deliver, encode_outbox
 from monolith_streaming.joiner.partition import PartitionJoiner
 from monolith_streaming.joiner.position import Position, decode_position, encode_position, outbox_key, position_key
 from monolith_streaming.joiner.rules import Reason, Rules
 from monolith_streaming.joiner.waiting import waiting_prefix
-from monolith_streaming.joiner.watermark import Source, Watermark
+from monolith_streaming.joiner.watermark import InputTopic, Watermark
+from monolith_streaming.joiner.wire_patterns import WirePatterns
 
 _logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ _TOO_LATE = "impression.time_ms must be within window_s + allowed_lateness_s of 
 
 
 @dataclass
-class _Partition:
+class JoinerPartition:
     """One partition's parts."""
 
     number: int
@@ -61,20 +61,20 @@ class _Partition:
     has_outbox: bool  # one lies in Kv; its records are in the log
 
 
-class JoinerPipeline:
+class JoinerLoop:
     """Joins all partitions of a job's topics. `should_stop` ends waits for a store that is away."""
 
     def __init__(self, job: JobConfig, log: Log, kv: Kv, clock: Clock, should_stop: Callable[[], bool] = lambda: False) -> None:
         self._job, self._clock = job, clock
-        self._patience = Patience(clock, should_stop)
-        self._log, self._kv = PatientLog(log, self._patience), PatientKv(kv, self._patience)
+        self._retry = RetryPolicy(clock, should_stop)
+        self._log, self._kv = RetryingLog(log, self._retry), RetryingKv(kv, self._retry)
         self._rules = Rules.of(job)
-        self._layouts = Layouts(dense_widths(Schema.of(job)))
+        self._layouts = WirePatterns(dense_widths(Schema.of(job)))
         self._topics = Topics.of(job.log)
-        self._inputs = {Source.IMPRESSIONS: self._topics.impressions, Source.ACTIONS: self._topics.actions}
+        self._inputs = {InputTopic.IMPRESSIONS: self._topics.impressions, InputTopic.ACTIONS: self._topics.actions}
         self._intake = Intake(self._log, self._inputs, self._rules, self._layouts, job.joiner.max_records, clock)
         self._dead_letters = DeadLetters(log, self._topics.dead_letters, clock)
-        self._partitions: list[_Partition] = []
+        self._partitions: list[JoinerPartition] = []
         self._refused: list[Refused] = []
         self._num_records = 0  # of the open step
         self._step_began_s: float | None = None
@@ -97,7 +97,7 @@ class JoinerPipeline:
         Waits a little for records when the step before found none.
         """
         num_records, has_more = 0, False
-        wait_s = _IDLE_WAIT_S / (len(Source) * len(self._partitions)) if self._is_idle else 0.0
+        wait_s = _IDLE_WAIT_S / (len(InputTopic) * len(self._partitions)) if self._is_idle else 0.0
         for partition in self._partitions:
             watermark_ms = partition.position.reached.watermark_ms
             arrivals = self._intake.read(partition.number, partition.position, partition.watermark, wait_s)
@@ -115,7 +115,7 @@ class JoinerPipeline:
             self.commit()
         return num_records
 
-    def ends(self) -> dict[tuple[int, Source], int]:
+    def ends(self) -> dict[tuple[int, InputTopic], int]:
         """Return the end offset of each input partition now."""
         return {
             (partition.number, source): self._log.end_offset(topic, partition.number)
@@ -123,7 +123,7 @@ class JoinerPipeline:
             for source, topic in self._inputs.items()
         }
 
-    def has_reached(self, ends: dict[tuple[int, Source], int]) -> bool:
+    def has_reached(self, ends: dict[tuple[int, InputTopic], int]) -> bool:
         """Return whether all records before `ends` are read."""
         return all(self._partitions[number].position.offsets[source] >= end for (number, source), end in ends.items())
 
@@ -139,7 +139,7 @@ class JoinerPipeline:
         if not self._has_changes:
             return
         for letter in self._letters():  # 3
-            self._patience.run(lambda one=letter: self._dead_letters.put(*one))  # type: ignore[misc]
+            self._retry.run(lambda one=letter: self._dead_letters.put(*one))  # type: ignore[misc]
         puts, deletes, outboxes = self._changes()
         self._kv.write(puts, deletes)  # 4
         for partition in self._partitions:
@@ -168,7 +168,7 @@ class JoinerPipeline:
             or self._clock.monotonic_s() - self._step_began_s >= settings.linger_s
         )
 
-    def _open(self, number: int) -> _Partition:
+    def _open(self, number: int) -> JoinerPartition:
         """Return partition `number` as the last commit left it, its outbox delivered."""
         name, examples = self._job.name, self._topics.examples
         position_value, outbox_value = self._kv.get_many([position_key(name, number), outbox_key(name, number)])
@@ -179,13 +179,13 @@ class JoinerPipeline:
             position = decode_position(position_value)
         if outbox_value is not None:
             outbox = decode_outbox(outbox_value)
-            position.examples_end = self._patience.run(lambda: deliver(self._log, examples, number, outbox))
+            position.examples_end = self._retry.run(lambda: deliver(self._log, examples, number, outbox))
         settings = self._job.joiner
         watermark = Watermark(self._rules.out_of_order_ms, settings.idle_timeout_s, position.reached, self._clock.monotonic_s())
         joiner = PartitionJoiner(self._rules, self._kv, waiting_prefix(name, number))
         num_requests = joiner.restore()
         _logger.info("%r[%d]: reading on at %s, %d requests known", examples, number, position.offsets, num_requests)
-        return _Partition(number, position, watermark, joiner, outbox_value is not None)
+        return JoinerPartition(number, position, watermark, joiner, outbox_value is not None)
 
     def _letters(self) -> list[Refused]:
         """Return the step's dead letters."""
@@ -220,7 +220,7 @@ class JoinerPipeline:
             puts[position_key(name, number)] = encode_position(partition.position)
         return puts | self._counters(), deletes, outboxes
 
-    def _outbox(self, partition: _Partition) -> Outbox | None:
+    def _outbox(self, partition: JoinerPartition) -> Outbox | None:
         written = [pair for pair in partition.joiner.emitted if pair[1].kind is not None]
         if not written:
             return None
@@ -244,7 +244,7 @@ class JoinerPipeline:
             return self._log.append(examples, outbox.values, time_ms=outbox.time_ms, partition=number)
         except LogError as error:
             _logger.warning("looking what the log has: %s", error)
-        return self._patience.run(lambda: deliver(self._log, examples, number, outbox))
+        return self._retry.run(lambda: deliver(self._log, examples, number, outbox))
 
     def _observe(self) -> None:
         for partition in self._partitions:
@@ -253,6 +253,6 @@ class JoinerPipeline:
                 metrics.EXAMPLES_JOINED.labels(kind=label).inc()
             for _, reason in partition.joiner.refused:
                 metrics.ACTIONS_UNMATCHED.labels(reason=reason.name.lower()).inc()
-        metrics.IMPRESSIONS_WAITING.set(sum(partition.joiner.num_waiting for partition in self._partitions))
+        metrics.JOINER_CANDIDATES_WAITING.set(sum(partition.joiner.num_waiting for partition in self._partitions))
         watermarks = [partition.position.reached.watermark_ms for partition in self._partitions]
-        metrics.JOINER_WATERMARK_S.set(min((ms for ms in watermarks if ms is not None), default=0) / 1000)
+        metrics.JOINER_WATERMARK_TIMESTAMP_SECONDS.set(min((ms for ms in watermarks if ms is not None), default=0) / 1000)

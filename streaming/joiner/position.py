@@ -13,7 +13,7 @@ _VERSION = 1
 
 @dataclass
 class Position:
-    """Offsets of the next records to read, by `Source`; `examples_end`: the records of the next step lie at or after it."""
+    """Offsets of the next records to read, by `InputTopic`; `examples_end`: the records of the next step lie at or after it."""
 
     offsets: list[int]
     examples_end: int

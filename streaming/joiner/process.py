@@ -12,7 +12,7 @@ from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig
 from monolith_py.errors import ConfigError
 from monolith_py.io import open_kv, open_log
-from monolith_streaming.joiner.loop import JoinerPipeline
+from monolith_streaming.joiner.loop import JoinerLoop
 
 _logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def run_joiner(job: JobConfig, *, stop_at_end: bool) -> None:
     if job.kv.url == "memory:":
         raise ConfigError("kv.url must be a store that outlives the joiner, which keeps its position there, got 'memory:'")
     with StopSignal().installed() as should_stop, closing(open_log(job.log.url)) as log, closing(open_kv(job.kv.url)) as kv:
-        pipeline = JoinerPipeline(job, log, kv, SystemClock(), should_stop)
+        pipeline = JoinerLoop(job, log, kv, SystemClock(), should_stop)
         pipeline.start()
         if stop_at_end:
             _join_to_end(pipeline, should_stop)
@@ -66,7 +66,7 @@ def run_joiner(job: JobConfig, *, stop_at_end: bool) -> None:
     _logger.info("joiner stopped, its position is written")
 
 
-def _join_to_end(pipeline: JoinerPipeline, should_stop: StopSignal) -> None:
+def _join_to_end(pipeline: JoinerLoop, should_stop: StopSignal) -> None:
     """Read all that is in the log now, then close every window."""
     ends = pipeline.ends()
     empty_rounds = 0

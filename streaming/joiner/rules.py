@@ -23,7 +23,8 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from monolith_py.config import JobConfig
-from monolith_py.data.examples import Action, ExampleKind
+from monolith_py.data.events import Action
+from monolith_py.data.examples import ExampleKind
 from monolith_py.errors import ConfigError
 from monolith_streaming.joiner.sampling import is_kept
 

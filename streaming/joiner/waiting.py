@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from monolith_py.errors import WireError
 from monolith_py.io.codec import decode_action
 from monolith_py.pb import example_pb2 as pb
-from monolith_streaming.joiner.layouts import FlatColumns, Layouts
 from monolith_streaming.joiner.rules import LateAction, Request, SeenAction
+from monolith_streaming.joiner.wire_patterns import FlatColumns, WirePatterns
 
 _VERSION = 1
 _HEADER = struct.Struct("<BqqqIIII")
@@ -38,7 +38,7 @@ class Waiting:
             self.message = pb.Impression.FromString(self.value)
         return self.message
 
-    def flat_columns(self, layouts: Layouts) -> FlatColumns | None:
+    def flat_columns(self, layouts: WirePatterns) -> FlatColumns | None:
         """Return the impression's features, None where they are not flat."""
         if self.flat is None:
             self.flat = layouts.columns_of(self.impression())

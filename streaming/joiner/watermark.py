@@ -20,7 +20,7 @@ MAX_JUMP_MS = 24 * 3600 * 1000
 MAX_REFUSALS = 3
 
 
-class Source(IntEnum):
+class InputTopic(IntEnum):
     """The topics that a watermark comes from."""
 
     IMPRESSIONS = 0
@@ -32,9 +32,9 @@ class Reached:
     """What of a watermark outlives the process. Times are milliseconds since the epoch."""
 
     watermark_ms: int | None = None
-    newest_ms: list[int | None] = field(default_factory=lambda: [None, None])  # by Source: newest event time
+    newest_ms: list[int | None] = field(default_factory=lambda: [None, None])  # by InputTopic: newest event time
     newest_at_ms: int = 0  # wall clock when the newest event time of both grew last
-    refusals: list[int] = field(default_factory=lambda: [0, 0])  # by Source: records refused in a row
+    refusals: list[int] = field(default_factory=lambda: [0, 0])  # by InputTopic: records refused in a row
 
 
 class Watermark:
@@ -48,7 +48,7 @@ class Watermark:
         # Newest event time of both sources.
         self.newest_ms = max((time_ms for time_ms in reached.newest_ms if time_ms is not None), default=None)
 
-    def note_read(self, source: Source, num_records: int, max_records: int, now_s: float) -> None:
+    def note_read(self, source: InputTopic, num_records: int, max_records: int, now_s: float) -> None:
         """Note that a read of up to `max_records` of `source` found `num_records`."""
         self._has_backlog[source] = num_records >= max_records
         if num_records:
@@ -56,7 +56,7 @@ class Watermark:
         elif self._empty_since_s[source] is None:
             self._empty_since_s[source] = now_s
 
-    def refusal(self, source: Source, time_ms: int, wall_ms: int) -> str | None:
+    def refusal(self, source: InputTopic, time_ms: int, wall_ms: int) -> str | None:
         """Take in the event time of one record; return the rule that it breaks, or None."""
         reached = self.reached
         if time_ms > wall_ms + MAX_JUMP_MS:
@@ -75,7 +75,7 @@ class Watermark:
             reached.newest_ms[source] = time_ms
         return None
 
-    def is_ahead(self, source: Source) -> bool:
+    def is_ahead(self, source: InputTopic) -> bool:
         """Return whether `source` is ahead of the other, which has a backlog: reading on in it would only fill the store."""
         if not self._has_backlog[1 - source]:
             return False

@@ -26,10 +26,10 @@ from monolith_py.io import Log, open_log
 from monolith_py.io.codec import examples_metadata
 from monolith_py.io.log.topics import Topics
 from monolith_streaming.joiner.impressions import dense_widths
-from monolith_streaming.joiner.layouts import Layouts
 from monolith_streaming.joiner.outbox import Outbox, decode_outbox, encode_outbox
 from monolith_streaming.joiner.rules import Rules
-from monolith_streaming.joiner.watermark import Source
+from monolith_streaming.joiner.watermark import InputTopic
+from monolith_streaming.joiner.wire_patterns import WirePatterns
 from monolith_streaming.replay.regroup import Joined, Range, Span, encode_bucket, join_group, read_span, spans_of
 
 # Beam's local runner proper: the name DirectRunner may choose one that downloads a binary when it starts.
@@ -72,7 +72,7 @@ def run_replay(
         raise ConfigError(f"replay end must be after its start {start_ms}, got {end_ms}")
     topics, within = Topics.of(job.log), Range(start_ms, end_ms)
     output = output or f"{topics.examples}-replay-{within.name}"
-    inputs = {Source.IMPRESSIONS: topics.impressions, Source.ACTIONS: topics.actions}
+    inputs = {InputTopic.IMPRESSIONS: topics.impressions, InputTopic.ACTIONS: topics.actions}
     with closing(open_log(job.log.url)) as log, tempfile.TemporaryDirectory(prefix="replay-") as folder:
         num_partitions = log.num_partitions(topics.impressions)
         log.create_topic(output, num_partitions)
@@ -103,7 +103,7 @@ def run_replay(
 
 def _run_pipeline(job: JobConfig, spans: list[Span], within: Range, folder: str, pipeline_args: Sequence[str]) -> dict[str, int]:
     """Leave a file of records in `folder` for each partition and bucket of time; return the counts."""
-    rules, layouts = Rules.of(job), Layouts(dense_widths(Schema.of(job)))
+    rules, layouts = Rules.of(job), WirePatterns(dense_widths(Schema.of(job)))
     write = partial(
         _write_bucket,
         folder=folder,
@@ -138,7 +138,7 @@ def _write_bucket(
     *,
     folder: str,
     rules: Rules,
-    layouts: Layouts,
+    layouts: WirePatterns,
     size: int,
     metadata: dict[str, str],
 ) -> None:

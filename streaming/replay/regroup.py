@@ -18,10 +18,10 @@ from monolith_py.io.codec import decode_action, encode_examples
 from monolith_py.pb import example_pb2 as pb
 from monolith_streaming.joiner.emit import examples_of
 from monolith_streaming.joiner.impressions import parse_impression
-from monolith_streaming.joiner.layouts import Layouts
 from monolith_streaming.joiner.rules import Emission, Outcome, Request, Rules, SeenAction, advance, see_action, see_impression
 from monolith_streaming.joiner.waiting import Waiting
-from monolith_streaming.joiner.watermark import Source
+from monolith_streaming.joiner.watermark import InputTopic
+from monolith_streaming.joiner.wire_patterns import WirePatterns
 
 # Emissions of this much event time are sorted and encoded together.
 BUCKET_MS = 10 * 60 * 1000
@@ -69,13 +69,13 @@ class Range:
         return f"{self.start_ms}-{self.end_ms}"
 
 
-def spans_of(log: Log, topics: dict[Source, str], rules: Rules, within: Range) -> list[Span]:
+def spans_of(log: Log, topics: dict[InputTopic, str], rules: Rules, within: Range) -> list[Span]:
     """Return spans that hold the impressions of the range and every action that may belong to them."""
     bound_ms = rules.out_of_order_ms
     last_ms = within.end_ms + rules.window_ms + rules.allowed_lateness_ms
     times = {
-        Source.IMPRESSIONS: (within.start_ms, within.end_ms + bound_ms),
-        Source.ACTIONS: (within.start_ms - bound_ms, last_ms + bound_ms),
+        InputTopic.IMPRESSIONS: (within.start_ms, within.end_ms + bound_ms),
+        InputTopic.ACTIONS: (within.start_ms - bound_ms, last_ms + bound_ms),
     }
     spans = []
     for source, topic in topics.items():
@@ -86,7 +86,7 @@ def spans_of(log: Log, topics: dict[Source, str], rules: Rules, within: Range) -
     return spans
 
 
-def read_span(span: Span, url: str, rules: Rules, layouts: Layouts, count: Count) -> Iterator[tuple[tuple[int, str], Grouped]]:
+def read_span(span: Span, url: str, rules: Rules, layouts: WirePatterns, count: Count) -> Iterator[tuple[tuple[int, str], Grouped]]:
     """Yield ((partition, request id), record) for the valid records of a span."""
     topic, offset = span.topic, span.start
     with closing(open_log(url)) as log:
@@ -104,18 +104,18 @@ def read_span(span: Span, url: str, rules: Rules, layouts: Layouts, count: Count
                     count("malformed", 1)
                     continue
                 if request_id is not None:
-                    count("impressions" if span.source == Source.IMPRESSIONS else "actions", 1)
+                    count("impressions" if span.source == InputTopic.IMPRESSIONS else "actions", 1)
                     yield (span.partition, request_id), Grouped(span.source, record.offset, record.value)
 
 
 def join_group(
-    group: tuple[tuple[int, str], Iterable[Grouped]], rules: Rules, layouts: Layouts, within: Range, count: Count
+    group: tuple[tuple[int, str], Iterable[Grouped]], rules: Rules, layouts: WirePatterns, within: Range, count: Count
 ) -> Iterator[tuple[tuple[int, int], Joined]]:
     """Yield ((partition, bucket of time), emissions) of one request, from all its records."""
     (partition, request_id), records = group
     by_offset = sorted(records)
-    impression = next((record for record in by_offset if record.source == Source.IMPRESSIONS), None)
-    actions = [record for record in by_offset if record.source == Source.ACTIONS]
+    impression = next((record for record in by_offset if record.source == InputTopic.IMPRESSIONS), None)
+    actions = [record for record in by_offset if record.source == InputTopic.ACTIONS]
     if impression is None:
         count("actions_without_impression", len(actions))
         return
@@ -139,7 +139,7 @@ def join_group(
 
 
 def encode_bucket(
-    joined: Iterable[Joined], rules: Rules, layouts: Layouts, examples_per_record: int, metadata: dict[str, str]
+    joined: Iterable[Joined], rules: Rules, layouts: WirePatterns, examples_per_record: int, metadata: dict[str, str]
 ) -> tuple[int, list[bytes]]:
     """Return the newest event time of a bucket's examples and their records, in the order in which the labels were known."""
     ordered: list[tuple[int, int, int, Waiting, Emission]] = []
@@ -155,13 +155,13 @@ def encode_bucket(
     return max(int(batch.times_ms.max()) for batch in batches), [encode_examples(batch, metadata) for batch in batches]
 
 
-def _request_id(source: int, value: bytes, rules: Rules, layouts: Layouts) -> str | None:
+def _request_id(source: int, value: bytes, rules: Rules, layouts: WirePatterns) -> str | None:
     """Return the request of a record, None for an action that makes no label.
 
     Raises:
         WireError: the record is not valid.
     """
-    if source == Source.IMPRESSIONS:
+    if source == InputTopic.IMPRESSIONS:
         return parse_impression(value, layouts).request_id
     action = decode_action(value)
     return action.request_id if rules.matters(action) else None

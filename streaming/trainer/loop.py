@@ -16,9 +16,9 @@ from monolith_py.io import Log
 from monolith_py.io.codec import encode_examples
 from monolith_py.io.log.dead_letters import DeadLetters
 from monolith_py.io.log.topics import Topics
-from monolith_py.io.retrying import Patience
+from monolith_py.io.retrying import RetryPolicy
 from monolith_py.observe import metrics
-from monolith_py.sync import Publisher, TowerRequests, next_generation
+from monolith_py.sync import DenseRequests, Publisher, next_generation
 from monolith_py.training import CheckpointMeta, CheckpointSaving, PoisonedBatch, Trainer, newest_checkpoint, restore_checkpoint
 from monolith_streaming.trainer.source import ExampleSource
 
@@ -43,7 +43,7 @@ class OnlineTraining:
         self._job, self._clock, self._should_stop = job, clock, should_stop
         self._directory = Path(job.trainer.checkpoint_dir)
         self._log, self._topics = log, Topics.of(job.log)
-        self._patience = Patience(clock, should_stop)
+        self._retry = RetryPolicy(clock, should_stop)
         self._dead_letters = DeadLetters(log, self._topics.dead_letters, clock)
         self.trainer = Trainer(job)
         path = newest_checkpoint(self._directory)
@@ -52,9 +52,9 @@ class OnlineTraining:
             _logger.info("restored %s: %d examples learnt", path, meta.examples_trained)
         generation = next_generation(log, self._topics.updates, meta.generation if meta else 0)
         tables, updates = self.trainer.bags.tables, self._topics.updates
-        log.num_partitions(self._topics.tower_requests)  # a topic that is missing stops the start, not one publish after the other
-        requests, towers = TowerRequests(log, self._topics.tower_requests), self.trainer.export_towers
-        self._publisher = Publisher(log, updates, tables, towers, job.sync, clock, requests=requests, generation=generation)
+        log.num_partitions(self._topics.dense_requests)  # a topic that is missing stops the start, not one publish after the other
+        requests, dense = DenseRequests(log, self._topics.dense_requests), self.trainer.export_dense
+        self._publisher = Publisher(log, updates, tables, dense, job.sync, clock, requests=requests, generation=generation)
         self._source = ExampleSource(log, self._topics.examples, meta.offsets if meta else {}, self._dead_letters, clock)
         self._saved_batches = meta.step if meta else -1
         self._saving: CheckpointSaving | None = None
@@ -84,7 +84,7 @@ class OnlineTraining:
         if examples is not None:
             started_s = self._clock.monotonic_s()
             self._learn(examples)
-            metrics.STEP_DURATION_S.observe(self._clock.monotonic_s() - started_s)
+            metrics.STEP_DURATION_SECONDS.observe(self._clock.monotonic_s() - started_s)
         self._publisher.maybe_publish(self.trainer.watermark_ms)
         self._tend_checkpoint()
         now_s = self._clock.monotonic_s()
@@ -123,7 +123,7 @@ class OnlineTraining:
         """Let the checkpoint under way be of this moment."""
         assert self._saving is not None
         # Replicas that start from this checkpoint read on from `updates_offset`: all that the tables hold must lie before it.
-        updates_offset = self._patience.run(lambda: self._publisher.flush(self.trainer.watermark_ms))
+        updates_offset = self._retry.run(lambda: self._publisher.flush(self.trainer.watermark_ms))
         generation, next_seq = self._publisher.position
         self._saved_meta = CheckpointMeta(
             job=self._job.name,
@@ -138,7 +138,7 @@ class OnlineTraining:
         )
         started_s = self._clock.monotonic_s()
         self._saving.freeze(self._saved_meta)
-        metrics.CHECKPOINT_PAUSE_S.set(self._clock.monotonic_s() - started_s)
+        metrics.CHECKPOINT_PAUSE_SECONDS.set(self._clock.monotonic_s() - started_s)
 
     def _settle_checkpoint(self) -> None:
         """Wait until the checkpoint that is frozen is on the disk, and tell of it."""
@@ -148,8 +148,8 @@ class OnlineTraining:
         self._saved_batches = meta.step
         self.trainer.report()
         duration_s = self._clock.monotonic_s() - self._saving_since_s
-        metrics.CHECKPOINT_DURATION_S.set(duration_s)
-        metrics.CHECKPOINT_SAVED_S.set(meta.saved_ms / 1000)
+        metrics.CHECKPOINT_DURATION_SECONDS.set(duration_s)
+        metrics.CHECKPOINT_SAVED_TIMESTAMP_SECONDS.set(meta.saved_ms / 1000)
         _logger.info("checkpoint %s: %d examples, offsets %s, %.2f s", path, meta.examples_trained, meta.offsets, duration_s)
 
     def _learn(self, examples: ExampleBatch) -> None:

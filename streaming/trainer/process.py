@@ -12,7 +12,7 @@ from monolith_py import _core
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig
 from monolith_py.io import open_log
-from monolith_py.io.retrying import Patience, PatientLog
+from monolith_py.io.retrying import RetryingLog, RetryPolicy
 from monolith_streaming.joiner.process import StopSignal
 from monolith_streaming.trainer.loop import OnlineTraining
 
@@ -32,6 +32,6 @@ def run_trainer(job: JobConfig, *, stop_at_end: bool) -> None:
     _core.keep_freed_memory()
     clock = SystemClock()
     with StopSignal().installed() as should_stop, closing(open_log(job.log.url)) as log:
-        training = OnlineTraining(job, PatientLog(log, Patience(clock, should_stop)), clock, should_stop)
+        training = OnlineTraining(job, RetryingLog(log, RetryPolicy(clock, should_stop)), clock, should_stop)
         training.run(stop_at_end=stop_at_end)
     _logger.info("trainer stopped after %d examples, its checkpoint is written", training.trainer.num_examples)

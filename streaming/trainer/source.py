@@ -21,7 +21,7 @@ _POLL_S = 0.01  # between looks at several partitions that are all at their end
 
 
 @dataclass
-class _Partition:
+class _Cursor:
     number: int
     offset: int  # of the record whose row comes next
     row: int  # first row of that record that was not handed out
@@ -44,7 +44,7 @@ class ExampleSource:
         """
         self._log, self._topic, self._dead_letters, self._clock = log, topic, dead_letters, clock
         self._partitions = [
-            _Partition(number, *positions.get(number, (log.start_offset(topic, number), 0))) for number in range(log.num_partitions(topic))
+            _Cursor(number, *positions.get(number, (log.start_offset(topic, number), 0))) for number in range(log.num_partitions(topic))
         ]
 
     @property
@@ -97,7 +97,7 @@ class ExampleSource:
             self._finish_record(first)
         return part
 
-    def _fill(self, partition: _Partition) -> None:
+    def _fill(self, partition: _Cursor) -> None:
         """Have a decoded record with examples left, where the log has one."""
         while partition.decoded is None:
             if not partition.records:
@@ -117,7 +117,7 @@ class ExampleSource:
                 if partition.row >= len(partition.decoded):
                     self._finish_record(partition)
 
-    def _finish_record(self, partition: _Partition) -> None:
+    def _finish_record(self, partition: _Cursor) -> None:
         partition.offset = partition.records.popleft().offset + 1
         partition.row, partition.decoded = 0, None
 

@@ -22,7 +22,8 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_inference import IntNBitTable
 from figures import figure, interleaved
 
 from monolith_py.config import FeatureConfig, load_job
-from monolith_py.data.examples import ExampleBatch, FeatureColumns, SparseColumn
+from monolith_py.data.columns import FeatureColumns, SparseColumn
+from monolith_py.data.examples import ExampleBatch
 from monolith_py.io import open_kv, open_log
 from monolith_py.io.codec import encode_features
 from monolith_py.io.log.topics import create_topics

@@ -11,7 +11,8 @@ import numpy as np
 from figures import figure
 
 from monolith_py.config import JobConfig, parse_job
-from monolith_py.data.examples import Action, FeatureColumns, Impression, SparseColumn
+from monolith_py.data.columns import FeatureColumns, SparseColumn
+from monolith_py.data.events import Action, Impression
 from monolith_py.io import open_log
 from monolith_py.io.codec import decode_examples, encode_action, encode_impression
 from monolith_py.io.log.topics import Topics, create_topics

@@ -18,7 +18,7 @@ from torch.nn.functional import linear
 
 from monolith_py import _core
 from monolith_py.config.sparsity import SparsityConfig
-from monolith_py.tower import AtomOptimizer, AtomRule, ParameterOptimizer, Swaps, Tower
+from monolith_py.tower import AtomOptimizer, AtomRule, ParameterOptimizer, TopologyUpdater, Tower
 
 INPUTS, SIZES = 1024, (512, 256, 128)
 DENSITIES = {"80": 0.2, "90": 0.1}
@@ -167,7 +167,7 @@ def _biases_of(tower: Tower) -> ParameterOptimizer:
 def _hundred(tower: Tower, config: SparsityConfig, inputs: Tensor, pull: Tensor) -> Call:
     """Return as many steps as lie between swaps, the last with a swap where the settings have one."""
     atoms, biases = AtomOptimizer(tower.sparse_layers, AtomRule(), config.newborn), _biases_of(tower)
-    swaps = Swaps(tower.sparse_layers, atoms, config, seed=0)
+    swaps = TopologyUpdater(tower.sparse_layers, atoms, config, seed=0)
 
     def run(_: int) -> None:
         for _ in range(EVERY):

@@ -23,7 +23,8 @@ from workload import RowPicker, Scale, fids_of
 
 from monolith_py import _core
 from monolith_py.config import JobConfig, parse_job
-from monolith_py.data.examples import ExampleBatch, FeatureColumns, SparseColumn
+from monolith_py.data.columns import FeatureColumns, SparseColumn
+from monolith_py.data.examples import ExampleBatch
 from monolith_py.model.batch import make_batch
 from monolith_py.model.ranking import computes_in_bf16
 from monolith_py.table import EmbeddingBags

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax, normalize
 
 from monolith_py.config.sparsity import SparsityConfig
-from monolith_py.tower import AtomOptimizer, AtomRule, ParameterOptimizer, SparseLinear, Swaps
+from monolith_py.tower import AtomOptimizer, AtomRule, ParameterOptimizer, SparseLinear, TopologyUpdater
 from monolith_py.tower.layers.core_stack import CoreStack
 from monolith_py.tower.layers.sparse_linear import MAX_INPUTS
 from monolith_py.tower.rule.density import atom_targets
@@ -97,7 +97,7 @@ class Learner:
         atoms = {id(layer.values) for layer in model.sparse_layers}
         self._whole = ParameterOptimizer({name: value for name, value in model.named_parameters() if id(value) not in atoms}, AtomRule())
         self._atoms = AtomOptimizer(model.sparse_layers, AtomRule(), sparsity.newborn)
-        self.swaps = Swaps(model.sparse_layers, self._atoms, sparsity, seed) if model.sparse_layers else None
+        self.swaps = TopologyUpdater(model.sparse_layers, self._atoms, sparsity, seed) if model.sparse_layers else None
         self._generator = torch.Generator().manual_seed(seed)
         self._steps = 0
 

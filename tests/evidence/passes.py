@@ -21,7 +21,7 @@ from monolith_py import _core
 from monolith_py.config import DenseFeatureConfig, FeatureConfig, ModelConfig
 from monolith_py.data.schema import Schema
 from monolith_py.model import RankModel, build_model
-from monolith_py.table import Adagrad, Budget, EmbeddingBags, EmbeddingTable, Feature, Slice
+from monolith_py.table import Adagrad, EmbeddingBags, EmbeddingTable, Feature, MemoryBudget, Slice
 from monolith_py.training import auc, normalized_entropy
 
 # What the core counts for an entry of the id map and for a row's fid when it holds a table to its budget (used_bytes in
@@ -116,7 +116,7 @@ class Pass:
         budget = None
         if variant.budget_share is not None:
             num_bytes = variant.budget_share * self._columns.num_ids(name) * row_bytes(recipe.dim)
-            budget = Budget(int(num_bytes), variant.eviction)
+            budget = MemoryBudget(int(num_bytes), variant.eviction)
         return Feature(name, recipe.dim, budget=budget, **variant.settings)
 
     def _build_model(self, seed: int) -> RankModel:

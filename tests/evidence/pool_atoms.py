@@ -17,7 +17,7 @@ from passes import ENTRY_BYTES, FID_BYTES
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-from monolith_py.data.examples import SparseColumn
+from monolith_py.data.columns import SparseColumn
 from monolith_py.table import Adagrad, EmbeddingBags
 
 POINTER_BYTES = 4

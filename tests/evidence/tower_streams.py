@@ -16,7 +16,7 @@ import numpy as np
 from streams import FIRST_WARM_DAY, Columns, FloatArray, Int64Array, criteo_columns, kuairand
 
 from monolith_py.config import JobConfig, parse_job
-from monolith_py.data.examples import FeatureColumns, Int32Array, SparseColumn
+from monolith_py.data.columns import FeatureColumns, Int32Array, SparseColumn
 
 _DEMO = Path(__file__).parents[2] / "deploy" / "configs" / "demo.toml"
 # The feature of a user that says whose taste turns in the forced drift: of 0 and 1 the latter, half of the impressions.

@@ -10,13 +10,14 @@ import torch
 
 from monolith_py.clock import ManualClock
 from monolith_py.config import JobConfig, parse_job
-from monolith_py.data.examples import ExampleBatch, FeatureColumns, SparseColumn
+from monolith_py.data.columns import FeatureColumns, SparseColumn
+from monolith_py.data.examples import ExampleBatch
 from monolith_py.data.schema import Schema
 from monolith_py.errors import LogError
 from monolith_py.io import Log
 from monolith_py.io.log.topics import Topics, create_topics
 from monolith_py.model.batch import Batch, make_batch
-from monolith_py.sync import Publisher, TowerRequests, next_generation
+from monolith_py.sync import DenseRequests, Publisher, next_generation
 from monolith_py.training import CheckpointMeta, Trainer, save_checkpoint
 from monolith_serving.replica.replica import Replica
 
@@ -76,9 +77,9 @@ class MiniTrainer:
         self.publisher = self.new_publisher(next_generation(log, self.topic, 0))
 
     def new_publisher(self, generation: int) -> Publisher:
-        requests, towers = TowerRequests(self.log, Topics.of(self.job.log).tower_requests), self.trainer.export_towers
+        requests, dense = DenseRequests(self.log, Topics.of(self.job.log).dense_requests), self.trainer.export_dense
         settings, tables = self.job.sync, self.bags.tables
-        return Publisher(self.log, self.topic, tables, towers, settings, self.clock, requests=requests, generation=generation)
+        return Publisher(self.log, self.topic, tables, dense, settings, self.clock, requests=requests, generation=generation)
 
     def step(self, count: int = 1) -> None:
         for _ in range(count):

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from monolith_py.config import JobConfig, load_job
+from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.counters import decode_counts
-from monolith_py.data.examples import Action, FeatureColumns, Impression, SparseColumn
+from monolith_py.data.events import Action, Impression
 from monolith_py.io import Log, SqliteKv, open_log
 from monolith_py.io.codec import decode_examples, encode_action, encode_impression
 from monolith_py.io.log.topics import Topics, create_topics, partition_of

@@ -13,7 +13,8 @@ import pytest
 
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig, load_job
-from monolith_py.data.examples import Action, ExampleBatch
+from monolith_py.data.events import Action
+from monolith_py.data.examples import ExampleBatch
 from monolith_py.io import open_log
 from monolith_py.io.codec import decode_examples, encode_action
 from monolith_py.io.log.topics import Topics, partition_of

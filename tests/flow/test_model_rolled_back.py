@@ -12,7 +12,8 @@ import torch
 
 from monolith_py.clock import ManualClock
 from monolith_py.config import JobConfig, parse_job
-from monolith_py.data.examples import ExampleBatch, FeatureColumns, SparseColumn
+from monolith_py.data.columns import FeatureColumns, SparseColumn
+from monolith_py.data.examples import ExampleBatch
 from monolith_py.data.schema import Schema
 from monolith_py.io import Log
 from monolith_py.io.codec import encode_examples

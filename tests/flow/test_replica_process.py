@@ -16,13 +16,14 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from monolith_py.clock import SystemClock
 from monolith_py.config import load_job
-from monolith_py.data.examples import ExampleBatch, FeatureColumns, SparseColumn
+from monolith_py.data.columns import FeatureColumns, SparseColumn
+from monolith_py.data.examples import ExampleBatch
 from monolith_py.errors import RankFailed
 from monolith_py.io import open_kv, open_log
 from monolith_py.io.codec import decode_impression, encode_features
 from monolith_py.io.log.topics import Topics, create_topics
 from monolith_py.pb import ranking_pb2, ranking_pb2_grpc
-from monolith_py.sync import Publisher, TowerRequests
+from monolith_py.sync import DenseRequests, Publisher
 from monolith_py.training import CheckpointMeta, Trainer, save_checkpoint
 from monolith_serving.client import RankClient
 
@@ -118,9 +119,9 @@ class Home:
         stack.append(self.log.close)
         create_topics(self.log, job.log)
         self.trainer = Trainer(job)
-        requests, towers = TowerRequests(self.log, self.topics.tower_requests), self.trainer.export_towers
+        requests, dense = DenseRequests(self.log, self.topics.dense_requests), self.trainer.export_dense
         tables, updates = self.trainer.bags.tables, self.topics.updates
-        self.publisher = Publisher(self.log, updates, tables, towers, job.sync, SystemClock(), requests=requests, generation=1)
+        self.publisher = Publisher(self.log, updates, tables, dense, job.sync, SystemClock(), requests=requests, generation=1)
         stack.append(self.publisher.close)
         address = f"127.0.0.1:{job.serving.port}"
         self.client = RankClient(address)

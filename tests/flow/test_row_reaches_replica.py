@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from monolith_py.sync import Delta, RowEncoding, TowerUpdate, encode_delta, next_generation
+from monolith_py.sync import Delta, DenseUpdate, RowEncoding, encode_delta, next_generation
 
 START_MS = 1_700_000_000_000
 
@@ -85,7 +85,7 @@ def damage_unknown_table(trainer):
 
 
 def damage_towers(trainer):
-    delta = Delta(*trainer.publisher.position, 0, START_MS, towers=TowerUpdate(0, 0, RowEncoding.FP32, full=b"no safetensors"))
+    delta = Delta(*trainer.publisher.position, 0, START_MS, dense=DenseUpdate(0, 0, RowEncoding.FP32, full=b"no safetensors"))
     trainer.log.append(trainer.topic, [encode_delta(delta)], time_ms=START_MS)
 
 

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig, load_job
-from monolith_py.data.examples import ExampleBatch, FeatureColumns, SparseColumn
+from monolith_py.data.columns import FeatureColumns, SparseColumn
+from monolith_py.data.examples import ExampleBatch
 from monolith_py.io import open_log
 from monolith_py.io.codec import encode_examples
 from monolith_py.io.log.topics import Topics, create_topics
@@ -96,10 +97,10 @@ def test_a_trainer_killed_again_and_again_learns_every_example_exactly_once(tmp_
         assert expected.stats() == got.stats()
         np.testing.assert_array_equal(expected.export_rows()[0], got.export_rows()[0])
         np.testing.assert_array_equal(expected.export_rows()[1], got.export_rows()[1])
-    towers = load_file(newest(calm) / "towers.safetensors")
-    for key, value in load_file(newest(killed) / "towers.safetensors").items():
-        assert bool((towers[key] == value).all()), key
-    assert int(towers["tower.layers.0.epoch"]) > 20  # the topology moved all the time
+    dense = load_file(newest(calm) / "dense.safetensors")
+    for key, value in load_file(newest(killed) / "dense.safetensors").items():
+        assert bool((dense[key] == value).all()), key
+    assert int(dense["tower.layers.0.topology_version"]) > 20  # the topology moved all the time
     assert_replica_equals_trainer(killed)
 
 

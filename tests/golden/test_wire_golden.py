@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from monolith_py.data.examples import Action, ExampleBatch, FeatureColumns, Impression, SparseColumn
+from monolith_py.data.columns import FeatureColumns, SparseColumn
+from monolith_py.data.events import Action, Impression
+from monolith_py.data.examples import ExampleBatch
 from monolith_py.io import codec
 from monolith_py.pb import parameter_sync_pb2 as pb
 from monolith_py.sync import (
     Delta,
+    DenseForm,
+    DenseState,
     RowEncoding,
     StepMark,
-    TowerForm,
-    TowerState,
     apply_update,
     decode_delta,
     encode_delta,
@@ -75,26 +77,26 @@ ROWS = Delta(
 )
 
 
-def towers(columns: list[list[int]], epoch: int, first: float) -> TowerState:
-    """Towers of one sparse layer whose atoms, one output high, have the weights `first`, `first` + 1 and so on."""
+def dense(columns: list[list[int]], topology_version: int, first: float) -> DenseState:
+    """Dense parameters of one sparse layer whose atoms, one output high, have the weights `first`, `first` + 1 and so on."""
     flat = torch.tensor([column for block in columns for column in block], dtype=torch.int32)
-    return TowerState.of(
+    return DenseState.of(
         {
             "layer.bounds": torch.tensor([0, *np.cumsum([len(block) for block in columns])], dtype=torch.int32),
             "layer.columns": flat,
-            "layer.epoch": torch.tensor(epoch),
+            "layer.topology_version": torch.tensor(topology_version),
             "layer.values": first + torch.arange(len(flat), dtype=torch.float32)[:, None],
             "layer.bias": torch.tensor([0.5, -0.5]),
         }
     )
 
 
-BEFORE = towers([[0, 3], [1, 300]], 6, 1.0)
-SWAPPED = towers([[0, 2, 3], [300]], 7, -1.0)
+BEFORE = dense([[0, 3], [1, 300]], 6, 1.0)
+SWAPPED = dense([[0, 2, 3], [300]], 7, -1.0)
 
 
-def tower_delta(update) -> Delta:
-    return Delta(3, 42, 1_649_000_000_000, 1_649_000_000_500, towers=update)
+def dense_delta(update) -> Delta:
+    return Delta(3, 42, 1_649_000_000_000, 1_649_000_000_500, dense=update)
 
 
 METADATA = {"joiner.seq": "12", "joiner.epoch": "1"}
@@ -152,30 +154,30 @@ def test_a_delta_of_rows_has_the_pinned_bytes_and_they_mean_the_same() -> None:
     assert decoded.rows.tobytes() == ROWS.rows.tobytes()
 
 
-def test_updates_of_towers_have_the_pinned_bytes_and_they_mean_the_same() -> None:
+def test_updates_of_the_dense_state_have_the_pinned_bytes_and_they_mean_the_same() -> None:
     for name, state, encoding in (
-        ("delta_tower_values", towers([[0, 3], [1, 300]], 6, 8.0), RowEncoding.FP16),
-        ("delta_tower_swap", SWAPPED, RowEncoding.FP32),
+        ("delta_dense_values", dense([[0, 3], [1, 300]], 6, 8.0), RowEncoding.FP16),
+        ("delta_dense_swap", SWAPPED, RowEncoding.FP32),
     ):
-        assert encode_delta(tower_delta(next_update(BEFORE, state, encoding))) == GOLDEN[name]
-        update = decode_delta(GOLDEN[name]).towers
-        assert update is not None and update.base == BEFORE.layout
+        assert encode_delta(dense_delta(next_update(BEFORE, state, encoding))) == GOLDEN[name]
+        update = decode_delta(GOLDEN[name]).dense
+        assert update is not None and update.base == BEFORE.fingerprint
         assert_same(apply_update(BEFORE, update), state)
 
 
-def test_pinned_full_towers_mean_the_same() -> None:
+def test_pinned_full_dense_states_mean_the_same() -> None:
     """Safetensors may lay its header out anew in another release; what must not change is that old records are read."""
-    update = decode_delta(GOLDEN["delta_tower_full"]).towers
-    assert update is not None and update.form is TowerForm.FULL
-    assert_same(apply_update(TowerState.of({}), update), SWAPPED)
+    update = decode_delta(GOLDEN["delta_dense_full"]).dense
+    assert update is not None and update.form is DenseForm.FULL
+    assert_same(apply_update(DenseState.of({}), update), SWAPPED)
 
 
-def test_a_request_of_towers_has_the_pinned_bytes() -> None:
-    request = pb.TowerRequest(job="shop", generation=3, seq=42, layout=BEFORE.layout)
-    assert request.SerializeToString() == GOLDEN["tower_request"]
+def test_a_request_of_the_dense_state_has_the_pinned_bytes() -> None:
+    request = pb.DenseRequest(job="shop", generation=3, seq=42, fingerprint=BEFORE.fingerprint)
+    assert request.SerializeToString() == GOLDEN["dense_request"]
 
 
-def assert_same(left: TowerState, right: TowerState) -> None:
+def assert_same(left: DenseState, right: DenseState) -> None:
     assert {name: tensor.tolist() for name, tensor in left.tensors.items()} == {
         name: tensor.tolist() for name, tensor in right.tensors.items()
     }

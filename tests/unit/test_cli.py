@@ -143,7 +143,7 @@ def test_topics_are_made_once_with_the_job_s_prefix_and_partitions(write_job: Ca
         for _ in range(2):
             result = monolith("topics", "--config", path)
             assert (result.exit_code, result.output) == (0, "")
-        names = ("impressions", "actions", "examples", "updates", "dead_letters", "tower_requests")
+        names = ("impressions", "actions", "examples", "updates", "dead_letters", "dense_requests")
         assert [log.num_partitions(f"shop.{name}") for name in names] == [2, 2, 2, 1, 1, 1]
 
 

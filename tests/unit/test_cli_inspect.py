@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from monolith_py.cli import app
 from monolith_py.config import parse_job
-from monolith_py.data.examples import ExampleBatch, FeatureColumns, SparseColumn
+from monolith_py.data.columns import FeatureColumns, SparseColumn
+from monolith_py.data.examples import ExampleBatch
 from monolith_py.table import EmbeddingTable, Sgd
 from monolith_py.training import CheckpointMeta, Trainer, save_checkpoint
 
@@ -99,11 +100,11 @@ def test_a_checkpoint_is_shown_with_a_line_for_each_table(make_checkpoint: Calla
 def test_a_folder_of_checkpoints_shows_the_newest_intact_and_why_others_were_passed_over(make_checkpoint: Callable[[], Path]) -> None:
     first, second = make_checkpoint(), make_checkpoint()
     assert str(second) in monolith("inspect", first.parent).stdout
-    (second / "towers.safetensors").unlink()
+    (second / "dense.safetensors").unlink()
     result = monolith("inspect", first.parent)
     assert result.exit_code == 0
     assert str(first) in result.stdout
-    assert f"passed over  {second}/towers.safetensors" in result.stdout
+    assert f"passed over  {second}/dense.safetensors" in result.stdout
     assert result.stderr == ""
 
 

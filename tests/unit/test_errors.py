@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from monolith_py import errors
-from monolith_py.errors import DeltaGap, MonolithError, OffsetTrimmed, RankFailed, TopicMissing, TowerGap
+from monolith_py.errors import DeltaGap, DenseGap, MonolithError, OffsetTrimmed, RankFailed, TopicMissing
 
 
 def test_the_tree_is_the_one_that_the_module_draws() -> None:
@@ -31,8 +31,8 @@ def test_errors_carry_what_they_say_as_attributes() -> None:
     assert (trimmed.topic, trimmed.partition, trimmed.offset, trimmed.start) == ("clicks", 1, 5, 9)
     gap = DeltaGap((2, 7), (2, 9))
     assert (str(gap), gap.expected, gap.got) == ("delta gap: expected (generation, seq) (2, 7), got (2, 9)", (2, 7), (2, 9))
-    tower_gap = TowerGap(0xAB, 2)
-    assert str(tower_gap) == "tower gap: expected layout 000000ab, got 00000002"
-    assert (tower_gap.expected, tower_gap.got) == (0xAB, 2)
+    dense_gap = DenseGap(0xAB, 2)
+    assert str(dense_gap) == "dense gap: expected fingerprint 000000ab, got 00000002"
+    assert (dense_gap.expected, dense_gap.got) == (0xAB, 2)
     failed = RankFailed("UNAVAILABLE", "no connection")
     assert (str(failed), failed.code, failed.details) == ("UNAVAILABLE: no connection", "UNAVAILABLE", "no connection")

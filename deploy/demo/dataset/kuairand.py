@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as parquet
 
-from monolith_py.data.examples import Action, FeatureColumns, Impression, SparseColumn
+from monolith_py.data.columns import FeatureColumns, SparseColumn
+from monolith_py.data.events import Action, Impression
 from monolith_py.data.ids import fid_from_text
 
 DATA = Path(__file__).with_name("data")

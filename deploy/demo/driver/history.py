@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from monolith_demo.dataset.kuairand import Requests, Stream
 from monolith_py.config import JobConfig
+from monolith_py.data.columns import FeatureColumns
 from monolith_py.data.counters import counter_values, encode_counts
-from monolith_py.data.examples import FeatureColumns, Impression
+from monolith_py.data.events import Impression
 from monolith_py.io import Kv, Log
 from monolith_py.io.codec import encode_action, encode_features, encode_impression
 from monolith_py.io.log.topics import Topics, partition_of

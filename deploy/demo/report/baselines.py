@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith_demo.dataset.kuairand import Stream
-from monolith_py.data.examples import FeatureColumns
+from monolith_py.data.columns import FeatureColumns
 
 FloatArray = npt.NDArray[np.float64]
 

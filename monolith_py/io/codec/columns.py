@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from monolith_py.data.examples import FeatureColumns, FloatArray, SparseColumn
+from monolith_py.data.columns import FeatureColumns, FloatArray, SparseColumn
 from monolith_py.errors import WireError
 from monolith_py.pb import example_pb2 as pb
 

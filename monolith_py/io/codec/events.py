@@ -8,7 +8,8 @@ from typing import TypeVar
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
-from monolith_py.data.examples import Action, FeatureColumns, Impression
+from monolith_py.data.columns import FeatureColumns
+from monolith_py.data.events import Action, Impression
 from monolith_py.errors import WireError
 from monolith_py.io.codec.columns import columns_from_proto, columns_to_proto
 from monolith_py.pb import example_pb2 as pb

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from monolith_py.data.examples import ExampleBatch, ExampleKind, FeatureColumns, FloatArray, SparseColumn
+from monolith_py.data.columns import FeatureColumns, FloatArray, SparseColumn
+from monolith_py.data.examples import ExampleBatch, ExampleKind
 from monolith_py.errors import WireError
 
 _VERSION_KEY, _VERSION = b"monolith.examples", b"1"

@@ -57,7 +57,7 @@ class SqliteLog:
         self._path, self._busy_timeout_s = Path(path), busy_timeout_s
         self._closed = False
         self._lock = threading.Lock()
-        self._partitions: dict[str, list[_Partition]] = {}
+        self._partitions: dict[str, list[_PartitionFile]] = {}
         with mapped_errors(LogError, self._path):
             self._path.mkdir(parents=True, exist_ok=True)
 
@@ -146,7 +146,7 @@ class SqliteLog:
                     partition.close()
             self._partitions.clear()
 
-    def _topic(self, topic: str) -> list[_Partition]:
+    def _topic(self, topic: str) -> list[_PartitionFile]:
         with self._lock:
             if self._closed:
                 raise LogError(f"{self._path}: the log is closed")
@@ -155,17 +155,17 @@ class SqliteLog:
                 files = sorted((self._path / topic).glob("*.db")) if is_topic_name(topic) else []
                 if not files:
                     raise TopicMissing(topic)
-                partitions = self._partitions[topic] = [_Partition(file, self._busy_timeout_s) for file in files]
+                partitions = self._partitions[topic] = [_PartitionFile(file, self._busy_timeout_s) for file in files]
             return partitions
 
-    def _partition(self, topic: str, partition: int) -> _Partition:
+    def _partition(self, topic: str, partition: int) -> _PartitionFile:
         partitions = self._topic(topic)
         if not 0 <= partition < len(partitions):
             raise LogError(f"{topic!r}: partition must be in [0, {len(partitions)}), got {partition}")
         return partitions[partition]
 
 
-class _Partition:
+class _PartitionFile:
     """One partition's file, with one connection for appends and one for reads, each used by one thread at a time."""
 
     def __init__(self, path: Path, busy_timeout_s: float) -> None:

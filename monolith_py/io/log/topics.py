@@ -18,7 +18,7 @@ class Topics:
     examples: str
     updates: str
     dead_letters: str
-    tower_requests: str
+    dense_requests: str
 
     @staticmethod
     def of(config: LogConfig) -> Topics:

@@ -1,4 +1,4 @@
-"""Requests for full towers: a replica whose towers an update does not fit appends one, the trainer sees that there are new ones."""
+"""Requests for a full dense state, appended by a replica after a gap and counted by the trainer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from monolith_py.pb import parameter_sync_pb2 as pb
 logger = logging.getLogger(__name__)
 
 
-class TowerRequests:
+class DenseRequests:
     """The trainer's end of the topic of requests. What they say is for people; that there are more is all that counts."""
 
     def __init__(self, log: Log, topic: str) -> None:
@@ -24,13 +24,13 @@ class TowerRequests:
         try:
             end = self._log.end_offset(self._topic)
         except LogError as error:
-            logger.warning("no look for requests of towers, next time: %s", error)
+            logger.warning("no look for requests of dense parameters, next time: %s", error)
             return False
         seen, self._seen = self._seen, end
         return end != seen
 
 
-class TowerRequester:
+class DenseRequester:
     """A replica's end: asks at most once per `interval_s`, and does without where the log refuses. For one thread."""
 
     def __init__(self, log: Log, topic: str, job: str, clock: Clock, interval_s: float) -> None:
@@ -38,17 +38,17 @@ class TowerRequester:
         self._clock, self._interval_s = clock, interval_s
         self._due_s = clock.monotonic_s()
 
-    def ask(self, generation: int, seq: int, layout: int) -> None:
-        """Ask for full towers because the delta (generation, seq) does not fit those of `layout`, unless it was done just before."""
+    def ask(self, generation: int, seq: int, fingerprint: int) -> None:
+        """Append a request: delta (generation, seq) does not fit the state of `fingerprint`. No-op within the interval."""
         if self._clock.monotonic_s() < self._due_s:
             return
         self._due_s = self._clock.monotonic_s() + self._interval_s
-        request = pb.TowerRequest(job=self._job, generation=generation, seq=seq, layout=layout)
+        request = pb.DenseRequest(job=self._job, generation=generation, seq=seq, fingerprint=fingerprint)
         try:
             self._log.append(self._topic, [request.SerializeToString()], time_ms=self._clock.now_ms())
         except LogError as error:
-            logger.warning("full towers not asked for, next time: %s", error)
+            logger.warning("a full dense state not asked for, next time: %s", error)
 
     def answered(self) -> None:
-        """Note that towers fit again, so that the next gap is asked about at once."""
+        """Note that dense parameters fit again, so that the next gap is asked about at once."""
         self._due_s = self._clock.monotonic_s()

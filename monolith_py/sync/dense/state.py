@@ -1,8 +1,8 @@
-"""Towers as replicas hold them: tensors by name, which atoms of the sparse layers among them live, and a checksum of that layout.
+"""Dense parameters as replicas hold them: tensors by name, live atoms of the sparse layers, fingerprint.
 
 Letters: k live atoms of a layer, h outputs of an atom, O outputs of a layer, n weights of all tensors together. With P the prefix of its
-names, a sparse layer is P.values float32 (k, h), P.bounds int32 (blocks + 1,), P.columns int32 (k,), and P.epoch int64 (), which counts
-the swaps of its atoms. Every other tensor is float32.
+names, a sparse layer is P.values float32 (k, h), P.bounds int32 (blocks + 1,), P.columns int32 (k,), and P.topology_version int64 (), the
+number of swaps of its atoms. Every other tensor is float32.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch import Tensor
 from monolith_py.sync.dense.topology import LiveAtoms
 from monolith_py.sync.rows import RowEncoding, pack_rows, row_bytes, unpack_rows
 
-_BOUNDS, _COLUMNS, _EPOCH, _VALUES = "bounds", "columns", "epoch", "values"
-_TOPOLOGY = {_BOUNDS: torch.int32, _COLUMNS: torch.int32, _EPOCH: torch.int64}
+_BOUNDS, _COLUMNS, _VERSION, _VALUES = "bounds", "columns", "topology_version", "values"
+_TOPOLOGY = {_BOUNDS: torch.int32, _COLUMNS: torch.int32, _VERSION: torch.int64}
 _WIRE_DTYPES = {torch.int32: "<i4", torch.int64: "<i8"}
 
 
@@ -29,14 +29,14 @@ class SparseLayer:
     """The topology of one sparse layer."""
 
     atoms: LiveAtoms
-    epoch: int
+    topology_version: int
 
 
 @dataclass(frozen=True)
-class TowerState:
-    """The tensors of the towers on the CPU; never changed in place. Make one by `of`.
+class DenseState:
+    """The tensors of the dense parameters on the CPU; never changed in place. Make one by `of`.
 
-    >>> TowerState.of({"bias": torch.zeros(3)}).pack(RowEncoding.FP16)
+    >>> DenseState.of({"bias": torch.zeros(3)}).pack(RowEncoding.FP16)
     b'\\x00\\x00\\x00\\x00\\x00\\x00'
     """
 
@@ -44,8 +44,8 @@ class TowerState:
     layers: Mapping[str, SparseLayer]  # by what the names of their tensors begin with, the dot included
 
     @staticmethod
-    def of(tensors: Mapping[str, Tensor]) -> TowerState:
-        """Return the towers that `tensors` are, which the caller leaves as they are from here on.
+    def of(tensors: Mapping[str, Tensor]) -> DenseState:
+        """Return the dense parameters that `tensors` are, which the caller leaves as they are from here on.
 
         Raises:
             ValueError: a tensor is of another dtype or shape than a dense or a sparse layer has; the message names it.
@@ -56,11 +56,11 @@ class TowerState:
         topologies = {f"{prefix}{part}" for prefix in prefixes for part in _TOPOLOGY}
         for name, tensor in tensors.items():
             if name not in topologies and tensor.dtype != torch.float32:
-                raise ValueError(f"towers.{name} must be torch.float32, got {tensor.dtype}")
-        return TowerState(tensors, layers)
+                raise ValueError(f"dense.{name} must be torch.float32, got {tensor.dtype}")
+        return DenseState(tensors, layers)
 
     @cached_property
-    def layout(self) -> int:
+    def fingerprint(self) -> int:
         """Return the CRC-32C of names, shapes and topologies; parameter_sync.proto says over which bytes."""
         crc = 0
         for name in _in_wire_order(self.tensors):
@@ -87,32 +87,32 @@ class TowerState:
         """Return the size of what `pack` returns."""
         return row_bytes(sum(shape.numel() for shape in self.shapes.values()), encoding)
 
-    def with_layers(self, layers: Mapping[str, SparseLayer]) -> TowerState:
-        """Return towers whose sparse layers `layers` have other atoms, all of zero weights."""
+    def with_layers(self, layers: Mapping[str, SparseLayer]) -> DenseState:
+        """Return dense parameters whose sparse layers `layers` have other atoms, all of zero weights."""
         changed: dict[str, Tensor] = {}
         for prefix, layer in layers.items():
             height = self.tensors[f"{prefix}{_VALUES}"].shape[1]
             changed[f"{prefix}{_BOUNDS}"] = torch.from_numpy(layer.atoms.bounds)
             changed[f"{prefix}{_COLUMNS}"] = torch.from_numpy(layer.atoms.columns)
-            changed[f"{prefix}{_EPOCH}"] = torch.tensor(layer.epoch, dtype=torch.int64)
+            changed[f"{prefix}{_VERSION}"] = torch.tensor(layer.topology_version, dtype=torch.int64)
             changed[f"{prefix}{_VALUES}"] = torch.zeros(layer.atoms.num_atoms, height)
-        return TowerState({**self.tensors, **changed}, {**self.layers, **layers})
+        return DenseState({**self.tensors, **changed}, {**self.layers, **layers})
 
-    def with_weights(self, packed: bytes, encoding: RowEncoding) -> TowerState:
-        """Return towers of this layout with the weights `packed`, which must be of `num_packed_bytes`."""
+    def with_weights(self, packed: bytes, encoding: RowEncoding) -> DenseState:
+        """Return dense parameters of this fingerprint with the weights `packed`, which must be of `num_packed_bytes`."""
         row = np.frombuffer(packed, np.uint8)[np.newaxis]
         shapes = self.shapes
         sizes = [shape.numel() for shape in shapes.values()]
         weights = torch.from_numpy(unpack_rows(row, sum(sizes), encoding)[0].copy())  # (n,)
         parts = torch.split(weights, sizes) if sizes else ()
         changed = {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
-        return TowerState({**self.tensors, **changed}, self.layers)
+        return DenseState({**self.tensors, **changed}, self.layers)
 
     def _pack(self, name: str, encoding: RowEncoding) -> bytes:
         try:
             return pack_rows(self.tensors[name].numpy().reshape(1, -1), encoding).tobytes()
         except ValueError as error:
-            raise ValueError(f"towers.{name}: {error}") from None
+            raise ValueError(f"dense.{name}: {error}") from None
 
 
 def _in_wire_order(names: Mapping[str, Tensor]) -> Iterator[str]:
@@ -129,14 +129,14 @@ def _layer_of(tensors: Mapping[str, Tensor], prefix: str) -> SparseLayer:
     for part, dtype in {**_TOPOLOGY, _VALUES: torch.float32}.items():
         tensor = tensors.get(f"{prefix}{part}")
         if tensor is None or tensor.dtype != dtype:
-            raise ValueError(f"towers.{prefix}{part} must be {dtype}, got {None if tensor is None else tensor.dtype}")
+            raise ValueError(f"dense.{prefix}{part} must be {dtype}, got {None if tensor is None else tensor.dtype}")
     try:
         atoms = LiveAtoms.of(tensors[f"{prefix}{_BOUNDS}"].numpy(), tensors[f"{prefix}{_COLUMNS}"].numpy())
     except ValueError as error:
-        raise ValueError(f"towers.{prefix}{error}") from None
-    epoch, values = tensors[f"{prefix}{_EPOCH}"], tensors[f"{prefix}{_VALUES}"]
-    if epoch.ndim != 0 or epoch < 0:
-        raise ValueError(f"towers.{prefix}{_EPOCH} must be one number >= 0, got {epoch.tolist()}")
+        raise ValueError(f"dense.{prefix}{error}") from None
+    topology_version, values = tensors[f"{prefix}{_VERSION}"], tensors[f"{prefix}{_VALUES}"]
+    if topology_version.ndim != 0 or topology_version < 0:
+        raise ValueError(f"dense.{prefix}{_VERSION} must be one number >= 0, got {topology_version.tolist()}")
     if values.ndim != 2 or len(values) != atoms.num_atoms:
-        raise ValueError(f"towers.{prefix}{_VALUES} must be ({atoms.num_atoms}, h), got {tuple(values.shape)}")
-    return SparseLayer(atoms, int(epoch))
+        raise ValueError(f"dense.{prefix}{_VALUES} must be ({atoms.num_atoms}, h), got {tuple(values.shape)}")
+    return SparseLayer(atoms, int(topology_version))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from monolith_py.data.examples import Int64Array
+from monolith_py.data.columns import Int64Array
 from monolith_py.errors import WireError
 
 Int32Array = npt.NDArray[np.int32]
@@ -99,19 +99,19 @@ class Swap:
     A gap counts what lies between a member and the one before, so no list can name anything twice or out of order.
     """
 
-    epoch: int  # the layer's count of swaps afterwards
+    topology_version: int  # the layer's count of swaps afterwards
     removed: UInt32Array  # (r,) gaps between numbers of atoms before the swap
     num_columns: int  # stride of the keys
     added: UInt32Array  # (a,) gaps between keys
 
     @staticmethod
-    def between(old: LiveAtoms, new: LiveAtoms, epoch: int) -> Swap:
+    def between(old: LiveAtoms, new: LiveAtoms, topology_version: int) -> Swap:
         """Return the swap after which `new` atoms live where `old` ones did; both have the same number of blocks."""
         assert old.num_blocks == new.num_blocks, (old.num_blocks, new.num_blocks)
         num_columns = max(old.num_columns, new.num_columns)
         old_keys, new_keys = old.keys(num_columns), new.keys(num_columns)
         removed = np.flatnonzero(~np.isin(old_keys, new_keys, assume_unique=True))
-        return Swap(epoch, _gaps(removed), num_columns, _gaps(np.setdiff1d(new_keys, old_keys, assume_unique=True)))
+        return Swap(topology_version, _gaps(removed), num_columns, _gaps(np.setdiff1d(new_keys, old_keys, assume_unique=True)))
 
 
 def _gaps(positions: Int64Array) -> UInt32Array:

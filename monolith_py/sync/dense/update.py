@@ -1,4 +1,4 @@
-"""Updates of towers: all of them, their weights alone, or their weights and what was swapped; made, applied, to and from protobuf.
+"""Updates of the dense state: full, weights only, or weights and swaps; made, applied, to and from protobuf.
 
 Letters: n weights of all tensors together.
 """
@@ -15,9 +15,9 @@ from crc32c import crc32c
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from monolith_py.errors import TowerGap, WireError
+from monolith_py.errors import DenseGap, WireError
 from monolith_py.pb import parameter_sync_pb2 as pb
-from monolith_py.sync.dense.state import SparseLayer, TowerState
+from monolith_py.sync.dense.state import DenseState, SparseLayer
 from monolith_py.sync.dense.topology import Swap
 from monolith_py.sync.rows import ENCODING_FROM_WIRE, ENCODING_TO_WIRE, RowEncoding, rows_are_finite
 
@@ -25,31 +25,31 @@ _ENCODINGS = (RowEncoding.FP32, RowEncoding.FP16)
 _MAX_FP16 = 65504.0
 
 
-class TowerForm(Enum):
-    """What an update of towers holds."""
+class DenseForm(Enum):
+    """What an update of dense parameters holds."""
 
     FULL = "full"  # all tensors
-    VALUES = "values"  # every weight, for the layout that the receiver has
-    SWAP = "swap"  # every weight, and what changed of the layout
+    VALUES = "values"  # every weight, for the fingerprint that the receiver has
+    SWAP = "swap"  # every weight, and what changed of the fingerprint
 
 
 @dataclass(frozen=True)
-class TowerUpdate:
-    """New towers, for a receiver that has the layout `base`, in the full form for any."""
+class DenseUpdate:
+    """New dense parameters, for a receiver that has the fingerprint `base`, in the full form for any."""
 
     base: int
-    layout: int  # once it is applied
+    fingerprint: int  # once it is applied
     encoding: RowEncoding
     full: bytes = b""  # safetensors
-    values: bytes = b""  # (n,) packed as `TowerState.pack` does
+    values: bytes = b""  # (n,) packed as `DenseState.pack` does
     swaps: Mapping[str, Swap] = field(default_factory=dict)  # by the layer's prefix
 
     @property
-    def form(self) -> TowerForm:
+    def form(self) -> DenseForm:
         """Return which of the three forms this is."""
         if self.full:
-            return TowerForm.FULL
-        return TowerForm.SWAP if self.swaps else TowerForm.VALUES
+            return DenseForm.FULL
+        return DenseForm.SWAP if self.swaps else DenseForm.VALUES
 
     @property
     def num_bytes(self) -> int:
@@ -58,148 +58,148 @@ class TowerUpdate:
         return len(self.full) + len(self.values) + swaps
 
 
-def full_update(state: TowerState, encoding: RowEncoding) -> TowerUpdate:
-    """Return the update that makes any replica's towers `state`.
+def full_update(state: DenseState, encoding: RowEncoding) -> DenseUpdate:
+    """Return the update that makes any replica's dense parameters `state`.
 
     Raises:
         ValueError: a weight is NaN or infinite.
     """
     packed = state.pack(encoding)  # raises what `save` would not
-    assert packed, "towers without a weight"
+    assert packed, "dense parameters without a weight"
     tensors = dict(state.tensors)
     if encoding is RowEncoding.FP16:
         tensors |= {name: tensors[name].clamp(-_MAX_FP16, _MAX_FP16).half() for name in state.shapes}
-    return TowerUpdate(0, state.layout, encoding, full=save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+    return DenseUpdate(0, state.fingerprint, encoding, full=save({name: tensor.contiguous() for name, tensor in tensors.items()}))
 
 
-def next_update(base: TowerState, state: TowerState, encoding: RowEncoding) -> TowerUpdate:
-    """Return the smallest update that makes towers of the layout of `base` into `state`.
+def next_update(base: DenseState, state: DenseState, encoding: RowEncoding) -> DenseUpdate:
+    """Return the smallest update that makes dense parameters of the fingerprint of `base` into `state`.
 
     Raises:
         ValueError: a weight is NaN or infinite.
     """
     swaps = {
-        prefix: Swap.between(base.layers[prefix].atoms, layer.atoms, layer.epoch)
+        prefix: Swap.between(base.layers[prefix].atoms, layer.atoms, layer.topology_version)
         for prefix, layer in state.layers.items()
         if prefix in base.layers and _differ(base, state, prefix)
     }
     layers = {prefix: state.layers[prefix] for prefix in swaps}
-    if base.with_layers(layers).layout != state.layout:
+    if base.with_layers(layers).fingerprint != state.fingerprint:
         return full_update(state, encoding)  # not the topologies alone have changed
-    update = TowerUpdate(base.layout, state.layout, encoding, values=state.pack(encoding), swaps=swaps)
+    update = DenseUpdate(base.fingerprint, state.fingerprint, encoding, values=state.pack(encoding), swaps=swaps)
     if not swaps:
         return update
     return min(update, full_update(state, encoding), key=lambda one: one.num_bytes)
 
 
-def apply_update(state: TowerState, update: TowerUpdate) -> TowerState:
-    """Return the towers that `update` makes of `state`, which stays as it is.
+def apply_update(state: DenseState, update: DenseUpdate) -> DenseState:
+    """Return the dense parameters that `update` makes of `state`, which stays as it is.
 
     Raises:
-        TowerGap: the update is for another layout than that of `state`.
+        DenseGap: the update is for another fingerprint than that of `state`.
         WireError: the update breaks a rule of its form.
     """
-    if update.form is TowerForm.FULL:
+    if update.form is DenseForm.FULL:
         return _from_full(update)
-    if update.base != state.layout:
-        raise TowerGap(update.base, state.layout)
+    if update.base != state.fingerprint:
+        raise DenseGap(update.base, state.fingerprint)
     layers = {}
     for prefix, swap in update.swaps.items():
         if prefix not in state.layers:
-            raise WireError(f"towers.swaps.layer must be one of {sorted(state.layers)}, got {prefix!r}")
-        layers[prefix] = SparseLayer(state.layers[prefix].atoms.after(swap), swap.epoch)
+            raise WireError(f"dense.swaps.layer must be one of {sorted(state.layers)}, got {prefix!r}")
+        layers[prefix] = SparseLayer(state.layers[prefix].atoms.after(swap), swap.topology_version)
     state = state.with_layers(layers)
-    if state.layout != update.layout:
-        raise TowerGap(update.layout, state.layout)
+    if state.fingerprint != update.fingerprint:
+        raise DenseGap(update.fingerprint, state.fingerprint)
     num_bytes = state.num_packed_bytes(update.encoding)
     if len(update.values) != num_bytes:
-        raise WireError(f"towers.values must be {num_bytes} bytes of {update.encoding.value}, got {len(update.values)}")
+        raise WireError(f"dense.values must be {num_bytes} bytes of {update.encoding.value}, got {len(update.values)}")
     return state.with_weights(update.values, update.encoding)
 
 
-def tower_update_to_wire(update: TowerUpdate) -> pb.TowerUpdate:
+def dense_update_to_wire(update: DenseUpdate) -> pb.DenseUpdate:
     """Return `update` as a message, with its checksum."""
-    message = pb.TowerUpdate(
+    message = pb.DenseUpdate(
         base=update.base,
-        layout=update.layout,
+        fingerprint=update.fingerprint,
         encoding=ENCODING_TO_WIRE[update.encoding],
         full=update.full,
         values=update.values,
         swaps=[_swap_to_wire(*item) for item in update.swaps.items()],
     )
-    message.checksum = tower_checksum(message)
+    message.checksum = dense_checksum(message)
     return message
 
 
-def tower_update_from_wire(message: pb.TowerUpdate) -> TowerUpdate:
-    """Return the update that `message` is; what depends on the receiver's towers is left to `apply_update`.
+def dense_update_from_wire(message: pb.DenseUpdate) -> DenseUpdate:
+    """Return the update that `message` is; what depends on the receiver's dense parameters is left to `apply_update`.
 
     Raises:
         WireError: a wrong checksum, an unknown encoding, no form or two, a layer twice, or a weight that is not finite.
     """
-    checksum = tower_checksum(message)
+    checksum = dense_checksum(message)
     if message.checksum != checksum:
-        raise WireError(f"towers.checksum must be {checksum:08x}, got {message.checksum:08x}")
+        raise WireError(f"dense.checksum must be {checksum:08x}, got {message.checksum:08x}")
     encoding = ENCODING_FROM_WIRE.get(message.encoding)
     if encoding not in _ENCODINGS:
-        raise WireError(f"towers.encoding must be one of {[ENCODING_TO_WIRE[one] for one in _ENCODINGS]}, got {message.encoding}")
+        raise WireError(f"dense.encoding must be one of {[ENCODING_TO_WIRE[one] for one in _ENCODINGS]}, got {message.encoding}")
     if bool(message.full) == bool(message.values) or (message.full and (message.swaps or message.base)):
         sizes = f"{len(message.full)} and {len(message.values)} bytes, {len(message.swaps)} swaps, base {message.base:08x}"
-        raise WireError(f"towers must have either full, without swaps and base, or values, got {sizes}")
+        raise WireError(f"dense parameters must have either full, without swaps and base, or values, got {sizes}")
     if len(message.values) % (4 if encoding is RowEncoding.FP32 else 2):
-        raise WireError(f"towers.values must be whole numbers of {encoding.value}, got {len(message.values)} bytes")
+        raise WireError(f"dense.values must be whole numbers of {encoding.value}, got {len(message.values)} bytes")
     if not rows_are_finite(np.frombuffer(message.values, np.uint8)[np.newaxis], encoding):
-        raise WireError("towers.values must be finite, got NaN or Inf")
+        raise WireError("dense.values must be finite, got NaN or Inf")
     swaps = {swap.layer: _swap_of(swap) for swap in message.swaps}
     if len(swaps) != len(message.swaps):
-        raise WireError(f"towers.swaps must name each layer once, got {[swap.layer for swap in message.swaps]}")
-    return TowerUpdate(message.base, message.layout, encoding, message.full, message.values, swaps)
+        raise WireError(f"dense.swaps must name each layer once, got {[swap.layer for swap in message.swaps]}")
+    return DenseUpdate(message.base, message.fingerprint, encoding, message.full, message.values, swaps)
 
 
-def tower_checksum(message: pb.TowerUpdate) -> int:
+def dense_checksum(message: pb.DenseUpdate) -> int:
     """Return the CRC-32C that parameter_sync.proto asks for in `message`."""
-    crc = crc32c(np.array([message.base, message.layout, message.encoding & 0xFFFFFFFF], "<u4").tobytes())
+    crc = crc32c(np.array([message.base, message.fingerprint, message.encoding & 0xFFFFFFFF], "<u4").tobytes())
     crc = crc32c(message.values, crc32c(message.full, crc))
     for swap in message.swaps:
         sizes = [swap.num_columns, len(swap.removed), len(swap.added)]
-        head = swap.layer.encode() + b"\0" + np.int64(swap.epoch).astype("<i8").tobytes()
+        head = swap.layer.encode() + b"\0" + np.int64(swap.topology_version).astype("<i8").tobytes()
         crc = crc32c(head + np.array([*sizes, *swap.removed, *swap.added], "<u4").tobytes(), crc)
     return crc
 
 
-def _differ(base: TowerState, state: TowerState, prefix: str) -> bool:
+def _differ(base: DenseState, state: DenseState, prefix: str) -> bool:
     """Return whether the topologies of a layer differ so that a swap can tell how."""
     old, new = base.layers[prefix], state.layers[prefix]
     if old.atoms.num_blocks != new.atoms.num_blocks:
         return False
     same = np.array_equal(old.atoms.bounds, new.atoms.bounds) and np.array_equal(old.atoms.columns, new.atoms.columns)
-    return not same or old.epoch != new.epoch
+    return not same or old.topology_version != new.topology_version
 
 
 def _swap_to_wire(prefix: str, swap: Swap) -> pb.LayerSwap:
     gaps = {"removed": swap.removed.tolist(), "added": swap.added.tolist()}
-    return pb.LayerSwap(layer=prefix, epoch=swap.epoch, num_columns=swap.num_columns, **gaps)
+    return pb.LayerSwap(layer=prefix, topology_version=swap.topology_version, num_columns=swap.num_columns, **gaps)
 
 
 def _swap_of(message: pb.LayerSwap) -> Swap:
-    if message.epoch < 0:
-        raise WireError(f"towers.swaps.epoch must be >= 0, got {message.epoch}")
-    return Swap(message.epoch, np.array(message.removed, np.uint32), message.num_columns, np.array(message.added, np.uint32))
+    if message.topology_version < 0:
+        raise WireError(f"dense.swaps.topology_version must be >= 0, got {message.topology_version}")
+    return Swap(message.topology_version, np.array(message.removed, np.uint32), message.num_columns, np.array(message.added, np.uint32))
 
 
-def _from_full(update: TowerUpdate) -> TowerState:
-    """Return the towers of an update in the full form, whatever the replica has."""
+def _from_full(update: DenseUpdate) -> DenseState:
+    """Return the dense parameters of an update in the full form, whatever the replica has."""
     dtype = torch.float32 if update.encoding is RowEncoding.FP32 else torch.float16
     try:
         tensors = load(update.full)
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and tensor.dtype != dtype:
-                raise WireError(f"towers.full must have weights of {dtype}, got {tensor.dtype} in {name!r}")
+                raise WireError(f"dense.full must have weights of {dtype}, got {tensor.dtype} in {name!r}")
             if not torch.isfinite(tensor).all():
-                raise WireError(f"towers.full must be finite, got NaN or Inf in {name!r}")
-        state = TowerState.of({name: tensor.float() if tensor.dtype == dtype else tensor for name, tensor in tensors.items()})
+                raise WireError(f"dense.full must be finite, got NaN or Inf in {name!r}")
+        state = DenseState.of({name: tensor.float() if tensor.dtype == dtype else tensor for name, tensor in tensors.items()})
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise WireError(f"towers.full must be towers in the safetensors format, got {len(update.full)} bytes: {error}") from None
-    if state.layout != update.layout:
-        raise WireError(f"towers.full must be of layout {update.layout:08x}, got {state.layout:08x}")
+        raise WireError(f"dense.full must be dense parameters in the safetensors format, got {len(update.full)} bytes: {error}") from None
+    if state.fingerprint != update.fingerprint:
+        raise WireError(f"dense.full must be of fingerprint {update.fingerprint:08x}, got {state.fingerprint:08x}")
     return state

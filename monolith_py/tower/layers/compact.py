@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from monolith_py.tower.layers.sparse_linear import SparseLinear
 
 
-class SmallerTower(nn.Module):
+class CompactTower(nn.Module):
     """Linear and ReLU over the inputs that are read, with the outputs that matter.
 
     An output that no atom of the next layer reads is left out. One that reads nothing is the same for all inputs: it goes into the next

@@ -30,7 +30,7 @@ class CoreStack:
         self._layers, self._atom, self._bf16 = tuple(layers), atom, bf16
         shapes = [(layer.in_features, layer.out_features, getattr(layer, "relu", True)) for layer in layers]
         self._core = _core.TowerStack(shapes, _HEIGHTS[atom], bf16)
-        self._epochs: list[int | None] = [None] * len(layers)  # of the topologies in the core
+        self._topology_versions: list[int | None] = [None] * len(layers)  # of the topologies in the core
         self._frozen = False
 
     @property
@@ -65,10 +65,10 @@ class CoreStack:
 
     def _load(self, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
         for index, layer in enumerate(self._layers):
-            epoch = int(layer.epoch) if isinstance(layer, SparseLinear) else 0
-            if self._epochs[index] != epoch:
+            topology_version = int(layer.topology_version) if isinstance(layer, SparseLinear) else 0
+            if self._topology_versions[index] != topology_version:
                 self._core.set_topology(index, *_topology(layer, _HEIGHTS[self._atom]))
-                self._epochs[index] = epoch
+                self._topology_versions[index] = topology_version
         values = [self._to_atoms(layer, weight.detach()).numpy() for layer, weight in zip(self._layers, weights, strict=True)]
         self._core.load(values, [bias.detach().numpy() for bias in biases])
 

@@ -40,7 +40,7 @@ class SparseLinear(nn.Module):
 
     bounds: Tensor  # int32 (blocks + 1,): live atoms of block b are [bounds[b], bounds[b + 1])
     columns: Tensor  # int32 (k,): place of each live atom, ascending within a block
-    epoch: Tensor  # int64 (): how often the topology changed
+    topology_version: Tensor  # int64 (): how often the topology changed
 
     def __init__(self, in_features: int, out_features: int, atom: Atom = "16x1", *, relu: bool = False) -> None:
         """Make a layer without a live atom and with bias 0; `of` makes one of a dense layer."""
@@ -51,7 +51,7 @@ class SparseLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_features))
         self.register_buffer("bounds", torch.zeros(self.num_blocks + 1, dtype=torch.int32))
         self.register_buffer("columns", torch.zeros(0, dtype=torch.int32))
-        self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("topology_version", torch.zeros((), dtype=torch.int64))
         # Of every atom, dead or live, summed over backwards while it is not None: float32 (blocks, places, h).
         self.gradient_sum: Tensor | None = None
 
@@ -89,7 +89,7 @@ class SparseLinear(nn.Module):
         return mask_of(self.bounds.cpu().numpy(), self.columns.cpu().numpy(), self.grid)
 
     def place(self, live: Mask, values: Tensor) -> None:
-        """Take another topology, a mask of the grid, with `values` (k, h) in the order of its atoms; `epoch` counts it.
+        """Take another topology, a mask of the grid, with `values` (k, h) in the order of its atoms; `topology_version` counts it.
 
         The parameter `values` is another one from here on.
 
@@ -105,7 +105,7 @@ class SparseLinear(nn.Module):
         self.bounds, self.columns = torch.from_numpy(bounds).to(device), torch.from_numpy(columns).to(device)
         # A new parameter, as autograd remembers the shape of one that it has met.
         self.values = nn.Parameter(values.detach().to(device).contiguous())
-        self.epoch += 1
+        self.topology_version += 1
 
     def weight(self) -> Tensor:
         """Return the weight as a dense layer has it, float32 (O, I), zero where no atom lives; gradients reach `values`."""

@@ -2,7 +2,7 @@
 
     <directory>/step-000000001234/manifest.json           meta, and size and CRC-32C of every other file
                                   tables/<feature>.table  rows, optimizer state, admission, ages, pending drains
-                                  towers.safetensors      the model's dense parameters
+                                  dense.safetensors      the model's dense parameters
                                   optimizer.safetensors   what learns them, in the middle of whatever it does; torch's random state
 
 A checkpoint is written beside its name while training goes on, brought to the disk and renamed; readers take the newest that is complete.
@@ -55,7 +55,7 @@ class CheckpointSaving:
     """A checkpoint that is written while training goes on.
 
     1. A thread copies the tables, shard by shard, then what has changed meanwhile, until little is left: `is_copied`.
-    2. `freeze`, between two steps, copies that rest, the towers and their optimizer in memory: the checkpoint is of this moment.
+    2. `freeze`, between two steps, copies that rest, the dense parameters and their optimizer in memory: the checkpoint is of this moment.
     3. The thread brings all of it to the disk and gives it its name: `is_written`; `wait` returns the path.
     """
 
@@ -97,9 +97,9 @@ class CheckpointSaving:
             self._worker.shutdown()
             self._give_up()
             raise
-        towers = self._trainer.export_towers()
+        dense = self._trainer.export_dense()
         optimizer = {name: value.clone() for name, value in _optimizer_tensors(self._trainer).items()}
-        self._written = self._worker.submit(self._write, meta, towers, optimizer)
+        self._written = self._worker.submit(self._write, meta, dense, optimizer)
 
     def wait(self) -> Path:
         """Return the path of the checkpoint once it is whole and on the disk.
@@ -134,12 +134,12 @@ class CheckpointSaving:
             if num_copied == 0:
                 break
 
-    def _write(self, meta: CheckpointMeta, towers: dict[str, Tensor], optimizer: dict[str, Tensor]) -> Path:
+    def _write(self, meta: CheckpointMeta, dense: dict[str, Tensor], optimizer: dict[str, Tensor]) -> Path:
         path, temporary = self._directory / f"step-{meta.step:012d}", self._temporary
         try:
             for table in self._tables:
                 table.commit()
-            save_file(towers, temporary / "towers.safetensors")
+            save_file(dense, temporary / "dense.safetensors")
             save_file(optimizer, temporary / "optimizer.safetensors")
             files = {str(file.relative_to(temporary)): _fingerprint(file) for file in _files(temporary)}
             manifest = {"version": _VERSION, "meta": asdict(meta), "files": files}
@@ -230,7 +230,7 @@ def restore_checkpoint(path: Path, trainer: Trainer, job: str) -> CheckpointMeta
         raise CheckpointError(f"{path}: is of job {meta.job!r}, expected {job!r}")
     trainer.bags.restore(path / "tables")
     try:
-        trainer.model.load_state_dict(load_file(path / "towers.safetensors"))
+        trainer.model.load_state_dict(load_file(path / "dense.safetensors"))
         _restore_optimizer(trainer, load_file(path / "optimizer.safetensors"))
     except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: does not fit this job's model: {error}") from None

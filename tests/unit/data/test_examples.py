@@ -9,7 +9,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monolith_py.data.examples import ExampleBatch, FeatureColumns, SparseColumn
+from monolith_py.data.columns import FeatureColumns, SparseColumn
+from monolith_py.data.examples import ExampleBatch
 
 FIDS = st.lists(st.integers(-(2**63), 2**63 - 1), max_size=3)
 # One row: fids of "tags" and of "author", values of "age".

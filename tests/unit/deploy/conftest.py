@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from monolith_py.config import JobConfig
-from monolith_py.data.examples import FeatureColumns
+from monolith_py.data.columns import FeatureColumns
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monolith_py.data.examples import FeatureColumns, SparseColumn
+from monolith_py.data.columns import FeatureColumns, SparseColumn
 
 VIEWS = st.lists(st.tuples(st.integers(1, 4), st.booleans()), min_size=1, max_size=30)
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from monolith_py.config import JobConfig
+from monolith_py.data.columns import FeatureColumns
 from monolith_py.data.counters import counter_values, encode_counts
-from monolith_py.data.examples import FeatureColumns
 from monolith_py.io import Kv, Log
 from monolith_py.io.codec import decode_action, decode_features, decode_impression
 from monolith_py.io.log.log import event_times

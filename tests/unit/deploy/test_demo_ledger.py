@@ -12,7 +12,8 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, start_http_server
 
 from monolith_py.config import JobConfig
-from monolith_py.data.examples import ExampleBatch, ExampleKind, FeatureColumns
+from monolith_py.data.columns import FeatureColumns
+from monolith_py.data.examples import ExampleBatch, ExampleKind
 from monolith_py.io import Log
 from monolith_py.io.codec import encode_examples
 from monolith_py.io.log.topics import create_topics

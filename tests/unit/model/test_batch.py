@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from monolith_py.config import DenseFeatureConfig, FeatureConfig
-from monolith_py.data.examples import FeatureColumns, SparseColumn
+from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
 from monolith_py.model.batch import make_batch

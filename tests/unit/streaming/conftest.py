@@ -11,12 +11,14 @@ import pytest
 
 from monolith_py.clock import Clock, ManualClock
 from monolith_py.config import JobConfig, parse_job
-from monolith_py.data.examples import Action, ExampleBatch, ExampleKind, FeatureColumns, Impression, SparseColumn
+from monolith_py.data.columns import FeatureColumns, SparseColumn
+from monolith_py.data.events import Action, Impression
+from monolith_py.data.examples import ExampleBatch, ExampleKind
 from monolith_py.errors import TopicMissing
 from monolith_py.io import Kv, Log, MemoryKv, Record
 from monolith_py.io.codec import decode_dead_letter, decode_examples, encode_action, encode_impression
 from monolith_py.io.log.topics import Topics, create_topics
-from monolith_streaming.joiner.loop import JoinerPipeline
+from monolith_streaming.joiner.loop import JoinerLoop
 
 NOW_MS = 1_700_000_000_000
 # request id, item, kind, labels, sample rate, time, fids of each feature
@@ -190,9 +192,9 @@ class World:
                 log.append(topics.actions, [encode_action(event)], time_ms=event.time_ms, partition=partition)
 
     @staticmethod
-    def pipeline(job: JobConfig, log: Log, kv: Kv | None = None, clock: Clock | None = None) -> JoinerPipeline:
+    def pipeline(job: JobConfig, log: Log, kv: Kv | None = None, clock: Clock | None = None) -> JoinerLoop:
         """A started joiner; its wall clock stands ten days after NOW unless it is given."""
-        pipeline = JoinerPipeline(job, log, kv or MemoryKv(), clock or ManualClock(NOW_MS + 10 * 86_400_000))
+        pipeline = JoinerLoop(job, log, kv or MemoryKv(), clock or ManualClock(NOW_MS + 10 * 86_400_000))
         pipeline.start()
         return pipeline
 

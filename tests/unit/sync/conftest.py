@@ -1,4 +1,4 @@
-"""Doubles of the sync tests: a table that is a dict, a log that refuses, a sink that is a dict, and towers as tensors alone."""
+"""Doubles of the sync tests: a table that is a dict, a log that refuses, a sink that is a dict, and dense parameters as tensors alone."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Layer:
     def __init__(self, seed: int, blocks: int, columns: int, height: int, density: float) -> None:
         self.generator = np.random.default_rng(seed)
         self.blocks, self.columns, self.height = blocks, columns, height
-        self.epoch = 0
+        self.topology_version = 0
         self.live = {atom for atom in np.ndindex(blocks, columns) if self.generator.random() < density}
         self.learn()
 
@@ -127,7 +127,7 @@ class Layer:
         dead = [atom for atom in np.ndindex(self.blocks, self.columns) if atom not in self.live]
         self.live -= {live[index] for index in self.generator.permutation(len(live))[:num_removed]}
         self.live |= {dead[index] for index in self.generator.permutation(len(dead))[:num_added]}
-        self.epoch += 1
+        self.topology_version += 1
 
     def tensors(self, prefix: str) -> dict[str, Tensor]:
         live = sorted(self.live)
@@ -138,7 +138,7 @@ class Layer:
             f"{prefix}bounds": torch.tensor([0, *np.cumsum(counts)], dtype=torch.int32),
             f"{prefix}columns": torch.tensor([column for _, column in live], dtype=torch.int32),
             f"{prefix}bias": torch.from_numpy(self.bias.copy()),
-            f"{prefix}epoch": torch.tensor(self.epoch),
+            f"{prefix}topology_version": torch.tensor(self.topology_version),
         }
 
 
@@ -194,6 +194,6 @@ def sink() -> DictSink:
 def failing_log(tmp_path: Path):
     log = FailingLog(SqliteLog(tmp_path / "log"))
     log.create_topic("updates")
-    log.create_topic("tower_requests")
+    log.create_topic("dense_requests")
     yield log
     log.close()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from monolith_py.errors import WireError
 from monolith_py.pb import parameter_sync_pb2 as pb
-from monolith_py.sync import Delta, RowEncoding, StepMark, TowerState, decode_delta, encode_delta, full_update, pack_rows
+from monolith_py.sync import Delta, DenseState, RowEncoding, StepMark, decode_delta, encode_delta, full_update, pack_rows
 
 fids = st.lists(st.integers(-(2**63), 2**63 - 1), max_size=6)
 
@@ -49,13 +49,13 @@ def test_rows_and_evictions_come_back_as_they_went(updated, evicted, encoding):
 
 
 def test_towers_come_back_as_they_went():
-    towers = full_update(TowerState.of({"bias": torch.ones(3)}), RowEncoding.FP32)
-    assert decode_delta(encode_delta(Delta(1, 0, 5, 6, towers=towers))).towers == towers
+    dense = full_update(DenseState.of({"bias": torch.ones(3)}), RowEncoding.FP32)
+    assert decode_delta(encode_delta(Delta(1, 0, 5, 6, dense=dense))).dense == dense
 
 
 def test_a_sign_of_life_carries_neither_rows_nor_towers():
     delta = decode_delta(encode_delta(Delta(1, 2, 5, 6)))
-    assert (delta.generation, delta.seq, delta.table, delta.towers, len(delta.fids)) == (1, 2, "", None, 0)
+    assert (delta.generation, delta.seq, delta.table, delta.dense, len(delta.fids)) == (1, 2, "", None, 0)
 
 
 @pytest.mark.parametrize(
@@ -71,14 +71,14 @@ def test_a_sign_of_life_carries_neither_rows_nor_towers():
         ({"encoding": 9}, r"delta.encoding must be one of \[1, 2, 3\], got 9"),
         ({"encoding": 0}, "delta.encoding must be one of"),
         ({"published_ms": 0}, "delta.published_ms must be > 0, got 0"),
-        ({"towers": pb.TowerUpdate(values=b"x")}, "delta.towers must be absent in a delta of table 'user_id', got 3 bytes"),
+        ({"dense": pb.DenseUpdate(values=b"x")}, "delta.dense must be absent in a delta of table 'user_id', got 3 bytes"),
         ({"table": ""}, "delta.fids must be empty without delta.table, got 16 bytes"),
     ],
 )
 def test_a_broken_rule_is_named(changes, rule):
     message = pb.Delta.FromString(encode_delta(make_delta()))
     for name, value in changes.items():
-        message.towers.CopyFrom(value) if name == "towers" else setattr(message, name, value)
+        message.dense.CopyFrom(value) if name == "dense" else setattr(message, name, value)
     with pytest.raises(WireError, match=rule):
         decode_delta(message.SerializeToString())
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from monolith_py.clock import ManualClock
 from monolith_py.config import SyncConfig
 from monolith_py.errors import LogError
-from monolith_py.sync import Publisher, StepMark, Subscriber, TowerRequests, TowerState, apply_update, decode_delta
+from monolith_py.sync import DenseRequests, DenseState, Publisher, StepMark, Subscriber, apply_update, decode_delta
 from monolith_py.sync.publication import StepMarks
 
 START_MS = 1_000_000
@@ -27,10 +27,10 @@ class Setting:
         self.clock = ManualClock(START_MS)
         self.tower = torch.zeros(2)
         defaults = {"sparse_interval_s": 1.0, "dense_interval_s": 5.0, "encoding": "fp32", "rows_per_delta": 3}
-        requests = TowerRequests(log, "tower_requests")
-        towers = lambda: {"tower": self.tower}  # noqa: E731
+        requests = DenseRequests(log, "dense_requests")
+        dense = lambda: {"tower": self.tower}  # noqa: E731
         settings = SyncConfig(**(defaults | config))
-        self.publisher = Publisher(log, "updates", tables, towers, settings, self.clock, requests=requests, generation=1)
+        self.publisher = Publisher(log, "updates", tables, dense, settings, self.clock, requests=requests, generation=1)
         self.subscriber = Subscriber(log, "updates", sink, offset=0, position=(1, 0))
 
     def step(self, num_rows: int = 1, advance_s: float = 0.0) -> None:
@@ -55,7 +55,7 @@ class Setting:
 
 def tower_of(delta) -> torch.Tensor:
     """The tower of a delta, which must carry it whole or for one of the same shape."""
-    return apply_update(TowerState.of({"tower": torch.zeros(2)}), delta.towers).tensors["tower"]
+    return apply_update(DenseState.of({"tower": torch.zeros(2)}), delta.dense).tensors["tower"]
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_rows_go_every_sparse_interval_and_towers_every_dense_interval(make_sett
         setting.publish()
     deltas = setting.records()
     assert sum(bool(delta.table) for delta in deltas) in (14, 15)
-    assert sum(bool(delta.towers) for delta in deltas) == 3
+    assert sum(bool(delta.dense) for delta in deltas) == 3
 
 
 def test_one_seq_runs_over_all_tables_and_long_drains_are_cut(make_setting):
@@ -126,7 +126,7 @@ def test_nothing_new_gives_a_sign_of_life_every_dense_interval_only(make_setting
     for _ in range(44):
         setting.publish()
         setting.clock.advance(0.25)
-    kinds = [(delta.table, bool(delta.towers)) for delta in setting.records()]
+    kinds = [(delta.table, bool(delta.dense)) for delta in setting.records()]
     assert kinds == [("", True), ("", False), ("", False)]
 
 
@@ -187,8 +187,8 @@ def test_flush_publishes_all_that_is_pending_and_the_towers_and_returns_the_end(
     setting.tower = torch.ones(2)
     end = setting.publisher.flush(9)
     assert end == setting.log.end_offset("updates") == 3
-    _, towers, rows = setting.records()
-    assert torch.equal(tower_of(towers), torch.ones(2)) and rows.fids.tolist() == [3]
+    _, dense, rows = setting.records()
+    assert torch.equal(tower_of(dense), torch.ones(2)) and rows.fids.tolist() == [3]
     assert setting.publisher.position == (1, 3)
 
 

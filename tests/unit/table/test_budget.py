@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from monolith_py.table import NO_ROW, Adagrad, Budget, EmbeddingTable
+from monolith_py.table import NO_ROW, Adagrad, EmbeddingTable, MemoryBudget
 
 DIM, BATCH, START_S = 16, 1_000, 1_700_000_000
 SLOT_BYTES = 16 / 0.65  # an entry of the id map at its mean load, as the core reckons
@@ -18,7 +18,7 @@ TICK_S = 10  # what was seen within it is not told apart
 
 def make_table(num_rows: int, eviction: Any = "lru", half_life_s: int = 1_000, **settings: Any) -> EmbeddingTable:
     """A table whose budget is for so many rows."""
-    budget = Budget(int(num_rows * ROW_BYTES), eviction, half_life_s)
+    budget = MemoryBudget(int(num_rows * ROW_BYTES), eviction, half_life_s)
     return EmbeddingTable(**{"dim": DIM, "optimizer": Adagrad(), "budget": budget, **settings})
 
 
@@ -205,4 +205,4 @@ def test_a_restored_table_keeps_its_budget(tmp_path: Path) -> None:
 )
 def test_a_wrong_budget_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Budget(**settings)
+        MemoryBudget(**settings)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from monolith_py.table import Adagrad, Budget, EmbeddingTable, Sgd, Slice
+from monolith_py.table import Adagrad, EmbeddingTable, MemoryBudget, Sgd, Slice
 
 DIM, TTL_S = 4, 1_000
 
@@ -76,10 +76,10 @@ def test_what_shares_have_learnt_apart_is_shared_out_again(tmp_path: Path) -> No
 
 
 def test_budget_rates_and_encodings_may_differ_in_the_table_that_goes_on(tmp_path: Path) -> None:
-    table = make_table(optimizer=None, slices=[Slice("w", DIM, Sgd(lr=1.0))], budget=Budget(1 << 20))
+    table = make_table(optimizer=None, slices=[Slice("w", DIM, Sgd(lr=1.0))], budget=MemoryBudget(1 << 20))
     table.find_or_insert([1, 1], 0)
     save(table, tmp_path / "t")
-    other = make_table(optimizer=None, slices=[Slice("w", DIM, Sgd(lr=0.5), encoding="int4")], budget=Budget(1 << 21, "lfu"))
+    other = make_table(optimizer=None, slices=[Slice("w", DIM, Sgd(lr=0.5), encoding="int4")], budget=MemoryBudget(1 << 21, "lfu"))
     other.restore_from(tmp_path / "t")
     assert content(other) == content(table) != []
     assert other.drain_encoded("a").rows.shape == (1, 6)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from monolith_py import _core
-from monolith_py.table import NO_ROW, Adagrad, Budget, EmbeddingTable, EncodedDelta
+from monolith_py.table import NO_ROW, Adagrad, EmbeddingTable, EncodedDelta, MemoryBudget
 
 DIM, TTL_S, SEED, SCALE = 4, 10, 5, 0.25
 RULE = Adagrad(lr=0.5, eps=1e-6, initial_accumulator=0.5)
@@ -58,10 +58,10 @@ class Consumer:
 class TableMachine(RuleBasedStateMachine):
     @initialize(
         admit_after=st.sampled_from([1, 1, 2, 3]),
-        budget=st.sampled_from([None, None, Budget(40 * int(ROW_BYTES)), Budget(60 * int(ROW_BYTES), "lfu")]),
+        budget=st.sampled_from([None, None, MemoryBudget(40 * int(ROW_BYTES)), MemoryBudget(60 * int(ROW_BYTES), "lfu")]),
         num_threads=st.integers(1, 3),
     )
-    def make(self, admit_after: int, budget: Budget | None, num_threads: int) -> None:
+    def make(self, admit_after: int, budget: MemoryBudget | None, num_threads: int) -> None:
         _core.set_num_threads(num_threads)
         self.directory = Path(tempfile.mkdtemp())
         self.admit_after, self.budget = admit_after, budget

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from monolith_py import _core
-from monolith_py.table import NO_ROW, Adagrad, Adam, Admission, Budget, EmbeddingTable, Ftrl, GroupAdagrad, Momentum, Slice
+from monolith_py.table import NO_ROW, Adagrad, Adam, Admission, EmbeddingTable, Ftrl, GroupAdagrad, MemoryBudget, Momentum, Slice
 
 BATCH = 45_000  # fids; a call of so many is split into many parts
 Result = dict[str, np.ndarray]
@@ -29,7 +29,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "proportional": {"admit_after": 4, "admission": Admission("proportional")},
     "geometric": {"admit_after": 4, "admission": Admission("geometric")},
     "slices": {"optimizer": None, "slices": SLICES, "admit_after": 2},
-    "budget": {"budget": Budget(2_500_000), "dim": 32},
+    "budget": {"budget": MemoryBudget(2_500_000), "dim": 32},
     "freed": {"optimizer": GroupAdagrad(lr=0.3, l2=0.35), "dim": 8},
 }
 

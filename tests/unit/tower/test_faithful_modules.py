@@ -1,4 +1,4 @@
-"""Tower, Swaps and AtomOptimizer under the preset `dsl` learn as the published rule does, restated here in plain torch.
+"""Tower, TopologyUpdater and AtomOptimizer under the preset `dsl` learn as the published rule does, restated here in plain torch.
 
 Dynamic Sparse Learning, Wang et al. 2024: masked dense weights, Adam with dense moments; every dT steps, after the optimizer's, the least
 |w| go and as many of the greatest |gradient| of this batch come, from 0. Its Bernoulli masks are replaced by the tower's first ones, and
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from monolith_py.config.sparsity import SparsityConfig
-from monolith_py.tower import AtomOptimizer, AtomRule, ParameterOptimizer, Swaps, Tower
+from monolith_py.tower import AtomOptimizer, AtomRule, ParameterOptimizer, TopologyUpdater, Tower
 
 EVERY, DENSITY, LR, SIZES = 7, 0.5, 0.002, (64, 48, 32)
 STEPS = 11 * EVERY  # of the cosine; ten swaps are compared
@@ -57,7 +57,7 @@ class Ours:
     def __init__(self, tower: Tower) -> None:
         self.tower = tower
         self.atoms = AtomOptimizer(tower.sparse_layers, AtomRule(), CONFIG.newborn)
-        self.swaps = Swaps(tower.sparse_layers, self.atoms, CONFIG, seed=0)
+        self.swaps = TopologyUpdater(tower.sparse_layers, self.atoms, CONFIG, seed=0)
         self.whole = ParameterOptimizer({str(index): layer.bias for index, layer in enumerate(tower.sparse_layers)}, AtomRule())
 
     def step(self, inputs: Tensor, labels: Tensor) -> bool:

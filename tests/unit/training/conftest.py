@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from monolith_py.config import JobConfig, parse_job
-from monolith_py.data.examples import ExampleBatch, FeatureColumns, SparseColumn
+from monolith_py.data.columns import FeatureColumns, SparseColumn
+from monolith_py.data.examples import ExampleBatch
 
 
 @pytest.fixture

@@ -11,14 +11,15 @@ import pytest
 import torch
 
 from monolith_py.config import JobConfig
-from monolith_py.data.examples import ExampleBatch, FeatureColumns
+from monolith_py.data.columns import FeatureColumns
+from monolith_py.data.examples import ExampleBatch
 from monolith_py.errors import WireError
 from monolith_py.training import PoisonedBatch, Trainer, auc
 
 
 def snapshot(trainer: Trainer) -> list[np.ndarray]:
     rows = [table.export_rows()[1] for table in trainer.bags.tables.values()]
-    return rows + [value.numpy().copy() for value in trainer.export_towers().values()]
+    return rows + [value.numpy().copy() for value in trainer.export_dense().values()]
 
 
 def test_learning_raises_the_progressive_auc(make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch]) -> None:
@@ -93,7 +94,7 @@ def test_a_batch_whose_gradients_are_finite_but_their_squares_are_not_changes_no
         trainer.step(replace(examples, sample_rates=np.full(32, 1e-20, np.float32)))
     scales = trainer.model.get_parameter("scales")
     with torch.no_grad():
-        scales.mul_(1e20)  # the rows' gradient has this factor, the towers' have not
+        scales.mul_(1e20)  # the rows' gradient has this factor, the dense parameters' have not
     with pytest.raises(PoisonedBatch, match=r"gradient of the pooled rows must be below 2\^48"):
         trainer.step(examples)
     with torch.no_grad():
@@ -122,8 +123,8 @@ def test_small_batches_take_proportionally_small_steps_of_the_towers(
     moved = []
     for reference_batch in (64, 256):
         trainer = Trainer(make_job(optimizer={"dense": {"kind": "sgd", "lr": 0.01, "reference_batch": reference_batch}}))
-        before = trainer.export_towers()["head.bias"]
+        before = trainer.export_dense()["head.bias"]
         trainer.step(make_examples(0))
-        moved.append(trainer.export_towers()["head.bias"] - before)
+        moved.append(trainer.export_dense()["head.bias"] - before)
     assert moved[0].abs().min() > 0
     torch.testing.assert_close(moved[0], 4 * moved[1], rtol=1e-4, atol=0)

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from monolith_py.data.examples import Action, FeatureColumns, Impression, SparseColumn
+from monolith_py.data.columns import FeatureColumns, SparseColumn
+from monolith_py.data.events import Action, Impression
 from monolith_py.errors import WireError
 from monolith_py.io import codec
 from monolith_py.pb import example_pb2 as pb

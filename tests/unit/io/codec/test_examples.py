@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monolith_py.data.examples import ExampleBatch, FeatureColumns, SparseColumn
+from monolith_py.data.columns import FeatureColumns, SparseColumn
+from monolith_py.data.examples import ExampleBatch
 from monolith_py.errors import WireError
 from monolith_py.io.codec import decode_examples, encode_examples, examples_metadata
 

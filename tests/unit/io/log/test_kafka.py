@@ -21,7 +21,7 @@ from monolith_py.io.log.kafka import KafkaLog, _mapped_errors
 
 Make = Callable[..., Log]
 NUMBERS = itertools.count()
-PATIENCE_S = 60.0
+RETRY_S = 60.0
 
 
 @pytest.fixture
@@ -57,13 +57,13 @@ def test_kill_9_of_the_broker_loses_doubles_and_reorders_nothing(own_broker: Any
     found: list[bytes] = []
     for enough in (200, 400):
         while len(found) < enough:
-            found += [record.value for record in reader.read("actions", 0, len(found), 100, timeout_s=PATIENCE_S)]
+            found += [record.value for record in reader.read("actions", 0, len(found), 100, timeout_s=RETRY_S)]
         own_broker.kill()
         own_broker.start()
     while len(found) < 600:
-        found += [record.value for record in reader.read("actions", 0, len(found), 100, timeout_s=PATIENCE_S)]
+        found += [record.value for record in reader.read("actions", 0, len(found), 100, timeout_s=RETRY_S)]
     stop.set()
-    thread.join(PATIENCE_S)
+    thread.join(RETRY_S)
     while records := reader.read("actions", 0, len(found), 1_000):
         found += [record.value for record in records]
     assert acknowledged == list(range(1, len(acknowledged) + 1))
@@ -93,7 +93,7 @@ def test_only_committed_records_of_transactions_are_read(kafka_url: str, topic: 
         producer.begin_transaction()
         producer.send(topic, b"committed", partition=0)
         producer.commit_transaction()
-    records = log.read(topic, 0, 1, 10, timeout_s=PATIENCE_S)
+    records = log.read(topic, 0, 1, 10, timeout_s=RETRY_S)
     assert [record.value for record in records] == [b"committed"]
     # Behind it lies the commit's own record: the end is further, and a read there ends at once.
     end = log.end_offset(topic)

@@ -16,7 +16,7 @@ Make = Callable[..., Log]
 
 def test_topics_carry_the_prefix() -> None:
     topics = Topics.of(LogConfig(url="sqlite:///log", topic_prefix="shop."))
-    assert topics == Topics("shop.impressions", "shop.actions", "shop.examples", "shop.updates", "shop.dead_letters", "shop.tower_requests")
+    assert topics == Topics("shop.impressions", "shop.actions", "shop.examples", "shop.updates", "shop.dead_letters", "shop.dense_requests")
 
 
 def test_topics_of_events_and_examples_have_as_many_partitions_as_set_and_the_others_one(make_log: Make) -> None:
@@ -25,7 +25,7 @@ def test_topics_of_events_and_examples_have_as_many_partitions_as_set_and_the_ot
     create_topics(log, config)
     topics = Topics.of(config)
     assert [log.num_partitions(topic) for topic in (topics.impressions, topics.actions, topics.examples)] == [3, 3, 3]
-    assert [log.num_partitions(topic) for topic in (topics.updates, topics.dead_letters, topics.tower_requests)] == [1, 1, 1]
+    assert [log.num_partitions(topic) for topic in (topics.updates, topics.dead_letters, topics.dense_requests)] == [1, 1, 1]
 
 
 def test_another_number_of_partitions_than_the_topics_have_is_refused(make_log: Make) -> None:

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monolith_py.config import DenseFeatureConfig, FeatureConfig
-from monolith_py.data.examples import FeatureColumns, SparseColumn
+from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
-from monolith_serving.features.packed import Layout, PackedRow, PackedRows
+from monolith_serving.features.packed import FeatureOrder, PackedRow, PackedRows
 
 DENSE = (DenseFeatureConfig(name="age", source="user", dim=1), DenseFeatureConfig(name="taste", source="user", dim=2))
 SCHEMA = Schema(
@@ -24,7 +24,7 @@ SCHEMA = Schema(
     (*DENSE, DenseFeatureConfig(name="price", source="item", dim=1)),
     ("click",),
 )
-LAYOUT = Layout.of(SCHEMA, "user", "user_id")
+LAYOUT = FeatureOrder.of(SCHEMA, "user", "user_id")
 
 
 def column(*fids: int) -> SparseColumn:

@@ -7,8 +7,8 @@ import pytest
 
 from monolith_py.clock import ManualClock
 from monolith_py.config import CounterConfig, DenseFeatureConfig, FeatureConfig, ServingConfig
+from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.counters import encode_counts
-from monolith_py.data.examples import FeatureColumns, SparseColumn
 from monolith_py.data.schema import Schema
 from monolith_py.io import MemoryKv
 from monolith_py.io.codec import encode_features
@@ -63,7 +63,7 @@ def item(*tags: int, price: float = 0.0) -> bytes:
 
 
 def missing(kind: str) -> float:
-    return FEATURES_MISSING.labels(kind=kind)._value.get()
+    return FEATURES_MISSING.labels(entity=kind)._value.get()
 
 
 def test_items_have_their_id_and_their_stored_features(make_store, kv):
@@ -85,9 +85,9 @@ def test_an_unknown_user_is_served_without_features_and_counted(make_store):
 @pytest.mark.parametrize("value", [b"\xff\xff", encode_features(FeatureColumns(1, {}, {"price": np.zeros((1, 2), np.float32)}))])
 def test_broken_stored_features_are_served_as_none_and_counted(make_store, kv, value):
     kv.write({"item:1": value, "item:2": item(7)})
-    before = FEATURES_BAD.labels(kind="item")._value.get()
+    before = FEATURES_BAD.labels(entity="item")._value.get()
     assert make_store().items([1, 2]).fids.tolist() == [1, 2, 7]
-    assert FEATURES_BAD.labels(kind="item")._value.get() == before + 1
+    assert FEATURES_BAD.labels(entity="item")._value.get() == before + 1
 
 
 def test_features_are_read_again_when_their_time_is_over(make_store, kv, clock):

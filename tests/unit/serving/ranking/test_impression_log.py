@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from monolith_py.clock import ManualClock
-from monolith_py.data.examples import FeatureColumns, Impression
+from monolith_py.data.columns import FeatureColumns
+from monolith_py.data.events import Impression
 from monolith_py.errors import LogError
 from monolith_py.io.codec import decode_impression
 from monolith_py.io.log.topics import partition_of

@@ -11,15 +11,16 @@ import torch
 
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig, parse_job
+from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.counters import encode_counts
-from monolith_py.data.examples import FeatureColumns, Impression, SparseColumn
+from monolith_py.data.events import Impression
 from monolith_py.data.schema import Schema
 from monolith_py.errors import NotReady
 from monolith_py.io import MemoryKv
 from monolith_py.io.codec import encode_features
 from monolith_py.model import build_model
 from monolith_py.model.batch import make_batch
-from monolith_py.sync import RowEncoding, TowerState, pack_rows
+from monolith_py.sync import DenseState, RowEncoding, pack_rows
 from monolith_serving.features.packed import PackedRow
 from monolith_serving.features.store import FeatureStore
 from monolith_serving.ranking.ranker import Ranker
@@ -40,7 +41,7 @@ class StillReplica:
             weights = generator.normal(size=(100, 8)).astype(np.float32)
             table.assign(name, np.arange(100), pack_rows(weights, RowEncoding.FP32), RowEncoding.FP32)
         model = build_model(schema, job.model, 0).eval()
-        self.state = ModelState(table, model, TowerState.of(model.state_dict()), (4, 2), 0)
+        self.state = ModelState(table, model, DenseState.of(model.state_dict()), (4, 2), 0)
 
 
 class KeptImpressions:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from monolith_py.config import FeatureConfig
-from monolith_py.data.examples import FeatureColumns, SparseColumn
+from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
 from monolith_py.model.batch import make_batch

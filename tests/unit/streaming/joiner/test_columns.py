@@ -8,12 +8,13 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monolith_py.data.examples import FeatureColumns, Impression, SparseColumn
+from monolith_py.data.columns import FeatureColumns, SparseColumn
+from monolith_py.data.events import Impression
 from monolith_py.io.codec import decode_impression, encode_impression
 from monolith_py.pb import example_pb2 as pb
 from monolith_streaming.joiner.columns import flat_features, picked_features
 from monolith_streaming.joiner.impressions import parse_impression
-from monolith_streaming.joiner.layouts import MAX_LAYOUTS, Layouts
+from monolith_streaming.joiner.wire_patterns import MAX_PATTERNS, WirePatterns
 
 WIDTHS = {"age": 2, "rate": 1}
 fids = st.integers(-(2**63), 2**63 - 1)
@@ -77,7 +78,7 @@ def test_picked_rows_are_those_of_the_decoded_columns(picks: list[tuple[Impressi
 
 @given(st.lists(impressions(), min_size=1, max_size=6))
 def test_flat_columns_are_the_picked_ones(found: list[Impression]) -> None:
-    layouts = Layouts(WIDTHS)
+    layouts = WirePatterns(WIDTHS)
     for impression in found:
         message = parse_impression(encode_impression(impression), layouts).message
         flat = layouts.columns_of(message)
@@ -91,7 +92,7 @@ def test_flat_columns_are_the_picked_ones(found: list[Impression]) -> None:
 
 
 def test_a_layout_is_forgotten_when_many_others_were_seen() -> None:
-    layouts = Layouts({})
+    layouts = WirePatterns({})
 
     def message(name: str) -> pb.Impression:
         column = FeatureColumns(1, {name: SparseColumn(np.array([5]), np.ones(1, np.int32))})
@@ -99,10 +100,10 @@ def test_a_layout_is_forgotten_when_many_others_were_seen() -> None:
         return parse_impression(value, layouts).message
 
     first = message("f0")
-    for index in range(1, MAX_LAYOUTS):
+    for index in range(1, MAX_PATTERNS):
         message(f"f{index}")
     assert layouts.flatten(first) is not None
-    for index in range(MAX_LAYOUTS):
+    for index in range(MAX_PATTERNS):
         message(f"g{index}")
     assert layouts.flatten(first) is None
 

@@ -14,8 +14,8 @@ from monolith_py.errors import ConfigError, TopicMissing, WireError
 from monolith_py.io.codec import decode_impression, encode_action, encode_impression
 from monolith_py.pb import example_pb2 as pb
 from monolith_streaming.joiner.impressions import parse_impression
-from monolith_streaming.joiner.layouts import Layouts
 from monolith_streaming.joiner.process import run_joiner
+from monolith_streaming.joiner.wire_patterns import WirePatterns
 
 World = Any
 Change = Callable[[pb.Impression], object]
@@ -95,7 +95,7 @@ def test_refused_records_of_a_lone_step_are_put_aside_too(world: World) -> None:
 @given(position=st.integers(0, 10_000), value=st.integers(0, 255))
 def test_what_the_codec_refuses_is_refused_here(world: World, position: int, value: int) -> None:
     """The joiner's quick checks must not let through what `decode_impression` would refuse, nor refuse what it takes."""
-    layouts = Layouts({"age": 2})
+    layouts = WirePatterns({"age": 2})
     good = encode_impression(world.impression("r", items=(1, 4)))
     parse_impression(good, layouts)
     index = position % len(good)

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monolith_py.data.examples import Action, Impression
+from monolith_py.data.events import Action, Impression
 from monolith_streaming.joiner.sampling import is_kept
 
 World = Any

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monolith_py.clock import ManualClock
-from monolith_py.data.examples import Action
+from monolith_py.data.events import Action
 from monolith_py.errors import KvError, LogError, OffsetTrimmed, TopicMissing, WireError
 from monolith_py.io.codec import encode_action
-from monolith_py.io.retrying import PATIENCE_S, Patience
+from monolith_py.io.retrying import RETRY_S, RetryPolicy
 from monolith_streaming.joiner.outbox import Outbox, decode_outbox, deliver, encode_outbox
 from monolith_streaming.joiner.position import Position, decode_position, encode_position
 from monolith_streaming.joiner.rules import LateAction, Request, SeenAction
@@ -105,21 +105,21 @@ class Away:
 @pytest.mark.parametrize("error", [LogError("away"), KvError("away")])
 def test_patience_tries_again_for_its_time_and_no_longer(error: Exception) -> None:
     clock = ManualClock()
-    assert Patience(clock).run(Away(error, 5)) == 7
+    assert RetryPolicy(clock).run(Away(error, 5)) == 7
     began_s = clock.monotonic_s()
     with pytest.raises(type(error), match="away"):
-        Patience(clock).run(Away(error, 1_000_000))
-    assert PATIENCE_S - 3 < clock.monotonic_s() - began_s <= PATIENCE_S
+        RetryPolicy(clock).run(Away(error, 1_000_000))
+    assert RETRY_S - 3 < clock.monotonic_s() - began_s <= RETRY_S
 
 
 @pytest.mark.parametrize("error", [TopicMissing("t"), OffsetTrimmed("t", 0, 1, 2), ValueError("wrong")])
 def test_patience_does_not_wait_for_what_will_not_pass(error: Exception) -> None:
     clock = ManualClock()
     with pytest.raises(type(error)):
-        Patience(clock).run(Away(error, 1))
+        RetryPolicy(clock).run(Away(error, 1))
     assert clock.monotonic_s() == 0
 
 
 def test_patience_ends_when_the_process_is_to_stop() -> None:
     with pytest.raises(LogError):
-        Patience(ManualClock(), should_stop=lambda: True).run(Away(LogError("away"), 1))
+        RetryPolicy(ManualClock(), should_stop=lambda: True).run(Away(LogError("away"), 1))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from monolith_py.config import CounterConfig
+from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.counters import counter_key, counter_values, decode_counts, encode_counts
-from monolith_py.data.examples import FeatureColumns, SparseColumn
 from monolith_py.errors import WireError
 from monolith_py.io import MemoryKv
 from monolith_streaming.joiner.counters import counted

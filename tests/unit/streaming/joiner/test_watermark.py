@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from monolith_streaming.joiner.watermark import MAX_JUMP_MS, MAX_REFUSALS, Reached, Source, Watermark
+from monolith_streaming.joiner.watermark import MAX_JUMP_MS, MAX_REFUSALS, InputTopic, Reached, Watermark
 
 World = Any
-SHOWN, ACTED = Source.IMPRESSIONS, Source.ACTIONS
+SHOWN, ACTED = InputTopic.IMPRESSIONS, InputTopic.ACTIONS
 NOW_MS = 1_700_000_000_000
 WALL_MS = NOW_MS + 10 * MAX_JUMP_MS
 
@@ -18,7 +18,7 @@ def watermark_of(reached: Reached | None = None) -> Watermark:
     return Watermark(out_of_order_ms=1000, idle_timeout_s=5.0, reached=reached or Reached(), now_s=100.0)
 
 
-def read(watermark: Watermark, source: Source, *times_ms: int, now_s: float = 100.0) -> None:
+def read(watermark: Watermark, source: InputTopic, *times_ms: int, now_s: float = 100.0) -> None:
     watermark.note_read(source, len(times_ms), 2, now_s)
     for time_ms in times_ms:
         assert watermark.refusal(source, time_ms, WALL_MS) is None

@@ -28,22 +28,22 @@ def set_of(atoms: LiveAtoms) -> set[tuple[int, int]]:
 
 
 def make_swap(**changes: object) -> Swap:
-    defaults = {"epoch": 1, "removed": [], "num_columns": COLUMNS, "added": []} | changes
+    defaults = {"topology_version": 1, "removed": [], "num_columns": COLUMNS, "added": []} | changes
     return Swap(**{name: np.array(value, np.uint32) if isinstance(value, list) else value for name, value in defaults.items()})
 
 
 @given(atom_sets, atom_sets)
 def test_a_swap_leads_from_one_set_of_atoms_to_the_other(old, new):
-    swap = Swap.between(atoms_of(old), atoms_of(new), epoch=7)
+    swap = Swap.between(atoms_of(old), atoms_of(new), topology_version=7)
     after = atoms_of(old).after(swap)
     assert set_of(after) == new
-    assert (after.bounds.dtype, after.columns.dtype, swap.epoch) == (np.int32, np.int32, 7)
+    assert (after.bounds.dtype, after.columns.dtype, swap.topology_version) == (np.int32, np.int32, 7)
     assert (len(swap.removed), len(swap.added)) == (len(old - new), len(new - old))
 
 
 def test_gaps_say_how_many_lie_between():
     old, new = {(0, 0), (0, 3), (1, 1), (2, 4)}, {(0, 3), (0, 4), (1, 1), (3, 0)}
-    swap = Swap.between(atoms_of(old), atoms_of(new), epoch=1)
+    swap = Swap.between(atoms_of(old), atoms_of(new), topology_version=1)
     assert (swap.num_columns, swap.removed.tolist(), swap.added.tolist()) == (5, [0, 2], [4, 10])
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from monolith_py.config.sparsity import Atom, SparsityConfig
 from monolith_py.tower import SparseLinear, Tower
-from monolith_py.tower.layers.compact import SmallerTower
+from monolith_py.tower.layers.compact import CompactTower
 
 
 @pytest.mark.parametrize("atom", ["16x1", "1x1", "neuron"])
@@ -20,7 +20,7 @@ def test_outputs_are_those_of_the_tower(atom: Atom, density: float, seed: int) -
     with torch.no_grad():
         for layer in tower.layers:
             layer.bias.uniform_(-1, 1)
-    smaller = SmallerTower(list(tower.layers))  # type: ignore[arg-type]
+    smaller = CompactTower(list(tower.layers))  # type: ignore[arg-type]
     inputs = torch.randn(7, 30)
     torch.testing.assert_close(smaller(inputs), tower(inputs), rtol=1e-4, atol=1e-5)
     dense = sum(layer.in_features * layer.out_features for layer in tower.layers)
@@ -36,7 +36,7 @@ def test_what_nobody_reads_and_what_reads_nothing_is_left_out() -> None:
     live[0, [3, 20]] = True  # one output of the first block, one constant of the second
     second.place(live, torch.ones(2, 16))
     first.bias.data.fill_(0.5)
-    smaller = SmallerTower([first, second])
+    smaller = CompactTower([first, second])
     assert [tuple(layer.weight.shape) for layer in smaller.layers] == [(1, 2), (16, 1)]
     assert smaller.inputs.tolist() == [1, 4]
     inputs = torch.rand(3, 6)

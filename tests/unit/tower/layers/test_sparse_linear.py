@@ -68,7 +68,7 @@ def test_a_state_dict_brings_its_topology_along(atom: Atom) -> None:
     assert source.num_live != target.num_live
     target.load_state_dict(source.state_dict())
     assert torch.equal(target.weight(), source.weight())
-    assert int(target.epoch) == int(source.epoch)
+    assert int(target.topology_version) == int(source.topology_version)
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,8 @@ def test_training_goes_on_bit_equal_from_a_checkpoint(
     assert (one.num_examples, one.num_batches, one.watermark_ms) == (two.num_examples, two.num_batches, two.watermark_ms)
     for name, table in one.bags.tables.items():
         np.testing.assert_array_equal(table.export_rows()[1], two.bags.tables[name].export_rows()[1])
-    for name, value in one.export_towers().items():
-        np.testing.assert_array_equal(value.numpy(), two.export_towers()[name].numpy())
+    for name, value in one.export_dense().items():
+        np.testing.assert_array_equal(value.numpy(), two.export_dense()[name].numpy())
 
 
 def test_a_checkpoint_that_training_goes_on_beside_is_of_the_moment_it_froze(
@@ -93,8 +93,8 @@ def test_a_checkpoint_that_training_goes_on_beside_is_of_the_moment_it_froze(
         np.testing.assert_array_equal(table.export_rows()[1], frozen[name])
     for seed in range(9, 12):
         two.step(make_examples(seed))
-    for name, value in one.export_towers().items():
-        np.testing.assert_array_equal(value.numpy(), two.export_towers()[name].numpy())
+    for name, value in one.export_dense().items():
+        np.testing.assert_array_equal(value.numpy(), two.export_dense()[name].numpy())
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "manifest"])

@@ -20,9 +20,9 @@ from monolith_py.table import (
     Adagrad,
     Adam,
     Admission,
-    Budget,
     CosineDecay,
     EmbeddingTable,
+    MemoryBudget,
     Sgd,
     Slice,
     optimizer_from,
@@ -84,7 +84,7 @@ def test_it_tells_what_the_checkpoint_and_its_tables_tell(trainer: Trainer, tmp_
 def test_it_tells_the_settings_in_the_words_of_the_job(trainer: Trainer, tmp_path: Path) -> None:
     tags, user_id = (report.settings for report in inspect_checkpoint(save(tmp_path, trainer)).tables)
     assert (user_id.dim, user_id.seed, user_id.admit_after, user_id.ttl_s, user_id.seen_step_s) == (8, 0, 1, 7 * 86400, 605)
-    assert user_id.budget == Budget(1 << 30, "score", half_life_s=60)
+    assert user_id.budget == MemoryBudget(1 << 30, "score", half_life_s=60)
     assert (tags.dim, tags.seed, tags.admit_after, tags.admission, tags.ttl_s, tags.budget) == (8, 1, 16, Admission(), None, None)
     (part,) = tags.slices
     assert (part.name, part.dim, part.optimizer, part.initializer, part.init_scale) == ("weights", 8, "adam", "normal", 0.125)
@@ -108,7 +108,7 @@ def test_the_settings_of_every_rule_and_the_parts_of_its_state_are_read(tmp_path
 @pytest.mark.parametrize("eviction", ["lru", "lfu", "score", None])
 def test_admission_and_budget_are_read(tmp_path: Path, kind: str, eviction: str | None) -> None:
     admission = Admission(kind, sketch_bytes=1 << 14, window_s=100) if kind == "sketch" else Admission(kind)  # type: ignore[arg-type]
-    budget = Budget(1 << 40, eviction, half_life_s=5) if eviction else None  # type: ignore[arg-type]
+    budget = MemoryBudget(1 << 40, eviction, half_life_s=5) if eviction else None  # type: ignore[arg-type]
     table = EmbeddingTable(4, Sgd(), admit_after=9, admission=admission, budget=budget, ttl_s=5, seed=(1 << 63) + 1)
     got = read_settings(save_table(tmp_path, table))
     assert (got.admit_after, got.admission, got.budget, got.ttl_s, got.seen_step_s) == (9, admission, budget, 5, 1)
@@ -256,7 +256,7 @@ def test_of_several_the_newest_intact_is_taken_and_the_refused_are_told(
     assert str(victim) in found.refused[0]
     with pytest.raises(CheckpointError, match=r"tags\.table: torn or damaged"):
         inspect_checkpoint(bad)
-    (good / "towers.safetensors").unlink()
+    (good / "dense.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"tags\.table: torn or damaged"):
         inspect_checkpoint(tmp_path)
 

@@ -1,4 +1,4 @@
-"""Which form of towers the publisher chooses when, and that replicas end in the trainer's bits whatever the log refuses."""
+"""Which form of dense parameters the publisher chooses when, and that replicas end in the trainer's bits whatever the log refuses."""
 
 from __future__ import annotations
 
@@ -9,45 +9,45 @@ from prometheus_client import REGISTRY
 
 from monolith_py.clock import ManualClock
 from monolith_py.config import SyncConfig
-from monolith_py.errors import LogError, TowerGap
-from monolith_py.sync import Publisher, Subscriber, TowerForm, TowerRequester, TowerRequests, TowerState, apply_update, decode_delta
+from monolith_py.errors import DenseGap, LogError
+from monolith_py.sync import DenseForm, DenseRequester, DenseRequests, DenseState, Publisher, Subscriber, apply_update, decode_delta
 
 START_MS = 1_000_000
 
 
 class TowerSink:
-    """A replica of the towers alone: applies what fits and asks where an update does not."""
+    """A replica of the dense parameters alone: applies what fits and asks where an update does not."""
 
-    def __init__(self, held: TowerState, requester: TowerRequester) -> None:
+    def __init__(self, held: DenseState, requester: DenseRequester) -> None:
         self.held, self.requester = held, requester
-        self.forms: list[TowerForm | None] = []
+        self.forms: list[DenseForm | None] = []
         self.gaps = 0
 
     def apply(self, delta) -> None:
         if delta.table:
             return
-        self.forms.append(delta.towers and delta.towers.form)
-        if delta.towers is None:
+        self.forms.append(delta.dense and delta.dense.form)
+        if delta.dense is None:
             return
         try:
-            self.held = apply_update(self.held, delta.towers)
-        except TowerGap:
+            self.held = apply_update(self.held, delta.dense)
+        except DenseGap:
             self.gaps += 1
-            self.requester.ask(delta.generation, delta.seq, self.held.layout)
+            self.requester.ask(delta.generation, delta.seq, self.held.fingerprint)
         else:
             self.requester.answered()
 
 
 class Setting:
-    """A publisher of towers, turn by turn, and a replica that follows it."""
+    """A publisher of dense parameters, turn by turn, and a replica that follows it."""
 
-    def __init__(self, log, towers, table, **config) -> None:
-        self.log, self.towers, self.table = log, towers, table
+    def __init__(self, log, dense, table, **config) -> None:
+        self.log, self.dense, self.table = log, dense, table
         self.clock = ManualClock(START_MS)
         sync = SyncConfig(**({"sparse_interval_s": 1.0, "dense_interval_s": 1.0, "encoding": "fp32"} | config))
-        requests = TowerRequests(log, "tower_requests")
-        self.publisher = Publisher(log, "updates", {"a": table}, towers.tensors, sync, self.clock, requests=requests, generation=1)
-        self.sink = TowerSink(TowerState.of(towers.tensors()), TowerRequester(log, "tower_requests", "job", self.clock, 0.5))
+        requests = DenseRequests(log, "dense_requests")
+        self.publisher = Publisher(log, "updates", {"a": table}, dense.tensors, sync, self.clock, requests=requests, generation=1)
+        self.sink = TowerSink(DenseState.of(dense.tensors()), DenseRequester(log, "dense_requests", "job", self.clock, 0.5))
         self.subscriber = Subscriber(log, "updates", self.sink, offset=log.end_offset("updates"), position=(1, 0))
 
     def turn(self, *, learnt: bool = True) -> None:
@@ -71,42 +71,42 @@ def setting(failing_log, make_towers, make_table):
     made.publisher.close()
 
 
-def published_bytes(form: TowerForm) -> float:
-    return REGISTRY.get_sample_value("monolith_tower_published_bytes_total", {"form": form.value}) or 0.0
+def published_bytes(form: DenseForm) -> float:
+    return REGISTRY.get_sample_value("monolith_dense_published_bytes_total", {"form": form.value}) or 0.0
 
 
 def test_the_first_towers_go_whole_then_their_weights_and_swaps_alone(setting, same_tensors):
-    before = {form: published_bytes(form) for form in TowerForm}
+    before = {form: published_bytes(form) for form in DenseForm}
     setting.turn()
-    setting.towers.learn()
+    setting.dense.learn()
     setting.turn()
-    setting.towers.swap(2, 2)
+    setting.dense.swap(2, 2)
     setting.turn()
-    setting.towers.learn()
+    setting.dense.learn()
     setting.turn()
-    assert setting.sink.forms == [TowerForm.FULL, TowerForm.VALUES, TowerForm.SWAP, TowerForm.VALUES] and setting.sink.gaps == 0
-    same_tensors(setting.sink.held.tensors, setting.towers.tensors())
-    for form in TowerForm:
+    assert setting.sink.forms == [DenseForm.FULL, DenseForm.VALUES, DenseForm.SWAP, DenseForm.VALUES] and setting.sink.gaps == 0
+    same_tensors(setting.sink.held.tensors, setting.dense.tensors())
+    for form in DenseForm:
         deltas = [decode_delta(record.value) for record in setting.log.read("updates", 0, 0, 100)]
-        expected = sum(delta.towers.num_bytes for delta in deltas if delta.towers and delta.towers.form is form)
+        expected = sum(delta.dense.num_bytes for delta in deltas if delta.dense and delta.dense.form is form)
         assert published_bytes(form) - before[form] == expected > 0
 
 
 def test_a_replica_with_other_towers_asks_once_and_gets_them_whole(setting, same_tensors):
     setting.turn()
-    setting.towers.swap(1, 0)
-    wrong = TowerState.of(setting.towers.tensors())
-    setting.towers.swap(0, 1)
+    setting.dense.swap(1, 0)
+    wrong = DenseState.of(setting.dense.tensors())
+    setting.dense.swap(0, 1)
     setting.turn()
     setting.sink.held = wrong
     setting.turn()
     assert setting.sink.gaps == 1 and setting.sink.held is wrong
-    setting.towers.learn()
+    setting.dense.learn()
     setting.turn()
     assert setting.sink.gaps == 1
-    same_tensors(setting.sink.held.tensors, setting.towers.tensors())
+    same_tensors(setting.sink.held.tensors, setting.dense.tensors())
     setting.turn()
-    assert setting.sink.forms[-3:] == [TowerForm.VALUES, TowerForm.FULL, TowerForm.VALUES]
+    assert setting.sink.forms[-3:] == [DenseForm.VALUES, DenseForm.FULL, DenseForm.VALUES]
 
 
 def test_who_asks_while_nothing_is_learnt_gets_the_towers_all_the_same(setting):
@@ -115,7 +115,7 @@ def test_who_asks_while_nothing_is_learnt_gets_the_towers_all_the_same(setting):
     setting.sink.requester.ask(1, 1, 0)
     setting.turn(learnt=False)
     setting.turn(learnt=False)
-    assert setting.sink.forms == [TowerForm.FULL, None, TowerForm.FULL, None]
+    assert setting.sink.forms == [DenseForm.FULL, None, DenseForm.FULL, None]
 
 
 def test_the_log_is_looked_at_for_requests_only_when_it_is_the_turn_of_towers(failing_log, make_towers, make_table):
@@ -128,31 +128,31 @@ def test_the_log_is_looked_at_for_requests_only_when_it_is_the_turn_of_towers(fa
         setting.table.put(1, float(setting.clock.now_ms()))
         setting.turn()
     setting.publisher.close()
-    assert looks == ["tower_requests"] * 4
+    assert looks == ["dense_requests"] * 4
 
 
 def test_towers_are_published_while_requests_cannot_be_read(setting):
     setting.log.end_offset = lambda topic, partition=0: (_ for _ in ()).throw(LogError("away"))
     setting.turn()
     setting.turn()
-    assert setting.sink.forms == [TowerForm.FULL, TowerForm.VALUES]
+    assert setting.sink.forms == [DenseForm.FULL, DenseForm.VALUES]
 
 
 @pytest.mark.parametrize("written", [0.0, 1.0])
 def test_refused_towers_stay_byte_for_byte_and_the_next_build_on_them(setting, same_tensors, written):
     setting.turn()
-    setting.towers.swap(2, 2)
+    setting.dense.swap(2, 2)
     setting.log.plans = [written]
     setting.turn()
     refused = setting.publisher._publish.values()
-    setting.towers.swap(1, 3)
+    setting.dense.swap(1, 3)
     setting.sink.requester.ask(1, 1, 0)  # a request that comes between changes nothing of the one that waits
     setting.turn()
     setting.turn()
     values = [record.value for record in setting.log.read("updates", 0, 0, 100)]
     assert [value for value in values if decode_delta(value).seq == 1] == refused * (1 + round(written))
-    assert setting.sink.forms == [TowerForm.FULL, TowerForm.SWAP, TowerForm.FULL] and setting.sink.gaps == 0
-    same_tensors(setting.sink.held.tensors, setting.towers.tensors())
+    assert setting.sink.forms == [DenseForm.FULL, DenseForm.SWAP, DenseForm.FULL] and setting.sink.gaps == 0
+    same_tensors(setting.sink.held.tensors, setting.dense.tensors())
 
 
 operations = st.lists(
@@ -176,13 +176,13 @@ def test_replicas_end_in_the_trainer_s_bits_whatever_is_refused_or_lost(
     setting = Setting(failing_log, make_towers(seed), make_table())
     for kind, first, second in operations:
         if kind == "learn":
-            setting.towers.learn()
+            setting.dense.learn()
         elif kind == "swap":
-            setting.towers.swap(first, second)
+            setting.dense.swap(first, second)
         elif kind == "refuse":
             failing_log.plans.append(first / 2)
         elif kind == "lose":
-            setting.sink.held = TowerState.of(make_towers(seed + 1).tensors())
+            setting.sink.held = DenseState.of(make_towers(seed + 1).tensors())
         else:
             setting.table.put(1, float(setting.clock.now_ms()))
             setting.turn()
@@ -190,4 +190,4 @@ def test_replicas_end_in_the_trainer_s_bits_whatever_is_refused_or_lost(
     for _ in range(3):  # a refused one, one that does not fit, the full one
         setting.turn()
     setting.publisher.close()
-    same_tensors(setting.sink.held.tensors, setting.towers.tensors())
+    same_tensors(setting.sink.held.tensors, setting.dense.tensors())

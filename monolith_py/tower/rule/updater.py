@@ -26,7 +26,7 @@ from monolith_py.tower.rule.topology import ScoredLayer, choose_by
 _logger = logging.getLogger(__name__)
 
 
-class Swaps:
+class TopologyUpdater:
     """Dynamic sparse learning of some layers (Wang et al. 2024; Evci et al. 2020), by the rule of `topology` and `SparsityConfig`.
 
     Around each step of training, in this order: `before_backward`; backward; `after_backward` once all gradients are known to be finite,

@@ -1,4 +1,4 @@
-"""Flow (b) for the towers: a replica that an update does not fit goes on with what it has and gets them whole."""
+"""Flow (b) for the dense parameters: a replica that an update does not fit goes on with what it has and gets them whole."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import torch
 from prometheus_client import REGISTRY
 
 from monolith_py.io.log.topics import Topics
-from monolith_py.sync import TowerForm, TowerState, decode_delta, next_generation
+from monolith_py.sync import DenseForm, DenseState, decode_delta, next_generation
 from monolith_serving.replica.replica import Replica
 
 
-def tower_gaps() -> float:
-    return REGISTRY.get_sample_value("monolith_replica_faults_total", {"reason": "TowerGap"}) or 0.0
+def dense_gaps() -> float:
+    return REGISTRY.get_sample_value("monolith_replica_faults_total", {"reason": "DenseGap"}) or 0.0
 
 
-def tower_forms(trainer) -> list[TowerForm]:
+def tower_forms(trainer) -> list[DenseForm]:
     deltas = [decode_delta(record.value) for record in trainer.log.read(trainer.topic, 0, 0, 1000)]
-    return [delta.towers.form for delta in deltas if delta.towers is not None]
+    return [delta.dense.form for delta in deltas if delta.dense is not None]
 
 
 def lose_towers(replica: Replica) -> None:
-    """Let the replica hold towers that no update but a full one fits."""
-    replica._state = replace(replica.state, towers=TowerState.of({"lost": torch.zeros(1)}))
+    """Let the replica hold dense parameters that no update but a full one fits."""
+    replica._state = replace(replica.state, dense=DenseState.of({"lost": torch.zeros(1)}))
 
 
 def test_a_replica_whose_towers_an_update_does_not_fit_goes_on_with_the_rows_and_gets_full_ones(make_trainer, make_replica, clock):
@@ -31,7 +31,7 @@ def test_a_replica_whose_towers_an_update_does_not_fit_goes_on_with_the_rows_and
     trainer.step(2)
     trainer.checkpoint()
     replica, other = make_replica(trainer), make_replica(trainer)
-    requests, gaps, model = Topics.of(trainer.job.log).tower_requests, tower_gaps(), replica.state.model
+    requests, gaps, model = Topics.of(trainer.job.log).dense_requests, dense_gaps(), replica.state.model
     lose_towers(replica)
     trainer.step(3)
     rows = replica.state.table.num_rows
@@ -39,18 +39,18 @@ def test_a_replica_whose_towers_an_update_does_not_fit_goes_on_with_the_rows_and
     trainer.lead(replica)
     assert replica.state.model is model and replica.state.table.num_rows > rows
     assert replica.state.position == trainer.publisher.position
-    assert tower_gaps() == gaps + 1 and trainer.log.end_offset(requests) == 1
+    assert dense_gaps() == gaps + 1 and trainer.log.end_offset(requests) == 1
     trainer.step(3)
     trainer.publish()
     for each in (replica, other):
         trainer.lead(each)
         trainer.assert_parity(each)
-    assert tower_forms(trainer) == [TowerForm.FULL, TowerForm.VALUES, TowerForm.FULL]
+    assert tower_forms(trainer) == [DenseForm.FULL, DenseForm.VALUES, DenseForm.FULL]
     trainer.step()
     trainer.publish()
     trainer.lead(replica)
     trainer.assert_parity(replica)
-    assert tower_forms(trainer)[-1] is TowerForm.VALUES and tower_gaps() == gaps + 1
+    assert tower_forms(trainer)[-1] is DenseForm.VALUES and dense_gaps() == gaps + 1
     assert not replica.load_newest(), "no checkpoint was needed"
 
 
@@ -68,11 +68,13 @@ def test_a_sparse_tower_reaches_the_replica_through_its_ramp_and_its_swaps(make_
         trainer.assert_parity(replica)
         mine, theirs = trainer.trainer.model.tower, replica.state.model.tower
         assert theirs.density == mine.density
-        assert [int(layer.epoch) for layer in theirs.sparse_layers] == [int(layer.epoch) for layer in mine.sparse_layers]
+        assert [int(layer.topology_version) for layer in theirs.sparse_layers] == [
+            int(layer.topology_version) for layer in mine.sparse_layers
+        ]
         densities.append(round(theirs.density, 3))
     assert densities[0] > densities[4] > densities[-1] - 1e-9 and 0.19 < densities[-1] < 0.21
     forms = tower_forms(trainer)
-    assert forms[0] is TowerForm.FULL and {TowerForm.VALUES, TowerForm.SWAP} <= set(forms)
+    assert forms[0] is DenseForm.FULL and {DenseForm.VALUES, DenseForm.SWAP} <= set(forms)
     late = make_replica(trainer)  # from the checkpoint of a dense moment, through all that came since
     trainer.lead(late)
     trainer.assert_parity(late)
@@ -89,7 +91,7 @@ def test_a_replica_that_cannot_ask_serves_on_until_full_towers_come(make_trainer
         trainer.publish()
         trainer.lead(replica)
     assert replica.state.position == trainer.publisher.position
-    assert trainer.log.end_offset(Topics.of(trainer.job.log).tower_requests) == 0
+    assert trainer.log.end_offset(Topics.of(trainer.job.log).dense_requests) == 0
     trainer.publisher.close()
     trainer.publisher = trainer.new_publisher(next_generation(trainer.log, trainer.topic, 1))
     trainer.publish()

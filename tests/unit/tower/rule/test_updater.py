@@ -1,4 +1,4 @@
-"""Swaps of a tower that learns: budget, scores, health, and going on from a saved state."""
+"""TopologyUpdater of a tower that learns: budget, scores, health, and going on from a saved state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from monolith_py.config.sparsity import SparsityConfig
-from monolith_py.tower import AtomOptimizer, AtomRule, Swaps, Tower
+from monolith_py.tower import AtomOptimizer, AtomRule, TopologyUpdater, Tower
 from monolith_py.tower.rule.density import atom_targets
 from monolith_py.tower.rule.schedule import density_at
 
@@ -29,7 +29,7 @@ class Learner:
         self.head = nn.Linear(sizes[-1], 1)
         layers = self.tower.sparse_layers
         self.atoms = AtomOptimizer(layers, AtomRule(), config.newborn)
-        self.swaps = Swaps(layers, self.atoms, config, seed=0)
+        self.swaps = TopologyUpdater(layers, self.atoms, config, seed=0)
 
     def step(self, number: int, spoil: bool = False) -> bool:
         generator = torch.Generator().manual_seed(number)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from monolith_py.pb import example_pb2 as pb
 
 # During a roll-out replicas of two schemas serve; more at once are not worth remembering.
-MAX_LAYOUTS = 8
+MAX_PATTERNS = 8
 
 
 class FlatColumns(NamedTuple):
@@ -24,18 +24,18 @@ class FlatColumns(NamedTuple):
     fids: bytes
 
 
-class _Layout(NamedTuple):
+class _WirePattern(NamedTuple):
     names: tuple[str, ...]
     shared: re.Pattern[bytes]
     candidates: re.Pattern[bytes]
 
 
-class Layouts:
+class WirePatterns:
     """What is known of features: the dim of each dense feature of the job, and layouts, the one seen last first. For one thread."""
 
     def __init__(self, widths: Mapping[str, int]) -> None:
         self.widths = widths
-        self._layouts: list[_Layout] = []
+        self._layouts: list[_WirePattern] = []
 
     def flatten(self, message: pb.Impression) -> FlatColumns | None:
         """Return the columns of an impression of one candidate that has a layout seen before, else None."""
@@ -65,7 +65,7 @@ class Layouts:
         if any(part.dense for part in parts) or any(column.lengths or len(column.fids) != 1 for part in parts for column in part.sparse):
             return False
         names = tuple(column.name for part in parts for column in part.sparse)
-        self._layouts = [_Layout(names, _pattern(message.shared), _pattern(message.candidates)), *self._layouts][:MAX_LAYOUTS]
+        self._layouts = [_WirePattern(names, _pattern(message.shared), _pattern(message.candidates)), *self._layouts][:MAX_PATTERNS]
         return True
 
 

@@ -1,0 +1,36 @@
+"""Impressions that a replica served and actions that users took.
+
+Letters: B candidates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from monolith_py.data.columns import FeatureColumns, FloatArray, Int64Array
+
+
+@dataclass(frozen=True)
+class Impression:
+    """One request as it was served: its candidates and the very features they were scored with."""
+
+    request_id: str
+    time_ms: int
+    user_id: int
+    item_ids: Int64Array  # (B,)
+    shared: FeatureColumns  # one row
+    candidates: FeatureColumns  # B rows
+    scores: FloatArray  # (B, tasks)
+    task_names: tuple[str, ...] = ()
+    model_version: str = ""
+
+
+@dataclass(frozen=True)
+class Action:
+    """What a user did with one candidate of one request."""
+
+    request_id: str
+    item_id: int
+    kind: str
+    time_ms: int
+    value: float = 1.0
