@@ -39,7 +39,15 @@ def test_every_rule_says_how_urgent_it_is_and_what_to_do(rules: list[dict[str, A
 
 
 @pytest.mark.parametrize(
-    "symptom", ["staleness_s", "example_lag_records", "dead_letters_total", "progressive_ne", "checkpoint_saved_timestamp_seconds", "freshness_seconds_bucket"]
+    "symptom",
+    [
+        "staleness_seconds",
+        "example_lag_records",
+        "dead_letters_total",
+        "progressive_ne",
+        "checkpoint_saved_timestamp_seconds",
+        "freshness_seconds_bucket",
+    ],
 )
 def test_each_way_to_fall_ill_has_an_alert(rules: list[dict[str, Any]], symptom: str) -> None:
     assert any(f"monolith_{symptom}" in rule["expr"] for rule in rules)
