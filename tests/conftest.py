@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -20,6 +21,12 @@ ROOT = Path(__file__).parents[1]
 # The same examples in every run; machines differ too much in speed for a deadline.
 settings.register_profile("repository", deadline=None, derandomize=True)
 settings.load_profile("repository")
+
+
+@pytest.fixture(scope="session")
+def work_factor() -> int:
+    """Return MONOLITH_TEST_WORK, 1 by default: tests whose amount of work is fixed multiply it by this and must pass with any value."""
+    return int(os.environ.get("MONOLITH_TEST_WORK", "1"))
 
 
 @pytest.fixture(scope="session")
