@@ -35,7 +35,8 @@ def make_job(folder: Path, *, follow_updates: bool = True) -> JobConfig:
             "tasks": [{"name": "click", "action": "click"}],
             "model": {"tower": [8], "precision": "fp32"},
             "optimizer": {"sparse": {"kind": "sgd", "lr": 0.05}, "dense": {"lr": 0.01}},
-            "trainer": {"batch_size": 64, "checkpoint_dir": f"{folder}/checkpoints", "checkpoints_kept": 100, "num_threads": 1},
+            # One checkpoint for each run: its last.
+            "trainer": {"batch_size": 64, "checkpoint_dir": f"{folder}/checkpoints", "checkpoint_interval_s": 1e6, "num_threads": 1},
             "serving": {"follow_updates": follow_updates},
         }
     )
@@ -69,8 +70,8 @@ def margin(job: JobConfig, log: Log) -> tuple[float, str]:
     """Return by how much a replica that starts now prefers the liked item, and the version of its model."""
     replica = Replica(job, log if job.serving.follow_updates else None, torch.device("cpu"), ManualClock(0))
     assert replica.load_newest()
-    # As many polls as there can be records.
-    for _ in range(100 if job.serving.follow_updates else 0):
+    end = log.end_offset(Topics.of(job.log).updates)
+    while replica._subscriber is not None and replica._subscriber.offset < end:
         assert replica.apply_updates(0.0)
     items = FeatureColumns(2, {"item_id": SparseColumn(np.array([LIKED, IGNORED]), np.ones(2, np.int32))})
     liked, ignored = replica.state.predict(make_batch(items, Schema.of(job)))[:, 0].tolist()
