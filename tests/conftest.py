@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -27,6 +28,15 @@ settings.load_profile("repository")
 def work_factor() -> int:
     """Return MONOLITH_TEST_WORK, 1 by default: tests whose amount of work is fixed multiply it by this and must pass with any value."""
     return int(os.environ.get("MONOLITH_TEST_WORK", "1"))
+
+
+@pytest.fixture
+def reserved_port() -> Iterator[socket.socket]:
+    """Socket bound to a free port of 127.0.0.1 which no other process can get, but one server of the test can: it does not listen."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield holder
 
 
 @pytest.fixture(scope="session")
