@@ -13,14 +13,14 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from monolith_py.io import Kv, Log, open_kv, open_log
 
 ROOT = Path(__file__).parents[1]
 
-# The same examples in every run; machines differ too much in speed for a deadline.
-settings.register_profile("repository", deadline=None, derandomize=True)
+# The same examples in every run; machines differ too much in speed for a deadline, and for a limit on the time to draw examples.
+settings.register_profile("repository", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repository")
 
 

@@ -122,7 +122,7 @@ operations = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(operations, st.randoms(use_true_random=False))
 def test_any_sequence_of_changes_reads_like_dicts(make_table, steps, random):
     table, model = make_table(), {name: {} for name in "abc"}
