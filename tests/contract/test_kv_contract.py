@@ -14,7 +14,6 @@ import pytest
 from monolith_py.io import Kv
 
 Make = Callable[..., Kv]
-PATIENCE_S = 30.0
 REDIS = pytest.param("redis", marks=pytest.mark.needs_redis)
 
 WRITER = """
@@ -131,7 +130,7 @@ def test_threads_write_without_loss(kv: Kv) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(PATIENCE_S)
+        thread.join()
     assert dict(kv.scan("")) == {f"{name}:49": b"49" for name in range(4)}
 
 
@@ -149,7 +148,7 @@ def test_an_acknowledged_write_survives_kill_9_and_is_never_half_there(shared_ur
     for _ in range(20):
         process.stdout.readline()
     process.kill()
-    lines = process.communicate(timeout=PATIENCE_S)[0].splitlines(keepends=True)
+    lines = process.communicate()[0].splitlines(keepends=True)
     acknowledged = 20 + sum(line.endswith("\n") for line in lines)
     left, right = make_kv(shared_url).get_many(["left", "right"])
     assert left is not None and left == right
