@@ -121,9 +121,11 @@ def test_writing_during_a_scan_disturbs_neither(kv: Kv) -> None:
     assert list(kv.scan("old:")) == []
 
 
-def test_threads_write_without_loss(kv: Kv) -> None:
+def test_threads_write_without_loss(kv: Kv, work_factor: int) -> None:
+    count = 50 * work_factor
+
     def write(name: int) -> None:
-        for number in range(50):
+        for number in range(count):
             kv.write({f"{name}:{number}": b"%d" % number}, deletes=[f"{name}:{number - 1}"])
 
     threads = [threading.Thread(target=write, args=(name,)) for name in range(4)]
@@ -131,7 +133,7 @@ def test_threads_write_without_loss(kv: Kv) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert dict(kv.scan("")) == {f"{name}:49": b"49" for name in range(4)}
+    assert dict(kv.scan("")) == {f"{name}:{count - 1}": b"%d" % (count - 1) for name in range(4)}
 
 
 def test_what_one_handle_writes_another_sees(shared_url: str, make_kv: Make) -> None:

@@ -81,14 +81,14 @@ def margin(job: JobConfig, log: Log) -> tuple[float, str]:
 
 @pytest.mark.parametrize("wait_for_a_new_checkpoint", [True, False])
 def test_a_good_checkpoint_serves_at_once_and_training_goes_on_from_it(
-    tmp_path: Path, make_log: Callable[..., Log], wait_for_a_new_checkpoint: bool
+    tmp_path: Path, make_log: Callable[..., Log], work_factor: int, wait_for_a_new_checkpoint: bool
 ) -> None:
     job = make_job(tmp_path)
     log = make_log(job.log.url)
     create_topics(log, job.log)
-    append_examples(log, job, LIKED, range(20))
+    append_examples(log, job, LIKED, range(20 * work_factor))
     good = train(job)
-    append_examples(log, job, IGNORED, range(20, 60))  # an app that sends the wrong item ids
+    append_examples(log, job, IGNORED, range(20 * work_factor, 60 * work_factor))  # an app that sends the wrong item ids
     bad = train(job)
     assert margin(job, log)[0] < -0.3
 
@@ -100,10 +100,10 @@ def test_a_good_checkpoint_serves_at_once_and_training_goes_on_from_it(
     assert margin(job, log)[0] < -0.3
 
     # 4. The trainer goes on from the good checkpoint.
-    append_examples(log, job, LIKED, range(60, 120))
+    append_examples(log, job, LIKED, range(60 * work_factor, 120 * work_factor))
     new = train(job)
     assert read_meta(new).generation == 3
-    assert read_meta(new).examples_trained == read_meta(good).examples_trained + 100 * 64
+    assert read_meta(new).examples_trained == read_meta(good).examples_trained + 100 * work_factor * 64
 
     # 5. Replicas follow again, from the new checkpoint or, too early, from the good one.
     if not wait_for_a_new_checkpoint:

@@ -40,7 +40,7 @@ def own_broker(kafka_module: ModuleType, kafka_url: str, tmp_path: Path) -> Iter
 
 @pytest.mark.needs_kafka
 @pytest.mark.slow
-def test_kill_9_of_the_broker_loses_doubles_and_reorders_nothing(own_broker: Any, make_log: Make) -> None:
+def test_kill_9_of_the_broker_loses_doubles_and_reorders_nothing(own_broker: Any, make_log: Make, work_factor: int) -> None:
     writer, reader = make_log(own_broker.url), make_log(own_broker.url)
     writer.create_topic("actions")
     acknowledged: list[int] = []
@@ -55,12 +55,12 @@ def test_kill_9_of_the_broker_loses_doubles_and_reorders_nothing(own_broker: Any
     thread = threading.Thread(target=append)
     thread.start()
     found: list[bytes] = []
-    for enough in (200, 400):
+    for enough in (200 * work_factor, 400 * work_factor):
         while len(found) < enough:
             found += [record.value for record in reader.read("actions", 0, len(found), 100, timeout_s=PATIENCE_S)]
         own_broker.kill()
         own_broker.start()
-    while len(found) < 600:
+    while len(found) < 600 * work_factor:
         found += [record.value for record in reader.read("actions", 0, len(found), 100, timeout_s=PATIENCE_S)]
     stop.set()
     thread.join()
