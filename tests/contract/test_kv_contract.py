@@ -147,10 +147,11 @@ def test_what_one_handle_writes_another_sees(shared_url: str, make_kv: Make) -> 
 def test_an_acknowledged_write_survives_kill_9_and_is_never_half_there(shared_url: str, make_kv: Make) -> None:
     process = subprocess.Popen([sys.executable, "-c", WRITER, shared_url], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    for _ in range(20):
-        process.stdout.readline()
-    process.kill()
-    lines = process.communicate()[0].splitlines(keepends=True)
+    with process:
+        for _ in range(20):
+            process.stdout.readline()
+        process.kill()
+        lines = process.stdout.read().splitlines(keepends=True)  # with what the text layer has read ahead
     acknowledged = 20 + sum(line.endswith("\n") for line in lines)
     left, right = make_kv(shared_url).get_many(["left", "right"])
     assert left is not None and left == right

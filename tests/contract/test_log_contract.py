@@ -285,10 +285,11 @@ def test_processes_append_at_once_without_loss(url: str, log: Log, topic: str, w
 def test_what_was_acknowledged_survives_kill_9_of_the_appending_process(url: str, log: Log, topic: str) -> None:
     process = appender(url, topic, "a", sys.maxsize)
     assert process.stdout is not None
-    for _ in range(20):
-        process.stdout.readline()
-    process.send_signal(signal.SIGKILL)
-    rest = process.communicate()[0].splitlines(keepends=True)
+    with process:
+        for _ in range(20):
+            process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+        rest = process.stdout.read().splitlines(keepends=True)  # with what the text layer has read ahead
     acknowledged = 20 + sum(line.endswith("\n") for line in rest)
     found = values(log, topic)
     # The last append may have been on its way: in the log, not yet acknowledged.
