@@ -32,7 +32,7 @@ def work_factor() -> int:
 
 @pytest.fixture
 def reserved_port() -> Iterator[socket.socket]:
-    """Socket bound to a free port of 127.0.0.1 which no other process can get, but one server of the test can: it does not listen."""
+    """Socket bound to a free port of 127.0.0.1, without listening: no process is given the port, and a server of the test can take it."""
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind(("127.0.0.1", 0))
