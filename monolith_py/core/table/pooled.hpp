@@ -110,9 +110,18 @@ inline void pooled_forward(const Batch& batch, const int64_t* fids, int64_t now_
     pool.run(pieces.size(), [&](size_t i) {
         const auto [f, part, parts, size] = pieces[i];
         const Feature& feature = batch.features[f];
-        kernels().pool({feature.table->rows(), rows, batch.offsets + f * batch.num_bags, batch.scales,
-                        batch.num_bags * part / parts, batch.num_bags * (part + 1) / parts, feature.pooling,
-                        feature.first, pooled + columns[f], batch.width});
+        kernels().pool({
+            .table = feature.table->rows(),
+            .rows = rows,
+            .offsets = batch.offsets + f * batch.num_bags,
+            .scales = batch.scales,
+            .begin = batch.num_bags * part / parts,
+            .end = batch.num_bags * (part + 1) / parts,
+            .pooling = feature.pooling,
+            .first = feature.first,
+            .pooled = pooled + columns[f],
+            .stride = batch.width,
+        });
     });
 }
 

@@ -34,16 +34,18 @@ class UpdateStep {
         size_t num = 0;
         uint64_t* order = kernels().sort_rows(rows, n, part, num_parts_, own.order.data(), own.order.data() + n, &num);
         const std::vector<Slice>& slices = content_.settings.slices;
-        UpdateJob job{content_.store.view(),
-                      slices.data(),
-                      slices.size(),
-                      gradients,
-                      order,
-                      num,
-                      own.sum.data(),
-                      own.updated.data(),
-                      frees_ ? own.zeroed.data() : nullptr,
-                      0};
+        UpdateJob job{
+            .table = content_.store.view(),
+            .slices = slices.data(),
+            .num_slices = slices.size(),
+            .gradients = gradients,
+            .order = order,
+            .n = num,
+            .sum = own.sum.data(),
+            .updated = own.updated.data(),
+            .zeroed = frees_ ? own.zeroed.data() : nullptr,
+            .num_zeroed = 0,
+        };
         own.num_updated = kernels().update(job);
         own.num_zeroed = job.num_zeroed;
         content_.changes.flag(own.updated.data(), own.num_updated, own.fresh);

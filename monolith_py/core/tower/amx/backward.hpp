@@ -62,8 +62,16 @@ class Backward {
             const size_t blocks = at(l).blocks;
             const size_t step = num_threads_ == 1 ? blocks : round_up(blocks / (2 * num_threads_) + 1, 2);
             for (size_t b = 0; b < blocks; b += step)
-                tasks_.push_back(
-                    {l, {b, std::min(blocks, b + step), tape_.of(l, 0), to.values, to.biases, to.all, nullptr}});
+                tasks_.push_back({l,
+                                  {
+                                      .begin = b,
+                                      .end = std::min(blocks, b + step),
+                                      .x = tape_.of(l, 0),
+                                      .values = to.values,
+                                      .biases = to.biases,
+                                      .all = to.all,
+                                      .sums = nullptr,
+                                  }});
         }
     }
 

@@ -107,9 +107,16 @@ class Engine : public TowerEngine {
             Bf16* next = nullptr;
             if (tape != nullptr && (l < last || at(l).relu)) next = tape->of(l + 1, first);
             if (tape == nullptr && l < last) next = own + (l + 1) % 2 * x_size;
-            forward_layer(at(l), {x, count, next, l < last ? at(l + 1).input_rows() : output_rows(),
-                                  l < last ? nullptr : outputs + first * kUnit * at(l).out, batch - first * kUnit,
-                                  scratch + 2 * kForwardScratch, reinterpret_cast<float*>(scratch)});
+            forward_layer(at(l), {
+                                     .x = x,
+                                     .units = count,
+                                     .next = next,
+                                     .next_rows = l < last ? at(l + 1).input_rows() : output_rows(),
+                                     .outputs = l < last ? nullptr : outputs + first * kUnit * at(l).out,
+                                     .count = batch - first * kUnit,
+                                     .interleaved = scratch + 2 * kForwardScratch,
+                                     .scratch = reinterpret_cast<float*>(scratch),
+                                 });
             x = next;
         }
     }

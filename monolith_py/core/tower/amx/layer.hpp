@@ -76,8 +76,14 @@ size_t most(const std::vector<PackedLayer>& layers, const Count& count) {
 // The rows of one unit.
 template <typename T>
 Parts<T> rows_of(const Columns<T>& columns, size_t first, size_t batch) {
-    return {columns.parts.data(),           columns.widths.data(),        columns.parts.size(), first,
-            std::min(kUnit, batch - first), is_past_cache(columns, batch)};
+    return {
+        .data = columns.parts.data(),
+        .widths = columns.widths.data(),
+        .num_parts = columns.parts.size(),
+        .first = first,
+        .count = std::min(kUnit, batch - first),
+        .past_cache = is_past_cache(columns, batch),
+    };
 }
 
 }  // namespace monolith::amx

@@ -205,8 +205,14 @@ void add_weight_gradient(const Layer& layer, const WeightTask& task, size_t firs
                          float* scratch) {
     for (const size_t end = first + count; first < end; first += kSlab, dy += kSlab * layer.blocks * kTile) {
         const Slab slab{
-            layer,         task, first, end - first < kSlab ? end - first : kSlab, dy, reinterpret_cast<Bf16*>(scratch),
-            scratch + 2048};
+            .layer = layer,
+            .task = task,
+            .first = first,
+            .count = end - first < kSlab ? end - first : kSlab,
+            .dy = dy,
+            .stage = reinterpret_cast<Bf16*>(scratch),
+            .spill = scratch + 2048,
+        };
         if (task.biases != nullptr) sum_biases(slab, task.sums);
         if (is_dense(layer, task))
             dense_slab(slab, all_of(layer, task));

@@ -68,17 +68,19 @@ class VectorEngine final : public TowerEngine {
         stack_.clear_padding(layer.out, to + last * height, atoms - last);
         float* const own_biases = own.biases.ensure(padded(layer.out));
         std::fill_n(std::copy_n(biases, layer.out, own_biases), padded(layer.out) - layer.out, 0.0f);
-        own.view = {layer.in,
-                    layer.out,
-                    height,
-                    blocks,
-                    layer.relu,
-                    stack_.round,
-                    l + 1 == layers.size(),
-                    layer.bounds.data(),
-                    layer.columns.data(),
-                    to,
-                    own_biases};
+        own.view = {
+            .in = layer.in,
+            .out = layer.out,
+            .height = height,
+            .blocks = blocks,
+            .relu = layer.relu,
+            .round = stack_.round,
+            .last = l + 1 == layers.size(),
+            .bounds = layer.bounds.data(),
+            .columns = layer.columns.data(),
+            .values = to,
+            .biases = own_biases,
+        };
     }
 
     VectorStack stack_;
