@@ -40,7 +40,7 @@ class Slice:
         name: str,
         dim: int,
         optimizer: str,  # "sgd" | "momentum" | "adagrad" | ...: `monolith_py.table.optimizers`
-        hyper: dict[str, float],
+        hyperparameters: dict[str, float],
         initializer: str,  # "zeros" | "constant" | "uniform" | "normal" | "xavier"
         init_scale: float,
         encoding: str,  # "fp32" | "fp16" | "int8" | "int4"
@@ -58,7 +58,7 @@ class Table:
         slices: Sequence[Slice],
         *,
         seed: int,
-        admission: str,  # "count" | "sketch" | "probability" | "geometric"
+        admission: str,  # "count" | "sketch" | "proportional" | "geometric"
         admit_after: int,
         sketch_bytes: int,
         sketch_window_s: int,

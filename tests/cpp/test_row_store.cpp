@@ -51,13 +51,13 @@ TEST(released_rows_are_given_out_again_before_new_ones) {
 
 TEST(state_starts_as_each_rule_says) {
     constexpr uint32_t kDim = 4;
-    Hyper hyper;
-    hyper.initial_accumulator = 0.5f;
+    Hyperparameters hyperparameters;
+    hyperparameters.initial_accumulator = 0.5f;
     const auto started = [&](Optimizer optimizer) {
         Slice slice;
         slice.dim = kDim;
         slice.optimizer = optimizer;
-        slice.hyper = hyper;
+        slice.hyperparameters = hyperparameters;
         std::vector<float> weights(kDim), state(state_width(slice), -1.0f);
         kernels().start_row(&slice, 1, 7, weights.data(), state.data());
         return state;

@@ -22,11 +22,12 @@ class EntryLoader {
     void load() {
         const size_t num_rows = plan();
         content_.store.allocate(num_rows, ids_);
-        size_t alone = 0;
+        size_t num_parallel = 0;
         if (content_.map.num_shards() == IdMap::kShards)
-            while (alone < parts_.size() && parts_[alone].chunk->head.bucket == alone) ++alone;
-        ThreadPool::instance().run(alone, [&](size_t c) { load_chunk(parts_[c]); });
-        for (size_t c = alone; c < parts_.size(); ++c) load_chunk(parts_[c]);
+            while (num_parallel < parts_.size() && parts_[num_parallel].chunk->head.shard_id == num_parallel)
+                ++num_parallel;
+        ThreadPool::instance().run(num_parallel, [&](size_t c) { load_chunk(parts_[c]); });
+        for (size_t c = num_parallel; c < parts_.size(); ++c) load_chunk(parts_[c]);
         for (size_t c = parts_.size(); c-- > 0;) {
             const Part& own = parts_[c];
             for (size_t i = own.chunk->head.num_rows; i-- > own.num_used;) content_.store.release(ids_[own.ids_at + i]);

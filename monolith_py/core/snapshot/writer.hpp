@@ -47,7 +47,7 @@ class SnapshotWriter {
         if (is_base_ && next_shard_ == 0) num_shards_ = content_.map.num_shards();
         if (next_shard_ < num_shards_) {
             Chunk chunk = chunk_of(ChunkTag::kEntries);
-            if (num_shards_ == IdMap::kShards) chunk.head.bucket = static_cast<uint32_t>(next_shard_);
+            if (num_shards_ == IdMap::kShards) chunk.head.shard_id = static_cast<uint32_t>(next_shard_);
             Writer out;
             out.buffer().reserve(content_.map.shard(next_shard_).size * entry_bytes());
             copy_shard(content_, next_shard_, [&](auto... entry) { write_entry(out, chunk.head, entry...); });

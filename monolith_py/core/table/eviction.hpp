@@ -45,12 +45,12 @@ class Cursor {
 // Takes an entry out, and counts it where it has a row.
 inline void evict(TableContent& content, Slot slot) {
     content.counts.evicted += slot.row() != kCandidate;
-    content.let_go(slot);
+    content.erase_entry(slot);
 }
 
-class Expiry {
+class TtlEvictor {
   public:
-    explicit Expiry(TableContent& content) : content_(content) {}
+    explicit TtlEvictor(TableContent& content) : content_(content) {}
 
     // Let go of what was not seen for more than ttl_s at the tick `now`; returns the fids of the rows, sorted.
     // `max_slots` 0 looks at all entries, else at so many from where the last call ended.
@@ -73,9 +73,9 @@ class Expiry {
     Cursor cursor_;
 };
 
-class Budget {
+class BudgetEvictor {
   public:
-    explicit Budget(TableContent& content) : content_(content) {}
+    explicit BudgetEvictor(TableContent& content) : content_(content) {}
 
     // Evict by priority until the table is within its budget. What was seen in the tick `now` stays: it may be in use.
     // A sample of entries gives the priority below which the wanted share lies; then a sweep goes on from where the

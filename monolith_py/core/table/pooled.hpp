@@ -76,7 +76,7 @@ inline void look_up(const Batch& batch, const int64_t* fids, int64_t now_s, bool
             const Lookup one = lookup(piece.feature);
             EmbeddingTable& table = *batch.features[piece.feature].table;
             if (insert)
-                table.insertion().sight(one, piece.part);
+                table.insertion().record_occurrences(one, piece.part);
             else
                 table.find_part(one, piece.part, piece.parts);
         });

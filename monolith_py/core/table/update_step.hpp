@@ -48,13 +48,13 @@ class UpdateStep {
         };
         own.num_updated = kernels().update(job);
         own.num_zeroed = job.num_zeroed;
-        content_.changes.flag(own.updated.data(), own.num_updated, own.fresh);
+        content_.changes.flag_updated(own.updated.data(), own.num_updated, own.fresh);
     }
     // Return how many rows were updated.
     size_t finish() {
         size_t num_updated = 0;
         for (size_t p = 0; p < num_parts_; ++p) {
-            content_.changes.append(parts_[p].fresh);
+            content_.changes.append_updated(parts_[p].fresh);
             num_updated += parts_[p].num_updated;
         }
         if (frees_) free_zeroed();
@@ -82,7 +82,7 @@ class UpdateStep {
         for (const uint32_t row : zeroed) {
             const Slot slot = content_.map.find(content_.store.fid(row));
             if (!slot || slot.row() != row) continue;
-            content_.let_go(slot);
+            content_.erase_entry(slot);
             ++content_.counts.freed;
         }
     }

@@ -15,7 +15,7 @@ namespace monolith {
 extern const Kernels MONOLITH_KERNELS;
 const Kernels MONOLITH_KERNELS = {
     .find = find,
-    .sight = sight,
+    .record_occurrences = record_occurrences,
     .gather = gather,
     .pool = pool,
     .sort_rows = sort_rows,

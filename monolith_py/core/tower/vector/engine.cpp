@@ -5,7 +5,7 @@
 namespace monolith {
 namespace {
 
-class VectorTape final : public TowerTape {
+class VectorTape final : public EngineTape {
   public:
     explicit VectorTape(std::shared_ptr<FreeMemory> free) : free_(std::move(free)), memory_(free_->take()) {}
     ~VectorTape() override { free_->give(std::move(memory_)); }
@@ -37,7 +37,7 @@ class VectorEngine final : public TowerEngine {
         }
     }
 
-    void forward(const Columns<const float>& inputs, size_t batch, float* outputs, TowerTape* tape) const override {
+    void forward(const Columns<const float>& inputs, size_t batch, float* outputs, EngineTape* tape) const override {
         float* taped = nullptr;
         if (tape) {
             auto* const own = static_cast<VectorTape*>(tape);
@@ -48,9 +48,9 @@ class VectorEngine final : public TowerEngine {
         if (batch > 0) vector_forward(stack_, inputs, batch, outputs, taped);
     }
 
-    std::unique_ptr<TowerTape> make_tape() const override { return std::make_unique<VectorTape>(free_); }
+    std::unique_ptr<EngineTape> make_tape() const override { return std::make_unique<VectorTape>(free_); }
 
-    void backward(TowerTape& tape, const float* grad_outputs, const Columns<float>& grad_inputs,
+    void backward(EngineTape& tape, const float* grad_outputs, const Columns<float>& grad_inputs,
                   const std::vector<LayerGradients>& gradients) const override {
         const auto& own = static_cast<VectorTape&>(tape);
         vector_backward(stack_, own.inputs, own.data(), tape.batch, grad_outputs, grad_inputs, gradients, *free_);
