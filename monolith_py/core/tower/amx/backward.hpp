@@ -15,15 +15,11 @@ namespace monolith::amx {
 // All activations of a batch: the inputs of every layer and, where ReLU follows the last, its outputs.
 class AmxTape : public EngineTape {
   public:
-    explicit AmxTape(std::shared_ptr<BufferPool> pool) : pool_(std::move(pool)) {}
-    ~AmxTape() override { pool_->give(std::move(buffer)); }
+    explicit AmxTape(std::shared_ptr<BufferPool> pool) : memory(std::move(pool)) {}
 
-    Buffer buffer;
+    PooledBuffer memory;
     std::vector<size_t> offsets, strides;  // in bf16: of a layer's first unit, and from one unit to the next
-    Bf16* of(size_t layer, size_t unit) const { return buffer.as<Bf16>() + offsets[layer] + unit * strides[layer]; }
-
-  private:
-    const std::shared_ptr<BufferPool> pool_;
+    Bf16* of(size_t layer, size_t unit) const { return memory.as<Bf16>() + offsets[layer] + unit * strides[layer]; }
 };
 
 class AmxBackward {

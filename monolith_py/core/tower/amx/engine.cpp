@@ -86,9 +86,7 @@ class AmxEngine : public TowerEngine {
         tape.strides.push_back(at(layers_.size() - 1).relu ? output_rows() * kUnit : 0);
         tape.offsets.assign(1, 0);
         for (const size_t stride : tape.strides) tape.offsets.push_back(tape.offsets.back() + units * stride);
-        const size_t bytes = tape.offsets.back() * sizeof(Bf16);
-        if (tape.buffer.bytes() == 0) tape.buffer = pool_->take(bytes);
-        tape.buffer.ensure(bytes);
+        tape.memory.ensure<Bf16>(tape.offsets.back());
     }
     size_t output_rows() const { return round_up(at(layers_.size() - 1).out, 32); }
 

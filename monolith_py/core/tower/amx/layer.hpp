@@ -5,7 +5,7 @@
 #include <cstring>
 #include <vector>
 
-#include "memory/buffer_pool.hpp"
+#include "memory/pool.hpp"
 #include "tower/amx/engine.hpp"
 #include "tower/engine.hpp"
 
@@ -53,9 +53,9 @@ class PackedLayer {
     }
     static Bf16* zeros(Buffer& buffer, size_t count) {
         if (count == 0) return nullptr;
-        buffer.ensure(count * sizeof(Bf16));
-        std::memset(buffer.as<void>(), 0, count * sizeof(Bf16));
-        return buffer.as<Bf16>();
+        Bf16* data = buffer.ensure<Bf16>(count);
+        std::memset(data, 0, count * sizeof(Bf16));
+        return data;
     }
 
     Layer view_{};

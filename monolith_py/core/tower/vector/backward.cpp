@@ -45,10 +45,10 @@ class VectorBackward {
         for (float* part : grad_inputs.parts) wants_inputs_ = wants_inputs_ || part;
     }
 
-    void run(const float* grad_outputs, FreeMemory& free) {
+    void run(const float* grad_outputs, BufferPool& pool) {
         const size_t chunks = num_chunks(batch_), parts = num_parts(chunks, has_all_);
-        AlignedFloats memory = free.take();
-        float* const others = memory.ensure((parts - 1) * size_);
+        Buffer memory = pool.take((parts - 1) * size_ * sizeof(float));
+        float* const others = memory.as<float>();
         ThreadPool::instance().run(parts, [&](size_t part) {
             const size_t begin = chunks * part / parts, end = chunks * (part + 1) / parts;
             float* const own = part == 0 ? nullptr : others + (part - 1) * size_;
@@ -58,7 +58,7 @@ class VectorBackward {
         });
         if (parts > 1) add_up(others, parts - 1);
         clear_padding();
-        free.give(std::move(memory));
+        pool.give(std::move(memory));
     }
 
   private:
@@ -77,7 +77,7 @@ class VectorBackward {
 
     void add_panel(const float* grad_outputs, size_t first, size_t num, float* own) const {
         const size_t stride = stack_.stride, in = stack_.in() * kLanes;
-        float* const data = tower_scratch(kChunksPerPanel * (stride + in) + stack_.widest * kLanes);
+        float* const data = thread_scratch<float>(kChunksPerPanel * (stride + in) + stack_.widest * kLanes);
         const Chunks<float> panel{data, stride, num}, x{data + kChunksPerPanel * stride, in, num};
         float* const scratch = x.data + kChunksPerPanel * in;
         pack(grad_outputs, first, panel);
@@ -177,8 +177,8 @@ class VectorBackward {
 
 void vector_backward(const VectorStack& stack, const Columns<const float>& inputs, const float* taped, size_t batch,
                      const float* grad_outputs, const Columns<float>& grad_inputs,
-                     const std::vector<LayerGradients>& gradients, FreeMemory& memory) {
-    VectorBackward(stack, inputs, taped, batch, grad_inputs, gradients).run(grad_outputs, memory);
+                     const std::vector<LayerGradients>& gradients, BufferPool& pool) {
+    VectorBackward(stack, inputs, taped, batch, grad_inputs, gradients).run(grad_outputs, pool);
 }
 
 }  // namespace monolith

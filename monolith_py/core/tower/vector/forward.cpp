@@ -33,7 +33,7 @@ void forward_panel(const VectorStack& stack, const Columns<const float>& inputs,
 }
 
 void forward_rows(const VectorStack& stack, const Columns<const float>& inputs, size_t batch, float* outputs) {
-    float *from = tower_scratch(2 * batch * stack.widest), *to = from + batch * stack.widest;
+    float *from = thread_scratch<float>(2 * batch * stack.widest), *to = from + batch * stack.widest;
     const size_t in = padded(stack.layers[0].view.in), out = padded(stack.layers.back().view.out);
     size_t column = 0;
     for (size_t p = 0; p < inputs.parts.size(); ++p) {
@@ -72,7 +72,7 @@ void vector_forward(const VectorStack& stack, const Columns<const float>& inputs
     const size_t panel = std::clamp<size_t>(chunks / static_cast<size_t>(pool.num_threads()), 1, kChunksPerPanel);
     pool.run((chunks + panel - 1) / panel, [&](size_t task) {
         const size_t first = task * panel, num = std::min(panel, chunks - first);
-        float* const x = tower_scratch(num * (in + stride));
+        float* const x = thread_scratch<float>(num * (in + stride));
         float* const own = taped ? taped + first * stride : x + num * in;
         forward_panel(stack, inputs, batch, first, {x, in, num}, {own, stride, num}, outputs);
     });
