@@ -102,6 +102,7 @@ class Saving:
     def commit(self, track: bool) -> None: ...
 
 class NotFinite(FloatingPointError): ...  # a gradient is NaN, infinite, or 2^48 or more
+class TableFull(ValueError): ...  # a table needs more than 4,294,967,294 rows; the rows it has are as they were
 class SnapshotError(OSError): ...  # a snapshot is absent, torn, damaged or of another table
 
 def restore_table(path: str, part: int, parts: int) -> Table: ...  # with the settings it was saved with

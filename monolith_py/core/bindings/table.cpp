@@ -244,6 +244,7 @@ void bind_snapshots(nb::module_& m, nb::class_<Table>& table) {
 
 void bind_table(nb::module_& m) {
     bind_slice(m);
+    nb::exception<TableFull>(m, "TableFull", PyExc_ValueError);
     nb::class_<Table> table = bind_settings(m);
     bind_batches(table);
     bind_consumers(table);
