@@ -81,7 +81,7 @@ TEST(a_table_that_changes_while_it_is_saved_is_saved_as_it_is_at_the_end) {
     CHECK(table->num_shards() == IdMap::kShards);
     const check::TemporaryFile file;
     SnapshotWriter writer(*table, file.path(), 1, 0);
-    for (int64_t turn = 0; writer.copy(50); ++turn) {
+    for (int64_t turn = 0; writer.copy(50) == CopyStatus::kMore; ++turn) {
         if (turn > 400) continue;  // then let it end
         live(*table, -500 + turn * 50, -400 + turn * 50, 1, 200 + turn);
         table->evict(200 + turn, 2'000);

@@ -66,7 +66,7 @@ class EntryLoader {
         Reader entries = file_.reader(*own.chunk);
         for (uint64_t left = own.chunk->head.num_entries; left > 0; --left) {
             const auto head = entries.value<EntryHead>();
-            const Slot slot = share_.has(head.fid) ? place(head, own) : Slot{};
+            const Slot slot = share_.has(head.fid) ? place(head, own) : kNoSlot;
             if (head.kind != EntryKind::kRow) continue;
             if (slot) {
                 entries.bytes(content_.store.weights(slot.row()), weights_bytes);
@@ -88,10 +88,10 @@ class EntryLoader {
             ++own.candidates;
         }
         if (head.kind == EntryKind::kGone) {
-            if (!slot) return {};
+            if (!slot) return kNoSlot;
             map.erase(slot);
             --own.candidates;
-            return {};
+            return kNoSlot;
         }
         const uint16_t seen = content_.ticks.relative(head.seen);
         if (!slot) {

@@ -64,7 +64,8 @@ class EmbeddingTable {
         ThreadPool& pool = ThreadPool::instance();
         insertion_.begin(now_s, num_parts);
         pool.run(num_parts, [&](size_t part) { insertion_.record_occurrences(lookup, part); });
-        if (insertion_.plan()) pool.run(num_parts, [&](size_t part) { insertion_.insert(lookup, part); });
+        if (insertion_.plan() == Plan::kInsert)
+            pool.run(num_parts, [&](size_t part) { insertion_.insert(lookup, part); });
         insertion_.finish(lookup);
     }
 

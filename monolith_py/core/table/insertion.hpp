@@ -13,8 +13,11 @@
 
 namespace monolith {
 
-// In phases: `begin`, then `record_occurrences` for all parts, then `plan`; where that returns true, `insert` for all
-// parts; `finish`. A fid gets its row in the batch in which it is admitted: all its occurrences there have the row.
+// Outcome of `plan`: whether the phase `insert` follows.
+enum class Plan { kNothingMissed, kInsert };
+
+// In phases: `begin`, then `record_occurrences` for all parts, then `plan`; where that returns kInsert, `insert` for
+// all parts; `finish`. A fid gets its row in the batch in which it is admitted: all its occurrences there have the row.
 class Insertion {
   public:
     explicit Insertion(TableContent& content) : content_(content), budget_evictor_(content) {}
@@ -32,18 +35,18 @@ class Insertion {
         own.num_missed = kernels().record_occurrences(content_.map.view(), lookup.fids, lookup.n, first_shard(part),
                                                       first_shard(part + 1), now_, lookup.rows, own.missed.data());
     }
-    bool plan() {
+    Plan plan() {
         size_t num_missed = 0;
         for (size_t p = 0; p < num_parts_; ++p) {
             parts_[p].ids_at = num_missed;
             num_missed += parts_[p].num_missed;
         }
         ids_.clear();
-        if (num_missed == 0) return false;
+        if (num_missed == 0) return Plan::kNothingMissed;
         content_.map.expect(num_missed);  // where it splits, there was one shard, so one part has all
         content_.store.allocate(num_missed, ids_);
         ++content_.counts.plans;
-        return true;
+        return Plan::kInsert;
     }
     void insert(const Lookup& lookup, size_t part) {
         Part& own = parts_[part];

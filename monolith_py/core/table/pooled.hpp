@@ -83,7 +83,7 @@ inline void look_up(const Batch& batch, const int64_t* fids, int64_t now_s, bool
         if (!insert) continue;
         std::vector<size_t> planned;
         for (size_t f : round)
-            if (batch.features[f].table->insertion().plan()) planned.push_back(f);
+            if (batch.features[f].table->insertion().plan() == Plan::kInsert) planned.push_back(f);
         for (const Piece& piece : pieces)
             if (std::find(planned.begin(), planned.end(), piece.feature) != planned.end()) inserts.push_back(piece);
         pool.run(inserts.size(), [&](size_t i) {

@@ -129,14 +129,16 @@ class SparseForward {
     Bf16* const stage_;
 };
 
+enum class DenseForward { kDone, kNotFinite };
+
 // Whether it could: where atoms are dead, zero weights times what is not finite would be NaN.
-bool dense_forward(const Layer& layer, const ForwardTask& task, size_t unit) {
+DenseForward dense_forward(const Layer& layer, const ForwardTask& task, size_t unit) {
     const bool is_finite =
         interleave(task.x + unit * layer.input_rows() * kUnit, layer.input_tiles() * 32, task.interleaved);
-    if (!is_finite && !layer.is_full()) return false;
+    if (!is_finite && !layer.is_full()) return DenseForward::kNotFinite;
     const Activate finish{layer, task, unit};
     DenseProduct(layer.dense, layer.blocks, layer.input_tiles(), task.interleaved, task.scratch, finish).run();
-    return true;
+    return DenseForward::kDone;
 }
 
 }  // namespace
@@ -144,7 +146,7 @@ bool dense_forward(const Layer& layer, const ForwardTask& task, size_t unit) {
 void forward_layer(const Layer& layer, const ForwardTask& task) {
     if (layer.dense != nullptr) {
         for (size_t unit = 0; unit < task.units; ++unit)
-            if (!dense_forward(layer, task, unit)) SparseForward<1>(layer, task, unit).run();
+            if (dense_forward(layer, task, unit) == DenseForward::kNotFinite) SparseForward<1>(layer, task, unit).run();
         return;
     }
     if (task.units == 2)
