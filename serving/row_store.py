@@ -5,9 +5,6 @@ Letters: n row ids, F features, B rows of a batch, D = dim, R = bytes of one pac
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import fbgemm_gpu
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -25,10 +22,6 @@ Int32Array = npt.NDArray[np.int32]
 # FBGEMM's kernels may read past the last row by a vector.
 _TAIL_BYTES = 128
 _SPARSE_TYPES = {RowEncoding.FP32: SparseType.FP32, RowEncoding.FP16: SparseType.FP16, RowEncoding.INT8: SparseType.INT8}
-
-if not hasattr(torch.ops.fbgemm, "emb_inplace_update"):  # FBGEMM 1.8 ships the operator and does not load it
-    _OPERATORS = Path(fbgemm_gpu.__file__).parent / "fbgemm_gpu_embedding_inplace_ops.so"
-    torch.ops.load_library(str(_OPERATORS))  # type: ignore[no-untyped-call]
 
 
 class RowStore:
