@@ -5,6 +5,11 @@ Letters: n row ids, F features, B rows of a batch, D = dim, R = bytes of one pac
 
 from __future__ import annotations
 
+import ctypes
+import platform
+from pathlib import Path
+
+import fbgemm_gpu
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -22,6 +27,24 @@ Int32Array = npt.NDArray[np.int32]
 # FBGEMM's kernels may read past the last row by a vector.
 _TAIL_BYTES = 128
 _SPARSE_TYPES = {RowEncoding.FP32: SparseType.FP32, RowEncoding.FP16: SparseType.FP16, RowEncoding.INT8: SparseType.INT8}
+
+
+def _let_fbgemm_see_the_processor() -> None:
+    """Fill the flags of the processor that FBGEMM reads.
+
+    torch 2.14 holds them twice, in libtorch and in libc10, and fills those of libtorch alone. FBGEMM reads those of libc10, finds neither
+    AVX2 nor AVX-512 there and pools in plain loops, 20 times slower. Where there is one copy this writes it onto itself.
+    """
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        return
+    filled = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch.so"))
+    read = ctypes.CDLL(str(Path(fbgemm_gpu.__file__).parent / "fbgemm.so"))  # finds the copy that FBGEMM's own code finds
+    filled.cpuinfo_initialize()
+    flags = ctypes.c_ubyte * 85  # struct cpuinfo_x86_isa, a bool each
+    ctypes.memmove(flags.in_dll(read, "cpuinfo_isa"), flags.in_dll(filled, "cpuinfo_isa"), ctypes.sizeof(flags))
+
+
+_let_fbgemm_see_the_processor()
 
 
 class RowStore:
