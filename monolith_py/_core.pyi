@@ -40,7 +40,7 @@ class Slice:
         name: str,
         dim: int,
         optimizer: str,  # "sgd" | "momentum" | "adagrad" | ...: `monolith_py.table.optimizers`
-        hyper: dict[str, float],
+        hyperparameters: dict[str, float],
         initializer: str,  # "zeros" | "constant" | "uniform" | "normal" | "xavier"
         init_scale: float,
         encoding: str,  # "fp32" | "fp16" | "int8" | "int4"
@@ -58,7 +58,7 @@ class Table:
         slices: Sequence[Slice],
         *,
         seed: int,
-        admission: str,  # "count" | "sketch" | "probability" | "geometric"
+        admission: str,  # "count" | "sketch" | "proportional" | "geometric"
         admit_after: int,
         sketch_bytes: int,
         sketch_window_s: int,
@@ -102,6 +102,7 @@ class Saving:
     def commit(self, track: bool) -> None: ...
 
 class NotFinite(FloatingPointError): ...  # a gradient is NaN, infinite, or 2^48 or more
+class TableFull(ValueError): ...  # a table needs more than 4,294,967,294 rows; the rows it has are as they were
 class SnapshotError(OSError): ...  # a snapshot is absent, torn, damaged or of another table
 
 def restore_table(path: str, part: int, parts: int) -> Table: ...  # with the settings it was saved with

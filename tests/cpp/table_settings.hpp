@@ -14,7 +14,7 @@ inline TableSettings settings_of(uint32_t dim, Optimizer optimizer, float lr, fl
     slice.name = "weights";
     slice.dim = dim;
     slice.optimizer = optimizer;
-    slice.hyper.lr = lr;
+    slice.hyperparameters.lr = lr;
     slice.init_scale = init_scale;
     TableSettings settings;
     settings.slices = {slice};

@@ -81,7 +81,7 @@ TEST(a_table_that_changes_while_it_is_saved_is_saved_as_it_is_at_the_end) {
     CHECK(table->num_shards() == IdMap::kShards);
     const check::TemporaryFile file;
     SnapshotWriter writer(*table, file.path(), 1, 0);
-    for (int64_t turn = 0; writer.copy(50); ++turn) {
+    for (int64_t turn = 0; writer.copy(50) == CopyStatus::kMore; ++turn) {
         if (turn > 400) continue;  // then let it end
         live(*table, -500 + turn * 50, -400 + turn * 50, 1, 200 + turn);
         table->evict(200 + turn, 2'000);
@@ -148,7 +148,8 @@ TEST(settings_are_read_from_the_file) {
     check::save(*table, file.path(), 77);
     const SnapshotMeta meta = read_meta(SnapshotFileReader(file.path()));
     const Slice& slice = meta.settings.slices.at(0);
-    CHECK(slice.dim == 4 && slice.optimizer == Optimizer::kFtrl && slice.hyper.lr == 0.1f && slice.init_scale == 0.25f);
+    CHECK(slice.dim == 4 && slice.optimizer == Optimizer::kFtrl && slice.hyperparameters.lr == 0.1f &&
+          slice.init_scale == 0.25f);
     CHECK(meta.settings.seed == 7 && meta.settings.admit_after == 2 && meta.settings.ttl_s == 100 && meta.id == 77 &&
           meta.parent == 0);
     CHECK_THROWS(restore_new(file.path(), Optimizer::kSgd), SnapshotError);

@@ -163,7 +163,7 @@ TEST(a_tape_outlives_its_stack_and_is_refused_after_a_load) {
     CHECK_THROWS(stack->stack.backward(tape, stack->grad_outputs.data(), {{nullptr}, {5}}, {{}}),
                  std::invalid_argument);
     stack.reset();
-    tape.tape.reset();
+    tape.engine_tape.reset();
 }
 
 TEST(a_topology_that_does_not_fit_changes_nothing) {

@@ -62,42 +62,42 @@ void bind_interaction(nb::module_& m) {
     m.def(
         "factorize",
         [](ConstMatrix pooled, uint32_t num_features, Matrix terms) {
-            const Interaction meeting = interaction_of(pooled, num_features);
+            const Interaction interaction = interaction_of(pooled, num_features);
             expect_matrix("terms", pooled.shape(0), 2, terms);
             nb::gil_scoped_release nogil;
-            meeting.terms(terms.data());
+            interaction.terms(terms.data());
         },
         nb::arg("pooled").noconvert(), "num_features"_a, nb::arg("terms").noconvert());
     m.def(
         "factorize_backward",
         [](ConstMatrix pooled, uint32_t num_features, ConstMatrix grad_terms, std::optional<ConstRowsOf> beside,
            Matrix gradients) {
-            const Interaction meeting = interaction_of(pooled, num_features);
+            const Interaction interaction = interaction_of(pooled, num_features);
             expect_matrix("grad_terms", pooled.shape(0), 2, grad_terms);
             const GradientsOfRows out = gradients_of_rows(pooled, beside, gradients);
             nb::gil_scoped_release nogil;
-            meeting.terms_back(grad_terms.data(), out);
+            interaction.terms_back(grad_terms.data(), out);
         },
         nb::arg("pooled").noconvert(), "num_features"_a, nb::arg("grad_terms").noconvert(),
         nb::arg("beside").noconvert().none(), nb::arg("gradients").noconvert());
     m.def(
         "pairwise_dots",
         [](ConstMatrix pooled, uint32_t num_features, Matrix pairs) {
-            const Interaction meeting = interaction_of(pooled, num_features);
+            const Interaction interaction = interaction_of(pooled, num_features);
             expect_matrix("pairs", pooled.shape(0), num_pairs(num_features), pairs);
             nb::gil_scoped_release nogil;
-            meeting.dots(pairs.data());
+            interaction.dots(pairs.data());
         },
         nb::arg("pooled").noconvert(), "num_features"_a, nb::arg("pairs").noconvert());
     m.def(
         "pairwise_dots_backward",
         [](ConstMatrix pooled, uint32_t num_features, ConstMatrix grad_pairs, std::optional<ConstRowsOf> beside,
            Matrix gradients) {
-            const Interaction meeting = interaction_of(pooled, num_features);
+            const Interaction interaction = interaction_of(pooled, num_features);
             expect_matrix("grad_pairs", pooled.shape(0), num_pairs(num_features), grad_pairs);
             const GradientsOfRows out = gradients_of_rows(pooled, beside, gradients);
             nb::gil_scoped_release nogil;
-            meeting.dots_back(grad_pairs.data(), out);
+            interaction.dots_back(grad_pairs.data(), out);
         },
         nb::arg("pooled").noconvert(), "num_features"_a, nb::arg("grad_pairs").noconvert(),
         nb::arg("beside").noconvert().none(), nb::arg("gradients").noconvert());

@@ -32,13 +32,13 @@ class Saving {
     bool copy(size_t max_rows) {
         return or_end([&] {
             if (is_finished_) throw std::invalid_argument("this snapshot is finished already");
-            bool more;
+            CopyStatus status;
             {
                 std::unique_lock lock(table_.mutex);
-                more = writer().copy(max_rows);
+                status = writer().copy(max_rows);
             }
             writer().flush();
-            return more;
+            return status == CopyStatus::kMore;
         });
     }
     void finish() {

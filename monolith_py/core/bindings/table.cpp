@@ -21,11 +21,11 @@ void bind_slice(nb::module_& m) {
         .def(
             "__init__",
             [](Slice* self, const std::string& name, uint32_t dim, const std::string& optimizer,
-               const std::map<std::string, double>& hyper, const std::string& initializer, float init_scale,
+               const std::map<std::string, double>& hyperparameters, const std::string& initializer, float init_scale,
                const std::string& encoding) {
-                new (self) Slice(slice_of(name, dim, optimizer, hyper, initializer, init_scale, encoding));
+                new (self) Slice(slice_of(name, dim, optimizer, hyperparameters, initializer, init_scale, encoding));
             },
-            "name"_a, "dim"_a, "optimizer"_a, "hyper"_a, "initializer"_a, "init_scale"_a, "encoding"_a)
+            "name"_a, "dim"_a, "optimizer"_a, "hyperparameters"_a, "initializer"_a, "init_scale"_a, "encoding"_a)
         .def_ro("name", &Slice::name)
         .def_ro("dim", &Slice::dim);
 }
@@ -244,6 +244,7 @@ void bind_snapshots(nb::module_& m, nb::class_<Table>& table) {
 
 void bind_table(nb::module_& m) {
     bind_slice(m);
+    nb::exception<TableFull>(m, "TableFull", PyExc_ValueError);
     nb::class_<Table> table = bind_settings(m);
     bind_batches(table);
     bind_consumers(table);

@@ -60,7 +60,7 @@ Columns<float> grad_inputs_of(const TowerStack::Tape& tape, const std::vector<st
     Columns<float> columns{std::vector<float*>(parts.size()), tape.widths};
     for (size_t p = 0; p < parts.size(); ++p) {
         if (!parts[p]) continue;
-        expect_matrix_at("grad_inputs", p, tape.tape->batch, tape.widths[p], *parts[p]);
+        expect_matrix_at("grad_inputs", p, tape.engine_tape->batch, tape.widths[p], *parts[p]);
         columns.parts[p] = parts[p]->data();
     }
     return columns;
@@ -120,7 +120,7 @@ TowerStack::Tape forward_tape(const TowerStack& stack, const std::vector<ConstMa
 void backward(const TowerStack& stack, const TowerStack::Tape& tape, const ConstMatrix& grad_outputs,
               const std::vector<std::optional<Matrix>>& grad_inputs, const std::vector<Matrix>& grad_values,
               const std::vector<Vector>& grad_biases, const std::optional<std::vector<Cube>>& grad_all) {
-    expect_matrix("grad_outputs", tape.tape->batch, stack.out(), grad_outputs);
+    expect_matrix("grad_outputs", tape.engine_tape->batch, stack.out(), grad_outputs);
     const Columns<float> columns = grad_inputs_of(tape, grad_inputs);
     const std::vector<LayerGradients> gradients = gradients_of(stack, grad_values, grad_biases, grad_all);
     nb::gil_scoped_release nogil;
@@ -185,7 +185,7 @@ void bind_tower(nb::module_& m) {
     const auto array = [](const char* name) { return nb::arg(name).noconvert(); };
     m.def("has_amx", &has_amx);
     nb::class_<TowerStack::Tape>(m, "TowerTape").def_prop_ro("batch", [](const TowerStack::Tape& tape) {
-        return tape.tape->batch;
+        return tape.engine_tape->batch;
     });
     nb::class_<TowerStack>(m, "TowerStack")
         .def(nb::new_(&make_stack), "layers"_a, "atom_height"_a, "bf16"_a)

@@ -19,6 +19,7 @@ static_assert(sizeof(Bucket) == 64);
 
 constexpr int kSlotsPerBucket = 4;
 
+// A place in a bucket, or none: `find` of an absent fid.
 struct Slot {
     Bucket* bucket = nullptr;
     int index = 0;
@@ -28,6 +29,8 @@ struct Slot {
     uint16_t& count() const { return bucket->counts[index]; }
     int64_t key() const { return bucket->keys[index]; }
 };
+
+inline constexpr Slot kNoSlot{};
 
 // The unit of growth, of the work of one thread, and of a snapshot.
 struct Shard {

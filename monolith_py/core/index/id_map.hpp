@@ -114,12 +114,12 @@ class IdMap {
         unsigned found = 0;
         for (int i = 0; i < kSlotsPerBucket; ++i)
             found |= static_cast<unsigned>((bucket->keys[i] == fid) & (bucket->rows[i] != kNoRow)) << i;
-        return found ? Slot{bucket, __builtin_ctz(found)} : Slot{};
+        return found ? Slot{bucket, __builtin_ctz(found)} : kNoSlot;
     }
     static Slot empty(Bucket* bucket) {
         unsigned found = 0;
         for (int i = 0; i < kSlotsPerBucket; ++i) found |= static_cast<unsigned>(bucket->rows[i] == kNoRow) << i;
-        return found ? Slot{bucket, __builtin_ctz(found)} : Slot{};
+        return found ? Slot{bucket, __builtin_ctz(found)} : kNoSlot;
     }
     static void put(Slot slot, int64_t fid, uint32_t row, uint16_t seen, uint16_t count) {
         slot.bucket->keys[slot.index] = fid;
@@ -170,7 +170,7 @@ class IdMap {
                     is_known = nodes[node].bucket == other;
                 if (!is_known && tail < kMaxNodes) nodes[tail++] = {other, head, i};
             }
-        return {};
+        return kNoSlot;
     }
 
     void grow(Shard& shard) {
@@ -178,7 +178,7 @@ class IdMap {
             num_buckets += num_buckets / 2;
             Shard larger;
             allocate(larger, static_cast<uint32_t>(num_buckets));
-            if (fill(larger, shard)) {
+            if (fill(larger, shard) == FillStatus::kFilled) {
                 arena_.release(shard.buckets, shard.num_buckets);
                 shard = larger;
                 return;
@@ -187,7 +187,8 @@ class IdMap {
         }
     }
 
-    static bool fill(Shard& larger, const Shard& shard) {
+    enum class FillStatus { kFilled, kNoRoom };
+    static FillStatus fill(Shard& larger, const Shard& shard) {
         constexpr uint32_t kAhead = 8;
         for (uint32_t b = 0; b < shard.num_buckets; ++b) {
             if (b + kAhead < shard.num_buckets)
@@ -195,11 +196,12 @@ class IdMap {
                     __builtin_prefetch(first_bucket(larger, hash_fid(key)), 1);
             for (int i = 0; i < kSlotsPerBucket; ++i) {
                 const Slot s{&shard.buckets[b], i};
-                if (s.row() != kNoRow && !place(larger, s.key(), s.row(), s.seen(), s.count())) return false;
+                if (s.row() != kNoRow && !place(larger, s.key(), s.row(), s.seen(), s.count()))
+                    return FillStatus::kNoRoom;
             }
         }
         larger.size = shard.size;
-        return true;
+        return FillStatus::kFilled;
     }
 
     // From one shard to kShards, of sizes 1.5^(i / kShards) times the least, so that no two grow at the same time.

@@ -80,15 +80,15 @@ struct Kernels {
     void (*find)(MapView map, const int64_t* fids, size_t n, uint32_t* rows);
     // The same for the fids of shards [begin, end), for which it also counts the sighting and stamps it; the others'
     // rows are left alone. Positions of fids without a row are returned in `missed`, in order.
-    size_t (*sight)(MapView map, const int64_t* fids, size_t n, size_t begin, size_t end, uint16_t now, uint32_t* rows,
-                    uint32_t* missed);
+    size_t (*record_occurrences)(MapView map, const int64_t* fids, size_t n, size_t begin, size_t end, uint16_t now,
+                                 uint32_t* rows, uint32_t* missed);
     // Copy rows; zeros for NO_ROW.
     void (*gather)(RowsView table, const uint32_t* rows, size_t n, float* weights);
     void (*pool)(const PoolJob& job);
     // row << 32 | position, of the rows that hash to part `part` of `parts`, sorted by row and then by position.
     // `order` and `room` hold n each; returns the one of them that has the result, and its length in `num`.
-    uint64_t* (*sort_rows)(const uint32_t* rows, size_t n, size_t part, size_t parts, uint64_t* order, uint64_t* room,
-                           size_t* num);
+    uint64_t* (*sort_rows)(const uint32_t* rows, size_t n, size_t part, size_t parts, uint64_t* order,
+                           uint64_t* scratch, size_t* num);
     // Sum the gradients of each row and take one step; returns the number of rows.
     size_t (*update)(UpdateJob& job);
     // Start values and state of a row, a pure function of `bits`, the fid's seeded hash.
@@ -104,8 +104,8 @@ struct Kernels {
     void (*factorize_back)(const PooledRows& rows, const float* grad_terms, const GradientsOfRows& out);
     // Dot products of all pairs of rows, (B, P): of row 0 with those after it, then of row 1, and so on. `room` holds
     // F rounded up to 16 times the greater of D and F.
-    void (*dots)(const PooledRows& rows, float* pairs, float* room);
-    void (*dots_back)(const PooledRows& rows, const float* grad_pairs, const GradientsOfRows& out, float* room);
+    void (*dots)(const PooledRows& rows, float* pairs, float* scratch);
+    void (*dots_back)(const PooledRows& rows, const float* grad_pairs, const GradientsOfRows& out, float* scratch);
     TowerKernels tower;
 };
 

@@ -24,7 +24,7 @@ enum class Optimizer : uint32_t {
 };
 
 // The numbers of all rules; each uses some. Plain floats, so that equal bytes mean equal settings.
-struct Hyper {
+struct Hyperparameters {
     float lr = 0.01f, eps = 1e-8f, initial_accumulator = 0, beta1 = 0.9f, beta2 = 0.999f, l1 = 0, l2 = 0, beta = 0;
     float momentum = 0.9f, nesterov = 0, rho = 0.9f, weight_decay = 0, clip_norm = 0;  // clip_norm 0: none
 };
@@ -52,7 +52,7 @@ struct Slice {
     std::string name;
     uint32_t dim = 0;
     Optimizer optimizer = Optimizer::kSgd;
-    Hyper hyper;
+    Hyperparameters hyperparameters;
     Initializer initializer = Initializer::kUniform;
     float init_scale = 0;  // constant; half the width of uniform; standard deviation of normal
     Encoding encoding = Encoding::kFp16;
@@ -60,7 +60,7 @@ struct Slice {
     uint32_t weights_at = 0, state_at = 0;  // where it begins in a row, in floats; set by the table
 };
 
-enum class Admission : uint32_t { kCount, kSketch, kProbability, kGeometric };
+enum class Admission : uint32_t { kCount, kSketch, kProportional, kGeometric };
 
 enum class Eviction : uint32_t { kNone, kLru, kLfu, kScore };
 

@@ -37,10 +37,10 @@ struct Chunks {
 
 // Where the gradients of one layer's weights are ADDED; null is not asked for.
 struct TowerGradients {
-    float* values;  // (atoms, height)
-    float* biases;  // (O,)
-    float* all;     // (blocks, I, height)
-    float* room;    // (I, 16), of `all` where height is 1
+    float* values;   // (atoms, height)
+    float* biases;   // (O,)
+    float* all;      // (blocks, I, height)
+    float* scratch;  // (I, 16), of `all` where height is 1
 };
 
 struct AdamRates {

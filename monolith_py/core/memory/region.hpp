@@ -42,6 +42,9 @@ class Pretoucher {
     }
 
   private:
+    // MADV_POPULATE_WRITE of Linux 5.14 (asm-generic/mman-common.h); glibc defines it from 2.35 on.
+    static constexpr int kPopulateWrite = 23;
+
     void run() {
         std::unique_lock lock(mutex_);
         for (;;) {
@@ -50,8 +53,8 @@ class Pretoucher {
             pending_.pop_front();
             busy_ = begin;
             lock.unlock();
-            ::madvise(begin, bytes,
-                      23);  // MADV_POPULATE_WRITE (Linux 5.14); an older kernel refuses, and the first use touches
+            // An older kernel returns EINVAL: the first use then touches the page.
+            ::madvise(begin, bytes, kPopulateWrite);
             lock.lock();
             busy_ = nullptr;
             wake_.notify_all();

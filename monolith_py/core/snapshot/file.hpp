@@ -20,11 +20,11 @@ namespace monolith {
 
 enum class ChunkTag : uint32_t { kHeader = 1, kEntries = 2, kState = 3, kEnd = 4 };
 
-constexpr uint32_t kAnyBucket = 0xFFFFFFFFu;
+constexpr uint32_t kAnyShard = 0xFFFFFFFFu;
 
 struct ChunkHead {
     char magic[4] = {'M', 'N', 'L', 'T'};
-    uint32_t tag = 0, bucket = kAnyBucket,
+    uint32_t tag = 0, shard_id = kAnyShard,
              crc = 0;  // bucket: the virtual bucket that all entries are of; crc over the rest and the payload
     uint64_t num_entries = 0, num_rows = 0, bytes = 0;
 };

@@ -22,11 +22,12 @@ class EntryLoader {
     void load() {
         const size_t num_rows = plan();
         content_.store.allocate(num_rows, ids_);
-        size_t alone = 0;
+        size_t num_parallel = 0;
         if (content_.map.num_shards() == IdMap::kShards)
-            while (alone < parts_.size() && parts_[alone].chunk->head.bucket == alone) ++alone;
-        ThreadPool::instance().run(alone, [&](size_t c) { load_chunk(parts_[c]); });
-        for (size_t c = alone; c < parts_.size(); ++c) load_chunk(parts_[c]);
+            while (num_parallel < parts_.size() && parts_[num_parallel].chunk->head.shard_id == num_parallel)
+                ++num_parallel;
+        ThreadPool::instance().run(num_parallel, [&](size_t c) { load_chunk(parts_[c]); });
+        for (size_t c = num_parallel; c < parts_.size(); ++c) load_chunk(parts_[c]);
         for (size_t c = parts_.size(); c-- > 0;) {
             const Part& own = parts_[c];
             for (size_t i = own.chunk->head.num_rows; i-- > own.num_used;) content_.store.release(ids_[own.ids_at + i]);
@@ -65,7 +66,7 @@ class EntryLoader {
         Reader entries = file_.reader(*own.chunk);
         for (uint64_t left = own.chunk->head.num_entries; left > 0; --left) {
             const auto head = entries.value<EntryHead>();
-            const Slot slot = share_.has(head.fid) ? place(head, own) : Slot{};
+            const Slot slot = share_.has(head.fid) ? place(head, own) : kNoSlot;
             if (head.kind != EntryKind::kRow) continue;
             if (slot) {
                 entries.bytes(content_.store.weights(slot.row()), weights_bytes);
@@ -87,10 +88,10 @@ class EntryLoader {
             ++own.candidates;
         }
         if (head.kind == EntryKind::kGone) {
-            if (!slot) return {};
+            if (!slot) return kNoSlot;
             map.erase(slot);
             --own.candidates;
-            return {};
+            return kNoSlot;
         }
         const uint16_t seen = content_.ticks.relative(head.seen);
         if (!slot) {

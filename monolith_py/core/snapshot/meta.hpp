@@ -24,8 +24,8 @@ void visit_meta(Archive& archive, Meta& meta) {
                    s.eviction, s.budget_bytes, s.half_life_s);
     archive.length(s.slices);
     for (auto& slice : s.slices)
-        archive.fields(slice.name, slice.dim, slice.optimizer, slice.hyper, slice.initializer, slice.init_scale,
-                       slice.encoding);
+        archive.fields(slice.name, slice.dim, slice.optimizer, slice.hyperparameters, slice.initializer,
+                       slice.init_scale, slice.encoding);
 }
 
 inline void write_meta(Writer& out, const SnapshotMeta& meta) {

@@ -21,6 +21,9 @@
 
 namespace monolith {
 
+// Whether `copy` has more to do, or so little that `finish` may do it.
+enum class CopyStatus { kMore, kCaughtUp };
+
 // Writes one snapshot. `copy` and `finish` want the table still; `flush` and `commit` do not.
 class SnapshotWriter {
   public:
@@ -40,24 +43,23 @@ class SnapshotWriter {
         if (is_base_) content_.changes.start_tracking();
     }
 
-    // Copy one shard, or up to `max_rows` of what has changed since it was copied; return whether calling again is
-    // worth while.
-    bool copy(size_t max_rows) {
+    // Copy one shard, or up to `max_rows` of what has changed since it was copied.
+    CopyStatus copy(size_t max_rows) {
         // The map may have split since the start.
         if (is_base_ && next_shard_ == 0) num_shards_ = content_.map.num_shards();
         if (next_shard_ < num_shards_) {
             Chunk chunk = chunk_of(ChunkTag::kEntries);
-            if (num_shards_ == IdMap::kShards) chunk.head.bucket = static_cast<uint32_t>(next_shard_);
+            if (num_shards_ == IdMap::kShards) chunk.head.shard_id = static_cast<uint32_t>(next_shard_);
             Writer out;
             out.buffer().reserve(content_.map.shard(next_shard_).size * entry_bytes());
             copy_shard(content_, next_shard_, [&](auto... entry) { write_entry(out, chunk.head, entry...); });
             ++next_shard_;
             add(std::move(chunk), out);
-            return true;
+            return CopyStatus::kMore;
         }
-        if (content_.changes.num_tracked() <= max_rows) return false;
+        if (content_.changes.num_tracked() <= max_rows) return CopyStatus::kCaughtUp;
         copy_changes();
-        return true;
+        return CopyStatus::kMore;
     }
     // Copy all that is left: the snapshot is of this moment.
     void finish() {

@@ -36,7 +36,7 @@ class SlidingSketch {
     uint32_t add(uint64_t hash, int64_t now_s) {
         Line& line = lines_[(hash >> 1) >> shift_];
         const auto pane = static_cast<uint32_t>(now_s / pane_s_);
-        turn(line, pane);
+        advance(line, pane);
         uint32_t cells[kDepth], sum = 0;
         choose(hash, cells);
         const auto least_of = [&](const uint16_t* counts) {
@@ -64,7 +64,7 @@ class SlidingSketch {
 
     const Line& line(uint64_t hash) const { return lines_[(hash >> 1) >> shift_]; }
 
-    static void turn(Line& line, uint32_t pane) {
+    static void advance(Line& line, uint32_t pane) {
         if (pane <= line.pane) return;
         const uint32_t stale = std::min<uint32_t>(pane - line.pane, kPanes);
         for (uint32_t k = 0; k < stale; ++k) std::memset(line.counts[(pane - k) % kPanes], 0, sizeof line.counts[0]);
@@ -93,8 +93,8 @@ class SlidingSketch {
 
 // The chance that a fid is admitted in the batch that sights it `count` times, by the two formulas of Monolith's
 // probabilistic filter: proportional to the count, or so that 95 % are admitted within `admit_after` sightings.
-inline double chance(Admission admission, uint32_t admit_after, uint32_t count) {
-    if (admission == Admission::kProbability) return std::min(1.0, static_cast<double>(count) / admit_after);
+inline double admission_probability(Admission admission, uint32_t admit_after, uint32_t count) {
+    if (admission == Admission::kProportional) return std::min(1.0, static_cast<double>(count) / admit_after);
     return 1 - std::pow(0.05, static_cast<double>(count) / admit_after);
 }
 

@@ -25,20 +25,20 @@ class Changes {
     void reserve() {
         each([&](TouchedSet& touched) { touched.reserve(store_.end()); });
     }
-    void born(const std::vector<uint32_t>& rows) {
+    void record_inserted(const std::vector<uint32_t>& rows) {
         each([&](TouchedSet& touched) {
             for (const uint32_t row : rows) {
-                touched.born(store_.fid(row));
+                touched.cancel_eviction(store_.fid(row));
                 touched.touch(row);
             }
         });
     }
-    void evict(uint32_t row, int64_t fid) {
+    void record_evicted(uint32_t row, int64_t fid) {
         each([&](TouchedSet& touched) { touched.evict(row, fid); });
     }
     // Threads may flag different rows at the same time; what they have in `fresh`, by who is told, goes to `append`
     // afterwards.
-    void flag(const uint32_t* rows, size_t n, std::vector<std::vector<uint32_t>>& fresh) {
+    void flag_updated(const uint32_t* rows, size_t n, std::vector<std::vector<uint32_t>>& fresh) {
         fresh.resize(consumers_.size() + 1);
         size_t i = 0;
         each([&](TouchedSet& touched) {
@@ -47,7 +47,7 @@ class Changes {
             own.resize(touched.flag(rows, n, own.data()));
         });
     }
-    void append(const std::vector<std::vector<uint32_t>>& fresh) {
+    void append_updated(const std::vector<std::vector<uint32_t>>& fresh) {
         size_t i = 0;
         each([&](TouchedSet& touched) {
             touched.append(fresh[i].data(), fresh[i].size());
@@ -111,7 +111,7 @@ class Changes {
     }
     void stop_tracking() { tracker_.reset(); }
     // A look-up that was sighted has changed what is known of its fids' past.
-    void sight(const Lookup& lookup, bool counts_candidates) {
+    void record_occurrences(const Lookup& lookup, bool counts_candidates) {
         if (!tracker_) return;
         tracker_->touched.reserve(store_.end());
         for (size_t i = 0; i < lookup.n; ++i)
@@ -120,7 +120,7 @@ class Changes {
             else if (counts_candidates)
                 tracker_->candidates.insert(lookup.fids[i]);
     }
-    void let_go_candidate(int64_t fid) {
+    void record_erased_candidate(int64_t fid) {
         if (tracker_) tracker_->candidates.insert(fid);
     }
     size_t num_tracked() const { return tracker_->touched.num_pending() + tracker_->candidates.size(); }

@@ -21,7 +21,7 @@ namespace monolith {
 class EmbeddingTable {
   public:
     explicit EmbeddingTable(const TableSettings& settings)
-        : content_(settings), insertion_(content_), update_step_(content_), expiry_(content_) {}
+        : content_(settings), insertion_(content_), update_step_(content_), ttl_evictor_(content_) {}
 
     const TableSettings& settings() const { return content_.settings; }
     uint32_t dim() const { return rows().dim; }
@@ -30,7 +30,7 @@ class EmbeddingTable {
     // Rows from here on were never given out. What takes rows wants them below, or NO_ROW.
     size_t end_row() const { return content_.store.end(); }
     uint64_t num_updates() const { return content_.counts.updates; }  // calls of update
-    void set_lr(size_t slice, float lr) { content_.settings.slices[slice].hyper.lr = lr; }
+    void set_lr(size_t slice, float lr) { content_.settings.slices[slice].hyperparameters.lr = lr; }
 
     // ---- look-up
 
@@ -63,8 +63,9 @@ class EmbeddingTable {
         const size_t num_parts = parts(n);
         ThreadPool& pool = ThreadPool::instance();
         insertion_.begin(now_s, num_parts);
-        pool.run(num_parts, [&](size_t part) { insertion_.sight(lookup, part); });
-        if (insertion_.plan()) pool.run(num_parts, [&](size_t part) { insertion_.insert(lookup, part); });
+        pool.run(num_parts, [&](size_t part) { insertion_.record_occurrences(lookup, part); });
+        if (insertion_.plan() == Plan::kInsert)
+            pool.run(num_parts, [&](size_t part) { insertion_.insert(lookup, part); });
         insertion_.finish(lookup);
     }
 
@@ -83,7 +84,7 @@ class EmbeddingTable {
     // entries, else at so many from where the last call ended.
     std::vector<int64_t> evict(int64_t now_s, size_t max_slots) {
         if (content_.settings.ttl_s == 0) return {};
-        return expiry_.evict_expired(content_.ticks.tick(now_s, content_.map), max_slots);
+        return ttl_evictor_.evict_expired(content_.ticks.tick(now_s, content_.map), max_slots);
     }
 
     // ---- consumers of changes
@@ -126,7 +127,7 @@ class EmbeddingTable {
     TableContent content_;
     Insertion insertion_;
     UpdateStep update_step_;
-    Expiry expiry_;
+    TtlEvictor ttl_evictor_;
 };
 
 }  // namespace monolith

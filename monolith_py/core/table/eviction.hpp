@@ -12,6 +12,8 @@
 
 namespace monolith {
 
+enum class Visit { kContinue, kStop };
+
 // A place in an id map.
 class Cursor {
   public:
@@ -20,7 +22,7 @@ class Cursor {
     Cursor(const IdMap& map, uint64_t bits)
         : shard_(bits % map.num_shards()), bucket_((bits >> 16) % map.shard(shard_).num_buckets) {}
 
-    // Visit the entries of up to `num_slots` slots from here on; a visit that returns false ends the sweep.
+    // Visit the entries of up to `num_slots` slots from here on; kStop ends the sweep.
     template <typename F>
     void sweep(const IdMap& map, size_t num_slots, F&& visit) {
         for (size_t slots = 0; slots < num_slots; slots += kSlotsPerBucket) {
@@ -34,7 +36,7 @@ class Cursor {
             }
             Bucket* bucket = &shard.buckets[bucket_++];
             for (int i = 0; i < kSlotsPerBucket; ++i)
-                if (bucket->rows[i] != kNoRow && !visit(Slot{bucket, i})) return;
+                if (bucket->rows[i] != kNoRow && visit(Slot{bucket, i}) == Visit::kStop) return;
         }
     }
 
@@ -45,12 +47,12 @@ class Cursor {
 // Takes an entry out, and counts it where it has a row.
 inline void evict(TableContent& content, Slot slot) {
     content.counts.evicted += slot.row() != kCandidate;
-    content.let_go(slot);
+    content.erase_entry(slot);
 }
 
-class Expiry {
+class TtlEvictor {
   public:
-    explicit Expiry(TableContent& content) : content_(content) {}
+    explicit TtlEvictor(TableContent& content) : content_(content) {}
 
     // Let go of what was not seen for more than ttl_s at the tick `now`; returns the fids of the rows, sorted.
     // `max_slots` 0 looks at all entries, else at so many from where the last call ended.
@@ -59,10 +61,10 @@ class Expiry {
         const int64_t oldest = int64_t{now} - content_.ticks.span(content_.settings.ttl_s);
         const size_t all = content_.map.capacity();
         cursor_.sweep(content_.map, max_slots == 0 ? all : std::min(max_slots, all), [&](Slot slot) {
-            if (slot.seen() >= oldest) return true;
+            if (slot.seen() >= oldest) return Visit::kContinue;
             if (slot.row() != kCandidate) evicted.push_back(slot.key());
             evict(content_, slot);
-            return true;
+            return Visit::kContinue;
         });
         std::sort(evicted.begin(), evicted.end());
         return evicted;
@@ -73,9 +75,9 @@ class Expiry {
     Cursor cursor_;
 };
 
-class Budget {
+class BudgetEvictor {
   public:
-    explicit Budget(TableContent& content) : content_(content) {}
+    explicit BudgetEvictor(TableContent& content) : content_(content) {}
 
     // Evict by priority until the table is within its budget. What was seen in the tick `now` stays: it may be in use.
     // A sample of entries gives the priority below which the wanted share lies; then a sweep goes on from where the
@@ -89,7 +91,7 @@ class Budget {
             if (!threshold) return;
             cursor_.sweep(content_.map, content_.map.capacity(), [&](Slot slot) {
                 if (slot.seen() < now && priority(slot, now) <= *threshold) evict(content_, slot);
-                return content_.used_bytes() > target;
+                return content_.used_bytes() > target ? Visit::kContinue : Visit::kStop;
             });
         }
     }
@@ -106,7 +108,7 @@ class Budget {
             at.sweep(content_.map, kSlotsPerBucket, [&](Slot slot) {
                 ++num_seen;
                 if (slot.seen() < now) sample.push_back(priority(slot, now));
-                return true;
+                return Visit::kContinue;
             });
         }
         if (sample.empty()) return std::nullopt;

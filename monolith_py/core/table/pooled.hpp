@@ -76,14 +76,14 @@ inline void look_up(const Batch& batch, const int64_t* fids, int64_t now_s, bool
             const Lookup one = lookup(piece.feature);
             EmbeddingTable& table = *batch.features[piece.feature].table;
             if (insert)
-                table.insertion().sight(one, piece.part);
+                table.insertion().record_occurrences(one, piece.part);
             else
                 table.find_part(one, piece.part, piece.parts);
         });
         if (!insert) continue;
         std::vector<size_t> planned;
         for (size_t f : round)
-            if (batch.features[f].table->insertion().plan()) planned.push_back(f);
+            if (batch.features[f].table->insertion().plan() == Plan::kInsert) planned.push_back(f);
         for (const Piece& piece : pieces)
             if (std::find(planned.begin(), planned.end(), piece.feature) != planned.end()) inserts.push_back(piece);
         pool.run(inserts.size(), [&](size_t i) {
@@ -110,9 +110,18 @@ inline void pooled_forward(const Batch& batch, const int64_t* fids, int64_t now_
     pool.run(pieces.size(), [&](size_t i) {
         const auto [f, part, parts, size] = pieces[i];
         const Feature& feature = batch.features[f];
-        kernels().pool({feature.table->rows(), rows, batch.offsets + f * batch.num_bags, batch.scales,
-                        batch.num_bags * part / parts, batch.num_bags * (part + 1) / parts, feature.pooling,
-                        feature.first, pooled + columns[f], batch.width});
+        kernels().pool({
+            .table = feature.table->rows(),
+            .rows = rows,
+            .offsets = batch.offsets + f * batch.num_bags,
+            .scales = batch.scales,
+            .begin = batch.num_bags * part / parts,
+            .end = batch.num_bags * (part + 1) / parts,
+            .pooling = feature.pooling,
+            .first = feature.first,
+            .pooled = pooled + columns[f],
+            .stride = batch.width,
+        });
     });
 }
 

@@ -1,9 +1,11 @@
 // Rows at stable addresses: weights, optimizer state and fid of each, recycled by a free list.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
-#include <new>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "index/bucket.hpp"
@@ -11,6 +13,11 @@
 #include "memory/region.hpp"
 
 namespace monolith {
+
+// A table needs more rows than row ids can name.
+struct TableFull : std::length_error {
+    using std::length_error::length_error;
+};
 
 class RowStore {
   public:
@@ -23,19 +30,20 @@ class RowStore {
           state_(1.5 * state_width * sizeof(float) / row_bytes),
           fids_(1.5 * sizeof(int64_t) / row_bytes) {}
 
-    // Append `n` free rows to `rows`, those released last first; their content is undefined.
+    // Append `n` free rows to `rows`, those released last first; their content is undefined. A failure (TableFull,
+    // std::bad_alloc) changes neither the store nor `rows`.
     void allocate(size_t n, std::vector<uint32_t>& rows) {
-        for (; n > 0 && !free_.empty(); --n) {
-            rows.push_back(free_.back());
-            free_.pop_back();
-        }
-        if (end_ + n > kCandidate) throw std::length_error("table is full: 4,294,967,294 rows");
-        weights_.ensure((end_ + n) * dim_ * sizeof(float));
-        state_.ensure((end_ + n) * state_width_ * sizeof(float));
-        fids_.ensure((end_ + n) * sizeof(int64_t));
-        const size_t first = rows.size();
-        rows.resize(first + n);
-        for (size_t i = first; i < rows.size(); ++i) rows[i] = static_cast<uint32_t>(end_++);
+        const size_t num_reused = std::min(n, free_.size()), end = end_ + n - num_reused;
+        if (end > kCandidate)
+            throw TableFull("table is full: rows must be at most " + std::to_string(kCandidate) + ", got " +
+                            std::to_string(end));
+        rows.reserve(rows.size() + n);
+        weights_.ensure(end * dim_ * sizeof(float));
+        state_.ensure(end * state_width_ * sizeof(float));
+        fids_.ensure(end * sizeof(int64_t));
+        rows.insert(rows.end(), free_.rbegin(), free_.rbegin() + static_cast<std::ptrdiff_t>(num_reused));
+        free_.resize(free_.size() - num_reused);
+        while (end_ < end) rows.push_back(static_cast<uint32_t>(end_++));
     }
     void release(uint32_t row) { free_.push_back(row); }
 

@@ -41,16 +41,16 @@ struct TableContent {
     }
 
     // An entry goes, with its row if it has one.
-    void let_go(Slot slot) {
+    void erase_entry(Slot slot) {
         const uint32_t row = slot.row();
         const int64_t fid = slot.key();
         map.erase(slot);
         if (row == kCandidate) {
             --counts.candidates;
-            changes.let_go_candidate(fid);
+            changes.record_erased_candidate(fid);
             return;
         }
-        changes.evict(row, fid);
+        changes.record_evicted(row, fid);
         store.release(row);
         --counts.rows;
     }

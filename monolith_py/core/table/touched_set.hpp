@@ -35,7 +35,7 @@ class TouchedSet {
         return num;
     }
     void append(const uint32_t* fresh, size_t n) { rows_.insert(rows_.end(), fresh, fresh + n); }
-    void born(int64_t fid) {
+    void cancel_eviction(int64_t fid) {
         if (!evicted_.empty()) evicted_.erase(fid);
     }
     void evict(uint32_t row, int64_t fid) {

@@ -34,25 +34,27 @@ class UpdateStep {
         size_t num = 0;
         uint64_t* order = kernels().sort_rows(rows, n, part, num_parts_, own.order.data(), own.order.data() + n, &num);
         const std::vector<Slice>& slices = content_.settings.slices;
-        UpdateJob job{content_.store.view(),
-                      slices.data(),
-                      slices.size(),
-                      gradients,
-                      order,
-                      num,
-                      own.sum.data(),
-                      own.updated.data(),
-                      frees_ ? own.zeroed.data() : nullptr,
-                      0};
+        UpdateJob job{
+            .table = content_.store.view(),
+            .slices = slices.data(),
+            .num_slices = slices.size(),
+            .gradients = gradients,
+            .order = order,
+            .n = num,
+            .sum = own.sum.data(),
+            .updated = own.updated.data(),
+            .zeroed = frees_ ? own.zeroed.data() : nullptr,
+            .num_zeroed = 0,
+        };
         own.num_updated = kernels().update(job);
         own.num_zeroed = job.num_zeroed;
-        content_.changes.flag(own.updated.data(), own.num_updated, own.fresh);
+        content_.changes.flag_updated(own.updated.data(), own.num_updated, own.fresh);
     }
     // Return how many rows were updated.
     size_t finish() {
         size_t num_updated = 0;
         for (size_t p = 0; p < num_parts_; ++p) {
-            content_.changes.append(parts_[p].fresh);
+            content_.changes.append_updated(parts_[p].fresh);
             num_updated += parts_[p].num_updated;
         }
         if (frees_) free_zeroed();
@@ -80,7 +82,7 @@ class UpdateStep {
         for (const uint32_t row : zeroed) {
             const Slot slot = content_.map.find(content_.store.fid(row));
             if (!slot || slot.row() != row) continue;
-            content_.let_go(slot);
+            content_.erase_entry(slot);
             ++content_.counts.freed;
         }
     }

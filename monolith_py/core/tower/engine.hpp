@@ -39,9 +39,9 @@ bool is_past_cache(const Columns<T>& columns, size_t batch) {
 
 // What backward needs of a forward: the layers' inputs, and which outputs ReLU let through. Each engine has its own; it
 // may hold on to the batch itself, which must stay as it is until then.
-class TowerTape {
+class EngineTape {
   public:
-    virtual ~TowerTape() = default;
+    virtual ~EngineTape() = default;
     size_t batch = 0;
 };
 
@@ -64,13 +64,13 @@ class TowerEngine {
 
     // outputs (B, O of the last layer), row-major. `tape` of `make_tape`, or null where no backward follows. Any number
     // of threads may call this at once, each with its own tape; inside, the work is shared by ThreadPool.
-    virtual void forward(const Columns<const float>& inputs, size_t batch, float* outputs, TowerTape* tape) const = 0;
+    virtual void forward(const Columns<const float>& inputs, size_t batch, float* outputs, EngineTape* tape) const = 0;
 
-    virtual std::unique_ptr<TowerTape> make_tape() const = 0;
+    virtual std::unique_ptr<EngineTape> make_tape() const = 0;
 
     // `grad_outputs` (B, O of the last layer); parts of `grad_inputs` may be null; `gradients` has one for each layer.
     // Results do not depend on the number of threads.
-    virtual void backward(TowerTape& tape, const float* grad_outputs, const Columns<float>& grad_inputs,
+    virtual void backward(EngineTape& tape, const float* grad_outputs, const Columns<float>& grad_inputs,
                           const std::vector<LayerGradients>& gradients) const = 0;
 };
 

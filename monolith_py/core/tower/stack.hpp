@@ -35,7 +35,7 @@ class TowerStack {
   public:
     // A forward to go back from.
     struct Tape {
-        std::unique_ptr<TowerTape> tape;
+        std::unique_ptr<EngineTape> engine_tape;
         uint64_t version;
         std::vector<uint32_t> widths;  // of the parts of its inputs
     };
@@ -106,7 +106,7 @@ class TowerStack {
         std::shared_lock lock(mutex_);
         expect_loaded();
         Tape tape{engine_->make_tape(), version_, inputs.widths};
-        engine_->forward(inputs, batch, outputs, tape.tape.get());
+        engine_->forward(inputs, batch, outputs, tape.engine_tape.get());
         return tape;
     }
 
@@ -116,7 +116,7 @@ class TowerStack {
         if (!is_loaded_ || tape.version != version_)
             throw std::invalid_argument("tape must be of a forward since the last load, got one of load " +
                                         std::to_string(tape.version) + " after load " + std::to_string(version_));
-        engine_->backward(*tape.tape, grad_outputs, grad_inputs, gradients);
+        engine_->backward(*tape.engine_tape, grad_outputs, grad_inputs, gradients);
     }
 
   private:

@@ -108,7 +108,7 @@ class RowSum {
 template <>
 class RowSum<0> {
   public:
-    explicit RowSum(float* room) : sum_(room) {}
+    explicit RowSum(float* scratch) : sum_(scratch) {}
     void clear() { is_empty_ = true; }
     void add(const float* g, uint32_t dim) { add(g, dim, 1.0f); }
     void add(const float* g, uint32_t dim, float scale) {

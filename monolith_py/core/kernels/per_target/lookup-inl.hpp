@@ -104,9 +104,9 @@ void find(MapView map, const int64_t* fids, size_t n, uint32_t* rows) {
 constexpr size_t kSelect = 2048;  // fids of a part are picked out of this many at a time
 
 template <bool kPart>
-[[gnu::always_inline]] inline size_t sight_run(MapView map, const int64_t* fids, size_t base, size_t n,
-                                               const uint32_t* selected, const uint64_t* hashes, uint16_t now,
-                                               uint32_t* rows, uint32_t* missed) {
+[[gnu::always_inline]] inline size_t record_run(MapView map, const int64_t* fids, size_t base, size_t n,
+                                                const uint32_t* selected, const uint64_t* hashes, uint16_t now,
+                                                uint32_t* rows, uint32_t* missed) {
     Group groups[2];
     size_t next = 0, num_missed = 0;
     fetch<kPart>(map, fids, selected, hashes, &next, n, &groups[0]);
@@ -142,10 +142,10 @@ template <bool kPart>
     return num_missed;
 }
 
-size_t sight(MapView map, const int64_t* fids, size_t n, size_t begin, size_t end, uint16_t now, uint32_t* rows,
-             uint32_t* missed) {
+size_t record_occurrences(MapView map, const int64_t* fids, size_t n, size_t begin, size_t end, uint16_t now,
+                          uint32_t* rows, uint32_t* missed) {
     const size_t num_shards = size_t{1} << (63 - map.shift);
-    if (begin == 0 && end == num_shards) return sight_run<false>(map, fids, 0, n, nullptr, nullptr, now, rows, missed);
+    if (begin == 0 && end == num_shards) return record_run<false>(map, fids, 0, n, nullptr, nullptr, now, rows, missed);
     uint32_t selected[kSelect];
     uint64_t hashes[kSelect];
     size_t num_missed = 0;
@@ -160,7 +160,7 @@ size_t sight(MapView map, const int64_t* fids, size_t n, size_t begin, size_t en
             num += static_cast<size_t>(shard >= begin) & static_cast<size_t>(shard < end);
         }
         num_missed +=
-            sight_run<true>(map, fids + base, base, num, selected, hashes, now, rows + base, missed + num_missed);
+            record_run<true>(map, fids + base, base, num, selected, hashes, now, rows + base, missed + num_missed);
     }
     return num_missed;
 }

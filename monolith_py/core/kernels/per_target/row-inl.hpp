@@ -64,11 +64,11 @@ void start_row(const Slice* slices, size_t num_slices, uint64_t bits, float* wei
             case Optimizer::kAdagrad:
             case Optimizer::kRowwiseAdagrad:
             case Optimizer::kGroupAdagrad:
-                for (uint32_t d = 0; d < width; ++d) s[d] = slice.hyper.initial_accumulator;
+                for (uint32_t d = 0; d < width; ++d) s[d] = slice.hyperparameters.initial_accumulator;
                 break;
             case Optimizer::kFtrl:
             case Optimizer::kGroupFtrl:
-                for (uint32_t d = dim; d < 2 * dim; ++d) s[d] = slice.hyper.initial_accumulator;
+                for (uint32_t d = dim; d < 2 * dim; ++d) s[d] = slice.hyperparameters.initial_accumulator;
                 break;
             default:
                 break;

@@ -12,13 +12,13 @@ namespace monolith {
 namespace {
 
 struct Sgd {
-    static void step(const Hyper& h, uint32_t dim, float* __restrict w, float*, const float* __restrict g) {
+    static void step(const Hyperparameters& h, uint32_t dim, float* __restrict w, float*, const float* __restrict g) {
         for (uint32_t d = 0; d < dim; ++d) w[d] -= h.lr * g[d];
     }
 };
 
 struct Momentum {  // Sutskever et al. 2013, as torch.optim.SGD writes it
-    static void step(const Hyper& h, uint32_t dim, float* __restrict w, float* __restrict s,
+    static void step(const Hyperparameters& h, uint32_t dim, float* __restrict w, float* __restrict s,
                      const float* __restrict g) {
         if (h.nesterov != 0) {
             for (uint32_t d = 0; d < dim; ++d) {
@@ -35,7 +35,7 @@ struct Momentum {  // Sutskever et al. 2013, as torch.optim.SGD writes it
 };
 
 struct Adagrad {  // Duchi et al. 2011
-    static void step(const Hyper& h, uint32_t dim, float* __restrict w, float* __restrict s,
+    static void step(const Hyperparameters& h, uint32_t dim, float* __restrict w, float* __restrict s,
                      const float* __restrict g) {
         for (uint32_t d = 0; d < dim; ++d) {
             const float n = s[d] + g[d] * g[d];
@@ -46,7 +46,7 @@ struct Adagrad {  // Duchi et al. 2011
 };
 
 struct RowwiseAdagrad {  // one accumulator a row: the mean square of its gradient, as FBGEMM's
-    static void step(const Hyper& h, uint32_t dim, float* __restrict w, float* __restrict s,
+    static void step(const Hyperparameters& h, uint32_t dim, float* __restrict w, float* __restrict s,
                      const float* __restrict g) {
         float sum = 0;
         for (uint32_t d = 0; d < dim; ++d) sum += g[d] * g[d];
@@ -57,7 +57,7 @@ struct RowwiseAdagrad {  // one accumulator a row: the mean square of its gradie
 };
 
 struct Adadelta {  // Zeiler 2012, algorithm 1; its step is taken times lr
-    static void step(const Hyper& h, uint32_t dim, float* __restrict w, float* __restrict s,
+    static void step(const Hyperparameters& h, uint32_t dim, float* __restrict w, float* __restrict s,
                      const float* __restrict g) {
         float *a = s, *u = s + dim;
         for (uint32_t d = 0; d < dim; ++d) {
@@ -70,7 +70,7 @@ struct Adadelta {  // Zeiler 2012, algorithm 1; its step is taken times lr
 };
 
 struct Rmsprop {  // Tieleman and Hinton 2012
-    static void step(const Hyper& h, uint32_t dim, float* __restrict w, float* __restrict s,
+    static void step(const Hyperparameters& h, uint32_t dim, float* __restrict w, float* __restrict s,
                      const float* __restrict g) {
         for (uint32_t d = 0; d < dim; ++d) {
             s[d] = h.rho * s[d] + (1 - h.rho) * g[d] * g[d];
@@ -85,7 +85,7 @@ inline float correction(float beta, float t) {
 }
 
 struct Adam {  // Kingma and Ba 2015, algorithm 1, each row with its own step count
-    static void step(const Hyper& h, uint32_t dim, float* __restrict w, float* __restrict s,
+    static void step(const Hyperparameters& h, uint32_t dim, float* __restrict w, float* __restrict s,
                      const float* __restrict g) {
         float *m = s, *v = s + dim, &t = s[2 * dim];
         t += 1;
@@ -99,7 +99,7 @@ struct Adam {  // Kingma and Ba 2015, algorithm 1, each row with its own step co
 };
 
 struct AdamW {  // Loshchilov and Hutter 2019: the decay is not part of the gradient
-    static void step(const Hyper& h, uint32_t dim, float* __restrict w, float* __restrict s,
+    static void step(const Hyperparameters& h, uint32_t dim, float* __restrict w, float* __restrict s,
                      const float* __restrict g) {
         const float keep = 1 - h.lr * h.weight_decay;
         for (uint32_t d = 0; d < dim; ++d) w[d] *= keep;
@@ -108,7 +108,7 @@ struct AdamW {  // Loshchilov and Hutter 2019: the decay is not part of the grad
 };
 
 struct Amsgrad {  // Reddi et al. 2018, with Adam's corrections, as torch has it
-    static void step(const Hyper& h, uint32_t dim, float* __restrict w, float* __restrict s,
+    static void step(const Hyperparameters& h, uint32_t dim, float* __restrict w, float* __restrict s,
                      const float* __restrict g) {
         float *m = s, *v = s + dim, *top = s + 2 * dim, &t = s[3 * dim];
         t += 1;
@@ -123,7 +123,8 @@ struct Amsgrad {  // Reddi et al. 2018, with Adam's corrections, as torch has it
 };
 
 // z and n of FTRL-Proximal (McMahan et al. 2013, algorithm 1).
-inline void accumulate_ftrl(const Hyper& h, uint32_t dim, const float* w, float* z, float* n, const float* g) {
+inline void accumulate_ftrl(const Hyperparameters& h, uint32_t dim, const float* w, float* z, float* n,
+                            const float* g) {
     for (uint32_t d = 0; d < dim; ++d) {
         const float next = n[d] + g[d] * g[d];
         z[d] += g[d] - (std::sqrt(next) - std::sqrt(n[d])) / h.lr * w[d];
@@ -132,7 +133,7 @@ inline void accumulate_ftrl(const Hyper& h, uint32_t dim, const float* w, float*
 }
 
 struct Ftrl {
-    static void step(const Hyper& h, uint32_t dim, float* __restrict w, float* __restrict s,
+    static void step(const Hyperparameters& h, uint32_t dim, float* __restrict w, float* __restrict s,
                      const float* __restrict g) {
         if (h.lr == 0) return;  // a schedule's end; the equations divide by it
         float *z = s, *n = s + dim;
@@ -146,7 +147,7 @@ struct Ftrl {
 
 struct GroupFtrl {  // Ni et al. 2021, algorithm 1: a row whose z is short falls to zero as a whole; l2 is the group's
                     // strength
-    static void step(const Hyper& h, uint32_t dim, float* __restrict w, float* __restrict s,
+    static void step(const Hyperparameters& h, uint32_t dim, float* __restrict w, float* __restrict s,
                      const float* __restrict g) {
         if (h.lr == 0) return;
         float *z = s, *n = s + dim;
@@ -170,7 +171,7 @@ struct GroupFtrl {  // Ni et al. 2021, algorithm 1: a row whose z is short falls
 // lasso (Yuan and Lin 2006; Yang et al. 2010, equation 9): the row shrinks towards zero and stays there when it would
 // pass it. l2 is the group's strength.
 struct GroupAdagrad {
-    static void step(const Hyper& h, uint32_t dim, float* __restrict w, float* __restrict s,
+    static void step(const Hyperparameters& h, uint32_t dim, float* __restrict w, float* __restrict s,
                      const float* __restrict g) {
         float top = 0;
         for (uint32_t d = 0; d < dim; ++d) top = g[d] * g[d] > top ? g[d] * g[d] : top;

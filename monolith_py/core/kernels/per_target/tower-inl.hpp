@@ -189,7 +189,7 @@ void tower_round(float* values, size_t n) {
 }
 
 void tower_pack(const float* rows, size_t stride, uint32_t width, uint32_t examples, bool round, float* chunk) {
-    alignas(64) float tile[kLanes * kLanes];
+    alignas(64) float transposed[kLanes * kLanes];
     const uint32_t whole = examples == kLanes ? width / kLanes * kLanes : 0;
     for (uint32_t c = 0; c < whole; c += kLanes) transpose(rows + c, stride, chunk + size_t{c} * kLanes, kLanes);
     for (uint32_t c = whole; c < width; c += kLanes) {
@@ -197,8 +197,8 @@ void tower_pack(const float* rows, size_t stride, uint32_t width, uint32_t examp
         alignas(64) float corner[kLanes * kLanes] = {};
         for (uint32_t n = 0; n < examples; ++n)
             std::memcpy(corner + n * kLanes, rows + n * stride + c, left * sizeof(float));
-        transpose(corner, kLanes, tile, kLanes);
-        std::memcpy(chunk + size_t{c} * kLanes, tile, left * kLanes * sizeof(float));
+        transpose(corner, kLanes, transposed, kLanes);
+        std::memcpy(chunk + size_t{c} * kLanes, transposed, left * kLanes * sizeof(float));
     }
     if (round) tower_round(chunk, size_t{width} * kLanes);
 }
@@ -208,11 +208,11 @@ void tower_unpack(const float* chunk, uint32_t width, uint32_t examples, float* 
     for (uint32_t c = 0; c < whole; c += kLanes) transpose(chunk + size_t{c} * kLanes, kLanes, rows + c, stride);
     for (uint32_t c = whole; c < width; c += kLanes) {
         const uint32_t left = width - c < kLanes ? width - c : kLanes;
-        alignas(64) float corner[kLanes * kLanes] = {}, tile[kLanes * kLanes];
+        alignas(64) float corner[kLanes * kLanes] = {}, transposed[kLanes * kLanes];
         std::memcpy(corner, chunk + size_t{c} * kLanes, left * kLanes * sizeof(float));
-        transpose(corner, kLanes, tile, kLanes);
+        transpose(corner, kLanes, transposed, kLanes);
         for (uint32_t n = 0; n < examples; ++n)
-            std::memcpy(rows + n * stride + c, tile + n * kLanes, left * sizeof(float));
+            std::memcpy(rows + n * stride + c, transposed + n * kLanes, left * sizeof(float));
     }
 }
 

@@ -110,10 +110,10 @@ void tower_backward(const TowerView& layer, Chunks<const float> grad_outputs, Ch
 }
 
 // Biases of 16 outputs from `row` on, from their gradients with examples for rows.
-[[gnu::always_inline]] inline void add_biases(const TowerView& layer, size_t row, const Products& turned,
+[[gnu::always_inline]] inline void add_biases(const TowerView& layer, size_t row, const Products& transposed,
                                               float* biases) {
     Lanes sum = Lanes::all(0);
-    for (size_t n = 0; n < turned.num * kLanes; ++n) sum.add(Lanes::load(turned.rows + n * kLanes));
+    for (size_t n = 0; n < transposed.num * kLanes; ++n) sum.add(Lanes::load(transposed.rows + n * kLanes));
     alignas(64) float sums[kLanes];
     sum.store(sums);
     for (uint32_t r = 0; r < kLanes && row + r < layer.out; ++r) biases[row + r] += sums[r];
@@ -133,28 +133,28 @@ void add_singles(const TowerView& layer, Chunks<const float> inputs, Chunks<cons
 }
 
 // All atoms of 16 outputs from `row` on.
-void add_all(const TowerView& layer, size_t row, const float* inputs, const Products& turned,
+void add_all(const TowerView& layer, size_t row, const float* inputs, const Products& transposed,
              const TowerGradients& sums) {
     const bool is_block = layer.height == kLanes;
-    float* const to = is_block ? sums.all + row * layer.in : sums.room;
+    float* const to = is_block ? sums.all + row * layer.in : sums.scratch;
     if (!is_block) std::memset(to, 0, size_t{layer.in} * kLanes * sizeof(float));
     add_products(
-        turned, 0, layer.in, [inputs](size_t c) { return inputs + c * kLanes; },
+        transposed, 0, layer.in, [inputs](size_t c) { return inputs + c * kLanes; },
         [to](size_t c) { return to + c * kLanes; }, {});
     if (is_block) return;
     for (uint32_t r = 0; r < kLanes && row + r < layer.out; ++r)
         for (uint32_t c = 0; c < layer.in; ++c) sums.all[(row + r) * layer.in + c] += to[size_t{c} * kLanes + r];
 }
 
-// What 16 outputs from `row` on add to the sums; at most kTurned chunks.
-constexpr size_t kTurned = 4;
+// What 16 outputs from `row` on add to the sums; at most kTransposedChunks chunks.
+constexpr size_t kTransposedChunks = 4;
 
 void add_outputs(const TowerView& layer, size_t row, Chunks<const float> inputs, Chunks<const float> grad_outputs,
                  const TowerGradients& sums) {
-    alignas(64) float turned[kTurned * kLanes * kLanes];
+    alignas(64) float transposed[kTransposedChunks * kLanes * kLanes];
     for (size_t i = 0; i < inputs.num; ++i)
-        transpose(grad_outputs[i] + row * kLanes, kLanes, turned + i * kLanes * kLanes, kLanes);
-    const Products products{turned, inputs.num, inputs.stride};
+        transpose(grad_outputs[i] + row * kLanes, kLanes, transposed + i * kLanes * kLanes, kLanes);
+    const Products products{transposed, inputs.num, inputs.stride};
     if (sums.biases) add_biases(layer, row, products, sums.biases);
     if (sums.values && layer.height == kLanes) {
         const size_t block = row / kLanes;
@@ -172,8 +172,8 @@ void add_outputs(const TowerView& layer, size_t row, Chunks<const float> inputs,
 
 void tower_gradients(const TowerView& layer, Chunks<const float> inputs, Chunks<const float> grad_outputs,
                      const TowerGradients& sums) {
-    for (size_t i = 0; i < inputs.num; i += kTurned) {
-        const size_t num = inputs.num - i < kTurned ? inputs.num - i : kTurned;
+    for (size_t i = 0; i < inputs.num; i += kTransposedChunks) {
+        const size_t num = inputs.num - i < kTransposedChunks ? inputs.num - i : kTransposedChunks;
         for (size_t row = 0; row < layer.out; row += kLanes)
             add_outputs(layer, row, {inputs[i], inputs.stride, num}, {grad_outputs[i], grad_outputs.stride, num}, sums);
     }

@@ -11,7 +11,7 @@
 namespace monolith {
 namespace {
 
-uint64_t* sort_rows(const uint32_t* rows, size_t n, size_t part, size_t parts, uint64_t* order, uint64_t* room,
+uint64_t* sort_rows(const uint32_t* rows, size_t n, size_t part, size_t parts, uint64_t* order, uint64_t* scratch,
                     size_t* num) {
     size_t m = 0;
     uint32_t top = 0;
@@ -45,9 +45,9 @@ uint64_t* sort_rows(const uint32_t* rows, size_t n, size_t part, size_t parts, u
             sum += count;
         }
         for (size_t i = 0; i < m; ++i)
-            room[starts[p][static_cast<uint32_t>(order[i] >> 32) >> (p * width) & mask]++] = order[i];
-        uint64_t* const sorted = room;
-        room = order;
+            scratch[starts[p][static_cast<uint32_t>(order[i] >> 32) >> (p * width) & mask]++] = order[i];
+        uint64_t* const sorted = scratch;
+        scratch = order;
         order = sorted;
     }
     return order;
@@ -55,7 +55,7 @@ uint64_t* sort_rows(const uint32_t* rows, size_t n, size_t part, size_t parts, u
 
 // What comes before any rule: decay as part of the gradient, then the clip of its norm.
 [[gnu::always_inline]] inline void prepare(const Slice& slice, uint32_t dim, const float* w, float* g) {
-    const Hyper& h = slice.hyper;
+    const Hyperparameters& h = slice.hyperparameters;
     if (h.weight_decay != 0 && slice.optimizer != Optimizer::kAdamW)
         for (uint32_t d = 0; d < dim; ++d) g[d] += h.weight_decay * w[d];
     if (h.clip_norm > 0) {
@@ -118,12 +118,12 @@ template <uint32_t kDim, typename Step>
 template <typename Rule, uint32_t kDim>
 size_t update_single(UpdateJob& job) {
     const Slice& slice = job.slices[0];
-    const Hyper hyper = slice.hyper;
+    const Hyperparameters hyperparameters = slice.hyperparameters;
     const uint32_t dim = kDim ? kDim : slice.dim;
-    const bool plain = hyper.weight_decay == 0 && hyper.clip_norm == 0;
+    const bool plain = hyperparameters.weight_decay == 0 && hyperparameters.clip_norm == 0;
     return each_row<kDim>(job, [&](float* w, float* s, float* g) __attribute__((always_inline)) {
         if (!plain) prepare(slice, dim, w, g);
-        Rule::step(hyper, dim, w, s, g);
+        Rule::step(hyperparameters, dim, w, s, g);
     });
 }
 
@@ -137,7 +137,7 @@ struct Single {
 
 void step_slice(const Slice& slice, float* w, float* s, float* g) {
     prepare(slice, slice.dim, w, g);
-    const Hyper& h = slice.hyper;
+    const Hyperparameters& h = slice.hyperparameters;
     switch (slice.optimizer) {
         case Optimizer::kSgd:
             return Sgd::step(h, slice.dim, w, s, g);

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <vector>
 
-#include "memory/buffer_pool.hpp"
+#include "memory/pool.hpp"
 #include "tower/amx/engine.hpp"
 #include "tower/engine.hpp"
 
@@ -53,9 +53,9 @@ class PackedLayer {
     }
     static Bf16* zeros(Buffer& buffer, size_t count) {
         if (count == 0) return nullptr;
-        buffer.ensure(count * sizeof(Bf16));
-        std::memset(buffer.as<void>(), 0, count * sizeof(Bf16));
-        return buffer.as<Bf16>();
+        Bf16* data = buffer.ensure<Bf16>(count);
+        std::memset(data, 0, count * sizeof(Bf16));
+        return data;
     }
 
     Layer view_{};
@@ -76,8 +76,14 @@ size_t most(const std::vector<PackedLayer>& layers, const Count& count) {
 // The rows of one unit.
 template <typename T>
 Parts<T> rows_of(const Columns<T>& columns, size_t first, size_t batch) {
-    return {columns.parts.data(),           columns.widths.data(),        columns.parts.size(), first,
-            std::min(kUnit, batch - first), is_past_cache(columns, batch)};
+    return {
+        .data = columns.parts.data(),
+        .widths = columns.widths.data(),
+        .num_parts = columns.parts.size(),
+        .first = first,
+        .count = std::min(kUnit, batch - first),
+        .past_cache = is_past_cache(columns, batch),
+    };
 }
 
 }  // namespace monolith::amx

@@ -47,7 +47,7 @@ void finish_block(size_t block, const Bf16* rows, OutputGradient* result) {
 }
 
 // What becomes of 16 columns' sums of the gradient of the inputs: dY of the layer below.
-struct Descend {
+struct PackGradientBelow {
     const Layer& below;
     const Bf16* x;
     OutputGradient* result;
@@ -70,7 +70,7 @@ struct Descend {
 };
 
 // Or it goes out, row-major, to the parts of the inputs.
-struct Emerge {
+struct WriteInputGradient {
     const Parts<float>& out;
 
     void operator()(size_t tile, const float* sums, size_t piece) const {
@@ -217,11 +217,11 @@ void input_gradient(const Layer& layer, const OutputGradient& dy, const Layer& b
                     OutputGradient* result, float* scratch) {
     alignas(64) Bf16 rows[kAtom * kUnit];
     result->is_finite = true;
-    propagate(layer, dy, scratch, Descend{below, x, result, rows});
+    propagate(layer, dy, scratch, PackGradientBelow{below, x, result, rows});
 }
 
 void input_gradient(const Layer& layer, const OutputGradient& dy, const Parts<float>& out, float* scratch) {
-    propagate(layer, dy, scratch, Emerge{out});
+    propagate(layer, dy, scratch, WriteInputGradient{out});
     _mm_sfence();  // others may read at once
 }
 

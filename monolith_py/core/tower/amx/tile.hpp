@@ -16,31 +16,31 @@ namespace {
 
 constexpr long kLine = 64;  // bytes of a tile's row
 
-template <int tile>
+template <int kRegister>
 inline void load_tile(const void* from, long stride = kLine) {
-    asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(tile) : "memory");
+    asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(kRegister) : "memory");
 }
 
 // The same of memory that is not soon read again: it leaves the first-level cache to the other factor.
-template <int tile>
+template <int kRegister>
 inline void stream_tile(const void* from, long stride = kLine) {
-    asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(tile) : "memory");
+    asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(kRegister) : "memory");
 }
 
-template <int tile>
+template <int kRegister>
 inline void store_tile(void* to, long stride = kLine) {
-    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(stride), "i"(tile) : "memory");
+    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(stride), "i"(kRegister) : "memory");
 }
 
-template <int tile>
+template <int kRegister>
 inline void zero_tile() {
-    asm volatile("tilezero %%tmm%c0" ::"i"(tile) : "memory");
+    asm volatile("tilezero %%tmm%c0" ::"i"(kRegister) : "memory");
 }
 
 // sum (16, 16) float32 += a (16, 32) * b (32, 16), whose pairs of rows are interleaved.
-template <int sum, int a, int b>
+template <int kSum, int kA, int kB>
 inline void multiply_tiles() {
-    asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(sum), "i"(a), "i"(b) : "memory");
+    asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSum), "i"(kA), "i"(kB) : "memory");
 }
 
 // Tiles 0-3 are sums, 4 and 5 left factors, 6 and 7 right ones; `pairs` of 16 makes the inner dimension 32.
@@ -143,7 +143,7 @@ class DenseProduct {
     }
 
   private:
-    template <bool two>
+    template <bool kTwo>
     void multiply(size_t r) {
         const Bf16 *a0 = a_ + r * inner_ * kTile, *a1 = a0 + inner_ * kTile, *b = b_;
         const size_t inner = inner_, step = (pieces_ + inner - 1) / inner;
@@ -155,7 +155,7 @@ class DenseProduct {
             multiply_tiles<0, 4, 6>();
             load_tile<7>(b + kTile);
             multiply_tiles<1, 4, 7>();
-            if constexpr (two) {
+            if constexpr (kTwo) {
                 stream_tile<5>(a1);
                 multiply_tiles<2, 5, 6>();
                 multiply_tiles<3, 5, 7>();
@@ -165,11 +165,11 @@ class DenseProduct {
         float* to = sums_ + turn_ % 2 * 1024;
         store_tile<0>(to, 2 * kLine);
         store_tile<1>(to + 16, 2 * kLine);
-        if constexpr (two) {
+        if constexpr (kTwo) {
             store_tile<2>(to + 512, 2 * kLine);
             store_tile<3>(to + 528, 2 * kLine);
         }
-        row_ = r, pieces_ = two ? 2 * kPieces : kPieces, done_ = 0;
+        row_ = r, pieces_ = kTwo ? 2 * kPieces : kPieces, done_ = 0;
     }
 
     void finish_up_to(size_t target) {

@@ -7,24 +7,24 @@ namespace monolith::amx {
 namespace {
 
 // Sums of `num` rows, fewer than 16 at the end of a block, whose memory behind is another block's.
-template <int tile>
+template <int kRegister>
 void load_sums(const float* from, size_t num, bool is_first, float* spill) {
     if (is_first || num == 0) {
-        zero_tile<tile>();
+        zero_tile<kRegister>();
     } else if (num >= kAtom) {
-        load_tile<tile>(from);
+        load_tile<kRegister>(from);
     } else {
         for (size_t i = 0; i < kAtom; ++i)
             _mm512_store_ps(spill + i * 16, i < num ? _mm512_loadu_ps(from + i * 16) : _mm512_setzero_ps());
-        load_tile<tile>(spill);
+        load_tile<kRegister>(spill);
     }
 }
 
-template <int tile>
+template <int kRegister>
 void store_sums(float* to, size_t num, float* spill) {
     if (num == 0) return;
-    if (num >= kAtom) return store_tile<tile>(to);
-    store_tile<tile>(spill);
+    if (num >= kAtom) return store_tile<kRegister>(to);
+    store_tile<kRegister>(spill);
     for (size_t i = 0; i < num; ++i) _mm512_storeu_ps(to + i * 16, _mm512_load_ps(spill + i * 16));
 }
 
@@ -46,7 +46,7 @@ struct Slab {
 
 // Four sums of 16 columns x 16 outputs: columns [16 * tile, 16 * tile + 32) of the blocks b and, if `two`, b + 1.
 // dY of the blocks stays in the first-level cache while the inputs pass by.
-template <bool two>
+template <bool kTwo>
 void dense_step(const Slab& slab, size_t b, size_t tile, float* sums) {
     const size_t begin = tile * 16, stride = slab.stride(), in = slab.layer.in, blocks = slab.layer.blocks;
     const Bf16 *x = slab.x() + begin * kUnit, *dy = slab.dy + b * kTile;
@@ -54,7 +54,7 @@ void dense_step(const Slab& slab, size_t b, size_t tile, float* sums) {
     float *low = sums + begin * 16, *high = low + in * 16;
     load_sums<0>(low, num0, slab.is_first(), slab.spill);
     load_sums<2>(low + 256, num1, slab.is_first(), slab.spill);
-    if (two) {
+    if (kTwo) {
         load_sums<1>(high, num0, slab.is_first(), slab.spill);
         load_sums<3>(high + 256, num1, slab.is_first(), slab.spill);
     }
@@ -64,14 +64,14 @@ void dense_step(const Slab& slab, size_t b, size_t tile, float* sums) {
         multiply_tiles<0, 4, 6>();
         stream_tile<5>(x + kTile);
         multiply_tiles<2, 5, 6>();
-        if (!two) continue;
+        if (!kTwo) continue;
         load_tile<7>(dy + kTile);
         multiply_tiles<1, 4, 7>();
         multiply_tiles<3, 5, 7>();
     }
     store_sums<0>(low, num0, slab.spill);
     store_sums<2>(low + 256, num1, slab.spill);
-    if (!two) return;
+    if (!kTwo) return;
     store_sums<1>(high, num0, slab.spill);
     store_sums<3>(high + 256, num1, slab.spill);
 }
@@ -106,11 +106,11 @@ inline void gather(const uint32_t* rows, const Bf16* x, Bf16* tile) {
     for (size_t i = 0; i < kAtom; ++i) _mm512_store_si512(tile + i * 32, _mm512_load_si512(x + rows[i] * kUnit));
 }
 
-template <int sum>
+template <int kSum>
 inline void sparse_step(const Bf16* from, const Quad& next, const uint32_t* rows, const Bf16* x, Bf16* to) {
-    load_tile<4 + sum % 2>(from + sum * kTile);
-    multiply_tiles<sum, 4 + sum % 2, 6>();
-    if (next.num > sum * 16) gather(rows + sum * 16, x, to + sum * kTile);
+    load_tile<4 + kSum % 2>(from + kSum * kTile);
+    multiply_tiles<kSum, 4 + kSum % 2, 6>();
+    if (next.num > kSum * 16) gather(rows + kSum * 16, x, to + kSum * kTile);
 }
 
 // Up to 64 atoms over all units. Rows are gathered a unit ahead of their product, the last time those of the quad
@@ -205,8 +205,14 @@ void add_weight_gradient(const Layer& layer, const WeightTask& task, size_t firs
                          float* scratch) {
     for (const size_t end = first + count; first < end; first += kSlab, dy += kSlab * layer.blocks * kTile) {
         const Slab slab{
-            layer,         task, first, end - first < kSlab ? end - first : kSlab, dy, reinterpret_cast<Bf16*>(scratch),
-            scratch + 2048};
+            .layer = layer,
+            .task = task,
+            .first = first,
+            .count = end - first < kSlab ? end - first : kSlab,
+            .dy = dy,
+            .stage = reinterpret_cast<Bf16*>(scratch),
+            .spill = scratch + 2048,
+        };
         if (task.biases != nullptr) sum_biases(slab, task.sums);
         if (is_dense(layer, task))
             dense_slab(slab, all_of(layer, task));

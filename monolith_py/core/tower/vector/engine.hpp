@@ -8,14 +8,14 @@
 #include <vector>
 
 #include "kernels/kernels.hpp"
-#include "memory/float_pool.hpp"
+#include "memory/pool.hpp"
 #include "memory/thread_pool.hpp"
 #include "tower/engine.hpp"
 
 namespace monolith {
 
 struct VectorLayer {
-    AlignedFloats values, biases;
+    Buffer values, biases;
     TowerView view;
 };
 
@@ -39,12 +39,6 @@ struct VectorStack {
     }
 };
 
-// What a thread needs for the time of one task.
-inline float* tower_scratch(size_t n) {
-    thread_local AlignedFloats memory;
-    return memory.ensure(n);
-}
-
 inline size_t num_chunks(size_t batch) { return (batch + kLanes - 1) / kLanes; }
 
 // Examples of the chunk that begins at example `begin`.
@@ -60,9 +54,9 @@ void vector_pack(const VectorStack& stack, const Columns<const float>& inputs, s
 void vector_forward(const VectorStack& stack, const Columns<const float>& inputs, size_t batch, float* outputs,
                     float* taped);
 
-// `memory` is given back to where it came from at the end.
+// `pool`: memory of the sums over the examples of each part.
 void vector_backward(const VectorStack& stack, const Columns<const float>& inputs, const float* taped, size_t batch,
                      const float* grad_outputs, const Columns<float>& grad_inputs,
-                     const std::vector<LayerGradients>& gradients, FreeMemory& memory);
+                     const std::vector<LayerGradients>& gradients, BufferPool& pool);
 
 }  // namespace monolith
