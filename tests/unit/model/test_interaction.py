@@ -51,7 +51,7 @@ def test_the_plain_terms_are_sums_of_components_0_and_of_the_dots_of_all_pairs_w
 
 @pytest.mark.parametrize("level", _core.simd_levels())
 @pytest.mark.parametrize("meet", MEETINGS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     shape=st.tuples(st.integers(0, 9), st.integers(1, 35), st.sampled_from([4, 8, 12, 16, 24, 32, 48, 64])),
     scale=st.sampled_from([1e-6, 0.01, 1.0, 300.0]),
