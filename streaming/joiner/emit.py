@@ -9,10 +9,10 @@ import numpy as np
 
 from monolith_py.data.columns import FeatureColumns, Int64Array
 from monolith_py.data.examples import ExampleBatch
-from monolith_streaming.joiner.columns import flat_features, picked_features
+from monolith_py.io.codec.picked_columns import flat_features, picked_features
+from monolith_py.io.codec.wire_patterns import FlatColumns, WirePatterns
 from monolith_streaming.joiner.rules import Emission, Rules
 from monolith_streaming.joiner.waiting import Waiting
-from monolith_streaming.joiner.wire_patterns import FlatColumns, WirePatterns
 
 Emitted = Sequence[tuple[Waiting, Emission]]
 

@@ -11,12 +11,12 @@ from monolith_py.clock import Clock
 from monolith_py.errors import OffsetTrimmed, WireError
 from monolith_py.io import Log, Record
 from monolith_py.io.codec import decode_action
+from monolith_py.io.codec.impression_view import ParsedImpression, parse_impression
+from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_py.observe import metrics
-from monolith_streaming.joiner.impressions import ParsedImpression, parse_impression
 from monolith_streaming.joiner.position import Position
 from monolith_streaming.joiner.rules import Rules, SeenAction
 from monolith_streaming.joiner.watermark import InputTopic, Watermark
-from monolith_streaming.joiner.wire_patterns import WirePatterns
 
 _logger = logging.getLogger(__name__)
 

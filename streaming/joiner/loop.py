@@ -22,13 +22,14 @@ from monolith_py.data.schema import Schema
 from monolith_py.errors import ConfigError, LogError
 from monolith_py.io import Kv, Log
 from monolith_py.io.codec import encode_examples
+from monolith_py.io.codec.impression_view import dense_widths
+from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_py.io.log.dead_letters import DeadLetters
 from monolith_py.io.log.topics import Topics
 from monolith_py.io.retrying import RetryingKv, RetryingLog, RetryPolicy
 from monolith_py.observe import metrics
 from monolith_streaming.joiner.counters import counted
 from monolith_streaming.joiner.emit import examples_of, features_of, increments_of
-from monolith_streaming.joiner.impressions import dense_widths
 from monolith_streaming.joiner.intake import Intake, Refused
 from monolith_streaming.joiner.outbox import Outbox, decode_outbox, deliver, encode_outbox
 from monolith_streaming.joiner.partition import PartitionJoiner
@@ -36,7 +37,6 @@ from monolith_streaming.joiner.position import Position, decode_position, encode
 from monolith_streaming.joiner.rules import Reason, Rules
 from monolith_streaming.joiner.waiting import waiting_prefix
 from monolith_streaming.joiner.watermark import InputTopic, Watermark
-from monolith_streaming.joiner.wire_patterns import WirePatterns
 
 _logger = logging.getLogger(__name__)
 

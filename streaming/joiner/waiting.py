@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from monolith_py.errors import WireError
 from monolith_py.io.codec import decode_action
+from monolith_py.io.codec.wire_patterns import FlatColumns, WirePatterns
 from monolith_py.pb import example_pb2 as pb
 from monolith_streaming.joiner.rules import LateAction, Request, SeenAction
-from monolith_streaming.joiner.wire_patterns import FlatColumns, WirePatterns
 
 _VERSION = 1
 _HEADER = struct.Struct("<BqqqIIII")

@@ -24,12 +24,12 @@ from monolith_py.data.schema import Schema
 from monolith_py.errors import ConfigError, WireError
 from monolith_py.io import Log, open_log
 from monolith_py.io.codec import examples_metadata
+from monolith_py.io.codec.impression_view import dense_widths
+from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_py.io.log.topics import Topics
-from monolith_streaming.joiner.impressions import dense_widths
 from monolith_streaming.joiner.outbox import Outbox, decode_outbox, encode_outbox
 from monolith_streaming.joiner.rules import Rules
 from monolith_streaming.joiner.watermark import InputTopic
-from monolith_streaming.joiner.wire_patterns import WirePatterns
 from monolith_streaming.replay.regroup import Joined, Range, Span, encode_bucket, join_group, read_span, spans_of
 
 # Beam's local runner proper: the name DirectRunner may choose one that downloads a binary when it starts.

@@ -15,13 +15,13 @@ from typing import NamedTuple
 from monolith_py.errors import WireError
 from monolith_py.io import Log, open_log
 from monolith_py.io.codec import decode_action, encode_examples
+from monolith_py.io.codec.impression_view import parse_impression
+from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_py.pb import example_pb2 as pb
 from monolith_streaming.joiner.emit import examples_of
-from monolith_streaming.joiner.impressions import parse_impression
 from monolith_streaming.joiner.rules import Emission, Outcome, Request, Rules, SeenAction, advance, see_action, see_impression
 from monolith_streaming.joiner.waiting import Waiting
 from monolith_streaming.joiner.watermark import InputTopic
-from monolith_streaming.joiner.wire_patterns import WirePatterns
 
 # Emissions of this much event time are sorted and encoded together.
 BUCKET_MS = 10 * 60 * 1000

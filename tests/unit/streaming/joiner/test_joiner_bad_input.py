@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from monolith_py.errors import ConfigError, TopicMissing, WireError
 from monolith_py.io.codec import decode_impression, encode_action, encode_impression
+from monolith_py.io.codec.impression_view import parse_impression
+from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_py.pb import example_pb2 as pb
-from monolith_streaming.joiner.impressions import parse_impression
 from monolith_streaming.joiner.process import run_joiner
-from monolith_streaming.joiner.wire_patterns import WirePatterns
 
 World = Any
 Change = Callable[[pb.Impression], object]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,10 +9,10 @@ from hypothesis import strategies as st
 from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.events import Impression
 from monolith_py.io.codec import decode_impression, encode_impression
+from monolith_py.io.codec.impression_view import parse_impression
+from monolith_py.io.codec.picked_columns import flat_features, picked_features
+from monolith_py.io.codec.wire_patterns import MAX_PATTERNS, WirePatterns
 from monolith_py.pb import example_pb2 as pb
-from monolith_streaming.joiner.columns import flat_features, picked_features
-from monolith_streaming.joiner.impressions import parse_impression
-from monolith_streaming.joiner.wire_patterns import MAX_PATTERNS, WirePatterns
 
 WIDTHS = {"age": 2, "rate": 1}
 fids = st.integers(-(2**63), 2**63 - 1)
@@ -117,14 +115,3 @@ def assert_equal(got: FeatureColumns, expected: FeatureColumns) -> None:
         assert got.sparse[name].fids.dtype == np.int64 and got.sparse[name].lengths.dtype == np.int32
     for name, values in expected.dense.items():
         np.testing.assert_array_equal(got.dense[name], values)
-
-
-def test_the_world_s_features_reach_the_example(world: Any) -> None:
-    job = world.job()
-    log = world.log(job)
-    world.append(job, log, world.impression("r", items=(1, 2)))
-    world.join(job, log)
-    features = {item: row for _, item, _, _, _, _, row in world.examples(job, log)}
-    user = sum(b"r")
-    assert features[1] == (("tags", (10,)), ("user", (user,)), ("age", (1.0, 1.5)))
-    assert features[2] == (("tags", (20, 20)), ("user", (user,)), ("age", (2.0, 2.5)))

@@ -13,9 +13,9 @@ from google.protobuf.message import DecodeError
 
 from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
-from monolith_py.io.codec import decode_impression
+from monolith_py.io.codec.events import decode_impression
+from monolith_py.io.codec.wire_patterns import FlatColumns, WirePatterns
 from monolith_py.pb import example_pb2 as pb
-from monolith_streaming.joiner.wire_patterns import FlatColumns, WirePatterns
 
 
 class ParsedImpression(NamedTuple):

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import numpy as np
 
 from monolith_py.data.columns import FeatureColumns, FloatArray, SparseColumn
+from monolith_py.io.codec.wire_patterns import FlatColumns
 from monolith_py.pb import example_pb2 as pb
-from monolith_streaming.joiner.wire_patterns import FlatColumns
 
 Only = Collection[str] | None
 
