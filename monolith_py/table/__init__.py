@@ -2,7 +2,7 @@
 
 from monolith_py.table.admission import Admission, MemoryBudget
 from monolith_py.table.bags import EmbeddingBags, Feature
-from monolith_py.table.embedding_table import NO_ROW, EmbeddingTable, EncodedDelta, Entries, TableDelta, TableSaving, TableStats
+from monolith_py.table.embedding_table import NO_ROW, EmbeddingTable, EncodedDelta, Entries, TableDelta, TableSaving, TableStats, table_file
 from monolith_py.table.optimizers import (
     Adadelta,
     Adagrad,
@@ -60,4 +60,5 @@ __all__ = [
     "Warmup",
     "optimizer_from",
     "read_settings",
+    "table_file",
 ]

@@ -19,7 +19,7 @@ from monolith_py import _core
 from monolith_py.config import FeatureConfig, SparseOptimizerConfig
 from monolith_py.data.schema import Schema
 from monolith_py.table.admission import EXACT_COUNT, Admission, MemoryBudget
-from monolith_py.table.embedding_table import EmbeddingTable, Int64Array, TableSaving, UInt32Array
+from monolith_py.table.embedding_table import EmbeddingTable, Int64Array, TableSaving, UInt32Array, table_file
 from monolith_py.table.optimizers import Optimizer, optimizer_from
 from monolith_py.table.slices import Initializer, Slice
 
@@ -164,12 +164,12 @@ class EmbeddingBags(nn.Module):
 
     def start_saving(self, directory: Path) -> list[TableSaving]:
         """Begin the same while the tables go on changing: a snapshot under way of each."""
-        return [table.start_saving(directory / f"{name}.table") for name, table in self.tables.items()]
+        return [table.start_saving(table_file(directory, name)) for name, table in self.tables.items()]
 
     def restore(self, directory: Path) -> None:
         """Fill the tables, which must be empty, from what `save` wrote."""
         for name, table in self.tables.items():
-            table.restore_from(directory / f"{name}.table")
+            table.restore_from(table_file(directory, name))
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("EmbeddingBags cannot be pickled or copied: use save and restore")

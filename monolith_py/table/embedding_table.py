@@ -328,6 +328,11 @@ class TableSaving:
             self._core.commit(track)
 
 
+def table_file(directory: Path, name: str) -> Path:
+    """Return the snapshot file of the table `name` in `directory`."""
+    return directory / f"{name}.table"
+
+
 @contextmanager
 def _snapshot_errors() -> Iterator[None]:
     try:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file
 
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig, load_job
@@ -22,7 +21,7 @@ from monolith_py.io.codec import encode_examples
 from monolith_py.io.log.topics import Topics, create_topics
 from monolith_py.sync import Delta, Subscriber, unpack_rows
 from monolith_py.table import EmbeddingTable
-from monolith_py.training import newest_checkpoint, read_meta
+from monolith_py.training import Checkpoint
 
 NUM_RECORDS, EXAMPLES_PER_RECORD, NUM_KILLS = 500, 100, 3
 
@@ -88,17 +87,17 @@ def test_a_trainer_killed_again_and_again_learns_every_example_exactly_once(tmp_
         kill_after_some_updates(tmp_path / "killed", killed, int(generator.integers(3, 25)))
     finish(tmp_path / "killed")
 
-    assert read_meta(newest(killed)).examples_trained == NUM_RECORDS * EXAMPLES_PER_RECORD
-    assert read_meta(newest(killed)).step == read_meta(newest(calm)).step
-    assert read_meta(newest(killed)).generation == NUM_KILLS + 1
+    assert newest(killed).meta.examples_trained == NUM_RECORDS * EXAMPLES_PER_RECORD
+    assert newest(killed).meta.step == newest(calm).meta.step
+    assert newest(killed).meta.generation == NUM_KILLS + 1
     for name in ("user_id", "video_id"):
         expected, got = table(calm, name), table(killed, name)
         assert expected.stats().evicted > 0 or name == "video_id"
         assert expected.stats() == got.stats()
         np.testing.assert_array_equal(expected.export_rows()[0], got.export_rows()[0])
         np.testing.assert_array_equal(expected.export_rows()[1], got.export_rows()[1])
-    dense = load_file(newest(calm) / "dense.safetensors")
-    for key, value in load_file(newest(killed) / "dense.safetensors").items():
+    dense = newest(calm).dense()
+    for key, value in newest(killed).dense().items():
         assert bool((dense[key] == value).all()), key
     assert int(dense["tower.layers.0.topology_version"]) > 20  # the topology moved all the time
     assert_replica_equals_trainer(killed)
@@ -145,10 +144,10 @@ def finish(folder: Path) -> None:
 def kill_after_some_updates(folder: Path, job: JobConfig, num_updates: int) -> None:
     """Start the trainer, let it publish `num_updates` deltas after a checkpoint of its own, and kill it in the middle of what it does."""
     log, topic = open_log(job.log.url), Topics.of(job.log).updates
-    before = newest_checkpoint(Path(job.trainer.checkpoint_dir))
+    before = Checkpoint.newest(Path(job.trainer.checkpoint_dir))
     child = start(folder)
     try:
-        wait_until(child, lambda: newest_checkpoint(Path(job.trainer.checkpoint_dir)) != before)
+        wait_until(child, lambda: Checkpoint.newest(Path(job.trainer.checkpoint_dir)) != before)
         target = log.end_offset(topic) + num_updates
         wait_until(child, lambda: log.end_offset(topic) >= target)
         child.send_signal(signal.SIGKILL)
@@ -168,14 +167,14 @@ def wait_until(child: subprocess.Popen[bytes], condition: Callable[[], bool]) ->
         clock.sleep(0.01)
 
 
-def newest(job: JobConfig) -> Path:
-    path = newest_checkpoint(Path(job.trainer.checkpoint_dir))
-    assert path is not None
-    return path
+def newest(job: JobConfig) -> Checkpoint:
+    checkpoint = Checkpoint.newest(Path(job.trainer.checkpoint_dir))
+    assert checkpoint is not None
+    return checkpoint
 
 
 def table(job: JobConfig, name: str) -> EmbeddingTable:
-    return EmbeddingTable.restore(newest(job) / "tables" / f"{name}.table")
+    return EmbeddingTable.restore(newest(job).table(name))
 
 
 class Rows:
