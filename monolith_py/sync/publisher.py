@@ -90,8 +90,8 @@ class Publisher:
         self._append: Future[int] | None = None  # on its way to the log
 
     @property
-    def position(self) -> tuple[int, int]:
-        """Return (generation, seq) of the next delta to be built."""
+    def next_delta(self) -> tuple[int, int]:
+        """Return (generation, seq) of the next delta to publish."""
         return self._generation, self._next_seq
 
     def note_step(self, num_rows: int) -> None:

@@ -144,7 +144,7 @@ class Home:
 
     def save(self) -> None:
         end = self.publisher.flush(0)
-        generation, next_seq = self.publisher.position
+        generation, next_seq = self.publisher.next_delta
         meta = CheckpointMeta("replica", self.trainer.num_batches, 0, generation, next_seq, end, {}, 0, SystemClock().now_ms())
         save_checkpoint(Path(self.job.trainer.checkpoint_dir), self.trainer, meta, keep=2)
 
@@ -220,7 +220,7 @@ def check_updates(home: Home, old_version: str) -> None:
     """What the trainer learns is ranked with a moment later."""
     home.learn(30)
     home.publisher.flush(0)
-    wait_until(lambda: home.client.rank(9, [1]).model_version == "{}.{}".format(*home.publisher.position), "the update arrives")
+    wait_until(lambda: home.client.rank(9, [1]).model_version == "{}.{}".format(*home.publisher.next_delta), "the update arrives")
     assert old_version != home.client.rank(9, [1]).model_version
     futures = [home.client.rank_async(9, [1, 2], timeout_s=10.0) for _ in range(40)]
     for future in futures:

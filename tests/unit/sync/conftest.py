@@ -1,4 +1,4 @@
-"""Doubles of the sync tests: a table that is a dict, a log that refuses, a sink that is a dict, and dense parameters as tensors alone."""
+"""Doubles of the sync tests: a table and a replica made of dicts, a log that refuses appends, and dense parameters as tensors."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class DictTable:
         self.unacknowledged = {fid: covered for fid, covered in self.unacknowledged.items() if covered > ticket}
 
 
-class DictSink:
+class DictReplica:
     """Applies deltas to dicts and keeps their numbers."""
 
     def __init__(self) -> None:
@@ -186,8 +186,8 @@ def same_tensors() -> Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Non
 
 
 @pytest.fixture
-def sink() -> DictSink:
-    return DictSink()
+def replica() -> DictReplica:
+    return DictReplica()
 
 
 @pytest.fixture
