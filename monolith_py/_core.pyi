@@ -49,6 +49,8 @@ class Slice:
     def name(self) -> str: ...
     @property
     def dim(self) -> int: ...
+    @property
+    def encoding(self) -> str: ...
 
 class Table:
     """One embedding table: id map, row store, admission, expiry, budget, touched set. One writer; `find`/`gather` may run meanwhile."""
@@ -105,6 +107,7 @@ class NotFinite(FloatingPointError): ...  # a gradient is NaN, infinite, or 2^48
 class SnapshotError(OSError): ...  # a snapshot is absent, torn, damaged or of another table
 
 def restore_table(path: str, part: int, parts: int) -> Table: ...  # with the settings it was saved with
+def pack_rows(weights: FloatArray, encoding: str) -> npt.NDArray[np.uint8]: ...  # (n, dim) -> (n, R), as `drain` packs a slice
 def offsets_of(
     lengths: Int32Array,  # (n,) of the bags
     offsets: Int64Array,  # out, (n + 1,): where each begins, and the end of the last

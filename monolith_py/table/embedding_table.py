@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from monolith_py import _core
 from monolith_py.errors import CheckpointError
 from monolith_py.table.admission import EXACT_COUNT, Admission, MemoryBudget
 from monolith_py.table.optimizers import Optimizer
-from monolith_py.table.slices import Initializer, Slice
+from monolith_py.table.slices import Encoding, Initializer, Slice
 
 NO_ROW = _core.NO_ROW
 
@@ -142,6 +143,16 @@ class EmbeddingTable:
     def dim(self) -> int:
         """Return the width of a row."""
         return self.core.dim
+
+    @property
+    def encoding(self) -> Encoding | None:
+        """Return the encoding of whole rows in `drain_encoded`, None where its slices make no row of one encoding.
+
+        Slices of the same fp32 or fp16 do; int8 and int4 begin each slice with a scale and a bias of its own.
+        """
+        first, *others = (part.encoding for part in self.core.slices)
+        is_whole = not others or (first in ("fp32", "fp16") and set(others) == {first})
+        return cast(Encoding, first) if is_whole else None
 
     def find(self, fids: npt.ArrayLike) -> UInt32Array:
         """Return the row of each fid, int64 (n,) -> uint32 (n,); `NO_ROW` where there is none."""

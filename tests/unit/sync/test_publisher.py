@@ -13,8 +13,20 @@ from hypothesis import strategies as st
 from monolith_py.clock import ManualClock
 from monolith_py.config import SyncConfig
 from monolith_py.errors import LogError
-from monolith_py.sync import DenseRequests, DenseState, Publisher, StepMark, Subscriber, apply_update, decode_delta
+from monolith_py.sync import (
+    DenseRequests,
+    DenseState,
+    Publisher,
+    RowEncoding,
+    StepMark,
+    Subscriber,
+    apply_update,
+    decode_delta,
+    pack_rows,
+    unpack_rows,
+)
 from monolith_py.sync.publication import StepMarks
+from monolith_py.table import EmbeddingTable, Sgd, Slice
 
 START_MS = 1_000_000
 
@@ -223,6 +235,68 @@ def test_a_weight_that_is_not_finite_stops_the_trainer(make_setting):
     setting.tables["a"].put(1, np.nan)
     with pytest.raises(ValueError, match="table 'a': weights must be finite"):
         setting.publisher.flush(0)
+
+
+@pytest.fixture
+def make_core_setting(failing_log, replica):
+    """Return a function that makes a publisher over one genuine table whose rows are packed in the encoding."""
+    made = []
+
+    def make(encoding: str):
+        table = EmbeddingTable(8, slices=[Slice("weights", 8, Sgd(lr=1.0), "normal", 1.0, encoding)])
+        made.append(Setting(failing_log, {"a": table}, replica, encoding=encoding))
+        return made[-1]
+
+    yield make
+    for setting in made:
+        setting.publisher.close()
+
+
+@pytest.mark.parametrize("encoding", RowEncoding)
+def test_rows_reach_the_subscriber_as_the_core_packed_them(make_core_setting, encoding):
+    setting = make_core_setting(encoding.value)
+    table = setting.tables["a"]
+    table.find_or_insert(np.arange(10), now_s=0)
+    setting.publisher.flush(0)
+    table.update(table.find(np.arange(4)), np.ones((4, 8), np.float32))
+    setting.publisher.flush(0)
+    setting.follow()
+    expected = unpack_rows(pack_rows(table.gather(table.find(np.arange(10))), encoding), 8, encoding)
+    np.testing.assert_array_equal([setting.replica.rows["a"][fid] for fid in range(10)], expected)
+
+
+def test_a_refused_publish_keeps_its_bytes_while_the_rows_go_on_changing(make_core_setting):
+    setting = make_core_setting("int8")
+    table = setting.tables["a"]
+    table.find_or_insert([1, 2], now_s=0)
+    setting.log.plans = [1.0]  # refused, and written all the same
+    with pytest.raises(LogError):
+        setting.publisher.flush(0)
+    table.update(table.find([1, 2]), np.ones((2, 8), np.float32))
+    setting.publisher.flush(0)
+    values = [record.value for record in setting.log.read("updates", 0, 0, 100)]
+    assert values[0:2] == values[2:4] and len(values) == 6
+    setting.follow()
+    assert [delta.seq for delta in setting.replica.deltas] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("encoding", RowEncoding)
+def test_a_weight_that_overflowed_in_the_table_stops_the_trainer(make_core_setting, encoding):
+    setting = make_core_setting(encoding.value)
+    table = setting.tables["a"]
+    rows = table.find_or_insert([1], now_s=0)
+    table.set_lr(3e38)
+    table.update(rows, np.full((1, 8), 2.0**40, np.float32))
+    with pytest.raises(ValueError, match="table 'a': weights must be finite, got NaN or Inf in row 0 of 1"):
+        setting.publisher.flush(0)
+
+
+@pytest.mark.parametrize("encodings", [["fp16"], ["int4"], ["int8", "int8"]])
+def test_a_table_of_another_encoding_than_the_settings_is_refused(failing_log, replica, encodings):
+    slices = [Slice(f"s{index}", 4, Sgd(), encoding=encoding) for index, encoding in enumerate(encodings)]
+    table = EmbeddingTable(4 * len(slices), slices=slices)
+    with pytest.raises(ValueError, match=r"encoding of table 'a' must be that of sync.encoding, 'int8', got ('fp16'|'int4'|None)"):
+        Setting(failing_log, {"a": table}, replica, encoding="int8")
 
 
 def test_too_many_marks_are_merged_at_the_older_time():
