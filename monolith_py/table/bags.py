@@ -142,9 +142,7 @@ class EmbeddingBags(nn.Module):
         learning = self.training and torch.is_grad_enabled()
         weights = kjt.weights_or_none()
         scales = None if weights is None else weights.detach().to(torch.float32).contiguous()
-        pooled: Tensor = _PooledLookup.apply(  # type: ignore[no-untyped-call]
-            self._ask, self, values.contiguous(), offsets, scales, kjt.stride(), learning
-        )
+        pooled: Tensor = _PooledLookup.apply(self._ask, self, values.contiguous(), offsets, scales, kjt.stride(), learning)
         return KeyedTensor(self._names, self._dims, pooled, key_dim=1)
 
     def set_lr(self, lr: float) -> None:

@@ -28,7 +28,7 @@ UInt32Array = npt.NDArray[np.uint32]
 FloatArray = npt.NDArray[np.float32]
 
 # The core's words for kinds of admission.
-_ADMISSIONS = {"count": "count", "sketch": "sketch", "proportional": "probability", "geometric": "geometric"}
+_ADMISSIONS = {"count": "count", "sketch": "sketch", "proportional": "proportional", "geometric": "geometric"}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-// Tables and their snapshots for Python: arrays are checked here, then the GIL is released and the table's lock taken.
+// Python bindings of tables and snapshots: check the arrays, release the GIL, take the table's lock.
 #include "bindings/table.hpp"
 
 #include <nanobind/stl/map.h>
@@ -22,11 +22,11 @@ void bind_slice(nb::module_& m) {
         .def(
             "__init__",
             [](Slice* self, const std::string& name, uint32_t dim, const std::string& optimizer,
-               const std::map<std::string, double>& hyper, const std::string& initializer, float init_scale,
+               const std::map<std::string, double>& hyperparameters, const std::string& initializer, float init_scale,
                const std::string& encoding) {
-                new (self) Slice(slice_of(name, dim, optimizer, hyper, initializer, init_scale, encoding));
+                new (self) Slice(slice_of(name, dim, optimizer, hyperparameters, initializer, init_scale, encoding));
             },
-            "name"_a, "dim"_a, "optimizer"_a, "hyper"_a, "initializer"_a, "init_scale"_a, "encoding"_a)
+            "name"_a, "dim"_a, "optimizer"_a, "hyperparameters"_a, "initializer"_a, "init_scale"_a, "encoding"_a)
         .def_ro("name", &Slice::name)
         .def_ro("dim", &Slice::dim)
         .def_prop_ro("encoding", [](const Slice& slice) { return name_of(slice.encoding); });
@@ -53,7 +53,8 @@ nb::class_<Table> bind_settings(nb::module_& m) {
             "set_lr",
             [](Table& t, size_t slice, float lr) {
                 if (slice >= t.table.settings().slices.size())
-                    refuse("slice must be one of the table's, got " + std::to_string(slice));
+                    refuse("slice must be below " + std::to_string(t.table.settings().slices.size()) + ", got " +
+                           std::to_string(slice));
                 if (!(lr >= 0)) refuse("lr must be >= 0, got " + std::to_string(lr));
                 std::unique_lock lock(t.mutex);
                 t.table.set_lr(slice, lr);
@@ -118,7 +119,7 @@ void bind_batches(nb::class_<Table>& table) {
             "now_s"_a, "max_slots"_a);
 }
 
-// The ticket, then fids and weights of the rows that were touched, then the fids that were evicted.
+// Returns the ticket, fids and weights of the touched rows, and the evicted fids.
 nb::tuple drain(Table& t, const std::string& consumer, bool encoded) {
     size_t width = t.table.dim();
     if (encoded) {
@@ -266,6 +267,7 @@ void bind_snapshots(nb::module_& m, nb::class_<Table>& table) {
 void bind_table(nb::module_& m) {
     bind_slice(m);
     m.def("pack_rows", &pack_rows, nb::arg("weights").noconvert(), "encoding"_a);
+    nb::exception<TableFull>(m, "TableFull", PyExc_ValueError);
     nb::class_<Table> table = bind_settings(m);
     bind_batches(table);
     bind_consumers(table);

@@ -317,7 +317,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(steps)
 def test_the_replica_ends_equal_to_the_tables_whatever_the_log_refuses(tmp_path_factory, make_table, replica, failing_log, operations):
     topic_log = failing_log

@@ -170,7 +170,7 @@ operations = st.lists(
 )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(operations, st.integers(0, 1000))
 def test_replicas_end_in_the_trainer_s_bits_whatever_is_refused_or_lost(
     failing_log, make_towers, make_table, same_tensors, operations, seed
