@@ -47,6 +47,8 @@ class Slice:
     def name(self) -> str: ...
     @property
     def dim(self) -> int: ...
+    @property
+    def encoding(self) -> str: ...
 
 class Table:
     """One embedding table. It has its own lock: `find`, `gather` and inspections run together, calls that change the table exclude them."""
@@ -104,6 +106,7 @@ class TableFull(ValueError): ...  # a table needs more than 4,294,967,294 rows
 class SnapshotError(OSError): ...  # a snapshot is absent, torn, damaged, or of another table
 
 def restore_table(path: str, part: int, parts: int) -> Table: ...  # with the settings of the snapshot
+def pack_rows(weights: FloatArray, encoding: str) -> npt.NDArray[np.uint8]: ...  # (n, dim) -> (n, R), as `drain` packs a slice
 def offsets_of(
     lengths: Int32Array,  # (n,) lengths of the bags
     offsets: Int64Array,  # out, (n + 1,): first position of each bag, and the end

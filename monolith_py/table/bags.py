@@ -23,7 +23,7 @@ from monolith_py.table.admission import EXACT_COUNT, Admission, MemoryBudget
 from monolith_py.table.embedding_table import EmbeddingTable
 from monolith_py.table.optimizers import Optimizer, optimizer_from
 from monolith_py.table.saving import TableSaving, table_file
-from monolith_py.table.slices import Initializer, Slice
+from monolith_py.table.slices import Encoding, Initializer, Slice
 from monolith_py.table.views import FloatArray, Int64Array, UInt32Array
 
 if TYPE_CHECKING:
@@ -122,10 +122,10 @@ class EmbeddingBags(nn.Module):
         self._grad_anchor = torch.zeros(0, requires_grad=True)
 
     @staticmethod
-    def of(schema: Schema, config: SparseOptimizerConfig, seed: int) -> EmbeddingBags:
-        """Return the bags of a job's schema."""
-        features = [_feature(feature) for feature in schema.features]
-        return EmbeddingBags(features, optimizer_from(config), seed=seed)
+    def of(schema: Schema, config: SparseOptimizerConfig, seed: int, encoding: Encoding) -> EmbeddingBags:
+        """Return the bags of a job's schema; drains pack their rows in `encoding`."""
+        optimizer = optimizer_from(config)
+        return EmbeddingBags([_feature(feature, optimizer, encoding) for feature in schema.features], optimizer, seed=seed)
 
     def forward(self, kjt: KeyedJaggedTensor) -> KeyedTensor:
         """Return the pooled rows of all features, (B, D), in the order of the features.
@@ -196,7 +196,7 @@ class EmbeddingBags(nn.Module):
         raise TypeError("EmbeddingBags cannot be pickled or copied: use save and restore")
 
 
-def _feature(config: FeatureConfig) -> Feature:
+def _feature(config: FeatureConfig, optimizer: Optimizer, encoding: Encoding) -> Feature:
     """Return the feature of the settings."""
     sketch = {"sketch_bytes": config.sketch_bytes, "window_s": config.sketch_window_s}
     admission = Admission(config.admission, **{name: value for name, value in sketch.items() if value is not None})
@@ -205,8 +205,7 @@ def _feature(config: FeatureConfig) -> Feature:
         config.name,
         config.dim,
         config.pooling,
-        initializer=config.initializer,
-        init_scale=config.init_scale,
+        slices=(Slice("weights", config.dim, optimizer, config.initializer, config.init_scale, encoding),),
         admit_after=config.admit_after,
         admission=admission,
         ttl_s=config.ttl_s,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from monolith_py.errors import TableFull
 from monolith_py.table.admission import EXACT_COUNT, NO_BUDGET, Admission, MemoryBudget
 from monolith_py.table.optimizers import Optimizer
 from monolith_py.table.saving import TableSaving, snapshot_errors
-from monolith_py.table.slices import Initializer, Slice
+from monolith_py.table.slices import Encoding, Initializer, Slice
 from monolith_py.table.views import EncodedDelta, Entries, FloatArray, Int64Array, TableDelta, TableStats, UInt32Array
 
 NO_ROW = _core.NO_ROW
@@ -84,6 +85,16 @@ class EmbeddingTable:
     def dim(self) -> int:
         """Return the width of a row."""
         return self.core.dim
+
+    @property
+    def encoding(self) -> Encoding | None:
+        """Return the encoding of whole rows in `drain_encoded`, None where its slices make no row of one encoding.
+
+        Slices of the same fp32 or fp16 do; int8 and int4 begin each slice with a scale and a bias of its own.
+        """
+        first, *others = (part.encoding for part in self.core.slices)
+        is_whole = not others or (first in ("fp32", "fp16") and set(others) == {first})
+        return cast(Encoding, first) if is_whole else None
 
     def find(self, fids: npt.ArrayLike) -> UInt32Array:
         """Return the row of each fid, int64 (n,) -> uint32 (n,); `NO_ROW` for a fid without a row."""

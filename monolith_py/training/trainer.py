@@ -43,7 +43,7 @@ class Trainer:
 
     def __init__(self, job: JobConfig) -> None:
         self.schema = Schema.of(job)
-        self.bags = EmbeddingBags.of(self.schema, job.optimizer.sparse, job.seed)
+        self.bags = EmbeddingBags.of(self.schema, job.optimizer.sparse, job.seed, job.sync.encoding)
         self.model: RankModel = build_model(self.schema, job.model, job.seed)
         self.optimizer = DenseOptimizer(self.model, job.optimizer.dense, job.model.sparsity, job.seed)
         self.num_examples = 0

@@ -114,7 +114,7 @@ class Replica:
         REPLICA_LOADS.inc()
         if self._log is not None:
             topic = Topics.of(self._job.log).updates
-            self._subscriber = Subscriber(self._log, topic, self, offset=meta.updates_offset, position=state.position)
+            self._subscriber = Subscriber(self._log, topic, offset=meta.updates_offset, next_delta=state.next_delta)
         logger.info(
             "loaded %s: model %s, %d rows, updates from offset %d", checkpoint, state.version, state.table.num_rows, meta.updates_offset
         )
@@ -124,7 +124,8 @@ class Replica:
         """Apply updates, some at most, waiting up to `timeout_s` for the first; return False where the log cannot be reached."""
         assert self._subscriber is not None and self._log is not None
         try:
-            self._subscriber.poll(timeout_s)
+            for delta in self._subscriber.read(timeout_s):
+                self.apply(delta)
         except (DeltaGap, OffsetTrimmed, WireError) as error:
             self._give_up(error)
         except TopicMissing:
@@ -140,7 +141,7 @@ class Replica:
         return True
 
     def apply(self, delta: Delta) -> None:
-        """Apply one delta; its rows are ranked with from here on, and its dense parameters where they fit. (Called by the subscriber.)
+        """Apply one delta; its rows are ranked with from here on, and its dense parameters where they fit.
 
         Raises:
             WireError: the delta does not fit this job.
@@ -165,15 +166,15 @@ class Replica:
 
     def _after(self, state: ModelState, delta: Delta) -> ModelState:
         """Return the state after `delta`, whose rows are in the table already. A dense update that does not fit is left out."""
-        position = (delta.generation, delta.seq + 1)
+        next_delta = (delta.generation, delta.seq + 1)
         try:
-            after = state.after(position, delta.published_ms, delta.dense)
+            after = state.after(next_delta, delta.published_ms, delta.dense)
         except DenseGap as error:
             REPLICA_FAULTS.labels(reason=type(error).__name__).inc()
             logger.warning("dense parameters of model %s kept, full ones wanted: %s", state.version, error)
             if self._requester is not None:
                 self._requester.ask(delta.generation, delta.seq, state.dense.fingerprint)
-            return state.after(position, delta.published_ms)
+            return state.after(next_delta, delta.published_ms)
         if delta.dense is not None and self._requester is not None:
             self._requester.answered()
         return after

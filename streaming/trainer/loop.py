@@ -124,7 +124,7 @@ class OnlineTraining:
         assert self._saving is not None
         # Replicas that start from this checkpoint read on from `updates_offset`: all that the tables hold must lie before it.
         updates_offset = self._retry.run(lambda: self._publisher.flush(self.trainer.watermark_ms))
-        generation, next_seq = self._publisher.position
+        generation, next_seq = self._publisher.next_delta
         self._saved_meta = CheckpointMeta(
             job=self._job.name,
             step=self.trainer.num_batches,

@@ -91,7 +91,7 @@ class MiniTrainer:
 
     def checkpoint(self) -> Path:
         end = self.publisher.flush(0)
-        generation, next_seq = self.publisher.position
+        generation, next_seq = self.publisher.next_delta
         meta = CheckpointMeta(
             job=self.job.name,
             step=self.trainer.num_batches,

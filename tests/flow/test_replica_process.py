@@ -139,7 +139,7 @@ class Home:
 
     def save(self) -> None:
         end = self.publisher.flush(0)
-        generation, next_seq = self.publisher.position
+        generation, next_seq = self.publisher.next_delta
         meta = CheckpointMeta("replica", self.trainer.num_batches, 0, generation, next_seq, end, {}, 0, SystemClock().now_ms())
         save_checkpoint(Path(self.job.trainer.checkpoint_dir), self.trainer, meta, keep=2)
 
@@ -215,7 +215,7 @@ def check_updates(home: Home, child: subprocess.Popen[str], old_version: str) ->
     """What the trainer learns is ranked with a moment later."""
     home.learn(30)
     home.publisher.flush(0)
-    new_version = "{}.{}".format(*home.publisher.position)
+    new_version = "{}.{}".format(*home.publisher.next_delta)
     assert new_version != old_version
     wait_until(lambda: home.client.rank(9, [1], timeout_s=CALL_TIMEOUT_S).model_version == new_version, child)
     futures = [home.client.rank_async(9, [1, 2], timeout_s=CALL_TIMEOUT_S) for _ in range(40)]

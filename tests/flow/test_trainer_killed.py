@@ -225,7 +225,7 @@ def table(job: JobConfig, name: str) -> EmbeddingTable:
 
 
 class Rows:
-    """A sink that keeps rows as a dict for each table."""
+    """A replica that keeps rows as a dict for each table."""
 
     def __init__(self) -> None:
         self.rows: dict[str, dict[int, bytes]] = {"": {}}
@@ -241,11 +241,13 @@ class Rows:
 
 def assert_replica_equals_trainer(job: JobConfig) -> None:
     """Whoever followed all updates of all generations has the very rows of the trainer."""
-    log, sink = open_log(job.log.url), Rows()
-    subscriber = Subscriber(log, Topics.of(job.log).updates, sink, offset=0, position=(0, 0))
-    while subscriber.poll(0.0):
-        pass
+    log, replica = open_log(job.log.url), Rows()
+    updates = Topics.of(job.log).updates
+    subscriber = Subscriber(log, updates, offset=0, next_delta=(0, 0))
+    while subscriber.offset < log.end_offset(updates):
+        for delta in subscriber.read(0.0):
+            replica.apply(delta)
     log.close()
     for name in ("user_id", "video_id"):
         fids, weights = table(job, name).export_rows()
-        assert sink.rows[name] == {int(fid): row.tobytes() for fid, row in zip(fids, weights, strict=True)}
+        assert replica.rows[name] == {int(fid): row.tobytes() for fid, row in zip(fids, weights, strict=True)}

@@ -45,6 +45,15 @@ Hyperparameters hyperparameters_of(const std::map<std::string, double>& values) 
     return hyperparameters;
 }
 
+const std::vector<std::pair<const char*, Encoding>> kEncodings = {
+    {"fp32", Encoding::kFp32}, {"fp16", Encoding::kFp16}, {"int8", Encoding::kInt8}, {"int4", Encoding::kInt4}};
+
+std::string name_of(Encoding encoding) {
+    for (const auto& [name, value] : kEncodings)
+        if (value == encoding) return name;
+    return "";
+}
+
 Slice slice_of(const std::string& name, uint32_t dim, const std::string& optimizer,
                const std::map<std::string, double>& hyperparameters, const std::string& initializer, float init_scale,
                const std::string& encoding) {
@@ -72,9 +81,7 @@ Slice slice_of(const std::string& name, uint32_t dim, const std::string& optimiz
                                             {"normal", Initializer::kNormal},
                                             {"xavier", Initializer::kXavier}});
     slice.init_scale = init_scale;
-    slice.encoding = named<Encoding>(
-        "encoding", encoding,
-        {{"fp32", Encoding::kFp32}, {"fp16", Encoding::kFp16}, {"int8", Encoding::kInt8}, {"int4", Encoding::kInt4}});
+    slice.encoding = named<Encoding>("encoding", encoding, kEncodings);
     return slice;
 }
 

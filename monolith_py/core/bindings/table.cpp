@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <mutex>
+#include <numeric>
 
 #include "bindings/arrays.hpp"
 #include "bindings/module.hpp"
@@ -27,7 +28,8 @@ void bind_slice(nb::module_& m) {
             },
             "name"_a, "dim"_a, "optimizer"_a, "hyperparameters"_a, "initializer"_a, "init_scale"_a, "encoding"_a)
         .def_ro("name", &Slice::name)
-        .def_ro("dim", &Slice::dim);
+        .def_ro("dim", &Slice::dim)
+        .def_prop_ro("encoding", [](const Slice& slice) { return name_of(slice.encoding); });
 }
 
 nb::class_<Table> bind_settings(nb::module_& m) {
@@ -146,6 +148,25 @@ nb::tuple drain(Table& t, const std::string& consumer, bool encoded) {
     return nb::make_tuple(drained.ticket, vector_array(fids), rows, vector_array(drained.evicted));
 }
 
+// Rows of weights as bytes, (n, R), as a drain packs a slice of this encoding.
+nb::object pack_rows(ConstMatrix weights, const std::string& encoding) {
+    const size_t n = weights.shape(0);
+    Slice slice;
+    slice.dim = static_cast<uint32_t>(weights.shape(1));
+    slice.encoding = named<Encoding>("encoding", encoding, kEncodings);
+    if (slice.dim == 0 && encoded_bytes(slice.encoding, 0) > 0) refuse("weights must have a column, got none");
+    const size_t width = encoded_bytes(slice.encoding, slice.dim);
+    std::unique_ptr<uint8_t[]> bytes(new uint8_t[n * width + 1]);
+    {
+        nb::gil_scoped_release nogil;
+        std::vector<uint32_t> rows(n);
+        std::iota(rows.begin(), rows.end(), 0u);
+        const RowsView view{const_cast<float*>(weights.data()), nullptr, slice.dim, 0};
+        kernels().encode(view, &slice, 1, rows.data(), n, bytes.get(), width);
+    }
+    return matrix_array(std::move(bytes), n, width);
+}
+
 void bind_consumers(nb::class_<Table>& table) {
     table.def("drain", &drain, "consumer"_a, "encoded"_a)
         .def(
@@ -245,6 +266,7 @@ void bind_snapshots(nb::module_& m, nb::class_<Table>& table) {
 
 void bind_table(nb::module_& m) {
     bind_slice(m);
+    m.def("pack_rows", &pack_rows, nb::arg("weights").noconvert(), "encoding"_a);
     nb::exception<TableFull>(m, "TableFull", PyExc_ValueError);
     nb::class_<Table> table = bind_settings(m);
     bind_batches(table);

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import fbgemm_gpu
 import pytest
-
 import serving.row_store  # noqa: F401  (what it does to FBGEMM is under test)
 
 CPUINFO = Path("/proc/cpuinfo")

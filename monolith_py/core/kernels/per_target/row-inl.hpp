@@ -79,15 +79,33 @@ inline float clamped(float value, float low, float high) { return value < low ? 
 
 constexpr float kMaxHalf = 65504.0f;
 
+// By the exponent: sums may be taken in any order here, so the compiler takes w - w for 0.
+inline bool is_finite(float w) {
+    uint32_t bits;
+    std::memcpy(&bits, &w, sizeof bits);
+    return (bits & 0x7F800000u) != 0x7F800000u;
+}
+
+// The nearest fp16 number, held within +-65504; NaN and infinity stay, so that a reader can refuse them.
+inline _Float16 half_of(float w) { return static_cast<_Float16>(is_finite(w) ? clamped(w, -kMaxHalf, kMaxHalf) : w); }
+
 // fp16 scale, fp16 bias, then levels of 8 or 4 bits between minimum and maximum: the layout of FBGEMM's row-wise
-// quantiser.
+// quantiser. A row with a weight that is not finite gets a scale and a bias of NaN.
 template <int kBits>
 void quantise(const float* w, uint32_t dim, uint8_t* out) {
     constexpr float kLevels = (1 << kBits) - 1;
     float low = w[0], high = w[0];
-    for (uint32_t d = 1; d < dim; ++d) {
+    uint32_t num_finite = 0;
+    for (uint32_t d = 0; d < dim; ++d) {
         low = w[d] < low ? w[d] : low;
         high = w[d] > high ? w[d] : high;
+        num_finite += is_finite(w[d]);
+    }
+    if (num_finite != dim) {
+        const uint16_t nans[2] = {0x7E00, 0x7E00};
+        std::memset(out, 0, encoded_bytes(kBits == 8 ? Encoding::kInt8 : Encoding::kInt4, dim));
+        std::memcpy(out, nans, sizeof nans);
+        return;
     }
     const _Float16 bias = static_cast<_Float16>(clamped(low, -kMaxHalf, kMaxHalf));
     _Float16 scale = static_cast<_Float16>(clamped((high - static_cast<float>(bias)) / kLevels, 0, kMaxHalf));
@@ -123,7 +141,7 @@ void encode(RowsView table, const Slice* slices, size_t num_slices, const uint32
                     break;
                 case Encoding::kFp16:
                     for (uint32_t d = 0; d < slice.dim; ++d) {
-                        const _Float16 half = static_cast<_Float16>(clamped(w[d], -kMaxHalf, kMaxHalf));
+                        const _Float16 half = half_of(w[d]);
                         std::memcpy(out + 2 * d, &half, 2);
                     }
                     break;
