@@ -63,11 +63,11 @@ def compare_towers(log: Log, job: JobConfig, live_from_ms: int, note: Callable[[
 
 
 def _pass(trainer: Trainer, labels: np.ndarray, scores: np.ndarray, seconds: float) -> TowerPass:
-    tower, swaps = trainer.model.tower, trainer.optimizer.swaps
+    tower, updater = trainer.model.tower, trainer.optimizer.updater
     return TowerPass(
         {task: quality(labels[:, place] > 0.5, scores[:, place].astype(np.float64)) for place, task in enumerate(trainer.schema.tasks)},
         tower.density,
         tower.num_live_weights,
-        swaps.history.num_swaps if swaps is not None else 0,
+        updater.history.num_swaps if updater is not None else 0,
         trainer.num_examples / seconds,
     )
