@@ -1,3 +1,5 @@
+"""FBGEMM on the processor of this machine."""
+
 from __future__ import annotations
 
 import ctypes
@@ -5,7 +7,8 @@ from pathlib import Path
 
 import fbgemm_gpu
 import pytest
-import serving.row_store  # noqa: F401  (what it does to FBGEMM is under test)
+
+import monolith_serving.replica.row_store  # noqa: F401  (what it does to FBGEMM is under test)
 
 CPUINFO = Path("/proc/cpuinfo")
 
