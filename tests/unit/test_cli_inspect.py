@@ -1,4 +1,4 @@
-"""`monolith inspect`: a checkpoint, a folder of them or a table's file as tables for people or as JSON; a failure is one line."""
+"""`monolith inspect`: a checkpoint, a folder or a table file as text or JSON; a failure is one line."""
 
 from __future__ import annotations
 

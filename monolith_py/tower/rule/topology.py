@@ -97,11 +97,11 @@ def choose(layers: Sequence[ScoredLayer], target: int, num_swap: int, limits: Li
         raise ValueError(f"num_swap must be >= 0, got {num_swap}")
     scope = _join(layers, target, limits or Limits())
     kept = _keep(scope, target, num_swap, [_staying(floor, num_swap, target) for floor in scope.floors])
-    if _owed(scope, kept).sum() > target - kept.sum():
+    if _growth_to_floors(scope, kept).sum() > target - kept.sum():
         kept = _keep(scope, target, num_swap, scope.floors)
     rooms = [cap - int(kept[span].sum()) for cap, span in zip(scope.caps, scope.spans, strict=True)]
     room = target - int(kept.sum())
-    new = _take(scope.grow, _per_layer(scope, scope.grow, ~kept, rooms), [_owed(scope, kept)], room)
+    new = _take(scope.grow, _per_layer(scope, scope.grow, ~kept, rooms), [_growth_to_floors(scope, kept)], room)
     after = kept | new
     return [after[span].reshape(layer.live.shape) for span, layer in zip(scope.spans, layers, strict=True)]
 
@@ -221,7 +221,7 @@ def _keep(scope: _Scope, target: int, num_swap: int, staying: Sequence[int]) -> 
     return _take(scope.keep, eligible, tiers, min(target, max(target - num_swap, firm)))
 
 
-def _owed(scope: _Scope, kept: Mask) -> Mask:
+def _growth_to_floors(scope: _Scope, kept: Mask) -> Mask:
     """Return the atoms that bring layers up to their floors."""
     missing = [floor - int(kept[span].sum()) for floor, span in zip(scope.floors, scope.spans, strict=True)]
     return _per_layer(scope, scope.grow, ~kept, missing)

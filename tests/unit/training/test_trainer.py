@@ -1,4 +1,4 @@
-"""The progressive step: predicts before it learns, learns what it should, refuses what is poisoned."""
+"""Training steps predict before they learn, learn by the right gradients, and refuse poisoned batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Densities of the layers and their whole numbers of atoms."""
+"""Densities and numbers of live atoms of the layers."""
 
 from __future__ import annotations
 

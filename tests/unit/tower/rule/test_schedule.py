@@ -1,4 +1,4 @@
-"""Density and swap share over the steps."""
+"""Density and drop fraction over the steps."""
 
 from __future__ import annotations
 

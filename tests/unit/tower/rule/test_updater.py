@@ -1,4 +1,4 @@
-"""TopologyUpdater of a tower that learns: budget, scores, health, and going on from a saved state."""
+"""TopologyUpdater of a tower in training: density, scores, history, and restoring of a saved state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looking into a checkpoint tells what its tables hold, number for number, and refuses what is damaged by name."""
+"""An inspection equals the tables in every number, and refuses a damaged file by name."""
 
 from __future__ import annotations
 
