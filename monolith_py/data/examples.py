@@ -53,9 +53,16 @@ class ExampleBatch:
             self.features.slice(start, stop),
         )
 
+    def can_follow(self, other: ExampleBatch) -> bool:
+        """Return whether `concat` can join the two: equal tasks, and equal widths of the dense features that both have."""
+        dense, other_dense = self.features.dense, other.features.dense
+        return self.labels.keys() == other.labels.keys() and all(
+            dense[name].shape[1] == other_dense[name].shape[1] for name in dense.keys() & other_dense.keys()
+        )
+
     @staticmethod
     def concat(batches: Sequence[ExampleBatch]) -> ExampleBatch:
-        """Return the examples of all batches, in order. All must have the same tasks."""
+        """Return the examples of all batches in order; each must be able to follow (`can_follow`) every other."""
         first = batches[0]
         return ExampleBatch(
             tuple(request_id for batch in batches for request_id in batch.request_ids),

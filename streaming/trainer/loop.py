@@ -11,7 +11,7 @@ import torch
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
 from monolith_py.data.examples import ExampleBatch
-from monolith_py.errors import MonolithError, PoisonedBatch, WireError
+from monolith_py.errors import ModelNotFinite, PoisonedBatch, WireError
 from monolith_py.io import Log
 from monolith_py.io.codec import encode_examples
 from monolith_py.io.log.dead_letters import DeadLetters
@@ -152,28 +152,29 @@ class OnlineTraining:
         metrics.CHECKPOINT_SAVED_TIMESTAMP_SECONDS.set(meta.saved_ms / 1000)
         _logger.info("checkpoint %s: %d examples, offsets %s, %.2f s", checkpoint, meta.examples_trained, meta.offsets, duration_s)
 
-    def _learn(self, examples: ExampleBatch) -> None:
-        """Learn a batch; where it is poisoned, learn its halves, so that only the bad examples are put aside."""
+    def _learn(self, examples: ExampleBatch, first_row: int = 0) -> None:
+        """Learn the examples from `first_row` of the batch on; halve them while they are poisoned, so that only bad ones are put aside.
+
+        Raises:
+            ModelNotFinite: the model is poisoned, not the examples.
+        """
         try:
             self.trainer.step(examples)
         except (PoisonedBatch, WireError) as error:
             if not all(bool(torch.isfinite(value).all()) for value in self.trainer.model.parameters()):
-                raise MonolithError(f"the model itself is not finite after {self.trainer.num_batches} batches: {error}") from None
+                rule = f"must be finite, got NaN or infinity after {self.trainer.num_batches} batches"
+                raise ModelNotFinite(f"dense parameters {rule}: {error}") from None
             metrics.BATCHES_SKIPPED.labels(reason=type(error).__name__).inc()
             if len(examples) == 1:
                 _logger.warning("example of request %s put aside: %s", examples.request_ids[0], error)
-                self._dead_letters.put(self._topics.examples, *self._last_position(), encode_examples(examples), str(error))
+                partition, offset = self._source.origin_of(first_row)
+                self._dead_letters.put(self._topics.examples, partition, offset, encode_examples(examples), str(error))
                 return
             middle = len(examples) // 2
-            self._learn(examples.slice(0, middle))
-            self._learn(examples.slice(middle, len(examples)))
+            self._learn(examples.slice(0, middle), first_row)
+            self._learn(examples.slice(middle, len(examples)), first_row + middle)
         else:
             self._publisher.note_step(self.trainer.bags.rows_touched)
-
-    def _last_position(self) -> tuple[int, int]:
-        """Return (partition, offset) about where the source is: the bad example lies in or shortly before it."""
-        partition, (offset, _) = next(iter(self._source.positions.items()))
-        return partition, offset
 
     def _report_lag(self) -> None:
         positions = self._source.positions
