@@ -8,12 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monolith_py.clock import ManualClock
 from monolith_py.data.events import Action
-from monolith_py.errors import KvError, LogError, OffsetTrimmed, TopicMissing, WireError
+from monolith_py.errors import WireError
 from monolith_py.io.codec import encode_action
 from monolith_py.io.codec.impression_view import ImpressionView
-from monolith_py.io.retrying import RETRY_S, RetryPolicy
 from monolith_streaming.joiner.outbox import Outbox, decode_outbox, deliver, encode_outbox
 from monolith_streaming.joiner.position import Position, decode_position, encode_position
 from monolith_streaming.joiner.rules import LateAction, Request, SeenAction
@@ -93,39 +91,3 @@ def test_a_delivery_appends_what_is_missing_also_between_another_writer_s_record
     assert [value for value in values if value in b"abc"] == [b"a", b"b", b"c"]
     assert end == 2 + len(values)
     assert deliver(log, "t", 0, Outbox(2, 7, (b"a", b"b", b"c"))) == end
-
-
-class Away:
-    """An operation that fails `times` times, then returns 7."""
-
-    def __init__(self, error: Exception, times: int) -> None:
-        self.error, self.left = error, times
-
-    def __call__(self) -> int:
-        self.left -= 1
-        if self.left >= 0:
-            raise self.error
-        return 7
-
-
-@pytest.mark.parametrize("error", [LogError("away"), KvError("away")])
-def test_patience_tries_again_for_its_time_and_no_longer(error: Exception) -> None:
-    clock = ManualClock()
-    assert RetryPolicy(clock).run(Away(error, 5)) == 7
-    began_s = clock.monotonic_s()
-    with pytest.raises(type(error), match="away"):
-        RetryPolicy(clock).run(Away(error, 1_000_000))
-    assert RETRY_S - 3 < clock.monotonic_s() - began_s <= RETRY_S
-
-
-@pytest.mark.parametrize("error", [TopicMissing("t"), OffsetTrimmed("t", 0, 1, 2), ValueError("wrong")])
-def test_patience_does_not_wait_for_what_will_not_pass(error: Exception) -> None:
-    clock = ManualClock()
-    with pytest.raises(type(error)):
-        RetryPolicy(clock).run(Away(error, 1))
-    assert clock.monotonic_s() == 0
-
-
-def test_patience_ends_when_the_process_is_to_stop() -> None:
-    with pytest.raises(LogError):
-        RetryPolicy(ManualClock(), should_stop=lambda: True).run(Away(LogError("away"), 1))
