@@ -12,9 +12,9 @@ from monolith_py.io.codec.impression_view import ImpressionView
 from monolith_py.io.codec.picked_columns import pick_features
 from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_streaming.joiner.rules import Emission, Rules
-from monolith_streaming.joiner.waiting import Waiting
+from monolith_streaming.joiner.waiting import WaitingRequest
 
-Emitted = Sequence[tuple[Waiting, Emission]]
+Emitted = Sequence[tuple[WaitingRequest, Emission]]
 
 
 def examples_of(emitted: Emitted, rules: Rules, patterns: WirePatterns) -> ExampleBatch:
@@ -49,6 +49,6 @@ def _bit(emissions: Sequence[Emission], index: int) -> Int64Array:
     return np.array([emission.labels >> index & 1 for emission in emissions], np.int64)
 
 
-def _impression(waiting: Waiting) -> ImpressionView:
+def _impression(waiting: WaitingRequest) -> ImpressionView:
     assert waiting.impression is not None, waiting.request.request_id
     return waiting.impression

@@ -31,8 +31,8 @@ from monolith_streaming.joiner.counters import counted
 from monolith_streaming.joiner.emit import examples_of, features_of, increments_of
 from monolith_streaming.joiner.intake import Intake, Refused
 from monolith_streaming.joiner.outbox import Outbox, decode_outbox, deliver, encode_outbox
-from monolith_streaming.joiner.partition import PartitionJoiner
 from monolith_streaming.joiner.position import Position, decode_position, encode_position, outbox_key, position_key
+from monolith_streaming.joiner.request_joiner import RequestJoiner
 from monolith_streaming.joiner.rules import Reason, Rules
 from monolith_streaming.joiner.waiting import waiting_prefix
 from monolith_streaming.joiner.watermark import InputTopic, Watermark
@@ -50,13 +50,13 @@ _TOO_LATE = "impression.time_ms must be within window_s + allowed_lateness_s of 
 
 
 @dataclass
-class JoinerPartition:
+class PartitionState:
     """One partition's parts."""
 
     number: int
     position: Position
     watermark: Watermark
-    joiner: PartitionJoiner
+    joiner: RequestJoiner
     has_outbox: bool  # one lies in Kv; its records are in the log
 
 
@@ -73,7 +73,7 @@ class JoinerLoop:
         self._inputs = {InputTopic.IMPRESSIONS: self._topics.impressions, InputTopic.ACTIONS: self._topics.actions}
         self._intake = Intake(self._log, self._inputs, self._rules, self._patterns, job.joiner.max_records, clock)
         self._dead_letters = DeadLetters(log, self._topics.dead_letters, clock)
-        self._partitions: list[JoinerPartition] = []
+        self._partitions: list[PartitionState] = []
         self._refused: list[Refused] = []
         self._num_records = 0  # of the open step
         self._step_began_s: float | None = None
@@ -98,7 +98,7 @@ class JoinerLoop:
         num_records, has_more = 0, False
         wait_s = _IDLE_WAIT_S / (len(InputTopic) * len(self._partitions)) if self._is_idle else 0.0
         for partition in self._partitions:
-            watermark_ms = partition.position.reached.watermark_ms
+            watermark_ms = partition.position.watermark.watermark_ms
             arrivals = self._intake.read(partition.number, partition.position, partition.watermark, wait_s)
             self._refused += arrivals.refused
             num_records += arrivals.num_records
@@ -117,14 +117,14 @@ class JoinerLoop:
     def ends(self) -> dict[tuple[int, InputTopic], int]:
         """Return the end offset of each input partition now."""
         return {
-            (partition.number, source): self._log.end_offset(topic, partition.number)
+            (partition.number, input_topic): self._log.end_offset(topic, partition.number)
             for partition in self._partitions
-            for source, topic in self._inputs.items()
+            for input_topic, topic in self._inputs.items()
         }
 
     def has_reached(self, ends: dict[tuple[int, InputTopic], int]) -> bool:
         """Return whether all records before `ends` are read."""
-        return all(self._partitions[number].position.offsets[source] >= end for (number, source), end in ends.items())
+        return all(self._partitions[number].position.offsets[input_topic] >= end for (number, input_topic), end in ends.items())
 
     def close_all(self) -> None:
         """Commit, then close every window as if time had passed, and commit that."""
@@ -167,7 +167,7 @@ class JoinerLoop:
             or self._clock.monotonic_s() - self._step_began_s >= settings.linger_s
         )
 
-    def _open(self, number: int) -> JoinerPartition:
+    def _open(self, number: int) -> PartitionState:
         """Return partition `number` as the last commit left it, its outbox delivered."""
         name, examples = self._job.name, self._topics.examples
         position_value, outbox_value = self._kv.get_many([position_key(name, number), outbox_key(name, number)])
@@ -180,11 +180,11 @@ class JoinerLoop:
             outbox = decode_outbox(outbox_value)
             position.examples_end = self._retry.run(lambda: deliver(self._log, examples, number, outbox))
         settings = self._job.joiner
-        watermark = Watermark(self._rules.out_of_order_ms, settings.idle_timeout_s, position.reached, self._clock.monotonic_s())
-        joiner = PartitionJoiner(self._rules, self._kv, waiting_prefix(name, number))
+        watermark = Watermark(self._rules.out_of_order_ms, settings.idle_timeout_s, position.watermark, self._clock.monotonic_s())
+        joiner = RequestJoiner(self._rules, self._kv, waiting_prefix(name, number))
         num_requests = joiner.restore()
         _logger.info("%r[%d]: reading on at %s, %d requests known", examples, number, position.offsets, num_requests)
-        return JoinerPartition(number, position, watermark, joiner, outbox_value is not None)
+        return PartitionState(number, position, watermark, joiner, outbox_value is not None)
 
     def _letters(self) -> list[Refused]:
         """Return the step's dead letters."""
@@ -221,7 +221,7 @@ class JoinerLoop:
             puts[position_key(name, number)] = encode_position(partition.position)
         return puts | self._counters(), deletes, outboxes
 
-    def _outbox(self, partition: JoinerPartition) -> Outbox | None:
+    def _outbox(self, partition: PartitionState) -> Outbox | None:
         written = [pair for pair in partition.joiner.emitted if pair[1].kind is not None]
         if not written:
             return None
@@ -255,5 +255,5 @@ class JoinerLoop:
             for _, reason in partition.joiner.refused:
                 metrics.ACTIONS_UNMATCHED.labels(reason=reason.name.lower()).inc()
         metrics.JOINER_CANDIDATES_WAITING.set(sum(partition.joiner.num_waiting for partition in self._partitions))
-        watermarks = [partition.position.reached.watermark_ms for partition in self._partitions]
+        watermarks = [partition.position.watermark.watermark_ms for partition in self._partitions]
         metrics.JOINER_WATERMARK_TIMESTAMP_SECONDS.set(min((ms for ms in watermarks if ms is not None), default=0) / 1000)

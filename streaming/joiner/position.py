@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 
 from monolith_py.errors import WireError
-from monolith_streaming.joiner.watermark import Reached
+from monolith_streaming.joiner.watermark import WatermarkState
 
 _VERSION = 1
 
@@ -17,7 +17,7 @@ class Position:
 
     offsets: list[int]
     examples_end: int
-    reached: Reached = field(default_factory=Reached)
+    watermark: WatermarkState = field(default_factory=WatermarkState)
 
 
 def position_key(job_name: str, partition: int) -> str:
@@ -32,7 +32,8 @@ def outbox_key(job_name: str, partition: int) -> str:
 
 def encode_position(position: Position) -> bytes:
     """Return `position` as it lies in Kv."""
-    return json.dumps({"version": _VERSION, **asdict(position)}).encode()
+    fields = {"offsets": position.offsets, "examples_end": position.examples_end, "reached": asdict(position.watermark)}
+    return json.dumps({"version": _VERSION, **fields}).encode()
 
 
 def decode_position(value: bytes) -> Position:
@@ -46,6 +47,6 @@ def decode_position(value: bytes) -> Position:
         version = fields.pop("version")
         if version != _VERSION:
             raise WireError(f"position must be of version {_VERSION}, got {version}")
-        return Position(fields["offsets"], fields["examples_end"], Reached(**fields["reached"]))
+        return Position(fields["offsets"], fields["examples_end"], WatermarkState(**fields["reached"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WireError(f"position must be a JSON object of offsets, examples_end and reached, got {value!r}: {error}") from None

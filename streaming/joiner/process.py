@@ -30,23 +30,23 @@ def run_joiner(job: JobConfig, *, stop_at_end: bool) -> None:
     if job.kv.url == "memory:":
         raise ConfigError("kv.url must be a store that outlives the joiner, which keeps its position there, got 'memory:'")
     with StopSignal().installed() as stop, closing(open_log(job.log.url)) as log, closing(open_kv(job.kv.url)) as kv:
-        pipeline = JoinerLoop(job, log, kv, SystemClock(), stop.is_set)
-        pipeline.start()
+        loop = JoinerLoop(job, log, kv, SystemClock(), stop.is_set)
+        loop.start()
         if stop_at_end:
-            _join_to_end(pipeline, stop.is_set)
+            _join_to_end(loop, stop.is_set)
         else:
             while not stop.is_set():
-                pipeline.step()
-        pipeline.commit()
+                loop.step()
+        loop.commit()
     _logger.info("joiner stopped, its position is written")
 
 
-def _join_to_end(pipeline: JoinerLoop, should_stop: Callable[[], bool]) -> None:
+def _join_to_end(loop: JoinerLoop, should_stop: Callable[[], bool]) -> None:
     """Read all that is in the log now, then close every window."""
-    ends = pipeline.ends()
+    ends = loop.ends()
     empty_rounds = 0
-    while not (pipeline.has_reached(ends) or empty_rounds == _EMPTY_ROUNDS):
+    while not (loop.has_reached(ends) or empty_rounds == _EMPTY_ROUNDS):
         if should_stop():
             return
-        empty_rounds = 0 if pipeline.step() else empty_rounds + 1
-    pipeline.close_all()
+        empty_rounds = 0 if loop.step() else empty_rounds + 1
+    loop.close_all()

@@ -30,6 +30,8 @@ from monolith_streaming.joiner.sampling import is_kept
 
 # Labels of a candidate are the bits of one 64-bit integer, bit t for task t.
 MAX_TASKS = 64
+# Later than every deadline.
+FOREVER_MS = 1 << 62
 
 
 class Status(IntEnum):
@@ -212,9 +214,9 @@ def advance(rules: Rules, request: Request, watermark_ms: int, outcome: Outcome)
                 if status == Status.WAITING:
                     _emit(rules, request, row, request.deadline_ms, outcome)
         return
-    patience_ms = rules.window_ms + rules.out_of_order_ms
-    outcome.refused += [(seen, Reason.NO_IMPRESSION) for seen in request.early if watermark_ms >= seen.action.time_ms + patience_ms]
-    request.early = [seen for seen in request.early if watermark_ms < seen.action.time_ms + patience_ms]
+    wait_ms = rules.window_ms + rules.out_of_order_ms
+    outcome.refused += [(seen, Reason.NO_IMPRESSION) for seen in request.early if watermark_ms >= seen.action.time_ms + wait_ms]
+    request.early = [seen for seen in request.early if watermark_ms < seen.action.time_ms + wait_ms]
 
 
 def due_ms(rules: Rules, request: Request) -> int | None:

@@ -21,7 +21,7 @@ _ACTION = struct.Struct("<qI")
 
 
 @dataclass(slots=True, eq=False)
-class Waiting:
+class WaitingRequest:
     """A request with its impression, None where that has not arrived or no example can come of it any more."""
 
     request: Request
@@ -34,7 +34,7 @@ def waiting_prefix(job_name: str, partition: int) -> str:
     return f"joiner:{job_name}:waiting:{partition}:"
 
 
-def encode_waiting(waiting: Waiting, keep_impression: bool) -> bytes:
+def encode_waiting(waiting: WaitingRequest, keep_impression: bool) -> bytes:
     """Return `waiting` as it lies in Kv, with its impression where an example may still be made of it."""
     request = waiting.request
     impression = waiting.impression.value if keep_impression and waiting.impression else b""
@@ -58,7 +58,7 @@ def encode_waiting(waiting: Waiting, keep_impression: bool) -> bytes:
     return header + candidates + rows + packed + impression
 
 
-def decode_waiting(request_id: str, value: bytes) -> Waiting:
+def decode_waiting(request_id: str, value: bytes) -> WaitingRequest:
     """Return what `encode_waiting` wrote.
 
     Raises:
@@ -70,7 +70,7 @@ def decode_waiting(request_id: str, value: bytes) -> Waiting:
         raise WireError(f"waiting request {request_id!r} must be whole, got {len(value)} bytes: {error}") from None
 
 
-def _decode(request_id: str, value: bytes) -> Waiting:
+def _decode(request_id: str, value: bytes) -> WaitingRequest:
     version, deadline_ms, time_ms, offset, num_candidates, num_late, num_early, length = _HEADER.unpack_from(value)
     if version != _VERSION:
         raise WireError(f"waiting request {request_id!r} must be of version {_VERSION}, got {version}")
@@ -94,4 +94,4 @@ def _decode(request_id: str, value: bytes) -> Waiting:
         request.early = actions[num_late:]
     if len(value) != at + length:
         raise WireError(f"waiting request {request_id!r} must have {at + length} bytes, got {len(value)}")
-    return Waiting(request, offset, ImpressionView(value[at:]) if length else None)
+    return WaitingRequest(request, offset, ImpressionView(value[at:]) if length else None)

@@ -28,7 +28,7 @@ class InputTopic(IntEnum):
 
 
 @dataclass
-class Reached:
+class WatermarkState:
     """What of a watermark outlives the process. Times are milliseconds since the epoch."""
 
     watermark_ms: int | None = None
@@ -40,62 +40,62 @@ class Reached:
 class Watermark:
     """Follows event time. `now_s` is always a monotonic clock in seconds."""
 
-    def __init__(self, out_of_order_ms: int, idle_timeout_s: float, reached: Reached, now_s: float) -> None:
-        self.reached = reached
+    def __init__(self, out_of_order_ms: int, idle_timeout_s: float, state: WatermarkState, now_s: float) -> None:
+        self.state = state
         self._out_of_order_ms, self._idle_s = out_of_order_ms, idle_timeout_s
         self._empty_since_s: list[float | None] = [now_s, now_s]
         self._has_backlog = [False, False]
-        # Newest event time of both sources.
-        self.newest_ms = max((time_ms for time_ms in reached.newest_ms if time_ms is not None), default=None)
+        # Newest event time of both topics.
+        self.newest_ms = max((time_ms for time_ms in state.newest_ms if time_ms is not None), default=None)
 
-    def note_read(self, source: InputTopic, num_records: int, max_records: int, now_s: float) -> None:
-        """Note that a read of up to `max_records` of `source` found `num_records`."""
-        self._has_backlog[source] = num_records >= max_records
+    def note_read(self, input_topic: InputTopic, num_records: int, max_records: int, now_s: float) -> None:
+        """Note that a read of up to `max_records` of `input_topic` found `num_records`."""
+        self._has_backlog[input_topic] = num_records >= max_records
         if num_records:
-            self._empty_since_s[source] = None
-        elif self._empty_since_s[source] is None:
-            self._empty_since_s[source] = now_s
+            self._empty_since_s[input_topic] = None
+        elif self._empty_since_s[input_topic] is None:
+            self._empty_since_s[input_topic] = now_s
 
-    def refusal(self, source: InputTopic, time_ms: int, wall_ms: int) -> str | None:
+    def refusal(self, input_topic: InputTopic, time_ms: int, wall_ms: int) -> str | None:
         """Take in the event time of one record; return the rule that it breaks, or None."""
-        reached = self.reached
+        state = self.state
         if time_ms > wall_ms + MAX_JUMP_MS:
             return f"time_ms must be at most {MAX_JUMP_MS} ms ahead of the wall clock {wall_ms}, got {time_ms}"
         newest_ms = self.newest_ms
         if newest_ms is not None:
-            limit_ms = newest_ms + MAX_JUMP_MS + max(0, wall_ms - reached.newest_at_ms)
-            if time_ms > limit_ms and reached.refusals[source] < MAX_REFUSALS:
-                reached.refusals[source] += 1
+            limit_ms = newest_ms + MAX_JUMP_MS + max(0, wall_ms - state.newest_at_ms)
+            if time_ms > limit_ms and state.refusals[input_topic] < MAX_REFUSALS:
+                state.refusals[input_topic] += 1
                 return f"time_ms must be at most {MAX_JUMP_MS} ms ahead of the newest event {newest_ms}, got {time_ms}"
-        reached.refusals[source] = 0
+        state.refusals[input_topic] = 0
         if newest_ms is None or time_ms > newest_ms:
-            self.newest_ms, reached.newest_at_ms = time_ms, wall_ms
-        of_source = reached.newest_ms[source]
-        if of_source is None or time_ms > of_source:
-            reached.newest_ms[source] = time_ms
+            self.newest_ms, state.newest_at_ms = time_ms, wall_ms
+        of_topic = state.newest_ms[input_topic]
+        if of_topic is None or time_ms > of_topic:
+            state.newest_ms[input_topic] = time_ms
         return None
 
-    def is_ahead(self, source: InputTopic) -> bool:
-        """Return whether `source` is ahead of the other, which has a backlog: reading on in it would only fill the store."""
-        if not self._has_backlog[1 - source]:
+    def is_ahead(self, input_topic: InputTopic) -> bool:
+        """Return whether `input_topic` is ahead of the other, which has a backlog: reading on in it would only fill the store."""
+        if not self._has_backlog[1 - input_topic]:
             return False
-        own_ms, other_ms = self.reached.newest_ms[source], self.reached.newest_ms[1 - source]
+        own_ms, other_ms = self.state.newest_ms[input_topic], self.state.newest_ms[1 - input_topic]
         return own_ms is not None and other_ms is not None and own_ms > other_ms + self._out_of_order_ms
 
     def advance(self, now_s: float) -> int | None:
         """Return the watermark at `now_s`; None before the first event."""
         watermark_ms = self._computed(now_s)
-        reached = self.reached
-        if watermark_ms is not None and (reached.watermark_ms is None or watermark_ms > reached.watermark_ms):
-            reached.watermark_ms = watermark_ms
-        return reached.watermark_ms
+        state = self.state
+        if watermark_ms is not None and (state.watermark_ms is None or watermark_ms > state.watermark_ms):
+            state.watermark_ms = watermark_ms
+        return state.watermark_ms
 
     def _computed(self, now_s: float) -> int | None:
         newest_ms = self.newest_ms
         if newest_ms is None:
             return None
         idle_timeout_s = [0.0 if since is None else now_s - since for since in self._empty_since_s]
-        times = [time_ms for time_ms, idle in zip(self.reached.newest_ms, idle_timeout_s, strict=True) if idle < self._idle_s]
+        times = [time_ms for time_ms, idle in zip(self.state.newest_ms, idle_timeout_s, strict=True) if idle < self._idle_s]
         if not times:
             return newest_ms + int(min(idle_timeout_s) * 1000) - self._out_of_order_ms
         if None in times:

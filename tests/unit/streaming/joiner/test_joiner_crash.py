@@ -128,4 +128,4 @@ def test_a_store_that_stays_away_ends_the_process(world: World) -> None:
 
     job = world.job()
     with pytest.raises(KvError, match="away"):
-        world.pipeline(job, world.log(job), AwayKv())
+        world.joiner(job, world.log(job), AwayKv())

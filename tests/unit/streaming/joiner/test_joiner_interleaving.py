@@ -41,7 +41,7 @@ def test_any_interleaving_gives_the_examples_that_the_rules_say(
 ) -> None:
     job = world.job(terminal_actions=["end"] if closing else [], negative_rate=negative_rate, max_records=max_records)
     log = world.log(job)
-    pipeline = world.pipeline(job, log)
+    loop = world.joiner(job, log)
     arrivals = []
     expected: Counter[tuple[str, int, int, tuple[int, int]]] = Counter()
     for index, one in enumerate(requests):
@@ -57,12 +57,12 @@ def test_any_interleaving_gives_the_examples_that_the_rules_say(
     while start < len(arrivals):
         size = sizes[start % len(sizes)]
         world.append(job, log, *(event for _, event in arrivals[start : start + size]))
-        pipeline.step()
+        loop.step()
         start += size
-    ends = pipeline.ends()
-    while not pipeline.has_reached(ends):
-        pipeline.step()
-    pipeline.close_all()
+    ends = loop.ends()
+    while not loop.has_reached(ends):
+        loop.step()
+    loop.close_all()
     got: Counter[tuple[str, int, int, tuple[int, ...]]] = Counter()
     for row, count in world.examples(job, log).items():
         got[row[:4]] += count

@@ -1,4 +1,4 @@
-"""What each order of impressions, actions and time gives, told through the whole pipeline on a log in memory."""
+"""What each order of impressions, actions and time gives, told through the whole joiner on a log in memory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ LABELLED, RETRACTION = "LABELLED", "RETRACTION"
 def test_a_candidate_without_action_becomes_a_negative_when_its_window_closes(world: World) -> None:
     job = world.job(allowed_lateness_s=0)
     log = world.log(job)
-    pipeline = world.pipeline(job, log)
+    loop = world.joiner(job, log)
     world.append(job, log, world.impression("r"), world.action("other", "click", 0))
-    pipeline.step()
+    loop.step()
     world.append(job, log, world.impression("later", 109.9), world.action("other", "click", 109.9))
-    pipeline.step()
+    loop.step()
     assert world.labels(job, log) == []
     world.append(job, log, world.impression("later", 110), world.action("other", "click", 110))
-    pipeline.step()
+    loop.step()
     assert world.labels(job, log) == [("r", 1, LABELLED, (0, 0))]
 
 
@@ -39,9 +39,9 @@ def test_one_example_is_made_for_each_candidate(world: World) -> None:
 def test_a_candidate_goes_out_at_once_when_every_task_is_positive(world: World) -> None:
     job = world.job()
     log = world.log(job)
-    pipeline = world.pipeline(job, log)
+    loop = world.joiner(job, log)
     world.append(job, log, world.impression("r", items=(1, 2)), world.action("r", "click", 5), world.action("r", "like", 6))
-    pipeline.step()
+    loop.step()
     assert world.labels(job, log) == [("r", 1, LABELLED, (1, 1))]
 
 
@@ -49,9 +49,9 @@ def test_a_candidate_goes_out_at_once_when_every_task_is_positive(world: World) 
 def test_a_closing_action_ends_the_wait_at_once_whatever_its_value(world: World, value: float) -> None:
     job = world.job(terminal_actions=["end"])
     log = world.log(job)
-    pipeline = world.pipeline(job, log)
+    loop = world.joiner(job, log)
     world.append(job, log, world.impression("r"), world.action("r", "like", 5), world.action("r", "end", 6, value=value))
-    pipeline.step()
+    loop.step()
     assert world.labels(job, log) == [("r", 1, LABELLED, (0, 1))]
 
 
@@ -108,26 +108,26 @@ def test_an_action_after_the_late_window_changes_nothing(world: World) -> None:
 def test_actions_may_come_before_their_impression(world: World) -> None:
     job = world.job()
     log = world.log(job)
-    pipeline = world.pipeline(job, log)
+    loop = world.joiner(job, log)
     world.append(job, log, world.action("r", "click", 5))
-    pipeline.step()
+    loop.step()
     world.append(job, log, world.impression("r"))
-    pipeline.step()
-    pipeline.close_all()
+    loop.step()
+    loop.close_all()
     assert world.labels(job, log) == [("r", 1, LABELLED, (1, 0))]
 
 
 def test_an_action_whose_impression_never_comes_goes_to_the_dead_letters_after_its_wait(world: World) -> None:
     job = world.job()
     log = world.log(job)
-    pipeline = world.pipeline(job, log)
+    loop = world.joiner(job, log)
     world.append(job, log, world.action("nobody", "click", 0), world.impression("r"))
-    pipeline.step()
+    loop.step()
     world.append(job, log, world.action("r", "click", 119.9), world.impression("later", 119.9))
-    pipeline.step()
+    loop.step()
     assert world.dead_letters(job, log) == []
     world.append(job, log, world.action("r", "click", 120), world.impression("later", 120))
-    pipeline.step()
+    loop.step()
     ((topic, offset, reason),) = world.dead_letters(job, log)
     assert (topic, offset) == ("actions", 0)
     assert "action.request_id" in reason
@@ -156,14 +156,14 @@ def test_repeated_impressions_and_actions_change_nothing(world: World) -> None:
 def test_an_impression_that_comes_again_after_it_was_forgotten_is_refused(world: World) -> None:
     job = world.job(allowed_lateness_s=20)
     log = world.log(job)
-    pipeline = world.pipeline(job, log)
+    loop = world.joiner(job, log)
     world.append(job, log, world.impression("r"), world.action("x", "share", 0))
-    pipeline.step()
+    loop.step()
     world.append(job, log, world.impression("later", 130), world.action("x", "share", 130))
-    pipeline.step()
+    loop.step()
     world.append(job, log, world.impression("r"))
-    pipeline.step()
-    pipeline.close_all()
+    loop.step()
+    loop.close_all()
     assert world.labels(job, log) == [("r", 1, LABELLED, (0, 0)), ("later", 1, LABELLED, (0, 0))]
     ((topic, offset, reason),) = world.dead_letters(job, log)
     assert (topic, offset) == ("impressions", 2)
@@ -183,12 +183,12 @@ def test_nothing_is_left_in_the_store_but_the_position_when_all_is_forgotten(wor
 
     job = world.job(allowed_lateness_s=20)
     log, kv = world.log(job), MemoryKv()
-    pipeline = world.pipeline(job, log, kv)
+    loop = world.joiner(job, log, kv)
     world.append(job, log, world.impression("r", items=(1, 2)), world.action("r", "click", 5), world.action("nobody", "like", 5))
-    pipeline.step()
+    loop.step()
     assert len(list(kv.scan("joiner:test:waiting:"))) == 2
     world.append(job, log, world.impression("last", 5000), world.action("x", "share", 5000))
-    pipeline.step()
+    loop.step()
     assert [key for key, _ in kv.scan("joiner:test:waiting:")] == ["joiner:test:waiting:0:last"]
 
 

@@ -15,8 +15,8 @@ from monolith_py.io.codec.impression_view import ImpressionView
 from monolith_streaming.joiner.outbox import Outbox, decode_outbox, deliver, encode_outbox
 from monolith_streaming.joiner.position import Position, decode_position, encode_position
 from monolith_streaming.joiner.rules import LateAction, Request, SeenAction
-from monolith_streaming.joiner.waiting import Waiting, decode_waiting, encode_waiting
-from monolith_streaming.joiner.watermark import Reached
+from monolith_streaming.joiner.waiting import WaitingRequest, decode_waiting, encode_waiting
+from monolith_streaming.joiner.watermark import WatermarkState
 
 World = Any
 int64 = st.integers(-(2**63), 2**63 - 1)
@@ -30,7 +30,7 @@ def seen_actions(draw: st.DrawFn) -> SeenAction:
 
 
 @st.composite
-def waitings(draw: st.DrawFn) -> Waiting:
+def waitings(draw: st.DrawFn) -> WaitingRequest:
     items = draw(st.lists(int64, max_size=4))
     labels = [draw(st.integers(0, 2**64 - 1)) for _ in items]
     statuses = [draw(st.integers(0, 3)) for _ in items]
@@ -38,22 +38,22 @@ def waitings(draw: st.DrawFn) -> Waiting:
     late = [LateAction(draw(st.integers(0, 9)), seen) for seen in draw(st.lists(seen_actions(), max_size=3))]
     request = Request("r", draw(times), draw(times), items, labels, statuses, early, late)
     value = draw(st.binary(max_size=50))
-    return Waiting(request, draw(st.integers(0, 2**40)), ImpressionView(value) if value else None)
+    return WaitingRequest(request, draw(st.integers(0, 2**40)), ImpressionView(value) if value else None)
 
 
-def value_of(waiting: Waiting) -> bytes | None:
+def value_of(waiting: WaitingRequest) -> bytes | None:
     return waiting.impression and waiting.impression.value
 
 
 @given(waitings())
-def test_a_waiting_request_comes_back_as_it_was(waiting: Waiting) -> None:
+def test_a_waiting_request_comes_back_as_it_was(waiting: WaitingRequest) -> None:
     back = decode_waiting("r", encode_waiting(waiting, keep_impression=True))
     assert (back.request, back.offset, value_of(back)) == (waiting.request, waiting.offset, value_of(waiting))
     assert decode_waiting("r", encode_waiting(waiting, keep_impression=False)).impression is None
 
 
 @given(waitings(), st.integers(1, 1000))
-def test_a_waiting_request_that_is_cut_is_refused(waiting: Waiting, num_bytes: int) -> None:
+def test_a_waiting_request_that_is_cut_is_refused(waiting: WaitingRequest, num_bytes: int) -> None:
     value = encode_waiting(waiting, keep_impression=True)
     with pytest.raises(WireError, match="'r'"):
         decode_waiting("r", value[: max(0, len(value) - num_bytes)])
@@ -70,8 +70,14 @@ def test_an_outbox_comes_back_as_it_was_and_is_refused_where_it_is_cut(start: in
 
 
 def test_a_position_comes_back_as_it_was() -> None:
-    position = Position([5, 7], 9, Reached(3, [1, None], 4, [0, 2]))
+    position = Position([5, 7], 9, WatermarkState(3, [1, None], 4, [0, 2]))
     assert decode_position(encode_position(position)) == position
+
+
+def test_the_stored_form_of_a_position_is_pinned() -> None:
+    watermark = b'{"watermark_ms": 3, "newest_ms": [1, null], "newest_at_ms": 4, "refusals": [0, 2]}'
+    value = b'{"version": 1, "offsets": [5, 7], "examples_end": 9, "reached": ' + watermark + b"}"
+    assert encode_position(Position([5, 7], 9, WatermarkState(3, [1, None], 4, [0, 2]))) == value
 
 
 @pytest.mark.parametrize("value", [b"", b"[]", b'{"version": 2}', b'{"version": 1, "offsets": []}', b"\xff"])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from monolith_streaming.joiner.watermark import MAX_JUMP_MS, MAX_REFUSALS, InputTopic, Reached, Watermark
+from monolith_streaming.joiner.watermark import MAX_JUMP_MS, MAX_REFUSALS, InputTopic, Watermark, WatermarkState
 
 World = Any
 SHOWN, ACTED = InputTopic.IMPRESSIONS, InputTopic.ACTIONS
@@ -14,14 +14,14 @@ NOW_MS = 1_700_000_000_000
 WALL_MS = NOW_MS + 10 * MAX_JUMP_MS
 
 
-def watermark_of(reached: Reached | None = None) -> Watermark:
-    return Watermark(out_of_order_ms=1000, idle_timeout_s=5.0, reached=reached or Reached(), now_s=100.0)
+def watermark_of(state: WatermarkState | None = None) -> Watermark:
+    return Watermark(out_of_order_ms=1000, idle_timeout_s=5.0, state=state or WatermarkState(), now_s=100.0)
 
 
-def read(watermark: Watermark, source: InputTopic, *times_ms: int, now_s: float = 100.0) -> None:
-    watermark.note_read(source, len(times_ms), 2, now_s)
+def read(watermark: Watermark, input_topic: InputTopic, *times_ms: int, now_s: float = 100.0) -> None:
+    watermark.note_read(input_topic, len(times_ms), 2, now_s)
     for time_ms in times_ms:
-        assert watermark.refusal(source, time_ms, WALL_MS) is None
+        assert watermark.refusal(input_topic, time_ms, WALL_MS) is None
 
 
 def test_it_is_the_slower_topic_s_newest_time_less_the_bound() -> None:
@@ -33,7 +33,7 @@ def test_it_is_the_slower_topic_s_newest_time_less_the_bound() -> None:
 
 
 def test_it_never_goes_back() -> None:
-    watermark = watermark_of(Reached(watermark_ms=NOW_MS + 500_000))
+    watermark = watermark_of(WatermarkState(watermark_ms=NOW_MS + 500_000))
     read(watermark, SHOWN, NOW_MS)
     read(watermark, ACTED, NOW_MS)
     assert watermark.advance(100.0) == NOW_MS + 500_000
@@ -130,11 +130,11 @@ def test_a_time_a_day_ahead_of_the_wall_clock_is_never_believed(tries: int) -> N
 def test_a_broken_clock_goes_to_the_dead_letters_and_closes_no_window(world: World) -> None:
     job = world.job()
     log = world.log(job)
-    pipeline = world.pipeline(job, log)
+    loop = world.joiner(job, log)
     world.append(job, log, world.impression("r"), world.action("r", "like", 1))
     world.append(job, log, world.impression("broken", 5 * 86_400), world.action("r", "click", 5 * 86_400))
     world.append(job, log, world.impression("next", 2), world.action("r", "click", 2))
-    pipeline.step()
+    loop.step()
     assert world.labels(job, log) == [("r", 1, "LABELLED", (1, 1))]
     letters = world.dead_letters(job, log)
     assert [(topic, offset) for topic, offset, _ in letters] == [("actions", 1), ("impressions", 1)]
@@ -146,15 +146,15 @@ def test_silence_closes_windows_by_the_wall_clock(world: World) -> None:
 
     job = world.job(idle_timeout_s=5)
     log, clock = world.log(job), ManualClock(world.now_ms)
-    pipeline = world.pipeline(job, log, clock=clock)
+    loop = world.joiner(job, log, clock=clock)
     world.append(job, log, world.impression("r"))
-    pipeline.step()
+    loop.step()
     clock.advance(109.0)
-    pipeline.step()
-    pipeline.step()
+    loop.step()
+    loop.step()
     assert world.labels(job, log) == []
     clock.advance(110.0)
-    pipeline.step()
+    loop.step()
     assert world.labels(job, log) == [("r", 1, "LABELLED", (0, 0))]
 
 
@@ -176,13 +176,13 @@ def test_records_that_end_a_silence_between_two_reads_are_joined(world: World) -
     job = world.job(idle_timeout_s=5)
     log, clock = LogThatIsWoken(), ManualClock(world.now_ms)
     log.records = world.log(job).records
-    pipeline = world.pipeline(job, log, clock=clock)
-    pipeline.step()
+    loop = world.joiner(job, log, clock=clock)
+    loop.step()
     clock.advance(60.0)
     log.wakes = True
-    pipeline.step()
-    pipeline.step()
+    loop.step()
+    loop.step()
     clock.advance(110.0)
-    pipeline.step()
+    loop.step()
     assert world.dead_letters(job, log) == []
     assert ("r", 1, "LABELLED", (1, 1)) in world.labels(job, log)

@@ -13,6 +13,7 @@ from monolith_py.errors import KvError
 from monolith_py.io import Kv
 from monolith_streaming.joiner.intake import SeenImpression
 from monolith_streaming.joiner.rules import (
+    FOREVER_MS,
     Emission,
     Outcome,
     Reason,
@@ -26,24 +27,22 @@ from monolith_streaming.joiner.rules import (
     see_action,
     see_impression,
 )
-from monolith_streaming.joiner.waiting import Waiting, decode_waiting, encode_waiting
+from monolith_streaming.joiner.waiting import WaitingRequest, decode_waiting, encode_waiting
 
 # Requests that one step closes at most: bounds the memory of a step after a long pause.
 MAX_CLOSED = 4096
-# Later than every deadline.
-FOREVER_MS = 1 << 62
 
 
-class PartitionJoiner:
+class RequestJoiner:
     """The waiting requests of one partition; `prefix` is what their keys in `kv` begin with."""
 
     def __init__(self, rules: Rules, kv: Kv, prefix: str) -> None:
         self._rules, self._kv, self._prefix = rules, kv, prefix
         self._due_ms: dict[str, int] = {}
         self._heap: list[tuple[int, str]] = []  # (due, request id); an entry that differs from _due_ms is stale
-        self._step: dict[str, Waiting | None] = {}  # changed in this step; None: forgotten
+        self._step: dict[str, WaitingRequest | None] = {}  # changed in this step; None: forgotten
         self.num_waiting = 0  # candidates
-        self.emitted: list[tuple[Waiting, Emission]] = []
+        self.emitted: list[tuple[WaitingRequest, Emission]] = []
         self.refused: list[tuple[SeenAction, Reason]] = []
         self.too_late: list[SeenImpression] = []
 
@@ -143,19 +142,19 @@ class PartitionJoiner:
                 raise KvError(f"waiting request {self._prefix + request_id!r} must be in the store, got nothing")
             self._step[request_id] = decode_waiting(request_id, value)
 
-    def _waiting(self, request_id: str) -> Waiting:
+    def _waiting(self, request_id: str) -> WaitingRequest:
         """Return the request as this step knows it, a new one where nothing is known."""
         waiting = self._step.get(request_id)
         if waiting is None:
-            waiting = self._step[request_id] = Waiting(Request(request_id))
+            waiting = self._step[request_id] = WaitingRequest(Request(request_id))
         return waiting
 
-    def _advance(self, waiting: Waiting, watermark_ms: int) -> None:
+    def _advance(self, waiting: WaitingRequest, watermark_ms: int) -> None:
         outcome = Outcome()
         advance(self._rules, waiting.request, watermark_ms, outcome)
         self._take(waiting, outcome)
 
-    def _take(self, waiting: Waiting, outcome: Outcome) -> None:
+    def _take(self, waiting: WaitingRequest, outcome: Outcome) -> None:
         """Keep what came out of a request and when it is due next."""
         for emission in outcome.emissions:
             self.emitted.append((waiting, emission))
