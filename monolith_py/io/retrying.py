@@ -92,7 +92,7 @@ class RetryingLog:
         self._log, self._retry = log, retry
 
     def create_topic(self, topic: str, num_partitions: int = 1) -> None:
-        """Create `topic`; do nothing where it exists."""
+        """Create `topic`; do nothing if it exists."""
         self._retry.run(lambda: self._log.create_topic(topic, num_partitions))
 
     def num_partitions(self, topic: str) -> int:
@@ -112,7 +112,7 @@ class RetryingLog:
         return self._retry.run(lambda: self._log.start_offset(topic, partition))
 
     def end_offset(self, topic: str, partition: int = 0) -> int:
-        """Return the offset that the next record will have."""
+        """Return the offset of the next record."""
         return self._retry.run(lambda: self._log.end_offset(topic, partition))
 
     def offset_at(self, topic: str, partition: int, time_ms: int) -> int:
@@ -135,7 +135,7 @@ class RetryingKv:
         self._kv, self._retry = kv, retry
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Return the value of each key, None where there is none."""
+        """Return the value of each key, None for an absent one."""
         return self._retry.run(lambda: self._kv.get_many(keys))
 
     def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:

@@ -1,4 +1,4 @@
-"""Emissions of the state machine to example batches. Letters: B examples."""
+"""Example batches from emissions of the state machine. Letters: B examples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Emitted = Sequence[tuple[WaitingRequest, Emission]]
 
 
 def examples_of(emitted: Emitted, rules: Rules, patterns: WirePatterns) -> ExampleBatch:
-    """Return the examples of these emissions, in order; none of them may be a negative that was sampled away."""
+    """Return the examples of these emissions in order; negatives that were sampled away are not allowed."""
     emissions = [emission for _, emission in emitted]
     requests = [waiting.request for waiting, _ in emitted]
     return ExampleBatch(
@@ -38,7 +38,7 @@ def features_of(emitted: Emitted, patterns: WirePatterns, only: Sequence[str] | 
 
 
 def increments_of(emitted: Emitted, num_tasks: int) -> Int64Array:
-    """Return what each emission adds to the counters of its fids: int64 (B, 1 + tasks), examples and positives."""
+    """Return the increments of each emission to the counters of its fids: int64 (B, 1 + tasks), examples and positives."""
     emissions = [emission for _, emission in emitted]
     columns = [np.array([emission.is_first for emission in emissions], np.int64)]
     columns += [_bit(emissions, index) for index in range(num_tasks)]

@@ -1,7 +1,7 @@
-"""Joining a bounded range of the log: read spans of records, join each request from all its records, encode what comes out by time.
+"""Steps of a replay: read spans of records, join each request from all its records, encode the examples by time.
 
-Plain functions over picklable values, for a batch system to spread; the state machine is the online joiner's own. The result is what the
-online joiner gives where no event came later than `max_out_of_orderness_s`: a request's records are taken in the order of the log.
+Plain functions over picklable values, which a batch system can distribute; the state machine is that of the online joiner. A request's
+records are processed in the order of the log. The online joiner gives the same examples if no event is later than `max_out_of_orderness_s`.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ class Range:
 
     @property
     def name(self) -> str:
-        """Return what tells this range from others."""
+        """Return the name of the range, for topics and metadata."""
         return f"{self.start_ms}-{self.end_ms}"
 
 
 def spans_of(log: Log, topics: dict[InputTopic, str], rules: Rules, within: Range) -> list[Span]:
-    """Return spans that hold the impressions of the range and every action that may belong to them."""
+    """Return spans with all impressions of the range and all actions that may belong to them."""
     bound_ms = rules.out_of_order_ms
     last_ms = within.end_ms + rules.window_ms + rules.allowed_lateness_ms
     times = {
@@ -111,7 +111,7 @@ def read_span(span: Span, url: str, rules: Rules, patterns: WirePatterns, count:
 def join_group(
     group: tuple[tuple[int, str], Iterable[Grouped]], rules: Rules, patterns: WirePatterns, within: Range, count: Count
 ) -> Iterator[tuple[tuple[int, int], Joined]]:
-    """Yield ((partition, bucket of time), emissions) of one request, from all its records."""
+    """Yield ((partition, bucket of time), emissions) of one request, given all its records."""
     (partition, request_id), records = group
     by_offset = sorted(records)
     impression = next((record for record in by_offset if record.input_topic == InputTopic.IMPRESSIONS), None)
@@ -141,7 +141,7 @@ def join_group(
 def encode_bucket(
     joined: Iterable[Joined], rules: Rules, patterns: WirePatterns, examples_per_record: int, metadata: dict[str, str]
 ) -> tuple[int, list[bytes]]:
-    """Return the newest event time of a bucket's examples and their records, in the order in which the labels were known."""
+    """Return the newest event time of a bucket's examples, and their records in the order in which the labels became known."""
     ordered: list[tuple[int, int, int, WaitingRequest, Emission]] = []
     for one in joined:
         impression = ImpressionView(one.value)
@@ -156,7 +156,7 @@ def encode_bucket(
 
 
 def _request_id(input_topic: InputTopic, value: bytes, rules: Rules, patterns: WirePatterns) -> str | None:
-    """Return the request of a record, None for an action that makes no label.
+    """Return the request id of a record, None for an action without effect on labels.
 
     Raises:
         WireError: the record is not valid.

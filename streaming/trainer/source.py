@@ -37,8 +37,8 @@ class _Cursor:
 class ExampleSource:
     """Reads all partitions of `examples`, the earliest record by event time first; puts records that cannot be parsed aside.
 
-    The order depends on the log alone as long as every partition has a record left, so a trainer that restarts at a position gets the
-    same batches again.
+    The order depends only on the log as long as every partition has a record left, so a trainer that restarts at a position gets the same
+    batches again.
     """
 
     def __init__(self, log: Log, topic: str, positions: Mapping[int, tuple[int, int]], dead_letters: DeadLetters, clock: Clock) -> None:

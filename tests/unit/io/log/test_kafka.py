@@ -104,7 +104,7 @@ def test_only_committed_records_of_transactions_are_read(kafka_url: str, topic: 
 @pytest.mark.needs_kafka
 def test_a_record_beyond_the_limit_is_refused_before_any_is_sent(kafka_url: str, topic: str, make_log: Make) -> None:
     log = make_log(kafka_url)
-    with pytest.raises(LogError, match=r"a record must be at most 16 MiB, got 16777216 bytes"):
+    with pytest.raises(LogError, match=r"a record must have at most 16 MiB, got 16777216 bytes"):
         log.append(topic, [b"small", bytes(16 << 20)], time_ms=1)
     assert log.end_offset(topic) == 0
     assert log.append(topic, [bytes(15 << 20)], time_ms=1) == 1

@@ -82,7 +82,7 @@ def test_the_stored_form_of_a_position_is_pinned() -> None:
 
 @pytest.mark.parametrize("value", [b"", b"[]", b'{"version": 2}', b'{"version": 1, "offsets": []}', b"\xff"])
 def test_a_position_of_another_form_is_refused(value: bytes) -> None:
-    with pytest.raises(WireError, match="position must be"):
+    with pytest.raises(WireError, match=r"position(\.version)? must be"):
         decode_position(value)
 
 

@@ -21,7 +21,7 @@ def watermark_of(state: WatermarkState | None = None) -> Watermark:
 def read(watermark: Watermark, input_topic: InputTopic, *times_ms: int, now_s: float = 100.0) -> None:
     watermark.note_read(input_topic, len(times_ms), 2, now_s)
     for time_ms in times_ms:
-        assert watermark.refusal(input_topic, time_ms, WALL_MS) is None
+        assert watermark.observe(input_topic, time_ms, WALL_MS) is None
 
 
 def test_it_is_the_slower_topic_s_newest_time_less_the_bound() -> None:
@@ -88,9 +88,9 @@ def test_a_record_far_ahead_of_its_stream_is_refused_and_moves_nothing() -> None
     watermark = watermark_of()
     read(watermark, SHOWN, NOW_MS)
     read(watermark, ACTED, NOW_MS)
-    reason = watermark.refusal(SHOWN, NOW_MS + MAX_JUMP_MS + 1, wall_ms=WALL_MS)
+    reason = watermark.observe(SHOWN, NOW_MS + MAX_JUMP_MS + 1, wall_ms=WALL_MS)
     assert reason == f"time_ms must be at most {MAX_JUMP_MS} ms ahead of the newest event {NOW_MS}, got {NOW_MS + MAX_JUMP_MS + 1}"
-    assert watermark.refusal(SHOWN, NOW_MS + MAX_JUMP_MS, wall_ms=WALL_MS) is None
+    assert watermark.observe(SHOWN, NOW_MS + MAX_JUMP_MS, wall_ms=WALL_MS) is None
     assert watermark.advance(100.0) == NOW_MS - 1000
 
 
@@ -98,7 +98,7 @@ def test_a_stream_that_stays_ahead_is_believed() -> None:
     watermark = watermark_of()
     read(watermark, SHOWN, NOW_MS)
     later_ms = NOW_MS + 3 * MAX_JUMP_MS
-    answers = [watermark.refusal(SHOWN, later_ms + index, WALL_MS) for index in range(MAX_REFUSALS + 2)]
+    answers = [watermark.observe(SHOWN, later_ms + index, WALL_MS) for index in range(MAX_REFUSALS + 2)]
     assert [answer is None for answer in answers] == [False] * MAX_REFUSALS + [True, True]
     assert watermark.newest_ms == later_ms + MAX_REFUSALS + 1
 
@@ -107,22 +107,22 @@ def test_single_broken_clocks_never_add_up_to_a_belief() -> None:
     watermark = watermark_of()
     read(watermark, SHOWN, NOW_MS)
     for index in range(10):
-        assert watermark.refusal(SHOWN, NOW_MS + 3 * MAX_JUMP_MS, WALL_MS) is not None
-        assert watermark.refusal(SHOWN, NOW_MS + index, WALL_MS) is None
+        assert watermark.observe(SHOWN, NOW_MS + 3 * MAX_JUMP_MS, WALL_MS) is not None
+        assert watermark.observe(SHOWN, NOW_MS + index, WALL_MS) is None
 
 
 def test_silence_of_the_wall_clock_s_length_is_no_jump() -> None:
     watermark = watermark_of()
-    assert watermark.refusal(SHOWN, NOW_MS, wall_ms=NOW_MS) is None
+    assert watermark.observe(SHOWN, NOW_MS, wall_ms=NOW_MS) is None
     weekend_ms = 3 * MAX_JUMP_MS
-    assert watermark.refusal(SHOWN, NOW_MS + weekend_ms, wall_ms=NOW_MS + weekend_ms) is None
+    assert watermark.observe(SHOWN, NOW_MS + weekend_ms, wall_ms=NOW_MS + weekend_ms) is None
 
 
 @pytest.mark.parametrize("tries", [1, 10])
 def test_a_time_a_day_ahead_of_the_wall_clock_is_never_believed(tries: int) -> None:
     watermark = watermark_of()
     for _ in range(tries):
-        reason = watermark.refusal(ACTED, WALL_MS + MAX_JUMP_MS + 1, WALL_MS)
+        reason = watermark.observe(ACTED, WALL_MS + MAX_JUMP_MS + 1, WALL_MS)
         assert reason is not None
         assert "wall clock" in reason
 
