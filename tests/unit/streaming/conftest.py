@@ -1,4 +1,4 @@
-"""A small world for the joiner: a log in memory, stores that die at a given moment, factories for jobs, impressions and actions."""
+"""Doubles and factories for the joiner: a log in memory, stores that fail at a given moment, jobs, impressions, actions."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class MemoryLog:
 
 
 class Killed(BaseException):
-    """The process is gone. No handler may catch it."""
+    """The process has died. No handler may catch it."""
 
 
 class Fuse:

@@ -71,7 +71,7 @@ def write(*records: pa.RecordBatch, schema: pa.Schema | None = None) -> bytes:
 
 
 @given(st.integers(0, 40), st.integers(0, 2**32), st.dictionaries(st.text("abc.", max_size=4), st.text(max_size=8), max_size=3))
-def test_examples_come_back_as_they_were(num_rows: int, seed: int, metadata: dict[str, str]) -> None:
+def test_examples_are_decoded_unchanged(num_rows: int, seed: int, metadata: dict[str, str]) -> None:
     sent = make_batch(num_rows, seed)
     value = encode_examples(sent, metadata)
     assert_equal(decode_examples(value), sent)

@@ -41,7 +41,7 @@ def test_a_step_is_committed_after_the_linger(world: World, clock: ManualClock) 
     assert [len(batch) for batch in world.batches(job, log)] == [3]
 
 
-def test_a_linger_begins_with_the_first_record_of_a_step(world: World, clock: ManualClock) -> None:
+def test_the_linger_begins_with_the_first_record_of_a_step(world: World, clock: ManualClock) -> None:
     job, log, loop = joiner_of(world, clock, 0, linger_s=2.0)
     loop.step()
     clock.advance(100.0)

@@ -1,4 +1,4 @@
-"""Bad records go to the dead letters with field, value and rule, once for each, and the joiner goes on."""
+"""Each bad record becomes one dead letter with field, rule and value, and the joiner reads on."""
 
 from __future__ import annotations
 

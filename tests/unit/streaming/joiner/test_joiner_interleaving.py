@@ -1,4 +1,4 @@
-"""Topics and requests may interleave in any way within the bounds: the examples are those that the rules say, from event times alone."""
+"""The examples depend only on event times, for any interleaving of topics and requests within the bounds."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def events_of(world: World, request_id: str, one: dict[str, Any]) -> tuple[Impre
 def examples_of(
     impression: Impression, actions: list[Action], closing: bool, negative_rate: float
 ) -> Counter[tuple[str, int, int, tuple[int, int]]]:
-    """The rules, told a second time and in another way."""
+    """A second implementation of the rules."""
     found: Counter[tuple[str, int, int, tuple[int, int]]] = Counter()
     deadline_ms = impression.time_ms + WINDOW_S * 1000
     for item in impression.item_ids.tolist():

@@ -1,4 +1,4 @@
-"""What each order of impressions, actions and time gives, told through the whole joiner on a log in memory."""
+"""Examples of each order of impressions, actions and time, from a whole joiner on a log in memory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_one_example_is_made_for_each_candidate(world: World) -> None:
     assert world.labels(job, log) == [("r", 1, LABELLED, (0, 0)), ("r", 2, LABELLED, (1, 0)), ("r", 3, LABELLED, (0, 0))]
 
 
-def test_a_candidate_goes_out_at_once_when_every_task_is_positive(world: World) -> None:
+def test_a_candidate_is_emitted_at_once_when_every_task_is_positive(world: World) -> None:
     job = world.job()
     log = world.log(job)
     loop = world.joiner(job, log)
@@ -46,7 +46,7 @@ def test_a_candidate_goes_out_at_once_when_every_task_is_positive(world: World) 
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
-def test_a_closing_action_ends_the_wait_at_once_whatever_its_value(world: World, value: float) -> None:
+def test_a_terminal_action_ends_the_wait_at_once_for_any_value(world: World, value: float) -> None:
     job = world.job(terminal_actions=["end"])
     log = world.log(job)
     loop = world.joiner(job, log)
@@ -81,7 +81,7 @@ def test_a_late_action_retracts_the_negative_of_its_task_once(world: World) -> N
     assert world.labels(job, log) == [("r", 1, LABELLED, (1, 0)), ("r", 1, RETRACTION, (0, 1))]
 
 
-def test_an_action_at_the_deadline_is_late_also_where_its_window_is_still_open(world: World) -> None:
+def test_an_action_at_the_deadline_is_late_even_if_its_window_is_still_open(world: World) -> None:
     job = world.job()
     log = world.log(job)
     world.append(job, log, world.impression("r"), world.action("r", "like", 99.999), world.action("r", "click", 100))
@@ -89,7 +89,7 @@ def test_an_action_at_the_deadline_is_late_also_where_its_window_is_still_open(w
     assert world.labels(job, log) == [("r", 1, LABELLED, (0, 1)), ("r", 1, RETRACTION, (1, 0))]
 
 
-def test_the_policy_drop_lets_late_actions_fall(world: World) -> None:
+def test_the_policy_drop_refuses_late_actions(world: World) -> None:
     job = world.job(late="drop")
     log = world.log(job)
     world.append(job, log, world.impression("r"), world.action("r", "click", 150))
@@ -105,7 +105,7 @@ def test_an_action_after_the_late_window_changes_nothing(world: World) -> None:
     assert world.labels(job, log) == [("r", 1, LABELLED, (0, 0))]
 
 
-def test_actions_may_come_before_their_impression(world: World) -> None:
+def test_actions_may_arrive_before_their_impression(world: World) -> None:
     job = world.job()
     log = world.log(job)
     loop = world.joiner(job, log)
@@ -117,7 +117,7 @@ def test_actions_may_come_before_their_impression(world: World) -> None:
     assert world.labels(job, log) == [("r", 1, LABELLED, (1, 0))]
 
 
-def test_an_action_whose_impression_never_comes_goes_to_the_dead_letters_after_its_wait(world: World) -> None:
+def test_an_action_without_impression_becomes_a_dead_letter_after_its_wait(world: World) -> None:
     job = world.job()
     log = world.log(job)
     loop = world.joiner(job, log)
@@ -133,7 +133,7 @@ def test_an_action_whose_impression_never_comes_goes_to_the_dead_letters_after_i
     assert "action.request_id" in reason
 
 
-def test_an_action_on_an_item_that_was_not_shown_goes_to_the_dead_letters(world: World) -> None:
+def test_an_action_on_an_item_that_was_not_shown_becomes_a_dead_letter(world: World) -> None:
     job = world.job()
     log = world.log(job)
     world.append(job, log, world.impression("r"), world.action("r", "click", 1, item=99))
@@ -153,7 +153,7 @@ def test_repeated_impressions_and_actions_change_nothing(world: World) -> None:
     assert sorted(world.labels(job, log)) == [("r", 1, LABELLED, (1, 0)), ("r", 2, LABELLED, (0, 0)), ("r", 2, RETRACTION, (0, 1))]
 
 
-def test_an_impression_that_comes_again_after_it_was_forgotten_is_refused(world: World) -> None:
+def test_a_repeated_impression_of_a_forgotten_request_is_refused(world: World) -> None:
     job = world.job(allowed_lateness_s=20)
     log = world.log(job)
     loop = world.joiner(job, log)
@@ -170,7 +170,7 @@ def test_an_impression_that_comes_again_after_it_was_forgotten_is_refused(world:
     assert "impression.time_ms" in reason
 
 
-def test_an_item_that_stands_twice_in_a_request_makes_one_example(world: World) -> None:
+def test_an_item_twice_in_a_request_makes_one_example(world: World) -> None:
     job = world.job()
     log = world.log(job)
     world.append(job, log, world.impression("r", items=(1, 2, 1)), world.action("r", "click", 5))

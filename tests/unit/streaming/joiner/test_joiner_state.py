@@ -1,4 +1,4 @@
-"""What lies in Kv comes back as it was; what is not whole is refused; the outbox finds what the log already has."""
+"""Stored state is decoded unchanged, cut state is refused, and the outbox appends only missing records."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def value_of(waiting: WaitingRequest) -> bytes | None:
 
 
 @given(waitings())
-def test_a_waiting_request_comes_back_as_it_was(waiting: WaitingRequest) -> None:
+def test_a_waiting_request_is_decoded_unchanged(waiting: WaitingRequest) -> None:
     back = decode_waiting("r", encode_waiting(waiting, keep_impression=True))
     assert (back.request, back.offset, value_of(back)) == (waiting.request, waiting.offset, value_of(waiting))
     assert decode_waiting("r", encode_waiting(waiting, keep_impression=False)).impression is None
@@ -60,7 +60,7 @@ def test_a_waiting_request_that_is_cut_is_refused(waiting: WaitingRequest, num_b
 
 
 @given(st.integers(0, 2**60), st.lists(st.binary(max_size=20), max_size=5))
-def test_an_outbox_comes_back_as_it_was_and_is_refused_where_it_is_cut(start: int, values: list[bytes]) -> None:
+def test_an_outbox_is_decoded_unchanged_and_refused_if_cut(start: int, values: list[bytes]) -> None:
     outbox = Outbox(start, 5, tuple(values))
     encoded = encode_outbox(outbox)
     assert decode_outbox(encoded) == outbox
@@ -69,7 +69,7 @@ def test_an_outbox_comes_back_as_it_was_and_is_refused_where_it_is_cut(start: in
             decode_outbox(encoded[:-1])
 
 
-def test_a_position_comes_back_as_it_was() -> None:
+def test_a_position_is_decoded_unchanged() -> None:
     position = Position([5, 7], 9, WatermarkState(3, [1, None], 4, [0, 2]))
     assert decode_position(encode_position(position)) == position
 
@@ -87,7 +87,7 @@ def test_a_position_of_another_form_is_refused(value: bytes) -> None:
 
 
 @pytest.mark.parametrize("present", [[], [b"a"], [b"a", b"b"], [b"a", b"b", b"c"], [b"x", b"a", b"y", b"b"]])
-def test_a_delivery_appends_what_is_missing_also_between_another_writer_s_records(world: World, present: list[bytes]) -> None:
+def test_a_delivery_appends_missing_records_also_between_those_of_another_writer(world: World, present: list[bytes]) -> None:
     log = world.MemoryLog()
     log.create_topic("t")
     log.append("t", [b"a", b"old"], time_ms=1)

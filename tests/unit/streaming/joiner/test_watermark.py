@@ -1,4 +1,4 @@
-"""How far event time has come: two topics, silence, and clocks that jump."""
+"""The watermark follows two topics, idle ones, and clocks that jump."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def read(watermark: Watermark, input_topic: InputTopic, *times_ms: int, now_s: f
         assert watermark.observe(input_topic, time_ms, WALL_MS) is None
 
 
-def test_it_is_the_slower_topic_s_newest_time_less_the_bound() -> None:
+def test_the_watermark_is_the_newest_time_of_the_slower_topic_less_the_bound() -> None:
     watermark = watermark_of()
     read(watermark, SHOWN, NOW_MS, NOW_MS + 50_000)
     assert watermark.advance(100.0) is None
@@ -32,14 +32,14 @@ def test_it_is_the_slower_topic_s_newest_time_less_the_bound() -> None:
     assert watermark.advance(100.0) == NOW_MS + 19_000
 
 
-def test_it_never_goes_back() -> None:
+def test_the_watermark_never_moves_back() -> None:
     watermark = watermark_of(WatermarkState(watermark_ms=NOW_MS + 500_000))
     read(watermark, SHOWN, NOW_MS)
     read(watermark, ACTED, NOW_MS)
     assert watermark.advance(100.0) == NOW_MS + 500_000
 
 
-def test_a_topic_that_has_been_idle_long_enough_does_not_hold_it_back() -> None:
+def test_an_idle_topic_does_not_hold_the_watermark_back() -> None:
     watermark = watermark_of()
     read(watermark, SHOWN, NOW_MS)
     read(watermark, ACTED, now_s=101.0)
@@ -56,7 +56,7 @@ def test_a_pause_of_the_joiner_itself_is_no_idleness() -> None:
     assert watermark.advance(200.0) == NOW_MS - 1000
 
 
-def test_with_both_topics_idle_it_moves_with_the_wall_clock() -> None:
+def test_with_both_topics_idle_the_watermark_moves_with_the_wall_clock() -> None:
     watermark = watermark_of()
     read(watermark, SHOWN, NOW_MS)
     read(watermark, ACTED, NOW_MS)
@@ -94,7 +94,7 @@ def test_a_record_far_ahead_of_its_stream_is_refused_and_moves_nothing() -> None
     assert watermark.advance(100.0) == NOW_MS - 1000
 
 
-def test_a_stream_that_stays_ahead_is_believed() -> None:
+def test_a_stream_that_stays_ahead_is_accepted() -> None:
     watermark = watermark_of()
     read(watermark, SHOWN, NOW_MS)
     later_ms = NOW_MS + 3 * MAX_JUMP_MS
@@ -103,7 +103,7 @@ def test_a_stream_that_stays_ahead_is_believed() -> None:
     assert watermark.newest_ms == later_ms + MAX_REFUSALS + 1
 
 
-def test_single_broken_clocks_never_add_up_to_a_belief() -> None:
+def test_single_broken_clocks_are_always_refused() -> None:
     watermark = watermark_of()
     read(watermark, SHOWN, NOW_MS)
     for index in range(10):
@@ -111,7 +111,7 @@ def test_single_broken_clocks_never_add_up_to_a_belief() -> None:
         assert watermark.observe(SHOWN, NOW_MS + index, WALL_MS) is None
 
 
-def test_silence_of_the_wall_clock_s_length_is_no_jump() -> None:
+def test_a_jump_as_long_as_the_wall_clock_s_is_accepted() -> None:
     watermark = watermark_of()
     assert watermark.observe(SHOWN, NOW_MS, wall_ms=NOW_MS) is None
     weekend_ms = 3 * MAX_JUMP_MS
@@ -119,7 +119,7 @@ def test_silence_of_the_wall_clock_s_length_is_no_jump() -> None:
 
 
 @pytest.mark.parametrize("tries", [1, 10])
-def test_a_time_a_day_ahead_of_the_wall_clock_is_never_believed(tries: int) -> None:
+def test_a_time_a_day_ahead_of_the_wall_clock_is_always_refused(tries: int) -> None:
     watermark = watermark_of()
     for _ in range(tries):
         reason = watermark.observe(ACTED, WALL_MS + MAX_JUMP_MS + 1, WALL_MS)
@@ -127,7 +127,7 @@ def test_a_time_a_day_ahead_of_the_wall_clock_is_never_believed(tries: int) -> N
         assert "wall clock" in reason
 
 
-def test_a_broken_clock_goes_to_the_dead_letters_and_closes_no_window(world: World) -> None:
+def test_a_record_with_a_broken_clock_becomes_a_dead_letter_and_closes_no_window(world: World) -> None:
     job = world.job()
     log = world.log(job)
     loop = world.joiner(job, log)
@@ -159,7 +159,7 @@ def test_silence_closes_windows_by_the_wall_clock(world: World) -> None:
 
 
 def test_records_that_end_a_silence_between_two_reads_are_joined(world: World) -> None:
-    """An impression and its actions come after the first topic of a step was read, before the second, when both were idle for long."""
+    """An impression and its actions arrive between the reads of the two topics in a step, after both were idle for long."""
     from monolith_py.clock import ManualClock
 
     class LogThatIsWoken(world.MemoryLog):

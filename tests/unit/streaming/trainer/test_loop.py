@@ -151,7 +151,7 @@ def test_expired_rows_are_evicted_at_multiples_of_the_interval_of_event_time(
     assert learn(3, 1900) == 1
 
 
-def test_a_restart_goes_on_in_the_middle_of_a_record(
+def test_a_restart_continues_in_the_middle_of_a_record(
     world: World, make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch]
 ) -> None:
     job = make_job(batch_size=3)

@@ -1,4 +1,4 @@
-"""Examples come from the log in an order and in batches that depend on the log alone, and every one is handed out once."""
+"""ExampleSource hands out every example once, in an order and in batches that depend only on the log."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_batches_span_records_and_a_record_spans_batches(
     assert source.positions == {0: (3, 0)}
 
 
-def test_a_source_that_starts_at_any_position_goes_on_without_gap_or_repeat(
+def test_a_source_continues_from_any_position_without_gap_or_repeat(
     new_log: MakeLog, make_examples: Examples, make_source: Callable[..., ExampleSource]
 ) -> None:
     log = new_log(partitions=2)
@@ -129,9 +129,7 @@ def test_a_record_that_cannot_be_parsed_becomes_a_dead_letter_and_the_next_is_re
     assert source.positions == {0: (0, 0), 1: (3, 0)}
 
 
-def test_a_record_without_examples_is_passed_over(
-    new_log: MakeLog, make_examples: Examples, make_source: Callable[..., ExampleSource]
-) -> None:
+def test_a_record_without_examples_is_skipped(new_log: MakeLog, make_examples: Examples, make_source: Callable[..., ExampleSource]) -> None:
     log = new_log()
     append(log, make_examples(), make_examples(1), make_examples())
     source = make_source(log)
@@ -184,7 +182,7 @@ def test_an_empty_log_gives_no_batch_after_the_linger(
 
 
 @pytest.mark.parametrize("partitions", [1, 2])
-def test_a_record_that_comes_while_a_batch_lingers_fills_it(
+def test_a_record_appended_during_the_linger_fills_the_batch(
     new_log: MakeLog, make_examples: Examples, make_source: Callable[..., ExampleSource], clock: ManualClock, partitions: int
 ) -> None:
     log = new_log(partitions)
@@ -201,7 +199,7 @@ def test_a_record_that_comes_while_a_batch_lingers_fills_it(
     assert clock.monotonic_s() < 60.0
 
 
-def test_a_stop_ends_the_linger_with_what_is_there(
+def test_a_stop_ends_the_linger_with_a_smaller_batch(
     new_log: MakeLog, make_examples: Examples, make_source: Callable[..., ExampleSource], clock: ManualClock
 ) -> None:
     log = new_log()
@@ -239,7 +237,7 @@ def test_a_new_source_starts_at_the_oldest_record_and_one_before_it_is_refused(
         make_source(log, {0: (0, 1)}).next_batch(8, 0.0, going)
 
 
-def test_a_hole_in_the_offsets_starts_at_the_first_row_behind_it(
+def test_after_a_hole_in_the_offsets_the_next_record_is_read_from_its_first_row(
     new_log: MakeLog, make_examples: Examples, make_source: Callable[..., ExampleSource]
 ) -> None:
     log = new_log()
