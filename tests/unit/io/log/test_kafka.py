@@ -1,4 +1,4 @@
-"""What only the Kafka log can get into: a broker that dies, transactions of others, errors of the client."""
+"""Failures of the Kafka log: a broker that dies, transactions of others, errors of the client."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def topic(kafka_url: str, make_log: Make) -> str:
 
 @pytest.fixture
 def own_broker(kafka_module: ModuleType, kafka_url: str, tmp_path: Path) -> Iterator[Any]:
-    """A broker that the test may kill; `kafka_url` is asked for because it skips where there is no Kafka."""
+    """A broker that the test may kill; `kafka_url` skips the test without Kafka."""
     with kafka_module.KafkaBroker(tmp_path / "broker") as broker:
         yield broker
 
@@ -95,7 +95,7 @@ def test_only_committed_records_of_transactions_are_read(kafka_url: str, topic: 
         producer.commit_transaction()
     records = log.read(topic, 0, 1, 10, timeout_s=HANG_S)
     assert [record.value for record in records] == [b"committed"]
-    # Behind it lies the commit's own record: the end is further, and a read there ends at once.
+    # After it is the commit's own record: the end is larger, and a read there ends at once.
     end = log.end_offset(topic)
     assert end > records[-1].offset + 1
     assert log.read(topic, 0, records[-1].offset + 1, 10) == []
@@ -104,7 +104,7 @@ def test_only_committed_records_of_transactions_are_read(kafka_url: str, topic: 
 @pytest.mark.needs_kafka
 def test_a_record_beyond_the_limit_is_refused_before_any_is_sent(kafka_url: str, topic: str, make_log: Make) -> None:
     log = make_log(kafka_url)
-    with pytest.raises(LogError, match=r"a record must be at most 16 MiB, got 16777216 bytes"):
+    with pytest.raises(LogError, match=r"a record must have at most 16 MiB, got 16777216 bytes"):
         log.append(topic, [b"small", bytes(16 << 20)], time_ms=1)
     assert log.end_offset(topic) == 0
     assert log.append(topic, [bytes(15 << 20)], time_ms=1) == 1
