@@ -29,6 +29,7 @@ DOORS = {
     "grpc": ["serving/client.py", "serving/process.py", "serving/service.py"],
     "grpc_health": ["serving/process.py", "serving/service.py"],
     "grpc_reflection": ["serving/process.py", "serving/service.py"],
+    "safetensors": ["monolith_py/training/checkpoint/layout.py", "monolith_py/sync/dense/update.py"],
     "fbgemm_gpu": ["serving/replica/row_store.py"],
 }
 # What of `streaming` may load torch; all else there joins, and so does `monolith_py.io`.

@@ -18,7 +18,7 @@ from monolith_py.config import JobConfig
 from monolith_py.data.columns import FloatArray
 from monolith_py.data.examples import ExampleBatch, ExampleKind
 from monolith_py.data.schema import Schema
-from monolith_py.errors import MonolithError
+from monolith_py.errors import PoisonedBatch
 from monolith_py.model import RankModel, build_model
 from monolith_py.model.batch import make_batch
 from monolith_py.observe import metrics
@@ -32,10 +32,6 @@ _logger = logging.getLogger(__name__)
 
 _METRIC_WINDOW = 20_000  # predictions
 _METRIC_INTERVAL = 100  # batches
-
-
-class PoisonedBatch(MonolithError):
-    """A batch whose loss or gradient is not finite: it was not learnt."""
 
 
 class Trainer:

@@ -103,7 +103,7 @@ class MiniTrainer:
             watermark_ms=0,
             saved_ms=self.clock.now_ms(),
         )
-        return save_checkpoint(Path(self.job.trainer.checkpoint_dir), self.trainer, meta, keep=2)
+        return save_checkpoint(Path(self.job.trainer.checkpoint_dir), self.trainer, meta, keep=2).path
 
     def batch(self, seed: int) -> Batch:
         return make_batch(random_examples(self.schema, seed).features, self.schema)

@@ -19,7 +19,7 @@ from monolith_py.io import Log
 from monolith_py.io.codec import encode_examples
 from monolith_py.io.log.topics import Topics, create_topics
 from monolith_py.model.batch import make_batch
-from monolith_py.training import newest_checkpoint, read_meta
+from monolith_py.training import Checkpoint
 from monolith_serving.replica.replica import Replica
 from monolith_streaming.trainer.process import run_trainer
 
@@ -62,9 +62,9 @@ def append_examples(log: Log, job: JobConfig, clicked: int, records: range) -> N
 def train(job: JobConfig) -> Path:
     """Learn all that is in the log and return the checkpoint that is left."""
     run_trainer(job, stop_at_end=True)
-    path = newest_checkpoint(Path(job.trainer.checkpoint_dir))
-    assert path is not None
-    return path
+    checkpoint = Checkpoint.newest(Path(job.trainer.checkpoint_dir))
+    assert checkpoint is not None
+    return checkpoint.path
 
 
 def margin(job: JobConfig, log: Log) -> tuple[float, str]:
@@ -103,8 +103,8 @@ def test_a_good_checkpoint_serves_at_once_and_training_goes_on_from_it(
     # 4. The trainer goes on from the good checkpoint.
     append_examples(log, job, LIKED, range(60 * work_factor, 120 * work_factor))
     new = train(job)
-    assert read_meta(new).generation == 3
-    assert read_meta(new).examples_trained == read_meta(good).examples_trained + 100 * work_factor * 64
+    assert Checkpoint(new).meta.generation == 3
+    assert Checkpoint(new).meta.examples_trained == Checkpoint(good).meta.examples_trained + 100 * work_factor * 64
 
     # 5. Replicas follow again, from the new checkpoint or, too early, from the good one.
     if not wait_for_a_new_checkpoint:

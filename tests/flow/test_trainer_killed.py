@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file
 
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig, load_job
@@ -22,7 +21,7 @@ from monolith_py.io.codec import encode_examples
 from monolith_py.io.log.topics import Topics, create_topics
 from monolith_py.sync import Delta, Subscriber, decode_delta, unpack_rows
 from monolith_py.table import EmbeddingTable
-from monolith_py.training import newest_checkpoint, read_meta
+from monolith_py.training import Checkpoint
 
 NUM_KILLS, RECORDS_BETWEEN_KILLS, RECORDS_PER_FEED = 3, 128, 16
 EXAMPLES_PER_RECORD, BATCH_SIZE = 100, 64  # 16 records are 25 batches
@@ -97,17 +96,17 @@ def test_a_trainer_killed_again_and_again_learns_every_example_exactly_once(tmp_
     finish(tmp_path / "killed")
     finish(tmp_path / "calm")
 
-    assert read_meta(newest(killed)).examples_trained == stream.num_records * EXAMPLES_PER_RECORD
-    assert read_meta(newest(killed)).step == read_meta(newest(calm)).step
-    assert read_meta(newest(killed)).generation == NUM_KILLS + 1
+    assert newest(killed).meta.examples_trained == stream.num_records * EXAMPLES_PER_RECORD
+    assert newest(killed).meta.step == newest(calm).meta.step
+    assert newest(killed).meta.generation == NUM_KILLS + 1
     for name in ("user_id", "video_id"):
         expected, got = table(calm, name), table(killed, name)
         assert expected.stats().evicted > 0 or name == "video_id"
         assert expected.stats() == got.stats()
         np.testing.assert_array_equal(expected.export_rows()[0], got.export_rows()[0])
         np.testing.assert_array_equal(expected.export_rows()[1], got.export_rows()[1])
-    dense = load_file(newest(calm) / "dense.safetensors")
-    for key, value in load_file(newest(killed) / "dense.safetensors").items():
+    dense = newest(calm).dense()
+    for key, value in newest(killed).dense().items():
         assert bool((dense[key] == value).all()), key
     assert int(dense["tower.layers.0.topology_version"]) > 20  # the topology moved all the time
     assert_replica_equals_trainer(killed)
@@ -186,14 +185,14 @@ def kill_after_some_updates(folder: Path, job: JobConfig, stream: Stream, num_up
     It is fed until then: the log ends `LEAD_MS` of event time after what it has published last.
     """
     checkpoints = Path(job.trainer.checkpoint_dir)
-    before = newest_checkpoint(checkpoints)
+    before = Checkpoint.newest(checkpoints)
     child, clock = start(folder), SystemClock()
     with closing(open_log(job.log.url)) as log:
         updates, goal = Topics.of(job.log).updates, None
         try:
             while goal is None or log.end_offset(updates) < goal:
                 assert child.poll() is None, f"the trainer ended with {child.returncode}"
-                if goal is None and is_later(newest_checkpoint(checkpoints), before):
+                if goal is None and is_later(Checkpoint.newest(checkpoints), before):
                     goal = log.end_offset(updates) + num_updates
                 if stream.end_ms < published_ms(log, updates) + LEAD_MS:
                     stream.append_to_first()
@@ -204,9 +203,9 @@ def kill_after_some_updates(folder: Path, job: JobConfig, stream: Stream, num_up
     assert child.returncode == -signal.SIGKILL
 
 
-def is_later(path: Path | None, before: Path | None) -> bool:
-    """Return whether the checkpoint at `path` was written after `before`; the one that a first trainer begins with is none of its own."""
-    return path is not None and path.name > (before.name if before else "step-000000000000")
+def is_later(checkpoint: Checkpoint | None, before: Checkpoint | None) -> bool:
+    """Return whether `checkpoint` was written after `before`; the one that a first trainer begins with is none of its own."""
+    return checkpoint is not None and checkpoint.path.name > (before.path.name if before else "step-000000000000")
 
 
 def published_ms(log: Log, updates: str) -> int:
@@ -215,14 +214,14 @@ def published_ms(log: Log, updates: str) -> int:
     return decode_delta(log.read(updates, 0, end - 1, 1)[0].value).watermark_ms if end else 0
 
 
-def newest(job: JobConfig) -> Path:
-    path = newest_checkpoint(Path(job.trainer.checkpoint_dir))
-    assert path is not None
-    return path
+def newest(job: JobConfig) -> Checkpoint:
+    checkpoint = Checkpoint.newest(Path(job.trainer.checkpoint_dir))
+    assert checkpoint is not None
+    return checkpoint
 
 
 def table(job: JobConfig, name: str) -> EmbeddingTable:
-    return EmbeddingTable.restore(newest(job) / "tables" / f"{name}.table")
+    return EmbeddingTable.restore(newest(job).table(name))
 
 
 class Rows:

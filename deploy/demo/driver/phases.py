@@ -32,7 +32,7 @@ from monolith_py.config import JobConfig
 from monolith_py.io import Log, open_kv
 from monolith_py.io.log.topics import Topics, create_topics
 from monolith_py.table import EmbeddingTable, TableStats
-from monolith_py.training.checkpoint import newest_checkpoint, read_meta
+from monolith_py.training.checkpoint import Checkpoint
 from monolith_serving.client import RankClient
 
 _POLL_S = 0.25
@@ -106,10 +106,10 @@ class Demo:
         examples_per_s = self._watch(progress, training, "trainer-history", port, _TRAINED, 0.0)
         self._took_s["history trained"] = time.monotonic() - began_s
         checkpoints = Path(self._job.trainer.checkpoint_dir)
-        checkpoint = newest_checkpoint(checkpoints)
+        checkpoint = Checkpoint.newest(checkpoints)
         if checkpoint is None:
             raise ProcessDied(f"the trainer left no checkpoint in {checkpoints}")
-        shutil.copytree(checkpoint, Path(self._files.frozen_job.trainer.checkpoint_dir) / checkpoint.name)
+        shutil.copytree(checkpoint.path, Path(self._files.frozen_job.trainer.checkpoint_dir) / checkpoint.path.name)
         return examples_per_s
 
     def _live(self, progress: Progress) -> tuple[Replay, int, float]:
@@ -201,7 +201,7 @@ class Demo:
                 LINEAR: linear[task].result()[first:],
                 VIDEO_RATE: running_video_rate(stream.videos, values)[first:],
             }
-        checkpoint = newest_checkpoint(Path(self._job.trainer.checkpoint_dir))
+        checkpoint = Checkpoint.newest(Path(self._job.trainer.checkpoint_dir))
         assert checkpoint is not None
         ages_s, rows = read_freshness(Path(self._job.serving.freshness_log or ""), began_ms)
         return Findings(
@@ -217,7 +217,7 @@ class Demo:
             live_s=live_s,
             table_stats=_table_stats(checkpoint, self._job),
             ledger=read_ledger(self._log, self._job),
-            trained=read_meta(checkpoint).examples_trained,
+            trained=checkpoint.meta.examples_trained,
             history_impressions=first,
             num_versions=len(set(replay.served[0].versions)),
             towers=towers,
@@ -249,5 +249,5 @@ class Demo:
         return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=self._console)
 
 
-def _table_stats(checkpoint: Path, job: JobConfig) -> dict[str, TableStats]:
-    return {feature.name: EmbeddingTable.restore(checkpoint / "tables" / f"{feature.name}.table").stats() for feature in job.features}
+def _table_stats(checkpoint: Checkpoint, job: JobConfig) -> dict[str, TableStats]:
+    return {feature.name: EmbeddingTable.restore(checkpoint.table(feature.name)).stats() for feature in job.features}

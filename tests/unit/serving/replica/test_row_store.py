@@ -1,3 +1,5 @@
+"""FBGEMM's view of the processor once the row store is imported."""
+
 from __future__ import annotations
 
 import ctypes
@@ -6,7 +8,7 @@ from pathlib import Path
 import fbgemm_gpu
 import pytest
 
-import serving.row_store  # noqa: F401  (what it does to FBGEMM is under test)
+import monolith_serving.replica.row_store  # noqa: F401  (its import fills FBGEMM's flags)
 
 CPUINFO = Path("/proc/cpuinfo")
 
