@@ -73,10 +73,18 @@ class Replica:
         Raises:
             NotReady: no checkpoint was loaded yet.
         """
-        state = self._state
-        if state is None:
+        self.require_ready()
+        assert self._state is not None
+        return self._state
+
+    def require_ready(self) -> None:
+        """Check that a checkpoint was loaded.
+
+        Raises:
+            NotReady: no checkpoint was loaded yet.
+        """
+        if self._state is None:
             raise NotReady(f"no checkpoint in {self._job.trainer.checkpoint_dir!r} yet")
-        return state
 
     @property
     def is_ready(self) -> bool:

@@ -14,14 +14,14 @@ from monolith_py.config import JobConfig, parse_job
 from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.counters import encode_counts
 from monolith_py.data.events import Impression
+from monolith_py.data.packed_rows import PackedRow
 from monolith_py.data.schema import Schema
-from monolith_py.errors import NotReady
+from monolith_py.errors import ModelNotFinite, NotReady
 from monolith_py.io import MemoryKv
 from monolith_py.io.codec import encode_features
 from monolith_py.model import build_model
 from monolith_py.model.batch import make_batch
 from monolith_py.sync import DenseState, RowEncoding, pack_rows
-from monolith_serving.features.packed import PackedRow
 from monolith_serving.features.store import FeatureStore
 from monolith_serving.ranking.ranker import Ranker
 from monolith_serving.ranking.request import RankInput
@@ -41,7 +41,14 @@ class StillReplica:
             weights = generator.normal(size=(100, 8)).astype(np.float32)
             table.assign(name, np.arange(100), pack_rows(weights, RowEncoding.FP32), RowEncoding.FP32)
         model = build_model(schema, job.model, 0).eval()
-        self.state = ModelState(table, model, DenseState.of(model.state_dict()), (4, 2), 0)
+        self._state = ModelState(table, model, DenseState.of(model.state_dict()), (4, 2), 0)
+
+    def require_ready(self) -> None:
+        pass
+
+    @property
+    def state(self) -> ModelState:
+        return self._state
 
 
 class KeptImpressions:
@@ -184,15 +191,14 @@ def test_a_deadline_that_has_passed_is_not_worked_for(ranker, impressions):
 def test_probabilities_that_are_not_finite_are_never_served(ranker, impressions):
     with torch.no_grad():
         next(iter(ranker._replica.state.model.parameters())).fill_(float("nan"))
-    with pytest.raises(RuntimeError, match=r"model 4.2 gives probabilities that are not finite"):
+    with pytest.raises(ModelNotFinite, match=r"probabilities of model 4.2 must be finite, got NaN or Inf"):
         ranker.rank(request(1, [1]), FAR_S)
     assert not impressions.kept
 
 
 def test_a_replica_without_a_model_says_so(job, ranker):
     class EmptyReplica:
-        @property
-        def state(self):
+        def require_ready(self):
             raise NotReady("no checkpoint yet")
 
     ranker._replica = EmptyReplica()
