@@ -26,7 +26,7 @@ DOORS = {
     "prometheus_client": ["monolith_py/observe/metrics.py"],
     "typer": ["monolith_py/cli.py"],
     "apache_beam": ["streaming/replay/beam.py"],
-    "grpc": ["serving/client.py", "serving/process.py", "serving/service.py"],
+    "grpc": ["serving/client.py", "serving/interceptors.py", "serving/process.py", "serving/service.py"],
     "grpc_health": ["serving/process.py", "serving/service.py"],
     "grpc_reflection": ["serving/process.py", "serving/service.py"],
     "safetensors": ["monolith_py/training/checkpoint/layout.py", "monolith_py/sync/dense/update.py"],
