@@ -28,7 +28,7 @@ def code_of(error: Exception) -> grpc.StatusCode:
     return next((code for kind, code in CODES.items() if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
 
 
-class StatusInterceptor(grpc.ServerInterceptor):
+class StatusInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
     """Handles the unary RPCs of one service, for instance "monolith.v1.Ranking"; RPCs of other services pass unchanged."""
 
     def __init__(self, service: str, clock: Clock) -> None:

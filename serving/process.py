@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import grpc
 import torch
@@ -126,7 +127,7 @@ def _open_topics(job: JobConfig, topics: Sequence[str], stack: ExitStack) -> Log
 def make_server(service: pb_grpc.RankingServicer, config: ServingConfig, clock: Clock) -> grpc.Server:
     """Return a gRPC server with the ranking service, not started and without a port."""
     threads = ThreadPoolExecutor(config.grpc_threads, thread_name_prefix="rank")
-    interceptors = [StatusInterceptor(SERVICE_NAME, clock)]
+    interceptors: list[grpc.ServerInterceptor[Any, Any]] = [StatusInterceptor(SERVICE_NAME, clock)]
     server = grpc.server(threads, interceptors=interceptors, options=[("grpc.so_reuseport", 0)])
     pb_grpc.add_RankingServicer_to_server(service, server)
     return server

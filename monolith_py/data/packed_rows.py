@@ -77,13 +77,21 @@ class PackedRows:
 
     def repeat(self, counts: Int64Array) -> PackedRows:
         """Return row r `counts[r]` times: counts int64 (R,)."""
-        starts, lengths, dense = (np.repeat(array, counts, axis=0) for array in (self.starts, self.lengths, self.dense))
-        return PackedRows(self.fids, starts, lengths, dense)
+        return PackedRows(
+            self.fids,
+            np.repeat(self.starts, counts, axis=0),
+            np.repeat(self.lengths, counts, axis=0),
+            np.repeat(self.dense, counts, axis=0),
+        )
 
     def take(self, features: IndexArray, dense: IndexArray) -> PackedRows:
         """Return the rows with the sparse features and the dense columns at these indices, in that order."""
-        starts, lengths = (np.take(array, features, axis=1) for array in (self.starts, self.lengths))
-        return PackedRows(self.fids, starts, lengths, np.take(self.dense, dense, axis=1))
+        return PackedRows(
+            self.fids,
+            np.take(self.starts, features, axis=1),
+            np.take(self.lengths, features, axis=1),
+            np.take(self.dense, dense, axis=1),
+        )
 
     def with_dense(self, dense: FloatArray) -> PackedRows:
         """Return the rows with `dense` float32 (R, V) after their own dense values."""
