@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from pathlib import Path
 
 import torch
@@ -24,6 +23,7 @@ from monolith_py.observe.metrics import (
     ROWS_APPLIED,
     STALENESS_SECONDS,
 )
+from monolith_py.process import StopSignal
 from monolith_py.sync import Delta, DenseRequester, DenseState, RowEncoding, Subscriber, pack_rows
 from monolith_py.table import EmbeddingTable
 from monolith_py.training import Checkpoint
@@ -96,7 +96,7 @@ class Replica:
         state = self._state
         return 0 if state is None else max(0, self._clock.now_ms() - state.published_ms)
 
-    def follow(self, stop: threading.Event) -> None:
+    def follow(self, stop: StopSignal) -> None:
         """Load a checkpoint as soon as there is one and follow the updates until `stop`; return at once when there is nothing to follow."""
         while not stop.is_set():
             if self._subscriber is None:

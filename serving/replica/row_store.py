@@ -6,6 +6,7 @@ Letters: n row ids, F features, B rows of a batch, D = dim, R = bytes of one pac
 from __future__ import annotations
 
 import ctypes
+import logging
 import platform
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from monolith_py.sync import RowEncoding, row_bytes
 from monolith_py.sync.rows import ByteArray
 
 Int32Array = npt.NDArray[np.int32]
+_logger = logging.getLogger(__name__)
 
 # FBGEMM's kernels may read past the last row by a vector.
 _TAIL_BYTES = 128
@@ -30,18 +32,22 @@ _SPARSE_TYPES = {RowEncoding.FP32: SparseType.FP32, RowEncoding.FP16: SparseType
 
 
 def _let_fbgemm_see_the_processor() -> None:
-    """Fill the flags of the processor that FBGEMM reads.
+    """Fill the processor flags that FBGEMM reads.
 
-    torch 2.14 holds them twice, in libtorch and in libc10, and fills those of libtorch alone. FBGEMM reads those of libc10, finds neither
-    AVX2 nor AVX-512 there and pools in plain loops, 20 times slower. Where there is one copy this writes it onto itself.
+    torch 2.14 holds them twice, in libtorch and in libc10, and fills only those of libtorch. FBGEMM reads those of libc10, finds neither
+    AVX2 nor AVX-512 and pools in plain loops, 20 times slower. With a single copy this writes it onto itself; a build of torch without
+    these symbols is left as it is.
     """
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         return
-    filled = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch.so"))
-    read = ctypes.CDLL(str(Path(fbgemm_gpu.__file__).parent / "fbgemm.so"))  # finds the copy that FBGEMM's own code finds
-    filled.cpuinfo_initialize()
-    flags = ctypes.c_ubyte * 85  # struct cpuinfo_x86_isa, a bool each
-    ctypes.memmove(flags.in_dll(read, "cpuinfo_isa"), flags.in_dll(filled, "cpuinfo_isa"), ctypes.sizeof(flags))
+    flags = ctypes.c_ubyte * 85  # struct cpuinfo_x86_isa, one bool each
+    try:
+        filled = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch.so"))
+        read = ctypes.CDLL(str(Path(fbgemm_gpu.__file__).parent / "fbgemm.so"))  # resolves to the copy that FBGEMM's code resolves to
+        filled.cpuinfo_initialize()
+        ctypes.memmove(flags.in_dll(read, "cpuinfo_isa"), flags.in_dll(filled, "cpuinfo_isa"), ctypes.sizeof(flags))
+    except (OSError, ValueError, AttributeError) as error:
+        _logger.warning("FBGEMM may run without vector instructions: %s", error)
 
 
 _let_fbgemm_see_the_processor()

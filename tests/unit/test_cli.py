@@ -19,12 +19,13 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from monolith_py.cli import OPENMP_SPINS, app
+from monolith_py.cli import app
 from monolith_py.config import load_job
 from monolith_py.errors import TopicMissing
 from monolith_py.io import open_log
 from monolith_py.pb import ranking_pb2 as pb
 from monolith_py.pb import ranking_pb2_grpc as pb_grpc
+from monolith_py.process import OPENMP_SPINS
 
 TOML = """
 name = "shop"

@@ -1,4 +1,4 @@
-"""FBGEMM's view of the processor once the row store is imported."""
+"""FBGEMM on the processor of this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import fbgemm_gpu
 import pytest
 
-import monolith_serving.replica.row_store  # noqa: F401  (its import fills FBGEMM's flags)
+import monolith_serving.replica.row_store  # noqa: F401  (what it does to FBGEMM is under test)
 
 CPUINFO = Path("/proc/cpuinfo")
 
