@@ -51,6 +51,26 @@ class StillReplica:
         return self._state
 
 
+class GatedReplica(StillReplica):
+    """Holds the first batch until the gate opens, and keeps the sizes of all batches."""
+
+    def __init__(self, job: JobConfig) -> None:
+        super().__init__(job)
+        self.gate, self.entered = threading.Event(), threading.Event()
+        self.batch_sizes: list[int] = []
+        self.version = self._state.version
+
+    @property
+    def state(self):
+        return self
+
+    def predict(self, batch) -> np.ndarray:
+        self.batch_sizes.append(batch.num_rows)
+        self.entered.set()
+        self.gate.wait()
+        return self._state.predict(batch)
+
+
 class KeptImpressions:
     def __init__(self) -> None:
         self.kept: list[Impression] = []
@@ -180,6 +200,25 @@ def test_requests_scored_together_get_what_each_gets_alone(job, ranker, impressi
         np.testing.assert_allclose(left, right, rtol=1e-5)
     for impression in impressions.kept:
         np.testing.assert_allclose(rescored(job, ranker, impression), impression.scores, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("max_batch_candidates", "expected"), [(4, [3, 3, 2]), (100, [3, 5])])
+def test_requests_are_scored_together_up_to_the_largest_batch(job, kv, max_batch_candidates, expected):
+    """The first request is scored while two more wait: in one batch or, where their candidates are too many for one, in two."""
+    serving = job.serving.model_copy(update={"max_batch_candidates": max_batch_candidates})
+    job = job.model_copy(update={"serving": serving})
+    replica, clock = GatedReplica(job), SystemClock()
+    ranker = Ranker(job, replica, FeatureStore(kv, Schema.of(job), job.counters, job.serving, clock), None, clock)
+    with ThreadPoolExecutor(3) as pool:
+        futures = [pool.submit(ranker.rank, request(1, [1, 2, 3]), FAR_S)]
+        replica.entered.wait()
+        for num_waiting, item_ids in enumerate([[4, 5, 6], [7, 8]], start=1):
+            futures.append(pool.submit(ranker.rank, request(2, item_ids), FAR_S))
+            while len(ranker._batcher._queue) < num_waiting:
+                threading.Event().wait(0.001)
+        replica.gate.set()
+        assert [len(future.result().scores) for future in futures] == [3, 3, 2]
+    assert replica.batch_sizes == expected
 
 
 def test_a_deadline_that_has_passed_is_not_worked_for(ranker, impressions):
