@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import grpc
 import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from monolith_py.clock import SystemClock
+from monolith_py.clock import Clock, SystemClock
 from monolith_py.config import JobConfig, ServingConfig
 from monolith_py.data.schema import Schema
 from monolith_py.errors import ConfigError
@@ -23,6 +24,7 @@ from monolith_py.io.log.topics import Topics
 from monolith_py.pb import ranking_pb2_grpc as pb_grpc
 from monolith_py.process import StopSignal, set_num_threads
 from monolith_serving.features.store import FeatureStore
+from monolith_serving.interceptors import StatusInterceptor
 from monolith_serving.ranking.impression_log import ImpressionWriter
 from monolith_serving.ranking.ranker import Ranker
 from monolith_serving.replica.replica import Replica
@@ -61,7 +63,8 @@ def run_server(job: JobConfig) -> None:
         ranker = Ranker(job, replica, store, impressions, clock)
         follower = Follower(replica, stop)
         stack.callback(follower.close)
-        _serve(RankingService(ranker, replica, Schema.of(job).tasks, config, clock), replica, config, stop)
+        service = RankingService(ranker, replica, Schema.of(job).tasks, config, clock)
+        _serve(make_server(service, config, clock), replica, config, stop)
         stop.set()
         follower.raise_failure()
 
@@ -115,10 +118,17 @@ def _open_topics(job: JobConfig, topics: Sequence[str], stack: ExitStack) -> Log
     return log
 
 
-def _serve(service: RankingService, replica: Replica, config: ServingConfig, stop: StopSignal) -> None:
-    """Answer requests until `stop`, then let those at hand finish."""
-    server = grpc.server(ThreadPoolExecutor(config.grpc_threads, thread_name_prefix="rank"), options=[("grpc.so_reuseport", 0)])
+def make_server(service: pb_grpc.RankingServicer, config: ServingConfig, clock: Clock) -> grpc.Server:
+    """Return a gRPC server with the ranking service, not started and without a port."""
+    threads = ThreadPoolExecutor(config.grpc_threads, thread_name_prefix="rank")
+    interceptors: list[grpc.ServerInterceptor[Any, Any]] = [StatusInterceptor(SERVICE_NAME, clock)]
+    server = grpc.server(threads, interceptors=interceptors, options=[("grpc.so_reuseport", 0)])
     pb_grpc.add_RankingServicer_to_server(service, server)
+    return server
+
+
+def _serve(server: grpc.Server, replica: Replica, config: ServingConfig, stop: StopSignal) -> None:
+    """Answer requests until `stop`, then finish the ones in progress."""
     health_servicer = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
@@ -135,7 +145,7 @@ def _serve(service: RankingService, replica: Replica, config: ServingConfig, sto
             if replica.is_ready and not announced and config.port_file is not None:
                 _write_whole(Path(config.port_file), str(port))
                 announced = True
-            now_healthy = _is_healthy(replica, config)
+            now_healthy = is_healthy(replica, config)
             if now_healthy != healthy:
                 healthy = now_healthy
                 _set_health(health_servicer, serving=healthy)
@@ -146,7 +156,8 @@ def _serve(service: RankingService, replica: Replica, config: ServingConfig, sto
     logger.info("stopped")
 
 
-def _is_healthy(replica: Replica, config: ServingConfig) -> bool:
+def is_healthy(replica: Replica, config: ServingConfig) -> bool:
+    """Return whether a checkpoint was loaded and the newest delta is not older than `max_staleness_s`."""
     fresh = config.max_staleness_s == 0 or replica.staleness_ms() <= config.max_staleness_s * 1000
     return replica.is_ready and fresh
 

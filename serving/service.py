@@ -1,33 +1,19 @@
-"""The gRPC service `monolith.v1.Ranking`: messages in, messages out, errors as status codes."""
+"""The gRPC service `monolith.v1.Ranking`; `StatusInterceptor` turns its exceptions into status codes."""
 
 from __future__ import annotations
 
-import logging
 import uuid
 from typing import Any
 
-import grpc
-
 from monolith_py.clock import Clock
 from monolith_py.config import ServingConfig
-from monolith_py.errors import KvError, NotReady, WireError
-from monolith_py.observe.metrics import RANK_DURATION_SECONDS, RANK_REQUESTS
 from monolith_py.pb import ranking_pb2 as pb
 from monolith_py.pb import ranking_pb2_grpc as pb_grpc
 from monolith_serving.ranking.ranker import Ranker
 from monolith_serving.ranking.request import parse_request
 from monolith_serving.replica.replica import Replica
 
-logger = logging.getLogger(__name__)
-
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Ranking"].full_name
-
-_CODES: dict[type[Exception], grpc.StatusCode] = {
-    WireError: grpc.StatusCode.INVALID_ARGUMENT,
-    NotReady: grpc.StatusCode.UNAVAILABLE,
-    KvError: grpc.StatusCode.UNAVAILABLE,
-    TimeoutError: grpc.StatusCode.DEADLINE_EXCEEDED,
-}
 
 
 class RankingService(pb_grpc.RankingServicer):  # type: ignore[misc]  # generated code has no types
@@ -38,25 +24,14 @@ class RankingService(pb_grpc.RankingServicer):  # type: ignore[misc]  # generate
         self._config, self._clock = config, clock
 
     def Rank(self, message: pb.RankRequest, context: Any) -> pb.RankResponse:  # noqa: N802 (the name in the proto)
-        """Return the scores of the request's candidates, or end the call with a status that says what was wrong."""
-        start_s = self._clock.monotonic_s()
-        try:
-            response = self._rank(message, start_s + self._time_limit_s(context))
-        except Exception as error:
-            code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
-            RANK_REQUESTS.labels(code=code.name).inc()
-            if code is grpc.StatusCode.INTERNAL:
-                logger.exception("request %r failed", message.request_id)
-            context.abort(code, str(error))
-            raise  # abort raises already; this tells the type checker
-        RANK_REQUESTS.labels(code="OK").inc()
-        RANK_DURATION_SECONDS.observe(self._clock.monotonic_s() - start_s)
-        return response
+        """Return the scores of the request's candidates.
 
-    def _rank(self, message: pb.RankRequest, deadline_s: float) -> pb.RankResponse:
-        request = parse_request(
-            message, self._ranker.context_layout, self._config, request_id=uuid.uuid4().hex, now_ms=self._clock.now_ms()
-        )
+        Raises:
+            WireError: a field of the request breaks its rule.
+            NotReady, KvError, TimeoutError, ModelNotFinite: see `Ranker.rank`.
+        """
+        deadline_s = self._clock.monotonic_s() + self._time_limit_s(context)
+        request = parse_request(message, self._ranker.context_order, self._config, request_id=uuid.uuid4().hex, now_ms=self._clock.now_ms())
         ranking = self._ranker.rank(request, deadline_s)
         return pb.RankResponse(
             request_id=request.request_id,
@@ -67,6 +42,6 @@ class RankingService(pb_grpc.RankingServicer):  # type: ignore[misc]  # generate
         )
 
     def _time_limit_s(self, context: Any) -> float:
-        """Return the seconds left to the caller; the configured default where it set no deadline."""
+        """Return the seconds left to the caller, the configured default if the caller set no deadline."""
         remaining_s: float | None = context.time_remaining()
         return self._config.default_deadline_s if remaining_s is None else remaining_s

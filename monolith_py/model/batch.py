@@ -1,4 +1,4 @@
-"""Examples and requests to model input: the one function that trainer and replica share.
+"""Model input, made in one place for trainer and replica, from feature columns or from packed rows.
 
 Letters: B rows, F sparse features, n fids over all features, W sum of the dense features' dims.
 """
@@ -6,15 +6,19 @@ Letters: B rows, F sparse features, n fids over all features, W sum of the dense
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from monolith_py import _core
 from monolith_py.data.columns import FeatureColumns, FloatArray, Int32Array, Int64Array, SparseColumn
+from monolith_py.data.packed_rows import PackedRows
 from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
+
+if TYPE_CHECKING:
+    from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 
 @dataclass(frozen=True)
@@ -27,15 +31,28 @@ class Batch:
     lengths: Int32Array  # (F * B,)
     dense: FloatArray  # (B, W)
 
+    @staticmethod
+    def of(rows: PackedRows, schema: Schema) -> Batch:
+        """Return model input from packed rows whose features have the schema's order.
+
+        Raises:
+            WireError: a dense value is not finite.
+        """
+        assert rows.lengths.shape[1] == len(schema.sparse_names), (rows.lengths.shape, schema.sparse_names)
+        fids, lengths = rows.by_feature()
+        return Batch(len(rows), schema.sparse_names, fids, lengths, _checked_dense(rows.dense, schema))
+
     @property
     def offsets(self) -> Int64Array:
-        """Return where each bag begins: int64 (F * B + 1,)."""
+        """Return the start of each bag and the end of the last: int64 (F * B + 1,)."""
         offsets = np.empty(len(self.lengths) + 1, np.int64)
         _core.offsets_of(self.lengths, offsets)
         return offsets
 
     def sparse(self) -> KeyedJaggedTensor:
         """Return the fids as TorchRec's KeyedJaggedTensor, without a copy."""
+        from torchrec.sparse.jagged_tensor import KeyedJaggedTensor  # training only: its import takes seconds
+
         return KeyedJaggedTensor(
             keys=list(self.names),
             values=torch.from_numpy(self.fids),
@@ -46,10 +63,10 @@ class Batch:
 
 
 def make_batch(features: FeatureColumns, schema: Schema) -> Batch:
-    """Return model input: the schema's features in its order; an absent sparse feature is an empty bag, an absent dense one zero.
+    """Return model input from feature columns; an absent sparse feature is an empty bag, an absent dense feature is zero.
 
     Raises:
-        WireError: a column's rows, width or values do not fit the schema.
+        WireError: rows, width or values of a column do not fit the schema.
     """
     num_rows = features.num_rows
     columns = []
@@ -60,7 +77,7 @@ def make_batch(features: FeatureColumns, schema: Schema) -> Batch:
         if len(column.lengths) != num_rows:
             raise WireError(f"features.{name} must have {num_rows} rows, got {len(column)}")
         columns.append(column)
-    parts = []
+    parts = [np.zeros((num_rows, 0), np.float32)]
     for dense in schema.dense_features:
         values = features.dense.get(dense.name)
         if values is None:
@@ -68,14 +85,25 @@ def make_batch(features: FeatureColumns, schema: Schema) -> Batch:
         if values.shape != (num_rows, dense.dim):
             raise WireError(f"features.{dense.name} must have shape {(num_rows, dense.dim)}, got {values.shape}")
         parts.append(values)
-    merged = np.concatenate(parts, axis=1) if parts else np.zeros((num_rows, 0), np.float32)
-    if not np.isfinite(merged).all():
-        name = next(dense.name for dense, values in zip(schema.dense_features, parts, strict=True) if not np.isfinite(values).all())
-        raise WireError(f"features.{name} must be finite, got NaN or Inf")
     return Batch(
         num_rows,
         schema.sparse_names,
         np.concatenate([column.fids for column in columns]),
         np.concatenate([column.lengths for column in columns]),
-        merged,
+        _checked_dense(np.concatenate(parts, axis=1), schema),
     )
+
+
+def _checked_dense(dense: FloatArray, schema: Schema) -> FloatArray:
+    """Return `dense` float32 (B, W).
+
+    Raises:
+        WireError: a value is not finite; the message names its feature.
+    """
+    assert dense.shape[1] == schema.dense_width, (dense.shape, schema.dense_width)
+    if not np.isfinite(dense).all():
+        widths = np.cumsum([feature.dim for feature in schema.dense_features])
+        column = int(np.flatnonzero(~np.isfinite(dense).all(axis=0))[0])
+        name = schema.dense_names[int(np.searchsorted(widths, column, side="right"))]
+        raise WireError(f"features.{name} must be finite, got NaN or Inf")
+    return dense

@@ -6,10 +6,11 @@ from monolith_py.sync.dense.state import DenseState
 from monolith_py.sync.dense.update import DenseForm, DenseUpdate, apply_update, full_update, next_update
 from monolith_py.sync.generation import next_generation
 from monolith_py.sync.publisher import Publisher, TouchedRows
-from monolith_py.sync.rows import RowEncoding, pack_rows, row_bytes, unpack_rows
+from monolith_py.sync.rows import ByteArray, RowEncoding, pack_rows, row_bytes, unpack_rows
 from monolith_py.sync.subscriber import Subscriber
 
 __all__ = [
+    "ByteArray",
     "Delta",
     "DenseForm",
     "DenseRequester",

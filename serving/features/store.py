@@ -13,12 +13,13 @@ from monolith_py.clock import Clock
 from monolith_py.config import CounterConfig, ServingConfig
 from monolith_py.data.columns import FloatArray
 from monolith_py.data.counters import counter_key, counter_values
+from monolith_py.data.packed_rows import PackedRow, PackedRows
 from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
 from monolith_py.io import Kv
 from monolith_py.io.codec import decode_features
 from monolith_py.observe.metrics import FEATURES_BAD, FEATURES_MISSING
-from monolith_serving.features.packed import FeatureOrder, PackedRow, PackedRows
+from monolith_serving.features.order import FeatureOrder
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +62,8 @@ class FeatureStore:
 
     def __init__(self, kv: Kv, schema: Schema, counters: CounterConfig, config: ServingConfig, clock: Clock) -> None:
         self._kv, self._num_tasks, self._counters = kv, len(schema.tasks), counters
-        self.user_layout = FeatureOrder.of(schema, "user", "user_id")
-        self.item_layout = FeatureOrder.of(schema, "item", "item_id")
+        self.user_order = FeatureOrder.of(schema, "user", "user_id")
+        self.item_order = FeatureOrder.of(schema, "item", "item_id")
         size, ttl_s = config.feature_cache_entries, config.feature_cache_s
         self._users: TtlCache[int, PackedRow] = TtlCache(ttl_s, size, clock)
         self._items: TtlCache[int, PackedRow] = TtlCache(ttl_s, size, clock)
@@ -70,12 +71,12 @@ class FeatureStore:
         self._counts: TtlCache[str, FloatArray] = TtlCache(ttl_s, size, clock)
 
     def user(self, user_id: int) -> PackedRows:
-        """Return the features of one user: one row of `user_layout`. Raises `KvError` where the store cannot be reached."""
-        return PackedRows.of(self._users.get_many([user_id], lambda ids: self._load("user", ids, self.user_layout)))
+        """Return the features of one user: one row of `user_order`. Raises `KvError` where the store cannot be reached."""
+        return PackedRows.of(self._users.get_many([user_id], lambda ids: self._load("user", ids, self.user_order)))
 
     def items(self, item_ids: Sequence[int]) -> PackedRows:
-        """Return the features of each item: rows of `item_layout`. Raises `KvError` where the store cannot be reached."""
-        return PackedRows.of(self._items.get_many(item_ids, lambda ids: self._load("item", ids, self.item_layout)))
+        """Return the features of each item: rows of `item_order`. Raises `KvError` where the store cannot be reached."""
+        return PackedRows.of(self._items.get_many(item_ids, lambda ids: self._load("item", ids, self.item_order)))
 
     def counters(self, feature: str, fids: Sequence[int]) -> FloatArray:
         """Return the counter values of each fid of `feature`: float32 (n, 1 + tasks). Raises `KvError` likewise."""

@@ -8,10 +8,11 @@ import numpy as np
 
 from monolith_py.config import ServingConfig
 from monolith_py.data.columns import Int64Array
+from monolith_py.data.packed_rows import PackedRow
 from monolith_py.errors import WireError
 from monolith_py.io.codec import columns_from_proto
 from monolith_py.pb import ranking_pb2 as pb
-from monolith_serving.features.packed import FeatureOrder, PackedRow
+from monolith_serving.features.order import FeatureOrder
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class RankInput:
     context: PackedRow
 
 
-def parse_request(message: pb.RankRequest, layout: FeatureOrder, config: ServingConfig, *, request_id: str, now_ms: int) -> RankInput:
-    """Return the request in `message`; `layout` is that of context features, `request_id` and `now_ms` stand in where it has none.
+def parse_request(message: pb.RankRequest, order: FeatureOrder, config: ServingConfig, *, request_id: str, now_ms: int) -> RankInput:
+    """Return the request in `message`; `order` is that of context features, `request_id` and `now_ms` stand in where it has none.
 
     Raises:
         WireError: a field breaks its rule; the message names field, value and rule.
@@ -37,10 +38,10 @@ def parse_request(message: pb.RankRequest, layout: FeatureOrder, config: Serving
     if message.time_ms < 0:
         raise WireError(f"time_ms must be >= 0, got {message.time_ms}")
     context = columns_from_proto(message.context, 1, "context")
-    dims = {feature.name: feature.dim for feature in layout.dense}
-    unknown = sorted((context.sparse.keys() - set(layout.names)) | (context.dense.keys() - dims.keys()))
+    dims = {feature.name: feature.dim for feature in order.dense}
+    unknown = sorted((context.sparse.keys() - set(order.names)) | (context.dense.keys() - dims.keys()))
     if unknown:
-        raise WireError(f"context must hold features among {sorted({*layout.names, *dims})}, got {unknown}")
+        raise WireError(f"context must hold features among {sorted({*order.names, *dims})}, got {unknown}")
     for name, values in context.dense.items():
         if values.shape[1] != dims[name]:
             raise WireError(f"context.{name}.values must have {dims[name]} values, got {values.shape[1]}")
@@ -49,5 +50,5 @@ def parse_request(message: pb.RankRequest, layout: FeatureOrder, config: Serving
         message.time_ms or now_ms,
         message.user_id,
         np.array(message.item_ids, np.int64),
-        layout.pack(context),
+        order.pack(context),
     )

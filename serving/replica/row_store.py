@@ -20,8 +20,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_inference import IntNBitTable
 from torch import Tensor
 
 from monolith_py.data.columns import Int64Array
-from monolith_py.sync import RowEncoding, row_bytes
-from monolith_py.sync.rows import ByteArray
+from monolith_py.sync import ByteArray, RowEncoding, row_bytes
 
 Int32Array = npt.NDArray[np.int32]
 _logger = logging.getLogger(__name__)

@@ -17,8 +17,7 @@ from monolith_py.config import FeatureConfig
 from monolith_py.data.columns import Int64Array
 from monolith_py.errors import TableFull, WireError
 from monolith_py.model.batch import Batch
-from monolith_py.sync import RowEncoding, pack_rows, row_bytes, unpack_rows
-from monolith_py.sync.rows import ByteArray
+from monolith_py.sync import ByteArray, RowEncoding, pack_rows, row_bytes, unpack_rows
 from monolith_serving.replica.reclaim import EpochReclaimer
 from monolith_serving.replica.row_store import RowStore
 
@@ -28,7 +27,19 @@ _MAX_ROWS = 2**31 - 1
 class ReplicaTable:
     """Rows of all sparse features of a job, all of one dim. One thread may assign and evict, any number may look up meanwhile."""
 
-    def __init__(self, features: Sequence[FeatureConfig], encoding: RowEncoding, device: torch.device, capacity: int = 1024) -> None:
+    def __init__(
+        self,
+        features: Sequence[FeatureConfig],
+        encoding: RowEncoding,
+        device: torch.device,
+        capacity: int = 1024,
+        max_rows: int = _MAX_ROWS,
+    ) -> None:
+        """Make an empty table with room for `capacity` rows, which grows up to `max_rows`.
+
+        Raises:
+            ValueError: features have different dims.
+        """
         dims = {feature.dim for feature in features}
         if len(dims) != 1:
             raise ValueError(f"features.dim must be the same for all features, got {sorted(dims)}")
@@ -37,9 +48,10 @@ class ReplicaTable:
         self._maps = {name: IdMap() for name in self._names}
         self._mean = [index for index, feature in enumerate(features) if feature.pooling == "mean"]
         self._store = RowStore(self._dim, encoding, len(self._names), device, capacity)
+        self._max_rows = max_rows
         self._free = np.empty(0, np.int64)
         self._num_used = 0  # row ids below this were handed out at least once
-        self._grace = EpochReclaimer()
+        self._reclaimer = EpochReclaimer()
 
     @property
     def num_rows(self) -> int:
@@ -88,7 +100,7 @@ class ReplicaTable:
         np.cumsum(batch.lengths, out=offsets[1:])
         ids = np.empty(len(batch.fids), np.uint32)
         bounds = offsets[::num_rows].tolist()
-        with self._grace.reading():
+        with self._reclaimer.reading():
             for index, id_map in enumerate(self._maps.values()):
                 start, stop = bounds[index], bounds[index + 1]
                 if stop > start:
@@ -113,12 +125,12 @@ class ReplicaTable:
     def _allocate(self, num_rows: int) -> Int64Array:
         """Return `num_rows` row ids that no reader can hold."""
         if len(self._free) < num_rows:
-            self._free = np.concatenate([self._free, self._grace.reclaim()])
+            self._free = np.concatenate([self._free, self._reclaimer.reclaim()])
         num_new = max(0, num_rows - len(self._free))
-        if self._num_used + num_new > _MAX_ROWS:
-            raise TableFull(f"the replica has no row left: {self._num_used} in use, {num_new} more asked for")
+        if self._num_used + num_new > self._max_rows:
+            raise TableFull(f"rows of the replica must be at most {self._max_rows}, got {self._num_used} and {num_new} more")
         if self._num_used + num_new > self._store.capacity:
-            self._store.grow(min(_MAX_ROWS, max(2 * self._store.capacity, self._num_used + num_new)))
+            self._store.grow(min(self._max_rows, max(2 * self._store.capacity, self._num_used + num_new)))
         new = np.arange(self._num_used, self._num_used + num_new, dtype=np.int64)
         self._num_used += num_new
         kept = len(self._free) - (num_rows - num_new)
@@ -126,4 +138,4 @@ class ReplicaTable:
         return np.concatenate([reused, new])
 
     def _retire(self, old: np.ndarray[tuple[int], np.dtype[np.uint32]]) -> None:
-        self._grace.retire(old[old != NO_ROW].astype(np.int64))
+        self._reclaimer.retire(old[old != NO_ROW].astype(np.int64))

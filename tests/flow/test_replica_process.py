@@ -195,6 +195,22 @@ def test_a_replica_from_start_to_clean_stop(home: Home, serve, tmp_path: Path):
     assert f"listening on 127.0.0.1:{home.job.serving.port}" in log_lines and "Traceback" not in log_lines
 
 
+@pytest.fixture
+def config_without_impressions(config: Path) -> Path:
+    config.write_text(config.read_text() + "log_impressions = false\n")
+    return config
+
+
+def test_a_replica_can_rank_without_logging_impressions(config_without_impressions: Path, home: Home, serve):
+    home.save()
+    child = serve()
+    wait_until(lambda: home.health() == "SERVING", child)
+    assert home.client.rank(1, [1], timeout_s=CALL_TIMEOUT_S).scores.shape == (1, 1)
+    child.terminate()
+    assert child.wait(30) == 0
+    assert home.impressions() == {}
+
+
 def check_bad_requests(home: Home) -> None:
     assert failure_of(home.client, []) == ("INVALID_ARGUMENT", "item_ids must have 1 to 50 candidates, got 0")
     assert failure_of(home.client, [1] * 51) == ("INVALID_ARGUMENT", "item_ids must have 1 to 50 candidates, got 51")

@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 
+from monolith_py.errors import TableFull
 from monolith_py.sync import Delta, DenseUpdate, RowEncoding, encode_delta, next_generation
 
 START_MS = 1_700_000_000_000
@@ -115,6 +116,23 @@ def test_updates_that_cannot_be_followed_are_healed_by_the_next_checkpoint(make_
     trainer.publish()
     trainer.lead(replica)
     trainer.assert_parity(replica)
+
+
+def test_a_replica_without_a_free_row_stops_and_counts_no_delta_as_applied(make_trainer, make_replica):
+    trainer = make_trainer()
+    trainer.step()
+    trainer.checkpoint()
+    replica = make_replica(trainer)
+    replica.state.table._max_rows = replica.state.table.num_rows
+    before = replica.state.next_delta
+    trainer.log.append(trainer.topic, [encode_delta(Delta(*before, 0, START_MS))], time_ms=START_MS)
+    rows = np.zeros((64, 32), np.uint8)
+    delta = Delta(before[0], before[1] + 1, 0, START_MS, table="tags", dim=8, fids=1000 + np.arange(64), rows=rows)
+    trainer.log.append(trainer.topic, [encode_delta(delta)], time_ms=START_MS)
+    for _ in range(2):
+        with pytest.raises(TableFull, match="rows of the replica must be at most"):
+            replica.apply_updates(0.0)
+        assert replica.state.next_delta == replica._subscriber.next_delta == (before[0], before[1] + 1)
 
 
 def test_a_frozen_replica_stays_at_its_checkpoint(make_trainer, make_replica):

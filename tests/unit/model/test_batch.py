@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from monolith_py.config import DenseFeatureConfig, FeatureConfig
 from monolith_py.data.columns import FeatureColumns, SparseColumn
+from monolith_py.data.packed_rows import PackedRow, PackedRows
 from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
-from monolith_py.model.batch import make_batch
+from monolith_py.model.batch import Batch, make_batch
 
 SPARSE, DENSE = ("zebra", "ant", "bee"), {"price": 3, "age": 1}
 SCHEMA = Schema(
@@ -86,6 +87,37 @@ def test_torchrec_reads_the_same_bags(given_rows) -> None:
     for name, jagged in kjt.to_dict().items():
         assert [bag.tolist() for bag in jagged.to_dense()] == sparse.get(name, [[]] * num_rows)
     assert kjt.values().data_ptr() == batch.fids.ctypes.data or not len(batch.fids)
+
+
+def packed_rows(num_rows: int, sparse: Mapping[str, Bags], dense: Mapping[str, list[list[float]]]) -> PackedRows:
+    """The same rows as `columns`, packed one by one in the schema's order."""
+    rows = []
+    for row in range(num_rows):
+        bags = [sparse[name][row] if name in sparse else [] for name in SPARSE]
+        values = [value for name, dim in DENSE.items() for value in (dense[name][row] if name in dense else [0.0] * dim)]
+        fids = np.array([fid for bag in bags for fid in bag], np.int64)
+        rows.append(PackedRow(fids, np.array([len(bag) for bag in bags], np.int32), np.array(values, np.float32)))
+    return PackedRows.of(rows)
+
+
+@given(features())
+def test_packed_rows_give_the_batch_of_their_columns(given_rows) -> None:
+    assume(given_rows[0])
+    left, right = Batch.of(packed_rows(*given_rows), SCHEMA), make_batch(columns(*given_rows), SCHEMA)
+    assert (left.num_rows, left.names) == (right.num_rows, right.names)
+    for name in ("fids", "lengths", "dense"):
+        one, other = getattr(left, name), getattr(right, name)
+        assert (one.dtype, one.tolist()) == (other.dtype, other.tolist())
+        assert one.flags.c_contiguous
+
+
+@pytest.mark.parametrize(("column", "name"), [(0, "price"), (2, "price"), (3, "age")])
+def test_packed_rows_that_are_not_finite_are_refused_by_name(column: int, name: str) -> None:
+    dense = np.zeros(4, np.float32)
+    dense[column] = np.inf
+    row = PackedRow(np.empty(0, np.int64), np.zeros(3, np.int32), dense)
+    with pytest.raises(WireError, match=f"^features.{name} must be finite, got NaN or Inf$"):
+        Batch.of(PackedRows.of([row, row]), SCHEMA)
 
 
 def test_a_schema_without_dense_features_has_a_width_of_zero() -> None:

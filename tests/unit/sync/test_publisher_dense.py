@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
@@ -119,6 +120,21 @@ def test_who_asks_while_nothing_is_learnt_gets_the_towers_all_the_same(setting):
     setting.turn(learnt=False)
     setting.turn(learnt=False)
     assert setting.replica.forms == [DenseForm.FULL, None, DenseForm.FULL, None]
+
+
+@pytest.mark.parametrize("dense_encoding", ["fp32", "fp16"])
+def test_weights_have_the_dense_encoding_of_the_settings(failing_log, make_towers, make_table, dense_encoding):
+    setting = Setting(failing_log, make_towers(), make_table(), dense_encoding=dense_encoding)
+    setting.turn()
+    setting.turn()
+    setting.publisher.close()
+    updates = [decode_delta(record.value).dense for record in failing_log.read("updates", 0, 0, 10)]
+    assert [(update.form, update.encoding.value) for update in updates] == [
+        (DenseForm.FULL, dense_encoding),
+        (DenseForm.VALUES, dense_encoding),
+    ]
+    weights = setting.replica.held.tensors["head.weight"]
+    assert weights.dtype == torch.float32 and torch.equal(weights, setting.dense.tensors()["head.weight"])
 
 
 def test_the_log_is_looked_at_for_requests_only_when_it_is_the_turn_of_towers(failing_log, make_towers, make_table):

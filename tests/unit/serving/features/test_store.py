@@ -121,6 +121,13 @@ def test_the_cache_keeps_the_newest_entries_only(clock):
     assert loads == [1, 2, 3, 1]
 
 
+def test_a_store_keeps_as_many_entries_as_its_settings_say(make_store, kv):
+    store = make_store(feature_cache_entries=2)
+    for user_id in (1, 2, 3, 3, 2, 1):
+        store.user(user_id)
+    assert kv.asked == ["user:1", "user:2", "user:3", "user:1"]
+
+
 def test_counters_are_the_dense_values_of_each_fid(make_store, kv):
     kv.write({"counter:item_id:4": encode_counts(np.array([100, 40, 10])), "counter:item_id:5": b"broken"})
     values = make_store().counters("item_id", [4, 5, 6])

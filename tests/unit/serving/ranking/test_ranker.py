@@ -14,14 +14,14 @@ from monolith_py.config import JobConfig, parse_job
 from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.counters import encode_counts
 from monolith_py.data.events import Impression
+from monolith_py.data.packed_rows import PackedRow
 from monolith_py.data.schema import Schema
-from monolith_py.errors import NotReady
+from monolith_py.errors import ModelNotFinite, NotReady
 from monolith_py.io import MemoryKv
 from monolith_py.io.codec import encode_features
 from monolith_py.model import build_model
 from monolith_py.model.batch import make_batch
 from monolith_py.sync import DenseState, RowEncoding, pack_rows
-from monolith_serving.features.packed import PackedRow
 from monolith_serving.features.store import FeatureStore
 from monolith_serving.ranking.ranker import Ranker
 from monolith_serving.ranking.request import RankInput
@@ -41,7 +41,34 @@ class StillReplica:
             weights = generator.normal(size=(100, 8)).astype(np.float32)
             table.assign(name, np.arange(100), pack_rows(weights, RowEncoding.FP32), RowEncoding.FP32)
         model = build_model(schema, job.model, 0).eval()
-        self.state = ModelState(table, model, DenseState.of(model.state_dict()), (4, 2), 0)
+        self._state = ModelState(table, model, DenseState.of(model.state_dict()), (4, 2), 0)
+
+    def require_ready(self) -> None:
+        pass
+
+    @property
+    def state(self) -> ModelState:
+        return self._state
+
+
+class GatedReplica(StillReplica):
+    """Holds the first batch until the gate opens, and keeps the sizes of all batches."""
+
+    def __init__(self, job: JobConfig) -> None:
+        super().__init__(job)
+        self.gate, self.entered = threading.Event(), threading.Event()
+        self.batch_sizes: list[int] = []
+        self.version = self._state.version
+
+    @property
+    def state(self):
+        return self
+
+    def predict(self, batch) -> np.ndarray:
+        self.batch_sizes.append(batch.num_rows)
+        self.entered.set()
+        self.gate.wait()
+        return self._state.predict(batch)
 
 
 class KeptImpressions:
@@ -175,6 +202,25 @@ def test_requests_scored_together_get_what_each_gets_alone(job, ranker, impressi
         np.testing.assert_allclose(rescored(job, ranker, impression), impression.scores, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("max_batch_candidates", "expected"), [(4, [3, 3, 2]), (100, [3, 5])])
+def test_requests_are_scored_together_up_to_the_largest_batch(job, kv, max_batch_candidates, expected):
+    """The first request is scored while two more wait: in one batch or, where their candidates are too many for one, in two."""
+    serving = job.serving.model_copy(update={"max_batch_candidates": max_batch_candidates})
+    job = job.model_copy(update={"serving": serving})
+    replica, clock = GatedReplica(job), SystemClock()
+    ranker = Ranker(job, replica, FeatureStore(kv, Schema.of(job), job.counters, job.serving, clock), None, clock)
+    with ThreadPoolExecutor(3) as pool:
+        futures = [pool.submit(ranker.rank, request(1, [1, 2, 3]), FAR_S)]
+        replica.entered.wait()
+        for num_waiting, item_ids in enumerate([[4, 5, 6], [7, 8]], start=1):
+            futures.append(pool.submit(ranker.rank, request(2, item_ids), FAR_S))
+            while len(ranker._batcher._queue) < num_waiting:
+                threading.Event().wait(0.001)
+        replica.gate.set()
+        assert [len(future.result().scores) for future in futures] == [3, 3, 2]
+    assert replica.batch_sizes == expected
+
+
 def test_a_deadline_that_has_passed_is_not_worked_for(ranker, impressions):
     with pytest.raises(TimeoutError):
         ranker.rank(request(1, [1]), SystemClock().monotonic_s())
@@ -184,15 +230,14 @@ def test_a_deadline_that_has_passed_is_not_worked_for(ranker, impressions):
 def test_probabilities_that_are_not_finite_are_never_served(ranker, impressions):
     with torch.no_grad():
         next(iter(ranker._replica.state.model.parameters())).fill_(float("nan"))
-    with pytest.raises(RuntimeError, match=r"model 4.2 gives probabilities that are not finite"):
+    with pytest.raises(ModelNotFinite, match=r"probabilities of model 4.2 must be finite, got NaN or Inf"):
         ranker.rank(request(1, [1]), FAR_S)
     assert not impressions.kept
 
 
 def test_a_replica_without_a_model_says_so(job, ranker):
     class EmptyReplica:
-        @property
-        def state(self):
+        def require_ready(self):
             raise NotReady("no checkpoint yet")
 
     ranker._replica = EmptyReplica()

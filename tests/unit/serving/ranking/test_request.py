@@ -8,7 +8,7 @@ from monolith_py.config import DenseFeatureConfig, FeatureConfig, ServingConfig
 from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
 from monolith_py.pb import ranking_pb2 as pb
-from monolith_serving.features.packed import FeatureOrder
+from monolith_serving.features.order import FeatureOrder
 from monolith_serving.ranking.request import parse_request
 
 SCHEMA = Schema(
@@ -16,11 +16,11 @@ SCHEMA = Schema(
     (DenseFeatureConfig(name="hour", source="context", dim=2),),
     ("click",),
 )
-LAYOUT = FeatureOrder.of(SCHEMA, "context")
+ORDER = FeatureOrder.of(SCHEMA, "context")
 
 
 def parse(message: pb.RankRequest):
-    return parse_request(message, LAYOUT, ServingConfig(max_candidates=3), request_id="made", now_ms=99)
+    return parse_request(message, ORDER, ServingConfig(max_candidates=3), request_id="made", now_ms=99)
 
 
 def request(**changes) -> pb.RankRequest:

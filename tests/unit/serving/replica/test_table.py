@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from monolith_py.config import FeatureConfig
 from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.schema import Schema
-from monolith_py.errors import WireError
+from monolith_py.errors import TableFull, WireError
 from monolith_py.model.batch import make_batch
 from monolith_py.sync import RowEncoding, pack_rows, unpack_rows
 from monolith_serving.replica.table import ReplicaTable
@@ -101,6 +101,18 @@ def test_an_unknown_table_and_another_dim_are_refused(make_table):
         make_table().evict("d", np.array([1]))
     with pytest.raises(WireError, match="rows of table 'a' must have dim 8, got 64 bytes of fp32"):
         make_table().assign("a", np.array([1]), np.zeros((1, 64), np.uint8), RowEncoding.FP32)
+
+
+def test_a_full_table_is_an_error_that_leaves_the_rows_as_they_were(device):
+    table = ReplicaTable(FEATURES, RowEncoding.FP32, device, 2, max_rows=4)
+    put(table, "a", {fid: np.full(DIM, 1.0) for fid in range(3)})
+    with pytest.raises(TableFull, match="rows of the replica must be at most 4, got 3 and 2 more"):
+        put(table, "b", {fid: np.full(DIM, 2.0) for fid in range(2)})
+    pooled = table.lookup(batch_of({"a": [[0, 1, 2]], "b": [[0]], "c": [[]]})).cpu().numpy()
+    np.testing.assert_array_equal(pooled, [[3.0] * DIM + [0.0] * 2 * DIM])
+    table.evict("a", np.array([1]))
+    put(table, "b", {0: np.full(DIM, 2.0), 1: np.full(DIM, 2.0)})
+    assert table.num_rows == 4
 
 
 def test_updating_the_same_rows_over_and_over_needs_no_more_memory(make_table):

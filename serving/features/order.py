@@ -1,0 +1,55 @@
+"""The order of the features in a packed row of one source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from monolith_py.config import DenseFeatureConfig
+from monolith_py.data.columns import FeatureColumns
+from monolith_py.data.packed_rows import PackedRow
+from monolith_py.data.schema import Schema
+from monolith_py.errors import WireError
+
+
+@dataclass(frozen=True)
+class FeatureOrder:
+    """Features of a packed row, in order; the features whose fid is the entity's own id precede the others."""
+
+    id_features: tuple[str, ...]
+    sparse: tuple[str, ...]
+    dense: tuple[DenseFeatureConfig, ...]
+
+    @staticmethod
+    def of(schema: Schema, source: str, id_source: str | None = None) -> FeatureOrder:
+        """Return the order of the schema's features of `source`; the fids of `id_source` features are the id itself."""
+        return FeatureOrder(
+            tuple(feature.name for feature in schema.features if feature.source == id_source),
+            tuple(feature.name for feature in schema.features if feature.source == source),
+            tuple(dense for dense in schema.dense_features if dense.source == source),
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all sparse features."""
+        return self.id_features + self.sparse
+
+    def pack(self, columns: FeatureColumns | None, entity_id: int | None = None) -> PackedRow:
+        """Return one row of columns in packed form. Absent features are empty bags or zeros; other features are left out.
+
+        Raises:
+            WireError: a dense column has another width than the schema.
+        """
+        sparse = [columns.sparse.get(name) if columns is not None else None for name in self.sparse]
+        fids = [np.full(len(self.id_features), entity_id or 0, np.int64), *(column.fids for column in sparse if column is not None)]
+        lengths = [1] * len(self.id_features) + [0 if column is None else len(column.fids) for column in sparse]
+        dense = [np.empty(0, np.float32)]
+        for feature in self.dense:
+            values = columns.dense.get(feature.name) if columns is not None else None
+            if values is None:
+                values = np.zeros((1, feature.dim), np.float32)
+            if values.shape != (1, feature.dim):
+                raise WireError(f"features.{feature.name} must have {feature.dim} values, got {values.shape[1]}")
+            dense.append(values[0])
+        return PackedRow(np.concatenate(fids), np.array(lengths, np.int32), np.concatenate(dense))

@@ -1,0 +1,100 @@
+"""Features of ranking requests: read once, scored as one batch, logged as columns.
+
+Letters: n candidates, B candidates of a batch, R rows, T tasks, V values of a counter (1 + T).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from monolith_py.config import CounterConfig, DenseFeatureConfig
+from monolith_py.data.columns import FeatureColumns, FloatArray, Int32Array, Int64Array
+from monolith_py.data.packed_rows import IndexArray, PackedRow, PackedRows
+from monolith_py.data.schema import Schema
+from monolith_py.model.batch import Batch
+from monolith_serving.features.order import FeatureOrder
+from monolith_serving.features.store import FeatureStore
+
+
+@dataclass(frozen=True)
+class RequestFeatures:
+    """Features of one request."""
+
+    shared: PackedRows  # one row: user, context, their counters
+    candidates: PackedRows  # n rows: items and their counters
+
+
+class FeatureReader:
+    """Reads the features of requests. Safe for threads."""
+
+    def __init__(self, schema: Schema, counters: CounterConfig, store: FeatureStore) -> None:
+        self._schema, self._store = schema, store
+        self.context_order = context = FeatureOrder.of(schema, "context")
+        user, item = store.user_order, store.item_order
+        self._shared_names, self._candidate_names = user.names + context.names, item.names
+        keys = counters.keys if counters.enabled else ()
+        self._shared_keys = tuple(key for key in keys if key in self._shared_names)
+        self._candidate_keys = tuple(key for key in keys if key not in self._shared_names)
+        counter_of = {dense.name: dense for dense in schema.dense_features if dense.source == "counter"}
+        self._shared_dense = (*user.dense, *context.dense, *(counter_of[f"counter_{key}"] for key in self._shared_keys))
+        self._candidate_dense = (*item.dense, *(counter_of[f"counter_{key}"] for key in self._candidate_keys))
+        names = self._shared_names + self._candidate_names
+        self._sparse_index: IndexArray = np.array([names.index(name) for name in schema.sparse_names], np.intp)
+        self._dense_index = _column_index(self._shared_dense + self._candidate_dense, schema)
+
+    def read(self, user_id: int, item_ids: Int64Array, context: PackedRow) -> RequestFeatures:
+        """Return the features of a user, of the request itself and of items int64 (n,).
+
+        Raises:
+            KvError: the store cannot be reached.
+        """
+        shared = self._store.user(user_id)
+        if self.context_order.names or self.context_order.dense:
+            shared = shared.beside(PackedRows.of([context]))
+        candidates = self._store.items(item_ids.tolist())
+        return RequestFeatures(
+            self._with_counters(shared, self._shared_names, self._shared_keys),
+            self._with_counters(candidates, self._candidate_names, self._candidate_keys),
+        )
+
+    def batch(self, group: Sequence[RequestFeatures]) -> Batch:
+        """Return model input for the candidates of all requests, request by request: B rows."""
+        counts = np.array([len(one.candidates) for one in group], np.int64)
+        shared = PackedRows.concat([one.shared for one in group]).repeat(counts)
+        rows = shared.beside(PackedRows.concat([one.candidates for one in group]))
+        return Batch.of(rows.take(self._sparse_index, self._dense_index), self._schema)
+
+    def columns(self, features: RequestFeatures) -> tuple[FeatureColumns, FeatureColumns]:
+        """Return the shared columns (one row) and the candidates' columns (n rows)."""
+        shared = features.shared.columns(self._shared_names, self._shared_dense)
+        return shared, features.candidates.columns(self._candidate_names, self._candidate_dense)
+
+    def _with_counters(self, rows: PackedRows, names: Sequence[str], keys: Sequence[str]) -> PackedRows:
+        """Return the rows with the counters of each feature in `keys`: the mean over a row's fids."""
+        for key in keys:
+            fids, lengths = rows.feature(names.index(key))
+            values = self._store.counters(key, fids.tolist())  # (fids, V)
+            rows = rows.with_dense(_row_means(values, lengths, self._store.no_counter))
+        return rows
+
+
+def _column_index(order: Sequence[DenseFeatureConfig], schema: Schema) -> IndexArray:
+    """Return for each dense column of the schema its column in rows with the features of `order`: (W,)."""
+    starts = dict(zip((feature.name for feature in order), np.cumsum([0, *(feature.dim for feature in order)]), strict=False))
+    parts = [np.arange(dense.dim, dtype=np.intp) + starts[dense.name] for dense in schema.dense_features]
+    return np.concatenate([np.empty(0, np.intp), *parts])
+
+
+def _row_means(values: FloatArray, lengths: Int32Array, absent: FloatArray) -> FloatArray:
+    """Return the mean of each row's values, float32 (R, V); `absent` (V,) for a row without any. `values` (n, V) are row by row."""
+    if len(values) == len(lengths) and (lengths == 1).all():
+        return values
+    means = np.tile(absent, (len(lengths), 1))
+    filled = lengths > 0
+    starts = (np.cumsum(lengths) - lengths)[filled]
+    if len(starts):
+        means[filled] = np.add.reduceat(values, starts, axis=0) / lengths[filled][:, None]
+    return means
