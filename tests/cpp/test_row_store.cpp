@@ -1,4 +1,4 @@
-// Rows: stable addresses that never overlap, recycled by the free list; and what a row's state starts with.
+// Tests of the row store: stable, disjoint addresses, reuse of rows, and the initial optimizer state.
 #include <set>
 
 #include "check.hpp"
@@ -35,7 +35,7 @@ TEST(rows_keep_their_address_and_never_overlap) {
     }
 }
 
-TEST(released_rows_are_given_out_again_before_new_ones) {
+TEST(released_rows_are_allocated_before_new_ones) {
     RowStore store(4, 1, 100);
     std::vector<uint32_t> all;
     store.allocate(3'000, all);
@@ -49,7 +49,7 @@ TEST(released_rows_are_given_out_again_before_new_ones) {
     CHECK(allocate(store) == 3'000);
 }
 
-TEST(a_full_store_refuses_and_stays_as_it_was) {
+TEST(a_full_store_stays_as_it_was) {
     RowStore store(4, 1, 100);
     std::vector<uint32_t> rows;
     store.allocate(3, rows);

@@ -1,4 +1,5 @@
-// What a consumer is told: each change once, again until it is acknowledged, and a fid either as a row or as evicted.
+// Tests of the touched set: each change comes once, and again until it is acknowledged; a fid comes as a row or as
+// evicted.
 #include <map>
 
 #include "check.hpp"
@@ -8,7 +9,7 @@ namespace {
 
 using namespace monolith;
 
-// A touched set beside the fids and rows it speaks of.
+// A touched set with its fids and rows.
 struct World {
     TouchedSet touched;
     std::map<int64_t, uint32_t> rows;
@@ -36,7 +37,7 @@ struct World {
     void drain_and_ack() { touched.ack(drain().ticket); }
 };
 
-TEST(a_touched_row_is_handed_out_once_when_it_is_acknowledged) {
+TEST(an_acknowledged_row_is_not_drained_again) {
     World world;
     world.insert(70, 7);
     world.insert(20, 2);
@@ -47,7 +48,7 @@ TEST(a_touched_row_is_handed_out_once_when_it_is_acknowledged) {
     CHECK(world.drains({}, {}));
 }
 
-TEST(what_is_not_acknowledged_comes_again_with_what_changed_since) {
+TEST(unacknowledged_changes_come_again_with_later_ones) {
     World world;
     world.insert(70, 7);
     world.insert(20, 2);
@@ -90,7 +91,7 @@ TEST(a_row_recycled_before_the_drain_is_the_new_fids_and_the_old_one_is_evicted)
     CHECK(world.drains({7}, {70}));
 }
 
-TEST(a_fid_that_went_and_came_back_is_a_row_and_no_tombstone) {
+TEST(a_fid_inserted_again_is_a_row_and_no_tombstone) {
     World world;
     world.insert(70, 7);
     world.drain_and_ack();
@@ -99,13 +100,13 @@ TEST(a_fid_that_went_and_came_back_is_a_row_and_no_tombstone) {
     CHECK(world.drains({4}, {}));
     world.evict(70);
     CHECK(world.drains({}, {70}));
-    world.insert(70, 5);  // while its tombstone is in flight
+    world.insert(70, 5);  // its tombstone is unacknowledged
     CHECK(world.drains({5}, {}));
-    world.evict(70);  // while its row is in flight
+    world.evict(70);  // its row is unacknowledged
     CHECK(world.drains({}, {70}));
 }
 
-TEST(rows_that_threads_flag_are_handed_out_once) {
+TEST(rows_flagged_by_threads_are_drained_once) {
     World world;
     for (uint32_t row = 0; row < 100; ++row) world.insert(row * 10, row);
     world.drain_and_ack();
@@ -121,7 +122,7 @@ TEST(rows_that_threads_flag_are_handed_out_once) {
     CHECK(world.drains({3, 4, 7, 50, 99}, {}));
 }
 
-TEST(what_is_pending_when_it_is_saved_is_handed_out_by_the_restored_set) {
+TEST(pending_changes_survive_save_and_restore) {
     World world;
     world.insert(70, 7);
     world.insert(20, 2);

@@ -1,4 +1,4 @@
-// The settings of tables by the names that Python gives them. Included by bindings_table.cpp alone.
+// Table settings from Python's names and numbers. Included only by bindings/table.cpp.
 #pragma once
 
 #include <map>
@@ -15,9 +15,11 @@ using namespace monolith;
 
 template <typename T>
 T named(const char* field, const std::string& name, const std::vector<std::pair<const char*, T>>& names) {
-    for (const auto& [known, value] : names)
-        if (name == known) return value;
-    refuse(std::string(field) + " is unknown, got '" + name + "'");
+    for (const auto& [one, value] : names)
+        if (name == one) return value;
+    std::vector<std::string> known;
+    for (const auto& one : names) known.push_back(one.first);
+    refuse_unknown(field, name, known);
 }
 
 Hyperparameters hyperparameters_of(const std::map<std::string, double>& values) {

@@ -1,4 +1,4 @@
-// Tables and their snapshots for Python: arrays are checked here, then the GIL is released and the table's lock taken.
+// Python bindings of tables and snapshots: check the arrays, release the GIL, take the table's lock.
 #include "bindings/table.hpp"
 
 #include <nanobind/stl/map.h>
@@ -51,7 +51,8 @@ nb::class_<Table> bind_settings(nb::module_& m) {
             "set_lr",
             [](Table& t, size_t slice, float lr) {
                 if (slice >= t.table.settings().slices.size())
-                    refuse("slice must be one of the table's, got " + std::to_string(slice));
+                    refuse("slice must be below " + std::to_string(t.table.settings().slices.size()) + ", got " +
+                           std::to_string(slice));
                 if (!(lr >= 0)) refuse("lr must be >= 0, got " + std::to_string(lr));
                 std::unique_lock lock(t.mutex);
                 t.table.set_lr(slice, lr);
@@ -116,7 +117,7 @@ void bind_batches(nb::class_<Table>& table) {
             "now_s"_a, "max_slots"_a);
 }
 
-// The ticket, then fids and weights of the rows that were touched, then the fids that were evicted.
+// Returns the ticket, fids and weights of the touched rows, and the evicted fids.
 nb::tuple drain(Table& t, const std::string& consumer, bool encoded) {
     size_t width = t.table.dim();
     if (encoded) {

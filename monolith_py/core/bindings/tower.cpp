@@ -1,4 +1,4 @@
-// Sparse linear stacks and their optimizers for Python: shapes are checked here, once, before the GIL is released.
+// Python bindings of sparse linear stacks and their optimizers: check the shapes once, then release the GIL.
 #include <nanobind/stl/tuple.h>
 
 #include <tuple>
@@ -54,7 +54,7 @@ Columns<const float> inputs_of(const TowerStack& stack, const std::vector<ConstM
     return columns;
 }
 
-// Where gradients of the parts of a tape's inputs go; None is not asked for.
+// Destination of the gradients of each part of the inputs; None: not wanted.
 Columns<float> grad_inputs_of(const TowerStack::Tape& tape, const std::vector<std::optional<Matrix>>& parts) {
     expect("grad_inputs", tape.widths.size(), parts.size());
     Columns<float> columns{std::vector<float*>(parts.size()), tape.widths};
@@ -97,8 +97,8 @@ void load(TowerStack& stack, const std::vector<ConstMatrix>& values, const std::
     stack.load(weights);
 }
 
-// `bounds` are uint32 or int32: a negative one is above all others. The GIL is held, so that topologies stay as they
-// are for checks made under it.
+// `bounds` are uint32 or int32: a negative int32 becomes larger than any valid bound. The GIL stays held, so that no
+// topology changes between another call's checks and its work.
 template <typename Bounds>
 void set_topology(TowerStack& stack, size_t layer, const Bounds& bounds, const ConstColumns& columns) {
     stack.set_topology(layer, {bounds.data(), bounds.data() + bounds.size()},
@@ -127,7 +127,7 @@ void backward(const TowerStack& stack, const TowerStack::Tape& tape, const Const
     stack.backward(tape, grad_outputs.data(), columns, gradients);
 }
 
-// All arrays of a step at once; those of one place belong together, steps where the rule counts them.
+// All arrays of one optimizer step. Arrays of one index belong together.
 using Matrices = std::vector<Matrix>;
 using ConstMatrices = std::vector<ConstMatrix>;
 

@@ -1,5 +1,5 @@
-// Eviction: what was not seen for a table's time to live expires, and what is worth least goes where a memory budget is
-// exceeded. Both go through the id map piece by piece, each from where it ended.
+// Eviction by age (TTL) and by memory budget. Both sweep the id map in pieces and continue where the last sweep ended.
+// Every call needs the table exclusively.
 #pragma once
 
 #include <algorithm>
@@ -14,11 +14,11 @@ namespace monolith {
 
 enum class Visit { kContinue, kStop };
 
-// A place in an id map.
+// Position of a sweep in an id map.
 class Cursor {
   public:
     Cursor() = default;
-    // The bucket that `bits` choose.
+    // Start at a bucket chosen by `bits`.
     Cursor(const IdMap& map, uint64_t bits)
         : shard_(bits % map.num_shards()), bucket_((bits >> 16) % map.shard(shard_).num_buckets) {}
 
@@ -44,7 +44,7 @@ class Cursor {
     size_t shard_ = 0, bucket_ = 0;
 };
 
-// Takes an entry out, and counts it where it has a row.
+// Erase an entry; count it as evicted if it has a row.
 inline void evict(TableContent& content, Slot slot) {
     content.counts.evicted += slot.row() != kCandidate;
     content.erase_entry(slot);
@@ -54,8 +54,8 @@ class TtlEvictor {
   public:
     explicit TtlEvictor(TableContent& content) : content_(content) {}
 
-    // Let go of what was not seen for more than ttl_s at the tick `now`; returns the fids of the rows, sorted.
-    // `max_slots` 0 looks at all entries, else at so many from where the last call ended.
+    // Evict entries not seen for more than ttl_s at tick `now`; returns the fids that had rows, sorted. `max_slots`:
+    // slots to look at, continuing from the last call; 0: all.
     std::vector<int64_t> evict_expired(uint16_t now, size_t max_slots) {
         std::vector<int64_t> evicted;
         const int64_t oldest = int64_t{now} - content_.ticks.span(content_.settings.ttl_s);
@@ -79,9 +79,8 @@ class BudgetEvictor {
   public:
     explicit BudgetEvictor(TableContent& content) : content_(content) {}
 
-    // Evict by priority until the table is within its budget. What was seen in the tick `now` stays: it may be in use.
-    // A sample of entries gives the priority below which the wanted share lies; then a sweep goes on from where the
-    // last one ended.
+    // Evict by priority until the table is within its budget. Entries seen in tick `now` stay: they may be in use. A
+    // sample of entries estimates the priority threshold; the sweep continues from the last one's end.
     void shrink(uint16_t now) {
         const double budget = static_cast<double>(content_.settings.budget_bytes);
         if (content_.used_bytes() <= budget) return;
@@ -99,9 +98,9 @@ class BudgetEvictor {
   private:
     static constexpr size_t kSample = 1024;
 
-    // None where nothing may go.
+    // Priority threshold; std::nullopt if nothing may be evicted.
     std::optional<double> threshold_of(uint16_t now, double target) {
-        std::vector<double> sample;  // of what may go
+        std::vector<double> sample;  // priorities of entries that may be evicted
         size_t num_seen = 0;
         for (size_t tries = 0; sample.size() < kSample && tries < 4 * kSample; ++tries) {
             Cursor at(content_.map, mix(++content_.counts.samples));
@@ -119,7 +118,7 @@ class BudgetEvictor {
         return sample[std::min(sample.size() - 1, static_cast<size_t>(share * static_cast<double>(sample.size())))];
     }
 
-    // What goes first has the least.
+    // The lowest priority is evicted first.
     double priority(Slot slot, uint16_t now) const {
         switch (content_.settings.eviction) {
             case Eviction::kNone:

@@ -1,4 +1,4 @@
-// Insertion: a batch of fids is sighted, and those without a row get one where they are admitted.
+// Insertion of a batch of fids: count occurrences, then give rows to the admitted fids.
 #pragma once
 
 #include <algorithm>
@@ -16,8 +16,9 @@ namespace monolith {
 // Outcome of `plan`: whether the phase `insert` follows.
 enum class Plan { kNothingMissed, kInsert };
 
-// In phases: `begin`, then `record_occurrences` for all parts, then `plan`; where that returns kInsert, `insert` for
-// all parts; `finish`. A fid gets its row in the batch in which it is admitted: all its occurrences there have the row.
+// Phases: `begin`; `record_occurrences` for all parts; `plan`; if that returns kInsert, `insert` for all parts;
+// `finish`. Parts of a phase may run together; everything else needs the table exclusively. A fid gets its row in the
+// batch of its admission: all its occurrences in the batch have the row.
 class Insertion {
   public:
     explicit Insertion(TableContent& content) : content_(content), budget_evictor_(content) {}
@@ -43,7 +44,7 @@ class Insertion {
         }
         ids_.clear();
         if (num_missed == 0) return Plan::kNothingMissed;
-        content_.map.expect(num_missed);  // where it splits, there was one shard, so one part has all
+        content_.map.expect(num_missed);  // a split means that there was one shard, so one part has all
         content_.store.allocate(num_missed, ids_);
         ++content_.counts.plans;
         return Plan::kInsert;
@@ -67,12 +68,12 @@ class Insertion {
   private:
     static constexpr size_t kAhead = 16;
 
-    // What one thread works on.
+    // State of one part.
     struct Part {
-        std::vector<uint32_t> missed;  // positions without a row, in order of the batch
+        std::vector<uint32_t> missed;  // positions without a row, in batch order
         size_t num_missed = 0, ids_at = 0;
-        std::vector<uint32_t> by_shard, starts;  // positions in order of shard, and where each shard's begin
-        std::vector<int64_t> fids;               // of by_shard
+        std::vector<uint32_t> by_shard, starts;  // positions ordered by shard; first position of each shard
+        std::vector<int64_t> fids;               // fids in the order of by_shard
         std::vector<uint32_t> inserted, unused;
         uint64_t num_filtered = 0;
         int64_t candidates = 0;
@@ -107,7 +108,7 @@ class Insertion {
         ids += from;
         size_t without = 0;
         const size_t inserted_before = own.inserted.size();
-        std::unordered_map<int64_t, uint32_t> occurrences;  // of rules of chance, in this batch
+        std::unordered_map<int64_t, uint32_t> occurrences;  // in this batch, for the probabilistic rules
         for (size_t k = from; k < to; ++k) {
             if (k + kAhead < own.num_missed) {
                 const int64_t coming = own.fids[k + kAhead];
@@ -149,7 +150,7 @@ class Insertion {
         own.num_filtered += without;
     }
 
-    // Give what came before its fid was admitted the row too; return how many.
+    // Fill in the row for occurrences before the admission; returns their number.
     size_t fill_in(const Lookup& lookup, const Part& own, size_t from, size_t to) const {
         size_t num = 0;
         for (size_t k = from; k < to; ++k) {
@@ -174,7 +175,7 @@ class Insertion {
         return row;
     }
 
-    // Whether a fid that has no entry is admitted by this sighting.
+    // Whether this occurrence admits a fid without an entry.
     bool admits(int64_t fid, std::unordered_map<int64_t, uint32_t>& occurrences, uint32_t* count) {
         const TableSettings& settings = content_.settings;
         switch (settings.admission) {
@@ -185,9 +186,10 @@ class Insertion {
                 return *count >= settings.admit_after;
             case Admission::kProportional:
             case Admission::kGeometric: {
-                // One draw for a fid and a batch, held against the chance of all its sightings there so far.
+                // One draw per fid and batch, compared with the probability for all its occurrences so far.
                 *count = ++occurrences[fid];
-                // Mixed twice: start values come of the first stream, and a row admitted by a low draw would start low.
+                // Mixed twice: initial weights use the first stream, and admission by a low draw would correlate with
+                // low weights.
                 const double draw =
                     unit_interval(mix(mix(seeded_hash(settings.seed, fid)) + kGolden * content_.counts.plans));
                 return draw < admission_probability(settings.admission, settings.admit_after, *count);
@@ -196,7 +198,7 @@ class Insertion {
         return false;
     }
 
-    // What the parts have done becomes the table's.
+    // Apply the effects of all parts to the table.
     void apply_parts() {
         Counts& counts = content_.counts;
         content_.changes.reserve();
@@ -218,7 +220,7 @@ class Insertion {
     uint16_t now_ = 0;
     std::vector<Part> parts_;
     size_t num_parts_ = 1;
-    std::vector<uint32_t> ids_;  // rows that were allocated for what missed
+    std::vector<uint32_t> ids_;  // rows allocated for the missed positions
 };
 
 }  // namespace monolith

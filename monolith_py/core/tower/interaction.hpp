@@ -1,4 +1,4 @@
-// How the pooled rows of a batch meet, shared by threads.
+// Feature interactions of a batch, divided among threads.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 
 namespace monolith {
 
-constexpr size_t kFloatsPerThread = size_t{1} << 15;  // worth a thread's while
+constexpr size_t kFloatsPerThread = size_t{1} << 15;  // minimum of floats per thread
 
 inline bool all_bounded(const float* values, size_t n) {
     std::atomic<bool> bounded{true};

@@ -168,5 +168,5 @@ def test_what_does_not_fit_is_refused() -> None:
         _core.factorize(pooled, 3, terms[:1])
     with pytest.raises(ValueError, match=r"pairs must be \(2, 3\), got \(2, 2\)"):
         _core.pairwise_dots(pooled, 3, terms)
-    with pytest.raises(ValueError, match="a row of beside must be in one piece"):
+    with pytest.raises(ValueError, match="rows of beside must be contiguous"):
         _core.factorize_backward(pooled, 3, terms, np.zeros((2, 24), np.float32)[:, ::2], pooled.copy())

@@ -1,5 +1,4 @@
-// How pooled rows meet: the terms of a factorization machine, and the dot products of all pairs. Included by
-// kernels/per_target/kernels-inl.hpp alone.
+// Feature interactions: terms of a factorization machine, and dot products of all pairs.
 //
 // Letters: F features, D their dim, P = F (F - 1) / 2 pairs. The rows of one example, (F, D), stay in the L1 cache.
 #pragma once
@@ -12,7 +11,7 @@
 namespace monolith {
 namespace {
 
-// The widest of 16, 8 and 4 floats that divides D, a multiple of 4.
+// Instantiate for the widest of 16, 8 and 4 floats that divides D (a multiple of 4).
 template <template <uint32_t> typename F, typename... Args>
 [[gnu::always_inline]] inline void by_width(uint32_t dim, Args&&... args) {
     if (dim % 16 == 0) return F<16>::run(args...);
@@ -20,8 +19,8 @@ template <template <uint32_t> typename F, typename... Args>
     F<4>::run(args...);
 }
 
-// Sum over pairs as sum over f of row f times the sum of the rows before it: as many operations as equation 5 of Rendle
-// 2010, but nothing is subtracted.
+// Sum over pairs = sum over f of row f times the sum of rows 0 .. f - 1: as many operations as equation 5 of Rendle
+// 2010, without its subtraction.
 template <uint32_t kWidth>
 struct Factorize {
     typedef float Vector __attribute__((vector_size(kWidth * sizeof(float))));
@@ -88,7 +87,7 @@ struct FactorizeBack {
 
 constexpr uint32_t kDotWidth = 16;
 
-// Row f times all rows after it at once, which lie side by side, component by component: (D, F rounded up to 16).
+// Multiply row f by all later rows at once; `scratch` has the rows transposed: (D, F rounded up to 16).
 void dots(const PooledRows& rows, float* pairs, float* scratch) {
     typedef float Vector __attribute__((vector_size(kDotWidth * sizeof(float))));
     const uint32_t count = rows.num_features, dim = rows.dim, padded = (count + kDotWidth - 1) / kDotWidth * kDotWidth;
@@ -114,7 +113,7 @@ void dots(const PooledRows& rows, float* pairs, float* scratch) {
     }
 }
 
-// The gradient of row f is the sum over all others of the pair's gradient times the other row.
+// Gradient of row f = sum over the other rows of the pair's gradient times that row.
 template <uint32_t kWidth>
 struct DotsBack {
     typedef float Vector __attribute__((vector_size(kWidth * sizeof(float))));

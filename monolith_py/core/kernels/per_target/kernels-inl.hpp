@@ -1,5 +1,5 @@
-// The hot loops. Included by one source file for each instruction set, which names the result; nothing in these headers
-// may be shared with other files, or the linker could give a machine code that it cannot run.
+// All kernels. Each source of targets/ defines MONOLITH_KERNELS and includes this file. Everything here has internal
+// linkage: the linker could otherwise pick one target's copy of a function for a machine that cannot run it.
 #include "kernels/per_target/interaction-inl.hpp"
 #include "kernels/per_target/lookup-inl.hpp"
 #include "kernels/per_target/pool-inl.hpp"

@@ -1,5 +1,4 @@
-// One row: its start values and state, and its bytes in each encoding. Included by kernels/per_target/kernels-inl.hpp
-// alone.
+// One row: initial weights and state, and its bytes in each encoding.
 #pragma once
 
 #include <cmath>
@@ -31,7 +30,7 @@ void start_weights(const Slice& slice, uint64_t bits, float* w) {
             const float width =
                 slice.initializer == Initializer::kUniform
                     ? slice.init_scale
-                    // Glorot and Bengio 2010, equation 16, of a layer of one input (the fid) and D outputs
+                    // Glorot and Bengio 2010, equation 16, for a layer of one input (the fid) and D outputs
                     : slice.init_scale * std::sqrt(6.0f / static_cast<float>(1 + dim));
             for (uint32_t p = 0; p < half; ++p) {
                 const uint64_t x = mix(bits + (p + 1) * kGolden);
@@ -80,8 +79,8 @@ inline float clamped(float value, float low, float high) { return value < low ? 
 
 constexpr float kMaxHalf = 65504.0f;
 
-// fp16 scale, fp16 bias, then levels of 8 or 4 bits between the least and the greatest weight, as FBGEMM's row-wise
-// quantiser has them.
+// fp16 scale, fp16 bias, then levels of 8 or 4 bits between minimum and maximum: the layout of FBGEMM's row-wise
+// quantiser.
 template <int kBits>
 void quantise(const float* w, uint32_t dim, uint8_t* out) {
     constexpr float kLevels = (1 << kBits) - 1;
@@ -92,7 +91,7 @@ void quantise(const float* w, uint32_t dim, uint8_t* out) {
     }
     const _Float16 bias = static_cast<_Float16>(clamped(low, -kMaxHalf, kMaxHalf));
     _Float16 scale = static_cast<_Float16>(clamped((high - static_cast<float>(bias)) / kLevels, 0, kMaxHalf));
-    if (static_cast<float>(scale) == 0) scale = static_cast<_Float16>(1.0f);  // equal weights: every level is 0
+    if (static_cast<float>(scale) == 0) scale = static_cast<_Float16>(1.0f);  // all weights are equal: every level is 0
     std::memcpy(out, &scale, 2);
     std::memcpy(out + 2, &bias, 2);
     const float start = static_cast<float>(bias), inverse = 1.0f / static_cast<float>(scale);
@@ -140,7 +139,7 @@ void encode(RowsView table, const Slice* slices, size_t num_slices, const uint32
     }
 }
 
-// By the exponent, which is all ones in what is not finite; counted without a branch.
+// Tests the exponent, all ones in NaN and infinity; counts without a branch.
 bool all_bounded(const float* values, size_t n) {
     uint32_t num = 0;
     for (size_t i = 0; i < n; ++i) {

@@ -1,4 +1,4 @@
-// Update: sort by row, then one step for each run of equal rows. Included by kernels/per_target/kernels-inl.hpp alone.
+// Update: sort by row, then take one step for each run of equal rows.
 #pragma once
 
 #include <cmath>
@@ -23,8 +23,8 @@ uint64_t* sort_rows(const uint32_t* rows, size_t n, size_t part, size_t parts, u
         top = own && row > top ? row : top;
     }
     *num = m;
-    // Least digit first (Knuth, volume 3, 5.2.5), which keeps the order of equal rows; as few passes as the greatest
-    // row needs.
+    // Radix sort from the least digit (Knuth, volume 3, 5.2.5): stable; the largest row determines the number of
+    // passes.
     const int bits = 32 - __builtin_clz(top | 1),
               passes = bits <= 12   ? 1
                        : bits <= 24 ? 2
@@ -53,7 +53,7 @@ uint64_t* sort_rows(const uint32_t* rows, size_t n, size_t part, size_t parts, u
     return order;
 }
 
-// What comes before any rule: decay as part of the gradient, then the clip of its norm.
+// Weight decay as part of the gradient, then the clip of its norm: before every rule.
 [[gnu::always_inline]] inline void prepare(const Slice& slice, uint32_t dim, const float* w, float* g) {
     const Hyperparameters& h = slice.hyperparameters;
     if (h.weight_decay != 0 && slice.optimizer != Optimizer::kAdamW)
@@ -68,14 +68,14 @@ uint64_t* sort_rows(const uint32_t* rows, size_t n, size_t part, size_t parts, u
     }
 }
 
-// Not inlined, or it would be computed for every row whether asked for or not.
+// Not inlined: else computed for every row, also where `zeroed` is null.
 [[gnu::noinline]] bool is_zero(const float* values, uint32_t n) {
     for (uint32_t i = 0; i < n; ++i)
         if (values[i] != 0) return false;
     return true;
 }
 
-// Walk the runs of equal rows; `step(w, s, g)` takes the step.
+// Visit the runs of equal rows; `step(w, s, g)` takes the step.
 template <uint32_t kDim, typename Step>
 [[gnu::always_inline]] inline size_t each_row(UpdateJob& job, Step&& step) {
     const uint32_t dim = kDim ? kDim : job.table.dim, state_width = job.table.state_width;
@@ -168,8 +168,7 @@ void step_slice(const Slice& slice, float* w, float* s, float* g) {
 
 size_t update(UpdateJob& job) {
     job.num_zeroed = 0;
-    if (job.num_slices == 1)
-        switch (job.slices[0].optimizer) {  // the rules that most tables use have loops of their own
+    if (job.num_slices == 1) switch (job.slices[0].optimizer) {  // specialised loops for the most common rules
             case Optimizer::kSgd:
                 return by_dim<Single<Sgd>::Of>(job.table.dim, job);
             case Optimizer::kAdagrad:

@@ -1,5 +1,5 @@
-// A backward pass in the matrix unit, a slab of examples after the other: the gradients of a slab's activations are in
-// the second-level cache when the gradients of the weights need them, and never reach memory.
+// Backward pass in AMX, in rounds of one slab per thread: the gradients of a slab's activations are in the L2 cache
+// when the gradients of the weights need them, and never reach memory.
 #pragma once
 
 #include <algorithm>
@@ -12,13 +12,13 @@
 
 namespace monolith::amx {
 
-// All activations of a batch: the inputs of every layer and, where ReLU follows the last, its outputs.
+// All activations of a batch: the inputs of every layer and, if ReLU follows the last layer, its outputs.
 class AmxTape : public EngineTape {
   public:
     explicit AmxTape(std::shared_ptr<BufferPool> pool) : memory(std::move(pool)) {}
 
     PooledBuffer memory;
-    std::vector<size_t> offsets, strides;  // in bf16: of a layer's first unit, and from one unit to the next
+    std::vector<size_t> offsets, strides;  // in bf16: a layer's first unit; distance between its units
     Bf16* of(size_t layer, size_t unit) const { return memory.as<Bf16>() + offsets[layer] + unit * strides[layer]; }
 };
 
@@ -71,7 +71,7 @@ class AmxBackward {
         }
     }
 
-    // Memory for the tasks' sums, then for dY of `units` of every layer.
+    // Memory for the sums of all tasks, then for dY of `units` units of every layer.
     Buffer lay_out(size_t units, BufferPool& pool) {
         size_t all_sums = 0, all_dy = 0;
         for (const auto& [l, task] : tasks_) all_sums += num_sums(at(l), task);
@@ -90,7 +90,7 @@ class AmxBackward {
         return buffer;
     }
 
-    // dY of every layer, of one unit, the i-th of its slab.
+    // dY of every layer for one unit, the i-th of its round.
     void propagate_unit(size_t unit, size_t i) const {
         const TileScope tiles;
         const size_t interleaved = most(layers_, [](const Layer& layer) { return layer.output_tiles() * 2 * kTile; });
@@ -131,8 +131,8 @@ class AmxBackward {
     const Columns<const float> grad_outputs_;
     const Columns<float>& grad_inputs_;
     const size_t num_threads_;
-    std::vector<std::pair<size_t, WeightTask>> tasks_;  // with their layers
-    std::vector<Bf16*> dy_;                             // of each layer, (units of a slab, blocks, 1 tile)
+    std::vector<std::pair<size_t, WeightTask>> tasks_;  // layer, task
+    std::vector<Bf16*> dy_;                             // of each layer: (units of a round, blocks, 1 tile)
 };
 
 }  // namespace monolith::amx

@@ -1,4 +1,4 @@
-// The engine of stacks in the matrix unit: who computes what, and where it lies in memory.
+// The AMX engine: division of the work among threads, and layout of the memory.
 #include "tower/amx/engine.hpp"
 
 #if defined(__linux__)
@@ -20,7 +20,7 @@ namespace amx {
 
 namespace {
 
-// Whether the machine has the instructions, its system saves their registers, and lets this process have them.
+// Whether the machine has the instructions, and the kernel saves their registers and permits this process to use them.
 bool is_granted() {
 #if defined(__linux__)
     unsigned a, b, c, d;
@@ -43,7 +43,7 @@ class AmxEngine : public TowerEngine {
   public:
     void load(const std::vector<TowerLayer>& layers, const float* const* values, const float* const* biases) override {
         layers_.resize(layers.size());
-        std::vector<std::pair<size_t, size_t>> pairs;  // layer, the first of two blocks
+        std::vector<std::pair<size_t, size_t>> pairs;  // layer, first of two blocks
         for (size_t l = 0; l < layers.size(); ++l) {
             layers_[l].take(layers[l]);
             layers_[l].take_biases(biases[l]);

@@ -1,11 +1,11 @@
-// The forward pass of one layer in the matrix unit.
+// Forward pass of one layer in AMX.
 #include "tower/amx/tile.hpp"
 
 namespace monolith::amx {
 
 namespace {
 
-// What becomes of a block's sums: the input of the layer above, or rows of the output.
+// Stores a block's sums as inputs of the next layer, or as rows of the output.
 struct Activate {
     const Layer& layer;
     const ForwardTask& task;
@@ -50,7 +50,7 @@ struct Activate {
     }
 };
 
-// Half of a group's 32 rows, by `rows`, from the unit `x` into its two interleaved tiles.
+// Gather half of a group's 32 rows, given by `rows`, from unit `x` into its two interleaved tiles.
 inline void gather(const uint32_t* rows, const Bf16* x, size_t half, Bf16* tiles) {
     for (size_t p = half * 8; p < half * 8 + 8; ++p) {
         const __m512i a = _mm512_load_si512(x + rows[2 * p] * kUnit);
@@ -60,8 +60,8 @@ inline void gather(const uint32_t* rows, const Bf16* x, size_t half, Bf16* tiles
     }
 }
 
-// Every group gathers the rows of the next one while its own products run, since a tile must not be loaded soon after
-// it was stored. The sums of a block become activations once the next block's are stored, for the same reason.
+// Each group gathers the rows of the next one during its own products, since loading a tile soon after its store
+// stalls. For the same reason a block's sums become activations after the next block's are stored.
 template <size_t kNumUnits>
 class SparseForward {
   public:
@@ -88,7 +88,7 @@ class SparseForward {
     }
 
   private:
-    // A quarter of the rows of group `g`, or a half where there is one unit.
+    // Gather a quarter of the rows of group `g`; a half with one unit.
     void gather_ahead(size_t g, size_t quarter) {
         if (g >= num_groups_) return;
         Bf16* to = stage_ + (g % 2 * kNumUnits + quarter / 2) * 2 * kTile;
@@ -131,7 +131,8 @@ class SparseForward {
 
 enum class DenseForward { kDone, kNotFinite };
 
-// Whether it could: where atoms are dead, zero weights times what is not finite would be NaN.
+// Multiply dead atoms too. Impossible with NaN or infinity among the inputs: their product with a dead atom's zero is
+// NaN.
 DenseForward dense_forward(const Layer& layer, const ForwardTask& task, size_t unit) {
     const bool is_finite =
         interleave(task.x + unit * layer.input_rows() * kUnit, layer.input_tiles() * 32, task.interleaved);

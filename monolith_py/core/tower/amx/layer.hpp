@@ -1,4 +1,4 @@
-// A layer's weights in the forms that the matrix unit multiplies, and the memory that holds them.
+// A layer's weights in the forms that AMX multiplies, with their memory.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +15,7 @@ class PackedLayer {
   public:
     const Layer& view() const { return view_; }
 
-    // Take the topology of `from`; what is packed already is kept where it has not changed.
+    // Take the topology of `from`; an unchanged one keeps its packed weights.
     void take(const TowerLayer& from) {
         const auto blocks = static_cast<uint32_t>((from.out + kAtom - 1) / kAtom);
         view_.relu = from.relu;
@@ -41,7 +41,7 @@ class PackedLayer {
     void take_biases(const float* biases) { std::copy_n(biases, view_.out, biases_.begin()); }
 
   private:
-    // Blocks in groups of 32 atoms; the last group of a block is filled up with the input's row of zeros.
+    // Divide blocks into groups of 32 atoms; pad a block's last group with the input's row of zeros.
     void group() {
         groups_.assign(1, 0);
         rows_.clear();
@@ -65,7 +65,7 @@ class PackedLayer {
     Buffer values_, sparse_, dense_, transposed_;
 };
 
-// The most of `count(layer)` over all layers.
+// Maximum of `count(layer)` over all layers.
 template <typename Count>
 size_t most(const std::vector<PackedLayer>& layers, const Count& count) {
     size_t most = 0;

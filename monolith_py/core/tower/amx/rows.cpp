@@ -1,11 +1,11 @@
-// The forward pass of a few examples: the matrix unit would compute a whole unit of 32, the vector unit just these.
+// Forward pass of a few examples with AVX-512: AMX would compute a whole unit of 32.
 #include "tower/amx/tile.hpp"
 
 namespace monolith::amx {
 
 namespace {
 
-// y (num_rows, 16) of a block = bias + values * x, in several chains of sums where there are one or two rows.
+// y (num_rows, 16) of a block = bias + values * x; several chains of sums for one or two rows.
 template <size_t kNumRows>
 void block_of_rows(const Layer& layer, size_t block, const float* x, __m512 (&y)[kNumRows]) {
     constexpr size_t kChains = kNumRows <= 2 ? 4 / kNumRows : 1;

@@ -1,12 +1,12 @@
-// The gradients of a layer's weights and biases: products over all examples of a batch, in slabs that stay in the
-// second-level cache. Every sum runs over the examples in their order, however the blocks are shared out.
+// Gradients of a layer's weights and biases: products over all examples of a batch, in slabs that stay in the L2 cache.
+// Every sum runs over the examples in order, whatever the division of the blocks among threads.
 #include "tower/amx/tile.hpp"
 
 namespace monolith::amx {
 
 namespace {
 
-// Sums of `num` rows, fewer than 16 at the end of a block, whose memory behind is another block's.
+// Load the sums of `num` rows. Fewer than 16 at the end of a block: the memory after them belongs to another block.
 template <int kRegister>
 void load_sums(const float* from, size_t num, bool is_first, float* spill) {
     if (is_first || num == 0) {
@@ -30,7 +30,7 @@ void store_sums(float* to, size_t num, float* spill) {
 
 size_t rows_left(size_t n, size_t begin) { return n > begin ? n - begin : 0; }
 
-// A few units that stay in the second-level cache, of one task.
+// At most 8 units, of one task.
 struct Slab {
     const Layer& layer;
     const WeightTask& task;
@@ -44,8 +44,8 @@ struct Slab {
     bool is_first() const { return first == 0; }
 };
 
-// Four sums of 16 columns x 16 outputs: columns [16 * tile, 16 * tile + 32) of the blocks b and, if `two`, b + 1.
-// dY of the blocks stays in the first-level cache while the inputs pass by.
+// Four sums of 16 columns x 16 outputs: columns [16 * tile, 16 * tile + 32) of block b and, with kTwo, b + 1. dY of the
+// blocks stays in the L1 cache while the inputs stream.
 template <bool kTwo>
 void dense_step(const Slab& slab, size_t b, size_t tile, float* sums) {
     const size_t begin = tile * 16, stride = slab.stride(), in = slab.layer.in, blocks = slab.layer.blocks;
@@ -88,7 +88,7 @@ void dense_slab(const Slab& slab, float* sums) {
 
 // Up to 64 atoms of one block.
 struct Quad {
-    size_t block, begin, num;  // the first atom, and how many
+    size_t block, begin, num;  // first atom; number of atoms
 
     static Quad of(const Layer& layer, size_t block, size_t begin, size_t end) {
         while (block < end && begin >= layer.bounds[block + 1])
@@ -113,8 +113,8 @@ inline void sparse_step(const Bf16* from, const Quad& next, const uint32_t* rows
     if (next.num > kSum * 16) gather(rows + kSum * 16, x, to + kSum * kTile);
 }
 
-// Up to 64 atoms over all units. Rows are gathered a unit ahead of their product, the last time those of the quad
-// behind: a tile must not be loaded soon after it was stored.
+// Up to 64 atoms over all units. Gathers rows one unit before their product, at the end those of the quad `behind`:
+// loading a tile soon after its store stalls.
 void sparse_quad(const Slab& slab, const Quad& quad, const Quad& behind, size_t turn) {
     const Layer& layer = slab.layer;
     float* sums = slab.task.values + quad.begin * kAtom;
@@ -167,7 +167,7 @@ void sum_biases(const Slab& slab, float* biases) {
     }
 }
 
-// From the gradients of all atoms of the task's blocks, those of the live ones.
+// Select the gradients of live atoms from those of all atoms of the task's blocks.
 void pick(const Layer& layer, const WeightTask& task, const float* all) {
     for (size_t b = task.begin; b < task.end; ++b)
         for (size_t k = layer.bounds[b]; k < layer.bounds[b + 1]; ++k)
@@ -175,7 +175,7 @@ void pick(const Layer& layer, const WeightTask& task, const float* all) {
                              _mm512_loadu_ps(all + ((b - task.begin) * layer.in + layer.columns[k]) * kAtom));
 }
 
-// A NaN of an input times the zeros of outputs that there are not is NaN, too.
+// Zero the padding outputs: the product of their zeros with a NaN input is NaN.
 void clear_padding(const Layer& layer, float* gradients, size_t num) {
     for (size_t i = 0; i < num; ++i)
         _mm512_storeu_ps(gradients + i * 16,
@@ -188,7 +188,7 @@ bool is_dense(const Layer& layer, const WeightTask& task) {
     return task.all != nullptr || (task.values != nullptr && layer.density >= kWeightGradientDense);
 }
 
-// Where the gradients of all atoms of the task's blocks add up, behind those of the biases if not in place.
+// Sums of all atoms of the task's blocks; after the bias sums if not in place.
 float* all_of(const Layer& layer, const WeightTask& task) {
     if (is_in_place(layer, task)) return task.values + layer.bounds[task.begin] * kAtom;
     return task.sums + (task.end - task.begin) * kAtom;

@@ -1,6 +1,6 @@
-// Backward in fp32: a tile of chunks goes down all layers and adds to the gradients of their weights while it is in the
-// cache. The batch is cut into parts, each with sums of its own; how many depends on the batch alone, and so do
-// results.
+// Backward pass in fp32: a panel goes through all layers, from last to first, and adds to the gradients of their
+// weights while it is in the cache. The batch is divided into parts with their own sums; their number depends on the
+// batch only, and so do results.
 #include <cstring>
 
 #include "tower/vector/engine.hpp"
@@ -8,8 +8,8 @@
 namespace monolith {
 namespace {
 
-constexpr size_t kChunksPerPanel = 4;  // chunks; they, their gradients, weights and sums of them fit the L2 cache
-constexpr size_t kChunksPerPart = 8;   // at least: a part costs as much as adding its sums to the others'
+constexpr size_t kChunksPerPanel = 4;  // a panel, its gradients, weights and their sums fit the L2 cache
+constexpr size_t kChunksPerPart = 8;   // minimum: a part costs as much as adding its sums to the others'
 constexpr size_t kMostParts = 8, kMostPartsOfAll = 2;  // sums of all atoms are large
 constexpr size_t kFloatsPerTask = 16384;
 
@@ -17,11 +17,11 @@ size_t num_parts(size_t chunks, bool all) {
     return std::clamp<size_t>(chunks / kChunksPerPart, 1, all ? kMostPartsOfAll : kMostParts);
 }
 
-// One array of sums: of the first part where the caller wants it, of the others in memory of ours.
+// One array of sums. The first part adds in the caller's memory, the others in their own.
 struct Sums {
     float* first;
-    size_t n, at;  // `at` of a part's memory
-    bool keeps;    // the first adds to what is there
+    size_t n, at;  // `at`: offset in a part's memory
+    bool keeps;    // the first part adds to the existing values
 };
 
 class VectorBackward {
@@ -67,7 +67,7 @@ class VectorBackward {
         size_ += padded(first ? n : 0);
     }
 
-    // Where a part adds; null where nobody asks.
+    // Destination of a part's sums; null: not wanted.
     static float* of(const Sums& sums, float* own) { return sums.first && own ? own + sums.at : sums.first; }
 
     void clear(float* own) const {
@@ -93,12 +93,12 @@ class VectorBackward {
         for (size_t i = 0; wants_inputs_ && i < num; ++i) backward_inputs((first + i) * kLanes, panel[i], scratch);
     }
 
-    // Outputs of layer `l` on the tape.
+    // Taped outputs of layer `l`.
     Chunks<const float> taped(size_t l, size_t first, size_t num) const {
         return {taped_ + first * stack_.stride + stack_.at[l], stack_.stride, num};
     }
 
-    // The gradients of the last outputs, without a row where there is no output.
+    // Gradients of the last layer's outputs; padding outputs get zero.
     void pack(const float* grad_outputs, size_t first, const Chunks<float>& panel) const {
         const size_t last = stack_.layers.size() - 1;
         const uint32_t out = stack_.layers[last].view.out;
@@ -110,7 +110,7 @@ class VectorBackward {
         }
     }
 
-    // What ReLU of layer `l` lets through, rounded.
+    // Clear the gradients of outputs that ReLU of layer `l` clipped, and round.
     void mask(size_t l, size_t first, const Chunks<float>& panel) const {
         const TowerView& view = stack_.layers[l].view;
         if (!view.relu && !view.round) return;
@@ -120,7 +120,7 @@ class VectorBackward {
                                  panel[i] + stack_.at[l]);
     }
 
-    // The gradients of the first inputs, chunk by chunk: they are many, and leave the cache at once.
+    // Gradients of the first layer's inputs, one chunk at a time: they are large and leave the cache at once.
     void backward_inputs(size_t begin, const float* gradients, float* scratch) const {
         const TowerView& view = stack_.layers[0].view;
         kernels().tower.backward(view, {gradients + stack_.at[0], 0, 1}, {scratch, 0, 1});
@@ -137,9 +137,9 @@ class VectorBackward {
         return {of(sums[0], own), of(sums[1], own), of(sums[2], own), scratch};
     }
 
-    // The sums of all parts, in their order.
+    // Add the sums of all parts, in order.
     void add_up(const float* others, size_t num) const {
-        std::vector<std::pair<const Sums*, size_t>> tasks;  // and where each begins
+        std::vector<std::pair<const Sums*, size_t>> tasks;  // sums, and the offset of the task
         for (const Sums& sums : sums_)
             for (size_t begin = 0; begin < sums.n; begin += kFloatsPerTask) tasks.push_back({&sums, begin});
         ThreadPool::instance().run(tasks.size(), [&](size_t i) {
@@ -168,7 +168,7 @@ class VectorBackward {
     const size_t batch_;
     const Columns<float>& grad_inputs_;
     const std::vector<LayerGradients>& gradients_;
-    std::vector<Sums> sums_;  // three for each layer: values, biases, all
+    std::vector<Sums> sums_;  // three per layer: values, biases, all
     size_t size_ = 0;         // floats of one part
     bool has_all_ = false, wants_inputs_ = false;
 };

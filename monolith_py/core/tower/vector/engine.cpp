@@ -1,5 +1,5 @@
-// The fp32 engine of sparse linear stacks: chunks of 16 examples, feature-major, through all layers while they are in
-// the cache; the loops are those of the machine's instruction set.
+// The fp32 engine of sparse linear stacks: panels go through all layers while they are in the cache, by the kernels of
+// the machine's instruction set.
 #include "tower/vector/engine.hpp"
 
 namespace monolith {

@@ -1,18 +1,18 @@
-// Forward in fp32: tiles of chunks through all layers, or a few examples row by row.
+// Forward pass in fp32: panels go through all layers; a few examples go row by row.
 #include "tower/vector/engine.hpp"
 
 namespace monolith {
 namespace {
 
-constexpr size_t kFewExamples = 12;    // below that a chunk is mostly padding: rows are faster
-constexpr size_t kChunksPerPanel = 4;  // chunks that go through a layer together, so that its values are read once
+constexpr size_t kFewExamples = 12;    // fewer examples: a chunk is mostly padding, rows are faster
+constexpr size_t kChunksPerPanel = 4;  // a layer's values are read once for all chunks of a panel
 
-// Examples that are not there stay zero in every layer: NaN of their own could reach the sums over examples.
+// Keep absent examples at zero in every layer: a NaN there could reach the sums over examples.
 void clear_absent(float* chunk, size_t features, size_t examples) {
     for (size_t i = 0; i < features; ++i) std::fill(chunk + i * kLanes + examples, chunk + (i + 1) * kLanes, 0.0f);
 }
 
-// The chunks from `first` on: inputs in `x`, what becomes of them in `own`.
+// Forward pass of one panel that begins at chunk `first`: inputs in `x`, outputs of all layers in `own`.
 void forward_panel(const VectorStack& stack, const Columns<const float>& inputs, size_t batch, size_t first,
                    const Chunks<float>& x, const Chunks<float>& own, float* outputs) {
     const uint32_t in_last = present(batch, (first + own.num - 1) * kLanes);
