@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from monolith_demo.driver.children import free_ports
 from monolith_demo.driver.job_files import Services
-
-_BROKER = Path(__file__).resolve().parents[2] / "kafka" / "broker.py"
+from monolith_demo.driver.kafka_broker import KafkaBroker, KafkaUnavailable
 
 
 @contextmanager
@@ -27,14 +24,10 @@ def services(run: Path, *, kafka: bool) -> Iterator[Services]:
 
 @contextmanager
 def _broker(folder: Path) -> Iterator[str]:
-    spec = importlib.util.spec_from_file_location("deploy_kafka_broker", _BROKER)
-    assert spec is not None and spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    broker = KafkaBroker(folder)
     try:
-        broker = module.KafkaBroker(folder)
         url = broker.start()
-    except module.KafkaUnavailable as error:
+    except KafkaUnavailable as error:
         raise SystemExit(f"no Kafka: {error}") from None
     try:
         yield url

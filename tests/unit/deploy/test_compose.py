@@ -53,7 +53,7 @@ def test_the_job_finds_kafka_and_redis_by_their_names(services: dict[str, Any], 
 
 
 def test_the_broker_is_of_the_version_that_tests_run_against(services: dict[str, Any], deploy: Path) -> None:
-    pom = (deploy / "kafka" / "pom.xml").read_text()
+    pom = (deploy / "demo" / "driver" / "pom.xml").read_text()
     version = re.search(r"<artifactId>kafka_2\.13</artifactId>\s*<version>([^<]+)<", pom)
     assert version is not None
     assert services["kafka"]["image"] == f"apache/kafka:{version[1]}"

@@ -1,6 +1,6 @@
 """A genuine single-node Apache Kafka (KRaft) for tests and the demo: resolved with Maven once, started on free ports.
 
-    python deploy/kafka/broker.py DATA_DIR      starts one and prints its URL; Ctrl-C stops it
+    python -m monolith_demo.driver.kafka_broker DATA_DIR      starts one and prints its URL; Ctrl-C stops it
 
 Needs Java 17 and Maven (Debian: openjdk-17-jre-headless, maven). For production run a cluster; this one keeps a single copy of all data.
 """
