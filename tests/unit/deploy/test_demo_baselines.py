@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from monolith_demo.dataset.kuairand import Stream
 from monolith_demo.report.baselines import linear_learner, running_video_rate
-from monolith_demo.report.measures import auc
 from monolith_py.data.columns import FeatureColumns, SparseColumn
+from monolith_py.training import auc
 
 VIEWS = st.lists(st.tuples(st.integers(1, 4), st.booleans()), min_size=1, max_size=30)
 
