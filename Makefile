@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: setup demo demo-kafka test check check-native check-helm bench-table bench-tower bench-train bench-serve bench-stream evidence-table evidence-tower evidence-pool format clean
+.PHONY: setup demo demo-kafka test test-slow-machine test-tenfold check check-native check-helm bench-table bench-tower bench-train bench-serve bench-stream evidence-table evidence-tower evidence-pool format hooks clean
 
 # Modules that come, go or move change this list; an editable install knows only those that were there when it was made.
 MODULES := $(VENV)/.modules
@@ -32,6 +32,17 @@ demo-kafka: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
+# Tests with processes, threads or clocks: no result of theirs may depend on how fast the machine is.
+RACING := tests/flow tests/contract tests/unit/tower/test_tower_stack.py tests/unit/table/test_threads.py \
+	tests/unit/table/test_snapshot_killed.py tests/unit/test_cli.py tests/unit/observe \
+	$(addprefix tests/unit/,serving streaming sync io deploy training bench)
+
+test-slow-machine: $(READY)
+	$(BIN)/python tests/slow_machine.py $(BIN)/python -m pytest --timeout 3000 $(RACING)
+
+test-tenfold: $(READY)
+	MONOLITH_TEST_WORK=10 $(BIN)/python -m pytest --timeout 3000 $(RACING)
+
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -56,6 +67,10 @@ evidence-table evidence-tower evidence-pool: evidence-%: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 	find monolith_py/core tests/cpp -name '*.hpp' -o -name '*.cpp' | xargs $(BIN)/clang-format -i
+
+# The form of what is committed is checked from now on, in this clone.
+hooks:
+	git config core.hooksPath githooks
 
 clean:
 	rm -rf $(VENV) build .run

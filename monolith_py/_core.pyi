@@ -1,4 +1,4 @@
-"""The C++ core: collisionless embedding tables in batches. numpy views cross the border, the GIL is released inside."""
+"""The C++ core: embedding tables, feature interactions and sparse towers. Arguments are numpy views; long calls release the GIL."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,36 +11,34 @@ UInt32Array = npt.NDArray[np.uint32]
 Int32Array = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float32]
 
-NO_ROW: int  # 0xFFFFFFFF: this fid has no row
+NO_ROW: int  # 0xFFFFFFFF: the fid has no row
 
 def simd_level() -> str: ...  # "avx512" | "avx2" | "portable"
-def simd_levels() -> list[str]: ...  # what this machine has, the best first
-def set_simd_level(level: str) -> None: ...  # for tests and benches: force a lower level
-def set_num_threads(num_threads: int) -> None: ...  # of the pool that all tables share
+def simd_levels() -> list[str]: ...  # available on this machine, best first
+def set_simd_level(level: str) -> None: ...  # for tests and benchmarks
+def set_num_threads(num_threads: int) -> None: ...  # of the one pool of the process
 def num_threads() -> int: ...
-def hash_fids(fids: Int64Array) -> npt.NDArray[np.uint64]: ...  # the id map's hash, pinned by golden values
+def hash_fids(fids: Int64Array) -> npt.NDArray[np.uint64]: ...  # the id map's hash, pinned by tests/golden
 
 class IdMap:
-    """fid -> row id, without a row store: what a replica needs. One writer; any number of threads may call `find` meanwhile."""
+    """Map from fid to row id, for a replica. It has its own lock: calls of `find` run together, `assign` and `erase` exclude them."""
 
     def __init__(self, capacity: int = 0) -> None: ...
     def __len__(self) -> int: ...
     def find(self, fids: Int64Array, rows: UInt32Array) -> None: ...  # NO_ROW where absent
-    def assign(
-        self, fids: Int64Array, rows: UInt32Array, old_rows: UInt32Array
-    ) -> None: ...  # fid -> row; old_rows gets what it was, or NO_ROW
+    def assign(self, fids: Int64Array, rows: UInt32Array, old_rows: UInt32Array) -> None: ...  # old_rows: out, the row before, or NO_ROW
     def erase(self, fids: Int64Array, old_rows: UInt32Array) -> None: ...
     def items(self) -> tuple[Int64Array, UInt32Array]: ...
 
 class Slice:
-    """A part of every row."""
+    """A part of every row with its own optimizer."""
 
     def __init__(
         self,
         name: str,
         dim: int,
         optimizer: str,  # "sgd" | "momentum" | "adagrad" | ...: `monolith_py.table.optimizers`
-        hyper: dict[str, float],
+        hyperparameters: dict[str, float],
         initializer: str,  # "zeros" | "constant" | "uniform" | "normal" | "xavier"
         init_scale: float,
         encoding: str,  # "fp32" | "fp16" | "int8" | "int4"
@@ -49,16 +47,18 @@ class Slice:
     def name(self) -> str: ...
     @property
     def dim(self) -> int: ...
+    @property
+    def encoding(self) -> str: ...
 
 class Table:
-    """One embedding table: id map, row store, admission, expiry, budget, touched set. One writer; `find`/`gather` may run meanwhile."""
+    """One embedding table. It has its own lock: `find`, `gather` and inspections run together, calls that change the table exclude them."""
 
     def __init__(
         self,
         slices: Sequence[Slice],
         *,
         seed: int,
-        admission: str,  # "count" | "sketch" | "probability" | "geometric"
+        admission: str,  # "count" | "sketch" | "proportional" | "geometric"
         admit_after: int,
         sketch_bytes: int,
         sketch_window_s: int,
@@ -75,13 +75,13 @@ class Table:
     @property
     def num_updates(self) -> int: ...
     @property
-    def snapshot_id(self) -> int: ...  # of the newest snapshot saved or restored; 0: none
+    def snapshot_id(self) -> int: ...  # newest snapshot saved or restored; 0: none
     def set_lr(self, slice: int, lr: float) -> None: ...
     def find(self, fids: Int64Array, rows: UInt32Array) -> None: ...
-    def find_or_insert(self, fids: Int64Array, now_s: int, rows: UInt32Array) -> None: ...  # counts admission; NO_ROW while not admitted
+    def find_or_insert(self, fids: Int64Array, now_s: int, rows: UInt32Array) -> None: ...  # NO_ROW for fids not admitted
     def gather(self, rows: UInt32Array, weights: FloatArray) -> None: ...  # (n, dim); zeros for NO_ROW
-    def update(self, rows: UInt32Array, gradients: FloatArray) -> int: ...  # sums duplicates, skips NO_ROW; rows updated
-    def evict(self, now_s: int, max_slots: int) -> Int64Array: ...  # fids of rows not seen for more than ttl_s; 0: looks at all
+    def update(self, rows: UInt32Array, gradients: FloatArray) -> int: ...  # sums equal rows, skips NO_ROW; rows updated
+    def evict(self, now_s: int, max_slots: int) -> Int64Array: ...  # rows not seen for more than ttl_s; max_slots 0: look at all
     def drain(
         self, consumer: str, encoded: bool
     ) -> tuple[int, Int64Array, Any, Int64Array]: ...  # ticket, fids, weights (n, dim) or packed rows (n, R), evicted
@@ -90,33 +90,35 @@ class Table:
     def entries(self) -> tuple[Int64Array, UInt32Array, npt.NDArray[np.uint16], Int64Array]: ...  # fids, rows, counts, seen_s
     def state(self, rows: UInt32Array) -> FloatArray: ...
     def start_saving(self, path: str, id: int, parent: int) -> Saving: ...  # parent 0: a base
-    def restore(self, path: str, part: int, parts: int) -> None: ...  # a base into an empty table, or an increment on what it holds
+    def restore(self, path: str, part: int, parts: int) -> None: ...  # a base into a new table, or an increment to the table it continues
     def stats(self) -> dict[str, int]: ...  # rows, candidates (counted, not admitted), admitted, filtered, evicted, freed, bytes, ...
 
 class Saving:
-    """A snapshot under way."""
+    """A snapshot in progress."""
 
-    def copy(self, max_rows: int) -> bool: ...
+    def copy(self, max_rows: int) -> bool: ...  # True: more to copy
     def finish(self) -> None: ...
     def cancel(self) -> None: ...
     def commit(self, track: bool) -> None: ...
 
 class NotFinite(FloatingPointError): ...  # a gradient is NaN, infinite, or 2^48 or more
-class SnapshotError(OSError): ...  # a snapshot is absent, torn, damaged or of another table
+class TableFull(ValueError): ...  # a table needs more than 4,294,967,294 rows
+class SnapshotError(OSError): ...  # a snapshot is absent, torn, damaged, or of another table
 
-def restore_table(path: str, part: int, parts: int) -> Table: ...  # with the settings it was saved with
+def restore_table(path: str, part: int, parts: int) -> Table: ...  # with the settings of the snapshot
+def pack_rows(weights: FloatArray, encoding: str) -> npt.NDArray[np.uint8]: ...  # (n, dim) -> (n, R), as `drain` packs a slice
 def offsets_of(
-    lengths: Int32Array,  # (n,) of the bags
-    offsets: Int64Array,  # out, (n + 1,): where each begins, and the end of the last
+    lengths: Int32Array,  # (n,) lengths of the bags
+    offsets: Int64Array,  # out, (n + 1,): first position of each bag, and the end
 ) -> None: ...
 def pooled_forward(
-    tables: Sequence[Table],  # one for each feature; a table may appear more than once
-    fids: Int64Array,  # (n,) feature-major as in a KeyedJaggedTensor
+    tables: Sequence[Table],  # one per feature; a table may repeat
+    fids: Int64Array,  # (n,) feature-major, as in a KeyedJaggedTensor
     offsets: Int64Array,  # (F * B + 1,)
-    weights: FloatArray | None,  # (n,) what each row is multiplied by; None: 1
+    weights: FloatArray | None,  # (n,) factor of each row; None: 1
     pooling: Sequence[int],  # (F,) 0 sums, 1 takes the mean, -n keeps the rows of the first n fids
     now_s: int,
-    insert: bool,  # training: find_or_insert; else find only
+    insert: bool,  # True: find_or_insert (training); False: find
     pooled: FloatArray,  # out, (B, sum of widths)
     rows: UInt32Array,  # out, (n,)
 ) -> None: ...
@@ -128,10 +130,10 @@ def pooled_backward(
     pooling: Sequence[int],
     gradients: FloatArray,  # (B, sum of widths), below 2^48
 ) -> int: ...  # rows updated
-def has_amx() -> bool: ...  # whether stacks in bf16 run in the matrix unit
+def has_amx() -> bool: ...  # whether bf16 stacks run in AMX
 
 class TowerTape:
-    """What `backward` needs of a forward."""
+    """Forward state of one later `backward`."""
 
     @property
     def batch(self) -> int: ...
@@ -139,15 +141,15 @@ class TowerTape:
 class TowerStack:
     """Linear layers of live atoms: `atom_height` outputs x 1 input, B examples, I inputs and O outputs of a layer.
 
-    A layer has blocks = ceil(O / atom_height); its atoms are ordered by block, then by input. `forward`s and `backward`s may run
+    A layer has blocks = ceil(O / atom_height); its atoms are ordered by block, then by input. `forward` and `backward` may run
     together on any threads. Results do not depend on the number of threads of the pool.
     """
 
     def __init__(
         self,
-        layers: Sequence[tuple[int, int, bool]],  # inputs (at most 65536), outputs, whether ReLU follows
+        layers: Sequence[tuple[int, int, bool]],  # (inputs, outputs, relu); at most 65536 inputs
         atom_height: int,  # 16 or 1
-        bf16: bool,  # inputs of all layers, weights and output gradients are rounded to bfloat16, sums are float32
+        bf16: bool,  # round inputs of all layers, weights and output gradients to bfloat16; sums stay float32
     ) -> None: ...
     @property
     def engine(self) -> str: ...  # "amx" | "avx512" | "avx2" | "portable"
@@ -155,31 +157,31 @@ class TowerStack:
         self,
         layer: int,
         bounds: UInt32Array | Int32Array,  # (blocks + 1,): atoms of block b are [bounds[b], bounds[b + 1])
-        columns: Int32Array,  # (atoms,): the input of each, ascending within a block
-    ) -> None: ...  # no atom lives before the first call; weights must be loaded after it
+        columns: Int32Array,  # (atoms,): input of each atom, ascending within a block
+    ) -> None: ...  # a new stack has no live atoms; load weights after each call
     def load(self, values: Sequence[FloatArray], biases: Sequence[FloatArray]) -> None: ...  # copies (atoms, atom_height) and (O,)
     def forward(
         self,
-        inputs: Sequence[FloatArray],  # (B, w) each, side by side the inputs of the first layer
+        inputs: Sequence[FloatArray],  # (B, w) each: the first layer's inputs in parts, side by side
         outputs: FloatArray,  # out, (B, O)
     ) -> None: ...
     def forward_tape(self, inputs: Sequence[FloatArray], outputs: FloatArray) -> TowerTape: ...
     def backward(
         self,
-        tape: TowerTape,  # of a forward since the last load
+        tape: TowerTape,  # from a forward since the last load
         grad_outputs: FloatArray,  # (B, O)
-        grad_inputs: Sequence[FloatArray | None],  # out, as the inputs; None: not asked for
-        grad_values: Sequence[FloatArray],  # out, as the values
-        grad_biases: Sequence[FloatArray],  # out, as the biases
-        grad_all: Sequence[FloatArray] | None,  # of every atom, dead or live, (blocks, I, atom_height): ADDED to what is there
+        grad_inputs: Sequence[FloatArray | None],  # out, shaped as the inputs; None: not wanted
+        grad_values: Sequence[FloatArray],  # out, shaped as the values
+        grad_biases: Sequence[FloatArray],  # out, shaped as the biases
+        grad_all: Sequence[FloatArray] | None,  # (blocks, I, atom_height) of every atom, dead or live: ADDED
     ) -> None: ...
 
-def tower_adam(  # Adam in place with a count of steps for each atom, of any number of arrays
-    values: Sequence[FloatArray],  # each (n, h), as are gradients, m and v
+def tower_adam(  # Adam, in place, with a step count for each atom
+    values: Sequence[FloatArray],  # each (n, h), like gradients, m and v
     gradients: Sequence[FloatArray],
     m: Sequence[FloatArray],
     v: Sequence[FloatArray],
-    steps: Sequence[UInt32Array],  # each (n,): counted up first
+    steps: Sequence[UInt32Array],  # each (n,): incremented first
     lr: float,
     beta1: float,
     beta2: float,
@@ -189,20 +191,20 @@ def tower_adam(  # Adam in place with a count of steps for each atom, of any num
 def tower_adagrad(  # in place, each array (n, h)
     values: Sequence[FloatArray], gradients: Sequence[FloatArray], state: Sequence[FloatArray], lr: float, eps: float, grad_scale: float
 ) -> None: ...
-def tower_taylor(  # adds |sum over an atom of value * gradient| / grad_scale
-    values: Sequence[FloatArray],  # each (n, h), as are gradients
+def tower_taylor(  # add |sum over an atom of value * gradient| / grad_scale
+    values: Sequence[FloatArray],  # each (n, h), like gradients
     gradients: Sequence[FloatArray],
     sums: Sequence[FloatArray],  # each (n,)
     grad_scale: float,
 ) -> None: ...
-def keep_freed_memory() -> None: ...  # for processes that train: what a step frees stays for the next one; needs glibc
-def all_bounded(arrays: Sequence[FloatArray]) -> bool: ...  # whether every value is a number below 2^48 in size
-def factorize(pooled: FloatArray, num_features: int, terms: FloatArray) -> None: ...  # (B, F * D) -> (B, 2): first order, pairs
+def keep_freed_memory() -> None: ...  # for training: keep freed memory for the next step; needs glibc
+def all_bounded(arrays: Sequence[FloatArray]) -> bool: ...  # whether every value is finite and below 2^48 in magnitude
+def factorize(pooled: FloatArray, num_features: int, terms: FloatArray) -> None: ...  # (B, F * D) -> (B, 2): first-order sum, pairwise sum
 def factorize_backward(
     pooled: FloatArray,
     num_features: int,
     grad_terms: FloatArray,  # (B, 2)
-    beside: FloatArray | None,  # (B, F * D) added to the gradients; rows may lie apart
+    beside: FloatArray | None,  # (B, F * D) added to the gradients; rows may be strided
     gradients: FloatArray,  # out, (B, F * D); may be `beside`
 ) -> None: ...
 def pairwise_dots(pooled: FloatArray, num_features: int, pairs: FloatArray) -> None: ...  # (B, F * D) -> (B, F * (F - 1) / 2)

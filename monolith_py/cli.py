@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,14 +17,11 @@ from rich.table import Table
 from monolith_py.config import JobConfig, load_job
 from monolith_py.errors import MonolithError
 from monolith_py.observe import serve_metrics, set_up_logging
+from monolith_py.process import limit_openmp_spins
 
 app = typer.Typer(help="Real-time recommendation training.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="The job's TOML file.", exists=True, dir_okay=False)]
-# Rounds that an idle thread of torch's OpenMP waits before it sleeps, some tens of microseconds. By default it holds its core for
-# milliseconds, which the core's own threads need: a fifth of a step of the trainer on two cores.
-OPENMP_SPINS = "20000"
-
 StopAtEndOption = Annotated[bool, typer.Option("--stop-at-end", help="Handle what is in the log now, then stop.")]
 
 
@@ -64,7 +60,7 @@ def join(config: ConfigOption, stop_at_end: StopAtEndOption = False) -> None:
 @app.command()
 def train(config: ConfigOption, stop_at_end: StopAtEndOption = False) -> None:
     """Run the trainer: examples become rows and dense parameters, which are published to the replicas."""
-    os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)  # read once, when torch is loaded
+    limit_openmp_spins()
     from monolith_streaming.trainer.process import run_trainer
 
     job = _start(config, "trainer")

@@ -1,23 +1,28 @@
-"""Exceptions that this project raises.
+"""Exceptions of this project.
 
     MonolithError
-    +-- ConfigError        a setting is unknown, of the wrong type or out of its range
-    +-- WireError          bytes from outside do not parse, or break a rule of their format
-    +-- LogError           the log cannot do what was asked
-    |   +-- TopicMissing   the topic does not exist
-    |   +-- OffsetTrimmed  the offset is older than what the log still holds
-    +-- KvError            the key-value store cannot do what was asked
-    +-- TableFull          no row is left in a table
-    +-- CheckpointError    a checkpoint or snapshot is absent, torn or of another job
-    +-- DeltaGap           a delta does not follow the last one applied
-    +-- DenseGap           an update of the dense parameters is for other dense parameters than those held
-    +-- NotReady           a process is asked before it can answer
-    +-- RankFailed         a replica did not rank what it was asked to
+    +-- ConfigError            a setting is unknown, of the wrong type or out of range
+    +-- WireError              bytes from outside cannot be parsed or break a rule of their format
+    +-- LogError               an operation of the log failed
+    |   +-- TopicMissing       the topic does not exist
+    |   +-- OffsetTrimmed      the offset is older than the oldest record of the log
+    +-- KvError                an operation of the key-value store failed
+    +-- TableFull              a table has no free row
+    +-- PoisonedBatch          a batch has a loss or gradient that is not finite
+    +-- ModelNotFinite         the model has a parameter or row that is not finite
+    +-- CheckpointError        a checkpoint or snapshot is absent, torn, damaged or of another job
+    |   +-- CheckpointVersion  a checkpoint has another format version
+    +-- DeltaGap               a delta does not follow the last applied one
+    +-- DenseGap               an update of the dense parameters does not fit the ones held
+    +-- NotReady               a process cannot answer yet
+    +-- RankFailed             a replica failed to rank a request
 
-A caller's wrong argument is a plain `ValueError`; a broken invariant of our own is an `assert`.
+A wrong argument of a caller is a plain `ValueError`; a broken invariant of our own is an `assert`.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 
 class MonolithError(Exception):
@@ -25,19 +30,19 @@ class MonolithError(Exception):
 
 
 class ConfigError(MonolithError):
-    """A setting is unknown, of the wrong type or out of its range."""
+    """A setting is unknown, of the wrong type or out of range."""
 
 
 class WireError(MonolithError):
-    """Bytes from outside do not parse, or break a rule of their format."""
+    """Bytes from outside cannot be parsed or break a rule of their format."""
 
 
 class LogError(MonolithError):
-    """The log cannot do what was asked."""
+    """An operation of the log failed."""
 
 
 class TopicMissing(LogError):
-    """The topic does not exist; `topic` names it."""
+    """The topic `topic` does not exist."""
 
     def __init__(self, topic: str) -> None:
         super().__init__(f"topic {topic!r} does not exist: create it with `monolith topics`")
@@ -45,7 +50,7 @@ class TopicMissing(LogError):
 
 
 class OffsetTrimmed(LogError):
-    """The offset asked for is older than what the log still holds."""
+    """The offset is older than the oldest record of the log, at `start`."""
 
     def __init__(self, topic: str, partition: int, offset: int, start: int) -> None:
         super().__init__(f"{topic!r}[{partition}]: offset {offset} is gone, the log starts at {start}")
@@ -53,19 +58,35 @@ class OffsetTrimmed(LogError):
 
 
 class KvError(MonolithError):
-    """The key-value store cannot do what was asked."""
+    """An operation of the key-value store failed."""
 
 
 class TableFull(MonolithError):
-    """No row is left in a table."""
+    """A table has no free row."""
+
+
+class PoisonedBatch(MonolithError):
+    """A batch has a loss or gradient that is not finite; the trainer did not learn from it."""
+
+
+class ModelNotFinite(MonolithError):
+    """A parameter or row of the model is NaN or infinite: the trainer stops."""
 
 
 class CheckpointError(MonolithError):
-    """A checkpoint or snapshot is absent, torn or of another job."""
+    """A checkpoint or snapshot is absent, torn, damaged or of another job."""
+
+
+class CheckpointVersion(CheckpointError):
+    """The checkpoint at `path` has another format version: `expected` and `got`."""
+
+    def __init__(self, path: Path, expected: int, got: int) -> None:
+        super().__init__(f"{path}: format version must be {expected}, got {got}: it was written by another release of monolith-py")
+        self.path, self.expected, self.got = path, expected, got
 
 
 class DeltaGap(MonolithError):
-    """A delta does not follow the last one applied: expected and got are (generation, seq)."""
+    """A delta does not follow the last applied one; `expected` and `got` are (generation, seq)."""
 
     def __init__(self, expected: tuple[int, int], got: tuple[int, int]) -> None:
         super().__init__(f"delta gap: expected (generation, seq) {expected}, got {got}")
@@ -73,7 +94,7 @@ class DeltaGap(MonolithError):
 
 
 class DenseGap(MonolithError):
-    """An update of the dense parameters is for other dense parameters than those held: expected and got are CRC-32C of fingerprints."""
+    """An update of the dense parameters does not fit the ones held; `expected` and `got` are fingerprints (CRC-32C)."""
 
     def __init__(self, expected: int, got: int) -> None:
         super().__init__(f"dense gap: expected fingerprint {expected:08x}, got {got:08x}")
@@ -81,11 +102,11 @@ class DenseGap(MonolithError):
 
 
 class NotReady(MonolithError):
-    """A process is asked before it can answer."""
+    """A process cannot answer yet."""
 
 
 class RankFailed(MonolithError):
-    """A replica did not rank what it was asked to; `code` is the gRPC status, for instance "INVALID_ARGUMENT" or "UNAVAILABLE"."""
+    """A replica failed to rank a request; `code` is the gRPC status, for instance "INVALID_ARGUMENT" or "UNAVAILABLE"."""
 
     def __init__(self, code: str, details: str) -> None:
         super().__init__(f"{code}: {details}")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +14,6 @@ import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from monolith_py import _core
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig, ServingConfig
 from monolith_py.data.schema import Schema
@@ -24,6 +21,7 @@ from monolith_py.errors import ConfigError
 from monolith_py.io import Log, open_kv, open_log
 from monolith_py.io.log.topics import Topics
 from monolith_py.pb import ranking_pb2_grpc as pb_grpc
+from monolith_py.process import StopSignal, set_num_threads
 from monolith_serving.features.store import FeatureStore
 from monolith_serving.ranking.impression_log import ImpressionWriter
 from monolith_serving.ranking.ranker import Ranker
@@ -44,14 +42,10 @@ def run_server(job: JobConfig) -> None:
         ConfigError: the port is taken, or the device is not there.
         TopicMissing: a topic that the replica needs does not exist.
     """
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     config, clock = job.serving, SystemClock()
-    num_threads = config.num_threads or os.cpu_count() or 1
-    torch.set_num_threads(num_threads)
-    _core.set_num_threads(num_threads)
+    set_num_threads(config.num_threads)
     with ExitStack() as stack:
+        stop = stack.enter_context(StopSignal().installed())
         # The follower waits for updates while impressions are appended: a log for each.
         topics = Topics.of(job.log)
         updates = _open_topics(job, [topics.updates, topics.dense_requests], stack) if config.follow_updates else None
@@ -87,7 +81,7 @@ def device_of(config: ServingConfig) -> torch.device:
 class Follower:
     """The thread in which a replica follows the updates; if that fails for good, it tells the process to stop."""
 
-    def __init__(self, replica: Replica, stop: threading.Event) -> None:
+    def __init__(self, replica: Replica, stop: StopSignal) -> None:
         self._replica, self._stop = replica, stop
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
@@ -121,7 +115,7 @@ def _open_topics(job: JobConfig, topics: Sequence[str], stack: ExitStack) -> Log
     return log
 
 
-def _serve(service: RankingService, replica: Replica, config: ServingConfig, stop: threading.Event) -> None:
+def _serve(service: RankingService, replica: Replica, config: ServingConfig, stop: StopSignal) -> None:
     """Answer requests until `stop`, then let those at hand finish."""
     server = grpc.server(ThreadPoolExecutor(config.grpc_threads, thread_name_prefix="rank"), options=[("grpc.so_reuseport", 0)])
     pb_grpc.add_RankingServicer_to_server(service, server)

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from monolith_demo.driver.kafka_broker import KafkaBroker, KafkaUnavailable
 from monolith_py.io import Kv, Log, open_kv, open_log
 
-# The same examples in every run; machines differ too much in speed for a deadline.
-settings.register_profile("repository", deadline=None, derandomize=True)
+# The same examples in every run; machines differ too much in speed for a deadline, and for a limit on the time to draw examples.
+settings.register_profile("repository", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repository")
+
+
+@pytest.fixture(scope="session")
+def work_factor() -> int:
+    """Return MONOLITH_TEST_WORK, 1 by default: tests whose amount of work is fixed multiply it by this and must pass with any value."""
+    return int(os.environ.get("MONOLITH_TEST_WORK", "1"))
+
+
+@pytest.fixture
+def reserved_port() -> Iterator[socket.socket]:
+    """Socket bound to a free port of 127.0.0.1, without listening: no process is given the port, and a server of the test can take it."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield holder
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,11 @@ class Schema:
         """Names of the dense features, in order."""
         return tuple(feature.name for feature in self.dense_features)
 
+    @cached_property
+    def dense_dims(self) -> dict[str, int]:
+        """Dim of each dense feature."""
+        return {feature.name: feature.dim for feature in self.dense_features}
+
     @property
     def sparse_width(self) -> int:
         """Sum of the sparse features' dims."""

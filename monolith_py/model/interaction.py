@@ -39,7 +39,7 @@ def factorize(pooled: Tensor, num_features: int) -> tuple[Tensor, Tensor]:
     if not _runs_in_core(pooled, num_features):
         rows = pooled.view(len(pooled), num_features, -1)  # (B, F, D)
         return torch.stack((first_order(rows), factorization(rows)), dim=1), pooled
-    terms, beside = _FusedInteraction.apply(pooled, num_features, 2, _core.factorize, _core.factorize_backward)  # type: ignore[no-untyped-call]
+    terms, beside = _FusedInteraction.apply(pooled, num_features, 2, _core.factorize, _core.factorize_backward)
     return terms, beside
 
 
@@ -54,7 +54,7 @@ def pairwise_dots(pooled: Tensor, num_features: int) -> tuple[Tensor, Tensor]:
         first, second = torch.triu_indices(num_features, num_features, offset=1, device=pooled.device)
         return torch.bmm(rows, rows.transpose(1, 2))[:, first, second], pooled
     core = _core.pairwise_dots, _core.pairwise_dots_backward
-    dots, beside = _FusedInteraction.apply(pooled, num_features, num_pairs, *core)  # type: ignore[no-untyped-call]
+    dots, beside = _FusedInteraction.apply(pooled, num_features, num_pairs, *core)
     return dots, beside
 
 

@@ -7,7 +7,7 @@ from monolith_py.sync.dense.update import DenseForm, DenseUpdate, apply_update, 
 from monolith_py.sync.generation import next_generation
 from monolith_py.sync.publisher import Publisher, TouchedRows
 from monolith_py.sync.rows import RowEncoding, pack_rows, row_bytes, unpack_rows
-from monolith_py.sync.subscriber import Sink, Subscriber
+from monolith_py.sync.subscriber import Subscriber
 
 __all__ = [
     "Delta",
@@ -18,7 +18,6 @@ __all__ = [
     "DenseUpdate",
     "Publisher",
     "RowEncoding",
-    "Sink",
     "StepMark",
     "Subscriber",
     "TouchedRows",

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from monolith_py.data.columns import FloatArray, Int64Array
 from monolith_py.sync.delta import Delta, StepMark, encode_delta
 from monolith_py.sync.dense.state import DenseState
 from monolith_py.sync.dense.update import DenseUpdate, full_update, next_update
-from monolith_py.sync.rows import ByteArray, RowEncoding, pack_rows
+from monolith_py.sync.rows import RowEncoding, check_rows
+from monolith_py.table import EncodedDelta
 
 # More marks than this are merged two by two, each pair at its older time: no row seems fresher than it is.
 _MAX_MARKS = 4096
@@ -51,17 +51,15 @@ class StepMarks:
 
 @dataclass(frozen=True)
 class Drained:
-    """What one table gave: n touched rows, m evicted fids."""
+    """One drain of one table: n touched rows, m evicted fids."""
 
     table: str
-    ticket: int
-    fids: Int64Array  # (n,)
-    weights: FloatArray  # (n, dim)
-    evicted: Int64Array  # (m,)
+    dim: int
+    delta: EncodedDelta
 
     def num_deltas(self, rows_per_delta: int) -> int:
         """Return how many deltas these take."""
-        return -(-max(len(self.fids), len(self.evicted)) // rows_per_delta)
+        return -(-max(len(self.delta.fids), len(self.delta.evicted)) // rows_per_delta)
 
 
 @dataclass(frozen=True)
@@ -116,12 +114,12 @@ class Publication:
     @property
     def num_rows(self) -> int:
         """Return the number of touched rows, over all tables."""
-        return sum(len(part.fids) for part in self.drained)
+        return sum(len(part.delta.fids) for part in self.drained)
 
     @property
     def num_evicted(self) -> int:
         """Return the number of evicted fids, over all tables."""
-        return sum(len(part.evicted) for part in self.drained)
+        return sum(len(part.delta.evicted) for part in self.drained)
 
     @property
     def num_deltas(self) -> int:
@@ -148,39 +146,32 @@ class Publication:
 
     @cached_property
     def _values(self) -> list[bytes]:
-        deltas = list(self._deltas())
-        assert len(deltas) == self.num_deltas
-        return [encode_delta(delta) for delta in deltas]
-
-    def _deltas(self) -> Iterator[Delta]:
-        seq, last = self.first_seq, self.first_seq + self.num_deltas - 1
-        if self.turn:
-            steps = self.steps if seq == last else ()
-            yield Delta(self.generation, seq, self.watermark_ms, self.published_ms, dense=self.dense, steps=steps)
-            seq += 1
+        head = Delta(self.generation, self.first_seq, self.watermark_ms, self.published_ms)
+        deltas = [replace(head, dense=self.dense)] if self.turn else []
         for part in self.drained:
-            # Evictions and rows of one fid must not part ways over two deltas: a fid that has a row again is not evicted.
-            evicted = part.evicted[~np.isin(part.evicted, part.fids)] if len(part.evicted) else part.evicted
-            for index in range(part.num_deltas(self.rows_per_delta)):
-                chunk = slice(index * self.rows_per_delta, (index + 1) * self.rows_per_delta)
-                yield Delta(
-                    self.generation,
-                    seq,
-                    self.watermark_ms,
-                    self.published_ms,
-                    table=part.table,
-                    dim=part.weights.shape[1],
-                    encoding=self.encoding,
-                    fids=part.fids[chunk],
-                    rows=_pack(part.table, part.weights[chunk], self.encoding),
-                    evicted=evicted[chunk],
-                    steps=self.steps if seq == last else (),
-                )
-                seq += 1
+            deltas += self._row_deltas(head, part)
+        assert len(deltas) == self.num_deltas
+        numbered = [replace(delta, seq=self.first_seq + index) for index, delta in enumerate(deltas)]
+        numbered[-1] = replace(numbered[-1], steps=self.steps)
+        return [encode_delta(delta) for delta in numbered]
 
-
-def _pack(table: str, weights: FloatArray, encoding: RowEncoding) -> ByteArray:
-    try:
-        return pack_rows(weights, encoding)
-    except ValueError as error:
-        raise ValueError(f"table {table!r}: {error}") from None
+    def _row_deltas(self, head: Delta, part: Drained) -> Iterator[Delta]:
+        """Yield `head` with the rows and evictions of one table, chunk by chunk."""
+        fids, rows, evicted = part.delta.fids, part.delta.rows, part.delta.evicted
+        try:
+            check_rows(rows, self.encoding)
+        except ValueError as error:
+            raise ValueError(f"table {part.table!r}: {error}") from None
+        # A fid with a row is not evicted: its eviction and its row could lie in two deltas.
+        evicted = evicted[~np.isin(evicted, fids)] if len(evicted) else evicted
+        for start in range(0, part.num_deltas(self.rows_per_delta) * self.rows_per_delta, self.rows_per_delta):
+            chunk = slice(start, start + self.rows_per_delta)
+            yield replace(
+                head,
+                table=part.table,
+                dim=part.dim,
+                encoding=self.encoding,
+                fids=fids[chunk],
+                rows=rows[chunk],
+                evicted=evicted[chunk],
+            )

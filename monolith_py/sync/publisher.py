@@ -19,7 +19,6 @@ from torch import Tensor
 
 from monolith_py.clock import Clock
 from monolith_py.config import SyncConfig
-from monolith_py.data.columns import FloatArray, Int64Array
 from monolith_py.errors import LogError
 from monolith_py.io import Log
 from monolith_py.observe.metrics import DELTAS_PUBLISHED, DENSE_PUBLISHED_BYTES, PUBLISH_FAILURES, PUBLISHED_BYTES, ROWS_PUBLISHED
@@ -27,30 +26,28 @@ from monolith_py.sync.dense.requests import DenseRequests
 from monolith_py.sync.dense.state import DenseState
 from monolith_py.sync.publication import DenseTurn, Drained, Publication, StepMarks
 from monolith_py.sync.rows import RowEncoding
+from monolith_py.table import EncodedDelta
 
 logger = logging.getLogger(__name__)
 
 _CONSUMER = "replicas"
 
 
-class _TableDelta(Protocol):
-    """What a drain gives: see `monolith_py.table.TableDelta`."""
-
-    @property
-    def ticket(self) -> int: ...
-    @property
-    def fids(self) -> Int64Array: ...
-    @property
-    def weights(self) -> FloatArray: ...
-    @property
-    def evicted(self) -> Int64Array: ...
-
-
 class TouchedRows(Protocol):
     """The part of `EmbeddingTable` that publishing needs."""
 
-    def drain(self, consumer: str) -> _TableDelta:
-        """Return the rows touched and the fids evicted since the last acknowledged drain."""
+    @property
+    def dim(self) -> int:
+        """Return the width of a row."""
+        ...
+
+    @property
+    def encoding(self) -> str | None:
+        """Return the encoding of the rows that `drain_encoded` returns, None where a row has several."""
+        ...
+
+    def drain_encoded(self, consumer: str) -> EncodedDelta:
+        """Return the packed rows touched and the fids evicted since the last acknowledged drain."""
         ...
 
     def ack(self, consumer: str, ticket: int) -> None:
@@ -78,6 +75,14 @@ class Publisher:
         generation: int,
         next_seq: int = 0,
     ) -> None:
+        """Publish to `topic` from delta (`generation`, `next_seq`) on.
+
+        Raises:
+            ValueError: a table packs its rows in another encoding than `config.encoding`.
+        """
+        for name, table in tables.items():
+            if table.encoding != config.encoding:
+                raise ValueError(f"encoding of table {name!r} must be that of sync.encoding, {config.encoding!r}, got {table.encoding!r}")
         self._log, self._topic, self._tables, self._dense = log, topic, tables, dense
         self._requests, self._config, self._clock = requests, config, clock
         self._generation, self._next_seq = generation, next_seq
@@ -90,8 +95,8 @@ class Publisher:
         self._append: Future[int] | None = None  # on its way to the log
 
     @property
-    def position(self) -> tuple[int, int]:
-        """Return (generation, seq) of the next delta to be built."""
+    def next_delta(self) -> tuple[int, int]:
+        """Return (generation, seq) of the next delta to publish."""
         return self._generation, self._next_seq
 
     def note_step(self, num_rows: int) -> None:
@@ -150,8 +155,7 @@ class Publisher:
         """Drain all tables into a publish; None where nothing changed and it is not the dense parameters' turn."""
         drained = []
         for name, table in self._tables.items():
-            part = table.drain(_CONSUMER)
-            drained.append(Drained(name, part.ticket, part.fids, part.weights, part.evicted))
+            drained.append(Drained(name, table.dim, table.drain_encoded(_CONSUMER)))
         publish = Publication(
             generation=self._generation,
             first_seq=self._next_seq,
@@ -217,4 +221,4 @@ class Publisher:
 
     def _acknowledge(self, publish: Publication) -> None:
         for part in publish.drained:
-            self._tables[part.table].ack(_CONSUMER, part.ticket)
+            self._tables[part.table].ack(_CONSUMER, part.delta.ticket)

@@ -11,15 +11,14 @@ from typing import assert_never
 import numpy as np
 import numpy.typing as npt
 
+from monolith_py import _core
 from monolith_py.data.columns import FloatArray
 from monolith_py.pb import parameter_sync_pb2 as pb
 
 ByteArray = npt.NDArray[np.uint8]
 
-_MAX_FP16 = 65504.0
 # An int8 row begins with its fp16 scale and its fp16 bias.
 _INT8_HEADER_BYTES = 4
-_LEVELS = 255
 
 
 class RowEncoding(Enum):
@@ -67,15 +66,7 @@ def pack_rows(weights: FloatArray, encoding: RowEncoding) -> ByteArray:
     if not finite.all():
         row = int(np.flatnonzero(~finite.all(axis=1))[0])
         raise ValueError(f"weights must be finite, got {weights[row][~finite[row]][0]} in row {row} of {len(weights)}")
-    match encoding:
-        case RowEncoding.FP32:
-            return _as_bytes(weights.astype("<f4", copy=False), 4)
-        case RowEncoding.FP16:
-            return _as_bytes(np.clip(weights, -_MAX_FP16, _MAX_FP16).astype("<f2"), 2)
-        case RowEncoding.INT8:
-            return _pack_int8(weights)
-        case _:
-            assert_never(encoding)
+    return _core.pack_rows(np.ascontiguousarray(weights, np.float32), encoding.value)
 
 
 def unpack_rows(rows: ByteArray, dim: int, encoding: RowEncoding) -> FloatArray:
@@ -108,28 +99,17 @@ def rows_are_finite(rows: ByteArray, encoding: RowEncoding) -> bool:
             assert_never(encoding)
 
 
+def check_rows(rows: ByteArray, encoding: RowEncoding) -> None:
+    """Check that packed rows uint8 (n, R) are finite.
+
+    Raises:
+        ValueError: a weight is NaN or infinite; the message names the row.
+    """
+    if not rows_are_finite(rows, encoding):
+        row = next(row for row in range(len(rows)) if not rows_are_finite(rows[row : row + 1], encoding))
+        raise ValueError(f"weights must be finite, got NaN or Inf in row {row} of {len(rows)}")
+
+
 def _fp16_is_finite(values: ByteArray) -> bool:
     exponent = np.uint16(0x7C00)
     return not bool(((values.view("<u2") & exponent) == exponent).any())
-
-
-def _as_bytes(values: npt.NDArray[np.floating], itemsize: int) -> ByteArray:
-    num_rows, dim = values.shape
-    return np.ascontiguousarray(values).view(np.uint8).reshape(num_rows, dim * itemsize)
-
-
-def _pack_int8(weights: FloatArray) -> ByteArray:
-    """Quantise each row between its least and its greatest weight, as FBGEMM's fused 8-bit row-wise quantiser does."""
-    by_column = np.ascontiguousarray(weights.T)  # (D, n): reductions over rows of many values are the fast ones
-    num_rows = len(weights)
-    packed = np.empty((num_rows, _INT8_HEADER_BYTES + weights.shape[1]), np.uint8)
-    bias = np.clip(by_column.min(axis=0), -_MAX_FP16, _MAX_FP16).astype(np.float16)
-    spread = by_column.max(axis=0) - bias.astype(np.float32)
-    scale = np.clip(spread / _LEVELS, 0, _MAX_FP16).astype(np.float16)
-    # A row of equal weights, or one so narrow that its scale is no fp16 number: every q is 0.
-    scale[scale == 0] = 1.0
-    header = np.stack([scale, bias], axis=1).astype("<f2")  # (n, 2)
-    packed[:, :_INT8_HEADER_BYTES] = header.view(np.uint8)
-    levels = (by_column - bias.astype(np.float32)) * (1.0 / scale.astype(np.float32))
-    packed[:, _INT8_HEADER_BYTES:] = np.clip(np.rint(levels), 0, _LEVELS).astype(np.uint8).T
-    return packed

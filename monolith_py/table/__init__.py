@@ -1,8 +1,8 @@
-"""Embedding tables and the torch module that looks rows up and updates them."""
+"""Embedding tables, and the torch module of pooled look-ups in them."""
 
 from monolith_py.table.admission import Admission, MemoryBudget
 from monolith_py.table.bags import EmbeddingBags, Feature
-from monolith_py.table.embedding_table import NO_ROW, EmbeddingTable, EncodedDelta, Entries, TableDelta, TableSaving, TableStats
+from monolith_py.table.embedding_table import NO_ROW, EmbeddingTable
 from monolith_py.table.optimizers import (
     Adadelta,
     Adagrad,
@@ -19,9 +19,11 @@ from monolith_py.table.optimizers import (
     Sgd,
     optimizer_from,
 )
+from monolith_py.table.saving import TableSaving, table_file
 from monolith_py.table.schedules import CosineDecay, PolynomialDecay, Schedule, StepDecay, Warmup
 from monolith_py.table.slices import Encoding, Initializer, Slice
 from monolith_py.table.table_settings import SliceSettings, TableSettings, read_settings
+from monolith_py.table.views import EncodedDelta, Entries, TableDelta, TableStats
 
 __all__ = [
     "NO_ROW",
@@ -60,4 +62,5 @@ __all__ = [
     "Warmup",
     "optimizer_from",
     "read_settings",
+    "table_file",
 ]

@@ -1,24 +1,25 @@
-"""Which fids get a row, and which rows go when memory is short."""
+"""Admission of fids to rows, and the memory budget that evicts rows."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
 class Admission:
-    """How sightings of a fid without a row lead to one; `admit_after` is k.
+    """Rule by which sightings of a fid lead to its row; k is `admit_after`.
 
-    - "count": at the k-th sighting, exactly. Each fid that waits takes an entry of the id map (about 25 bytes) until it expires.
-    - "sketch": at the k-th sighting within the last `window_s` seconds of event time (three to four quarters of it), counted in
-      `sketch_bytes` of memory (at least 16 KiB, brought up to a power of two) whatever comes. It never counts too few. It counts too
-      many by at most 3 N / 7 L on average, where N sightings of waiting fids fall into a window and L = sketch_bytes / 64; by t or more
-      with a chance of at most 3 N / (7 L t).
-    - "proportional": with a chance of c / k in a batch that sights the fid c times. No memory.
-    - "geometric": with a chance of 1 - 0.05 ** (c / k): 95 % are admitted within k sightings. No memory.
+    - "count": at the k-th sighting, exactly. Each candidate takes an entry of the id map (about 25 bytes) until it expires.
+    - "sketch": at the k-th sighting within the last `window_s` seconds of event time (three quarters of it at least). Counts take
+      `sketch_bytes` of memory (at least 16 KiB, rounded up to a power of two) for any number of fids. They are never too low. They are
+      too high by at most 3 N / 7 L on average, for N sightings of candidates in a window and L = sketch_bytes / 64; by t or more with a
+      probability of at most 3 N / (7 L t).
+    - "proportional": with probability c / k in a batch with c sightings of the fid. It takes no memory.
+    - "geometric": with probability 1 - 0.05 ** (c / k): 95 % of fids are admitted within k sightings. It takes no memory.
 
-    The chances are those of Monolith's probabilistic filter; the draws are a pure function of (seed, fid, number of the batch).
+    The probabilities are those of Monolith's probabilistic filter; the draws are a pure function of (seed, fid, number of the batch).
     """
 
     kind: Literal["count", "sketch", "proportional", "geometric"] = "count"
@@ -31,20 +32,29 @@ class Admission:
         if self.sketch_bytes < 64 or self.window_s < 1:
             raise ValueError(f"sketch_bytes must be >= 64 and window_s >= 1, got {self.sketch_bytes!r} and {self.window_s!r}")
 
+    def core_settings(self) -> dict[str, Any]:
+        """Return the arguments of `_core.Table` for this rule."""
+        is_sketch = self.kind == "sketch"
+        return {
+            "admission": self.kind,
+            "sketch_bytes": self.sketch_bytes if is_sketch else 0,
+            "sketch_window_s": self.window_s if is_sketch else 0,
+        }
+
 
 EXACT_COUNT = Admission()
 
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """How much memory the rows of a table may take, and which go first: the least recently seen, the least often seen, or the least score.
+    """Memory limit of a table's rows in bytes, and the eviction order: least recently seen, least often seen, or lowest score.
 
-    The score of a row is its count of sightings halved for each `half_life_s` since the last one. It is the default: at every budget that
-    was measured it costs less AUC than the least recently seen (tests/evidence/TABLE.md), and unlike plain counts it forgets.
+    The score of a row is its count of sightings, halved for each `half_life_s` since the last one. It is the default: at every measured
+    budget it costs less AUC than the least recently seen (tests/evidence/TABLE.md), and unlike plain counts it forgets.
 
-    Rows go in the call that looks fids up, before it does, so a batch's own new rows come on top of the budget until the next; rows seen
-    in the last ten seconds of event time (or thousandth of the TTL) stay. Which rows go is settled by a sample of priorities: those that
-    go have about the least.
+    A look-up that inserts first evicts, so the new rows of its batch exceed the budget until the next one. Rows seen in the last ten
+    seconds of event time (or thousandth of the TTL) stay. The threshold comes from a sample of priorities, so the evicted rows are about
+    the lowest.
     """
 
     bytes: int
@@ -56,3 +66,11 @@ class MemoryBudget:
             raise ValueError(f"bytes and half_life_s of a budget must be >= 1, got {self.bytes!r} and {self.half_life_s!r}")
         if self.eviction not in ("lru", "lfu", "score"):
             raise ValueError(f"eviction must be lru, lfu or score, got {self.eviction!r}")
+
+    def core_settings(self) -> dict[str, Any]:
+        """Return the arguments of `_core.Table` for this budget."""
+        return {"eviction": self.eviction, "budget_bytes": self.bytes, "half_life_s": self.half_life_s}
+
+
+# Arguments of `_core.Table` for a table without a budget.
+NO_BUDGET: Mapping[str, Any] = {"eviction": "none", "budget_bytes": 0, "half_life_s": 0}

@@ -1,5 +1,6 @@
-"""Pooled embedding look-up as a torch module, with TorchRec's shapes: KeyedJaggedTensor in, KeyedTensor out; backward updates the rows.
+"""Pooled embedding look-up as a torch module with TorchRec's types: KeyedJaggedTensor in, KeyedTensor out; backward updates the rows.
 
+torchrec takes 190 MB and a second to load, so only a forward loads it: replicas and commands do without.
 Letters: B rows of the batch, F features, n fids over all features, D the sum of the features' dims.
 """
 
@@ -8,29 +9,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from monolith_py import _core
 from monolith_py.config import FeatureConfig, SparseOptimizerConfig
 from monolith_py.data.schema import Schema
+from monolith_py.errors import TableFull
 from monolith_py.table.admission import EXACT_COUNT, Admission, MemoryBudget
-from monolith_py.table.embedding_table import EmbeddingTable, Int64Array, TableSaving, UInt32Array
+from monolith_py.table.embedding_table import EmbeddingTable
 from monolith_py.table.optimizers import Optimizer, optimizer_from
-from monolith_py.table.slices import Initializer, Slice
+from monolith_py.table.saving import TableSaving, table_file
+from monolith_py.table.slices import Encoding, Initializer, Slice
+from monolith_py.table.views import FloatArray, Int64Array, UInt32Array
+
+if TYPE_CHECKING:
+    from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 
 @dataclass(frozen=True)
 class Feature:
-    """One sparse feature: how a bag of its fids is pooled, and its table.
+    """A sparse feature: pooling of its bags, and settings of its table as in `EmbeddingTable`.
 
-    `pooling` is "sum", "mean" (over all fids of the bag, those without a row too), or "first": no pooling, the rows of the first `length`
-    fids side by side, zeros where there are fewer. A feature with `table` looks its fids up in the table of the feature of that name, and
-    leaves all that is the table's to it.
+    `pooling` is "sum", "mean" (over all fids of the bag, also those without a row), or "first": the rows of the first `length` fids side
+    by side, padded with zeros. A feature with `table` shares the table of the feature of that name; its own table settings have no effect.
     """
 
     name: str
@@ -53,7 +58,7 @@ class Feature:
             raise ValueError(f"length of feature {self.name!r} must be > 0 for pooling 'first' and 0 for others, got {self.length!r}")
 
     def make_table(self, optimizer: Optimizer, seed: int) -> EmbeddingTable:
-        """Return the feature's own table, empty."""
+        """Return an empty table of the feature's settings."""
         return EmbeddingTable(
             self.dim,
             None if self.slices else optimizer,
@@ -70,14 +75,15 @@ class Feature:
 
 
 class EmbeddingBags(nn.Module):
-    """One table for each feature; forward looks up and pools, backward takes the optimizer's step on the rows at once.
+    """One table for each feature; forward looks up and pools the rows, backward updates them.
 
-    In training, a forward that builds a graph counts sightings and makes rows; otherwise it only looks up. `now_s` is the event
-    time of the batch, which admission and expiry go by. The rows are no parameters: no torch optimizer sees them, `state_dict`
-    does not hold them (`save` and `restore` do), and gradients that reach them must be below 2^48, so that
-    the optimizer's squares are finite.
+    In training mode, a forward that builds a graph counts sightings and inserts rows; any other forward only looks up. `now_s` is the
+    event time of the batch in seconds, used by admission and expiry. The rows are not parameters: a torch optimizer does not see them
+    and `state_dict` does not hold them; use `save` and `restore`. Gradients of the rows must be below 2^48, so that their squares are
+    finite.
 
     >>> from monolith_py.table import Sgd
+    >>> from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
     >>> bags = EmbeddingBags([Feature("user_id", dim=4)], optimizer=Sgd(lr=1.0))
     >>> kjt = KeyedJaggedTensor.from_lengths_sync(keys=["user_id"], values=torch.tensor([7, 8, 7]), lengths=torch.tensor([1, 2]))
     >>> pooled = bags(kjt)
@@ -89,10 +95,10 @@ class EmbeddingBags(nn.Module):
     """
 
     def __init__(self, features: Sequence[Feature], optimizer: Optimizer, *, seed: int = 0) -> None:
-        """Make one empty table for each feature; start values are pure functions of (seed, feature, fid).
+        """Make one empty table for each feature; start values are a pure function of (`seed`, feature, fid).
 
         Raises:
-            ValueError: no feature, or two of one name.
+            ValueError: there is no feature, two have the same name, or `table` of one names no feature with a table.
         """
         super().__init__()
         names = [feature.name for feature in features]
@@ -112,23 +118,27 @@ class EmbeddingBags(nn.Module):
         self._dims = [table.dim * (feature.length or 1) for feature, table in zip(features, tables, strict=True)]
         self._pooling = [-feature.length if feature.pooling == "first" else int(feature.pooling == "mean") for feature in features]
         self._cores = [table.core for table in tables]
-        # Autograd calls a function's backward only where an input asks for a gradient.
-        self._ask = torch.zeros(0, requires_grad=True)
+        # Autograd calls the backward of a function only if an input requires a gradient.
+        self._grad_anchor = torch.zeros(0, requires_grad=True)
 
     @staticmethod
-    def of(schema: Schema, config: SparseOptimizerConfig, seed: int) -> EmbeddingBags:
-        """Return the bags of a job's schema."""
-        features = [_feature(feature) for feature in schema.features]
-        return EmbeddingBags(features, optimizer_from(config), seed=seed)
+    def of(schema: Schema, config: SparseOptimizerConfig, seed: int, encoding: Encoding) -> EmbeddingBags:
+        """Return the bags of a job's schema; drains pack their rows in `encoding`."""
+        optimizer = optimizer_from(config)
+        return EmbeddingBags([_feature(feature, optimizer, encoding) for feature in schema.features], optimizer, seed=seed)
 
     def forward(self, kjt: KeyedJaggedTensor) -> KeyedTensor:
         """Return the pooled rows of all features, (B, D), in the order of the features.
 
-        Where the tensor has weights, rows are multiplied by them before they are pooled; the weights get no gradient.
+        Weights of the tensor, if it has some, multiply the rows before pooling; they get no gradient. Backward raises FloatingPointError
+        for a gradient that is not finite or too large, and changes no row.
 
         Raises:
-            ValueError: a feature is missing, or ids are not int64.
+            ValueError: a feature is missing, or fids are not int64.
+            TableFull: a table would have more than 4,294,967,294 rows.
         """
+        from torchrec.sparse.jagged_tensor import KeyedTensor
+
         if kjt.keys() != self._names:
             present = kjt.keys()
             missing = [name for name in self._names if name not in present]
@@ -138,13 +148,16 @@ class EmbeddingBags(nn.Module):
         values = kjt.values()
         if values.dtype != torch.int64:
             raise ValueError(f"values of the KeyedJaggedTensor must be int64, got {values.dtype}")
-        offsets = kjt.offsets().to(torch.int64).contiguous()
-        learning = self.training and torch.is_grad_enabled()
         weights = kjt.weights_or_none()
-        scales = None if weights is None else weights.detach().to(torch.float32).contiguous()
-        pooled: Tensor = _PooledLookup.apply(  # type: ignore[no-untyped-call]
-            self._ask, self, values.contiguous(), offsets, scales, kjt.stride(), learning
+        lookup = _Lookup(
+            bags=self,
+            num_rows=kjt.stride(),
+            fids=values.contiguous(),
+            offsets=kjt.offsets().to(torch.int64).contiguous(),
+            weights=None if weights is None else weights.detach().to(torch.float32).contiguous().numpy(),
+            inserts=self.training and torch.is_grad_enabled(),
         )
+        pooled: Tensor = _PooledLookup.apply(self._grad_anchor, lookup)
         return KeyedTensor(self._names, self._dims, pooled, key_dim=1)
 
     def set_lr(self, lr: float) -> None:
@@ -153,30 +166,38 @@ class EmbeddingBags(nn.Module):
             table.set_lr(lr)
 
     def evict(self, now_s: int) -> dict[str, Int64Array]:
-        """Let go of expired rows; return their fids by feature."""
+        """Evict expired rows; return their fids by table."""
         return {name: table.evict(now_s) for name, table in self.tables.items()}
 
     def save(self, directory: Path) -> None:
-        """Write each table to `<feature>.table` in `directory`."""
+        """Write a snapshot of each table to `<feature>.table` in `directory`.
+
+        Raises:
+            CheckpointError: a file cannot be written.
+        """
         for saving in self.start_saving(directory):
             saving.finish()
             saving.commit()
 
     def start_saving(self, directory: Path) -> list[TableSaving]:
-        """Begin the same while the tables go on changing: a snapshot under way of each."""
-        return [table.start_saving(directory / f"{name}.table") for name, table in self.tables.items()]
+        """Start a snapshot of each table that is written while the tables change."""
+        return [table.start_saving(table_file(directory, name)) for name, table in self.tables.items()]
 
     def restore(self, directory: Path) -> None:
-        """Fill the tables, which must be empty, from what `save` wrote."""
+        """Restore the tables, which must be empty, from the snapshots of `save`.
+
+        Raises:
+            CheckpointError: a file is absent, torn, damaged or of other settings.
+        """
         for name, table in self.tables.items():
-            table.restore_from(directory / f"{name}.table")
+            table.restore_from(table_file(directory, name))
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("EmbeddingBags cannot be pickled or copied: use save and restore")
 
 
-def _feature(config: FeatureConfig) -> Feature:
-    """Return the feature that the settings describe."""
+def _feature(config: FeatureConfig, optimizer: Optimizer, encoding: Encoding) -> Feature:
+    """Return the feature of the settings."""
     sketch = {"sketch_bytes": config.sketch_bytes, "window_s": config.sketch_window_s}
     admission = Admission(config.admission, **{name: value for name, value in sketch.items() if value is not None})
     budget = MemoryBudget(config.budget_bytes, config.eviction, config.half_life_s) if config.budget_bytes else None
@@ -184,8 +205,7 @@ def _feature(config: FeatureConfig) -> Feature:
         config.name,
         config.dim,
         config.pooling,
-        initializer=config.initializer,
-        init_scale=config.init_scale,
+        slices=(Slice("weights", config.dim, optimizer, config.initializer, config.init_scale, encoding),),
         admit_after=config.admit_after,
         admission=admission,
         ttl_s=config.ttl_s,
@@ -193,26 +213,41 @@ def _feature(config: FeatureConfig) -> Feature:
     )
 
 
+@dataclass(frozen=True)
+class _Lookup:
+    """One look-up of a batch in the tables of all features."""
+
+    bags: EmbeddingBags
+    num_rows: int  # B
+    fids: Tensor  # int64 (n,)
+    offsets: Tensor  # int64 (F * B + 1,)
+    weights: FloatArray | None  # (n,)
+    inserts: bool  # count sightings and insert rows
+
+
 class _PooledLookup(torch.autograd.Function):
-    """Look-up and pooling in the core; its backward updates the rows and asks for no gradient in turn."""
+    """Look-up and pooling in the core; backward updates the rows and returns no gradient."""
 
     @staticmethod
-    def forward(
-        ctx: Any, ask: Tensor, bags: EmbeddingBags, fids: Tensor, offsets: Tensor, scales: Tensor | None, num_rows: int, learning: bool
-    ) -> Tensor:
-        weights = None if scales is None else scales.numpy()
-        pooled = torch.empty(num_rows, sum(bags._dims))  # (B, D)
+    def forward(ctx: Any, anchor: Tensor, lookup: _Lookup) -> Tensor:
+        bags, fids, offsets = lookup.bags, lookup.fids.numpy(), lookup.offsets.numpy()
+        pooled = torch.empty(lookup.num_rows, sum(bags._dims))  # (B, D)
         rows: UInt32Array = np.empty(len(fids), np.uint32)
-        _core.pooled_forward(bags._cores, fids.numpy(), offsets.numpy(), weights, bags._pooling, bags.now_s, learning, pooled.numpy(), rows)
-        ctx.bags, ctx.rows, ctx.offsets, ctx.weights = bags, rows, offsets, weights
+        out = pooled.numpy()
+        try:
+            _core.pooled_forward(bags._cores, fids, offsets, lookup.weights, bags._pooling, bags.now_s, lookup.inserts, out, rows)
+        except _core.TableFull as error:
+            raise TableFull(str(error)) from None
+        ctx.lookup, ctx.rows = lookup, rows
         return pooled
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
-        bags: EmbeddingBags = ctx.bags
-        gradient = gradients[0].to(torch.float32).contiguous()
+        lookup: _Lookup = ctx.lookup
+        bags = lookup.bags
+        gradient = gradients[0].to(torch.float32).contiguous().numpy()
         for table in bags.tables.values():
             table.follow_schedules()
-        offsets = ctx.offsets.numpy()
-        bags.rows_touched = _core.pooled_backward(bags._cores, ctx.rows, offsets, ctx.weights, bags._pooling, gradient.numpy())
-        return None, None, None, None, None, None, None
+        offsets = lookup.offsets.numpy()
+        bags.rows_touched = _core.pooled_backward(bags._cores, ctx.rows, offsets, lookup.weights, bags._pooling, gradient)
+        return None, None

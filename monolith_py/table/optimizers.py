@@ -1,4 +1,4 @@
-"""Rules that update rows: what each holds per row, and where it comes from. The C++ core runs them, fused with the sum over duplicates.
+"""Update rules of rows, with their formula, source and state per row. The core runs them, fused with the sum over duplicate fids.
 
 Letters: g the row's gradient (summed over the batch), w its weights, D the slice's dim.
 """
@@ -15,10 +15,10 @@ from monolith_py.table.schedules import Schedule
 
 @dataclass(frozen=True)
 class Optimizer:
-    """One update rule of rows; use one of its subclasses.
+    """Update rule of rows; use a subclass.
 
-    Before the rule, `weight_decay` adds itself times w to g, and `clip_norm` scales g down to that norm (of one row's slice) where it is
-    longer; 0 does neither. `lr` may be a schedule.
+    Before the rule, `weight_decay` * w is added to g, and g is scaled down to the norm `clip_norm` (of one row's slice) if its norm is
+    larger; 0 turns either off. `lr` may be a schedule.
     """
 
     kind: ClassVar[str]
@@ -37,8 +37,8 @@ class Optimizer:
         """Return the learning rate of step `step`."""
         return self.lr(step) if callable(self.lr) else self.lr
 
-    def hyper(self) -> dict[str, float]:
-        """Return the rule's numbers by the core's names, at step 0."""
+    def hyperparameters(self) -> dict[str, float]:
+        """Return the rule's hyperparameters by the core's names, with the learning rate of step 0."""
         numbers = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: float(value) for name, value in {**numbers, "lr": self.rate(0)}.items()}
 
@@ -61,7 +61,7 @@ class Momentum(Optimizer):
 
 @dataclass(frozen=True)
 class Adagrad(Optimizer):
-    """n += g^2; w -= lr * g / (sqrt(n) + eps) (Duchi et al. 2011). D floats of state, which start at `initial_accumulator`."""
+    """n += g^2; w -= lr * g / (sqrt(n) + eps) (Duchi et al. 2011). D floats of state, initialised to `initial_accumulator`."""
 
     kind = "adagrad"
     eps: float = 1e-8
@@ -70,7 +70,7 @@ class Adagrad(Optimizer):
 
 @dataclass(frozen=True)
 class RowwiseAdagrad(Optimizer):
-    """n += mean(g^2); w -= lr * g / (sqrt(n) + eps), as FBGEMM's. One float of state a row."""
+    """n += mean(g^2); w -= lr * g / (sqrt(n) + eps), as in FBGEMM. One float of state."""
 
     kind = "rowwise_adagrad"
     eps: float = 1e-8
@@ -79,7 +79,7 @@ class RowwiseAdagrad(Optimizer):
 
 @dataclass(frozen=True)
 class Adadelta(Optimizer):
-    """Adadelta (Zeiler 2012, algorithm 1), its step times lr. 2 D floats of state."""
+    """Adadelta (Zeiler 2012, algorithm 1), with its step multiplied by lr. 2 D floats of state."""
 
     kind = "adadelta"
     lr: float | Schedule = 1.0
@@ -98,7 +98,7 @@ class RmsProp(Optimizer):
 
 @dataclass(frozen=True)
 class Adam(Optimizer):
-    """Adam (Kingma and Ba 2015, algorithm 1) of the touched rows only, with a step count for each row. 2 D + 1 floats of state."""
+    """Adam (Kingma and Ba 2015, algorithm 1) on the touched rows only, with a step count per row. 2 D + 1 floats of state."""
 
     kind = "adam"
     lr: float | Schedule = 1e-3
@@ -109,14 +109,14 @@ class Adam(Optimizer):
 
 @dataclass(frozen=True)
 class AmsGrad(Adam):
-    """Adam that divides by the greatest v so far (Reddi et al. 2018), as torch has it. 3 D + 1 floats of state."""
+    """Adam with the greatest v so far in the denominator (Reddi et al. 2018), as in torch.optim. 3 D + 1 floats of state."""
 
     kind = "amsgrad"
 
 
 @dataclass(frozen=True)
 class AdamW(Adam):
-    """Adam whose decay goes straight to the weights: w *= 1 - lr * weight_decay (Loshchilov and Hutter 2019). 2 D + 1 floats of state."""
+    """Adam with decoupled weight decay: w *= 1 - lr * weight_decay (Loshchilov and Hutter 2019). 2 D + 1 floats of state."""
 
     kind = "adamw"
     weight_decay: float = 0.01
@@ -124,7 +124,7 @@ class AdamW(Adam):
 
 @dataclass(frozen=True)
 class Ftrl(Optimizer):
-    """FTRL-Proximal (McMahan et al. 2013, algorithm 1). 2 D floats of state; the start value counts until the first update."""
+    """FTRL-Proximal (McMahan et al. 2013, algorithm 1). 2 D floats of state. A row keeps its start value until its first update."""
 
     kind = "ftrl"
     initial_accumulator: float = 0.01
@@ -135,10 +135,10 @@ class Ftrl(Optimizer):
 
 @dataclass(frozen=True)
 class GroupAdagrad(Optimizer):
-    """n += max(g^2); Adagrad's step, then the group lasso's proximal step of strength `l2`, which frees rows that it brings to zero.
+    """n += max(g^2); Adagrad's step, then the proximal step of the group lasso of strength `l2`, which frees rows that become zero.
 
-    Monolith's AdaGradWithGroupLasso; Yang et al. 2010, equation 9. One float of state a row. A freed row is evicted: replicas get its
-    tombstone, and its fid starts anew when it is seen again.
+    Monolith's AdaGradWithGroupLasso; Yang et al. 2010, equation 9. One float of state. A freed row is evicted: replicas get a tombstone,
+    and the fid starts as a new one at its next sighting.
     """
 
     kind = "group_adagrad"
@@ -149,9 +149,9 @@ class GroupAdagrad(Optimizer):
 
 @dataclass(frozen=True)
 class GroupFtrl(Optimizer):
-    """FTRL with group sparsity (Ni et al. 2021, algorithm 1): rows whose z is shorter than l2 * sqrt(D) are zero and are freed.
+    """FTRL with group sparsity (Ni et al. 2021, algorithm 1): a row with |z| below l2 * sqrt(D) is zero and is freed.
 
-    2 D floats of state. A freed row is evicted, as `GroupAdagrad` has it.
+    2 D floats of state. A freed row is evicted, as in `GroupAdagrad`.
     """
 
     kind = "group_ftrl"
@@ -165,10 +165,10 @@ _RULES = (Sgd, Momentum, Adagrad, RowwiseAdagrad, Adadelta, RmsProp, Adam, AmsGr
 
 
 def optimizer_from(config: SparseOptimizerConfig) -> Optimizer:
-    """Return the rule that the settings describe; what they leave open is as the rule has it.
+    """Return the rule of the settings; a setting left out takes the rule's default.
 
     Raises:
-        ConfigError: a setting is none of the rule's.
+        ConfigError: the rule has no such setting.
     """
     rule = {cls.kind: cls for cls in _RULES}[config.kind]
     settings = config.model_dump(exclude_none=True, exclude={"kind"})

@@ -1,4 +1,4 @@
-"""Learning rates that change with the steps taken. A step is one call of `update`, or one backward of the bags."""
+"""Learning-rate schedules. A step is one call of `EmbeddingTable.update` or one backward of `EmbeddingBags`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Protocol
 
 
 class Schedule(Protocol):
-    """A rate for each step."""
+    """A function from step to learning rate."""
 
     def __call__(self, step: int) -> float:
-        """Return the rate of step `step`, counted from 0."""
+        """Return the learning rate of step `step`, counted from 0."""
         ...
 
 
 @dataclass(frozen=True)
 class Warmup:
-    """From 0 up to `lr` in `steps`, linearly (Goyal et al. 2017, section 2.2), then as `after` says of the steps that follow.
+    """Linear increase from 0 to `lr` in `steps` (Goyal et al. 2017, section 2.2), then the schedule `after`, its step 0 being the next.
 
     >>> [Warmup(0.1, steps=4)(step) for step in (0, 1, 3, 99)]
     [0.025, 0.05, 0.1, 0.1]
@@ -28,7 +28,7 @@ class Warmup:
     after: Schedule | None = None
 
     def __call__(self, step: int) -> float:
-        """Return the rate of step `step`, counted from 0."""
+        """Return the learning rate of step `step`, counted from 0."""
         if step < self.steps:
             return self.lr * (step + 1) / self.steps
         return self.after(step - self.steps) if self.after else self.lr
@@ -36,7 +36,7 @@ class Warmup:
 
 @dataclass(frozen=True)
 class PolynomialDecay:
-    """From `lr` down to `end` in `steps`, as (1 - step / steps) ** power; then it stays.
+    """Decay from `lr` to `end` in `steps`, as (1 - step / steps) ** power; constant afterwards.
 
     >>> [round(PolynomialDecay(0.1, end=0.02, steps=4)(step), 3) for step in (0, 2, 4, 99)]
     [0.1, 0.06, 0.02, 0.02]
@@ -48,14 +48,14 @@ class PolynomialDecay:
     power: float = 1.0
 
     def __call__(self, step: int) -> float:
-        """Return the rate of step `step`, counted from 0."""
+        """Return the learning rate of step `step`, counted from 0."""
         left = 1 - min(step, self.steps) / self.steps
         return float(self.end + (self.lr - self.end) * left**self.power)
 
 
 @dataclass(frozen=True)
 class CosineDecay:
-    """From `lr` down to `end` along half a cosine (Loshchilov and Hutter 2017, equation 5, without restarts); then it stays.
+    """Decay from `lr` to `end` in `steps` along half a cosine (Loshchilov and Hutter 2017, equation 5, no restarts); constant afterwards.
 
     >>> [round(CosineDecay(0.1, steps=4)(step), 3) for step in (0, 2, 4, 99)]
     [0.1, 0.05, 0.0, 0.0]
@@ -66,13 +66,13 @@ class CosineDecay:
     end: float = 0.0
 
     def __call__(self, step: int) -> float:
-        """Return the rate of step `step`, counted from 0."""
+        """Return the learning rate of step `step`, counted from 0."""
         return self.end + (self.lr - self.end) * (1 + math.cos(math.pi * min(step, self.steps) / self.steps)) / 2
 
 
 @dataclass(frozen=True)
 class StepDecay:
-    """`lr` times `factor` once every `steps`.
+    """Multiplication of `lr` by `factor` every `steps`.
 
     >>> [round(StepDecay(0.1, steps=2, factor=0.5)(step), 3) for step in (0, 1, 2, 5)]
     [0.1, 0.1, 0.05, 0.025]
@@ -83,5 +83,5 @@ class StepDecay:
     factor: float
 
     def __call__(self, step: int) -> float:
-        """Return the rate of step `step`, counted from 0."""
+        """Return the learning rate of step `step`, counted from 0."""
         return float(self.lr * self.factor ** (step // self.steps))

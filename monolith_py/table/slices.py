@@ -1,4 +1,4 @@
-"""Slices: named parts of a row, each with its own rule, start values and encoding."""
+"""Slices: named parts of a row with their own update rule, start values and encoding."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Encoding = Literal["fp32", "fp16", "int8", "int4"]
 
 @dataclass(frozen=True)
 class Slice:
-    """`dim` weights of every row.
+    """A part of every row: `dim` weights.
 
-    Start values are a pure function of (seed, fid). `init_scale` is the constant, half the width of "uniform", the standard deviation of
-    "normal", or the gain of "xavier" (uniform within gain * sqrt(6 / (1 + dim)): Glorot and Bengio 2010, equation 16, of a layer of one
-    input). `encoding` is what a drain packs the slice as.
+    Start values are a pure function of (seed, fid). `init_scale` is the value of "constant", half the width of "uniform", the standard
+    deviation of "normal", or the gain of "xavier": uniform within gain * sqrt(6 / (1 + dim)), Glorot and Bengio 2010, equation 16, for
+    a layer of one input. `encoding` is that of `drain_encoded`.
     """
 
     name: str
@@ -29,12 +29,12 @@ class Slice:
     encoding: Encoding = "fp16"
 
     def core(self) -> _core.Slice:
-        """Return the slice as the core takes it.
+        """Return the slice of the core.
 
         Raises:
-            ValueError: `dim` is 0, or initializer or encoding is unknown.
+            ValueError: `dim` is below 1, or initializer or encoding is unknown.
         """
         if self.dim < 1:
             raise ValueError(f"dim of slice {self.name!r} must be >= 1, got {self.dim!r}")
         rule = self.optimizer
-        return _core.Slice(self.name, self.dim, rule.kind, rule.hyper(), self.initializer, self.init_scale, self.encoding)
+        return _core.Slice(self.name, self.dim, rule.kind, rule.hyperparameters(), self.initializer, self.init_scale, self.encoding)

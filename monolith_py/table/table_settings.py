@@ -1,4 +1,4 @@
-"""What a saved table was told, read from the header of its snapshot (`visit_meta` in core/snapshot/meta.hpp) without its rows."""
+"""Settings of a saved table, read from the header of its snapshot (`visit_meta` in core/snapshot/meta.hpp) without its rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _VERSION = 2
 _CHUNK_HEAD = "<4sIIIQQQ"  # magic, tag, bucket, crc, entries, rows, bytes
 _HEADER_TAG = 1
 
-# The core's enums, in its order. Of each rule also the parts of its state: a name, and whether it is as wide as the slice or one float.
+# The enums of the core, in its order. Each rule with the parts of its state: name, and whether it is as wide as the slice or one float.
 _STATES: dict[type[rules.Optimizer], tuple[tuple[str, bool], ...]] = {
     rules.Sgd: (),
     rules.Momentum: (("v", True),),
@@ -35,8 +35,8 @@ _STATES: dict[type[rules.Optimizer], tuple[tuple[str, bool], ...]] = {
 }
 _ADMISSIONS: tuple[Literal["count", "sketch", "proportional", "geometric"], ...] = ("count", "sketch", "proportional", "geometric")
 _EVICTIONS: tuple[Literal["lru", "lfu", "score"] | None, ...] = (None, "lru", "lfu", "score")
-# Numbers of all rules, as the core's `Hyper` has them.
-_HYPER = (
+# Hyperparameters of all rules, in the order of the core's `Hyperparameters`.
+_HYPERPARAMETERS = (
     *("lr", "eps", "initial_accumulator", "beta1", "beta2", "l1", "l2", "beta"),
     *("momentum", "nesterov", "rho", "weight_decay", "clip_norm"),
 )
@@ -44,25 +44,25 @@ _HYPER = (
 
 @dataclass(frozen=True)
 class SliceSettings:
-    """A part of every row, as `Slice` describes it; `hyper` are the numbers of its rule, the learning rate as it was when saved."""
+    """Settings of one `Slice`; `hyperparameters` are those of its rule, with the learning rate at the time of the snapshot."""
 
     name: str
     dim: int
     optimizer: str
-    hyper: dict[str, float]
+    hyperparameters: dict[str, float]
     initializer: str
     init_scale: float
     encoding: str
 
     def state_parts(self) -> dict[str, int]:
-        """Return the parts of the rule's state in a row, in their order, and how many floats each has."""
+        """Return the number of floats of each part of the rule's state in a row, in order."""
         (parts,) = (parts for rule, parts in _STATES.items() if rule.kind == self.optimizer)
         return {name: self.dim if is_wide else 1 for name, is_wide in parts}
 
 
 @dataclass(frozen=True)
 class TableSettings:
-    """What a table was told when it was made, in the words of `EmbeddingTable`."""
+    """Settings of an `EmbeddingTable`."""
 
     slices: tuple[SliceSettings, ...]
     seed: int
@@ -78,20 +78,20 @@ class TableSettings:
 
     @property
     def seen_step_s(self) -> int:
-        """Return the step in which the table keeps the times of sightings, rounded down to it: seconds of event time."""
+        """Return the resolution of the times of sightings, to which they are rounded down: seconds of event time."""
         return -(-self.ttl_s // 1000) if self.ttl_s is not None else 10
 
     @property
     def seen_span_s(self) -> int:
-        """Return how long back the table tells times of sightings apart: of older ones it may know no more than that they are older."""
+        """Return the span of distinct times of sightings in seconds: an older one may only be known to be older."""
         return self.seen_step_s << 15
 
 
 def read_settings(path: str | Path) -> TableSettings:
-    """Return the settings of the table that was saved at `path`; nothing but the header is read and checked.
+    """Return the settings of the table saved at `path`; only the header is read and checked.
 
     Raises:
-        CheckpointError: the file has no header of a table's snapshot.
+        CheckpointError: the file cannot be read or has no snapshot header of this version.
     """
     try:
         with Path(path).open("rb") as stream:
@@ -104,19 +104,19 @@ def read_settings(path: str | Path) -> TableSettings:
 
 
 class _Fields:
-    """The fields of a header, one after the other."""
+    """Reader of the fields of a header, in order."""
 
     def __init__(self, stream: BinaryIO, size: int) -> None:
         self._bytes, self._at = stream.read(size), 0
 
     def take(self, form: str) -> tuple[Any, ...]:
-        """Return the next fields, packed as `form` says."""
+        """Return the next fields, of the struct format `form`."""
         values = struct.unpack_from(f"<{form}", self._bytes, self._at)
         self._at += struct.calcsize(f"<{form}")
         return values
 
     def text(self) -> str:
-        """Return the next field, a text."""
+        """Return the next field, a string."""
         (size,) = self.take("Q")
         (value,) = self.take(f"{size}s")
         return str(value.decode())
@@ -125,30 +125,30 @@ class _Fields:
 def _settings(header: _Fields) -> TableSettings:
     (version,) = header.take("I")
     if version != _VERSION:
-        raise ValueError(f"it is of version {version}, expected {_VERSION}")
+        raise ValueError(f"version must be {_VERSION}, got {version}")
     _id, _parent, seed, admission, admit_after, sketch_bytes, window_s = header.take("QQQIIQq")
     ttl_s, eviction, budget_bytes, half_life_s, num_slices = header.take("qIQqQ")
-    kind, goes_first = _ADMISSIONS[admission], _EVICTIONS[eviction]
+    kind, order = _ADMISSIONS[admission], _EVICTIONS[eviction]
     return TableSettings(
         slices=tuple(_slice(header) for _ in range(num_slices)),
         seed=seed,
         admit_after=admit_after,
         admission=Admission(kind, sketch_bytes, window_s) if kind == "sketch" else Admission(kind),
         ttl_s=ttl_s or None,
-        budget=MemoryBudget(budget_bytes, goes_first, half_life_s) if goes_first else None,
+        budget=MemoryBudget(budget_bytes, order, half_life_s) if order else None,
     )
 
 
 def _slice(header: _Fields) -> SliceSettings:
     name = header.text()
-    dim, optimizer, *numbers, initializer, init_scale, encoding = header.take(f"II{len(_HYPER)}fIfI")
+    dim, optimizer, *numbers, initializer, init_scale, encoding = header.take(f"II{len(_HYPERPARAMETERS)}fIfI")
     rule = list(_STATES)[optimizer]
     known = {field.name for field in fields(rule)}
     return SliceSettings(
         name,
         dim,
         rule.kind,
-        {key: _shortest(number) for key, number in zip(_HYPER, numbers, strict=True) if key in known},
+        {key: _shortest(number) for key, number in zip(_HYPERPARAMETERS, numbers, strict=True) if key in known},
         get_args(Initializer)[initializer],
         _shortest(init_scale),
         get_args(Encoding)[encoding],
@@ -156,5 +156,5 @@ def _slice(header: _Fields) -> SliceSettings:
 
 
 def _shortest(number: float) -> float:
-    """Return a float32 as it was written: 0.05, not 0.05000000074505806."""
+    """Return a float32 as its shortest decimal: 0.05, not 0.05000000074505806."""
     return float(str(np.float32(number)))

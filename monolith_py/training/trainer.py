@@ -18,7 +18,7 @@ from monolith_py.config import JobConfig
 from monolith_py.data.columns import FloatArray
 from monolith_py.data.examples import ExampleBatch, ExampleKind
 from monolith_py.data.schema import Schema
-from monolith_py.errors import MonolithError
+from monolith_py.errors import PoisonedBatch
 from monolith_py.model import RankModel, build_model
 from monolith_py.model.batch import make_batch
 from monolith_py.observe import metrics
@@ -34,10 +34,6 @@ _METRIC_WINDOW = 20_000  # predictions
 _METRIC_INTERVAL = 100  # batches
 
 
-class PoisonedBatch(MonolithError):
-    """A batch whose loss or gradient is not finite: it was not learnt."""
-
-
 class Trainer:
     """The model of a job and what learns it: bags, dense parameters, their optimizer, progressive metrics.
 
@@ -47,7 +43,7 @@ class Trainer:
 
     def __init__(self, job: JobConfig) -> None:
         self.schema = Schema.of(job)
-        self.bags = EmbeddingBags.of(self.schema, job.optimizer.sparse, job.seed)
+        self.bags = EmbeddingBags.of(self.schema, job.optimizer.sparse, job.seed, job.sync.encoding)
         self.model: RankModel = build_model(self.schema, job.model, job.seed)
         self.optimizer = DenseOptimizer(self.model, job.optimizer.dense, job.model.sparsity, job.seed)
         self.num_examples = 0

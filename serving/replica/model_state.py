@@ -24,13 +24,13 @@ class ModelState:
     table: ReplicaTable
     model: RankModel
     dense: DenseState  # what `model` was made from, for updates to build on
-    position: tuple[int, int]  # (generation, seq) of the next delta
+    next_delta: tuple[int, int]  # (generation, seq) of the next delta to apply
     published_ms: int  # wall clock of the newest delta, or of the checkpoint
 
     @property
     def version(self) -> str:
         """Return the model's version, "generation.seq", seq counting the deltas of the generation that are in it."""
-        return f"{self.position[0]}.{self.position[1]}"
+        return f"{self.next_delta[0]}.{self.next_delta[1]}"
 
     def predict(self, batch: Batch) -> FloatArray:
         """Return the probability of each task, float32 (B, T), B = rows of the batch."""
@@ -40,7 +40,7 @@ class ModelState:
             scores: FloatArray = torch.sigmoid(logits.float()).cpu().numpy()
         return scores
 
-    def after(self, position: tuple[int, int], published_ms: int, update: DenseUpdate | None = None) -> ModelState:
+    def after(self, next_delta: tuple[int, int], published_ms: int, update: DenseUpdate | None = None) -> ModelState:
         """Return the state once a delta is applied; `update` is that of its dense parameters, None where it has none.
 
         Raises:
@@ -51,7 +51,7 @@ class ModelState:
         if update is not None:
             dense = apply_update(dense, update)
             model = with_weights(model, dense.tensors)
-        return replace(self, model=model, dense=dense, position=position, published_ms=max(published_ms, self.published_ms))
+        return replace(self, model=model, dense=dense, next_delta=next_delta, published_ms=max(published_ms, self.published_ms))
 
 
 def with_weights(model: RankModel, weights: Mapping[str, Tensor]) -> RankModel:

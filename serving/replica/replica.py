@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import logging
-import threading
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
@@ -26,9 +23,10 @@ from monolith_py.observe.metrics import (
     ROWS_APPLIED,
     STALENESS_SECONDS,
 )
+from monolith_py.process import StopSignal
 from monolith_py.sync import Delta, DenseRequester, DenseState, RowEncoding, Subscriber, pack_rows
 from monolith_py.table import EmbeddingTable
-from monolith_py.training import CheckpointMeta, newest_checkpoint, read_meta
+from monolith_py.training import Checkpoint
 from monolith_serving.replica.freshness import Freshness
 from monolith_serving.replica.model_state import ModelState, with_weights
 from monolith_serving.replica.table import ReplicaTable
@@ -60,7 +58,7 @@ class Replica:
         self._encoding = RowEncoding(job.sync.encoding)
         self._freshness = Freshness(job.serving.freshness_log)
         self._state: ModelState | None = None
-        self._loaded: tuple[Path, int] | None = None  # the checkpoint behind `_state` and when it was saved
+        self._loaded: tuple[Checkpoint, int] | None = None  # the checkpoint behind `_state` and when it was saved
         self._loaded_ms = 0
         self._subscriber: Subscriber | None = None
         self._requester: DenseRequester | None = None
@@ -90,7 +88,7 @@ class Replica:
         state = self._state
         return 0 if state is None else max(0, self._clock.now_ms() - state.published_ms)
 
-    def follow(self, stop: threading.Event) -> None:
+    def follow(self, stop: StopSignal) -> None:
         """Load a checkpoint as soon as there is one and follow the updates until `stop`; return at once when there is nothing to follow."""
         while not stop.is_set():
             if self._subscriber is None:
@@ -104,27 +102,30 @@ class Replica:
     def load_newest(self) -> bool:
         """Load the newest checkpoint if it is not the one loaded last, and return whether it was. The old state serves meanwhile."""
         try:
-            path = self._newest()
-            if path is None:
+            checkpoint = self._newest()
+            if checkpoint is None:
                 return False
-            meta = read_meta(path)
-            state = self._restore(path, meta)
-        except (CheckpointError, FileNotFoundError) as error:
+            meta = checkpoint.meta
+            state = self._restore(checkpoint)
+        except CheckpointError as error:
             logger.warning("checkpoint not loaded, looking again: %s", error)
             return False
-        self._state, self._loaded, self._loaded_ms = state, (path, meta.saved_ms), self._clock.now_ms()
+        self._state, self._loaded, self._loaded_ms = state, (checkpoint, meta.saved_ms), self._clock.now_ms()
         REPLICA_LOADS.inc()
         if self._log is not None:
             topic = Topics.of(self._job.log).updates
-            self._subscriber = Subscriber(self._log, topic, self, offset=meta.updates_offset, position=state.position)
-        logger.info("loaded %s: model %s, %d rows, updates from offset %d", path, state.version, state.table.num_rows, meta.updates_offset)
+            self._subscriber = Subscriber(self._log, topic, offset=meta.updates_offset, next_delta=state.next_delta)
+        logger.info(
+            "loaded %s: model %s, %d rows, updates from offset %d", checkpoint, state.version, state.table.num_rows, meta.updates_offset
+        )
         return True
 
     def apply_updates(self, timeout_s: float) -> bool:
         """Apply updates, some at most, waiting up to `timeout_s` for the first; return False where the log cannot be reached."""
         assert self._subscriber is not None and self._log is not None
         try:
-            self._subscriber.poll(timeout_s)
+            for delta in self._subscriber.read(timeout_s):
+                self.apply(delta)
         except (DeltaGap, OffsetTrimmed, WireError) as error:
             self._give_up(error)
         except TopicMissing:
@@ -140,7 +141,7 @@ class Replica:
         return True
 
     def apply(self, delta: Delta) -> None:
-        """Apply one delta; its rows are ranked with from here on, and its dense parameters where they fit. (Called by the subscriber.)
+        """Apply one delta; its rows are ranked with from here on, and its dense parameters where they fit.
 
         Raises:
             WireError: the delta does not fit this job.
@@ -165,29 +166,29 @@ class Replica:
 
     def _after(self, state: ModelState, delta: Delta) -> ModelState:
         """Return the state after `delta`, whose rows are in the table already. A dense update that does not fit is left out."""
-        position = (delta.generation, delta.seq + 1)
+        next_delta = (delta.generation, delta.seq + 1)
         try:
-            after = state.after(position, delta.published_ms, delta.dense)
+            after = state.after(next_delta, delta.published_ms, delta.dense)
         except DenseGap as error:
             REPLICA_FAULTS.labels(reason=type(error).__name__).inc()
             logger.warning("dense parameters of model %s kept, full ones wanted: %s", state.version, error)
             if self._requester is not None:
                 self._requester.ask(delta.generation, delta.seq, state.dense.fingerprint)
-            return state.after(position, delta.published_ms)
+            return state.after(next_delta, delta.published_ms)
         if delta.dense is not None and self._requester is not None:
             self._requester.answered()
         return after
 
-    def _newest(self) -> Path | None:
+    def _newest(self) -> Checkpoint | None:
         """Return the newest checkpoint, None where there is none or it is the one loaded last."""
         directory = Path(self._job.trainer.checkpoint_dir)
-        newest = max(directory.glob("step-*"), default=None)
-        if newest is None or (self._loaded is not None and self._loaded == (newest, read_meta(newest).saved_ms)):
-            return None  # without reading all of it again, which `newest_checkpoint` does to verify it
-        path = newest_checkpoint(directory)
-        if path is None or self._loaded == (path, read_meta(path).saved_ms):
+        newest = next(iter(Checkpoint.all_in(directory)), None)
+        if newest is None or (self._loaded is not None and self._loaded == (newest, newest.meta.saved_ms)):
+            return None  # without reading all of it again, which `Checkpoint.newest` does to verify it
+        intact = Checkpoint.newest(directory)
+        if intact is None or self._loaded == (intact, intact.meta.saved_ms):
             return None
-        return path
+        return intact
 
     def _give_up(self, error: Exception) -> None:
         self._subscriber = None
@@ -202,20 +203,22 @@ class Replica:
         except LogError:
             return False
 
-    def _restore(self, path: Path, meta: CheckpointMeta) -> ModelState:
-        """Return the state that the checkpoint at `path` holds."""
+    def _restore(self, checkpoint: Checkpoint) -> ModelState:
+        """Return the state that `checkpoint` holds."""
+        meta = checkpoint.meta
         if meta.job != self._job.name:
-            raise CheckpointError(f"{path}: is of job {meta.job!r}, expected {self._job.name!r}")
+            raise CheckpointError(f"{checkpoint}: is of job {meta.job!r}, expected {self._job.name!r}")
         table = ReplicaTable(self._schema.features, self._encoding, self._device)
         for name in self._schema.sparse_names:
-            fids, weights = EmbeddingTable.restore(path / "tables" / f"{name}.table").export_rows()
+            # This restores the optimizer state and the admission counts too, only to drop them: the peak is one table with its state.
+            fids, weights = EmbeddingTable.restore(checkpoint.table(name)).export_rows()
             for start in range(0, len(fids), _ROWS_AT_ONCE):
                 chunk = slice(start, start + _ROWS_AT_ONCE)
                 table.assign(name, fids[chunk], pack_rows(weights[chunk], self._encoding), self._encoding)
         model = build_model(self._schema, self._job.model, self._job.seed).to(self._device)
         try:
-            dense = DenseState.of(load_file(path / "dense.safetensors"))
+            dense = DenseState.of(checkpoint.dense())
             model = with_weights(model, dense.tensors)
-        except (SafetensorError, ValueError, WireError) as error:
-            raise CheckpointError(f"{path / 'dense.safetensors'}: {error}") from None
+        except (ValueError, WireError) as error:
+            raise CheckpointError(f"{checkpoint}: {error}") from None
         return ModelState(table, model, dense, (meta.generation, meta.next_seq), meta.saved_ms)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 
 import numpy as np
 
 from monolith_py.data.columns import FeatureColumns, Int64Array
 from monolith_py.data.examples import ExampleBatch
-from monolith_streaming.joiner.columns import flat_features, picked_features
+from monolith_py.io.codec.impression_view import ImpressionView
+from monolith_py.io.codec.picked_columns import pick_features
+from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_streaming.joiner.rules import Emission, Rules
 from monolith_streaming.joiner.waiting import Waiting
-from monolith_streaming.joiner.wire_patterns import FlatColumns, WirePatterns
 
 Emitted = Sequence[tuple[Waiting, Emission]]
 
 
-def examples_of(emitted: Emitted, rules: Rules, layouts: WirePatterns) -> ExampleBatch:
+def examples_of(emitted: Emitted, rules: Rules, patterns: WirePatterns) -> ExampleBatch:
     """Return the examples of these emissions, in order; none of them may be a negative that was sampled away."""
     emissions = [emission for _, emission in emitted]
     requests = [waiting.request for waiting, _ in emitted]
@@ -28,22 +28,13 @@ def examples_of(emitted: Emitted, rules: Rules, layouts: WirePatterns) -> Exampl
         kinds=np.array([emission.kind for emission in emissions], np.uint8),
         sample_rates=np.array([rules.sample_rate(emission) for emission in emissions], np.float32),
         labels={task: _bit(emissions, index).astype(np.float32) for index, task in enumerate(rules.tasks)},
-        features=features_of(emitted, layouts),
+        features=features_of(emitted, patterns),
     )
 
 
-def features_of(emitted: Emitted, layouts: WirePatterns, only: Sequence[str] | None = None) -> FeatureColumns:
-    """Return the features of the emitted candidates, in order; of the features in `only` where it is given."""
-    flats: list[FlatColumns] = []
-    for waiting, _ in emitted:
-        flat = waiting.flat_columns(layouts)
-        if flat is None or (flats and flat.names != flats[0].names):
-            break
-        flats.append(flat)
-    else:
-        return flat_features(flats, only)
-    grouped = ((waiting, [emission.row for _, emission in group]) for waiting, group in groupby(emitted, key=lambda pair: pair[0]))
-    return picked_features(((waiting.impression(), rows) for waiting, rows in grouped), layouts.widths, only)
+def features_of(emitted: Emitted, patterns: WirePatterns, only: Sequence[str] | None = None) -> FeatureColumns:
+    """Return the features of the emitted candidates in order; `only` names the features to keep."""
+    return pick_features([(_impression(waiting), emission.row) for waiting, emission in emitted], patterns, only)
 
 
 def increments_of(emitted: Emitted, num_tasks: int) -> Int64Array:
@@ -56,3 +47,8 @@ def increments_of(emitted: Emitted, num_tasks: int) -> Int64Array:
 
 def _bit(emissions: Sequence[Emission], index: int) -> Int64Array:
     return np.array([emission.labels >> index & 1 for emission in emissions], np.int64)
+
+
+def _impression(waiting: Waiting) -> ImpressionView:
+    assert waiting.impression is not None, waiting.request.request_id
+    return waiting.impression

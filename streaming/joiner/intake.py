@@ -11,22 +11,21 @@ from monolith_py.clock import Clock
 from monolith_py.errors import OffsetTrimmed, WireError
 from monolith_py.io import Log, Record
 from monolith_py.io.codec import decode_action
+from monolith_py.io.codec.impression_view import ImpressionView, parse_impression
+from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_py.observe import metrics
-from monolith_streaming.joiner.impressions import ParsedImpression, parse_impression
 from monolith_streaming.joiner.position import Position
 from monolith_streaming.joiner.rules import Rules, SeenAction
 from monolith_streaming.joiner.watermark import InputTopic, Watermark
-from monolith_streaming.joiner.wire_patterns import WirePatterns
 
 _logger = logging.getLogger(__name__)
 
 
 class SeenImpression(NamedTuple):
-    """An impression, where it lay in its partition, and its bytes as they came."""
+    """An impression and its offset in its partition."""
 
-    parsed: ParsedImpression
+    impression: ImpressionView
     offset: int
-    value: bytes
 
 
 class Refused(NamedTuple):
@@ -53,9 +52,9 @@ class Intake:
     """Reads `topics` in steps of `max_records` a topic and partition."""
 
     def __init__(
-        self, log: Log, topics: Mapping[InputTopic, str], rules: Rules, layouts: WirePatterns, max_records: int, clock: Clock
+        self, log: Log, topics: Mapping[InputTopic, str], rules: Rules, patterns: WirePatterns, max_records: int, clock: Clock
     ) -> None:
-        self._log, self._topics, self._rules, self._layouts = log, topics, rules, layouts
+        self._log, self._topics, self._rules, self._patterns = log, topics, rules, patterns
         self._max_records, self._clock = max_records, clock
 
     def read(self, number: int, position: Position, watermark: Watermark, wait_s: float) -> Arrivals:
@@ -97,9 +96,9 @@ class Intake:
         for record in records:
             try:
                 if source == InputTopic.IMPRESSIONS:
-                    parsed = parse_impression(record.value, self._layouts)
-                    _check_time(source, parsed.time_ms, watermark, wall_ms)
-                    arrivals.impressions.append(SeenImpression(parsed, record.offset, record.value))
+                    impression = parse_impression(record.value, self._patterns)
+                    _check_time(source, impression.time_ms, watermark, wall_ms)
+                    arrivals.impressions.append(SeenImpression(impression, record.offset))
                 else:
                     action = decode_action(record.value)
                     _check_time(source, action.time_ms, watermark, wall_ms)

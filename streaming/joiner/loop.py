@@ -22,13 +22,13 @@ from monolith_py.data.schema import Schema
 from monolith_py.errors import ConfigError, LogError
 from monolith_py.io import Kv, Log
 from monolith_py.io.codec import encode_examples
+from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_py.io.log.dead_letters import DeadLetters
 from monolith_py.io.log.topics import Topics
 from monolith_py.io.retrying import RetryingKv, RetryingLog, RetryPolicy
 from monolith_py.observe import metrics
 from monolith_streaming.joiner.counters import counted
 from monolith_streaming.joiner.emit import examples_of, features_of, increments_of
-from monolith_streaming.joiner.impressions import dense_widths
 from monolith_streaming.joiner.intake import Intake, Refused
 from monolith_streaming.joiner.outbox import Outbox, decode_outbox, deliver, encode_outbox
 from monolith_streaming.joiner.partition import PartitionJoiner
@@ -36,7 +36,6 @@ from monolith_streaming.joiner.position import Position, decode_position, encode
 from monolith_streaming.joiner.rules import Reason, Rules
 from monolith_streaming.joiner.waiting import waiting_prefix
 from monolith_streaming.joiner.watermark import InputTopic, Watermark
-from monolith_streaming.joiner.wire_patterns import WirePatterns
 
 _logger = logging.getLogger(__name__)
 
@@ -69,10 +68,10 @@ class JoinerLoop:
         self._retry = RetryPolicy(clock, should_stop)
         self._log, self._kv = RetryingLog(log, self._retry), RetryingKv(kv, self._retry)
         self._rules = Rules.of(job)
-        self._layouts = WirePatterns(dense_widths(Schema.of(job)))
+        self._patterns = WirePatterns(Schema.of(job).dense_dims)
         self._topics = Topics.of(job.log)
         self._inputs = {InputTopic.IMPRESSIONS: self._topics.impressions, InputTopic.ACTIONS: self._topics.actions}
-        self._intake = Intake(self._log, self._inputs, self._rules, self._layouts, job.joiner.max_records, clock)
+        self._intake = Intake(self._log, self._inputs, self._rules, self._patterns, job.joiner.max_records, clock)
         self._dead_letters = DeadLetters(log, self._topics.dead_letters, clock)
         self._partitions: list[JoinerPartition] = []
         self._refused: list[Refused] = []
@@ -197,7 +196,9 @@ class JoinerLoop:
                 for seen, reason in joiner.refused
                 if reason in _FAULTS
             ]
-            letters += [Refused(self._topics.impressions, number, seen.offset, seen.value, _TOO_LATE) for seen in joiner.too_late]
+            letters += [
+                Refused(self._topics.impressions, number, seen.offset, seen.impression.value, _TOO_LATE) for seen in joiner.too_late
+            ]
         return letters
 
     def _changes(self) -> tuple[dict[str, bytes], list[str], dict[int, Outbox]]:
@@ -225,7 +226,7 @@ class JoinerLoop:
         if not written:
             return None
         size = self._job.joiner.examples_per_record
-        batches = [examples_of(written[start : start + size], self._rules, self._layouts) for start in range(0, len(written), size)]
+        batches = [examples_of(written[start : start + size], self._rules, self._patterns) for start in range(0, len(written), size)]
         newest_ms = max(int(batch.times_ms.max()) for batch in batches)
         return Outbox(partition.position.examples_end, newest_ms, tuple(encode_examples(batch) for batch in batches))
 
@@ -234,7 +235,7 @@ class JoinerLoop:
         emitted = [pair for partition in self._partitions for pair in partition.joiner.emitted]
         if not (settings.enabled and emitted):
             return {}
-        features = features_of(emitted, self._layouts, settings.keys)
+        features = features_of(emitted, self._patterns, settings.keys)
         return counted(self._kv, features, settings.keys, increments_of(emitted, len(self._rules.tasks)))
 
     def _append(self, number: int, outbox: Outbox) -> int:

@@ -65,21 +65,20 @@ class PartitionJoiner:
 
         An impression so old that its request would be forgotten already is refused: it may have been emitted long ago.
         """
-        self._load([*(seen.parsed.request_id for seen in impressions), *(seen.action.request_id for seen in actions)])
+        self._load([*(seen.impression.request_id for seen in impressions), *(seen.action.request_id for seen in actions)])
         for seen_impression in impressions:
-            parsed = seen_impression.parsed
-            if watermark_ms is not None and watermark_ms >= self._rules.forget_ms(parsed.time_ms):
+            impression = seen_impression.impression
+            if watermark_ms is not None and watermark_ms >= self._rules.forget_ms(impression.time_ms):
                 self.too_late.append(seen_impression)
                 continue
-            waiting = self._waiting(parsed.request_id)
+            waiting = self._waiting(impression.request_id)
             if waiting.request.has_arrived:
                 continue
-            waiting.offset, waiting.value = seen_impression.offset, seen_impression.value
-            waiting.message, waiting.flat = parsed.message, parsed.flat
-            self.num_waiting += len(parsed.item_ids)
+            waiting.offset, waiting.impression = seen_impression.offset, impression
             outcome = Outcome()
-            see_impression(self._rules, waiting.request, parsed.time_ms, parsed.item_ids, outcome)
-            self.num_waiting -= waiting.request.statuses.count(Status.REPEATED)
+            see_impression(self._rules, waiting.request, impression.time_ms, impression.item_ids, outcome)
+            statuses = waiting.request.statuses
+            self.num_waiting += len(statuses) - statuses.count(Status.REPEATED)
             self._take(waiting, outcome)
         for seen in actions:
             waiting = self._waiting(seen.action.request_id)

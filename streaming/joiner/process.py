@@ -3,45 +3,20 @@
 from __future__ import annotations
 
 import logging
-import signal
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from types import FrameType
+from collections.abc import Callable
+from contextlib import closing
 
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig
 from monolith_py.errors import ConfigError
 from monolith_py.io import open_kv, open_log
+from monolith_py.process import StopSignal
 from monolith_streaming.joiner.loop import JoinerLoop
 
 _logger = logging.getLogger(__name__)
 
 # A log may end in offsets without a record. Two rounds: the first may have left out a topic that was ahead of the other.
 _EMPTY_ROUNDS = 2
-
-
-class StopSignal:
-    """Becomes true when SIGTERM or SIGINT arrives."""
-
-    def __init__(self) -> None:
-        self._is_set = False
-
-    def __call__(self) -> bool:
-        """Return whether one has arrived."""
-        return self._is_set
-
-    def _set(self, number: int, frame: FrameType | None) -> None:
-        self._is_set = True
-
-    @contextmanager
-    def installed(self) -> Iterator[StopSignal]:
-        """Listen to the signals inside; main thread only."""
-        before = {number: signal.signal(number, self._set) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def run_joiner(job: JobConfig, *, stop_at_end: bool) -> None:
@@ -54,19 +29,19 @@ def run_joiner(job: JobConfig, *, stop_at_end: bool) -> None:
     """
     if job.kv.url == "memory:":
         raise ConfigError("kv.url must be a store that outlives the joiner, which keeps its position there, got 'memory:'")
-    with StopSignal().installed() as should_stop, closing(open_log(job.log.url)) as log, closing(open_kv(job.kv.url)) as kv:
-        pipeline = JoinerLoop(job, log, kv, SystemClock(), should_stop)
+    with StopSignal().installed() as stop, closing(open_log(job.log.url)) as log, closing(open_kv(job.kv.url)) as kv:
+        pipeline = JoinerLoop(job, log, kv, SystemClock(), stop.is_set)
         pipeline.start()
         if stop_at_end:
-            _join_to_end(pipeline, should_stop)
+            _join_to_end(pipeline, stop.is_set)
         else:
-            while not should_stop():
+            while not stop.is_set():
                 pipeline.step()
         pipeline.commit()
     _logger.info("joiner stopped, its position is written")
 
 
-def _join_to_end(pipeline: JoinerLoop, should_stop: StopSignal) -> None:
+def _join_to_end(pipeline: JoinerLoop, should_stop: Callable[[], bool]) -> None:
     """Read all that is in the log now, then close every window."""
     ends = pipeline.ends()
     empty_rounds = 0

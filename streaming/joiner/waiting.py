@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 from monolith_py.errors import WireError
 from monolith_py.io.codec import decode_action
-from monolith_py.pb import example_pb2 as pb
+from monolith_py.io.codec.impression_view import ImpressionView
 from monolith_streaming.joiner.rules import LateAction, Request, SeenAction
-from monolith_streaming.joiner.wire_patterns import FlatColumns, WirePatterns
 
 _VERSION = 1
 _HEADER = struct.Struct("<BqqqIIII")
@@ -23,26 +22,11 @@ _ACTION = struct.Struct("<qI")
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """A request with its impression: `value` as it came, `message` parsed where that is at hand."""
+    """A request with its impression, None where that has not arrived or no example can come of it any more."""
 
     request: Request
-    offset: int = 0
-    value: bytes = b""
-    message: pb.Impression | None = None
-    flat: FlatColumns | None = None
-
-    def impression(self) -> pb.Impression:
-        """Return the parsed impression."""
-        if self.message is None:
-            assert self.value, self.request.request_id
-            self.message = pb.Impression.FromString(self.value)
-        return self.message
-
-    def flat_columns(self, layouts: WirePatterns) -> FlatColumns | None:
-        """Return the impression's features, None where they are not flat."""
-        if self.flat is None:
-            self.flat = layouts.columns_of(self.impression())
-        return self.flat
+    offset: int = 0  # of the impression
+    impression: ImpressionView | None = None
 
 
 def waiting_prefix(job_name: str, partition: int) -> str:
@@ -53,7 +37,7 @@ def waiting_prefix(job_name: str, partition: int) -> str:
 def encode_waiting(waiting: Waiting, keep_impression: bool) -> bytes:
     """Return `waiting` as it lies in Kv, with its impression where an example may still be made of it."""
     request = waiting.request
-    impression = waiting.value if keep_impression else b""
+    impression = waiting.impression.value if keep_impression and waiting.impression else b""
     num_candidates = len(request.statuses)
     header = _HEADER.pack(
         _VERSION,
@@ -110,4 +94,4 @@ def _decode(request_id: str, value: bytes) -> Waiting:
         request.early = actions[num_late:]
     if len(value) != at + length:
         raise WireError(f"waiting request {request_id!r} must have {at + length} bytes, got {len(value)}")
-    return Waiting(request, offset, value[at:])
+    return Waiting(request, offset, ImpressionView(value[at:]) if length else None)

@@ -24,12 +24,11 @@ from monolith_py.data.schema import Schema
 from monolith_py.errors import ConfigError, WireError
 from monolith_py.io import Log, open_log
 from monolith_py.io.codec import examples_metadata
+from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_py.io.log.topics import Topics
-from monolith_streaming.joiner.impressions import dense_widths
 from monolith_streaming.joiner.outbox import Outbox, decode_outbox, encode_outbox
 from monolith_streaming.joiner.rules import Rules
 from monolith_streaming.joiner.watermark import InputTopic
-from monolith_streaming.joiner.wire_patterns import WirePatterns
 from monolith_streaming.replay.regroup import Joined, Range, Span, encode_bucket, join_group, read_span, spans_of
 
 # Beam's local runner proper: the name DirectRunner may choose one that downloads a binary when it starts.
@@ -103,12 +102,12 @@ def run_replay(
 
 def _run_pipeline(job: JobConfig, spans: list[Span], within: Range, folder: str, pipeline_args: Sequence[str]) -> dict[str, int]:
     """Leave a file of records in `folder` for each partition and bucket of time; return the counts."""
-    rules, layouts = Rules.of(job), WirePatterns(dense_widths(Schema.of(job)))
+    rules, patterns = Rules.of(job), WirePatterns(Schema.of(job).dense_dims)
     write = partial(
         _write_bucket,
         folder=folder,
         rules=rules,
-        layouts=layouts,
+        patterns=patterns,
         size=job.joiner.examples_per_record,
         metadata={_METADATA_KEY: within.name},
     )
@@ -117,9 +116,9 @@ def _run_pipeline(job: JobConfig, spans: list[Span], within: Range, folder: str,
         pipeline
         | "spans" >> beam.Create(spans)
         | "spread" >> beam.Reshuffle()
-        | "read" >> beam.FlatMap(read_span, job.log.url, rules, layouts, _count)
+        | "read" >> beam.FlatMap(read_span, job.log.url, rules, patterns, _count)
         | "by request" >> beam.GroupByKey()
-        | "join" >> beam.FlatMap(join_group, rules, layouts, within, _count)
+        | "join" >> beam.FlatMap(join_group, rules, patterns, within, _count)
         | "by time" >> beam.GroupByKey()
         | "encode" >> beam.Map(write)
     )
@@ -138,13 +137,13 @@ def _write_bucket(
     *,
     folder: str,
     rules: Rules,
-    layouts: WirePatterns,
+    patterns: WirePatterns,
     size: int,
     metadata: dict[str, str],
 ) -> None:
     """Write one file, whole or not at all: a runner may run this twice."""
     (partition, number), joined = bucket
-    newest_ms, values = encode_bucket(joined, rules, layouts, size, metadata)
+    newest_ms, values = encode_bucket(joined, rules, patterns, size, metadata)
     path = Path(folder) / f"{partition:05d}-{number:012d}.records"
     with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
         file.write(encode_outbox(Outbox(0, newest_ms, tuple(values))))

@@ -15,13 +15,12 @@ from typing import NamedTuple
 from monolith_py.errors import WireError
 from monolith_py.io import Log, open_log
 from monolith_py.io.codec import decode_action, encode_examples
-from monolith_py.pb import example_pb2 as pb
+from monolith_py.io.codec.impression_view import ImpressionView, parse_impression
+from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_streaming.joiner.emit import examples_of
-from monolith_streaming.joiner.impressions import parse_impression
 from monolith_streaming.joiner.rules import Emission, Outcome, Request, Rules, SeenAction, advance, see_action, see_impression
 from monolith_streaming.joiner.waiting import Waiting
 from monolith_streaming.joiner.watermark import InputTopic
-from monolith_streaming.joiner.wire_patterns import WirePatterns
 
 # Emissions of this much event time are sorted and encoded together.
 BUCKET_MS = 10 * 60 * 1000
@@ -86,7 +85,7 @@ def spans_of(log: Log, topics: dict[InputTopic, str], rules: Rules, within: Rang
     return spans
 
 
-def read_span(span: Span, url: str, rules: Rules, layouts: WirePatterns, count: Count) -> Iterator[tuple[tuple[int, str], Grouped]]:
+def read_span(span: Span, url: str, rules: Rules, patterns: WirePatterns, count: Count) -> Iterator[tuple[tuple[int, str], Grouped]]:
     """Yield ((partition, request id), record) for the valid records of a span."""
     topic, offset = span.topic, span.start
     with closing(open_log(url)) as log:
@@ -99,7 +98,7 @@ def read_span(span: Span, url: str, rules: Rules, layouts: WirePatterns, count: 
                 if record.offset >= span.stop:
                     return
                 try:
-                    request_id = _request_id(span.source, record.value, rules, layouts)
+                    request_id = _request_id(span.source, record.value, rules, patterns)
                 except WireError:
                     count("malformed", 1)
                     continue
@@ -109,7 +108,7 @@ def read_span(span: Span, url: str, rules: Rules, layouts: WirePatterns, count: 
 
 
 def join_group(
-    group: tuple[tuple[int, str], Iterable[Grouped]], rules: Rules, layouts: WirePatterns, within: Range, count: Count
+    group: tuple[tuple[int, str], Iterable[Grouped]], rules: Rules, patterns: WirePatterns, within: Range, count: Count
 ) -> Iterator[tuple[tuple[int, int], Joined]]:
     """Yield ((partition, bucket of time), emissions) of one request, from all its records."""
     (partition, request_id), records = group
@@ -119,12 +118,12 @@ def join_group(
     if impression is None:
         count("actions_without_impression", len(actions))
         return
-    parsed = parse_impression(impression.value, layouts)
-    if not within.start_ms <= parsed.time_ms < within.end_ms:
+    view = parse_impression(impression.value, patterns)
+    if not within.start_ms <= view.time_ms < within.end_ms:
         return
     count("requests", 1)
     request, outcome = Request(request_id), Outcome()
-    see_impression(rules, request, parsed.time_ms, parsed.item_ids, outcome)
+    see_impression(rules, request, view.time_ms, view.item_ids, outcome)
     for action in actions:
         see_action(rules, request, SeenAction(decode_action(action.value), action.offset, action.value), outcome)
     advance(rules, request, FOREVER_MS, outcome)
@@ -139,29 +138,29 @@ def join_group(
 
 
 def encode_bucket(
-    joined: Iterable[Joined], rules: Rules, layouts: WirePatterns, examples_per_record: int, metadata: dict[str, str]
+    joined: Iterable[Joined], rules: Rules, patterns: WirePatterns, examples_per_record: int, metadata: dict[str, str]
 ) -> tuple[int, list[bytes]]:
     """Return the newest event time of a bucket's examples and their records, in the order in which the labels were known."""
     ordered: list[tuple[int, int, int, Waiting, Emission]] = []
     for one in joined:
-        message = pb.Impression.FromString(one.value)
-        request = Request(message.request_id, message.time_ms, item_ids=list(message.item_ids))
-        waiting = Waiting(request, one.offset, one.value, message)
+        impression = ImpressionView(one.value)
+        request = Request(impression.request_id, impression.time_ms, item_ids=impression.item_ids)
+        waiting = Waiting(request, one.offset, impression)
         ordered += [(emission.known_ms, one.offset, index, waiting, emission) for index, emission in enumerate(one.emissions)]
     ordered.sort(key=itemgetter(0, 1, 2))
     pairs = [(waiting, emission) for _, _, _, waiting, emission in ordered]
     starts = range(0, len(pairs), examples_per_record)
-    batches = [examples_of(pairs[start : start + examples_per_record], rules, layouts) for start in starts]
+    batches = [examples_of(pairs[start : start + examples_per_record], rules, patterns) for start in starts]
     return max(int(batch.times_ms.max()) for batch in batches), [encode_examples(batch, metadata) for batch in batches]
 
 
-def _request_id(source: int, value: bytes, rules: Rules, layouts: WirePatterns) -> str | None:
+def _request_id(source: int, value: bytes, rules: Rules, patterns: WirePatterns) -> str | None:
     """Return the request of a record, None for an action that makes no label.
 
     Raises:
         WireError: the record is not valid.
     """
     if source == InputTopic.IMPRESSIONS:
-        return parse_impression(value, layouts).request_id
+        return parse_impression(value, patterns).request_id
     action = decode_action(value)
     return action.request_id if rules.matters(action) else None

@@ -11,7 +11,7 @@ import torch
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
 from monolith_py.data.examples import ExampleBatch
-from monolith_py.errors import MonolithError, WireError
+from monolith_py.errors import MonolithError, PoisonedBatch, WireError
 from monolith_py.io import Log
 from monolith_py.io.codec import encode_examples
 from monolith_py.io.log.dead_letters import DeadLetters
@@ -19,7 +19,7 @@ from monolith_py.io.log.topics import Topics
 from monolith_py.io.retrying import RetryPolicy
 from monolith_py.observe import metrics
 from monolith_py.sync import DenseRequests, Publisher, next_generation
-from monolith_py.training import CheckpointMeta, CheckpointSaving, PoisonedBatch, Trainer, newest_checkpoint, restore_checkpoint
+from monolith_py.training import Checkpoint, CheckpointMeta, CheckpointSaving, Trainer, restore_checkpoint
 from monolith_streaming.trainer.source import ExampleSource
 
 _logger = logging.getLogger(__name__)
@@ -46,10 +46,10 @@ class OnlineTraining:
         self._retry = RetryPolicy(clock, should_stop)
         self._dead_letters = DeadLetters(log, self._topics.dead_letters, clock)
         self.trainer = Trainer(job)
-        path = newest_checkpoint(self._directory)
-        meta = restore_checkpoint(path, self.trainer, job.name) if path else None
+        checkpoint = Checkpoint.newest(self._directory)
+        meta = restore_checkpoint(checkpoint, self.trainer, job.name) if checkpoint else None
         if meta:
-            _logger.info("restored %s: %d examples learnt", path, meta.examples_trained)
+            _logger.info("restored %s: %d examples learnt", checkpoint, meta.examples_trained)
         generation = next_generation(log, self._topics.updates, meta.generation if meta else 0)
         tables, updates = self.trainer.bags.tables, self._topics.updates
         log.num_partitions(self._topics.dense_requests)  # a topic that is missing stops the start, not one publish after the other
@@ -124,7 +124,7 @@ class OnlineTraining:
         assert self._saving is not None
         # Replicas that start from this checkpoint read on from `updates_offset`: all that the tables hold must lie before it.
         updates_offset = self._retry.run(lambda: self._publisher.flush(self.trainer.watermark_ms))
-        generation, next_seq = self._publisher.position
+        generation, next_seq = self._publisher.next_delta
         self._saved_meta = CheckpointMeta(
             job=self._job.name,
             step=self.trainer.num_batches,
@@ -144,13 +144,13 @@ class OnlineTraining:
         """Wait until the checkpoint that is frozen is on the disk, and tell of it."""
         assert self._saving is not None and self._saved_meta is not None
         saving, meta, self._saving = self._saving, self._saved_meta, None
-        path = saving.wait()
+        checkpoint = saving.wait()
         self._saved_batches = meta.step
         self.trainer.report()
         duration_s = self._clock.monotonic_s() - self._saving_since_s
         metrics.CHECKPOINT_DURATION_SECONDS.set(duration_s)
         metrics.CHECKPOINT_SAVED_TIMESTAMP_SECONDS.set(meta.saved_ms / 1000)
-        _logger.info("checkpoint %s: %d examples, offsets %s, %.2f s", path, meta.examples_trained, meta.offsets, duration_s)
+        _logger.info("checkpoint %s: %d examples, offsets %s, %.2f s", checkpoint, meta.examples_trained, meta.offsets, duration_s)
 
     def _learn(self, examples: ExampleBatch) -> None:
         """Learn a batch; where it is poisoned, learn its halves, so that only the bad examples are put aside."""

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 from contextlib import closing
-
-import torch
 
 from monolith_py import _core
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig
 from monolith_py.io import open_log
 from monolith_py.io.retrying import RetryingLog, RetryPolicy
-from monolith_streaming.joiner.process import StopSignal
+from monolith_py.process import StopSignal, set_num_threads
 from monolith_streaming.trainer.loop import OnlineTraining
 
 _logger = logging.getLogger(__name__)
@@ -26,12 +23,10 @@ def run_trainer(job: JobConfig, *, stop_at_end: bool) -> None:
         CheckpointError: the newest checkpoint does not fit the job, or none can be written.
         LogError: a topic is missing, or the log was away for too long.
     """
-    num_threads = job.trainer.num_threads or os.cpu_count() or 1
-    torch.set_num_threads(num_threads)
-    _core.set_num_threads(num_threads)
+    set_num_threads(job.trainer.num_threads)
     _core.keep_freed_memory()
     clock = SystemClock()
-    with StopSignal().installed() as should_stop, closing(open_log(job.log.url)) as log:
-        training = OnlineTraining(job, RetryingLog(log, RetryPolicy(clock, should_stop)), clock, should_stop)
+    with StopSignal().installed() as stop, closing(open_log(job.log.url)) as log:
+        training = OnlineTraining(job, RetryingLog(log, RetryPolicy(clock, stop.is_set)), clock, stop.is_set)
         training.run(stop_at_end=stop_at_end)
     _logger.info("trainer stopped after %d examples, its checkpoint is written", training.trainer.num_examples)

@@ -211,7 +211,7 @@ class _NoTower(nn.Module):
         self.ready = outputs, backward
 
     def forward(self, pooled: Tensor, dense: Tensor) -> Tensor:
-        outputs: Tensor = _Ready.apply(self.ready, pooled, dense, *self.weights)  # type: ignore[no-untyped-call]
+        outputs: Tensor = _Ready.apply(self.ready, pooled, dense, *self.weights)
         return outputs
 
 

@@ -14,7 +14,6 @@ import pytest
 from monolith_py.io import Kv
 
 Make = Callable[..., Kv]
-RETRY_S = 30.0
 REDIS = pytest.param("redis", marks=pytest.mark.needs_redis)
 
 WRITER = """
@@ -122,17 +121,19 @@ def test_writing_during_a_scan_disturbs_neither(kv: Kv) -> None:
     assert list(kv.scan("old:")) == []
 
 
-def test_threads_write_without_loss(kv: Kv) -> None:
+def test_threads_write_without_loss(kv: Kv, work_factor: int) -> None:
+    count = 50 * work_factor
+
     def write(name: int) -> None:
-        for number in range(50):
+        for number in range(count):
             kv.write({f"{name}:{number}": b"%d" % number}, deletes=[f"{name}:{number - 1}"])
 
     threads = [threading.Thread(target=write, args=(name,)) for name in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(RETRY_S)
-    assert dict(kv.scan("")) == {f"{name}:49": b"49" for name in range(4)}
+        thread.join()
+    assert dict(kv.scan("")) == {f"{name}:{count - 1}": b"%d" % (count - 1) for name in range(4)}
 
 
 def test_what_one_handle_writes_another_sees(shared_url: str, make_kv: Make) -> None:
@@ -146,10 +147,11 @@ def test_what_one_handle_writes_another_sees(shared_url: str, make_kv: Make) -> 
 def test_an_acknowledged_write_survives_kill_9_and_is_never_half_there(shared_url: str, make_kv: Make) -> None:
     process = subprocess.Popen([sys.executable, "-c", WRITER, shared_url], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    for _ in range(20):
-        process.stdout.readline()
-    process.kill()
-    lines = process.communicate(timeout=RETRY_S)[0].splitlines(keepends=True)
+    with process:
+        for _ in range(20):
+            process.stdout.readline()
+        process.kill()
+        lines = process.stdout.read().splitlines(keepends=True)  # with what the text layer has read ahead
     acknowledged = 20 + sum(line.endswith("\n") for line in lines)
     left, right = make_kv(shared_url).get_many(["left", "right"])
     assert left is not None and left == right

@@ -1,4 +1,4 @@
-// Checks and tests by name, without a framework: a compiler is all it takes.
+// Registration of tests and checks; needs a compiler only, no framework.
 #pragma once
 
 #include <functional>

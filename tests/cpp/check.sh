@@ -10,7 +10,7 @@ build=$(dirname "$(dirname "$source")")/build/native
 passed=0
 failed=0
 
-# ThreadSanitizer of older compilers does not know the address layouts of newer kernels.
+# ThreadSanitizer of older compilers fails with the address randomisation of newer kernels.
 fixed=
 if setarch "$(uname -m)" -R true 2>/dev/null; then fixed="setarch $(uname -m) -R"; fi
 
@@ -21,7 +21,7 @@ run() {
     cat "$report"
     counts=$(sed -n 's/^\([0-9]*\) passed, \([0-9]*\) failed$/\1 \2/p' "$report" | tail -n 1)
     if [ "$code" -ne 0 ] && [ "${counts#* }" -eq 0 ] 2>/dev/null; then counts=; fi
-    counts=${counts:-0 1} # a sanitizer ended it: one failure, whatever passed before
+    counts=${counts:-0 1} # ended by a sanitizer: one failure, regardless of passed tests
     passed=$((passed + ${counts% *}))
     failed=$((failed + ${counts#* }))
 }

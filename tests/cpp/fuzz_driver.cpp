@@ -1,4 +1,4 @@
-// Runs a fuzz target on seeded random inputs: PROGRAM [NUM_INPUTS [FIRST_SEED]]. Where there is libFuzzer, link that
+// Driver of a fuzz target with seeded random inputs: PROGRAM [NUM_INPUTS [FIRST_SEED]]. With libFuzzer, link that
 // instead.
 #include <cstdint>
 #include <cstdio>

@@ -1,4 +1,4 @@
-// Bytes are damage done to a snapshot: the reader must refuse it, or find what was saved.
+// Fuzz target: damages a snapshot by the input's bytes. The reader must refuse it, or read what was saved.
 #include "check.hpp"
 #include "table_settings.hpp"
 #include "temporary_file.hpp"
@@ -23,7 +23,7 @@ std::string saved_bytes() {
     return file.read();
 }
 
-// Overwrite, cut off, append or move bytes, as the input says.
+// Overwrite, truncate, append or move bytes, as the input says.
 std::string damaged(std::string bytes, const uint8_t* data, size_t size) {
     for (size_t i = 0; i + 4 <= size && i < 32; i += 4) {
         const size_t place = (size_t{data[i + 1]} << 8 | data[i + 2]) % (bytes.size() + 1);

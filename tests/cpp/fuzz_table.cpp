@@ -1,4 +1,4 @@
-// Bytes are operations on an embedding table; each is mirrored in std::unordered_map, and both must say the same.
+// Fuzz target: the input's bytes are operations on an embedding table, mirrored in std::unordered_map; both must agree.
 #include <algorithm>
 #include <array>
 #include <limits>
@@ -31,7 +31,7 @@ class Bytes {
     const uint8_t *data_, *end_;
 };
 
-// By byte: the edges of int64, then fids that want the same few buckets, so that they displace each other.
+// One fid per byte value: the limits of int64, then fids of the same few buckets, which displace each other.
 const std::vector<int64_t>& fids() {
     static const std::vector<int64_t> fids = [] {
         std::vector<int64_t> found = {0, -1, 1, std::numeric_limits<int64_t>::min(),
@@ -51,10 +51,10 @@ const Weights& start_weights(int64_t fid) {
     static std::unordered_map<int64_t, Weights> known;
     const auto [found, is_new] = known.try_emplace(fid);
     if (is_new) {
-        EmbeddingTable alone(settings(1));
+        EmbeddingTable single(settings(1));
         uint32_t row;
-        alone.find_or_insert(&fid, 1, 0, &row);
-        alone.gather(&row, 1, found->second.data());
+        single.find_or_insert(&fid, 1, 0, &row);
+        single.gather(&row, 1, found->second.data());
     }
     return found->second;
 }
@@ -208,7 +208,7 @@ class Mirrored {
         found->second.may_ack = false;
     }
 
-    // A base, or an increment on the one before, into a table that has all of them.
+    // Save a base, or an increment on the last one; restore all into a new table.
     void save_and_restore() {
         static const check::TemporaryFile base, increment;
         const bool is_base = table_->snapshot_id() == 0 || !table_->is_tracking();
@@ -218,7 +218,7 @@ class Mirrored {
         restore(*restored, base.path(), {});
         if (!is_base) restore(*restored, path, {});
         CHECK(check::content_of(*restored) == check::content_of(*table_));
-        if (is_base) return;  // go on with the table that notes its changes, for an increment
+        if (is_base) return;  // keep the table that tracks its changes, for an increment
         table_ = std::move(restored);
         for (auto& [name, consumer] : consumers_) {
             consumer.in_flight.merge(consumer.fresh);

@@ -1,4 +1,4 @@
-// Runs every test that is linked in; the last line says how many passed and failed.
+// Runs every linked test; the last line has the numbers of passed and failed ones.
 #include <cstdio>
 #include <exception>
 

@@ -1,4 +1,4 @@
-// Tables for tests, in few words.
+// Settings and helpers for tables in tests.
 #pragma once
 
 #include <string>
@@ -14,7 +14,7 @@ inline TableSettings settings_of(uint32_t dim, Optimizer optimizer, float lr, fl
     slice.name = "weights";
     slice.dim = dim;
     slice.optimizer = optimizer;
-    slice.hyper.lr = lr;
+    slice.hyperparameters.lr = lr;
     slice.init_scale = init_scale;
     TableSettings settings;
     settings.slices = {slice};
@@ -24,7 +24,7 @@ inline TableSettings settings_of(uint32_t dim, Optimizer optimizer, float lr, fl
     return settings;
 }
 
-// Add `gradient(i, sum)` of each position to its row.
+// Update with gradients filled in by add_gradient(i, gradient) for each position i.
 template <typename AddGradient>
 size_t update(EmbeddingTable& table, const std::vector<uint32_t>& rows, AddGradient&& add_gradient) {
     std::vector<float> gradients(rows.size() * table.dim());
@@ -38,7 +38,7 @@ inline void save(EmbeddingTable& table, const std::string& path, uint64_t id = 1
     writer.commit();
 }
 
-// Everything that a table is, fid by fid, and what its snapshots hold besides.
+// Content of a table, sorted by fid, and its counts: equal tables give equal strings.
 inline std::string content_of(EmbeddingTable& table) {
     std::string content;
     const auto bytes = [&](const void* data, size_t size) { content.append(static_cast<const char*>(data), size); };

@@ -1,4 +1,4 @@
-// A file of its own for a test, gone when the test is over.
+// A temporary file of one test, deleted at the end.
 #pragma once
 
 #include <unistd.h>

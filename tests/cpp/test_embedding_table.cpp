@@ -1,4 +1,4 @@
-// The table at size, against std::unordered_map, and the pooled look-up over tables that features share.
+// Tests of large tables against std::unordered_map, and of the pooled look-up with shared tables.
 #include <random>
 #include <unordered_map>
 
@@ -16,7 +16,7 @@ TableSettings settings(int64_t ttl_s, float init_scale = 0) {
     return check::settings_of(kDim, Optimizer::kSgd, 1.0f, init_scale, 1, ttl_s);
 }
 
-// Rows start at zero and every update adds one, so that a row says how often it was updated since it was born.
+// Rows start at zero and every update adds one: a row equals its number of updates.
 TEST(a_seeded_random_walk_agrees_with_unordered_map) {
     struct Entry {
         int64_t seen_s;
@@ -29,7 +29,7 @@ TEST(a_seeded_random_walk_agrees_with_unordered_map) {
     size_t num_evicted = 0;
     for (int64_t now_s = 0; now_s < 200; ++now_s) {
         std::vector<int64_t> fids(2'000);
-        for (int64_t& fid : fids)  // the busy part moves on; a few fids come again and again
+        for (int64_t& fid : fids)  // most fids come from a moving range, a quarter from a fixed one
             fid = random() % 4 == 0 ? static_cast<int64_t>(random() % 500)
                                     : static_cast<int64_t>(random() % 3'000) + now_s * 200;
         std::vector<uint32_t> rows(fids.size());
@@ -59,7 +59,7 @@ TEST(a_seeded_random_walk_agrees_with_unordered_map) {
     CHECK(table.end_row() < num_evicted + model.size());  // rows were recycled
 }
 
-TEST(what_a_batch_gives_does_not_depend_on_the_number_of_threads) {
+TEST(results_of_a_batch_do_not_depend_on_the_number_of_threads) {
     std::vector<std::string> contents;
     for (int threads : {1, 2, 3}) {
         ThreadPool::instance().set_num_threads(threads);
@@ -84,7 +84,7 @@ TEST(what_a_batch_gives_does_not_depend_on_the_number_of_threads) {
     CHECK(contents[0] == contents[2]);
 }
 
-TEST(a_consumer_is_told_of_all_at_first_and_then_of_what_comes) {
+TEST(a_consumer_gets_all_rows_first_and_then_the_changes) {
     EmbeddingTable table(settings(0));
     const int64_t fids[] = {1, 2};
     uint32_t row;
@@ -95,7 +95,7 @@ TEST(a_consumer_is_told_of_all_at_first_and_then_of_what_comes) {
     CHECK(table.drain("new").rows.size() == 2);
 }
 
-// Two features of one table, a sum and a mean, and one feature of another table; two rows of the batch.
+// Two features of one table, a sum and a mean, and one feature of another table; two examples.
 struct Pool {
     EmbeddingTable shared{settings(0, 0.5f)}, other{settings(0, 0.5f)};
     std::vector<Feature> features = {

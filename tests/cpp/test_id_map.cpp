@@ -1,5 +1,4 @@
-// The cuckoo map against std::unordered_map: every fid is found with its own row, at any load, through growth and
-// reuse.
+// Tests of the cuckoo map against std::unordered_map: every fid has its own row, at any load, through growth and reuse.
 #include <algorithm>
 #include <limits>
 #include <random>
@@ -75,7 +74,7 @@ TEST(displacement_fills_every_shard_to_its_limit_and_loses_none) {
     check_same(map, model);
 }
 
-TEST(a_map_that_is_told_of_many_entries_has_all_its_shards_at_once) {
+TEST(expecting_many_entries_splits_the_map_at_once) {
     IdMap map;
     Model model;
     for (uint32_t row = 0; row < 500; ++row) insert(map, model, -static_cast<int64_t>(row), row);
@@ -112,12 +111,12 @@ TEST(a_map_grows_from_nothing) {
     for (int64_t fid = 1; fid < 4096; ++fid) CHECK(!map.find(fid));
 }
 
-TEST(fids_that_all_want_the_same_buckets_make_the_map_grow) {
+TEST(fids_of_the_same_buckets_make_the_map_grow) {
     IdMap map;
     const size_t slots = map.capacity();
     Model model;
     uint32_t row = 0;
-    // Both buckets of each fid are among the first three of a new map: room for twelve fids.
+    // Both buckets of each fid are among the first three of a new map, which hold twelve fids.
     const Shard first = map.shard(0);
     for (int64_t fid = 0; row < 30; ++fid) {
         const uint64_t hash = hash_fid(fid);
@@ -154,7 +153,7 @@ TEST(a_seeded_random_walk_agrees_with_unordered_map) {
         const auto fid = static_cast<int64_t>(random() % 9'000) - 4'500;
         const Slot slot = map.find(fid);
         CHECK(static_cast<bool>(slot) == model.contains(fid));
-        const bool filling = (step / 20'000) % 2 == 0;  // fill, then thin out, by turns
+        const bool filling = (step / 20'000) % 2 == 0;  // fill and thin out in turn
         if (!slot && (filling || random() % 8 == 0)) {
             insert(map, model, fid, next_row++);
         } else if (slot && (!filling || random() % 8 == 0)) {

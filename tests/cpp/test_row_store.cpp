@@ -1,4 +1,4 @@
-// Rows: stable addresses that never overlap, recycled by the free list; and what a row's state starts with.
+// Tests of the row store: stable, disjoint addresses, reuse of rows, and the initial optimizer state.
 #include <set>
 
 #include "check.hpp"
@@ -35,7 +35,7 @@ TEST(rows_keep_their_address_and_never_overlap) {
     }
 }
 
-TEST(released_rows_are_given_out_again_before_new_ones) {
+TEST(released_rows_are_allocated_before_new_ones) {
     RowStore store(4, 1, 100);
     std::vector<uint32_t> all;
     store.allocate(3'000, all);
@@ -49,15 +49,26 @@ TEST(released_rows_are_given_out_again_before_new_ones) {
     CHECK(allocate(store) == 3'000);
 }
 
+TEST(a_full_store_stays_as_it_was) {
+    RowStore store(4, 1, 100);
+    std::vector<uint32_t> rows;
+    store.allocate(3, rows);
+    store.release(1);
+    CHECK_THROWS(store.allocate(size_t{1} << 32, rows), TableFull);
+    CHECK(rows.size() == 3 && store.end() == 3);
+    CHECK(allocate(store) == 1);
+    CHECK(allocate(store) == 3);
+}
+
 TEST(state_starts_as_each_rule_says) {
     constexpr uint32_t kDim = 4;
-    Hyper hyper;
-    hyper.initial_accumulator = 0.5f;
+    Hyperparameters hyperparameters;
+    hyperparameters.initial_accumulator = 0.5f;
     const auto started = [&](Optimizer optimizer) {
         Slice slice;
         slice.dim = kDim;
         slice.optimizer = optimizer;
-        slice.hyper = hyper;
+        slice.hyperparameters = hyperparameters;
         std::vector<float> weights(kDim), state(state_width(slice), -1.0f);
         kernels().start_row(&slice, 1, 7, weights.data(), state.data());
         return state;

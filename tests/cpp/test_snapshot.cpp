@@ -1,5 +1,4 @@
-// Snapshots: the same table comes back, also when it changes while it is saved, and a file that is not whole is
-// refused.
+// Tests of snapshots: a restored table is equal, also if it changed during the save; incomplete files are refused.
 #include <array>
 #include <memory>
 
@@ -26,7 +25,7 @@ void live(EmbeddingTable& table, int64_t first, int64_t last, int64_t step, int6
     }
 }
 
-// Rows, candidates, evicted fids, a consumer with drains in flight and one without.
+// A table with rows, candidates, evicted fids, a consumer with unacknowledged drains and one without.
 std::unique_ptr<EmbeddingTable> make_table(Optimizer optimizer, int64_t num_fids) {
     auto table = std::make_unique<EmbeddingTable>(settings(optimizer));
     table->drain("replicas");
@@ -60,7 +59,7 @@ TEST(crc32c_has_the_published_check_value) {
     CHECK(~crc32c_portable("123456789", 9, ~0u) == 0xE3069283u);
 }
 
-TEST(every_rule_comes_back_with_all_it_held) {
+TEST(every_optimizer_is_restored_with_its_state) {
     for (Optimizer optimizer : kOptimizers)
         for (int64_t num_fids : {0, 5'000}) {
             const auto table = make_table(optimizer, num_fids);
@@ -76,13 +75,13 @@ TEST(every_rule_comes_back_with_all_it_held) {
         }
 }
 
-TEST(a_table_that_changes_while_it_is_saved_is_saved_as_it_is_at_the_end) {
+TEST(a_table_changed_during_a_save_is_saved_as_of_the_end) {
     const auto table = make_table(Optimizer::kAdagrad, 40'000);
     CHECK(table->num_shards() == IdMap::kShards);
     const check::TemporaryFile file;
     SnapshotWriter writer(*table, file.path(), 1, 0);
-    for (int64_t turn = 0; writer.copy(50); ++turn) {
-        if (turn > 400) continue;  // then let it end
+    for (int64_t turn = 0; writer.copy(50) == CopyStatus::kMore; ++turn) {
+        if (turn > 400) continue;  // stop the changes, so that the copy ends
         live(*table, -500 + turn * 50, -400 + turn * 50, 1, 200 + turn);
         table->evict(200 + turn, 2'000);
     }
@@ -96,7 +95,7 @@ TEST(a_table_that_changes_while_it_is_saved_is_saved_as_it_is_at_the_end) {
     CHECK(check::content_of(restored) == expected);
 }
 
-TEST(increments_bring_a_restored_base_on) {
+TEST(increments_advance_a_restored_base) {
     const auto table = make_table(Optimizer::kAdam, 30'000);
     std::vector<std::unique_ptr<check::TemporaryFile>> files;
     std::vector<std::string> contents;
@@ -148,7 +147,8 @@ TEST(settings_are_read_from_the_file) {
     check::save(*table, file.path(), 77);
     const SnapshotMeta meta = read_meta(SnapshotFileReader(file.path()));
     const Slice& slice = meta.settings.slices.at(0);
-    CHECK(slice.dim == 4 && slice.optimizer == Optimizer::kFtrl && slice.hyper.lr == 0.1f && slice.init_scale == 0.25f);
+    CHECK(slice.dim == 4 && slice.optimizer == Optimizer::kFtrl && slice.hyperparameters.lr == 0.1f &&
+          slice.init_scale == 0.25f);
     CHECK(meta.settings.seed == 7 && meta.settings.admit_after == 2 && meta.settings.ttl_s == 100 && meta.id == 77 &&
           meta.parent == 0);
     CHECK_THROWS(restore_new(file.path(), Optimizer::kSgd), SnapshotError);
@@ -182,7 +182,7 @@ TEST(a_flipped_bit_is_refused_wherever_it_is) {
     }
 }
 
-TEST(what_cannot_be_opened_is_refused) {
+TEST(a_path_that_cannot_be_opened_is_refused) {
     const auto table = make_table(Optimizer::kSgd, 2);
     CHECK_THROWS(check::save(*table, "/absent/a.table"), SnapshotError);
     CHECK_THROWS(restore_new("/absent/a.table"), SnapshotError);

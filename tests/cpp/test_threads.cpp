@@ -1,4 +1,4 @@
-// Under the lock that the bindings take, readers run beside each other and between writes; ThreadSanitizer watches.
+// Tests of concurrency, under ThreadSanitizer: readers and a writer with the lock that the bindings take.
 #include <array>
 #include <atomic>
 #include <mutex>
@@ -23,7 +23,7 @@ struct Shared {
     std::shared_mutex mutex;
     std::atomic<int> num_torn = 0;
 
-    // Each step takes one from all weights of a row.
+    // Each step subtracts one from all weights of a row.
     void write() {
         std::array<int64_t, kNum> fids;
         std::vector<uint32_t> rows(kNum);
@@ -81,7 +81,7 @@ TEST(finding_and_gathering_write_nothing_so_readers_may_run_at_once) {
     std::array<std::vector<float>, 3> weights;
     std::vector<std::thread> readers;
     for (auto& mine : weights)
-        readers.emplace_back([&] {  // without a lock: the sanitizer would see any write
+        readers.emplace_back([&] {  // no lock: the sanitizer would report any write
             std::vector<uint32_t> rows(kNum);
             mine.resize(kNum * kDim);
             for (int turn = 0; turn < 50; ++turn) {

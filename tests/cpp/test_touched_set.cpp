@@ -1,4 +1,5 @@
-// What a consumer is told: each change once, again until it is acknowledged, and a fid either as a row or as evicted.
+// Tests of the touched set: each change comes once, and again until it is acknowledged; a fid comes as a row or as
+// evicted.
 #include <map>
 
 #include "check.hpp"
@@ -8,17 +9,17 @@ namespace {
 
 using namespace monolith;
 
-// A touched set beside the fids and rows it speaks of.
+// A touched set with its fids and rows.
 struct World {
     TouchedSet touched;
     std::map<int64_t, uint32_t> rows;
     std::map<uint32_t, int64_t> fids;
 
-    void bear(int64_t fid, uint32_t row) {
+    void insert(int64_t fid, uint32_t row) {
         rows[fid] = row;
         fids[row] = fid;
         touched.reserve(row + 1);
-        touched.born(fid);
+        touched.cancel_eviction(fid);
         touched.touch(row);
     }
     void evict(int64_t fid) {
@@ -36,10 +37,10 @@ struct World {
     void drain_and_ack() { touched.ack(drain().ticket); }
 };
 
-TEST(a_touched_row_is_handed_out_once_when_it_is_acknowledged) {
+TEST(an_acknowledged_row_is_not_drained_again) {
     World world;
-    world.bear(70, 7);
-    world.bear(20, 2);
+    world.insert(70, 7);
+    world.insert(20, 2);
     world.touched.touch(7);
     const TouchedSet::Drained first = world.drain();
     CHECK(first.rows == (std::vector<uint32_t>{2, 7}));
@@ -47,13 +48,13 @@ TEST(a_touched_row_is_handed_out_once_when_it_is_acknowledged) {
     CHECK(world.drains({}, {}));
 }
 
-TEST(what_is_not_acknowledged_comes_again_with_what_changed_since) {
+TEST(unacknowledged_changes_come_again_with_later_ones) {
     World world;
-    world.bear(70, 7);
-    world.bear(20, 2);
+    world.insert(70, 7);
+    world.insert(20, 2);
     world.evict(20);
     CHECK(world.drains({7}, {20}));
-    world.bear(30, 3);
+    world.insert(30, 3);
     CHECK(world.drains({3, 7}, {20}));
     world.drain_and_ack();
     world.touched.touch(3);
@@ -62,7 +63,7 @@ TEST(what_is_not_acknowledged_comes_again_with_what_changed_since) {
 
 TEST(a_change_after_the_drain_outlives_its_acknowledgement) {
     World world;
-    world.bear(70, 7);
+    world.insert(70, 7);
     const TouchedSet::Drained first = world.drain();
     world.touched.touch(7);
     world.touched.ack(first.ticket);
@@ -71,7 +72,7 @@ TEST(a_change_after_the_drain_outlives_its_acknowledgement) {
 
 TEST(only_the_last_ticket_can_be_acknowledged_and_only_once) {
     World world;
-    world.bear(70, 7);
+    world.insert(70, 7);
     CHECK_THROWS(world.touched.ack(0), std::invalid_argument);
     const uint64_t first = world.drain().ticket, second = world.drain().ticket;
     CHECK(first != second);
@@ -82,32 +83,32 @@ TEST(only_the_last_ticket_can_be_acknowledged_and_only_once) {
 
 TEST(a_row_recycled_before_the_drain_is_the_new_fids_and_the_old_one_is_evicted) {
     World world;
-    world.bear(70, 7);
+    world.insert(70, 7);
     world.drain_and_ack();
     world.touched.touch(7);
     world.evict(70);
-    world.bear(71, 7);
+    world.insert(71, 7);
     CHECK(world.drains({7}, {70}));
 }
 
-TEST(a_fid_that_went_and_came_back_is_a_row_and_no_tombstone) {
+TEST(a_fid_inserted_again_is_a_row_and_no_tombstone) {
     World world;
-    world.bear(70, 7);
+    world.insert(70, 7);
     world.drain_and_ack();
     world.evict(70);
-    world.bear(70, 4);
+    world.insert(70, 4);
     CHECK(world.drains({4}, {}));
     world.evict(70);
     CHECK(world.drains({}, {70}));
-    world.bear(70, 5);  // while its tombstone is in flight
+    world.insert(70, 5);  // its tombstone is unacknowledged
     CHECK(world.drains({5}, {}));
-    world.evict(70);  // while its row is in flight
+    world.evict(70);  // its row is unacknowledged
     CHECK(world.drains({}, {70}));
 }
 
-TEST(rows_that_threads_flag_are_handed_out_once) {
+TEST(rows_flagged_by_threads_are_drained_once) {
     World world;
-    for (uint32_t row = 0; row < 100; ++row) world.bear(row * 10, row);
+    for (uint32_t row = 0; row < 100; ++row) world.insert(row * 10, row);
     world.drain_and_ack();
     const std::vector<uint32_t> one = {3, 50, 7}, two = {99, 4};
     std::vector<uint32_t> fresh(3);
@@ -121,15 +122,15 @@ TEST(rows_that_threads_flag_are_handed_out_once) {
     CHECK(world.drains({3, 4, 7, 50, 99}, {}));
 }
 
-TEST(what_is_pending_when_it_is_saved_is_handed_out_by_the_restored_set) {
+TEST(pending_changes_survive_save_and_restore) {
     World world;
-    world.bear(70, 7);
-    world.bear(20, 2);
-    world.bear(50, 5);
+    world.insert(70, 7);
+    world.insert(20, 2);
+    world.insert(50, 5);
     world.evict(20);
     world.drain();
     world.touched.touch(7);
-    world.bear(30, 3);
+    world.insert(30, 3);
     world.evict(50);
     World restored;
     restored.rows = {{70, 0}, {30, 1}};

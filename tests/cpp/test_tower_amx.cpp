@@ -1,4 +1,4 @@
-// The engine in the matrix unit against the definition: equal bits, since small whole numbers leave nothing to round.
+// Tests of the AMX engine against the definition. Results must be bit-equal: sums of small integers need no rounding.
 #ifdef MONOLITH_HAS_AMX
 
 #include <cstdio>
@@ -21,13 +21,13 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 bool absent() {
     static const bool absent = [] {
         if (make_amx_engine() != nullptr) return false;
-        std::printf("SKIPPED: this machine has no AMX, or this process may not use it: nothing of it is tested\n");
+        std::printf("SKIPPED: this machine has no AMX, or this process may not use it; its engine is not tested\n");
         return true;
     }();
     return absent;
 }
 
-// Columns in parts, with storage of their own.
+// A matrix in parts, with its own storage.
 struct Split {
     std::vector<std::vector<float>> parts;
     std::vector<uint32_t> widths;
@@ -73,7 +73,7 @@ Passes run(const TowerEngine& engine, Stack& stack, const std::vector<float>& in
     return passes;
 }
 
-// Also asks for the gradients of all atoms, and for the same bits as before.
+// Also checks the gradients of all atoms, and equal bits on a second pass.
 void require_all(const TowerEngine& engine, Stack& stack, const std::vector<float>& inputs, size_t batch,
                  const std::vector<float>& grad_outputs, const Passes& expected) {
     Split split(inputs, batch, stack.layers[0].in, 1);
@@ -91,7 +91,7 @@ void require_all(const TowerEngine& engine, Stack& stack, const std::vector<floa
     for (size_t l = 0; l < stack.layers.size(); ++l) {
         CHECK(values[l] == expected.values[l]);
         for (size_t i = 0; i < all[l].size(); ++i)
-            CHECK(all[l][i] == 2 * expected.all[l][i]);  // added to what was there
+            CHECK(all[l][i] == 2 * expected.all[l][i]);  // added to the existing values
     }
 }
 
@@ -121,7 +121,7 @@ void compare(const std::vector<Shape>& shapes, size_t batch, unsigned seed) {
     require_equal(shared, expected);
 }
 
-TEST(the_matrix_unit_computes_one_layer_of_any_shape) {
+TEST(amx_computes_one_layer_of_any_shape) {
     if (absent()) return;
     unsigned seed = 0;
     for (const uint32_t in : {1, 15, 16, 17, 33, 100})
@@ -132,14 +132,14 @@ TEST(the_matrix_unit_computes_one_layer_of_any_shape) {
             }
 }
 
-TEST(the_matrix_unit_computes_any_batch) {
+TEST(amx_computes_any_batch) {
     if (absent()) return;
     for (const size_t batch : {0, 1, 2, 3, 4, 5, 15, 16, 17, 31, 32, 33, 63, 64, 65, 300})
         for (const double density : {0.1, 0.4, 1.0})
             compare({{33, 48, density}, {48, 17, density, false}}, batch, static_cast<unsigned>(batch));
 }
 
-TEST(the_matrix_unit_computes_stacks_of_sparse_and_dense_layers) {
+TEST(amx_computes_stacks_of_sparse_and_dense_layers) {
     if (absent()) return;
     compare({{100, 512, 0.1}, {512, 33, 1.0}, {33, 1, 1.0, false}}, 65, 1);
     compare({{512, 100, 0.2}, {100, 100, 0.65}, {100, 16, 0.12}}, 130, 2);
@@ -148,7 +148,7 @@ TEST(the_matrix_unit_computes_stacks_of_sparse_and_dense_layers) {
     compare({{429, 128, 0.5}, {128, 64, 0.13}}, 1100, 5);
 }
 
-TEST(the_matrix_unit_rounds_inputs_weights_and_gradients_to_the_nearest) {
+TEST(amx_rounds_inputs_weights_and_gradients_to_the_nearest) {
     if (absent()) return;
     for (const double density : {0.1, 0.6, 1.0}) {
         Stack stack({{100, 64, density, false}}, 7);
@@ -163,7 +163,7 @@ TEST(the_matrix_unit_rounds_inputs_weights_and_gradients_to_the_nearest) {
         const Passes got = run(*engine, stack, inputs, 70, grads, 2);
         const auto close = [](const std::vector<float>& a, const std::vector<float>& b, float most) {
             CHECK(a.size() == b.size());
-            for (size_t i = 0; i < a.size(); ++i) CHECK(std::abs(a[i] - b[i]) <= most);  // of float32 sums near 10
+            for (size_t i = 0; i < a.size(); ++i) CHECK(std::abs(a[i] - b[i]) <= most);  // float32 sums near 10
         };
         close(got.x.back(), expected.x.back(), 4e-5f);
         close(got.grad_inputs, expected.grad_inputs, 4e-5f);
@@ -176,7 +176,7 @@ TEST(the_matrix_unit_rounds_inputs_weights_and_gradients_to_the_nearest) {
     }
 }
 
-TEST(what_is_not_a_number_stays_so_and_harms_nothing_that_does_not_read_it) {
+TEST(nan_and_infinity_reach_only_results_that_depend_on_them) {
     if (absent()) return;
     for (const double density : {0.1, 0.3, 0.7, 1.0})
         for (const size_t batch : {2, 70}) {
@@ -205,7 +205,7 @@ TEST(what_is_not_a_number_stays_so_and_harms_nothing_that_does_not_read_it) {
         }
 }
 
-TEST(the_matrix_unit_serves_callers_that_come_at_the_same_time) {
+TEST(amx_serves_callers_that_come_at_the_same_time) {
     if (absent()) return;
     ThreadPool::instance().set_num_threads(2);
     Stack stack({{100, 128, 0.2}, {128, 16, 1.0, false}}, 5);
@@ -223,7 +223,7 @@ TEST(the_matrix_unit_serves_callers_that_come_at_the_same_time) {
     ThreadPool::instance().set_num_threads(1);
 }
 
-TEST(a_load_takes_another_topology) {
+TEST(a_load_replaces_the_topology) {
     if (absent()) return;
     const auto engine = make_amx_engine();
     for (const double density : {1.0, 0.3, 0.3, 0.05, 0.8}) {

@@ -1,4 +1,4 @@
-// Sparse linear stacks under the sanitizers: tails of every kind in memory without a float to spare, and threads.
+// Tests of sparse linear stacks under the sanitizers: every kind of tail, in exactly sized memory, and threads.
 #include <cmath>
 #include <cstddef>
 #include <memory>
@@ -22,7 +22,7 @@ std::vector<float> values_of(size_t n) {
     return values;
 }
 
-// A stack whose atom (block b, column c) lives where (b + c) % 3 == 0, and room for all that comes back.
+// A stack with live atoms (block b, column c) where (b + c) % 3 == 0, and memory for all results.
 struct Fixture {
     std::vector<TowerShape> shapes;
     size_t batch;
@@ -100,7 +100,7 @@ TEST(an_output_is_its_bias_and_its_live_atoms) {
     for (size_t n = 0; n < 20; ++n)
         for (size_t o = 0; o < 18; ++o) {
             double sum = value_at(o);
-            size_t k = o < 16 ? 0 : 2;  // atoms of block 0 are columns 0 and 3, of block 1 column 2
+            size_t k = o < 16 ? 0 : 2;  // block 0 has atoms in columns 0 and 3, block 1 in column 2
             for (size_t c = 0; c < 5; ++c)
                 if ((o / 16 + c) % 3 == 0) sum += double{value_at(k++ * 16 + o % 16)} * value_at(n * 5 + c);
             CHECK(std::abs(sum - stack.outputs[n * 18 + o]) < 1e-5);
@@ -109,7 +109,7 @@ TEST(an_output_is_its_bias_and_its_live_atoms) {
         for (size_t r = 2; r < 16; ++r) CHECK(stack.grad_values[0][k * 16 + r] == 0);
 }
 
-TEST(results_are_the_same_whatever_the_threads) {
+TEST(results_do_not_depend_on_the_number_of_threads) {
     for (const uint32_t height : {16u, 1u}) {
         std::vector<std::unique_ptr<Fixture>> runs;
         for (const int threads : {1, 2, 3}) {
@@ -129,7 +129,7 @@ TEST(results_are_the_same_whatever_the_threads) {
     }
 }
 
-TEST(threads_go_forward_and_back_at_once_and_a_load_waits_for_them) {
+TEST(forwards_run_together_and_a_load_waits_for_them) {
     ThreadPool::instance().set_num_threads(2);
     Fixture shared({{35, 33, true}, {33, 17, false}}, 16, 70, {35});
     shared.step();
@@ -163,7 +163,7 @@ TEST(a_tape_outlives_its_stack_and_is_refused_after_a_load) {
     CHECK_THROWS(stack->stack.backward(tape, stack->grad_outputs.data(), {{nullptr}, {5}}, {{}}),
                  std::invalid_argument);
     stack.reset();
-    tape.tape.reset();
+    tape.engine_tape.reset();
 }
 
 TEST(a_topology_that_does_not_fit_changes_nothing) {
@@ -175,7 +175,7 @@ TEST(a_topology_that_does_not_fit_changes_nothing) {
     CHECK_THROWS(stack.step(), std::invalid_argument);
 }
 
-TEST(optimizers_touch_their_atoms_alone) {
+TEST(optimizers_change_only_their_atoms) {
     for (const auto& [n, height] : {std::pair{1u, 16u}, {7u, 16u}, {5000u, 16u}, {5000u, 1u}, {1u, 70'003u}}) {
         const size_t size = size_t{n} * height;
         std::vector<float> values = values_of(size), gradients = values_of(size), m(size), v(size), sums(n);

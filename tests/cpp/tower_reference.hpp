@@ -1,4 +1,4 @@
-// Stacks of sparse layers as their definition says, in double precision, rounded to bfloat16 where the engines round.
+// Reference implementation of sparse stacks in double precision, rounded to bfloat16 where the engines round.
 #pragma once
 
 #include <algorithm>
@@ -20,14 +20,15 @@ inline float to_bf16(double x) {
     return std::bit_cast<float>(bits & 0xffff0000);
 }
 
-// Which share of its atoms a layer has, and how they are drawn.
+// Density of a layer's live atoms.
 struct Shape {
     uint32_t in, out;
     double density;
     bool relu = true;
 };
 
-// Small whole numbers: their sums are exact in float32 in any order, so that engines can be asked for equal bits.
+// A random stack with small integers as weights: float32 sums are exact in any order, so engines must agree bit for
+// bit.
 struct Stack {
     static constexpr uint32_t kHeight = 16;
     std::vector<TowerLayer> layers;
@@ -79,7 +80,7 @@ struct Stack {
 };
 
 struct Passes {
-    std::vector<std::vector<float>> x;  // of each layer, (B, in), then the outputs (B, out)
+    std::vector<std::vector<float>> x;  // inputs of each layer (B, in), then the outputs (B, out)
     std::vector<float> grad_inputs;     // (B, in)
     std::vector<std::vector<float>> values, biases, all;
 };

@@ -81,7 +81,7 @@ class AtomBags:
         self._see(rows.unique())
         ask = torch.zeros(0, requires_grad=True)
         scales = 1 / torch.from_numpy(divisors)[places].unsqueeze(1)  # (n, 1)
-        pooled: Tensor = _Pooled.apply(ask, self, rows, places, scales, len(lengths))  # type: ignore[no-untyped-call]
+        pooled: Tensor = _Pooled.apply(ask, self, rows, places, scales, len(lengths))
         dim = pooled.shape[1]
         flat = pooled.view(len(self._names), -1, dim).transpose(0, 1).flatten(1)  # (B, F * D)
         return KeyedTensor(self._names, [dim] * len(self._names), flat, key_dim=1)

@@ -56,7 +56,7 @@ class TowerPass:
     def __init__(self, stream: TowerStream, variant: TowerVariant, seed: int) -> None:
         job = stream.job(variant.model(stream.num_inputs, stream.num_steps), seed, variant.lr)
         self._stream, self._schema = stream, Schema.of(job)
-        self._bags = EmbeddingBags.of(self._schema, job.optimizer.sparse, seed)
+        self._bags = EmbeddingBags.of(self._schema, job.optimizer.sparse, seed, job.sync.encoding)
         self.model = build_model(self._schema, job.model, seed)
         self.optimizer = DenseOptimizer(self.model, job.optimizer.dense, job.model.sparsity, seed)
         self.moves: list[int] = []

@@ -91,7 +91,7 @@ class MiniTrainer:
 
     def checkpoint(self) -> Path:
         end = self.publisher.flush(0)
-        generation, next_seq = self.publisher.position
+        generation, next_seq = self.publisher.next_delta
         meta = CheckpointMeta(
             job=self.job.name,
             step=self.trainer.num_batches,
@@ -103,7 +103,7 @@ class MiniTrainer:
             watermark_ms=0,
             saved_ms=self.clock.now_ms(),
         )
-        return save_checkpoint(Path(self.job.trainer.checkpoint_dir), self.trainer, meta, keep=2)
+        return save_checkpoint(Path(self.job.trainer.checkpoint_dir), self.trainer, meta, keep=2).path
 
     def batch(self, seed: int) -> Batch:
         return make_batch(random_examples(self.schema, seed).features, self.schema)

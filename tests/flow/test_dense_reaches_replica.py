@@ -38,7 +38,7 @@ def test_a_replica_whose_towers_an_update_does_not_fit_goes_on_with_the_rows_and
     trainer.publish()
     trainer.lead(replica)
     assert replica.state.model is model and replica.state.table.num_rows > rows
-    assert replica.state.position == trainer.publisher.position
+    assert replica.state.next_delta == trainer.publisher.next_delta
     assert dense_gaps() == gaps + 1 and trainer.log.end_offset(requests) == 1
     trainer.step(3)
     trainer.publish()
@@ -90,7 +90,7 @@ def test_a_replica_that_cannot_ask_serves_on_until_full_towers_come(make_trainer
         trainer.step()
         trainer.publish()
         trainer.lead(replica)
-    assert replica.state.position == trainer.publisher.position
+    assert replica.state.next_delta == trainer.publisher.next_delta
     assert trainer.log.end_offset(Topics.of(trainer.job.log).dense_requests) == 0
     trainer.publisher.close()
     trainer.publisher = trainer.new_publisher(next_generation(trainer.log, trainer.topic, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import random
 import signal
 import subprocess
@@ -41,14 +42,18 @@ keys = ["video_id"]
 window_s = 60.0
 max_out_of_orderness_s = 5.0
 allowed_lateness_s = 600.0
+idle_timeout_s = 1e6
 max_records = 20
-examples_per_record = 16
+examples_per_record = {examples_per_record}
 [trainer]
 checkpoint_dir = "{folder}/checkpoints"
 """
-START_MS = 1_700_000_000_000
+START_MS, MS_PER_REQUEST = 1_700_000_000_000, 500
+EXAMPLES_PER_RECORD = 16  # at most
 NUM_REQUESTS = 3000
 NUM_KILLS = 12
+# More requests than the window holds: with so many ahead of it the joiner writes examples.
+LEAD_REQUESTS = 500
 RUN = """
 import sys
 from monolith_py.config import load_job
@@ -61,66 +66,94 @@ Example = tuple[str, int, int, int]
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     path = tmp_path / "job.toml"
-    path.write_text(TOML.format(folder=tmp_path))
+    path.write_text(TOML.format(folder=tmp_path, examples_per_record=EXAMPLES_PER_RECORD))
     return path
 
 
 @pytest.mark.slow
-def test_a_joiner_killed_again_and_again_emits_every_example_exactly_once(config: Path) -> None:
+def test_a_joiner_killed_again_and_again_emits_every_example_exactly_once(config: Path, work_factor: int) -> None:
     job = load_job(config)
     with closing(open_log(job.log.url)) as log:
-        expected, clicks = write_stream(job, log)
-        rng = random.Random(11)
+        stream, rng = Stream(job, log), random.Random(11)
         for _ in range(NUM_KILLS):
-            goal = num_records(job, log) + rng.randint(1, 12)
             process = start(config, stop_at_end=False)
-            wait_for_records(job, log, process, goal)
-            process.kill()
-            assert process.wait() == -signal.SIGKILL
-        assert num_records(job, log) < sum(expected.values()) / 16, "killed too late to tell"
-        process = start(config, stop_at_end=True)
-        assert process.wait(timeout=120) == 0
-        assert examples(job, log) == expected
+            try:
+                feed_until(stream, process, num_records(job, log) + rng.randint(1, 12))
+            finally:
+                process.kill()
+                process.wait()
+            assert process.returncode == -signal.SIGKILL
+        stream.append(NUM_REQUESTS * work_factor)
+        stream.end()
+        assert start(config, stop_at_end=True).wait() == 0
+        assert examples(job, log) == stream.expected
     with closing(SqliteKv(config.parent / "kv.db")) as kv:
         counts = np.sum([decode_counts(value, 1) for _, value in kv.scan("counter:")], axis=0)
-    assert counts.tolist() == [NUM_REQUESTS, clicks]
+    assert counts.tolist() == [stream.num_requests, stream.num_clicks]
 
 
 def test_sigterm_stops_the_joiner_cleanly_and_the_next_run_goes_on(config: Path) -> None:
     job = load_job(config)
     with closing(open_log(job.log.url)) as log:
-        expected, _ = write_stream(job, log)
+        stream = Stream(job, log)
         process = start(config, stop_at_end=False)
-        wait_for_records(job, log, process, 5)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 0
-        assert num_records(job, log) < sum(expected.values()) / 16, "stopped too late to tell"
-        assert start(config, stop_at_end=True).wait(timeout=120) == 0
-        assert examples(job, log) == expected
+        try:
+            feed_until(stream, process, 5)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait() == 0
+        finally:
+            process.kill()
+            process.wait()
+        stream.append(LEAD_REQUESTS)
+        stream.end()
+        assert start(config, stop_at_end=True).wait() == 0
+        assert examples(job, log) == stream.expected
 
 
-def write_stream(job: JobConfig, log: Log) -> tuple[Counter[Example], int]:
-    """Append the whole stream; return the examples that it makes, and its number of clicks."""
-    create_topics(log, job.log)
-    topics = Topics.of(job.log)
-    rng = random.Random(5)
-    expected: Counter[Example] = Counter()
-    values: dict[tuple[str, int], list[tuple[int, bytes]]] = {}
-    clicks = 0
-    for index in range(NUM_REQUESTS):
-        request_id, item_id, time_ms = f"r{index}", index % 50, START_MS + index * 500
-        partition = partition_of(request_id, job.log.partitions)
-        delay_ms = rng.choice([None, 2_000, 90_000])
-        values.setdefault((topics.impressions, partition), []).append((time_ms, impression(request_id, item_id, time_ms)))
-        if delay_ms is not None:
-            action = encode_action(Action(request_id, item_id, "click", time_ms + delay_ms))
-            values.setdefault((topics.actions, partition), []).append((time_ms + delay_ms, action))
-            clicks += 1
-        expected[request_id, item_id, 0, int(delay_ms == 2_000)] += 1
-        expected[request_id, item_id, 1, 1] += delay_ms == 90_000
-    for (topic, partition), timed in values.items():
-        log.append(topic, [value for _, value in sorted(timed)], time_ms=START_MS, partition=partition)
-    return +expected, clicks
+class Stream:
+    """Impressions and actions made from one seed, each topic in time order, appended while a joiner runs or does not."""
+
+    def __init__(self, job: JobConfig, log: Log) -> None:
+        create_topics(log, job.log)
+        self.job, self.log, self._topics = job, log, Topics.of(job.log)
+        self._rng = random.Random(5)
+        self._actions: list[tuple[int, int, bytes]] = []  # a heap of those to come: time, partition, value
+        self.num_requests = self.num_clicks = 0
+        self.expected: Counter[Example] = Counter()
+
+    def append(self, num_requests: int) -> None:
+        """Append the impressions of so many requests, and the actions up to the time of the last."""
+        impressions: dict[int, list[tuple[int, bytes]]] = {}
+        for index in range(self.num_requests, self.num_requests + num_requests):
+            request_id, item_id, time_ms = f"r{index}", index % 50, START_MS + index * MS_PER_REQUEST
+            partition = partition_of(request_id, self.job.log.partitions)
+            impressions.setdefault(partition, []).append((time_ms, impression(request_id, item_id, time_ms)))
+            delay_ms = self._rng.choice([None, 2_000, 90_000])
+            if delay_ms is not None:
+                action = encode_action(Action(request_id, item_id, "click", time_ms + delay_ms))
+                heapq.heappush(self._actions, (time_ms + delay_ms, partition, action))
+                self.num_clicks += 1
+            self.expected[request_id, item_id, 0, int(delay_ms == 2_000)] += 1
+            if delay_ms == 90_000:
+                self.expected[request_id, item_id, 1, 1] += 1
+        self.num_requests += num_requests
+        self._append(self._topics.impressions, impressions)
+        self._append_actions(START_MS + self.num_requests * MS_PER_REQUEST)
+
+    def end(self) -> None:
+        """Append the actions that are still to come."""
+        self._append_actions(max((time_ms for time_ms, _, _ in self._actions), default=0))
+
+    def _append_actions(self, up_to_ms: int) -> None:
+        due: dict[int, list[tuple[int, bytes]]] = {}
+        while self._actions and self._actions[0][0] <= up_to_ms:
+            time_ms, partition, value = heapq.heappop(self._actions)
+            due.setdefault(partition, []).append((time_ms, value))
+        self._append(self._topics.actions, due)
+
+    def _append(self, topic: str, values: dict[int, list[tuple[int, bytes]]]) -> None:
+        for partition, timed in values.items():
+            self.log.append(topic, [value for _, value in timed], time_ms=[time_ms for time_ms, _ in timed], partition=partition)
 
 
 def impression(request_id: str, item_id: int, time_ms: int) -> bytes:
@@ -135,11 +168,13 @@ def start(config: Path, *, stop_at_end: bool) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", RUN, str(config), str(stop_at_end)])
 
 
-def wait_for_records(job: JobConfig, log: Log, process: subprocess.Popen[bytes], goal: int) -> None:
-    """Wait until the joiner has written `goal` records, on both partitions together."""
-    topic = Topics.of(job.log).examples
-    while num_records(job, log) < goal:
+def feed_until(stream: Stream, process: subprocess.Popen[bytes], goal: int) -> None:
+    """Keep the stream ahead of the joiner until it has written `goal` records, on both partitions together."""
+    job, log, topic = stream.job, stream.log, Topics.of(stream.job.log).examples
+    while (written := num_records(job, log)) < goal:
         assert process.poll() is None, f"the joiner ended with {process.returncode}"
+        if stream.num_requests < written * EXAMPLES_PER_RECORD + LEAD_REQUESTS:
+            stream.append(LEAD_REQUESTS // 5)
         log.read(topic, 0, log.end_offset(topic, 0), 1, timeout_s=0.002)
 
 

@@ -19,7 +19,7 @@ from monolith_py.io import Log
 from monolith_py.io.codec import encode_examples
 from monolith_py.io.log.topics import Topics, create_topics
 from monolith_py.model.batch import make_batch
-from monolith_py.training import newest_checkpoint, read_meta
+from monolith_py.training import Checkpoint
 from monolith_serving.replica.replica import Replica
 from monolith_streaming.trainer.process import run_trainer
 
@@ -36,7 +36,8 @@ def make_job(folder: Path, *, follow_updates: bool = True) -> JobConfig:
             "tasks": [{"name": "click", "action": "click"}],
             "model": {"tower": [8], "precision": "fp32"},
             "optimizer": {"sparse": {"kind": "sgd", "lr": 0.05}, "dense": {"lr": 0.01}},
-            "trainer": {"batch_size": 64, "checkpoint_dir": f"{folder}/checkpoints", "checkpoints_kept": 100, "num_threads": 1},
+            # One checkpoint for each run: its last.
+            "trainer": {"batch_size": 64, "checkpoint_dir": f"{folder}/checkpoints", "checkpoint_interval_s": 1e6, "num_threads": 1},
             "serving": {"follow_updates": follow_updates},
         }
     )
@@ -61,17 +62,17 @@ def append_examples(log: Log, job: JobConfig, clicked: int, records: range) -> N
 def train(job: JobConfig) -> Path:
     """Learn all that is in the log and return the checkpoint that is left."""
     run_trainer(job, stop_at_end=True)
-    path = newest_checkpoint(Path(job.trainer.checkpoint_dir))
-    assert path is not None
-    return path
+    checkpoint = Checkpoint.newest(Path(job.trainer.checkpoint_dir))
+    assert checkpoint is not None
+    return checkpoint.path
 
 
 def margin(job: JobConfig, log: Log) -> tuple[float, str]:
     """Return by how much a replica that starts now prefers the liked item, and the version of its model."""
     replica = Replica(job, log if job.serving.follow_updates else None, torch.device("cpu"), ManualClock(0))
     assert replica.load_newest()
-    # As many polls as there can be records.
-    for _ in range(100 if job.serving.follow_updates else 0):
+    end = log.end_offset(Topics.of(job.log).updates)
+    while replica._subscriber is not None and replica._subscriber.offset < end:
         assert replica.apply_updates(0.0)
     items = FeatureColumns(2, {"item_id": SparseColumn(np.array([LIKED, IGNORED]), np.ones(2, np.int32))})
     liked, ignored = replica.state.predict(make_batch(items, Schema.of(job)))[:, 0].tolist()
@@ -81,14 +82,14 @@ def margin(job: JobConfig, log: Log) -> tuple[float, str]:
 
 @pytest.mark.parametrize("wait_for_a_new_checkpoint", [True, False])
 def test_a_good_checkpoint_serves_at_once_and_training_goes_on_from_it(
-    tmp_path: Path, make_log: Callable[..., Log], wait_for_a_new_checkpoint: bool
+    tmp_path: Path, make_log: Callable[..., Log], work_factor: int, wait_for_a_new_checkpoint: bool
 ) -> None:
     job = make_job(tmp_path)
     log = make_log(job.log.url)
     create_topics(log, job.log)
-    append_examples(log, job, LIKED, range(20))
+    append_examples(log, job, LIKED, range(20 * work_factor))
     good = train(job)
-    append_examples(log, job, IGNORED, range(20, 60))  # an app that sends the wrong item ids
+    append_examples(log, job, IGNORED, range(20 * work_factor, 60 * work_factor))  # an app that sends the wrong item ids
     bad = train(job)
     assert margin(job, log)[0] < -0.3
 
@@ -100,10 +101,10 @@ def test_a_good_checkpoint_serves_at_once_and_training_goes_on_from_it(
     assert margin(job, log)[0] < -0.3
 
     # 4. The trainer goes on from the good checkpoint.
-    append_examples(log, job, LIKED, range(60, 120))
+    append_examples(log, job, LIKED, range(60 * work_factor, 120 * work_factor))
     new = train(job)
-    assert read_meta(new).generation == 3
-    assert read_meta(new).examples_trained == read_meta(good).examples_trained + 100 * 64
+    assert Checkpoint(new).meta.generation == 3
+    assert Checkpoint(new).meta.examples_trained == Checkpoint(good).meta.examples_trained + 100 * work_factor * 64
 
     # 5. Replicas follow again, from the new checkpoint or, too early, from the good one.
     if not wait_for_a_new_checkpoint:

@@ -37,7 +37,7 @@ def test_a_replica_that_starts_late_ends_like_one_that_was_there_all_the_time(ma
     trainer.lead(late)
     batch = trainer.batch(5)
     np.testing.assert_array_equal(late.state.predict(batch), early.state.predict(batch))
-    assert late.state.version == early.state.version == f"1.{trainer.publisher.position[1]}"
+    assert late.state.version == early.state.version == f"1.{trainer.publisher.next_delta[1]}"
 
 
 def test_an_evicted_row_reads_zeros_in_the_replica(make_trainer, make_replica):
@@ -66,12 +66,12 @@ def test_a_restarted_trainer_takes_the_replicas_along(make_trainer, make_replica
     trainer.step()
     trainer.publish()
     trainer.lead(replica)
-    assert replica.state.position == trainer.publisher.position and replica.state.position[0] == 2
+    assert replica.state.next_delta == trainer.publisher.next_delta and replica.state.next_delta[0] == 2
     trainer.assert_parity(replica)
 
 
 def damage_gap(trainer):
-    generation, seq = trainer.publisher.position
+    generation, seq = trainer.publisher.next_delta
     trainer.log.append(trainer.topic, [encode_delta(Delta(generation, seq + 7, 0, START_MS))], time_ms=START_MS)
 
 
@@ -80,12 +80,12 @@ def damage_record(trainer):
 
 
 def damage_unknown_table(trainer):
-    delta = Delta(*trainer.publisher.position, 0, START_MS, table="nobody", dim=8, rows=np.empty((0, 32), np.uint8))
+    delta = Delta(*trainer.publisher.next_delta, 0, START_MS, table="nobody", dim=8, rows=np.empty((0, 32), np.uint8))
     trainer.log.append(trainer.topic, [encode_delta(delta)], time_ms=START_MS)
 
 
 def damage_towers(trainer):
-    delta = Delta(*trainer.publisher.position, 0, START_MS, dense=DenseUpdate(0, 0, RowEncoding.FP32, full=b"no safetensors"))
+    delta = Delta(*trainer.publisher.next_delta, 0, START_MS, dense=DenseUpdate(0, 0, RowEncoding.FP32, full=b"no safetensors"))
     trainer.log.append(trainer.topic, [encode_delta(delta)], time_ms=START_MS)
 
 

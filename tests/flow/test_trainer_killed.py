@@ -6,25 +6,27 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file
 
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig, load_job
 from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.examples import ExampleBatch
-from monolith_py.io import open_log
+from monolith_py.io import Log, open_log
 from monolith_py.io.codec import encode_examples
 from monolith_py.io.log.topics import Topics, create_topics
-from monolith_py.sync import Delta, Subscriber, unpack_rows
+from monolith_py.sync import Delta, Subscriber, decode_delta, unpack_rows
 from monolith_py.table import EmbeddingTable
-from monolith_py.training import newest_checkpoint, read_meta
+from monolith_py.training import Checkpoint
 
-NUM_RECORDS, EXAMPLES_PER_RECORD, NUM_KILLS = 500, 100, 3
+NUM_KILLS, RECORDS_BETWEEN_KILLS, RECORDS_PER_FEED = 3, 128, 16
+EXAMPLES_PER_RECORD, BATCH_SIZE = 100, 64  # 16 records are 25 batches
+START_MS, MS_PER_RECORD = 1_700_000_000_000, 10_000
+LEAD_MS = 64 * MS_PER_RECORD
 
 TOML = """
 name = "killed"
@@ -63,9 +65,9 @@ ramp = [40, 300]
 score_batches = 5
 
 [trainer]
-batch_size = 64
+batch_size = {batch_size}
 checkpoint_dir = "{folder}/checkpoints"
-checkpoint_interval_s = 0.4
+checkpoint_interval_s = 0.2
 evict_interval_s = 60.0
 num_threads = 1
 
@@ -77,28 +79,34 @@ dense_interval_s = 0.2
 
 
 @pytest.mark.slow
-def test_a_trainer_killed_again_and_again_learns_every_example_exactly_once(tmp_path: Path) -> None:
+def test_a_trainer_killed_again_and_again_learns_every_example_exactly_once(tmp_path: Path, work_factor: int) -> None:
     calm, killed = make_job(tmp_path / "calm"), make_job(tmp_path / "killed")
-    fill_log(calm)
-    shutil.copytree(tmp_path / "calm" / "log", tmp_path / "killed" / "log", dirs_exist_ok=True)
-
-    finish(tmp_path / "calm")
     generator = np.random.default_rng(7)
-    for _ in range(NUM_KILLS):
-        kill_after_some_updates(tmp_path / "killed", killed, int(generator.integers(3, 25)))
+    with closing(open_log(killed.log.url)) as log:
+        create_topics(log, killed.log)
+        stream = Stream(log, Topics.of(killed.log).examples)
+        for _ in range(NUM_KILLS):
+            stream.append_to_both(RECORDS_BETWEEN_KILLS * work_factor)
+            kill_after_some_updates(tmp_path / "killed", killed, stream, int(generator.integers(3, 25)))
+        stream.append_to_both(RECORDS_BETWEEN_KILLS * work_factor)
+    examples = Topics.of(killed.log).examples
+    shutil.copytree(tmp_path / "killed" / "log" / examples, tmp_path / "calm" / "log" / examples)
+    with closing(open_log(calm.log.url)) as log:
+        create_topics(log, calm.log)
     finish(tmp_path / "killed")
+    finish(tmp_path / "calm")
 
-    assert read_meta(newest(killed)).examples_trained == NUM_RECORDS * EXAMPLES_PER_RECORD
-    assert read_meta(newest(killed)).step == read_meta(newest(calm)).step
-    assert read_meta(newest(killed)).generation == NUM_KILLS + 1
+    assert newest(killed).meta.examples_trained == stream.num_records * EXAMPLES_PER_RECORD
+    assert newest(killed).meta.step == newest(calm).meta.step
+    assert newest(killed).meta.generation == NUM_KILLS + 1
     for name in ("user_id", "video_id"):
         expected, got = table(calm, name), table(killed, name)
         assert expected.stats().evicted > 0 or name == "video_id"
         assert expected.stats() == got.stats()
         np.testing.assert_array_equal(expected.export_rows()[0], got.export_rows()[0])
         np.testing.assert_array_equal(expected.export_rows()[1], got.export_rows()[1])
-    dense = load_file(newest(calm) / "dense.safetensors")
-    for key, value in load_file(newest(killed) / "dense.safetensors").items():
+    dense = newest(calm).dense()
+    for key, value in newest(killed).dense().items():
         assert bool((dense[key] == value).all()), key
     assert int(dense["tower.layers.0.topology_version"]) > 20  # the topology moved all the time
     assert_replica_equals_trainer(killed)
@@ -106,23 +114,49 @@ def test_a_trainer_killed_again_and_again_learns_every_example_exactly_once(tmp_
 
 def make_job(folder: Path) -> JobConfig:
     folder.mkdir()
-    (folder / "job.toml").write_text(TOML.format(folder=folder))
+    (folder / "job.toml").write_text(TOML.format(folder=folder, batch_size=BATCH_SIZE))
     return load_job(folder / "job.toml")
 
 
-def fill_log(job: JobConfig) -> None:
-    """Write a stream of 50,000 examples in time order, one record in three to the second partition."""
-    log = open_log(job.log.url)
-    create_topics(log, job.log)
-    generator = np.random.default_rng(1)
-    for number in range(NUM_RECORDS):
-        n, ones = EXAMPLES_PER_RECORD, np.ones(EXAMPLES_PER_RECORD, np.int32)
+class Stream:
+    """Examples in time order, made from one seed and appended in whole batches while a trainer runs or does not.
+
+    The trainer takes the earliest record among the partitions that have one, so its batches depend on the log alone only as long as no
+    partition gets a record that is earlier than what the other one has given already. Both partitions grow while no trainer runs, the
+    first one alone while one does.
+    """
+
+    def __init__(self, log: Log, topic: str) -> None:
+        self._log, self._topic = log, topic
+        self._generator = np.random.default_rng(1)
+        self.num_records = 0
+        self.end_ms = START_MS
+
+    def append_to_both(self, num_records: int) -> None:
+        """Append records, one in three to the second partition."""
+        assert num_records * EXAMPLES_PER_RECORD % BATCH_SIZE == 0
+        for place in range(num_records):
+            self._append(1, partition=int(place % 3 == 2))
+
+    def append_to_first(self) -> None:
+        """Append a few batches in one transaction: the trainer sees all of them or none, and no batch is cut short."""
+        self._append(RECORDS_PER_FEED, partition=0)
+
+    def _append(self, num_records: int, partition: int) -> None:
+        batches = [self._next() for _ in range(num_records)]
+        times_ms = [int(batch.times_ms[-1]) for batch in batches]
+        self._log.append(self._topic, [encode_examples(batch) for batch in batches], time_ms=times_ms, partition=partition)
+        self.end_ms = times_ms[-1]
+
+    def _next(self) -> ExampleBatch:
+        generator, number, n = self._generator, self.num_records, EXAMPLES_PER_RECORD
+        ones = np.ones(n, np.int32)
         users = generator.integers(0, 400, n) + number * 4
-        times_ms = np.sort(1_700_000_000_000 + number * 10_000 + generator.integers(0, 10_000, n))
-        batch = ExampleBatch(
+        self.num_records += 1
+        return ExampleBatch(
             tuple(f"{number}-{row}" for row in range(n)),
             generator.zipf(1.3, n).astype(np.int64) % 10_000,
-            times_ms,
+            np.sort(START_MS + number * MS_PER_RECORD + generator.integers(0, MS_PER_RECORD, n)),
             np.zeros(n, np.uint8),
             np.ones(n, np.float32),
             {"click": (users % 2).astype(np.float32)},
@@ -130,56 +164,68 @@ def fill_log(job: JobConfig) -> None:
                 n, {"user_id": SparseColumn(users, ones), "video_id": SparseColumn(generator.zipf(1.3, n).astype(np.int64), ones)}
             ),
         )
-        log.append(Topics.of(job.log).examples, [encode_examples(batch)], time_ms=int(times_ms[-1]), partition=int(number % 3 == 2))
-    log.close()
 
 
-def start(folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "monolith_py.cli", "train", "--config", str(folder / "job.toml"), "--stop-at-end"])
+def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", "monolith_py.cli", "train", "--config", str(folder / "job.toml"), *arguments])
 
 
 def finish(folder: Path) -> None:
-    assert start(folder).wait(120) == 0
-
-
-def kill_after_some_updates(folder: Path, job: JobConfig, num_updates: int) -> None:
-    """Start the trainer, let it publish `num_updates` deltas after a checkpoint of its own, and kill it in the middle of what it does."""
-    log, topic = open_log(job.log.url), Topics.of(job.log).updates
-    before = newest_checkpoint(Path(job.trainer.checkpoint_dir))
-    child = start(folder)
+    child = start(folder, "--stop-at-end")
     try:
-        wait_until(child, lambda: newest_checkpoint(Path(job.trainer.checkpoint_dir)) != before)
-        target = log.end_offset(topic) + num_updates
-        wait_until(child, lambda: log.end_offset(topic) >= target)
-        child.send_signal(signal.SIGKILL)
-        assert child.wait(30) == -signal.SIGKILL
+        assert child.wait() == 0
     finally:
         child.kill()
         child.wait()
-        log.close()
 
 
-def wait_until(child: subprocess.Popen[bytes], condition: Callable[[], bool]) -> None:
-    clock = SystemClock()
-    deadline_s = clock.monotonic_s() + 60
-    while not condition():
-        assert child.poll() is None, "the trainer ended before it could be killed: give it more to do"
-        assert clock.monotonic_s() < deadline_s
-        clock.sleep(0.01)
+def kill_after_some_updates(folder: Path, job: JobConfig, stream: Stream, num_updates: int) -> None:
+    """Start the trainer, let it publish `num_updates` deltas after a checkpoint of its own, and kill it in the middle of its work.
+
+    It is fed until then: the log ends `LEAD_MS` of event time after what it has published last.
+    """
+    checkpoints = Path(job.trainer.checkpoint_dir)
+    before = Checkpoint.newest(checkpoints)
+    child, clock = start(folder), SystemClock()
+    with closing(open_log(job.log.url)) as log:
+        updates, goal = Topics.of(job.log).updates, None
+        try:
+            while goal is None or log.end_offset(updates) < goal:
+                assert child.poll() is None, f"the trainer ended with {child.returncode}"
+                if goal is None and is_later(Checkpoint.newest(checkpoints), before):
+                    goal = log.end_offset(updates) + num_updates
+                if stream.end_ms < published_ms(log, updates) + LEAD_MS:
+                    stream.append_to_first()
+                clock.sleep(0.005)
+        finally:
+            child.kill()
+            child.wait()
+    assert child.returncode == -signal.SIGKILL
 
 
-def newest(job: JobConfig) -> Path:
-    path = newest_checkpoint(Path(job.trainer.checkpoint_dir))
-    assert path is not None
-    return path
+def is_later(checkpoint: Checkpoint | None, before: Checkpoint | None) -> bool:
+    """Return whether `checkpoint` was written after `before`; the one that a first trainer begins with is none of its own."""
+    return checkpoint is not None and checkpoint.path.name > (before.path.name if before else "step-000000000000")
+
+
+def published_ms(log: Log, updates: str) -> int:
+    """Return the event time that the newest delta has reached, 0 where there is none."""
+    end = log.end_offset(updates)
+    return decode_delta(log.read(updates, 0, end - 1, 1)[0].value).watermark_ms if end else 0
+
+
+def newest(job: JobConfig) -> Checkpoint:
+    checkpoint = Checkpoint.newest(Path(job.trainer.checkpoint_dir))
+    assert checkpoint is not None
+    return checkpoint
 
 
 def table(job: JobConfig, name: str) -> EmbeddingTable:
-    return EmbeddingTable.restore(newest(job) / "tables" / f"{name}.table")
+    return EmbeddingTable.restore(newest(job).table(name))
 
 
 class Rows:
-    """A sink that keeps rows as a dict for each table."""
+    """A replica that keeps rows as a dict for each table."""
 
     def __init__(self) -> None:
         self.rows: dict[str, dict[int, bytes]] = {"": {}}
@@ -195,11 +241,13 @@ class Rows:
 
 def assert_replica_equals_trainer(job: JobConfig) -> None:
     """Whoever followed all updates of all generations has the very rows of the trainer."""
-    log, sink = open_log(job.log.url), Rows()
-    subscriber = Subscriber(log, Topics.of(job.log).updates, sink, offset=0, position=(0, 0))
-    while subscriber.poll(0.0):
-        pass
+    log, replica = open_log(job.log.url), Rows()
+    updates = Topics.of(job.log).updates
+    subscriber = Subscriber(log, updates, offset=0, next_delta=(0, 0))
+    while subscriber.offset < log.end_offset(updates):
+        for delta in subscriber.read(0.0):
+            replica.apply(delta)
     log.close()
     for name in ("user_id", "video_id"):
         fids, weights = table(job, name).export_rows()
-        assert sink.rows[name] == {int(fid): row.tobytes() for fid, row in zip(fids, weights, strict=True)}
+        assert replica.rows[name] == {int(fid): row.tobytes() for fid, row in zip(fids, weights, strict=True)}

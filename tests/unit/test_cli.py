@@ -19,12 +19,13 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from monolith_py.cli import OPENMP_SPINS, app
+from monolith_py.cli import app
 from monolith_py.config import load_job
 from monolith_py.errors import TopicMissing
 from monolith_py.io import open_log
 from monolith_py.pb import ranking_pb2 as pb
 from monolith_py.pb import ranking_pb2_grpc as pb_grpc
+from monolith_py.process import OPENMP_SPINS
 
 TOML = """
 name = "shop"
@@ -123,7 +124,7 @@ app(["train", "--config", sys.argv[1]])
     for given, expected in ((None, OPENMP_SPINS), ("7", "7")):
         env = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"} | ({"GOMP_SPINCOUNT": given} if given else {})
         command = [sys.executable, "-u", "-c", script, __file__]
-        run = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True)
+        run = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
         assert run.stdout.strip() == expected
 
 

@@ -70,7 +70,7 @@ def make_checkpoint(tmp_path: Path) -> Callable[[], Path]:
         meta = CheckpointMeta(
             "shop", trainer.num_batches, trainer.num_examples, 2, 17, 23, {0: (5, 3)}, trainer.watermark_ms, 1_800_000_000_000
         )
-        return save_checkpoint(tmp_path / "checkpoints", trainer, meta, keep=3)
+        return save_checkpoint(tmp_path / "checkpoints", trainer, meta, keep=3).path
 
     return make
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from monolith_py import errors
-from monolith_py.errors import DeltaGap, DenseGap, MonolithError, OffsetTrimmed, RankFailed, TopicMissing
+from monolith_py.errors import CheckpointVersion, DeltaGap, DenseGap, MonolithError, OffsetTrimmed, RankFailed, TopicMissing
 
 
 def test_the_tree_is_the_one_that_the_module_draws() -> None:
@@ -34,5 +35,8 @@ def test_errors_carry_what_they_say_as_attributes() -> None:
     dense_gap = DenseGap(0xAB, 2)
     assert str(dense_gap) == "dense gap: expected fingerprint 000000ab, got 00000002"
     assert (dense_gap.expected, dense_gap.got) == (0xAB, 2)
+    version = CheckpointVersion(Path("/c/step-1"), 2, 1)
+    assert str(version) == "/c/step-1: format version must be 2, got 1: it was written by another release of monolith-py"
+    assert (version.path, version.expected, version.got) == (Path("/c/step-1"), 2, 1)
     failed = RankFailed("UNAVAILABLE", "no connection")
     assert (str(failed), failed.code, failed.details) == ("UNAVAILABLE: no connection", "UNAVAILABLE", "no connection")

@@ -20,7 +20,7 @@ from monolith_demo.report.ledger import read_freshness, read_ledger
 from monolith_demo.report.towers import TowerPass
 from monolith_py.config import JobConfig
 from monolith_py.table import EmbeddingTable, TableStats
-from monolith_py.training import newest_checkpoint, read_meta
+from monolith_py.training import Checkpoint
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -52,7 +52,7 @@ def _findings(
     run: RunContext, live: LivePhase, linear: Sequence[FloatArray], towers: dict[str, TowerPass], examples_per_s: float
 ) -> Findings:
     stream, first = run.data.stream, run.data.num_history
-    checkpoint = newest_checkpoint(Path(run.job.trainer.checkpoint_dir))
+    checkpoint = Checkpoint.newest(Path(run.job.trainer.checkpoint_dir))
     assert checkpoint is not None  # train_history has checked for one
     ages_s, rows = read_freshness(Path(run.job.serving.freshness_log or ""), live.began_ms)
     served = live.replay.served[0]
@@ -68,7 +68,7 @@ def _findings(
         live_s=live.took_s,
         table_stats=_table_stats(checkpoint, run.job),
         ledger=read_ledger(run.log, run.job),
-        trained=read_meta(checkpoint).examples_trained,
+        trained=checkpoint.meta.examples_trained,
         history_impressions=first,
         num_versions=len(set(served.versions)),
         towers=towers,
@@ -91,5 +91,5 @@ def _predictions(run: RunContext, live: LivePhase, linear: Sequence[FloatArray])
     }
 
 
-def _table_stats(checkpoint: Path, job: JobConfig) -> dict[str, TableStats]:
-    return {feature.name: EmbeddingTable.restore(checkpoint / "tables" / f"{feature.name}.table").stats() for feature in job.features}
+def _table_stats(checkpoint: Checkpoint, job: JobConfig) -> dict[str, TableStats]:
+    return {feature.name: EmbeddingTable.restore(checkpoint.table(feature.name)).stats() for feature in job.features}

@@ -20,7 +20,7 @@ from monolith_demo.report.towers import TowerPass, compare_towers
 from monolith_py.clock import SystemClock
 from monolith_py.io import open_kv
 from monolith_py.io.log.topics import Topics, create_topics
-from monolith_py.training import auc, newest_checkpoint
+from monolith_py.training import Checkpoint, auc
 from monolith_serving.client import RankClient
 
 _JOINED, _TRAINED = "monolith_examples_joined_total", "monolith_examples_trained_total"
@@ -80,10 +80,10 @@ def train_history(run: RunContext) -> float:
     run.children.start("trainer-history", "train", run.files.history, "--stop-at-end")
     examples_per_s = training.follow("trainer-history")
     checkpoints = Path(run.job.trainer.checkpoint_dir)
-    checkpoint = newest_checkpoint(checkpoints)
+    checkpoint = Checkpoint.newest(checkpoints)
     if checkpoint is None:
         raise ProcessDied(f"trainer-history must leave a checkpoint in {checkpoints}, got none")
-    shutil.copytree(checkpoint, Path(run.files.frozen_job.trainer.checkpoint_dir) / checkpoint.name)
+    shutil.copytree(checkpoint.path, Path(run.files.frozen_job.trainer.checkpoint_dir) / checkpoint.path.name)
     return examples_per_s
 
 

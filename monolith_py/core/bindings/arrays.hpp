@@ -1,4 +1,4 @@
-// Arrays that cross the border to Python, and their checks. Included by the bindings' sources alone.
+// Array types of the Python interface, and their checks. Included only by sources of the bindings.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -26,12 +26,19 @@ using ConstFloats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::devi
 
 [[noreturn]] inline void refuse(const std::string& why) { throw nb::value_error(why.c_str()); }
 
+[[noreturn]] inline void refuse_unknown(const std::string& field, const std::string& got,
+                                        const std::vector<std::string>& known) {
+    std::string names;
+    for (const std::string& name : known) names += (names.empty() ? "" : ", ") + name;
+    refuse(field + " must be one of " + names + ", got '" + got + "'");
+}
+
 inline void expect(const char* name, size_t expected, size_t got) {
     if (expected != got)
         refuse(std::string(name) + " must have size " + std::to_string(expected) + ", got " + std::to_string(got));
 }
 
-// A matrix of one row for each of n.
+// Check the shape (n, width).
 template <typename Array>
 void expect_matrix(const char* name, size_t n, size_t width, const Array& got) {
     if (got.shape(0) != n || got.shape(1) != width)

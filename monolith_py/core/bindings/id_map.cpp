@@ -1,4 +1,4 @@
-// fid -> row id for Python.
+// Python binding of the id map of a replica.
 #include "index/id_map.hpp"
 
 #include <algorithm>
@@ -14,7 +14,8 @@ namespace {
 
 using namespace monolith;
 
-// fid -> row id for a replica; a lock for readers and the writer.
+// fid -> row id behind a lock. Any number of `find`, `size` and `items` run together; `assign` and `erase` exclude all
+// others.
 class SharedIdMap {
   public:
     explicit SharedIdMap(size_t capacity) { map_.expect(capacity); }

@@ -1,4 +1,4 @@
-// How pooled rows meet, and what a trainer asks of its gradients, for Python.
+// Python bindings of feature interactions, of the gradient check and of the allocator's settings.
 #include "tower/interaction.hpp"
 
 #include <algorithm>
@@ -14,7 +14,7 @@ namespace {
 
 using namespace monolith;
 using AnyFloats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
-using ConstRowsOf = nb::ndarray<const float, nb::ndim<2>, nb::device::cpu>;  // rows apart, each in one piece
+using ConstRowsOf = nb::ndarray<const float, nb::ndim<2>, nb::device::cpu>;  // rows may lie apart; each is contiguous
 
 Interaction interaction_of(const ConstMatrix& pooled, uint32_t num_features) {
     if (num_features == 0 || pooled.shape(1) % num_features != 0)
@@ -33,12 +33,13 @@ GradientsOfRows gradients_of_rows(const ConstMatrix& pooled, const std::optional
     if (!beside) return {nullptr, 0, gradients.data(), past_cache};
     expect_matrix("beside", pooled.shape(0), pooled.shape(1), *beside);
     if (beside->size() && (beside->stride(1) != 1 || beside->stride(0) < 0))
-        refuse("a row of beside must be in one piece");
+        refuse("rows of beside must be contiguous and in order, got strides (" + std::to_string(beside->stride(0)) +
+               ", " + std::to_string(beside->stride(1)) + ")");
     return {beside->data(), static_cast<size_t>(beside->stride(0)), gradients.data(), past_cache};
 }
 
-// Freed memory is kept for the next step instead of being given back to the kernel, which would clear it page by page
-// when it is asked for again: a quarter of a step of large batches.
+// Keep freed memory for the next step. The kernel would take it back and clear it page by page on the next request: a
+// quarter of a step with large batches.
 void keep_freed_memory() {
 #if defined(__GLIBC__)
     mallopt(M_MMAP_THRESHOLD, 1 << 28);
@@ -62,42 +63,42 @@ void bind_interaction(nb::module_& m) {
     m.def(
         "factorize",
         [](ConstMatrix pooled, uint32_t num_features, Matrix terms) {
-            const Interaction meeting = interaction_of(pooled, num_features);
+            const Interaction interaction = interaction_of(pooled, num_features);
             expect_matrix("terms", pooled.shape(0), 2, terms);
             nb::gil_scoped_release nogil;
-            meeting.terms(terms.data());
+            interaction.terms(terms.data());
         },
         nb::arg("pooled").noconvert(), "num_features"_a, nb::arg("terms").noconvert());
     m.def(
         "factorize_backward",
         [](ConstMatrix pooled, uint32_t num_features, ConstMatrix grad_terms, std::optional<ConstRowsOf> beside,
            Matrix gradients) {
-            const Interaction meeting = interaction_of(pooled, num_features);
+            const Interaction interaction = interaction_of(pooled, num_features);
             expect_matrix("grad_terms", pooled.shape(0), 2, grad_terms);
             const GradientsOfRows out = gradients_of_rows(pooled, beside, gradients);
             nb::gil_scoped_release nogil;
-            meeting.terms_back(grad_terms.data(), out);
+            interaction.terms_back(grad_terms.data(), out);
         },
         nb::arg("pooled").noconvert(), "num_features"_a, nb::arg("grad_terms").noconvert(),
         nb::arg("beside").noconvert().none(), nb::arg("gradients").noconvert());
     m.def(
         "pairwise_dots",
         [](ConstMatrix pooled, uint32_t num_features, Matrix pairs) {
-            const Interaction meeting = interaction_of(pooled, num_features);
+            const Interaction interaction = interaction_of(pooled, num_features);
             expect_matrix("pairs", pooled.shape(0), num_pairs(num_features), pairs);
             nb::gil_scoped_release nogil;
-            meeting.dots(pairs.data());
+            interaction.dots(pairs.data());
         },
         nb::arg("pooled").noconvert(), "num_features"_a, nb::arg("pairs").noconvert());
     m.def(
         "pairwise_dots_backward",
         [](ConstMatrix pooled, uint32_t num_features, ConstMatrix grad_pairs, std::optional<ConstRowsOf> beside,
            Matrix gradients) {
-            const Interaction meeting = interaction_of(pooled, num_features);
+            const Interaction interaction = interaction_of(pooled, num_features);
             expect_matrix("grad_pairs", pooled.shape(0), num_pairs(num_features), grad_pairs);
             const GradientsOfRows out = gradients_of_rows(pooled, beside, gradients);
             nb::gil_scoped_release nogil;
-            meeting.dots_back(grad_pairs.data(), out);
+            interaction.dots_back(grad_pairs.data(), out);
         },
         nb::arg("pooled").noconvert(), "num_features"_a, nb::arg("grad_pairs").noconvert(),
         nb::arg("beside").noconvert().none(), nb::arg("gradients").noconvert());

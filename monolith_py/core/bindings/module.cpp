@@ -1,4 +1,4 @@
-// The module: the choice of instruction set, threads, and the parts. Nothing but the bindings' sources knows Python.
+// The Python module: choice of instruction set, threads, hash, and the bindings of each part.
 #include "bindings/module.hpp"
 
 #include "bindings/arrays.hpp"
@@ -9,12 +9,12 @@
 using namespace monolith;
 
 NB_MODULE(_core, m) {
-    nb::set_leak_warnings(false);  // what lives until the interpreter ends is no leak
+    nb::set_leak_warnings(false);  // objects that live until the interpreter ends are no leak
     using namespace nb::literals;
     m.def("simd_level", &simd_level);
     m.def("simd_levels", &simd_levels);
     m.def("set_simd_level", [](const std::string& level) {
-        if (!set_simd_level(level)) refuse("level must be one that this machine has, got '" + level + "'");
+        if (!set_simd_level(level)) refuse_unknown("level", level, simd_levels());
     });
     m.def("set_num_threads", [](int num_threads) {
         if (num_threads < 1) refuse("num_threads must be >= 1, got " + std::to_string(num_threads));

@@ -1,4 +1,4 @@
-// The parts of the module, each a source file of its own.
+// Registration of each part of the module, one source file per part.
 #pragma once
 
 #include <nanobind/nanobind.h>

@@ -1,4 +1,4 @@
-// Pooled look-up and its backward for Python.
+// Python bindings of the pooled look-up and its backward pass.
 #include "table/pooled.hpp"
 
 #include <algorithm>
@@ -21,7 +21,7 @@ struct NotFinite : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-// Locks of all distinct tables of a call, taken in address order so that two calls cannot wait for each other.
+// Lock each distinct table once, in address order, so that two calls cannot deadlock.
 template <typename Lock>
 std::vector<Lock> lock_all(std::vector<Table*> tables) {
     std::sort(tables.begin(), tables.end());
@@ -31,7 +31,7 @@ std::vector<Lock> lock_all(std::vector<Table*> tables) {
     return locks;
 }
 
-// The features of a pooled call: 0 sums, 1 takes the mean, -n keeps the first n.
+// Features of a pooled call. `pooling`: 0 sums, 1 takes the mean, -n keeps the first n rows.
 std::vector<Feature> features_of(const std::vector<Table*>& tables, const std::vector<int>& pooling) {
     expect("pooling", tables.size(), pooling.size());
     std::vector<Feature> features;
@@ -53,13 +53,17 @@ void check_bags(const std::vector<Feature>& features, const Fids& offsets, const
     expect("row width", sum, width);
     const int64_t* const at = offsets.data();
     const size_t last = offsets.size() - 1;
-    if (at[0] != 0) refuse("offsets must begin at 0 and not decrease");
-    if (static_cast<size_t>(at[last]) != num_fids) refuse("offsets must end at the number of fids");
-    // All at once, in vectors: a negative one, or a step down between two that are not, leaves the top bit set.
+    if (at[0] != 0) refuse("offsets must begin at 0, got " + std::to_string(at[0]));
+    if (static_cast<size_t>(at[last]) != num_fids)
+        refuse("offsets must end at the number of fids, " + std::to_string(num_fids) + ", got " +
+               std::to_string(at[last]));
+    // One vectorised test: a negative offset, or a step down between two non-negative ones, sets the top bit.
     uint64_t wrong = 0;
     for (size_t i = 0; i < last; ++i)
         wrong |= static_cast<uint64_t>(at[i + 1]) | (static_cast<uint64_t>(at[i + 1]) - static_cast<uint64_t>(at[i]));
-    if (wrong >> 63) refuse("offsets must begin at 0 and not decrease");
+    for (size_t i = 0; wrong >> 63 && i < last; ++i)
+        if (at[i + 1] < at[i])
+            refuse("offsets must not decrease, got " + std::to_string(at[i + 1]) + " after " + std::to_string(at[i]));
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// A snapshot of a table as Python takes it. Included by bindings_table.cpp alone.
+// A snapshot in progress, as Python sees it. Included only by bindings/table.cpp.
 #pragma once
 
 #include <mutex>
@@ -13,13 +13,15 @@
 
 namespace monolith {
 
-// A snapshot under way, one at a time. The table must outlive it, which the binding sees to. One that fails or is given
-// up ends the tracking of changes, since what it has copied is in no file: no increment can follow.
+// A snapshot in progress; a table has at most one. The binding keeps the table alive for it. A failed or cancelled
+// snapshot ends the tracking of changes: the changes that it copied are in no file, so no increment can follow.
+// One thread at a time. The table's lock: the constructor, `copy`, `finish`, `cancel` and `commit` take it; file writes
+// run without it.
 class Saving {
   public:
     Saving(Table& table, const std::string& path, uint64_t id, uint64_t parent) : table_(table) {
         std::unique_lock lock(table.mutex);
-        if (table.is_saving) throw std::invalid_argument("a snapshot of this table is under way already");
+        if (table.is_saving) throw std::invalid_argument("a snapshot of this table is in progress");
         writer_.emplace(table.table, path, id, parent);
         table.is_saving = true;
     }
@@ -32,13 +34,13 @@ class Saving {
     bool copy(size_t max_rows) {
         return or_end([&] {
             if (is_finished_) throw std::invalid_argument("this snapshot is finished already");
-            bool more;
+            CopyStatus status;
             {
                 std::unique_lock lock(table_.mutex);
-                more = writer().copy(max_rows);
+                status = writer().copy(max_rows);
             }
             writer().flush();
-            return more;
+            return status == CopyStatus::kMore;
         });
     }
     void finish() {

@@ -1,4 +1,4 @@
-// The settings of tables by the names that Python gives them. Included by bindings_table.cpp alone.
+// Table settings from Python's names and numbers. Included only by bindings/table.cpp.
 #pragma once
 
 #include <map>
@@ -15,36 +15,47 @@ using namespace monolith;
 
 template <typename T>
 T named(const char* field, const std::string& name, const std::vector<std::pair<const char*, T>>& names) {
-    for (const auto& [known, value] : names)
-        if (name == known) return value;
-    refuse(std::string(field) + " is unknown, got '" + name + "'");
+    for (const auto& [one, value] : names)
+        if (name == one) return value;
+    std::vector<std::string> known;
+    for (const auto& one : names) known.push_back(one.first);
+    refuse_unknown(field, name, known);
 }
 
-Hyper hyper_of(const std::map<std::string, double>& values) {
-    Hyper hyper;
-    const std::map<std::string, float*> fields = {{"lr", &hyper.lr},
-                                                  {"eps", &hyper.eps},
-                                                  {"initial_accumulator", &hyper.initial_accumulator},
-                                                  {"beta1", &hyper.beta1},
-                                                  {"beta2", &hyper.beta2},
-                                                  {"l1", &hyper.l1},
-                                                  {"l2", &hyper.l2},
-                                                  {"beta", &hyper.beta},
-                                                  {"momentum", &hyper.momentum},
-                                                  {"nesterov", &hyper.nesterov},
-                                                  {"rho", &hyper.rho},
-                                                  {"weight_decay", &hyper.weight_decay},
-                                                  {"clip_norm", &hyper.clip_norm}};
+Hyperparameters hyperparameters_of(const std::map<std::string, double>& values) {
+    Hyperparameters hyperparameters;
+    const std::map<std::string, float*> fields = {{"lr", &hyperparameters.lr},
+                                                  {"eps", &hyperparameters.eps},
+                                                  {"initial_accumulator", &hyperparameters.initial_accumulator},
+                                                  {"beta1", &hyperparameters.beta1},
+                                                  {"beta2", &hyperparameters.beta2},
+                                                  {"l1", &hyperparameters.l1},
+                                                  {"l2", &hyperparameters.l2},
+                                                  {"beta", &hyperparameters.beta},
+                                                  {"momentum", &hyperparameters.momentum},
+                                                  {"nesterov", &hyperparameters.nesterov},
+                                                  {"rho", &hyperparameters.rho},
+                                                  {"weight_decay", &hyperparameters.weight_decay},
+                                                  {"clip_norm", &hyperparameters.clip_norm}};
     for (const auto& [name, value] : values) {
         const auto field = fields.find(name);
-        if (field == fields.end()) refuse("hyper has no field '" + name + "'");
+        if (field == fields.end()) refuse("hyperparameters has no field '" + name + "'");
         *field->second = static_cast<float>(value);
     }
-    return hyper;
+    return hyperparameters;
+}
+
+const std::vector<std::pair<const char*, Encoding>> kEncodings = {
+    {"fp32", Encoding::kFp32}, {"fp16", Encoding::kFp16}, {"int8", Encoding::kInt8}, {"int4", Encoding::kInt4}};
+
+std::string name_of(Encoding encoding) {
+    for (const auto& [name, value] : kEncodings)
+        if (value == encoding) return name;
+    return "";
 }
 
 Slice slice_of(const std::string& name, uint32_t dim, const std::string& optimizer,
-               const std::map<std::string, double>& hyper, const std::string& initializer, float init_scale,
+               const std::map<std::string, double>& hyperparameters, const std::string& initializer, float init_scale,
                const std::string& encoding) {
     Slice slice;
     slice.name = name;
@@ -62,7 +73,7 @@ Slice slice_of(const std::string& name, uint32_t dim, const std::string& optimiz
                                         {"ftrl", Optimizer::kFtrl},
                                         {"group_adagrad", Optimizer::kGroupAdagrad},
                                         {"group_ftrl", Optimizer::kGroupFtrl}});
-    slice.hyper = hyper_of(hyper);
+    slice.hyperparameters = hyperparameters_of(hyperparameters);
     slice.initializer = named<Initializer>("initializer", initializer,
                                            {{"zeros", Initializer::kZeros},
                                             {"constant", Initializer::kConstant},
@@ -70,9 +81,7 @@ Slice slice_of(const std::string& name, uint32_t dim, const std::string& optimiz
                                             {"normal", Initializer::kNormal},
                                             {"xavier", Initializer::kXavier}});
     slice.init_scale = init_scale;
-    slice.encoding = named<Encoding>(
-        "encoding", encoding,
-        {{"fp32", Encoding::kFp32}, {"fp16", Encoding::kFp16}, {"int8", Encoding::kInt8}, {"int4", Encoding::kInt4}});
+    slice.encoding = named<Encoding>("encoding", encoding, kEncodings);
     return slice;
 }
 
@@ -91,7 +100,7 @@ TableSettings settings_of(const std::vector<Slice>& slices, uint64_t seed, const
     settings.admission = named<Admission>("admission", admission,
                                           {{"count", Admission::kCount},
                                            {"sketch", Admission::kSketch},
-                                           {"probability", Admission::kProbability},
+                                           {"proportional", Admission::kProportional},
                                            {"geometric", Admission::kGeometric}});
     settings.admit_after = static_cast<uint32_t>(admit_after);
     settings.sketch_bytes = sketch_bytes;

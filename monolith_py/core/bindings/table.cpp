@@ -1,4 +1,4 @@
-// Tables and their snapshots for Python: arrays are checked here, then the GIL is released and the table's lock taken.
+// Python bindings of tables and snapshots: check the arrays, release the GIL, take the table's lock.
 #include "bindings/table.hpp"
 
 #include <nanobind/stl/map.h>
@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <mutex>
+#include <numeric>
 
 #include "bindings/arrays.hpp"
 #include "bindings/module.hpp"
@@ -21,13 +22,14 @@ void bind_slice(nb::module_& m) {
         .def(
             "__init__",
             [](Slice* self, const std::string& name, uint32_t dim, const std::string& optimizer,
-               const std::map<std::string, double>& hyper, const std::string& initializer, float init_scale,
+               const std::map<std::string, double>& hyperparameters, const std::string& initializer, float init_scale,
                const std::string& encoding) {
-                new (self) Slice(slice_of(name, dim, optimizer, hyper, initializer, init_scale, encoding));
+                new (self) Slice(slice_of(name, dim, optimizer, hyperparameters, initializer, init_scale, encoding));
             },
-            "name"_a, "dim"_a, "optimizer"_a, "hyper"_a, "initializer"_a, "init_scale"_a, "encoding"_a)
+            "name"_a, "dim"_a, "optimizer"_a, "hyperparameters"_a, "initializer"_a, "init_scale"_a, "encoding"_a)
         .def_ro("name", &Slice::name)
-        .def_ro("dim", &Slice::dim);
+        .def_ro("dim", &Slice::dim)
+        .def_prop_ro("encoding", [](const Slice& slice) { return name_of(slice.encoding); });
 }
 
 nb::class_<Table> bind_settings(nb::module_& m) {
@@ -51,7 +53,8 @@ nb::class_<Table> bind_settings(nb::module_& m) {
             "set_lr",
             [](Table& t, size_t slice, float lr) {
                 if (slice >= t.table.settings().slices.size())
-                    refuse("slice must be one of the table's, got " + std::to_string(slice));
+                    refuse("slice must be below " + std::to_string(t.table.settings().slices.size()) + ", got " +
+                           std::to_string(slice));
                 if (!(lr >= 0)) refuse("lr must be >= 0, got " + std::to_string(lr));
                 std::unique_lock lock(t.mutex);
                 t.table.set_lr(slice, lr);
@@ -116,7 +119,7 @@ void bind_batches(nb::class_<Table>& table) {
             "now_s"_a, "max_slots"_a);
 }
 
-// The ticket, then fids and weights of the rows that were touched, then the fids that were evicted.
+// Returns the ticket, fids and weights of the touched rows, and the evicted fids.
 nb::tuple drain(Table& t, const std::string& consumer, bool encoded) {
     size_t width = t.table.dim();
     if (encoded) {
@@ -143,6 +146,25 @@ nb::tuple drain(Table& t, const std::string& consumer, bool encoded) {
     const nb::object rows = encoded ? matrix_array(std::move(bytes), fids.size(), width)
                                     : matrix_array(std::move(weights), fids.size(), width);
     return nb::make_tuple(drained.ticket, vector_array(fids), rows, vector_array(drained.evicted));
+}
+
+// Rows of weights as bytes, (n, R), as a drain packs a slice of this encoding.
+nb::object pack_rows(ConstMatrix weights, const std::string& encoding) {
+    const size_t n = weights.shape(0);
+    Slice slice;
+    slice.dim = static_cast<uint32_t>(weights.shape(1));
+    slice.encoding = named<Encoding>("encoding", encoding, kEncodings);
+    if (slice.dim == 0 && encoded_bytes(slice.encoding, 0) > 0) refuse("weights must have a column, got none");
+    const size_t width = encoded_bytes(slice.encoding, slice.dim);
+    std::unique_ptr<uint8_t[]> bytes(new uint8_t[n * width + 1]);
+    {
+        nb::gil_scoped_release nogil;
+        std::vector<uint32_t> rows(n);
+        std::iota(rows.begin(), rows.end(), 0u);
+        const RowsView view{const_cast<float*>(weights.data()), nullptr, slice.dim, 0};
+        kernels().encode(view, &slice, 1, rows.data(), n, bytes.get(), width);
+    }
+    return matrix_array(std::move(bytes), n, width);
 }
 
 void bind_consumers(nb::class_<Table>& table) {
@@ -244,6 +266,8 @@ void bind_snapshots(nb::module_& m, nb::class_<Table>& table) {
 
 void bind_table(nb::module_& m) {
     bind_slice(m);
+    m.def("pack_rows", &pack_rows, nb::arg("weights").noconvert(), "encoding"_a);
+    nb::exception<TableFull>(m, "TableFull", PyExc_ValueError);
     nb::class_<Table> table = bind_settings(m);
     bind_batches(table);
     bind_consumers(table);

@@ -1,4 +1,4 @@
-// Sparse linear stacks and their optimizers for Python: shapes are checked here, once, before the GIL is released.
+// Python bindings of sparse linear stacks and their optimizers: check the shapes once, then release the GIL.
 #include <nanobind/stl/tuple.h>
 
 #include <tuple>
@@ -54,13 +54,13 @@ Columns<const float> inputs_of(const TowerStack& stack, const std::vector<ConstM
     return columns;
 }
 
-// Where gradients of the parts of a tape's inputs go; None is not asked for.
+// Destination of the gradients of each part of the inputs; None: not wanted.
 Columns<float> grad_inputs_of(const TowerStack::Tape& tape, const std::vector<std::optional<Matrix>>& parts) {
     expect("grad_inputs", tape.widths.size(), parts.size());
     Columns<float> columns{std::vector<float*>(parts.size()), tape.widths};
     for (size_t p = 0; p < parts.size(); ++p) {
         if (!parts[p]) continue;
-        expect_matrix_at("grad_inputs", p, tape.tape->batch, tape.widths[p], *parts[p]);
+        expect_matrix_at("grad_inputs", p, tape.engine_tape->batch, tape.widths[p], *parts[p]);
         columns.parts[p] = parts[p]->data();
     }
     return columns;
@@ -97,8 +97,8 @@ void load(TowerStack& stack, const std::vector<ConstMatrix>& values, const std::
     stack.load(weights);
 }
 
-// `bounds` are uint32 or int32: a negative one is above all others. The GIL is held, so that topologies stay as they
-// are for checks made under it.
+// `bounds` are uint32 or int32: a negative int32 becomes larger than any valid bound. The GIL stays held, so that no
+// topology changes between another call's checks and its work.
 template <typename Bounds>
 void set_topology(TowerStack& stack, size_t layer, const Bounds& bounds, const ConstColumns& columns) {
     stack.set_topology(layer, {bounds.data(), bounds.data() + bounds.size()},
@@ -120,14 +120,14 @@ TowerStack::Tape forward_tape(const TowerStack& stack, const std::vector<ConstMa
 void backward(const TowerStack& stack, const TowerStack::Tape& tape, const ConstMatrix& grad_outputs,
               const std::vector<std::optional<Matrix>>& grad_inputs, const std::vector<Matrix>& grad_values,
               const std::vector<Vector>& grad_biases, const std::optional<std::vector<Cube>>& grad_all) {
-    expect_matrix("grad_outputs", tape.tape->batch, stack.out(), grad_outputs);
+    expect_matrix("grad_outputs", tape.engine_tape->batch, stack.out(), grad_outputs);
     const Columns<float> columns = grad_inputs_of(tape, grad_inputs);
     const std::vector<LayerGradients> gradients = gradients_of(stack, grad_values, grad_biases, grad_all);
     nb::gil_scoped_release nogil;
     stack.backward(tape, grad_outputs.data(), columns, gradients);
 }
 
-// All arrays of a step at once; those of one place belong together, steps where the rule counts them.
+// All arrays of one optimizer step. Arrays of one index belong together.
 using Matrices = std::vector<Matrix>;
 using ConstMatrices = std::vector<ConstMatrix>;
 
@@ -185,7 +185,7 @@ void bind_tower(nb::module_& m) {
     const auto array = [](const char* name) { return nb::arg(name).noconvert(); };
     m.def("has_amx", &has_amx);
     nb::class_<TowerStack::Tape>(m, "TowerTape").def_prop_ro("batch", [](const TowerStack::Tape& tape) {
-        return tape.tape->batch;
+        return tape.engine_tape->batch;
     });
     nb::class_<TowerStack>(m, "TowerStack")
         .def(nb::new_(&make_stack), "layers"_a, "atom_height"_a, "bf16"_a)

@@ -1,4 +1,4 @@
-// Fields to bytes and back, little-endian as the machine has them. Writer and Reader take the same calls, so that one
+// Serialisation of fields in the machine's byte order (little-endian). Writer and Reader have the same calls, so one
 // list of fields serves both.
 #pragma once
 
@@ -6,6 +6,7 @@
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <vector>
 
@@ -47,7 +48,8 @@ class Writer {
 
 class Reader {
   public:
-    Reader(const char* data, size_t size) : data_(data), end_(data + size) {}
+    // `name` is for errors, and must outlive the reader.
+    Reader(const char* data, size_t size, std::string_view name) : data_(data), end_(data + size), name_(name) {}
     template <typename... T>
     void fields(T&... each) {
         (field(each), ...);
@@ -65,11 +67,11 @@ class Reader {
         length(fids, sizeof(int64_t));
         bytes(fids.data(), fids.size() * sizeof(int64_t));
     }
-    // Make room for as many items as were written, each of `width` bytes or more.
+    // Resize `items` to the stored count; each item takes at least `width` bytes.
     template <typename Items>
     void length(Items& items, size_t width = 1) {
         const auto size = value<uint64_t>();
-        if (size > left() / width) throw SnapshotError("length runs over the end");
+        if (size > left() / width) fail(std::to_string(size) + " items of " + std::to_string(width));
         items.resize(size);
     }
     template <typename T>
@@ -79,15 +81,20 @@ class Reader {
         return value;
     }
     void bytes(void* out, size_t size) {
-        if (size > left()) throw SnapshotError("content ends too early");
-        if (size > 0) std::memcpy(out, data_, size);  // an empty vector has no address
+        if (size > left()) fail(std::to_string(size));
+        if (size > 0) std::memcpy(out, data_, size);  // an empty vector may have no address
         data_ += size;
     }
 
   private:
     size_t left() const { return static_cast<size_t>(end_ - data_); }
+    [[noreturn]] void fail(const std::string& expected) const {
+        throw SnapshotError(std::string(name_) + ": damaged: expected " + expected + " bytes, got " +
+                            std::to_string(left()));
+    }
     const char* data_;
     const char* end_;
+    std::string_view name_;
 };
 
 }  // namespace monolith

@@ -1,4 +1,4 @@
-// CRC-32C (Castagnoli), by the instruction where the machine has it.
+// CRC-32C (Castagnoli); uses the SSE4.2 instruction where the machine has it.
 #pragma once
 
 #include <array>
@@ -39,7 +39,7 @@ __attribute__((target("sse4.2"))) inline uint32_t crc32c_sse42(const char* data,
 }
 #endif
 
-// `start` is the checksum of what came before.
+// `start`: checksum of the preceding bytes.
 inline uint32_t crc32c(const char* data, size_t size, uint32_t start = 0) {
 #if defined(__x86_64__)
     static const bool has_instruction = __builtin_cpu_supports("sse4.2");

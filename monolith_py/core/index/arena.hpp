@@ -1,4 +1,4 @@
-// Blocks of buckets, all from one region: freed blocks are merged with their neighbours and used again.
+// Allocator of bucket blocks in one region; merges freed blocks with their neighbours.
 #pragma once
 
 #include <cstdint>
@@ -12,10 +12,10 @@
 
 namespace monolith {
 
-// Any thread may call. Sizes are in buckets.
+// Any number of threads may call at once. Sizes are in buckets.
 class BucketArena {
   public:
-    // `share` of the machine's memory is the most that it can hold.
+    // The region may take `share` of the machine's memory.
     explicit BucketArena(double share = 1.0) : region_(share) {}
 
     Bucket* allocate(size_t size) {

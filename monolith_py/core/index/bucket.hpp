@@ -1,4 +1,4 @@
-// One cache line of the id map: four entries of key, row and what is known of the fid's past.
+// One cache line of the id map: four entries of key, row, last occurrence and number of occurrences.
 #pragma once
 
 #include <cstddef>
@@ -6,19 +6,20 @@
 
 namespace monolith {
 
-constexpr uint32_t kNoRow = 0xFFFFFFFFu;      // slot without an entry; also "no such fid"
-constexpr uint32_t kCandidate = 0xFFFFFFFEu;  // entry that is counted and not admitted yet
+constexpr uint32_t kNoRow = 0xFFFFFFFFu;      // empty slot; also the answer for an absent fid
+constexpr uint32_t kCandidate = 0xFFFFFFFEu;  // entry of a fid that is counted and not yet admitted
 
 struct alignas(64) Bucket {
     int64_t keys[4];
     uint32_t rows[4];
     uint16_t seen[4];    // ticks of event time since the map's base
-    uint16_t counts[4];  // sightings, saturating
+    uint16_t counts[4];  // occurrences, saturating
 };
 static_assert(sizeof(Bucket) == 64);
 
 constexpr int kSlotsPerBucket = 4;
 
+// One entry's place in a bucket; kNoSlot for an absent fid.
 struct Slot {
     Bucket* bucket = nullptr;
     int index = 0;
@@ -29,15 +30,17 @@ struct Slot {
     int64_t key() const { return bucket->keys[index]; }
 };
 
-// The unit of growth, of the work of one thread, and of a snapshot.
+inline constexpr Slot kNoSlot{};
+
+// Unit of growth, of one thread's work in a batch, and of a snapshot's chunks.
 struct Shard {
     Bucket* buckets = nullptr;
     uint32_t num_buckets = 0;
     uint32_t size = 0;
-    uint32_t limit = 0;  // entries beyond which it grows
+    uint32_t limit = 0;  // number of entries above which it grows
 };
 
-// The map as hot loops see it. The top bits of a hash choose the shard, the rest two buckets in it.
+// The map as the kernels see it. The top bits of a hash choose the shard, the other bits two buckets in it.
 struct MapView {
     const Shard* shards;
     int shift;  // 63 - log2(number of shards)

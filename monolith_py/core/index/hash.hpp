@@ -1,4 +1,4 @@
-// The hash of fids, and the stream of random bits that start values are made of.
+// Hash of fids, and the random bits of initial weights and admission.
 #pragma once
 
 #include <cstdint>
@@ -18,12 +18,12 @@ namespace monolith {
 
 constexpr uint64_t kGolden = 0x9E3779B97F4A7C15ull;
 
-// What a fid's start values and its luck in admission are made of: a pure function of (seed, fid).
+// Seed of a fid's initial weights and admission draw. Depends on (seed, fid) only.
 [[gnu::always_inline]] inline constexpr uint64_t seeded_hash(uint64_t seed, int64_t fid) {
     return hash_fid(fid) ^ mix(seed + kGolden);
 }
 
-// A number in [0, 1) with 53 bits.
+// Uniform number in [0, 1), 53 bits.
 [[gnu::always_inline]] inline constexpr double unit_interval(uint64_t bits) {
     return static_cast<double>(bits >> 11) * (1.0 / 9007199254740992.0);
 }

@@ -1,5 +1,5 @@
-// A collisionless map from 64-bit fids to row ids: bucketised cuckoo hashing with exact keys, in shards that grow one
-// at a time.
+// Collisionless map from 64-bit fids to row ids: bucketised cuckoo hashing with exact keys, in shards that grow one at
+// a time.
 #pragma once
 
 #include <algorithm>
@@ -15,10 +15,11 @@
 
 namespace monolith {
 
-// Calls that change the map must not run with any other, except that inserts into different shards may run together.
+// Concurrency: const calls may run together. `insert` and `erase` need the shard of their fid exclusively; `expect`
+// needs the whole map. Calls over the whole map (`size`, `for_each`) must not run beside a change.
 class IdMap {
   public:
-    // `share` of the machine's memory is the most that it can take.
+    // The map may take `share` of the machine's memory.
     explicit IdMap(double share = 1.0) : shards_(1), arena_(share) { allocate(shards_[0], kFirstBuckets); }
 
     size_t size() const {
@@ -37,7 +38,7 @@ class IdMap {
     MapView view() const { return {shards_.data(), shift_}; }
     size_t shard_of(uint64_t hash) const { return view().shard_of(hash); }
 
-    // Inlined by force: GCC 12 takes a function that only prefetches for one without effect, and drops calls of it.
+    // Inlined by force: GCC 12 assumes that a function that only prefetches has no effect, and drops the call.
     [[gnu::always_inline]] void prefetch(int64_t fid) const {
         const uint64_t hash = hash_fid(fid);
         const Shard& shard = shards_[shard_of(hash)];
@@ -51,13 +52,13 @@ class IdMap {
         if (Slot slot = match(first_bucket(shard, hash), fid)) return slot;
         return match(second_bucket(shard, hash), fid);
     }
-    // The row of a fid, kCandidate or kNoRow.
+    // Row of a fid, kCandidate or kNoRow.
     uint32_t row_of(int64_t fid) const {
         const Slot slot = find(fid);
         return slot ? slot.row() : kNoRow;
     }
 
-    // Insert a fid that is absent; its slot stays valid until the next insert into the same shard.
+    // Insert an absent fid. The slot stays valid until the next insert into its shard. May grow the shard.
     Slot insert(int64_t fid, uint32_t row, uint16_t seen, uint16_t count) {
         Shard& shard = shards_[shard_of(hash_fid(fid))];
         if (shard.size >= shard.limit) grow(shard);
@@ -75,7 +76,8 @@ class IdMap {
         slot.row() = kNoRow;
     }
 
-    // Get ready for `more` entries: a map that outgrows one shard gets all of them at once. Call with no slot in hand.
+    // Prepare for `more` entries: a map that outgrows one shard gets all kShards at once. Invalidates every slot; needs
+    // the map exclusively.
     void expect(size_t more) {
         if (shards_.size() == 1 && shards_[0].size + more > kOneShard) split();
     }
@@ -109,17 +111,17 @@ class IdMap {
         }
     }
 
-    // Without a branch for each slot: where the fid lies in its bucket cannot be foretold.
+    // Branch-free: the slot of a fid within its bucket is unpredictable.
     static Slot match(Bucket* bucket, int64_t fid) {
         unsigned found = 0;
         for (int i = 0; i < kSlotsPerBucket; ++i)
             found |= static_cast<unsigned>((bucket->keys[i] == fid) & (bucket->rows[i] != kNoRow)) << i;
-        return found ? Slot{bucket, __builtin_ctz(found)} : Slot{};
+        return found ? Slot{bucket, __builtin_ctz(found)} : kNoSlot;
     }
     static Slot empty(Bucket* bucket) {
         unsigned found = 0;
         for (int i = 0; i < kSlotsPerBucket; ++i) found |= static_cast<unsigned>(bucket->rows[i] == kNoRow) << i;
-        return found ? Slot{bucket, __builtin_ctz(found)} : Slot{};
+        return found ? Slot{bucket, __builtin_ctz(found)} : kNoSlot;
     }
     static void put(Slot slot, int64_t fid, uint32_t row, uint16_t seen, uint16_t count) {
         slot.bucket->keys[slot.index] = fid;
@@ -138,8 +140,9 @@ class IdMap {
         return slot;
     }
 
-    // Breadth-first search for the shortest chain of displacements that frees a slot in one of two full buckets
-    // (libcuckoo, Li et al. 2014, section 4.2); none within kMaxNodes buckets leaves the shard as it was.
+    // Free a slot in one of two full buckets by the shortest chain of displacements, found by breadth-first search
+    // (libcuckoo, Li et al. 2014, section 4.2). Returns kNoSlot, and leaves the shard as it was, when the search
+    // exceeds kMaxNodes buckets.
     static Slot make_room(const Shard& shard, Bucket* first, Bucket* second) {
         struct Node {
             Bucket* bucket;
@@ -165,12 +168,12 @@ class IdMap {
                         from = {nodes[nodes[node].parent].bucket, nodes[node].index};
                     }
                 }
-                bool is_known = false;  // a bucket twice in one chain would move an entry that has moved already
+                bool is_known = false;  // a chain that visits a bucket twice would move a displaced entry again
                 for (int node = head; node >= 0 && !is_known; node = nodes[node].parent)
                     is_known = nodes[node].bucket == other;
                 if (!is_known && tail < kMaxNodes) nodes[tail++] = {other, head, i};
             }
-        return {};
+        return kNoSlot;
     }
 
     void grow(Shard& shard) {
@@ -178,7 +181,7 @@ class IdMap {
             num_buckets += num_buckets / 2;
             Shard larger;
             allocate(larger, static_cast<uint32_t>(num_buckets));
-            if (fill(larger, shard)) {
+            if (fill(larger, shard) == FillStatus::kFilled) {
                 arena_.release(shard.buckets, shard.num_buckets);
                 shard = larger;
                 return;
@@ -187,7 +190,8 @@ class IdMap {
         }
     }
 
-    static bool fill(Shard& larger, const Shard& shard) {
+    enum class FillStatus { kFilled, kNoRoom };
+    static FillStatus fill(Shard& larger, const Shard& shard) {
         constexpr uint32_t kAhead = 8;
         for (uint32_t b = 0; b < shard.num_buckets; ++b) {
             if (b + kAhead < shard.num_buckets)
@@ -195,14 +199,16 @@ class IdMap {
                     __builtin_prefetch(first_bucket(larger, hash_fid(key)), 1);
             for (int i = 0; i < kSlotsPerBucket; ++i) {
                 const Slot s{&shard.buckets[b], i};
-                if (s.row() != kNoRow && !place(larger, s.key(), s.row(), s.seen(), s.count())) return false;
+                if (s.row() != kNoRow && !place(larger, s.key(), s.row(), s.seen(), s.count()))
+                    return FillStatus::kNoRoom;
             }
         }
         larger.size = shard.size;
-        return true;
+        return FillStatus::kFilled;
     }
 
-    // From one shard to kShards, of sizes 1.5^(i / kShards) times the least, so that no two grow at the same time.
+    // Split one shard into kShards, of sizes 1.5^(i / kShards) times the smallest, so that no two grow at the same
+    // time.
     void split() {
         const Shard whole = shards_[0];
         const double least = kOneShard / (kShards * kSlotsPerBucket * kMaxLoad);

@@ -1,4 +1,4 @@
-// Picks the kernels of the best instruction set that this machine has.
+// Choice of the kernels for the best instruction set of this machine.
 #include "kernels/kernels.hpp"
 
 #include <atomic>

@@ -1,4 +1,5 @@
-// The hot loops, built once for each instruction set and picked at run time.
+// Interface of the kernels: compiled once for each instruction set, chosen at run time. Kernels hold no state; calls
+// may run together on different outputs.
 #pragma once
 
 #include <cstddef>
@@ -12,14 +13,14 @@
 
 namespace monolith {
 
-// Rows by id: row r begins at weights + r * dim, its state at state + r * state_width.
+// Rows by id: row r begins at weights + r * dim, its optimizer state at state + r * state_width.
 struct RowsView {
     float* weights;
     float* state;
     uint32_t dim, state_width;
 };
 
-// One bag is a run of positions; what is looked up at a position is its row, NO_ROW where there is none.
+// A bag is a run of positions. Each position has the row of its fid, or NO_ROW.
 enum class Pooling : uint32_t { kSum, kMean, kFirst };
 
 struct PoolJob {
@@ -29,12 +30,12 @@ struct PoolJob {
     const float* scales;     // by position; null: all one
     size_t begin, end;       // bags
     Pooling pooling;
-    uint32_t first;  // of kFirst: rows of a bag that are kept
-    float* pooled;   // where bag 0 goes
-    size_t stride;   // floats from one bag to the next
+    uint32_t first;  // kFirst: number of rows of a bag that are kept
+    float* pooled;   // destination of bag 0
+    size_t stride;   // floats between consecutive bags
 };
 
-// Where the gradients of an update are: of position i at base + i * stride, or at gradients[i], times scales[i].
+// Gradients of an update: position i has base + i * stride, or gradients[i] times scales[i].
 struct Gradients {
     const float* base;
     size_t stride;
@@ -47,11 +48,11 @@ struct UpdateJob {
     const Slice* slices;
     size_t num_slices;
     Gradients gradients;
-    const uint64_t* order;  // row << 32 | position, sorted by row; equal rows in the order in which they are summed
+    const uint64_t* order;  // row << 32 | position, sorted by row; positions of one row in their order of summation
     size_t n;
     float* sum;         // room for one row
-    uint32_t* updated;  // out: the rows, each once; room for n
-    uint32_t* zeroed;   // out: those of them whose weights are all zero now; null: nobody asks
+    uint32_t* updated;  // out: each updated row once; room for n
+    uint32_t* zeroed;   // out: updated rows whose weights are all zero; null: not wanted
     size_t num_zeroed;  // out
 };
 
@@ -64,54 +65,55 @@ struct PooledRows {
     size_t width() const { return size_t{num_features} * dim; }
 };
 
-// Where the gradients of pooled rows go, (B, F * D). What others send back to the same rows, at beside + b *
-// beside_stride, is added; it may be `gradients` itself. Null: there is none.
+// Destination of the gradients of pooled rows, (B, F * D). Adds the gradients at beside + b * beside_stride if `beside`
+// is not null; `beside` may equal `gradients`.
 struct GradientsOfRows {
     const float* beside;
     size_t beside_stride;
     float* gradients;
-    bool past_cache;  // rows of 16 components begin lines, and all are more than caches near a core hold
+    bool past_cache;  // use non-temporal stores: rows of 16 floats begin cache lines, and the matrix exceeds kPastCache
 };
 
 inline size_t num_pairs(size_t num_features) { return num_features * (num_features - 1) / 2; }
 
 struct Kernels {
-    // The row of each fid, NO_ROW where there is none or it is not admitted.
+    // Row of each fid; NO_ROW where it is absent or not admitted.
     void (*find)(MapView map, const int64_t* fids, size_t n, uint32_t* rows);
-    // The same for the fids of shards [begin, end), for which it also counts the sighting and stamps it; the others'
-    // rows are left alone. Positions of fids without a row are returned in `missed`, in order.
-    size_t (*sight)(MapView map, const int64_t* fids, size_t n, size_t begin, size_t end, uint16_t now, uint32_t* rows,
-                    uint32_t* missed);
-    // Copy rows; zeros for NO_ROW.
+    // Find the fids of shards [begin, end), count their occurrences and set the time of the last one; leave other fids'
+    // `rows` unchanged. Returns how many positions have no row, and lists them in `missed` in order. Calls for disjoint
+    // ranges of shards may run together.
+    size_t (*record_occurrences)(MapView map, const int64_t* fids, size_t n, size_t begin, size_t end, uint16_t now,
+                                 uint32_t* rows, uint32_t* missed);
+    // Copy rows; NO_ROW gives zeros.
     void (*gather)(RowsView table, const uint32_t* rows, size_t n, float* weights);
     void (*pool)(const PoolJob& job);
-    // row << 32 | position, of the rows that hash to part `part` of `parts`, sorted by row and then by position.
-    // `order` and `room` hold n each; returns the one of them that has the result, and its length in `num`.
-    uint64_t* (*sort_rows)(const uint32_t* rows, size_t n, size_t part, size_t parts, uint64_t* order, uint64_t* room,
-                           size_t* num);
-    // Sum the gradients of each row and take one step; returns the number of rows.
+    // Sort positions by row, equal rows by position: row << 32 | position. Takes the rows that hash to part `part` of
+    // `parts`. `order` and `scratch` hold n each; returns the one that has the result, and its length in `num`.
+    uint64_t* (*sort_rows)(const uint32_t* rows, size_t n, size_t part, size_t parts, uint64_t* order,
+                           uint64_t* scratch, size_t* num);
+    // Sum the gradients of each row and take one optimizer step; returns the number of rows.
     size_t (*update)(UpdateJob& job);
-    // Start values and state of a row, a pure function of `bits`, the fid's seeded hash.
+    // Initial weights and state of a row; depends on `bits`, the fid's seeded hash, only.
     void (*start_row)(const Slice* slices, size_t num_slices, uint64_t bits, float* weights, float* state);
-    // Whether all values are numbers below 2^48 in size: the square of a sum over a batch is finite too.
+    // Whether every value is finite and below 2^48 in magnitude: the squared sum over a batch is then finite too.
     bool (*all_bounded)(const float* values, size_t n);
-    // Rows as bytes, `row_bytes` each, slices one after the other.
+    // Serialise rows, `row_bytes` each, slice after slice.
     void (*encode)(RowsView table, const Slice* slices, size_t num_slices, const uint32_t* rows, size_t n,
                    uint8_t* encoded, size_t row_bytes);
-    // Terms (B, 2) of a factorization machine: the sum of the rows' components 0, and the sum of the dot products of
-    // all pairs of rows, of the components from 1 on.
+    // Terms (B, 2) of a factorization machine: sum of component 0 over the rows, and sum over all pairs of rows of the
+    // dot product of components 1 and up.
     void (*factorize)(const PooledRows& rows, float* terms);
     void (*factorize_back)(const PooledRows& rows, const float* grad_terms, const GradientsOfRows& out);
-    // Dot products of all pairs of rows, (B, P): of row 0 with those after it, then of row 1, and so on. `room` holds
-    // F rounded up to 16 times the greater of D and F.
-    void (*dots)(const PooledRows& rows, float* pairs, float* room);
-    void (*dots_back)(const PooledRows& rows, const float* grad_pairs, const GradientsOfRows& out, float* room);
+    // Dot products of all pairs of rows, (B, P): row 0 with rows 1.., then row 1 with rows 2.., and so on. `scratch`
+    // holds F, rounded up to 16, times the greater of D and F.
+    void (*dots)(const PooledRows& rows, float* pairs, float* scratch);
+    void (*dots_back)(const PooledRows& rows, const float* grad_pairs, const GradientsOfRows& out, float* scratch);
     TowerKernels tower;
 };
 
 const Kernels& kernels();
 std::string simd_level();                      // "avx512" | "avx2" | "portable"
-std::vector<std::string> simd_levels();        // what this machine has, the best first
-bool set_simd_level(const std::string& name);  // false: this machine does not have it
+std::vector<std::string> simd_levels();        // available levels, best first
+bool set_simd_level(const std::string& name);  // false: not available on this machine
 
 }  // namespace monolith

@@ -1,5 +1,4 @@
-// What a table is told: its slices, each with its own rule, start values and serving encoding; admission, expiry and
-// budget.
+// Settings of a table: slices with their optimizer, initializer and encoding; admission, TTL and memory budget.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +22,8 @@ enum class Optimizer : uint32_t {
     kGroupFtrl,
 };
 
-// The numbers of all rules; each uses some. Plain floats, so that equal bytes mean equal settings.
-struct Hyper {
+// Hyperparameters of all rules; each rule uses some. Only floats, so equal bytes mean equal settings.
+struct Hyperparameters {
     float lr = 0.01f, eps = 1e-8f, initial_accumulator = 0, beta1 = 0.9f, beta2 = 0.999f, l1 = 0, l2 = 0, beta = 0;
     float momentum = 0.9f, nesterov = 0, rho = 0.9f, weight_decay = 0, clip_norm = 0;  // clip_norm 0: none
 };
@@ -33,7 +32,7 @@ enum class Initializer : uint32_t { kZeros, kConstant, kUniform, kNormal, kXavie
 
 enum class Encoding : uint32_t { kFp32, kFp16, kInt8, kInt4 };
 
-// Bytes of a row of `dim` weights.
+// Encoded bytes of `dim` weights.
 inline uint32_t encoded_bytes(Encoding encoding, uint32_t dim) {
     switch (encoding) {
         case Encoding::kFp32:
@@ -52,15 +51,15 @@ struct Slice {
     std::string name;
     uint32_t dim = 0;
     Optimizer optimizer = Optimizer::kSgd;
-    Hyper hyper;
+    Hyperparameters hyperparameters;
     Initializer initializer = Initializer::kUniform;
     float init_scale = 0;  // constant; half the width of uniform; standard deviation of normal
     Encoding encoding = Encoding::kFp16;
 
-    uint32_t weights_at = 0, state_at = 0;  // where it begins in a row, in floats; set by the table
+    uint32_t weights_at = 0, state_at = 0;  // offset in a row, in floats; set by the table
 };
 
-enum class Admission : uint32_t { kCount, kSketch, kProbability, kGeometric };
+enum class Admission : uint32_t { kCount, kSketch, kProportional, kGeometric };
 
 enum class Eviction : uint32_t { kNone, kLru, kLfu, kScore };
 
@@ -74,7 +73,7 @@ struct TableSettings {
     int64_t ttl_s = 0;  // 0: rows never expire
     Eviction eviction = Eviction::kNone;
     uint64_t budget_bytes = 0;
-    int64_t half_life_s = 0;  // of kScore
+    int64_t half_life_s = 0;  // used by kScore
 
     uint32_t dim() const {
         uint32_t sum = 0;
@@ -83,7 +82,7 @@ struct TableSettings {
     }
 };
 
-// Floats of state that a slice needs in each row.
+// Floats of optimizer state of a slice in one row.
 inline uint32_t state_width(const Slice& slice) {
     switch (slice.optimizer) {
         case Optimizer::kSgd:
@@ -108,14 +107,14 @@ inline uint32_t state_width(const Slice& slice) {
     return 0;
 }
 
-// Floats of state of a row.
+// Floats of optimizer state of one row.
 inline uint32_t state_width(const TableSettings& settings) {
     uint32_t sum = 0;
     for (const Slice& slice : settings.slices) sum += state_width(slice);
     return sum;
 }
 
-// The settings with every slice's place in a row, one after the other.
+// The settings with the offsets of every slice filled in.
 inline TableSettings laid_out(TableSettings settings) {
     uint32_t weights_at = 0, state_at = 0;
     for (Slice& slice : settings.slices) {
@@ -127,7 +126,7 @@ inline TableSettings laid_out(TableSettings settings) {
     return settings;
 }
 
-// Whether the rule may bring a whole slice to zero, which frees the row.
+// Whether the rule can bring a whole slice to zero; such rows are freed.
 inline bool frees_rows(Optimizer optimizer) {
     return optimizer == Optimizer::kGroupAdagrad || optimizer == Optimizer::kGroupFtrl;
 }

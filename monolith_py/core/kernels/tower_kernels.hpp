@@ -1,7 +1,7 @@
-// The hot loops of sparse linear stacks, as members of Kernels; the letters are those of tower/engine.hpp.
+// Kernels of sparse linear stacks, as members of Kernels. Letters as in tower/engine.hpp.
 //
-// A chunk is 16 examples, feature-major: (features, 16) floats, an example that is not there zero. Rows of a chunk are
-// padded to a multiple of 16 features.
+// Sizes: a chunk is 16 examples, feature-major: (features, 16) floats; features are padded to a multiple of 16, absent
+// examples are zero. A panel (tower/vector) is up to 4 chunks that go through a layer together.
 #pragma once
 
 #include <cstddef>
@@ -9,18 +9,18 @@
 
 namespace monolith {
 
-constexpr uint32_t kLanes = 16;  // examples of a chunk, and outputs of an atom
+constexpr uint32_t kLanes = 16;  // examples of a chunk, and outputs of a 16 x 1 atom
 
-// Bytes that are more than caches near a core hold: what is written of them is not there when it is read.
+// Above this size data leaves L2 before it is read again: use non-temporal stores.
 constexpr size_t kPastCache = size_t{4} << 20;
 
 constexpr size_t padded(size_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
-// One layer as the loops see it.
+// One layer as the kernels see it.
 struct TowerView {
     uint32_t in, out, height, blocks;
-    bool relu, round;         // round: inputs, hidden outputs and output gradients are bfloat16 in value
-    bool last;                // its outputs are not rounded
+    bool relu, round;         // round: inputs, hidden outputs and output gradients hold bfloat16 values
+    bool last;                // last layer: its outputs are not rounded
     const uint32_t* bounds;   // (blocks + 1,)
     const uint16_t* columns;  // (atoms,)
     const float* values;      // (atoms, height)
@@ -35,12 +35,12 @@ struct Chunks {
     T* operator[](size_t i) const { return data + i * stride; }
 };
 
-// Where the gradients of one layer's weights are ADDED; null is not asked for.
+// Destination of the gradients of one layer's weights, which are ADDED; null: not wanted.
 struct TowerGradients {
-    float* values;  // (atoms, height)
-    float* biases;  // (O,)
-    float* all;     // (blocks, I, height)
-    float* room;    // (I, 16), of `all` where height is 1
+    float* values;   // (atoms, height)
+    float* biases;   // (O,)
+    float* all;      // (blocks, I, height)
+    float* scratch;  // (I, 16), used with `all` when height is 1
 };
 
 struct AdamRates {
@@ -52,25 +52,26 @@ struct AdagradRates {
 };
 
 struct TowerKernels {
-    // Rows [0, examples) of `rows`, `stride` floats apart, as features [0, width) of a chunk; at most 16 examples.
+    // Transpose rows [0, examples) of `rows`, `stride` floats apart, into features [0, width) of a chunk. At most 16
+    // examples.
     void (*pack)(const float* rows, size_t stride, uint32_t width, uint32_t examples, bool round, float* chunk);
-    // The reverse.
+    // Inverse of `pack`.
     void (*unpack)(const float* chunk, uint32_t width, uint32_t examples, float* rows, size_t stride);
     // outputs = ReLU(inputs * weights + biases), padding included.
     void (*forward)(const TowerView& layer, Chunks<const float> inputs, Chunks<float> outputs);
-    // The same for rows of examples: inputs (num, padded(I)), outputs (num, padded(O)).
+    // `forward` on rows of examples: inputs (num, padded(I)), outputs (num, padded(O)).
     void (*forward_rows)(const TowerView& layer, const float* inputs, size_t num, float* outputs);
-    // Gradients of the inputs from those of the outputs; features from I on are zero.
+    // Gradients of the inputs from the gradients of the outputs; padding features get zero.
     void (*backward)(const TowerView& layer, Chunks<const float> grad_outputs, Chunks<float> grad_inputs);
-    // Zero what ReLU did not let through, where `activations` is not null, and round where asked for.
+    // Zero the gradients of outputs that ReLU clipped (`activations` not null), then round if `round`.
     void (*mask)(const float* activations, size_t n, bool round, float* gradients);
     void (*gradients)(const TowerView& layer, Chunks<const float> inputs, Chunks<const float> grad_outputs,
                       const TowerGradients& sums);
     // to[i] += from[i].
     void (*add)(const float* from, size_t n, float* to);
-    // Values to the nearest bfloat16, ties to even.
+    // Round values to the nearest bfloat16, ties to even.
     void (*round)(float* values, size_t n);
-    // Adam (Kingma and Ba, 2015, algorithm 1) with a count of steps for each of n atoms of `height` values.
+    // Adam (Kingma and Ba, 2015, algorithm 1) with a step count for each of n atoms of `height` values.
     void (*adam)(float* values, const float* gradients, float* m, float* v, uint32_t* steps, size_t n, uint32_t height,
                  const AdamRates& rates);
     // Adagrad (Duchi et al., 2011) of n values.

@@ -1,5 +1,4 @@
-// Memory that only grows and never moves: a reserved range of addresses, committed in chunks that are touched before
-// they are needed.
+// Memory that grows and never moves: a reserved address range whose pages are touched before their first use.
 #pragma once
 
 #include <sys/mman.h>
@@ -17,8 +16,8 @@
 
 namespace monolith {
 
-// Touches pages on a thread of its own: a first touch of 2 MiB can cost 7 ms on a virtual machine whose host must find
-// the memory.
+// Touches pages on its own thread: the first touch of 2 MiB can take 7 ms on a virtual machine whose host must find the
+// memory. Any number of threads may call at once.
 class Pretoucher {
   public:
     static Pretoucher& instance() {
@@ -34,7 +33,7 @@ class Pretoucher {
         pending_.push_back({begin, bytes});
         wake_.notify_all();
     }
-    // Forget what lies in [begin, begin + bytes), and wait until nothing of it is being touched.
+    // Drop requests within [begin, begin + bytes), and wait for one in progress.
     void forget(const char* begin, size_t bytes) {
         std::unique_lock lock(mutex_);
         std::erase_if(pending_, [&](const auto& one) { return one.first >= begin && one.first < begin + bytes; });
@@ -42,6 +41,9 @@ class Pretoucher {
     }
 
   private:
+    // MADV_POPULATE_WRITE of Linux 5.14 (asm-generic/mman-common.h); glibc defines it from 2.35 on.
+    static constexpr int kPopulateWrite = 23;
+
     void run() {
         std::unique_lock lock(mutex_);
         for (;;) {
@@ -50,8 +52,8 @@ class Pretoucher {
             pending_.pop_front();
             busy_ = begin;
             lock.unlock();
-            ::madvise(begin, bytes,
-                      23);  // MADV_POPULATE_WRITE (Linux 5.14); an older kernel refuses, and the first use touches
+            // An older kernel returns EINVAL: then the first use touches the page.
+            ::madvise(begin, bytes, kPopulateWrite);
             lock.lock();
             busy_ = nullptr;
             wake_.notify_all();
@@ -66,9 +68,8 @@ class Pretoucher {
 
 class Region {
   public:
-    // Takes `share` of the machine's memory in addresses, which cost nothing until they are touched; at least 4 GiB.
-    // They are readable and writable from the start, since a call that changed the protection of a part would wait for
-    // whoever touches another.
+    // Reserve `share` of the machine's memory as addresses, at least 4 GiB; untouched addresses cost nothing. They are
+    // readable and writable from the start: changing a part's protection would block threads that touch other parts.
     explicit Region(double share = 1.0)
         : reserved_(std::max<size_t>(size_t{1} << 32, static_cast<size_t>(share * physical_bytes()))) {
         void* data = ::mmap(nullptr, reserved_ + kHugePage, PROT_READ | PROT_WRITE,
@@ -87,7 +88,8 @@ class Region {
     char* data() const { return data_; }
     size_t bytes() const { return ready_; }  // in use or touched ahead
 
-    // Make the first `bytes` ready for use; new memory reads zero. Throws where they are more than was taken.
+    // Make the first `bytes` usable; new memory reads zero. Throws std::bad_alloc beyond the reserved range. One thread
+    // at a time; others may read and write the memory that is usable already.
     void ensure(size_t bytes) {
         const size_t spare = ahead(bytes);
         if (bytes + spare / 2 <= ready_) return;
@@ -108,8 +110,7 @@ class Region {
     static double physical_bytes() {
         return static_cast<double>(::sysconf(_SC_PHYS_PAGES)) * static_cast<double>(::sysconf(_SC_PAGESIZE));
     }
-    // How much to touch beyond what is asked for: a thirty-second, from a page to 16 MiB; huge pages as soon as there
-    // is one to fill.
+    // Bytes to touch beyond the request: 1/32 of it, from one page to 16 MiB; huge pages from 2 MiB on.
     static size_t ahead(size_t bytes) {
         const size_t least = bytes >= kHugePage ? kHugePage : 4096;
         return std::clamp(bytes / 32, least, size_t{16} << 20);

@@ -1,4 +1,4 @@
-// Threads for batches of a few milliseconds: workers spin a little, then sleep; the caller works too.
+// Thread pool for batches of a few milliseconds: idle workers spin briefly, then sleep; the caller works too.
 #pragma once
 
 #include <unistd.h>
@@ -19,7 +19,7 @@
 
 namespace monolith {
 
-// Tiny gradients make denormal numbers, which cost a hundred cycles each: they count as zero while this lives.
+// Treat denormal numbers as zero during the lifetime: small gradients produce them, and each costs a hundred cycles.
 class FlushDenormals {
   public:
 #if defined(__x86_64__)
@@ -48,8 +48,9 @@ class ThreadPool {
         for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this, round] { work(round); });
     }
 
-    // Call task(0) .. task(n - 1), each once, on any thread, and return when all have ended. One call at a time has the
-    // workers; another one meanwhile does its tasks alone. The first exception is thrown again here.
+    // Call task(0) .. task(n - 1), each once, on any thread; returns when all are done. Rethrows the first exception.
+    // Any thread may call, but not from within a task. Concurrent calls: one gets the workers, the others run their
+    // tasks on their own thread.
     template <typename Task>
     void run(size_t n, Task&& task) {
         FlushDenormals flush;
@@ -131,7 +132,7 @@ class ThreadPool {
 #endif
     }
 
-    static constexpr int kSpins = 3000;  // some tens of microseconds: longer than between the phases of a batch
+    static constexpr int kSpins = 3000;  // tens of microseconds: longer than the gap between phases of a batch
     std::mutex busy_, failing_;
     std::vector<std::thread> workers_;
     std::atomic<int> num_threads_{1};
@@ -146,12 +147,12 @@ class ThreadPool {
     const pid_t process_ = ::getpid();
 };
 
-// How many parts n items are worth where a thread should have `per_part` or more.
+// Number of parts of n items with at least `per_part` for each thread.
 inline size_t parts_of(size_t n, size_t per_part) {
     return std::min(static_cast<size_t>(ThreadPool::instance().num_threads()), n / per_part + 1);
 }
 
-// Share n items out among the threads: run(begin, end) for each part.
+// Divide n items among the threads: run(begin, end) for each part.
 template <typename F>
 void split(size_t n, size_t per_part, F&& run) {
     const size_t parts = parts_of(n, per_part);

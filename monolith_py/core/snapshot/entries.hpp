@@ -1,4 +1,4 @@
-// Entries of a table as a snapshot has them.
+// Entries of a table in a snapshot.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@ namespace monolith {
 
 enum class EntryKind : uint16_t { kRow, kCandidate, kGone };
 
-// Followed by weights and state where it is of a row.
+// An entry; a row's entry is followed by its weights and state.
 struct EntryHead {
     int64_t fid;
     int64_t seen;  // ticks of event time
@@ -20,13 +20,13 @@ struct EntryHead {
 };
 static_assert(sizeof(EntryHead) == 24);
 
-// Which of the virtual buckets a table takes when several share a snapshot out.
+// Part of a snapshot that one table takes: the shards (of 256) of its range.
 struct Share {
     size_t part = 0, parts = 1;
     bool has(int64_t fid) const { return (hash_fid(fid) >> 56) * parts / 256 == part; }
 };
 
-// Call entry(head, weights, state) for what the id map has of a fid.
+// Call entry(head, weights, state) with the id map's entry of a fid.
 template <typename F>
 void copy_entry(const TableContent& content, int64_t fid, Slot slot, F&& entry) {
     if (!slot) return entry(EntryHead{fid, 0, 0, EntryKind::kGone, 0}, nullptr, nullptr);
@@ -55,7 +55,7 @@ void copy_shard(const TableContent& content, size_t shard, F&& entry) {
     }
 }
 
-// The same for all that has changed since it was copied.
+// Call entry(head, weights, state) for each fid that changed since it was copied.
 template <typename F>
 void copy_changes(TableContent& content, F&& entry) {
     constexpr size_t kAhead = 16;

@@ -1,5 +1,5 @@
-// A snapshot as a file: a header, chunks that each carry their checksum, and an end; written beside its final name and
-// renamed when it is on the disk. A file that lacks its end is torn.
+// Snapshot file: a header chunk, more chunks, and a trailer chunk; each has a checksum. It is written beside its final
+// name and renamed after fsync. A file without a trailer is torn.
 #pragma once
 
 #include <fcntl.h>
@@ -20,13 +20,14 @@ namespace monolith {
 
 enum class ChunkTag : uint32_t { kHeader = 1, kEntries = 2, kState = 3, kEnd = 4 };
 
-constexpr uint32_t kAnyBucket = 0xFFFFFFFFu;
+constexpr uint32_t kAnyShard = 0xFFFFFFFFu;
 
 struct ChunkHead {
     char magic[4] = {'M', 'N', 'L', 'T'};
-    uint32_t tag = 0, bucket = kAnyBucket,
-             crc = 0;  // bucket: the virtual bucket that all entries are of; crc over the rest and the payload
-    uint64_t num_entries = 0, num_rows = 0, bytes = 0;
+    uint32_t tag = 0;
+    uint32_t shard_id = kAnyShard;                      // shard of all entries; kAnyShard: they are mixed
+    uint32_t crc = 0;                                   // of this head with crc 0, and the payload
+    uint64_t num_entries = 0, num_rows = 0, bytes = 0;  // num_entries of the trailer: number of chunks before it
 };
 
 inline uint32_t checksum(ChunkHead head, const char* payload) {
@@ -59,7 +60,7 @@ class SnapshotFileWriter {
         write_all(reinterpret_cast<const char*>(&chunk.head), sizeof chunk.head);
         write_all(chunk.payload.data(), chunk.payload.size());
         ++num_chunks_;
-        // Hand what is written to the disk at once, so that the last sync is short.
+        // Start writing to the disk now, so that the final fsync is short.
         if (unsynced_ += chunk.payload.size(); unsynced_ >= (size_t{16} << 20)) {
             ::sync_file_range(file_, 0, 0, SYNC_FILE_RANGE_WRITE);
             unsynced_ = 0;
@@ -95,13 +96,13 @@ class SnapshotFileWriter {
     size_t unsynced_ = 0;
 };
 
-// One chunk of a file that is mapped.
+// One chunk of a mapped file.
 struct MappedChunk {
     ChunkHead head;
     const char* payload;
 };
 
-// Maps a snapshot and holds every chunk against its checksum; one that is torn or damaged is refused by name.
+// Maps a snapshot and checks every chunk's checksum; errors name the file. Const calls may run together.
 class SnapshotFileReader {
   public:
     explicit SnapshotFileReader(std::string path) : path_(std::move(path)) {
@@ -114,7 +115,7 @@ class SnapshotFileReader {
         ::close(file);
         if (data == MAP_FAILED) {
             size_ = 0;
-            throw SnapshotError(path_ + ": torn, it holds nothing that can be read");
+            throw SnapshotError(path_ + ": torn: empty, or not a regular file");
         }
         data_ = static_cast<const char*>(data);
         try {
@@ -130,11 +131,11 @@ class SnapshotFileReader {
 
     const std::string& path() const { return path_; }
     const std::vector<MappedChunk>& chunks() const { return chunks_; }
-    Reader reader(const MappedChunk& chunk) const { return {chunk.payload, chunk.head.bytes}; }
+    Reader reader(const MappedChunk& chunk) const { return {chunk.payload, chunk.head.bytes, path_}; }
     const MappedChunk& only(ChunkTag tag) const {
         for (const MappedChunk& chunk : chunks_)
             if (chunk.head.tag == static_cast<uint32_t>(tag)) return chunk;
-        throw SnapshotError(path_ + ": damaged, a chunk is missing");
+        throw SnapshotError(path_ + ": damaged: no chunk has tag " + std::to_string(static_cast<uint32_t>(tag)));
     }
 
   private:
@@ -144,24 +145,28 @@ class SnapshotFileReader {
         for (;;) {
             MappedChunk chunk{};
             if (size_ - at < sizeof chunk.head)
-                throw SnapshotError(path_ + ": torn, it ends after " + std::to_string(size_) +
-                                    " bytes without its end");
+                throw SnapshotError(path_ + ": torn: ends after " + std::to_string(size_) + " bytes without a trailer");
             std::memcpy(&chunk.head, data_ + at, sizeof chunk.head);
             if (std::memcmp(chunk.head.magic, fresh.magic, sizeof fresh.magic) != 0)
-                throw SnapshotError(
-                    path_ + (at == 0 ? ": is no table snapshot" : ": damaged, no chunk at byte " + std::to_string(at)));
+                throw SnapshotError(path_ + (at == 0 ? ": is no table snapshot"
+                                                     : ": damaged: no chunk begins at byte " + std::to_string(at)));
             at += sizeof chunk.head;
             chunk.payload = data_ + at;
             if (chunk.head.bytes > size_ - at)
-                throw SnapshotError(path_ + ": torn, expected " + std::to_string(chunk.head.bytes) +
-                                    " bytes of a chunk, got " + std::to_string(size_ - at));
-            if (checksum(chunk.head, chunk.payload) != chunk.head.crc)
-                throw SnapshotError(path_ + ": damaged, the checksum of chunk " + std::to_string(chunks_.size()) +
-                                    " differs");
+                throw SnapshotError(path_ + ": torn: chunk " + std::to_string(chunks_.size()) + " must have " +
+                                    std::to_string(chunk.head.bytes) + " bytes, got " + std::to_string(size_ - at));
+            if (const uint32_t crc = checksum(chunk.head, chunk.payload); crc != chunk.head.crc)
+                throw SnapshotError(path_ + ": damaged: checksum of chunk " + std::to_string(chunks_.size()) +
+                                    " must be " + std::to_string(chunk.head.crc) + ", got " + std::to_string(crc));
             at += chunk.head.bytes;
             if (chunk.head.tag == static_cast<uint32_t>(ChunkTag::kEnd)) {
-                if (at != size_ || chunk.head.num_entries != chunks_.size())
-                    throw SnapshotError(path_ + ": damaged, its end is not its end");
+                if (chunk.head.num_entries != chunks_.size())
+                    throw SnapshotError(path_ + ": damaged: trailer announces " +
+                                        std::to_string(chunk.head.num_entries) + " chunks, file has " +
+                                        std::to_string(chunks_.size()));
+                if (at != size_)
+                    throw SnapshotError(path_ + ": damaged: trailer must end at byte " + std::to_string(size_) +
+                                        ", got " + std::to_string(at));
                 return;
             }
             chunks_.push_back(chunk);

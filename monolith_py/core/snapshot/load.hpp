@@ -1,4 +1,4 @@
-// Puts the entries of a snapshot into a table.
+// Loads the entries of a snapshot into a table.
 #pragma once
 
 #include <cstdint>
@@ -16,17 +16,18 @@ class EntryLoader {
     EntryLoader(TableContent& content, const SnapshotFileReader& file, Share share)
         : content_(content), file_(file), share_(share) {}
 
-    // Chunk by chunk. The table has the snapshot's state already, which its entries' times are told by. Rows are handed
-    // out in the order of the file; chunks of one virtual bucket each are loaded side by side where the bucket is a
-    // shard, which no other chunk then touches until all of them are in.
+    // Load all chunks. The table has the snapshot's state already, which defines the base of event times. Rows are
+    // allocated in file order. Chunks of one shard each load in parallel, if the map has the same shards; the other
+    // chunks follow one by one. Needs the table exclusively.
     void load() {
         const size_t num_rows = plan();
         content_.store.allocate(num_rows, ids_);
-        size_t alone = 0;
+        size_t num_parallel = 0;
         if (content_.map.num_shards() == IdMap::kShards)
-            while (alone < parts_.size() && parts_[alone].chunk->head.bucket == alone) ++alone;
-        ThreadPool::instance().run(alone, [&](size_t c) { load_chunk(parts_[c]); });
-        for (size_t c = alone; c < parts_.size(); ++c) load_chunk(parts_[c]);
+            while (num_parallel < parts_.size() && parts_[num_parallel].chunk->head.shard_id == num_parallel)
+                ++num_parallel;
+        ThreadPool::instance().run(num_parallel, [&](size_t c) { load_chunk(parts_[c]); });
+        for (size_t c = num_parallel; c < parts_.size(); ++c) load_chunk(parts_[c]);
         for (size_t c = parts_.size(); c-- > 0;) {
             const Part& own = parts_[c];
             for (size_t i = own.chunk->head.num_rows; i-- > own.num_used;) content_.store.release(ids_[own.ids_at + i]);
@@ -37,7 +38,7 @@ class EntryLoader {
     }
 
   private:
-    // One chunk of entries, and what loading it has done.
+    // One chunk of entries, and the effect of its load.
     struct Part {
         const MappedChunk* chunk;
         size_t ids_at, num_used = 0;
@@ -45,7 +46,7 @@ class EntryLoader {
         std::vector<uint32_t> freed = {};
     };
 
-    // Get ready for all chunks; returns how many rows they have.
+    // Prepare for all chunks; returns their number of rows.
     size_t plan() {
         size_t num_rows = 0, num_entries = 0;
         for (const MappedChunk& chunk : file_.chunks())
@@ -61,11 +62,11 @@ class EntryLoader {
     void load_chunk(Part& own) {
         const RowsView table = content_.store.view();
         const size_t weights_bytes = table.dim * sizeof(float), state_bytes = table.state_width * sizeof(float);
-        std::vector<char> skipped(weights_bytes + state_bytes);  // a row that is not ours
+        std::vector<char> skipped(weights_bytes + state_bytes);  // row of another share
         Reader entries = file_.reader(*own.chunk);
         for (uint64_t left = own.chunk->head.num_entries; left > 0; --left) {
             const auto head = entries.value<EntryHead>();
-            const Slot slot = share_.has(head.fid) ? place(head, own) : Slot{};
+            const Slot slot = share_.has(head.fid) ? place(head, own) : kNoSlot;
             if (head.kind != EntryKind::kRow) continue;
             if (slot) {
                 entries.bytes(content_.store.weights(slot.row()), weights_bytes);
@@ -76,7 +77,7 @@ class EntryLoader {
         }
     }
 
-    // Make the id map's entry what the snapshot has of it; returns its slot, none where it is gone.
+    // Make the id map's entry equal to the snapshot's; returns its slot, kNoSlot for an erased fid.
     Slot place(const EntryHead& head, Part& own) {
         IdMap& map = content_.map;
         Slot slot = map.find(head.fid);
@@ -87,10 +88,10 @@ class EntryLoader {
             ++own.candidates;
         }
         if (head.kind == EntryKind::kGone) {
-            if (!slot) return {};
+            if (!slot) return kNoSlot;
             map.erase(slot);
             --own.candidates;
-            return {};
+            return kNoSlot;
         }
         const uint16_t seen = content_.ticks.relative(head.seen);
         if (!slot) {
@@ -112,7 +113,7 @@ class EntryLoader {
     const SnapshotFileReader& file_;
     Share share_;
     std::vector<Part> parts_;
-    std::vector<uint32_t> ids_;  // rows that were allocated, by chunk
+    std::vector<uint32_t> ids_;  // allocated rows, by chunk
 };
 
 }  // namespace monolith

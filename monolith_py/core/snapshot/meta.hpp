@@ -1,4 +1,4 @@
-// What a snapshot says of its table: the settings, and which snapshot it is of.
+// Header of a snapshot: settings of the table, ids of the snapshot and its parent.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,8 @@ struct SnapshotMeta {
     uint64_t id = 0, parent = 0;  // parent 0: a base
 };
 
-// The fields of the header in their order: a Writer takes them from `meta`, a Reader puts them there.
+// Visit the header's fields in order: a Writer reads them from `meta`, a Reader stores them there. Read by
+// monolith_py/table/table_settings.py, too.
 template <typename Archive, typename Meta>
 void visit_meta(Archive& archive, Meta& meta) {
     auto& s = meta.settings;
@@ -24,8 +25,8 @@ void visit_meta(Archive& archive, Meta& meta) {
                    s.eviction, s.budget_bytes, s.half_life_s);
     archive.length(s.slices);
     for (auto& slice : s.slices)
-        archive.fields(slice.name, slice.dim, slice.optimizer, slice.hyper, slice.initializer, slice.init_scale,
-                       slice.encoding);
+        archive.fields(slice.name, slice.dim, slice.optimizer, slice.hyperparameters, slice.initializer,
+                       slice.init_scale, slice.encoding);
 }
 
 inline void write_meta(Writer& out, const SnapshotMeta& meta) {
@@ -36,18 +37,18 @@ inline void write_meta(Writer& out, const SnapshotMeta& meta) {
 inline SnapshotMeta read_meta(const SnapshotFileReader& file) {
     Reader in = file.reader(file.only(ChunkTag::kHeader));
     if (const auto version = in.value<uint32_t>(); version != kSnapshotVersion)
-        throw SnapshotError(file.path() + ": is of version " + std::to_string(version) + ", expected " +
-                            std::to_string(kSnapshotVersion));
+        throw SnapshotError(file.path() + ": version must be " + std::to_string(kSnapshotVersion) + ", got " +
+                            std::to_string(version));
     SnapshotMeta meta;
     visit_meta(in, meta);
     return meta;
 }
 
-// What must be equal for rows to mean the same; rates, time to live, budget and encoding may differ.
+// Check the settings that define the meaning of a row. Learning rates, memory budget and encodings may differ.
 inline void check_settings(const std::string& path, const TableSettings& expected, const TableSettings& got) {
     const auto check = [&](const std::string& field, auto want, auto have) {
         if (want != have)
-            throw SnapshotError(path + ": is of another table, " + field + " expected " + std::to_string(want) +
+            throw SnapshotError(path + ": is of another table: " + field + " expected " + std::to_string(want) +
                                 ", got " + std::to_string(have));
     };
     check("slices", expected.slices.size(), got.slices.size());
@@ -55,7 +56,7 @@ inline void check_settings(const std::string& path, const TableSettings& expecte
         const Slice &want = expected.slices[i], &have = got.slices[i];
         const std::string of = expected.slices.size() > 1 ? "slice " + want.name + " " : "";
         if (want.name != have.name)
-            throw SnapshotError(path + ": is of another table, slice expected " + want.name + ", got " + have.name);
+            throw SnapshotError(path + ": is of another table: slice expected " + want.name + ", got " + have.name);
         check(of + "dim", want.dim, have.dim);
         check(of + "optimizer", static_cast<uint32_t>(want.optimizer), static_cast<uint32_t>(have.optimizer));
         check(of + "initializer", static_cast<uint32_t>(want.initializer), static_cast<uint32_t>(have.initializer));

@@ -1,4 +1,4 @@
-// What a snapshot has besides entries: event time, counts, consumers and the sketch.
+// State of a snapshot besides entries: event time, counts, consumers and sketch.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,9 @@ inline void read_state(const SnapshotFileReader& file, Share share, TableContent
     content.changes.read(in, [&](int64_t fid) { return share.has(fid); });
     const auto sketch_bytes = in.value<uint64_t>();
     if (sketch_bytes != (content.sketch ? content.sketch->bytes() : 0))
-        throw SnapshotError(file.path() + ": is of another table, the sketch differs");
+        throw SnapshotError(file.path() + ": is of another table: sketch_bytes expected " +
+                            std::to_string(content.sketch ? content.sketch->bytes() : 0) + ", got " +
+                            std::to_string(sketch_bytes));
     if (content.sketch) in.bytes(content.sketch->data(), sketch_bytes);
 }
 

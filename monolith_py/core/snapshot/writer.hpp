@@ -1,9 +1,8 @@
-// Snapshots of a table, taken while it goes on changing: shard after shard is copied, then what has changed meanwhile,
-// again and again, until so little is left that the last copy is a short pause. The snapshot is of the moment of that
-// pause, in all its parts.
+// Snapshots of a table that keeps changing: copy shard after shard, then the changes meanwhile, again and again, until
+// the last copy is a short pause. All parts of the snapshot are of the moment of that pause.
 //
-// Entries lie by virtual bucket, the top 8 bits of a fid's hash, so any number of tables can share them out when they
-// restore. An increment holds what has changed since the snapshot before it.
+// Entries are grouped by shard, the top 8 bits of a fid's hash, so that any number of tables can share them on restore.
+// An increment holds the changes since its parent.
 #pragma once
 
 #include <cstdint>
@@ -21,17 +20,22 @@
 
 namespace monolith {
 
-// Writes one snapshot. `copy` and `finish` want the table still; `flush` and `commit` do not.
+// Outcome of `copy`: more to copy, or little enough for `finish`.
+enum class CopyStatus { kMore, kCaughtUp };
+
+// Writes one snapshot; one thread at a time. The constructor, `copy` and `finish` need the table exclusively: the
+// caller holds its lock. `flush` and `commit` write the file and need no lock.
 class SnapshotWriter {
   public:
-    // An increment (`parent` not 0) needs the table to have tracked its changes since that snapshot.
+    // An increment (`parent` not 0) requires that the table has tracked its changes since that snapshot.
     SnapshotWriter(EmbeddingTable& table, const std::string& path, uint64_t id, uint64_t parent)
         : content_(table.content()), file_(path), is_base_(parent == 0), id_(id) {
         if (!is_base_ && !content_.changes.is_tracking())
             throw std::invalid_argument("an increment needs changes to be tracked since a snapshot, got none tracked");
         if (!is_base_ && content_.snapshot_id != parent)
-            throw std::invalid_argument("parent must be the snapshot " + std::to_string(content_.snapshot_id) +
-                                        " that changes are tracked since, got " + std::to_string(parent));
+            throw std::invalid_argument("parent must be " + std::to_string(content_.snapshot_id) +
+                                        ", the snapshot since which changes are tracked, got " +
+                                        std::to_string(parent));
         Chunk header = chunk_of(ChunkTag::kHeader);
         Writer out;
         write_meta(out, {content_.settings, id, parent});
@@ -40,26 +44,25 @@ class SnapshotWriter {
         if (is_base_) content_.changes.start_tracking();
     }
 
-    // Copy one shard, or up to `max_rows` of what has changed since it was copied; return whether calling again is
-    // worth while.
-    bool copy(size_t max_rows) {
+    // Copy one shard or, after the shards, the tracked changes if they are more than `max_rows`.
+    CopyStatus copy(size_t max_rows) {
         // The map may have split since the start.
         if (is_base_ && next_shard_ == 0) num_shards_ = content_.map.num_shards();
         if (next_shard_ < num_shards_) {
             Chunk chunk = chunk_of(ChunkTag::kEntries);
-            if (num_shards_ == IdMap::kShards) chunk.head.bucket = static_cast<uint32_t>(next_shard_);
+            if (num_shards_ == IdMap::kShards) chunk.head.shard_id = static_cast<uint32_t>(next_shard_);
             Writer out;
             out.buffer().reserve(content_.map.shard(next_shard_).size * entry_bytes());
             copy_shard(content_, next_shard_, [&](auto... entry) { write_entry(out, chunk.head, entry...); });
             ++next_shard_;
             add(std::move(chunk), out);
-            return true;
+            return CopyStatus::kMore;
         }
-        if (content_.changes.num_tracked() <= max_rows) return false;
+        if (content_.changes.num_tracked() <= max_rows) return CopyStatus::kCaughtUp;
         copy_changes();
-        return true;
+        return CopyStatus::kMore;
     }
-    // Copy all that is left: the snapshot is of this moment.
+    // Copy everything left: this moment is the snapshot's.
     void finish() {
         if (is_base_ && next_shard_ == 0) copy(0);
         while (next_shard_ < num_shards_) copy(0);
@@ -119,7 +122,8 @@ class SnapshotWriter {
     std::vector<Chunk> pending_;
 };
 
-// Fill `table`, which must be new, from a base, or bring it on by an increment. All or nothing.
+// Restore a new table from a base, or apply an increment to the table that it continues. Needs the table exclusively.
+// Checksums and settings are checked first: a refused file leaves the table as it was.
 inline void restore(EmbeddingTable& table, const std::string& path, Share share) {
     if (share.part >= share.parts || share.parts > 256)
         throw std::invalid_argument("share must be (k, n) with k < n <= 256, got (" + std::to_string(share.part) +

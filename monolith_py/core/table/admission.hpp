@@ -1,5 +1,5 @@
-// Which fids get a row: a sketch that counts the sightings of fids without one in bounded memory, and two rules of
-// chance.
+// Admission of fids: a sketch counts occurrences of fids without a row in bounded memory; two other rules are
+// probabilistic.
 #pragma once
 
 #include <algorithm>
@@ -14,15 +14,18 @@
 
 namespace monolith {
 
-// Sightings of the last `window_s`, in panes of a quarter of it: a count-min sketch (Cormode and Muthukrishnan 2005)
-// with conservative update (Estan and Varghese 2002), one cache line for all counters of a fid. Each pane is a sketch
-// of its own, whose least cells are summed: an update that spares a cell for what older panes hold in it would lose the
-// sighting with them. So it never counts too few of the current and the three panes before. It counts too many by the
-// sightings of other fids that share all three cells: of N sightings in a window over L lines, each other one falls
-// into the same line with chance 1 / L and into a given cell of it with 3/7, so the excess is at most 3 N / (7 L) on
-// average, and by Markov's inequality at least t with a chance of at most 3 N / (7 L t).
+// Occurrences within the last `window_s`, in panes of a quarter of it: a count-min sketch (Cormode and Muthukrishnan
+// 2005) with conservative update (Estan and Varghese 2002); all counters of a fid lie in one cache line. Each pane is
+// its own sketch, and the answer is the sum of their minima. One minimum over all panes would be wrong: an update that
+// spares a cell because of older panes would lose its occurrence with them.
 //
-// Fids of different shards of the id map share no line, so threads that own shards may count at the same time.
+// Error: never too low for the current and the three previous panes. Too high by the occurrences of other fids that
+// share all three cells: of N occurrences in a window over L lines, each other one falls into the same line with
+// probability 1 / L and into a given cell of it with 3/7, so the excess is at most 3 N / (7 L) on average and, by
+// Markov's inequality, at least t with a probability of at most 3 N / (7 L t).
+//
+// Concurrency: fids of different shards of the id map share no line, so threads that own shards may count at the same
+// time.
 class SlidingSketch {
   public:
     SlidingSketch(uint64_t bytes, int64_t window_s)
@@ -32,18 +35,18 @@ class SlidingSketch {
 
     [[gnu::always_inline]] void prefetch(uint64_t hash) const { __builtin_prefetch(&line(hash), 1); }
 
-    // Count one sighting and return how many there were in the window, this one included; saturates at 65,535.
+    // Count one occurrence; returns the number in the window, including it. Saturates at 65,535.
     uint32_t add(uint64_t hash, int64_t now_s) {
         Line& line = lines_[(hash >> 1) >> shift_];
         const auto pane = static_cast<uint32_t>(now_s / pane_s_);
-        turn(line, pane);
+        advance(line, pane);
         uint32_t cells[kDepth], sum = 0;
         choose(hash, cells);
         const auto least_of = [&](const uint16_t* counts) {
             return std::min({counts[cells[0]], counts[cells[1]], counts[cells[2]]});
         };
         for (const auto& counts : line.counts) sum += least_of(counts);
-        // A time before the line's newest pane counts in the newest.
+        // A time before the line's newest pane counts in the newest pane.
         uint16_t* counts = line.counts[line.pane % kPanes];
         const uint16_t least = least_of(counts);
         for (const uint32_t cell : cells)
@@ -64,14 +67,14 @@ class SlidingSketch {
 
     const Line& line(uint64_t hash) const { return lines_[(hash >> 1) >> shift_]; }
 
-    static void turn(Line& line, uint32_t pane) {
+    static void advance(Line& line, uint32_t pane) {
         if (pane <= line.pane) return;
         const uint32_t stale = std::min<uint32_t>(pane - line.pane, kPanes);
         for (uint32_t k = 0; k < stale; ++k) std::memset(line.counts[(pane - k) % kPanes], 0, sizeof line.counts[0]);
         line.pane = pane;
     }
 
-    // Three different cells of seven.
+    // Choose three different cells of seven.
     static void choose(uint64_t hash, uint32_t* cells) {
         const uint64_t bits = mix(hash + kGolden);
         const auto pick = [&](int shift, uint32_t n) {
@@ -91,10 +94,11 @@ class SlidingSketch {
     int64_t pane_s_;
 };
 
-// The chance that a fid is admitted in the batch that sights it `count` times, by the two formulas of Monolith's
-// probabilistic filter: proportional to the count, or so that 95 % are admitted within `admit_after` sightings.
-inline double chance(Admission admission, uint32_t admit_after, uint32_t count) {
-    if (admission == Admission::kProbability) return std::min(1.0, static_cast<double>(count) / admit_after);
+// Probability of admission in the batch of a fid's `count`-th occurrence, by the two formulas of Monolith's
+// probabilistic filter: proportional to the count, or geometric, so that 95 % are admitted within `admit_after`
+// occurrences.
+inline double admission_probability(Admission admission, uint32_t admit_after, uint32_t count) {
+    if (admission == Admission::kProportional) return std::min(1.0, static_cast<double>(count) / admit_after);
     return 1 - std::pow(0.05, static_cast<double>(count) / admit_after);
 }
 

@@ -1,4 +1,7 @@
-// Who is told of a table's changes: consumers by their names, and the snapshot that is under way or the next increment.
+// Changes of a table since each consumer's last drain, and since the last snapshot.
+//
+// Concurrency: `flag_updated` may run on several threads for different rows; every other call needs the table
+// exclusively.
 #pragma once
 
 #include <cstdint>
@@ -20,25 +23,25 @@ class Changes {
   public:
     Changes(const IdMap& map, const RowStore& store) : map_(map), store_(store) {}
 
-    // ---- what has changed; `reserve` first, where rows may be new
+    // Record changes. Call `reserve` first if rows may be new.
 
     void reserve() {
         each([&](TouchedSet& touched) { touched.reserve(store_.end()); });
     }
-    void born(const std::vector<uint32_t>& rows) {
+    void record_inserted(const std::vector<uint32_t>& rows) {
         each([&](TouchedSet& touched) {
             for (const uint32_t row : rows) {
-                touched.born(store_.fid(row));
+                touched.cancel_eviction(store_.fid(row));
                 touched.touch(row);
             }
         });
     }
-    void evict(uint32_t row, int64_t fid) {
+    void record_evicted(uint32_t row, int64_t fid) {
         each([&](TouchedSet& touched) { touched.evict(row, fid); });
     }
-    // Threads may flag different rows at the same time; what they have in `fresh`, by who is told, goes to `append`
+    // Flag updated rows. The newly flagged ones go to `fresh`, one list per consumer; pass them to `append_updated`
     // afterwards.
-    void flag(const uint32_t* rows, size_t n, std::vector<std::vector<uint32_t>>& fresh) {
+    void flag_updated(const uint32_t* rows, size_t n, std::vector<std::vector<uint32_t>>& fresh) {
         fresh.resize(consumers_.size() + 1);
         size_t i = 0;
         each([&](TouchedSet& touched) {
@@ -47,7 +50,7 @@ class Changes {
             own.resize(touched.flag(rows, n, own.data()));
         });
     }
-    void append(const std::vector<std::vector<uint32_t>>& fresh) {
+    void append_updated(const std::vector<std::vector<uint32_t>>& fresh) {
         size_t i = 0;
         each([&](TouchedSet& touched) {
             touched.append(fresh[i].data(), fresh[i].size());
@@ -55,9 +58,9 @@ class Changes {
         });
     }
 
-    // ---- consumers
+    // Consumers.
 
-    // A consumer's first drain hands out every live row.
+    // Return the changes since the last drain; a consumer's first drain returns every live row.
     TouchedSet::Drained drain(const std::string& consumer) {
         const bool is_new = !consumers_.contains(consumer);
         TouchedSet& touched = consumers_[consumer];
@@ -67,7 +70,7 @@ class Changes {
                 if (slot.row() < kCandidate) touched.touch(slot.row());
             });
         TouchedSet::Drained drained = drain(touched);
-        // An update may have named a row whose fid is gone.
+        // Drop rows whose fid was erased after the update.
         std::vector<int64_t> fids;
         for (const uint32_t row : drained.rows) fids.push_back(store_.fid(row));
         std::vector<uint32_t> found(fids.size());
@@ -80,7 +83,7 @@ class Changes {
     }
     void ack(const std::string& consumer, uint64_t ticket) {
         const auto found = consumers_.find(consumer);
-        if (found == consumers_.end()) throw std::invalid_argument("consumer " + consumer + " has not drained");
+        if (found == consumers_.end()) throw std::invalid_argument("consumer '" + consumer + "' has not drained");
         found->second.ack(ticket);
     }
 
@@ -89,7 +92,7 @@ class Changes {
         for (const auto& [name, touched] : consumers_)
             out.fields(name, touched.pending([&](uint32_t row) { return store_.fid(row); }), touched.pending_evicted());
     }
-    // Take the consumers of a snapshot, with the evicted fids that are `ours`.
+    // Restore the consumers of a snapshot; keep the evicted fids for which `is_ours(fid)` holds.
     template <typename IsOurs>
     void read(Reader& in, IsOurs&& is_ours) {
         consumers_.clear();
@@ -102,7 +105,7 @@ class Changes {
         }
     }
 
-    // ---- snapshots: from `start_tracking` on, all that a row, a candidate or their absence is made of
+    // Snapshots. Tracks, from `start_tracking` on, every row, candidate and erased fid that changed.
 
     bool is_tracking() const { return tracker_ != nullptr; }
     void start_tracking() {
@@ -110,8 +113,8 @@ class Changes {
         tracker_->touched.reserve(store_.end());
     }
     void stop_tracking() { tracker_.reset(); }
-    // A look-up that was sighted has changed what is known of its fids' past.
-    void sight(const Lookup& lookup, bool counts_candidates) {
+    // A look-up with insertion has changed the counts and times of its fids.
+    void record_occurrences(const Lookup& lookup, bool counts_candidates) {
         if (!tracker_) return;
         tracker_->touched.reserve(store_.end());
         for (size_t i = 0; i < lookup.n; ++i)
@@ -120,11 +123,11 @@ class Changes {
             else if (counts_candidates)
                 tracker_->candidates.insert(lookup.fids[i]);
     }
-    void let_go_candidate(int64_t fid) {
+    void record_erased_candidate(int64_t fid) {
         if (tracker_) tracker_->candidates.insert(fid);
     }
     size_t num_tracked() const { return tracker_->touched.num_pending() + tracker_->candidates.size(); }
-    // The fids of all that was tracked and is not taken yet.
+    // Fids tracked since the last call.
     std::vector<int64_t> take_tracked() {
         const TouchedSet::Drained drained = drain(tracker_->touched);
         tracker_->touched.ack_all();
@@ -144,7 +147,7 @@ class Changes {
   private:
     struct Tracker {
         TouchedSet touched;
-        std::unordered_set<int64_t> candidates;  // counted, admitted or let go
+        std::unordered_set<int64_t> candidates;  // counted, admitted or erased
     };
 
     template <typename F>

@@ -1,4 +1,4 @@
-// One embedding table: what it holds, and the calls that look up, insert, update and evict.
+// One embedding table: look-up, insertion, update and eviction of its rows.
 #pragma once
 
 #include <algorithm>
@@ -16,23 +16,23 @@
 
 namespace monolith {
 
-// Calls that change the table must not run with any other. Parts of one call run together: part p of P owns the p-th
-// P-th of the id map's shards, or of the rows by their hash, so what a call gives does not depend on P.
+// Concurrency: const calls may run together; every other call needs the table exclusively. Parts of one call run on
+// several threads: part p of P owns 1/P of the id map's shards, or of the rows by hash, so results do not depend on P.
 class EmbeddingTable {
   public:
     explicit EmbeddingTable(const TableSettings& settings)
-        : content_(settings), insertion_(content_), update_step_(content_), expiry_(content_) {}
+        : content_(settings), insertion_(content_), update_step_(content_), ttl_evictor_(content_) {}
 
     const TableSettings& settings() const { return content_.settings; }
     uint32_t dim() const { return rows().dim; }
     size_t num_rows() const { return content_.counts.rows; }
     RowsView rows() const { return content_.store.view(); }
-    // Rows from here on were never given out. What takes rows wants them below, or NO_ROW.
+    // Every allocated row is below. Rows passed to this table must be below, or NO_ROW.
     size_t end_row() const { return content_.store.end(); }
     uint64_t num_updates() const { return content_.counts.updates; }  // calls of update
-    void set_lr(size_t slice, float lr) { content_.settings.slices[slice].hyper.lr = lr; }
+    void set_lr(size_t slice, float lr) { content_.settings.slices[slice].hyperparameters.lr = lr; }
 
-    // ---- look-up
+    // Look-up.
 
     void find(const int64_t* fids, size_t n, uint32_t* rows) const { find_rows(content_.map, {fids, n, rows}); }
     void find_part(const Lookup& lookup, size_t part, size_t parts) const {
@@ -44,7 +44,7 @@ class EmbeddingTable {
             kernels().gather(table, rows + begin, end - begin, weights + begin * table.dim);
         });
     }
-    // Rows as bytes, each slice in its encoding.
+    // Serialise rows, each slice in its encoding.
     void encode(const uint32_t* rows, size_t n, uint8_t* encoded, size_t row_bytes) const {
         const std::vector<Slice>& slices = content_.settings.slices;
         split(n, kPerThread, [&](size_t begin, size_t end) {
@@ -53,9 +53,9 @@ class EmbeddingTable {
         });
     }
 
-    // ---- insertion and update, whole or in phases
+    // Insertion and update, as one call or in phases.
 
-    // How many parts a look-up or an insertion of n is worth.
+    // Number of parts for a look-up or insertion of n fids.
     size_t parts(size_t n) const { return std::min(parts_of(n, kPerThread), content_.map.num_shards()); }
     Insertion& insertion() { return insertion_; }
     void find_or_insert(const int64_t* fids, size_t n, int64_t now_s, uint32_t* rows) {
@@ -63,13 +63,14 @@ class EmbeddingTable {
         const size_t num_parts = parts(n);
         ThreadPool& pool = ThreadPool::instance();
         insertion_.begin(now_s, num_parts);
-        pool.run(num_parts, [&](size_t part) { insertion_.sight(lookup, part); });
-        if (insertion_.plan()) pool.run(num_parts, [&](size_t part) { insertion_.insert(lookup, part); });
+        pool.run(num_parts, [&](size_t part) { insertion_.record_occurrences(lookup, part); });
+        if (insertion_.plan() == Plan::kInsert)
+            pool.run(num_parts, [&](size_t part) { insertion_.insert(lookup, part); });
         insertion_.finish(lookup);
     }
 
     UpdateStep& update_step() { return update_step_; }
-    // One step for each row of `rows`, with the sum of its gradients; returns how many rows were updated.
+    // Take one optimizer step for each row of `rows` with the sum of its gradients; returns the number of rows.
     size_t update(const uint32_t* rows, size_t n, const Gradients& gradients) {
         const size_t num_parts = UpdateStep::parts(n);
         update_step_.begin(num_parts);
@@ -77,22 +78,22 @@ class EmbeddingTable {
         return update_step_.finish();
     }
 
-    // ---- eviction
+    // Eviction.
 
-    // Let go of what was not seen for more than ttl_s; returns the fids of the rows, sorted. `max_slots` 0 looks at all
-    // entries, else at so many from where the last call ended.
+    // Evict entries not seen for more than ttl_s; returns the fids that had rows, sorted. `max_slots`: slots to look
+    // at, continuing from the last call; 0: all.
     std::vector<int64_t> evict(int64_t now_s, size_t max_slots) {
         if (content_.settings.ttl_s == 0) return {};
-        return expiry_.evict_expired(content_.ticks.tick(now_s, content_.map), max_slots);
+        return ttl_evictor_.evict_expired(content_.ticks.tick(now_s, content_.map), max_slots);
     }
 
-    // ---- consumers of changes
+    // Consumers of changes.
 
-    // A consumer's first drain hands out every live row.
+    // Return the changes since the consumer's last drain; its first drain returns every live row.
     TouchedSet::Drained drain(const std::string& consumer) { return content_.changes.drain(consumer); }
     void ack(const std::string& consumer, uint64_t ticket) { content_.changes.ack(consumer, ticket); }
 
-    // ---- inspection
+    // Inspection.
 
     std::vector<std::pair<int64_t, uint32_t>> sorted_rows() const {
         std::vector<std::pair<int64_t, uint32_t>> rows;
@@ -105,7 +106,7 @@ class EmbeddingTable {
     int64_t fid(uint32_t row) const { return content_.store.fid(row); }
     const float* weights(uint32_t row) const { return content_.store.weights(row); }
     const float* state(uint32_t row) const { return content_.store.state(row); }
-    // Visit(fid, row or NO_ROW, count, seen_s) for every entry.
+    // Call visit(fid, row or NO_ROW, count, seen_s) for every entry.
     template <typename F>
     void for_each(F&& visit) const {
         content_.map.for_each([&](Slot slot) {
@@ -115,7 +116,7 @@ class EmbeddingTable {
     size_t num_shards() const { return content_.map.num_shards(); }
     std::map<std::string, uint64_t> stats() const { return content_.stats(); }
 
-    // ---- snapshots, which copy the content while it changes, and fill it again
+    // Snapshots.
 
     TableContent& content() { return content_; }
     uint64_t snapshot_id() const { return content_.snapshot_id; }
@@ -126,7 +127,7 @@ class EmbeddingTable {
     TableContent content_;
     Insertion insertion_;
     UpdateStep update_step_;
-    Expiry expiry_;
+    TtlEvictor ttl_evictor_;
 };
 
 }  // namespace monolith

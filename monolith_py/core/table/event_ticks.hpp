@@ -1,4 +1,4 @@
-// Event time as an id map has it: in ticks that fit 16 bits, counted from a base that moves on.
+// Event time in 16-bit ticks, relative to a base that moves forward.
 #pragma once
 
 #include <algorithm>
@@ -14,8 +14,8 @@ class EventTicks {
     explicit EventTicks(int64_t ttl_s)
         : tick_s_(ttl_s > 0 ? std::max<int64_t>(1, (ttl_s + kTicksPerTtl - 1) / kTicksPerTtl) : kFreeTick) {}
 
-    // Ticks since the base; when they no longer fit, the base moves and all entries of `map` age by as much (0 stays
-    // 0: long expired).
+    // Ticks since the base. When they exceed 16 bits, the base moves forward and the entries of `map` with it; an entry
+    // before the new base stays at 0: long expired. Changes the map, so it needs the table exclusively.
     uint16_t tick(int64_t now_s, const IdMap& map) {
         if (!has_base_) {
             base_ = now_s / tick_s_ - kBaseAge;
@@ -31,18 +31,18 @@ class EventTicks {
         }
         return static_cast<uint16_t>(std::max<int64_t>(ticks, 0));
     }
-    // How many ticks a time to live spans.
+    // Number of ticks in a time to live.
     int64_t span(int64_t ttl_s) const { return (ttl_s + tick_s_ - 1) / tick_s_; }
     int64_t seconds(int64_t ticks) const { return ticks * tick_s_; }
 
-    // Ticks of all event time, as snapshots have them, and those since the base.
+    // Conversion between absolute ticks, used by snapshots, and ticks since the base.
     int64_t absolute(uint16_t seen) const { return base_ + seen; }
     uint16_t relative(int64_t absolute) const {
         return static_cast<uint16_t>(std::clamp<int64_t>(absolute - base_, 0, 0xFFFF));
     }
 
     void write(Writer& out) const { out.fields(base_, has_base_); }
-    // Take the base of a snapshot; entries of `map` keep their time.
+    // Restore the base of a snapshot; entries of `map` keep their time.
     void read(Reader& in, const IdMap& map) {
         const int64_t old_base = base_;
         in.fields(base_, has_base_);
@@ -51,8 +51,8 @@ class EventTicks {
 
   private:
     static constexpr int64_t kTicksPerTtl = 1000;
-    static constexpr int64_t kFreeTick = 10;   // seconds, where no TTL asks for another
-    static constexpr int64_t kBaseAge = 4096;  // how many ticks before the first event an event may lie
+    static constexpr int64_t kFreeTick = 10;   // seconds, used without a TTL
+    static constexpr int64_t kBaseAge = 4096;  // ticks that an event may lie before the first one
 
     int64_t tick_s_;
     int64_t base_ = 0;

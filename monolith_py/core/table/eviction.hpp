@@ -1,5 +1,5 @@
-// Eviction: what was not seen for a table's time to live expires, and what is worth least goes where a memory budget is
-// exceeded. Both go through the id map piece by piece, each from where it ended.
+// Eviction by age (TTL) and by memory budget. Both sweep the id map in pieces and continue where the last sweep ended.
+// Every call needs the table exclusively.
 #pragma once
 
 #include <algorithm>
@@ -12,15 +12,17 @@
 
 namespace monolith {
 
-// A place in an id map.
+enum class Visit { kContinue, kStop };
+
+// Position of a sweep in an id map.
 class Cursor {
   public:
     Cursor() = default;
-    // The bucket that `bits` choose.
+    // Start at a bucket chosen by `bits`.
     Cursor(const IdMap& map, uint64_t bits)
         : shard_(bits % map.num_shards()), bucket_((bits >> 16) % map.shard(shard_).num_buckets) {}
 
-    // Visit the entries of up to `num_slots` slots from here on; a visit that returns false ends the sweep.
+    // Visit the entries of up to `num_slots` slots from here on; kStop ends the sweep.
     template <typename F>
     void sweep(const IdMap& map, size_t num_slots, F&& visit) {
         for (size_t slots = 0; slots < num_slots; slots += kSlotsPerBucket) {
@@ -34,7 +36,7 @@ class Cursor {
             }
             Bucket* bucket = &shard.buckets[bucket_++];
             for (int i = 0; i < kSlotsPerBucket; ++i)
-                if (bucket->rows[i] != kNoRow && !visit(Slot{bucket, i})) return;
+                if (bucket->rows[i] != kNoRow && visit(Slot{bucket, i}) == Visit::kStop) return;
         }
     }
 
@@ -42,27 +44,27 @@ class Cursor {
     size_t shard_ = 0, bucket_ = 0;
 };
 
-// Takes an entry out, and counts it where it has a row.
+// Erase an entry; count it as evicted if it has a row.
 inline void evict(TableContent& content, Slot slot) {
     content.counts.evicted += slot.row() != kCandidate;
-    content.let_go(slot);
+    content.erase_entry(slot);
 }
 
-class Expiry {
+class TtlEvictor {
   public:
-    explicit Expiry(TableContent& content) : content_(content) {}
+    explicit TtlEvictor(TableContent& content) : content_(content) {}
 
-    // Let go of what was not seen for more than ttl_s at the tick `now`; returns the fids of the rows, sorted.
-    // `max_slots` 0 looks at all entries, else at so many from where the last call ended.
+    // Evict entries not seen for more than ttl_s at tick `now`; returns the fids that had rows, sorted. `max_slots`:
+    // slots to look at, continuing from the last call; 0: all.
     std::vector<int64_t> evict_expired(uint16_t now, size_t max_slots) {
         std::vector<int64_t> evicted;
         const int64_t oldest = int64_t{now} - content_.ticks.span(content_.settings.ttl_s);
         const size_t all = content_.map.capacity();
         cursor_.sweep(content_.map, max_slots == 0 ? all : std::min(max_slots, all), [&](Slot slot) {
-            if (slot.seen() >= oldest) return true;
+            if (slot.seen() >= oldest) return Visit::kContinue;
             if (slot.row() != kCandidate) evicted.push_back(slot.key());
             evict(content_, slot);
-            return true;
+            return Visit::kContinue;
         });
         std::sort(evicted.begin(), evicted.end());
         return evicted;
@@ -73,13 +75,12 @@ class Expiry {
     Cursor cursor_;
 };
 
-class Budget {
+class BudgetEvictor {
   public:
-    explicit Budget(TableContent& content) : content_(content) {}
+    explicit BudgetEvictor(TableContent& content) : content_(content) {}
 
-    // Evict by priority until the table is within its budget. What was seen in the tick `now` stays: it may be in use.
-    // A sample of entries gives the priority below which the wanted share lies; then a sweep goes on from where the
-    // last one ended.
+    // Evict by priority until the table is within its budget. Entries seen in tick `now` stay: they may be in use. A
+    // sample of entries estimates the priority threshold; the sweep continues from the last one's end.
     void shrink(uint16_t now) {
         const double budget = static_cast<double>(content_.settings.budget_bytes);
         if (content_.used_bytes() <= budget) return;
@@ -89,7 +90,7 @@ class Budget {
             if (!threshold) return;
             cursor_.sweep(content_.map, content_.map.capacity(), [&](Slot slot) {
                 if (slot.seen() < now && priority(slot, now) <= *threshold) evict(content_, slot);
-                return content_.used_bytes() > target;
+                return content_.used_bytes() > target ? Visit::kContinue : Visit::kStop;
             });
         }
     }
@@ -97,16 +98,16 @@ class Budget {
   private:
     static constexpr size_t kSample = 1024;
 
-    // None where nothing may go.
+    // Priority threshold; std::nullopt if nothing may be evicted.
     std::optional<double> threshold_of(uint16_t now, double target) {
-        std::vector<double> sample;  // of what may go
+        std::vector<double> sample;  // priorities of entries that may be evicted
         size_t num_seen = 0;
         for (size_t tries = 0; sample.size() < kSample && tries < 4 * kSample; ++tries) {
             Cursor at(content_.map, mix(++content_.counts.samples));
             at.sweep(content_.map, kSlotsPerBucket, [&](Slot slot) {
                 ++num_seen;
                 if (slot.seen() < now) sample.push_back(priority(slot, now));
-                return true;
+                return Visit::kContinue;
             });
         }
         if (sample.empty()) return std::nullopt;
@@ -117,7 +118,7 @@ class Budget {
         return sample[std::min(sample.size() - 1, static_cast<size_t>(share * static_cast<double>(sample.size())))];
     }
 
-    // What goes first has the least.
+    // The lowest priority is evicted first.
     double priority(Slot slot, uint16_t now) const {
         switch (content_.settings.eviction) {
             case Eviction::kNone:

@@ -1,4 +1,4 @@
-// Insertion: a batch of fids is sighted, and those without a row get one where they are admitted.
+// Insertion of a batch of fids: count occurrences, then give rows to the admitted fids.
 #pragma once
 
 #include <algorithm>
@@ -13,43 +13,47 @@
 
 namespace monolith {
 
-// In phases: `begin`, then `sight` for all parts, then `plan`; where that returns true, `insert` for all parts;
-// `finish`. A fid gets its row in the batch in which it is admitted: all its occurrences there have the row.
+// Outcome of `plan`: whether the phase `insert` follows.
+enum class Plan { kNothingMissed, kInsert };
+
+// Phases: `begin`; `record_occurrences` for all parts; `plan`; if that returns kInsert, `insert` for all parts;
+// `finish`. Parts of a phase may run together; everything else needs the table exclusively. A fid gets its row in the
+// batch of its admission: all its occurrences in the batch have the row.
 class Insertion {
   public:
-    explicit Insertion(TableContent& content) : content_(content), budget_(content) {}
+    explicit Insertion(TableContent& content) : content_(content), budget_evictor_(content) {}
 
     void begin(int64_t now_s, size_t parts) {
         now_ = content_.ticks.tick(now_s, content_.map);
         now_s_ = now_s;
-        if (content_.settings.eviction != Eviction::kNone) budget_.shrink(now_);
+        if (content_.settings.eviction != Eviction::kNone) budget_evictor_.shrink(now_);
         parts_.resize(std::max(parts_.size(), parts));
         num_parts_ = parts;
     }
-    void sight(const Lookup& lookup, size_t part) {
+    void record_occurrences(const Lookup& lookup, size_t part) {
         Part& own = parts_[part];
         own.missed.resize(lookup.n);
-        own.num_missed = kernels().sight(content_.map.view(), lookup.fids, lookup.n, first_shard(part),
-                                         first_shard(part + 1), now_, lookup.rows, own.missed.data());
+        own.num_missed = kernels().record_occurrences(content_.map.view(), lookup.fids, lookup.n, first_shard(part),
+                                                      first_shard(part + 1), now_, lookup.rows, own.missed.data());
     }
-    bool plan() {
+    Plan plan() {
         size_t num_missed = 0;
         for (size_t p = 0; p < num_parts_; ++p) {
             parts_[p].ids_at = num_missed;
             num_missed += parts_[p].num_missed;
         }
         ids_.clear();
-        if (num_missed == 0) return false;
-        content_.map.expect(num_missed);  // where it splits, there was one shard, so one part has all
+        if (num_missed == 0) return Plan::kNothingMissed;
+        content_.map.expect(num_missed);  // a split means that there was one shard, so one part has all
         content_.store.allocate(num_missed, ids_);
         ++content_.counts.plans;
-        return true;
+        return Plan::kInsert;
     }
     void insert(const Lookup& lookup, size_t part) {
         Part& own = parts_[part];
         const size_t begin = first_shard(part), end = first_shard(part + 1);
         sort_by_shard(lookup, own, begin, end);
-        own.born.clear();
+        own.inserted.clear();
         own.unused.clear();
         own.num_filtered = 0;
         own.candidates = 0;
@@ -57,20 +61,20 @@ class Insertion {
             insert_into_shard(lookup, own, own.starts[shard - begin], own.starts[shard - begin + 1]);
     }
     void finish(const Lookup& lookup) {
-        if (!ids_.empty()) take_over();
-        content_.changes.sight(lookup, content_.settings.admission == Admission::kCount);
+        if (!ids_.empty()) apply_parts();
+        content_.changes.record_occurrences(lookup, content_.settings.admission == Admission::kCount);
     }
 
   private:
     static constexpr size_t kAhead = 16;
 
-    // What one thread works on.
+    // State of one part.
     struct Part {
-        std::vector<uint32_t> missed;  // positions without a row, in order of the batch
+        std::vector<uint32_t> missed;  // positions without a row, in batch order
         size_t num_missed = 0, ids_at = 0;
-        std::vector<uint32_t> by_shard, starts;  // positions in order of shard, and where each shard's begin
-        std::vector<int64_t> fids;               // of by_shard
-        std::vector<uint32_t> born, unused;
+        std::vector<uint32_t> by_shard, starts;  // positions ordered by shard; first position of each shard
+        std::vector<int64_t> fids;               // fids in the order of by_shard
+        std::vector<uint32_t> inserted, unused;
         uint64_t num_filtered = 0;
         int64_t candidates = 0;
     };
@@ -103,8 +107,8 @@ class Insertion {
         const uint32_t* const end_ids = ids + to;
         ids += from;
         size_t without = 0;
-        const size_t born_before = own.born.size();
-        std::unordered_map<int64_t, uint32_t> sighted;  // of rules of chance, in this batch
+        const size_t inserted_before = own.inserted.size();
+        std::unordered_map<int64_t, uint32_t> occurrences;  // in this batch, for the probabilistic rules
         for (size_t k = from; k < to; ++k) {
             if (k + kAhead < own.num_missed) {
                 const int64_t coming = own.fids[k + kAhead];
@@ -122,7 +126,7 @@ class Insertion {
                     ++without;
                     continue;
                 }
-                if (!admits(fid, sighted, &count)) {
+                if (!admits(fid, occurrences, &count)) {
                     ++without;
                     continue;
                 }
@@ -142,11 +146,11 @@ class Insertion {
             }
         }
         own.unused.insert(own.unused.end(), ids, end_ids);
-        if (without > 0 && own.born.size() > born_before) without -= fill_in(lookup, own, from, to);
+        if (without > 0 && own.inserted.size() > inserted_before) without -= fill_in(lookup, own, from, to);
         own.num_filtered += without;
     }
 
-    // Give what came before its fid was admitted the row too; return how many.
+    // Fill in the row for occurrences before the admission; returns their number.
     size_t fill_in(const Lookup& lookup, const Part& own, size_t from, size_t to) const {
         size_t num = 0;
         for (size_t k = from; k < to; ++k) {
@@ -167,12 +171,12 @@ class Insertion {
         store.fid(row) = fid;
         kernels().start_row(settings.slices.data(), settings.slices.size(), seeded_hash(settings.seed, fid),
                             store.weights(row), store.state(row));
-        own.born.push_back(row);
+        own.inserted.push_back(row);
         return row;
     }
 
-    // Whether a fid that has no entry is admitted by this sighting.
-    bool admits(int64_t fid, std::unordered_map<int64_t, uint32_t>& sighted, uint32_t* count) {
+    // Whether this occurrence admits a fid without an entry.
+    bool admits(int64_t fid, std::unordered_map<int64_t, uint32_t>& occurrences, uint32_t* count) {
         const TableSettings& settings = content_.settings;
         switch (settings.admission) {
             case Admission::kCount:
@@ -180,28 +184,29 @@ class Insertion {
             case Admission::kSketch:
                 *count = content_.sketch->add(hash_fid(fid), now_s_);
                 return *count >= settings.admit_after;
-            case Admission::kProbability:
+            case Admission::kProportional:
             case Admission::kGeometric: {
-                // One draw for a fid and a batch, held against the chance of all its sightings there so far.
-                *count = ++sighted[fid];
-                // Mixed twice: start values come of the first stream, and a row admitted by a low draw would start low.
+                // One draw per fid and batch, compared with the probability for all its occurrences so far.
+                *count = ++occurrences[fid];
+                // Mixed twice: initial weights use the first stream, and admission by a low draw would correlate with
+                // low weights.
                 const double draw =
                     unit_interval(mix(mix(seeded_hash(settings.seed, fid)) + kGolden * content_.counts.plans));
-                return draw < chance(settings.admission, settings.admit_after, *count);
+                return draw < admission_probability(settings.admission, settings.admit_after, *count);
             }
         }
         return false;
     }
 
-    // What the parts have done becomes the table's.
-    void take_over() {
+    // Apply the effects of all parts to the table.
+    void apply_parts() {
         Counts& counts = content_.counts;
         content_.changes.reserve();
         for (size_t p = 0; p < num_parts_; ++p) {
             const Part& own = parts_[p];
-            content_.changes.born(own.born);
-            counts.rows += own.born.size();
-            counts.admitted += own.born.size();
+            content_.changes.record_inserted(own.inserted);
+            counts.rows += own.inserted.size();
+            counts.admitted += own.inserted.size();
             counts.filtered += own.num_filtered;
             counts.candidates += static_cast<uint64_t>(own.candidates);
         }
@@ -210,12 +215,12 @@ class Insertion {
     }
 
     TableContent& content_;
-    Budget budget_;
+    BudgetEvictor budget_evictor_;
     int64_t now_s_ = 0;
     uint16_t now_ = 0;
     std::vector<Part> parts_;
     size_t num_parts_ = 1;
-    std::vector<uint32_t> ids_;  // rows that were allocated for what missed
+    std::vector<uint32_t> ids_;  // rows allocated for the missed positions
 };
 
 }  // namespace monolith

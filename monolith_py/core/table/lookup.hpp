@@ -9,9 +9,9 @@
 
 namespace monolith {
 
-constexpr size_t kPerThread = 4096;  // positions that are worth a thread's while
+constexpr size_t kPerThread = 4096;  // minimum of positions per thread
 
-// Fids of one feature of a batch and where their rows go.
+// Fids of one feature of a batch, and the destination of their rows.
 struct Lookup {
     const int64_t* fids;
     size_t n;

@@ -1,4 +1,5 @@
-// Pooled look-up and its backward over the tables of all features in one call.
+// Pooled look-up and its backward pass over the tables of all features in one call. The caller holds every table's
+// lock: exclusively for insertion and backward, shared for a look-up without insertion.
 #pragma once
 
 #include <algorithm>
@@ -12,12 +13,12 @@
 
 namespace monolith {
 
-// Letters: F features, B rows of the batch, n fids. Fids are feature-major: bag b of feature f is offsets[f * B + b] ..
-// offsets[f * B + b + 1].
+// Letters: F features, B examples of the batch, n fids. Fids are feature-major: bag b of feature f is offsets[f * B +
+// b] .. offsets[f * B + b + 1].
 struct Feature {
     EmbeddingTable* table;
     Pooling pooling;
-    uint32_t first;  // of Pooling::kFirst: how many rows of a bag are kept
+    uint32_t first;  // Pooling::kFirst: number of rows of a bag that are kept
 
     uint32_t width() const { return table->dim() * (pooling == Pooling::kFirst ? first : 1); }
 };
@@ -27,7 +28,7 @@ struct Batch {
     const int64_t* offsets;  // (F * B + 1,)
     const float* scales;     // (n,) weight of each fid; null: all one
     size_t num_bags;         // B
-    size_t width;            // of all features
+    size_t width;            // sum over all features
 
     int64_t begin(size_t feature) const { return offsets[feature * num_bags]; }
     int64_t end(size_t feature) const { return offsets[(feature + 1) * num_bags]; }
@@ -39,7 +40,7 @@ struct Batch {
     }
 };
 
-// Features in rounds: no two of a round have the same table.
+// Group features into rounds; no round has a table twice.
 inline std::vector<std::vector<size_t>> rounds_of(const std::vector<Feature>& features) {
     std::vector<std::vector<size_t>> rounds;
     for (size_t f = 0; f < features.size(); ++f) {
@@ -51,7 +52,7 @@ inline std::vector<std::vector<size_t>> rounds_of(const std::vector<Feature>& fe
     return rounds;
 }
 
-// Pieces of work (feature, part), the large ones first so that threads end together.
+// Pieces of work (feature, part), largest first, so that threads finish together.
 struct Piece {
     size_t feature, part, parts, size;
 };
@@ -76,14 +77,14 @@ inline void look_up(const Batch& batch, const int64_t* fids, int64_t now_s, bool
             const Lookup one = lookup(piece.feature);
             EmbeddingTable& table = *batch.features[piece.feature].table;
             if (insert)
-                table.insertion().sight(one, piece.part);
+                table.insertion().record_occurrences(one, piece.part);
             else
                 table.find_part(one, piece.part, piece.parts);
         });
         if (!insert) continue;
         std::vector<size_t> planned;
         for (size_t f : round)
-            if (batch.features[f].table->insertion().plan()) planned.push_back(f);
+            if (batch.features[f].table->insertion().plan() == Plan::kInsert) planned.push_back(f);
         for (const Piece& piece : pieces)
             if (std::find(planned.begin(), planned.end(), piece.feature) != planned.end()) inserts.push_back(piece);
         pool.run(inserts.size(), [&](size_t i) {
@@ -110,14 +111,23 @@ inline void pooled_forward(const Batch& batch, const int64_t* fids, int64_t now_
     pool.run(pieces.size(), [&](size_t i) {
         const auto [f, part, parts, size] = pieces[i];
         const Feature& feature = batch.features[f];
-        kernels().pool({feature.table->rows(), rows, batch.offsets + f * batch.num_bags, batch.scales,
-                        batch.num_bags * part / parts, batch.num_bags * (part + 1) / parts, feature.pooling,
-                        feature.first, pooled + columns[f], batch.width});
+        kernels().pool({
+            .table = feature.table->rows(),
+            .rows = rows,
+            .offsets = batch.offsets + f * batch.num_bags,
+            .scales = batch.scales,
+            .begin = batch.num_bags * part / parts,
+            .end = batch.num_bags * (part + 1) / parts,
+            .pooling = feature.pooling,
+            .first = feature.first,
+            .pooled = pooled + columns[f],
+            .stride = batch.width,
+        });
     });
 }
 
-// The gradients that reach each position of one table's features: where it begins and what it is multiplied by.
-// Positions whose bag is one fid, summed and unweighted, need neither: source b is bag b.
+// Gradients of one table, by position: address and scale. If every bag is one fid, summed and unweighted, the lists
+// stay empty: position b takes the gradient of bag b.
 struct TableSources {
     EmbeddingTable* table;
     std::vector<uint32_t> rows;
@@ -155,7 +165,7 @@ inline void add_sources(const Batch& batch, size_t f, const uint32_t* rows, cons
     }
 }
 
-// Return how many rows were updated.
+// Returns the number of updated rows.
 inline size_t pooled_backward(const Batch& batch, const uint32_t* rows, const float* gradients) {
     ThreadPool& pool = ThreadPool::instance();
     const std::vector<size_t> columns = batch.columns();

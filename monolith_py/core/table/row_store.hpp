@@ -1,9 +1,14 @@
 // Rows at stable addresses: weights, optimizer state and fid of each, recycled by a free list.
+//
+// Concurrency: `allocate` and `release` need the store exclusively. The accessors may run together; threads may write
+// to different rows.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
-#include <new>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "index/bucket.hpp"
@@ -12,10 +17,15 @@
 
 namespace monolith {
 
+// A table needs more rows than row ids exist.
+struct TableFull : std::length_error {
+    using std::length_error::length_error;
+};
+
 class RowStore {
   public:
-    // `row_bytes` is what a row takes with all that a table knows of it: each part may take its share of the machine's
-    // memory, and a half.
+    // `row_bytes`: memory of one row in the whole table. Each region may take 1.5 times its share of the machine's
+    // memory.
     RowStore(uint32_t dim, uint32_t state_width, double row_bytes)
         : dim_(dim),
           state_width_(state_width),
@@ -23,19 +33,20 @@ class RowStore {
           state_(1.5 * state_width * sizeof(float) / row_bytes),
           fids_(1.5 * sizeof(int64_t) / row_bytes) {}
 
-    // Append `n` free rows to `rows`, those released last first; their content is undefined.
+    // Append `n` free rows to `rows`, the last released first; their content is undefined. On failure (TableFull,
+    // std::bad_alloc) the store and `rows` stay as they were.
     void allocate(size_t n, std::vector<uint32_t>& rows) {
-        for (; n > 0 && !free_.empty(); --n) {
-            rows.push_back(free_.back());
-            free_.pop_back();
-        }
-        if (end_ + n > kCandidate) throw std::length_error("table is full: 4,294,967,294 rows");
-        weights_.ensure((end_ + n) * dim_ * sizeof(float));
-        state_.ensure((end_ + n) * state_width_ * sizeof(float));
-        fids_.ensure((end_ + n) * sizeof(int64_t));
-        const size_t first = rows.size();
-        rows.resize(first + n);
-        for (size_t i = first; i < rows.size(); ++i) rows[i] = static_cast<uint32_t>(end_++);
+        const size_t num_reused = std::min(n, free_.size()), end = end_ + n - num_reused;
+        if (end > kCandidate)
+            throw TableFull("table is full: rows must be at most " + std::to_string(kCandidate) + ", got " +
+                            std::to_string(end));
+        rows.reserve(rows.size() + n);
+        weights_.ensure(end * dim_ * sizeof(float));
+        state_.ensure(end * state_width_ * sizeof(float));
+        fids_.ensure(end * sizeof(int64_t));
+        rows.insert(rows.end(), free_.rbegin(), free_.rbegin() + static_cast<std::ptrdiff_t>(num_reused));
+        free_.resize(free_.size() - num_reused);
+        while (end_ < end) rows.push_back(static_cast<uint32_t>(end_++));
     }
     void release(uint32_t row) { free_.push_back(row); }
 
@@ -45,7 +56,7 @@ class RowStore {
     float* weights(uint32_t row) const { return view().weights + size_t{row} * dim_; }
     float* state(uint32_t row) const { return view().state + size_t{row} * state_width_; }
     int64_t& fid(uint32_t row) const { return reinterpret_cast<int64_t*>(fids_.data())[row]; }
-    size_t end() const { return end_; }  // every row that was ever handed out is below
+    size_t end() const { return end_; }  // every allocated row is below
     size_t bytes() const {
         return weights_.bytes() + state_.bytes() + fids_.bytes() + free_.capacity() * sizeof(uint32_t);
     }

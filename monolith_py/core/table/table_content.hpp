@@ -1,4 +1,4 @@
-// All that a table holds and its snapshots keep. Insertion, update steps, eviction and snapshots work on it.
+// Content of a table: everything that its snapshots keep. Shared by insertion, update, eviction and snapshots.
 #pragma once
 
 #include <cstdint>
@@ -15,13 +15,14 @@
 
 namespace monolith {
 
-// Of rows and candidates now, the rest since the table began.
+// Rows and candidates are current numbers; the others count from the table's creation.
 struct Counts {
     uint64_t rows = 0, candidates = 0;
     uint64_t admitted = 0, filtered = 0, evicted = 0, freed = 0;
-    uint64_t updates = 0, plans = 0, samples = 0;  // batches updated, batches with a missing fid, draws of a budget
+    // Batches updated; batches with missed fids; draws of the budget evictor.
+    uint64_t updates = 0, plans = 0, samples = 0;
 
-    // Those that a snapshot cannot count again.
+    // Counts that a snapshot stores; the others are recounted on restore.
     template <typename Archive, typename Self>
     static void visit(Archive& archive, Self& self) {
         archive.fields(self.admitted, self.filtered, self.evicted, self.freed, self.updates, self.plans, self.samples);
@@ -40,17 +41,17 @@ struct TableContent {
             sketch = std::make_unique<SlidingSketch>(settings.sketch_bytes, settings.sketch_window_s);
     }
 
-    // An entry goes, with its row if it has one.
-    void let_go(Slot slot) {
+    // Erase an entry and its row, if it has one. Needs the table exclusively.
+    void erase_entry(Slot slot) {
         const uint32_t row = slot.row();
         const int64_t fid = slot.key();
         map.erase(slot);
         if (row == kCandidate) {
             --counts.candidates;
-            changes.let_go_candidate(fid);
+            changes.record_erased_candidate(fid);
             return;
         }
-        changes.evict(row, fid);
+        changes.record_evicted(row, fid);
         store.release(row);
         --counts.rows;
     }
@@ -72,17 +73,17 @@ struct TableContent {
                 {"id_map_capacity", map.capacity()}};
     }
 
-    static constexpr double kSlotBytes = 16 / 0.65;  // what an entry of the id map takes at its mean load
+    static constexpr double kSlotBytes = 16 / 0.65;  // memory of an id map entry at the mean load
 
     TableSettings settings;
-    double row_bytes;  // what a row takes: weights, state, fid and its entry of the id map
+    double row_bytes;  // memory of one row: weights, state, fid and id map entry
     IdMap map;
     RowStore store;
-    std::unique_ptr<SlidingSketch> sketch;  // of Admission::kSketch alone
+    std::unique_ptr<SlidingSketch> sketch;  // only with Admission::kSketch
     EventTicks ticks;
     Counts counts;
     Changes changes;
-    uint64_t snapshot_id = 0;  // of the newest snapshot that this table was saved to or restored from; 0: none
+    uint64_t snapshot_id = 0;  // newest snapshot saved or restored; 0: none
 };
 
 }  // namespace monolith

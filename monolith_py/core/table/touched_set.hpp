@@ -1,9 +1,12 @@
-// What a consumer has not been told yet: rows touched and fids evicted since its last acknowledged drain.
+// Rows touched and fids evicted since a consumer's last acknowledged drain.
+//
+// Concurrency: `flag` may run on several threads for different rows; every other call needs the set exclusively.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <stdexcept>
+#include <string>
 #include <unordered_set>
 #include <vector>
 
@@ -13,7 +16,7 @@ namespace monolith {
 
 class TouchedSet {
   public:
-    // Make room for rows below `end`; needed before rows are touched.
+    // Make room for rows below `end`. Required before rows are touched.
     void reserve(size_t end) {
         if (end > flags_.size()) flags_.resize(std::max(end, flags_.size() + flags_.size() / 2));
     }
@@ -22,8 +25,8 @@ class TouchedSet {
         flags_[row] = 1;
         rows_.push_back(row);
     }
-    // Flag rows and write those that were not flagged to `fresh`, room for n; returns how many. Threads may flag
-    // different rows at the same time; what they wrote to `fresh` goes to `append` afterwards.
+    // Flag rows; write the newly flagged ones to `fresh` (room for n) and return their number. Pass them to `append`
+    // afterwards.
     size_t flag(const uint32_t* rows, size_t n, uint32_t* fresh) {
         size_t num = 0;
         for (size_t i = 0; i < n; ++i) {
@@ -35,11 +38,11 @@ class TouchedSet {
         return num;
     }
     void append(const uint32_t* fresh, size_t n) { rows_.insert(rows_.end(), fresh, fresh + n); }
-    void born(int64_t fid) {
+    void cancel_eviction(int64_t fid) {
         if (!evicted_.empty()) evicted_.erase(fid);
     }
     void evict(uint32_t row, int64_t fid) {
-        if (row < flags_.size()) flags_[row] = 0;  // its entry in rows_ is skipped when drained
+        if (row < flags_.size()) flags_[row] = 0;  // a drain skips its entry in rows_
         evicted_.insert(fid);
     }
 
@@ -49,8 +52,7 @@ class TouchedSet {
         std::vector<int64_t> evicted;
     };
 
-    // Hand out all that is pending; what earlier tickets hold and nobody acknowledged comes again. `row_of` finds a
-    // fid's row.
+    // Return everything pending, including earlier drains without acknowledgement. `row_of` finds a fid's row.
     template <typename RowOf, typename FidOf>
     Drained drain(RowOf&& row_of, FidOf&& fid_of) {
         for (int64_t fid : in_flight_)
@@ -78,12 +80,14 @@ class TouchedSet {
         evicted_in_flight_.clear();
     }
     void ack(uint64_t ticket) {
-        if (ticket != ticket_ || ticket == acked_) throw std::invalid_argument("ticket must be that of the last drain");
+        if (ticket != ticket_ || ticket == acked_)
+            throw std::invalid_argument("ticket must be that of the last drain, " + std::to_string(ticket_) +
+                                        ", and not acknowledged yet, got " + std::to_string(ticket));
         acked_ = ticket;
         ack_all();
     }
 
-    // Fids that a restored table must hand out again: pending and not acknowledged.
+    // Fids that a restored table must return again: pending and unacknowledged.
     template <typename FidOf>
     std::vector<int64_t> pending(FidOf&& fid_of) const {
         std::vector<int64_t> fids = in_flight_;

@@ -1,4 +1,4 @@
-// The update: one step of each row of a batch, with the sum of its gradients.
+// Update: one optimizer step for each row of a batch, with the sum of its gradients.
 #pragma once
 
 #include <algorithm>
@@ -10,14 +10,15 @@
 
 namespace monolith {
 
-// In phases: `begin`, then `run` for all parts, then `finish`. A part has the rows that hash to it.
+// Phases: `begin`, `run` for all parts, `finish`. A part has the rows that hash to it; parts of `run` may run together,
+// everything else needs the table exclusively.
 class UpdateStep {
   public:
     explicit UpdateStep(TableContent& content) : content_(content) {
         for (const Slice& slice : content.settings.slices) frees_ = frees_ || frees_rows(slice.optimizer);
     }
 
-    // How many parts a batch of n is worth.
+    // Number of parts for a batch of n.
     static size_t parts(size_t n) { return parts_of(n, 8192); }
 
     void begin(size_t parts) {
@@ -34,25 +35,27 @@ class UpdateStep {
         size_t num = 0;
         uint64_t* order = kernels().sort_rows(rows, n, part, num_parts_, own.order.data(), own.order.data() + n, &num);
         const std::vector<Slice>& slices = content_.settings.slices;
-        UpdateJob job{content_.store.view(),
-                      slices.data(),
-                      slices.size(),
-                      gradients,
-                      order,
-                      num,
-                      own.sum.data(),
-                      own.updated.data(),
-                      frees_ ? own.zeroed.data() : nullptr,
-                      0};
+        UpdateJob job{
+            .table = content_.store.view(),
+            .slices = slices.data(),
+            .num_slices = slices.size(),
+            .gradients = gradients,
+            .order = order,
+            .n = num,
+            .sum = own.sum.data(),
+            .updated = own.updated.data(),
+            .zeroed = frees_ ? own.zeroed.data() : nullptr,
+            .num_zeroed = 0,
+        };
         own.num_updated = kernels().update(job);
         own.num_zeroed = job.num_zeroed;
-        content_.changes.flag(own.updated.data(), own.num_updated, own.fresh);
+        content_.changes.flag_updated(own.updated.data(), own.num_updated, own.fresh);
     }
-    // Return how many rows were updated.
+    // Returns the number of updated rows.
     size_t finish() {
         size_t num_updated = 0;
         for (size_t p = 0; p < num_parts_; ++p) {
-            content_.changes.append(parts_[p].fresh);
+            content_.changes.append_updated(parts_[p].fresh);
             num_updated += parts_[p].num_updated;
         }
         if (frees_) free_zeroed();
@@ -61,17 +64,17 @@ class UpdateStep {
     }
 
   private:
-    // What one thread works on.
+    // State of one part.
     struct Part {
         std::vector<uint64_t> order;
         std::vector<float> sum;
         std::vector<uint32_t> updated, zeroed;
         size_t num_updated = 0, num_zeroed = 0;
-        std::vector<std::vector<uint32_t>> fresh;  // by who is told
+        std::vector<std::vector<uint32_t>> fresh;  // newly flagged rows, one list per consumer
     };
 
-    // Rows that their rule has brought to zero read as no row does, so they go; in the order of rows, whatever part had
-    // them.
+    // Erase rows that their rule has brought to zero: an absent row reads the same. In the order of rows, so that the
+    // result does not depend on parts.
     void free_zeroed() {
         std::vector<uint32_t> zeroed;
         for (size_t p = 0; p < num_parts_; ++p)
@@ -80,7 +83,7 @@ class UpdateStep {
         for (const uint32_t row : zeroed) {
             const Slot slot = content_.map.find(content_.store.fid(row));
             if (!slot || slot.row() != row) continue;
-            content_.let_go(slot);
+            content_.erase_entry(slot);
             ++content_.counts.freed;
         }
     }

@@ -1,8 +1,8 @@
-// What computes a stack of sparse linear layers: the contract of the engines behind TowerStack.
+// Engine interface of TowerStack: computes a stack of sparse linear layers.
 //
 // Letters: B examples of a batch, I and O inputs and outputs of a layer, h height of an atom in outputs (16 or 1),
-// blocks = ceil(O / h). An atom is h outputs x 1 input: block b of column c is the weights of outputs [b * h, b * h +
-// h) from input c. A layer's live atoms are ordered by block, then by column.
+// blocks = ceil(O / h). An atom is h outputs x 1 input: the atom of block b and column c has the weights of outputs [b
+// * h, b * h + h) from input c. A layer's live atoms are ordered by block, then by column.
 #pragma once
 
 #include <cstddef>
@@ -22,14 +22,14 @@ struct TowerLayer {
     std::vector<uint16_t> columns;  // (atoms,), ascending within a block
 };
 
-// A batch in parts that lie side by side: part p has widths[p] columns, row-major and dense in memory.
+// A batch in parts side by side: part p has widths[p] columns, row-major and contiguous.
 template <typename T>
 struct Columns {
     std::vector<T*> parts;
     std::vector<uint32_t> widths;  // their sum is I of the first layer
 };
 
-// Whether a matrix is larger than caches near a core are.
+// Whether a matrix exceeds kPastCache.
 template <typename T>
 bool is_past_cache(const Columns<T>& columns, size_t batch) {
     size_t width = 0;
@@ -37,49 +37,48 @@ bool is_past_cache(const Columns<T>& columns, size_t batch) {
     return batch * width * sizeof(float) >= kPastCache;
 }
 
-// What backward needs of a forward: the layers' inputs, and which outputs ReLU let through. Each engine has its own; it
-// may hold on to the batch itself, which must stay as it is until then.
-class TowerTape {
+// Forward state that backward needs: inputs of the layers, and outputs clipped by ReLU. Each engine has its own. It may
+// refer to the batch, which must stay unchanged until then.
+class EngineTape {
   public:
-    virtual ~TowerTape() = default;
+    virtual ~EngineTape() = default;
     size_t batch = 0;
 };
 
-// Gradients of one layer, all overwritten; what is null is not asked for.
+// Destination of one layer's gradients, overwritten unless stated; null: not wanted.
 struct LayerGradients {
-    float* values;  // (atoms, h), in the order of the live atoms; padding outputs get 0
+    float* values;  // (atoms, h), in the order of live atoms; padding outputs get 0
     float* biases;  // (O,)
-    float* all;     // (blocks, I, h): of every atom, dead or live; ADDED to what is there, to sum over batches
+    float* all;     // (blocks, I, h): every atom, dead or live; ADDED, to sum over batches
 };
 
 class TowerEngine {
   public:
     virtual ~TowerEngine() = default;
 
-    // Take the weights to compute with from here on: values[l] (atoms, h), biases[l] (O,), float32, copied. `layers` is
-    // the caller's and outlives the engine; its topologies may have changed since the last call. Not beside other
-    // calls.
+    // Copy the weights: values[l] (atoms, h), biases[l] (O,), float32. The caller owns `layers`, which outlives the
+    // engine; topologies may have changed since the last call. Must not run beside other calls.
     virtual void load(const std::vector<TowerLayer>& layers, const float* const* values,
                       const float* const* biases) = 0;
 
-    // outputs (B, O of the last layer), row-major. `tape` of `make_tape`, or null where no backward follows. Any number
-    // of threads may call this at once, each with its own tape; inside, the work is shared by ThreadPool.
-    virtual void forward(const Columns<const float>& inputs, size_t batch, float* outputs, TowerTape* tape) const = 0;
+    // outputs (B, O of the last layer), row-major. `tape`: from `make_tape`, or null if no backward follows. Any number
+    // of threads may call at once, each with its own tape; each call divides its work by ThreadPool.
+    virtual void forward(const Columns<const float>& inputs, size_t batch, float* outputs, EngineTape* tape) const = 0;
 
-    virtual std::unique_ptr<TowerTape> make_tape() const = 0;
+    virtual std::unique_ptr<EngineTape> make_tape() const = 0;
 
-    // `grad_outputs` (B, O of the last layer); parts of `grad_inputs` may be null; `gradients` has one for each layer.
-    // Results do not depend on the number of threads.
-    virtual void backward(TowerTape& tape, const float* grad_outputs, const Columns<float>& grad_inputs,
+    // `grad_outputs` (B, O of the last layer); parts of `grad_inputs` may be null; `gradients`: one per layer. Results
+    // do not depend on the number of threads. May run beside `forward` and itself, each with its own tape.
+    virtual void backward(EngineTape& tape, const float* grad_outputs, const Columns<float>& grad_inputs,
                           const std::vector<LayerGradients>& gradients) const = 0;
 };
 
-// fp32 for every instruction set; `round_to_bf16`: inputs of every layer, weights and output gradients are rounded to
-// bfloat16 (nearest, ties to even) and sums are float32, as in machines that compute in bf16.
+// Engine in fp32 for every instruction set. `round_to_bf16`: rounds inputs of every layer, weights and output gradients
+// to bfloat16 (nearest, ties to even); sums stay float32, as in bf16 hardware.
 std::unique_ptr<TowerEngine> make_vector_engine(uint32_t atom_height, bool round_to_bf16);
 
-// The same in the matrix unit of Intel (AMX), atoms of 16 outputs, bf16 in and float32 sums; null where this machine
-// has none or does not let this process have it.
+// Engine in AMX: atoms of 16 outputs, bf16 inputs, float32 sums. Null if the machine has no AMX or does not permit this
+// process to use it.
 std::unique_ptr<TowerEngine> make_amx_engine();
 
 }  // namespace monolith

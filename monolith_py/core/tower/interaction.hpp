@@ -1,4 +1,4 @@
-// How the pooled rows of a batch meet, shared by threads.
+// Feature interactions of a batch, divided among threads.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 
 namespace monolith {
 
-constexpr size_t kFloatsPerThread = size_t{1} << 15;  // worth a thread's while
+constexpr size_t kFloatsPerThread = size_t{1} << 15;  // minimum of floats per thread
 
 inline bool all_bounded(const float* values, size_t n) {
     std::atomic<bool> bounded{true};
@@ -33,10 +33,10 @@ struct Interaction {
         share([&](const PooledRows& rows) { kernels().factorize_back(rows, grad_terms, out); });
     }
     void dots(float* pairs) const {
-        share([&](const PooledRows& rows) { kernels().dots(rows, pairs, room().data()); });
+        share([&](const PooledRows& rows) { kernels().dots(rows, pairs, scratch().data()); });
     }
     void dots_back(const float* grad_pairs, const GradientsOfRows& out) const {
-        share([&](const PooledRows& rows) { kernels().dots_back(rows, grad_pairs, out, room().data()); });
+        share([&](const PooledRows& rows) { kernels().dots_back(rows, grad_pairs, out, scratch().data()); });
     }
 
   private:
@@ -46,7 +46,7 @@ struct Interaction {
         split(batch, kFloatsPerThread / (floats + 1) + 1,
               [&](size_t begin, size_t end) { task(PooledRows{pooled, num_features, dim, begin, end}); });
     }
-    std::vector<float> room() const {
+    std::vector<float> scratch() const {
         return std::vector<float>((size_t{num_features} + 15) / 16 * 16 * std::max(num_features, dim));
     }
 };

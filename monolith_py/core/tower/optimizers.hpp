@@ -1,4 +1,4 @@
-// Steps of the optimizers of atoms and of whole parameters, shared by the threads of the pool.
+// Optimizer steps of atoms and whole parameters, divided among threads.
 #pragma once
 
 #include <algorithm>
@@ -17,13 +17,13 @@ void each_piece(size_t n, size_t piece, Step&& step) {
                                [&](size_t task) { step(task * piece, std::min(piece, n - task * piece)); });
 }
 
-// values, gradients, m, v: (n, height); steps: (n,). What a step changes does not depend on the threads.
+// values, gradients, m, v: (n, height); steps: (n,). The result does not depend on the number of threads.
 inline void step_adam(float* values, const float* gradients, float* m, float* v, uint32_t* steps, size_t n,
                       uint32_t height, const AdamRates& rates) {
     const auto step = [&](size_t i, uint32_t* counts, size_t atoms, uint32_t size) {
         kernels().tower.adam(values + i, gradients + i, m + i, v + i, counts, atoms, size, rates);
     };
-    if (n == 1) {  // one count for all that a parameter holds
+    if (n == 1) {  // a whole parameter with one step count
         const uint32_t before = steps[0];
         each_piece(height, kFloatsPerStep, [&](size_t i, size_t size) {
             uint32_t count = before;

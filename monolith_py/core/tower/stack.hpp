@@ -1,4 +1,4 @@
-// A stack of sparse linear layers: their topologies, and the engine that computes with them.
+// A stack of sparse linear layers: topologies, and the engine that computes with them.
 #pragma once
 
 #include <atomic>
@@ -29,15 +29,15 @@ struct TowerShape {
     bool relu;
 };
 
-// Calls that compute may run together, on any threads; those that change topologies or weights wait for them.
-// Arguments that are not what they must be throw std::invalid_argument and change nothing.
+// Concurrency: the stack has its own lock. `forward`, `forward_tape` and `backward` run together on any threads;
+// `set_topology` and `load` exclude all others. Invalid arguments throw std::invalid_argument and change nothing.
 class TowerStack {
   public:
-    // A forward to go back from.
+    // A forward pass for one later backward pass.
     struct Tape {
-        std::unique_ptr<TowerTape> tape;
+        std::unique_ptr<EngineTape> engine_tape;
         uint64_t version;
-        std::vector<uint32_t> widths;  // of the parts of its inputs
+        std::vector<uint32_t> widths;  // widths of the parts of its inputs
     };
 
     struct Weights {
@@ -66,7 +66,7 @@ class TowerStack {
     static size_t blocks(const TowerLayer& layer) { return layer.bounds.size() - 1; }
     static size_t atoms(const TowerLayer& layer) { return layer.columns.size(); }
 
-    // Let the atoms of `layer` be these; weights must be loaded before the next forward.
+    // Replace the live atoms of `layer`. Weights must be loaded before the next forward.
     void set_topology(size_t layer, const std::vector<uint32_t>& bounds, const std::vector<int64_t>& columns) {
         if (layer >= layers_.size())
             throw std::invalid_argument("layer must be below " + std::to_string(layers_.size()) + ", got " +
@@ -79,7 +79,7 @@ class TowerStack {
         is_loaded_ = false;
     }
 
-    // Copies weights of every layer.
+    // Copy the weights of every layer.
     void load(const std::vector<Weights>& weights) {
         std::unique_lock lock(mutex_);
         std::vector<const float*> values, biases;
@@ -106,7 +106,7 @@ class TowerStack {
         std::shared_lock lock(mutex_);
         expect_loaded();
         Tape tape{engine_->make_tape(), version_, inputs.widths};
-        engine_->forward(inputs, batch, outputs, tape.tape.get());
+        engine_->forward(inputs, batch, outputs, tape.engine_tape.get());
         return tape;
     }
 
@@ -116,7 +116,7 @@ class TowerStack {
         if (!is_loaded_ || tape.version != version_)
             throw std::invalid_argument("tape must be of a forward since the last load, got one of load " +
                                         std::to_string(tape.version) + " after load " + std::to_string(version_));
-        engine_->backward(*tape.tape, grad_outputs, grad_inputs, gradients);
+        engine_->backward(*tape.engine_tape, grad_outputs, grad_inputs, gradients);
     }
 
   private:
@@ -174,7 +174,7 @@ class TowerStack {
     std::vector<TowerLayer> layers_;
     std::unique_ptr<TowerEngine> engine_;
     bool is_amx_ = false, is_loaded_ = false;
-    uint64_t version_ = 0;  // counts loads
+    uint64_t version_ = 0;  // number of loads
 };
 
 }  // namespace monolith

@@ -1,6 +1,9 @@
-"""Feature columns to and from protobuf. Letters as in example.py: B rows, n fids of a sparse column."""
+"""Feature columns to and from protobuf. Letters: B rows, n fids of a sparse column."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from math import isfinite
 
 import numpy as np
 
@@ -10,7 +13,7 @@ from monolith_py.pb import example_pb2 as pb
 
 
 def columns_to_proto(columns: FeatureColumns) -> pb.FeatureColumns:
-    """Return `columns` as a message; lengths are left out of a column with one fid in each row."""
+    """Return `columns` as a message; a column with one fid in each row has no lengths there."""
     message = pb.FeatureColumns()
     for name, sparse in columns.sparse.items():
         assert len(sparse) == columns.num_rows and int(sparse.lengths.sum()) == len(sparse.fids), name
@@ -23,50 +26,75 @@ def columns_to_proto(columns: FeatureColumns) -> pb.FeatureColumns:
 
 
 def columns_from_proto(message: pb.FeatureColumns, num_rows: int, field: str = "features") -> FeatureColumns:
-    """Return the columns of `message`, each of `num_rows` rows; `field` names the message in errors.
+    """Return the columns of `message`, each of `num_rows` rows; errors call the message `field`.
 
     Raises:
-        WireError: a name is empty or comes twice, a column does not have `num_rows` rows, or a dense value is not finite.
+        WireError: `message` breaks a rule of `check_columns`.
+    """
+    check_columns(message, num_rows, field)
+    return read_columns(message, num_rows)
+
+
+def read_columns(message: pb.FeatureColumns, num_rows: int) -> FeatureColumns:
+    """Return the columns of `message`, which `check_columns` found valid."""
+    return FeatureColumns(
+        num_rows,
+        {column.name: _sparse_column(column, num_rows) for column in message.sparse},
+        {column.name: _dense_column(column, num_rows) for column in message.dense},
+    )
+
+
+def check_columns(message: pb.FeatureColumns, num_rows: int, field: str) -> set[str]:
+    """Check that `message` holds valid columns of `num_rows` rows, without building an array; return their names.
+
+    Raises:
+        WireError: a name is empty or occurs twice, a column does not have `num_rows` rows, or a dense value is not finite.
     """
     if num_rows < 1:
         raise WireError(f"{field} must have at least one row, got {num_rows}")
-    sparse: dict[str, SparseColumn] = {}
-    dense: dict[str, FloatArray] = {}
-    for sparse_message in message.sparse:
-        name = _new_name(sparse_message.name, f"{field}.sparse", sparse, dense)
-        sparse[name] = _sparse_column(sparse_message, num_rows, f"{field}.{name}")
-    for dense_message in message.dense:
-        name = _new_name(dense_message.name, f"{field}.dense", sparse, dense)
-        dense[name] = _dense_column(dense_message, num_rows, f"{field}.{name}")
-    return FeatureColumns(num_rows, sparse, dense)
+    names: set[str] = set()
+    for sparse in message.sparse:
+        name, lengths, num_fids = sparse.name, sparse.lengths, len(sparse.fids)
+        if not name or name in names:
+            raise _bad_name(name, f"{field}.sparse")
+        names.add(name)
+        if not lengths:
+            if num_fids != num_rows:
+                rule = f"must have one fid for each of {num_rows} rows where lengths are absent"
+                raise WireError(f"{field}.{name}.fids {rule}, got {num_fids}")
+        elif len(lengths) != num_rows:
+            raise WireError(f"{field}.{name}.lengths must have {num_rows} rows, got {len(lengths)}")
+        elif sum(lengths) != num_fids:
+            raise WireError(f"{field}.{name}.lengths must add up to {num_fids} fids, got {sum(lengths)}")
+    for dense in message.dense:
+        name, values = dense.name, dense.values
+        if not name or name in names:
+            raise _bad_name(name, f"{field}.dense")
+        names.add(name)
+        if len(values) % num_rows:
+            raise WireError(f"{field}.{name}.values must be a multiple of {num_rows} rows, got {len(values)}")
+        check_finite(values, f"{field}.{name}.values")
+    return names
 
 
-def _new_name(name: str, field: str, *taken: dict[str, SparseColumn] | dict[str, FloatArray]) -> str:
-    if not name:
-        raise WireError(f"{field}.name must not be empty, got ''")
-    if any(name in columns for columns in taken):
-        raise WireError(f"{field}.name must be unique, got {name!r} twice")
-    return name
+def check_finite(values: Iterable[float], field: str) -> None:
+    """Check that no value is NaN or infinite.
+
+    Raises:
+        WireError: one is.
+    """
+    if not all(map(isfinite, values)):
+        raise WireError(f"{field} must be finite, got {next(value for value in values if not isfinite(value))}")
 
 
-def _sparse_column(message: pb.SparseColumn, num_rows: int, field: str) -> SparseColumn:
-    fids = np.array(message.fids, np.int64)
-    if not message.lengths:
-        if len(fids) != num_rows:
-            raise WireError(f"{field}.fids must have one fid for each of {num_rows} rows where lengths are absent, got {len(fids)}")
-        return SparseColumn(fids, np.ones(num_rows, np.int32))
-    lengths = np.array(message.lengths, np.int64)
-    if len(lengths) != num_rows:
-        raise WireError(f"{field}.lengths must have {num_rows} rows, got {len(lengths)}")
-    if int(lengths.sum()) != len(fids):
-        raise WireError(f"{field}.lengths must add up to {len(fids)} fids, got {int(lengths.sum())}")
-    return SparseColumn(fids, lengths.astype(np.int32))
+def _bad_name(name: str, field: str) -> WireError:
+    return WireError(f"{field}.name must be unique, got {name!r} twice" if name else f"{field}.name must not be empty, got ''")
 
 
-def _dense_column(message: pb.DenseColumn, num_rows: int, field: str) -> FloatArray:
-    values = np.array(message.values, np.float32)
-    if len(values) % num_rows:
-        raise WireError(f"{field}.values must be a multiple of {num_rows} rows, got {len(values)}")
-    if not np.isfinite(values).all():
-        raise WireError(f"{field}.values must be finite, got {values[~np.isfinite(values)][0]}")
-    return values.reshape(num_rows, -1)  # (B, width)
+def _sparse_column(message: pb.SparseColumn, num_rows: int) -> SparseColumn:
+    lengths = np.array(message.lengths, np.int32) if message.lengths else np.ones(num_rows, np.int32)
+    return SparseColumn(np.array(message.fids, np.int64), lengths)
+
+
+def _dense_column(message: pb.DenseColumn, num_rows: int) -> FloatArray:
+    return np.array(message.values, np.float32).reshape(num_rows, -1)  # (B, width)

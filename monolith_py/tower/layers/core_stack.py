@@ -48,7 +48,7 @@ class CoreStack:
         parts = [part.float().contiguous() for part in inputs]
         parameters = [tensor for layer in self._layers for tensor in (_parameter(layer), _bias(layer))]
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*parts, *parameters)):
-            outputs: Tensor = _Run.apply(self, len(parts), *parts, *parameters)  # type: ignore[no-untyped-call]
+            outputs: Tensor = _Run.apply(self, len(parts), *parts, *parameters)
             return outputs
         if not self._frozen:
             self._load(parameters[::2], parameters[1::2])

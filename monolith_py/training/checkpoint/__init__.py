@@ -1,23 +1,7 @@
-"""Checkpoints of the trainer: save, find, verify, restore."""
+"""Checkpoints of the trainer: their layout, saving and restoring."""
 
-from monolith_py.training.checkpoint.save import (
-    CheckpointMeta,
-    CheckpointSaving,
-    newest_checkpoint,
-    newest_intact,
-    read_meta,
-    restore_checkpoint,
-    save_checkpoint,
-    verify_checkpoint,
-)
+from monolith_py.training.checkpoint.layout import Checkpoint, CheckpointMeta
+from monolith_py.training.checkpoint.restore import restore_checkpoint
+from monolith_py.training.checkpoint.save import CheckpointSaving, save_checkpoint
 
-__all__ = [
-    "CheckpointMeta",
-    "CheckpointSaving",
-    "newest_checkpoint",
-    "newest_intact",
-    "read_meta",
-    "restore_checkpoint",
-    "save_checkpoint",
-    "verify_checkpoint",
-]
+__all__ = ["Checkpoint", "CheckpointMeta", "CheckpointSaving", "restore_checkpoint", "save_checkpoint"]

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from monolith_py.errors import CheckpointError
 from monolith_py.table import NO_ROW, EmbeddingTable, Entries, TableSettings, TableStats, read_settings
-from monolith_py.training.checkpoint import CheckpointMeta, newest_intact, read_meta, verify_checkpoint
+from monolith_py.training.checkpoint import Checkpoint, CheckpointMeta
 
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
 # Where the bins of ages begin.
@@ -123,7 +123,7 @@ def inspect_checkpoint(path: Path, feature: str | None = None, fid: int | None =
         ValueError: a fid is asked for without the feature whose it is.
     """
     path, refused, files = _files_at(path)
-    meta = read_meta(path) if path.is_dir() else None
+    meta = Checkpoint(path).meta if path.is_dir() else None
     if meta and feature is None and fid is None:
         reports = tuple(_report(file, EmbeddingTable.restore(file)) for file in files)
         return Inspection(path, meta, refused, meta.watermark_ms // 1000, reports)
@@ -161,14 +161,14 @@ def _files_at(path: Path) -> tuple[Path, tuple[str, ...], list[Path]]:
     if not path.is_dir():
         return path, (), [path]
     refused: list[CheckpointError] = []
-    if path.name.startswith("step-") or (path / "manifest.json").exists():
-        verify_checkpoint(path)
+    checkpoint: Checkpoint | None = Checkpoint(path)
+    if Checkpoint.is_at(path):
+        Checkpoint(path).verify()
     else:
-        newest, refused = newest_intact(path)
-        if newest is None:
-            raise refused[0] if refused else CheckpointError(f"{path}: holds no checkpoint")
-        path = newest
-    return path, tuple(str(error) for error in refused), sorted((path / "tables").glob("*.table"))
+        checkpoint, refused = Checkpoint.newest_intact(path)
+    if checkpoint is None:
+        raise refused[0] if refused else CheckpointError(f"{path}: holds no checkpoint")
+    return checkpoint.path, tuple(str(error) for error in refused), checkpoint.table_files
 
 
 def _report(file: Path, table: EmbeddingTable) -> TableReport:

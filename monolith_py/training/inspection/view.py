@@ -68,7 +68,7 @@ def _tables(reports: tuple[TableReport, ...]) -> Table:
 
 
 def _settings(settings: TableSettings) -> str:
-    slices = [f"{part.dim} {part.optimizer} lr {part.hyper['lr']:g}" for part in settings.slices]
+    slices = [f"{part.dim} {part.optimizer} lr {part.hyperparameters['lr']:g}" for part in settings.slices]
     if len(slices) > 1:
         slices = [f"{part.name} {text}" for part, text in zip(settings.slices, slices, strict=True)]
     texts = [f"dim {' + '.join(slices)}", f"admit after {settings.admit_after} ({settings.admission.kind})"]

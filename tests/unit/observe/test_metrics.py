@@ -71,12 +71,10 @@ def test_the_kafka_client_is_never_chattier_than_a_warning(level: str, kafka: in
     assert logging.getLogger().level == logging.getLevelNamesMapping()[level]
 
 
-def test_metrics_are_served_with_the_role_of_the_process_and_a_taken_port_is_told() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def test_metrics_are_served_with_the_role_of_the_process_and_a_taken_port_is_told(reserved_port: socket.socket) -> None:
+    port = reserved_port.getsockname()[1]
     serve_metrics(port, "trainer")
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=120) as answer:
         text = answer.read().decode()
     assert 'monolith_process{role="trainer"} 1.0' in text
     with pytest.raises(ConfigError, match=f"observe.trainer_port must be free, got {port}: "):

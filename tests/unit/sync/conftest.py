@@ -1,9 +1,8 @@
-"""Doubles of the sync tests: a table that is a dict, a log that refuses, a sink that is a dict, and dense parameters as tensors alone."""
+"""Doubles of the sync tests: a table and a replica made of dicts, a log that refuses appends, and dense parameters as tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +13,13 @@ from torch import Tensor
 from monolith_py.errors import LogError
 from monolith_py.io import Log, Record, SqliteLog
 from monolith_py.sync import Delta, unpack_rows
-
-
-@dataclass(frozen=True)
-class DictDelta:
-    ticket: int
-    fids: np.ndarray
-    weights: np.ndarray
-    evicted: np.ndarray
+from monolith_py.table import EncodedDelta
 
 
 class DictTable:
     """Rows in a dict; keeps what was touched until the drain that returned it is acknowledged."""
+
+    encoding = "fp32"
 
     def __init__(self, dim: int = 4) -> None:
         self.dim = dim
@@ -41,18 +35,19 @@ class DictTable:
         if self.rows.pop(fid, None) is not None:
             self.unacknowledged[fid] = self.ticket + 1
 
-    def drain(self, consumer: str) -> DictDelta:
+    def drain_encoded(self, consumer: str) -> EncodedDelta:
         self.ticket += 1
         fids = sorted(fid for fid in self.unacknowledged if fid in self.rows)
         weights = np.array([self.rows[fid] for fid in fids], np.float32).reshape(len(fids), self.dim)
         evicted = sorted(fid for fid in self.unacknowledged if fid not in self.rows)
-        return DictDelta(self.ticket, np.array(fids, np.int64), weights, np.array(evicted, np.int64))
+        rows = weights.view(np.uint8).reshape(len(fids), 4 * self.dim)
+        return EncodedDelta(self.ticket, np.array(fids, np.int64), rows, np.array(evicted, np.int64))
 
     def ack(self, consumer: str, ticket: int) -> None:
         self.unacknowledged = {fid: covered for fid, covered in self.unacknowledged.items() if covered > ticket}
 
 
-class DictSink:
+class DictReplica:
     """Applies deltas to dicts and keeps their numbers."""
 
     def __init__(self) -> None:
@@ -186,8 +181,8 @@ def same_tensors() -> Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Non
 
 
 @pytest.fixture
-def sink() -> DictSink:
-    return DictSink()
+def replica() -> DictReplica:
+    return DictReplica()
 
 
 @pytest.fixture

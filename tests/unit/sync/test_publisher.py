@@ -13,8 +13,20 @@ from hypothesis import strategies as st
 from monolith_py.clock import ManualClock
 from monolith_py.config import SyncConfig
 from monolith_py.errors import LogError
-from monolith_py.sync import DenseRequests, DenseState, Publisher, StepMark, Subscriber, apply_update, decode_delta
+from monolith_py.sync import (
+    DenseRequests,
+    DenseState,
+    Publisher,
+    RowEncoding,
+    StepMark,
+    Subscriber,
+    apply_update,
+    decode_delta,
+    pack_rows,
+    unpack_rows,
+)
 from monolith_py.sync.publication import StepMarks
+from monolith_py.table import EmbeddingTable, Sgd, Slice
 
 START_MS = 1_000_000
 
@@ -22,8 +34,8 @@ START_MS = 1_000_000
 class Setting:
     """A publisher over dict tables, and a subscriber that follows it."""
 
-    def __init__(self, log, tables, sink, **config) -> None:
-        self.log, self.tables, self.sink = log, tables, sink
+    def __init__(self, log, tables, replica, **config) -> None:
+        self.log, self.tables, self.replica = log, tables, replica
         self.clock = ManualClock(START_MS)
         self.tower = torch.zeros(2)
         defaults = {"sparse_interval_s": 1.0, "dense_interval_s": 5.0, "encoding": "fp32", "rows_per_delta": 3}
@@ -31,7 +43,7 @@ class Setting:
         dense = lambda: {"tower": self.tower}  # noqa: E731
         settings = SyncConfig(**(defaults | config))
         self.publisher = Publisher(log, "updates", tables, dense, settings, self.clock, requests=requests, generation=1)
-        self.subscriber = Subscriber(log, "updates", sink, offset=0, position=(1, 0))
+        self.subscriber = Subscriber(log, "updates", offset=0, next_delta=(1, 0))
 
     def step(self, num_rows: int = 1, advance_s: float = 0.0) -> None:
         self.publisher.note_step(num_rows)
@@ -49,8 +61,9 @@ class Setting:
         return [decode_delta(record.value) for record in self.log.read("updates", 0, 0, 1000)]
 
     def follow(self) -> None:
-        while self.subscriber.poll(0.0):
-            pass
+        while self.subscriber.offset < self.log.end_offset("updates"):
+            for delta in self.subscriber.read(0.0):
+                self.replica.apply(delta)
 
 
 def tower_of(delta) -> torch.Tensor:
@@ -59,11 +72,11 @@ def tower_of(delta) -> torch.Tensor:
 
 
 @pytest.fixture
-def make_setting(failing_log, make_table, sink):
+def make_setting(failing_log, make_table, replica):
     made = []
 
     def make(names=("a", "b"), **config):
-        made.append(Setting(failing_log, {name: make_table() for name in names}, sink, **config))
+        made.append(Setting(failing_log, {name: make_table() for name in names}, replica, **config))
         return made[-1]
 
     yield make
@@ -105,7 +118,7 @@ def test_one_seq_runs_over_all_tables_and_long_drains_are_cut(make_setting):
         (3, "a", 1),
         (4, "b", 1),
     ]
-    assert setting.publisher.position == (1, 5)
+    assert setting.publisher.next_delta == (1, 5)
     assert {delta.watermark_ms for delta in deltas} == {7}
 
 
@@ -148,7 +161,7 @@ def test_the_training_thread_does_not_wait_for_the_log(make_setting):
     gate.set()
     setting.publisher.flush(0)
     setting.follow()
-    assert sorted(setting.sink.rows["a"]) == [0, 1, 2, 3, 4]
+    assert sorted(setting.replica.rows["a"]) == [0, 1, 2, 3, 4]
 
 
 def test_rows_are_acknowledged_only_when_the_log_has_them(make_setting):
@@ -176,8 +189,8 @@ def test_a_refused_publish_goes_again_unchanged_before_the_next(make_setting, wr
     setting.clock.advance(1.0)
     setting.publish()
     setting.follow()
-    assert [delta.seq for delta in setting.sink.deltas] == list(range(len(setting.sink.deltas)))
-    assert {fid: row[0] for fid, row in setting.sink.rows["a"].items()} == {0: 1.0, 1: 2.0, 3: 1.0}
+    assert [delta.seq for delta in setting.replica.deltas] == list(range(len(setting.replica.deltas)))
+    assert {fid: row[0] for fid, row in setting.replica.rows["a"].items()} == {0: 1.0, 1: 2.0, 3: 1.0}
 
 
 def test_flush_publishes_all_that_is_pending_and_the_towers_and_returns_the_end(make_setting):
@@ -189,7 +202,7 @@ def test_flush_publishes_all_that_is_pending_and_the_towers_and_returns_the_end(
     assert end == setting.log.end_offset("updates") == 3
     _, dense, rows = setting.records()
     assert torch.equal(tower_of(dense), torch.ones(2)) and rows.fids.tolist() == [3]
-    assert setting.publisher.position == (1, 3)
+    assert setting.publisher.next_delta == (1, 3)
 
 
 def test_flush_raises_when_the_log_refuses_and_the_next_flush_has_it_all(make_setting):
@@ -202,8 +215,8 @@ def test_flush_raises_when_the_log_refuses_and_the_next_flush_has_it_all(make_se
     end = setting.publisher.flush(0)
     assert end == setting.log.end_offset("updates")
     setting.follow()
-    assert list(setting.sink.rows["a"]) == [1]
-    assert setting.subscriber.position == setting.publisher.position
+    assert list(setting.replica.rows["a"]) == [1]
+    assert setting.subscriber.next_delta == setting.publisher.next_delta
 
 
 def test_a_fid_evicted_and_born_again_keeps_its_row(make_setting):
@@ -214,7 +227,7 @@ def test_a_fid_evicted_and_born_again_keeps_its_row(make_setting):
     setting.tables["a"].put(5, 2.0)
     setting.publisher.flush(0)
     setting.follow()
-    assert setting.sink.rows["a"][5][0] == 2.0
+    assert setting.replica.rows["a"][5][0] == 2.0
 
 
 def test_a_weight_that_is_not_finite_stops_the_trainer(make_setting):
@@ -222,6 +235,68 @@ def test_a_weight_that_is_not_finite_stops_the_trainer(make_setting):
     setting.tables["a"].put(1, np.nan)
     with pytest.raises(ValueError, match="table 'a': weights must be finite"):
         setting.publisher.flush(0)
+
+
+@pytest.fixture
+def make_core_setting(failing_log, replica):
+    """Return a function that makes a publisher over one genuine table whose rows are packed in the encoding."""
+    made = []
+
+    def make(encoding: str):
+        table = EmbeddingTable(8, slices=[Slice("weights", 8, Sgd(lr=1.0), "normal", 1.0, encoding)])
+        made.append(Setting(failing_log, {"a": table}, replica, encoding=encoding))
+        return made[-1]
+
+    yield make
+    for setting in made:
+        setting.publisher.close()
+
+
+@pytest.mark.parametrize("encoding", RowEncoding)
+def test_rows_reach_the_subscriber_as_the_core_packed_them(make_core_setting, encoding):
+    setting = make_core_setting(encoding.value)
+    table = setting.tables["a"]
+    table.find_or_insert(np.arange(10), now_s=0)
+    setting.publisher.flush(0)
+    table.update(table.find(np.arange(4)), np.ones((4, 8), np.float32))
+    setting.publisher.flush(0)
+    setting.follow()
+    expected = unpack_rows(pack_rows(table.gather(table.find(np.arange(10))), encoding), 8, encoding)
+    np.testing.assert_array_equal([setting.replica.rows["a"][fid] for fid in range(10)], expected)
+
+
+def test_a_refused_publish_keeps_its_bytes_while_the_rows_go_on_changing(make_core_setting):
+    setting = make_core_setting("int8")
+    table = setting.tables["a"]
+    table.find_or_insert([1, 2], now_s=0)
+    setting.log.plans = [1.0]  # refused, and written all the same
+    with pytest.raises(LogError):
+        setting.publisher.flush(0)
+    table.update(table.find([1, 2]), np.ones((2, 8), np.float32))
+    setting.publisher.flush(0)
+    values = [record.value for record in setting.log.read("updates", 0, 0, 100)]
+    assert values[0:2] == values[2:4] and len(values) == 6
+    setting.follow()
+    assert [delta.seq for delta in setting.replica.deltas] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("encoding", RowEncoding)
+def test_a_weight_that_overflowed_in_the_table_stops_the_trainer(make_core_setting, encoding):
+    setting = make_core_setting(encoding.value)
+    table = setting.tables["a"]
+    rows = table.find_or_insert([1], now_s=0)
+    table.set_lr(3e38)
+    table.update(rows, np.full((1, 8), 2.0**40, np.float32))
+    with pytest.raises(ValueError, match="table 'a': weights must be finite, got NaN or Inf in row 0 of 1"):
+        setting.publisher.flush(0)
+
+
+@pytest.mark.parametrize("encodings", [["fp16"], ["int4"], ["int8", "int8"]])
+def test_a_table_of_another_encoding_than_the_settings_is_refused(failing_log, replica, encodings):
+    slices = [Slice(f"s{index}", 4, Sgd(), encoding=encoding) for index, encoding in enumerate(encodings)]
+    table = EmbeddingTable(4 * len(slices), slices=slices)
+    with pytest.raises(ValueError, match=r"encoding of table 'a' must be that of sync.encoding, 'int8', got ('fp16'|'int4'|None)"):
+        Setting(failing_log, {"a": table}, replica, encoding="int8")
 
 
 def test_too_many_marks_are_merged_at_the_older_time():
@@ -242,15 +317,15 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(steps)
-def test_the_sink_ends_equal_to_the_tables_whatever_the_log_refuses(tmp_path_factory, make_table, sink, failing_log, operations):
+def test_the_replica_ends_equal_to_the_tables_whatever_the_log_refuses(tmp_path_factory, make_table, replica, failing_log, operations):
     topic_log = failing_log
     offset = topic_log.end_offset("updates")
     tables = {"a": make_table(), "b": make_table()}
-    sink.rows.clear()
-    setting = Setting(topic_log, tables, sink)
-    setting.subscriber = Subscriber(topic_log, "updates", sink, offset=offset, position=(1, 0))
+    replica.rows.clear()
+    setting = Setting(topic_log, tables, replica)
+    setting.subscriber = Subscriber(topic_log, "updates", offset=offset, next_delta=(1, 0))
     for kind, table, number, value in operations:
         if kind == "put":
             tables[table].put(number, value)
@@ -266,4 +341,6 @@ def test_the_sink_ends_equal_to_the_tables_whatever_the_log_refuses(tmp_path_fac
     setting.publisher.close()
     setting.follow()
     for name, table in tables.items():
-        assert {fid: row.tolist() for fid, row in sink.rows.get(name, {}).items()} == {fid: row.tolist() for fid, row in table.rows.items()}
+        assert {fid: row.tolist() for fid, row in replica.rows.get(name, {}).items()} == {
+            fid: row.tolist() for fid, row in table.rows.items()
+        }

@@ -15,7 +15,7 @@ from monolith_py.sync import DenseForm, DenseRequester, DenseRequests, DenseStat
 START_MS = 1_000_000
 
 
-class TowerSink:
+class DenseReplica:
     """A replica of the dense parameters alone: applies what fits and asks where an update does not."""
 
     def __init__(self, held: DenseState, requester: DenseRequester) -> None:
@@ -47,8 +47,8 @@ class Setting:
         sync = SyncConfig(**({"sparse_interval_s": 1.0, "dense_interval_s": 1.0, "encoding": "fp32"} | config))
         requests = DenseRequests(log, "dense_requests")
         self.publisher = Publisher(log, "updates", {"a": table}, dense.tensors, sync, self.clock, requests=requests, generation=1)
-        self.sink = TowerSink(DenseState.of(dense.tensors()), DenseRequester(log, "dense_requests", "job", self.clock, 0.5))
-        self.subscriber = Subscriber(log, "updates", self.sink, offset=log.end_offset("updates"), position=(1, 0))
+        self.replica = DenseReplica(DenseState.of(dense.tensors()), DenseRequester(log, "dense_requests", "job", self.clock, 0.5))
+        self.subscriber = Subscriber(log, "updates", offset=log.end_offset("updates"), next_delta=(1, 0))
 
     def turn(self, *, learnt: bool = True) -> None:
         """Publish what is due a second later, and let the replica follow."""
@@ -59,8 +59,11 @@ class Setting:
             self.publisher._append.exception()
             self.clock.advance(0.001)
             self.publisher.maybe_publish(0)
-        while self.subscriber.poll(0.0):
-            pass
+        offset = -1
+        while offset < self.subscriber.offset:
+            offset = self.subscriber.offset
+            for delta in self.subscriber.read(0.0):
+                self.replica.apply(delta)
         self.clock.advance(1.0)
 
 
@@ -84,8 +87,8 @@ def test_the_first_towers_go_whole_then_their_weights_and_swaps_alone(setting, s
     setting.turn()
     setting.dense.learn()
     setting.turn()
-    assert setting.sink.forms == [DenseForm.FULL, DenseForm.VALUES, DenseForm.SWAP, DenseForm.VALUES] and setting.sink.gaps == 0
-    same_tensors(setting.sink.held.tensors, setting.dense.tensors())
+    assert setting.replica.forms == [DenseForm.FULL, DenseForm.VALUES, DenseForm.SWAP, DenseForm.VALUES] and setting.replica.gaps == 0
+    same_tensors(setting.replica.held.tensors, setting.dense.tensors())
     for form in DenseForm:
         deltas = [decode_delta(record.value) for record in setting.log.read("updates", 0, 0, 100)]
         expected = sum(delta.dense.num_bytes for delta in deltas if delta.dense and delta.dense.form is form)
@@ -98,24 +101,24 @@ def test_a_replica_with_other_towers_asks_once_and_gets_them_whole(setting, same
     wrong = DenseState.of(setting.dense.tensors())
     setting.dense.swap(0, 1)
     setting.turn()
-    setting.sink.held = wrong
+    setting.replica.held = wrong
     setting.turn()
-    assert setting.sink.gaps == 1 and setting.sink.held is wrong
+    assert setting.replica.gaps == 1 and setting.replica.held is wrong
     setting.dense.learn()
     setting.turn()
-    assert setting.sink.gaps == 1
-    same_tensors(setting.sink.held.tensors, setting.dense.tensors())
+    assert setting.replica.gaps == 1
+    same_tensors(setting.replica.held.tensors, setting.dense.tensors())
     setting.turn()
-    assert setting.sink.forms[-3:] == [DenseForm.VALUES, DenseForm.FULL, DenseForm.VALUES]
+    assert setting.replica.forms[-3:] == [DenseForm.VALUES, DenseForm.FULL, DenseForm.VALUES]
 
 
 def test_who_asks_while_nothing_is_learnt_gets_the_towers_all_the_same(setting):
     setting.turn()
     setting.turn(learnt=False)
-    setting.sink.requester.ask(1, 1, 0)
+    setting.replica.requester.ask(1, 1, 0)
     setting.turn(learnt=False)
     setting.turn(learnt=False)
-    assert setting.sink.forms == [DenseForm.FULL, None, DenseForm.FULL, None]
+    assert setting.replica.forms == [DenseForm.FULL, None, DenseForm.FULL, None]
 
 
 def test_the_log_is_looked_at_for_requests_only_when_it_is_the_turn_of_towers(failing_log, make_towers, make_table):
@@ -135,7 +138,7 @@ def test_towers_are_published_while_requests_cannot_be_read(setting):
     setting.log.end_offset = lambda topic, partition=0: (_ for _ in ()).throw(LogError("away"))
     setting.turn()
     setting.turn()
-    assert setting.sink.forms == [DenseForm.FULL, DenseForm.VALUES]
+    assert setting.replica.forms == [DenseForm.FULL, DenseForm.VALUES]
 
 
 @pytest.mark.parametrize("written", [0.0, 1.0])
@@ -146,13 +149,13 @@ def test_refused_towers_stay_byte_for_byte_and_the_next_build_on_them(setting, s
     setting.turn()
     refused = setting.publisher._publish.values()
     setting.dense.swap(1, 3)
-    setting.sink.requester.ask(1, 1, 0)  # a request that comes between changes nothing of the one that waits
+    setting.replica.requester.ask(1, 1, 0)  # a request that comes between changes nothing of the one that waits
     setting.turn()
     setting.turn()
     values = [record.value for record in setting.log.read("updates", 0, 0, 100)]
     assert [value for value in values if decode_delta(value).seq == 1] == refused * (1 + round(written))
-    assert setting.sink.forms == [DenseForm.FULL, DenseForm.SWAP, DenseForm.FULL] and setting.sink.gaps == 0
-    same_tensors(setting.sink.held.tensors, setting.dense.tensors())
+    assert setting.replica.forms == [DenseForm.FULL, DenseForm.SWAP, DenseForm.FULL] and setting.replica.gaps == 0
+    same_tensors(setting.replica.held.tensors, setting.dense.tensors())
 
 
 operations = st.lists(
@@ -167,7 +170,7 @@ operations = st.lists(
 )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(operations, st.integers(0, 1000))
 def test_replicas_end_in_the_trainer_s_bits_whatever_is_refused_or_lost(
     failing_log, make_towers, make_table, same_tensors, operations, seed
@@ -182,7 +185,7 @@ def test_replicas_end_in_the_trainer_s_bits_whatever_is_refused_or_lost(
         elif kind == "refuse":
             failing_log.plans.append(first / 2)
         elif kind == "lose":
-            setting.sink.held = DenseState.of(make_towers(seed + 1).tensors())
+            setting.replica.held = DenseState.of(make_towers(seed + 1).tensors())
         else:
             setting.table.put(1, float(setting.clock.now_ms()))
             setting.turn()
@@ -190,4 +193,4 @@ def test_replicas_end_in_the_trainer_s_bits_whatever_is_refused_or_lost(
     for _ in range(3):  # a refused one, one that does not fit, the full one
         setting.turn()
     setting.publisher.close()
-    same_tensors(setting.sink.held.tensors, setting.dense.tensors())
+    same_tensors(setting.replica.held.tensors, setting.dense.tensors())

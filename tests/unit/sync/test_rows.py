@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from monolith_py import _core
 from monolith_py.sync import RowEncoding, pack_rows, row_bytes, unpack_rows
-from monolith_py.sync.rows import rows_are_finite
+from monolith_py.sync.rows import check_rows, rows_are_finite
 
 weights_of_any_kind = arrays(np.float32, st.tuples(st.integers(0, 5), st.sampled_from([4, 8, 16])), elements=st.floats(-1e4, 1e4, width=32))
 
@@ -59,6 +60,29 @@ def test_a_weight_that_is_not_finite_is_refused_with_its_row(encoding, bad):
     weights[1, 2] = bad
     with pytest.raises(ValueError, match=f"weights must be finite, got {bad} in row 1 of 3"):
         pack_rows(weights, encoding)
+
+
+@pytest.mark.parametrize("encoding", RowEncoding)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 2, 3])
+def test_a_weight_that_is_not_finite_shows_in_the_row_that_the_core_packs(encoding, bad, place):
+    weights = np.ones((3, 4), np.float32)
+    weights[1, place] = bad
+    packed = _core.pack_rows(weights, encoding.value)
+    assert rows_are_finite(packed[[0, 2]], encoding)
+    with pytest.raises(ValueError, match="weights must be finite, got NaN or Inf in row 1 of 3"):
+        check_rows(packed, encoding)
+
+
+@pytest.mark.parametrize("encoding", RowEncoding)
+def test_no_weights_pack_to_no_bytes(encoding):
+    assert pack_rows(np.zeros((0, 8), np.float32), encoding).shape == (0, row_bytes(8, encoding))
+
+
+def test_rows_of_no_columns_have_no_int8_form():
+    assert pack_rows(np.zeros((1, 0), np.float32), RowEncoding.FP16).shape == (1, 0)
+    with pytest.raises(ValueError, match="weights must have a column, got none"):
+        pack_rows(np.zeros((1, 0), np.float32), RowEncoding.INT8)
 
 
 @pytest.mark.parametrize("encoding", RowEncoding)

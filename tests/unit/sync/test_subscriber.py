@@ -1,4 +1,4 @@
-"""The subscriber: every delta once, in order, and no hole unseen."""
+"""The subscriber: every delta once, in order, and an error for every missing one."""
 
 from __future__ import annotations
 
@@ -12,74 +12,106 @@ def append(log, *numbers: tuple[int, int]) -> None:
     log.append("updates", [encode_delta(Delta(generation, seq, 1, 1)) for generation, seq in numbers], time_ms=1)
 
 
-def applied(sink) -> list[tuple[int, int]]:
-    return [(delta.generation, delta.seq) for delta in sink.deltas]
+def read(subscriber: Subscriber) -> list[tuple[int, int]]:
+    """Return (generation, seq) of the deltas of one read, all taken as applied."""
+    return [(delta.generation, delta.seq) for delta in subscriber.read(0.0)]
 
 
 @pytest.fixture
-def make_subscriber(failing_log, sink):
-    def make(offset=0, position=(1, 0)):
-        return Subscriber(failing_log, "updates", sink, offset=offset, position=position)
+def make_subscriber(failing_log):
+    def make(offset=0, next_delta=(1, 0)):
+        return Subscriber(failing_log, "updates", offset=offset, next_delta=next_delta)
 
     return make
 
 
-def test_deltas_are_applied_in_order_and_the_position_moves(failing_log, make_subscriber, sink):
+def test_deltas_are_read_in_order_and_the_next_one_moves_on(failing_log, make_subscriber):
     append(failing_log, (1, 0), (1, 1))
     subscriber = make_subscriber()
-    assert subscriber.poll(0.0) == 2
-    assert applied(sink) == [(1, 0), (1, 1)]
-    assert (subscriber.offset, subscriber.position) == (2, (1, 2))
-    assert subscriber.poll(0.0) == 0
+    assert read(subscriber) == [(1, 0), (1, 1)]
+    assert (subscriber.offset, subscriber.next_delta) == (2, (1, 2))
+    assert read(subscriber) == []
 
 
-def test_a_delta_seen_before_is_skipped(failing_log, make_subscriber, sink):
+def test_a_delta_seen_before_is_skipped(failing_log, make_subscriber):
     append(failing_log, (1, 0), (1, 1), (1, 0), (1, 1), (1, 2))
-    assert make_subscriber().poll(0.0) == 3
-    assert applied(sink) == [(1, 0), (1, 1), (1, 2)]
+    assert read(make_subscriber()) == [(1, 0), (1, 1), (1, 2)]
 
 
-def test_a_subscriber_starts_where_its_checkpoint_stands(failing_log, make_subscriber, sink):
+def test_a_subscriber_starts_where_its_checkpoint_ends(failing_log, make_subscriber):
     append(failing_log, (1, 0), (1, 1), (1, 2))
-    make_subscriber(offset=1, position=(1, 2)).poll(0.0)
-    assert applied(sink) == [(1, 2)]
+    assert read(make_subscriber(offset=1, next_delta=(1, 2))) == [(1, 2)]
 
 
-def test_a_higher_generation_starts_at_seq_0(failing_log, make_subscriber, sink):
+def test_a_higher_generation_starts_at_seq_0(failing_log, make_subscriber):
     append(failing_log, (1, 0), (4, 0), (4, 1))
-    make_subscriber().poll(0.0)
-    assert applied(sink) == [(1, 0), (4, 0), (4, 1)]
+    assert read(make_subscriber()) == [(1, 0), (4, 0), (4, 1)]
 
 
-def test_a_trainer_that_was_replaced_is_not_heard(failing_log, make_subscriber, sink):
+def test_deltas_of_a_trainer_that_was_replaced_are_skipped(failing_log, make_subscriber):
     append(failing_log, (1, 0), (2, 0), (1, 1), (2, 1))
-    make_subscriber().poll(0.0)
-    assert applied(sink) == [(1, 0), (2, 0), (2, 1)]
+    assert read(make_subscriber()) == [(1, 0), (2, 0), (2, 1)]
+
+
+def test_a_delta_whose_apply_raises_is_read_again(failing_log, make_subscriber):
+    append(failing_log, (1, 0), (1, 1), (1, 2))
+    subscriber, applied = make_subscriber(), []
+
+    def follow(fails_at: int | None = None) -> None:
+        for delta in subscriber.read(0.0):
+            if delta.seq == fails_at:
+                raise RuntimeError("as planned")
+            applied.append(delta.seq)
+
+    with pytest.raises(RuntimeError):
+        follow(fails_at=1)
+    assert (applied, subscriber.offset, subscriber.next_delta) == ([0], 1, (1, 1))
+    follow()
+    assert applied == [0, 1, 2]
+
+
+def test_a_loop_that_is_left_early_reads_its_last_delta_again(failing_log, make_subscriber):
+    append(failing_log, (1, 0), (1, 1))
+    subscriber = make_subscriber()
+    for delta in subscriber.read(0.0):
+        assert delta.seq == 0
+        break
+    assert read(subscriber) == [(1, 0), (1, 1)]
 
 
 @pytest.mark.parametrize(
     ("numbers", "expected", "got"), [([(1, 0), (1, 2)], (1, 1), (1, 2)), ([(1, 0), (2, 1)], (2, 0), (2, 1)), ([(1, 1)], (1, 0), (1, 1))]
 )
-def test_a_hole_is_a_gap(failing_log, make_subscriber, numbers, expected, got):
+def test_a_missing_delta_is_a_gap(failing_log, make_subscriber, numbers, expected, got):
     append(failing_log, *numbers)
     with pytest.raises(DeltaGap) as caught:
-        make_subscriber().poll(0.0)
+        read(make_subscriber())
     assert (caught.value.expected, caught.value.got) == (expected, got)
 
 
-def test_a_record_that_is_no_delta_stops_it_and_names_the_offset(failing_log, make_subscriber, sink):
+def test_a_gap_leaves_the_deltas_before_it_applied(failing_log, make_subscriber):
+    append(failing_log, (1, 0), (1, 2))
+    subscriber = make_subscriber()
+    for _ in range(2):
+        with pytest.raises(DeltaGap):
+            read(subscriber)
+        assert (subscriber.offset, subscriber.next_delta) == (1, (1, 1))
+
+
+def test_a_record_that_is_no_delta_is_an_error_that_names_its_offset(failing_log, make_subscriber):
     append(failing_log, (1, 0))
     failing_log.append("updates", [b"\xff\xff"], time_ms=1)
+    subscriber = make_subscriber()
     with pytest.raises(WireError, match=r"'updates'\[0\] offset 1: delta must be"):
-        make_subscriber().poll(0.0)
-    assert applied(sink) == [(1, 0)]
+        read(subscriber)
+    assert subscriber.next_delta == (1, 1)
 
 
 def test_trimmed_records_are_reported(failing_log, make_subscriber):
     append(failing_log, (1, 0), (1, 1))
     failing_log.trim("updates", 0, 1)
     with pytest.raises(OffsetTrimmed):
-        make_subscriber().poll(0.0)
+        read(make_subscriber())
 
 
 def test_the_next_generation_is_above_the_checkpoint_and_the_log(failing_log):

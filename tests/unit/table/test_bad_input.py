@@ -161,8 +161,8 @@ def test_an_update_through_an_evicted_row_does_not_bring_its_fid_back(table: Emb
         (lambda: EmbeddingTable(4, Sgd(), ttl_s=0), "ttl_s must be > 0 or None, got 0"),
         (lambda: EmbeddingTable(4, Sgd(), ttl_s=-5), "ttl_s must be > 0 or None, got -5"),
         (lambda: Feature("a", pooling="max"), "pooling of feature 'a' must be 'sum', 'mean' or 'first', got 'max'"),
-        (lambda: _core.Slice("w", 4, "lion", {}, "uniform", 0.1, "fp16"), "optimizer is unknown, got 'lion'"),
-        (lambda: _core.Slice("w", 4, "sgd", {"mass": 0.9}, "uniform", 0.1, "fp16"), "hyper has no field 'mass'"),
+        (lambda: _core.Slice("w", 4, "lion", {}, "uniform", 0.1, "fp16"), "optimizer must be one of sgd, .*, got 'lion'"),
+        (lambda: _core.Slice("w", 4, "sgd", {"mass": 0.9}, "uniform", 0.1, "fp16"), "hyperparameters has no field 'mass'"),
     ],
 )
 def test_a_setting_out_of_its_range_is_named(make: Callable[[], object], message: str) -> None:

@@ -99,7 +99,7 @@ def test_a_setting_reaches_the_rule_or_is_refused_by_name(kind: str, setting: st
     names = {field.name for field in fields(type(optimizer_from(SparseOptimizerConfig(kind=kind))))}  # type: ignore[arg-type]
     if setting in names:
         assert getattr(optimizer_from(config), setting) == value
-        assert optimizer_from(config).hyper()[setting] == float(value)
+        assert optimizer_from(config).hyperparameters()[setting] == float(value)
     else:
         with pytest.raises(ConfigError, match=rf"optimizer.sparse.{setting} must be a setting of {kind} \(.*\), got {value}"):
             optimizer_from(config)

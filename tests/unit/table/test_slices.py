@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from monolith_py import _core
-from monolith_py.sync.rows import RowEncoding, pack_rows
 from monolith_py.table import Adagrad, Adam, EmbeddingTable, Ftrl, GroupAdagrad, Momentum, Sgd, Slice
 
 SLICES = [
@@ -79,6 +78,14 @@ def quantised(weights: np.ndarray, num_bits: int) -> np.ndarray:
     return np.array(packed, np.uint8)
 
 
+def packed(weights: np.ndarray, encoding: str) -> np.ndarray:
+    """Rows packed by numpy, from the definition of each encoding."""
+    if encoding in ("int8", "int4"):
+        return quantised(weights, int(encoding[3:]))
+    halves = np.clip(weights, -65504, 65504).astype("<f2")
+    return np.ascontiguousarray(weights if encoding == "fp32" else halves).view(np.uint8).reshape(len(weights), -1)
+
+
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 300.0, 1e6])
 def test_every_slice_of_a_drain_is_packed_as_its_encoding_says(scale: float) -> None:
     table = make_table()
@@ -87,14 +94,8 @@ def test_every_slice_of_a_drain_is_packed_as_its_encoding_says(scale: float) -> 
     delta = table.drain_encoded("replicas")
     assert sorted(delta.fids.tolist()) == list(range(NUM_FIDS))
     weights = table.gather(table.find(delta.fids))
-    expected = {
-        "bias": pack_rows(weights[:, COLUMNS["bias"]], RowEncoding.FP32),
-        "vec": pack_rows(weights[:, COLUMNS["vec"]], RowEncoding.INT8),
-        "side": pack_rows(weights[:, COLUMNS["side"]], RowEncoding.FP16),
-        "odd": quantised(weights[:, COLUMNS["odd"]], 4),
-        "one": quantised(weights[:, COLUMNS["one"]], 4),
-    }
-    np.testing.assert_array_equal(delta.rows, np.concatenate(list(expected.values()), axis=1))
+    expected = [packed(weights[:, COLUMNS[part.name]], part.encoding) for part in SLICES]
+    np.testing.assert_array_equal(delta.rows, np.concatenate(expected, axis=1))
     assert delta.rows.shape == (NUM_FIDS, 16 + 20 + 16 + 8 + 5)
 
 
@@ -106,8 +107,24 @@ def test_an_encoding_holds_for_rows_of_any_spread(encoding: Any, spread: float) 
     table.update(rows, np.float32(spread) * np.random.default_rng(1).uniform(-1, 1, (200, 12)).astype(np.float32))
     delta = table.drain_encoded("replicas")
     weights = table.gather(table.find(delta.fids))
-    expected = quantised(weights, 4) if encoding == "int4" else pack_rows(weights, RowEncoding(encoding))
-    np.testing.assert_array_equal(delta.rows, expected)
+    np.testing.assert_array_equal(delta.rows, packed(weights, encoding))
+    np.testing.assert_array_equal(_core.pack_rows(weights, encoding), delta.rows)
+
+
+@pytest.mark.parametrize(
+    ("encodings", "expected"),
+    [
+        (["int8"], "int8"),
+        (["int4"], "int4"),
+        (["fp16", "fp16"], "fp16"),
+        (["fp32", "fp32", "fp32"], "fp32"),
+        (["int8", "int8"], None),
+        (["fp16", "fp32"], None),
+    ],
+)
+def test_a_row_has_an_encoding_where_its_slices_add_up_to_one(encodings: list[Any], expected: str | None) -> None:
+    parts = [Slice(f"s{index}", 4, Sgd(), encoding=encoding) for index, encoding in enumerate(encodings)]
+    assert make_table(parts).encoding == expected
 
 
 def test_encoded_drains_carry_what_plain_ones_do() -> None:
@@ -155,10 +172,10 @@ def test_a_row_goes_when_all_its_slices_are_zero_and_not_before() -> None:
         (lambda: EmbeddingTable(4, slices=[Slice("a", 4, Sgd()), Slice("b", 0, Sgd())]), "dim of slice 'b' must be >= 1, got 0"),
         (lambda: EmbeddingTable(4, Sgd(), slices=[Slice("a", 4, Sgd())]), "either an optimizer or slices"),
         (lambda: EmbeddingTable(4), "either an optimizer or slices"),
-        (lambda: EmbeddingTable(4, slices=[Slice("a", 4, Sgd(), "ones")]), "initializer is unknown, got 'ones'"),  # type: ignore[arg-type]
-        (lambda: EmbeddingTable(4, slices=[Slice("a", 4, Sgd(), encoding="bf16")]), "encoding is unknown, got 'bf16'"),  # type: ignore[arg-type]
+        (lambda: EmbeddingTable(4, slices=[Slice("a", 4, Sgd(), "ones")]), "initializer must be one of zeros, .*, got 'ones'"),  # type: ignore[arg-type]
+        (lambda: EmbeddingTable(4, slices=[Slice("a", 4, Sgd(), encoding="bf16")]), "encoding must be one of fp32, .*, got 'bf16'"),  # type: ignore[arg-type]
         (lambda: make_table().set_lr(0.1, "vex"), "part must be one of .*'bias', 'vec'.*, got 'vex'"),
-        (lambda: make_table().core.set_lr(5, 0.1), "slice must be one of the table's, got 5"),
+        (lambda: make_table().core.set_lr(5, 0.1), "slice must be below 2, got 5"),
     ],
 )
 def test_a_wrong_name_or_dim_is_refused(make: Callable[[], object], message: str) -> None:

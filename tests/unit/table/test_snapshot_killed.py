@@ -18,6 +18,7 @@ NUM_ROWS, DIM = 20_000, 4
 # Writes version after version of a table over the base at argv[1] or, from the second on, as increments beside it, and says each stage.
 # All weights of version v are v once it is finished; batches go on in between.
 SAVER = """
+import itertools
 import sys
 import numpy as np
 from monolith_py import _core
@@ -28,7 +29,7 @@ table = _core.Table([part], seed=0, admission="count", admit_after=1, sketch_byt
 rows = np.empty(20_000, np.uint32)
 table.find_or_insert(np.arange(20_000), 0, rows)
 gradients = np.full((20_000, 4), -1, np.float32)
-for version in range(1, 1_000):
+for version in itertools.count(1):
     is_base = sys.argv[2] == "bases" or version == 1
     path = sys.argv[1] if sys.argv[2] == "bases" else f"{sys.argv[1]}.{version}"
     saving = table.start_saving(path, version, 0 if is_base else version - 1)

@@ -213,7 +213,7 @@ def test_a_table_writes_one_snapshot_at_a_time_step_by_step(tmp_path: Path) -> N
     table = make_table(admit_after=1)
     table.find_or_insert([1], 0)
     saving = table.start_saving(tmp_path / "a")
-    with pytest.raises(ValueError, match="under way"):
+    with pytest.raises(ValueError, match="in progress"):
         table.start_saving(tmp_path / "b")
     with pytest.raises(ValueError, match="must be finished"):
         saving.commit()

@@ -20,10 +20,10 @@ def table() -> EmbeddingTable:
     return EmbeddingTable(DIM, Sgd(lr=1.0), init_scale=0.0, ttl_s=TTL_S)
 
 
-def write(table: EmbeddingTable) -> None:
+def write(table: EmbeddingTable, num_steps: int) -> None:
     """Insert, update and evict without pause: fids come, are seen for a while and expire."""
     generator = np.random.default_rng(1)
-    for step in range(NUM_STEPS):
+    for step in range(num_steps):
         fids = generator.integers(step, step + 100, 64) % NUM_FIDS
         rows = table.find_or_insert(fids, step)
         table.update(rows, np.full((64, DIM), -1, np.float32))
@@ -60,7 +60,7 @@ def run_beside(writer: Callable[[], None], readers: list[Callable[[], None]]) ->
         raise error
 
 
-def test_readers_get_whole_rows_zeros_or_no_row(table: EmbeddingTable) -> None:
+def test_readers_get_whole_rows_zeros_or_no_row(table: EmbeddingTable, work_factor: int) -> None:
     fids = np.arange(NUM_FIDS + 50)
     absent = np.arange(10**6, 10**6 + 50)
     most = np.zeros(2)
@@ -74,15 +74,18 @@ def test_readers_get_whole_rows_zeros_or_no_row(table: EmbeddingTable) -> None:
         assert (table.find(absent) == NO_ROW).all()
         most[reader] = max(most[reader], weights.max())
 
-    run_beside(lambda: write(table), [lambda: read(0), lambda: read(1)])
+    num_steps = NUM_STEPS * work_factor
+    run_beside(lambda: write(table, num_steps), [lambda: read(0), lambda: read(1)])
     assert (most > 0).all(), "each reader saw rows that had learnt"
     _, weights = table.export_rows()
     alone = EmbeddingTable(DIM, Sgd(lr=1.0), init_scale=0.0, ttl_s=TTL_S)
-    write(alone)
+    write(alone, num_steps)
     np.testing.assert_array_equal(weights, alone.export_rows()[1])
 
 
-def test_drains_and_snapshots_beside_a_writer_hold_whole_rows_and_lose_none(table: EmbeddingTable, tmp_path: Path) -> None:
+def test_drains_and_snapshots_beside_a_writer_hold_whole_rows_and_lose_none(
+    table: EmbeddingTable, tmp_path: Path, work_factor: int
+) -> None:
     replica: dict[int, float] = {}
     num_drains = 0
 
@@ -102,7 +105,7 @@ def test_drains_and_snapshots_beside_a_writer_hold_whole_rows_and_lose_none(tabl
         _, weights = EmbeddingTable.restore(tmp_path / "a.table").export_rows()
         assert (weights == weights[:, :1]).all(), "torn row"
 
-    run_beside(lambda: write(table), [drain, save])
+    run_beside(lambda: write(table, NUM_STEPS * work_factor), [drain, save])
     drain()
     fids, weights = table.export_rows()
     assert replica == dict(zip(fids.tolist(), weights[:, 0].tolist(), strict=True))

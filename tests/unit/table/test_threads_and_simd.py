@@ -180,7 +180,7 @@ def test_every_width_is_gathered_and_updated_alike_on_every_level(dim: int) -> N
     ("call", "message"),
     [
         (lambda: _core.set_num_threads(0), "num_threads must be >= 1, got 0"),
-        (lambda: _core.set_simd_level("sse9"), "level must be one that this machine has, got 'sse9'"),
+        (lambda: _core.set_simd_level("sse9"), "level must be one of .*portable, got 'sse9'"),
     ],
 )
 def test_threads_and_levels_that_cannot_be_are_refused(call: Callable[[], None], message: str) -> None:

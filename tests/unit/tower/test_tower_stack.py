@@ -225,7 +225,7 @@ def test_results_do_not_depend_on_the_number_of_threads(height: int, bf16: bool)
             np.testing.assert_array_equal(one, other)
 
 
-def test_threads_may_go_forward_at_once() -> None:
+def test_threads_may_go_forward_at_once(work_factor: int) -> None:
     case = make_case([100, 65, 33], batch=200)
     stack = make_stack(case)
     expected = np.empty((200, 33), np.float32)
@@ -238,7 +238,7 @@ def test_threads_may_go_forward_at_once() -> None:
 
     _core.set_num_threads(2)
     with ThreadPoolExecutor(4) as pool:
-        assert all(pool.map(call, range(200)))
+        assert all(pool.map(call, range(200 * work_factor)))
 
 
 @pytest.mark.parametrize("level", _core.simd_levels())

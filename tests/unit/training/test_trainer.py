@@ -13,8 +13,8 @@ import torch
 from monolith_py.config import JobConfig
 from monolith_py.data.columns import FeatureColumns
 from monolith_py.data.examples import ExampleBatch
-from monolith_py.errors import WireError
-from monolith_py.training import PoisonedBatch, Trainer, auc
+from monolith_py.errors import PoisonedBatch, WireError
+from monolith_py.training import Trainer, auc
 
 
 def snapshot(trainer: Trainer) -> list[np.ndarray]:

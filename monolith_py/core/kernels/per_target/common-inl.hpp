@@ -1,5 +1,4 @@
-// What all kernels use: prefetching a row, and loops for the dims that tables mostly have. Included by
-// kernels/per_target/kernels-inl.hpp alone.
+// Shared by all kernels: prefetch of a row, non-temporal stores, and loops specialised for common dims.
 #pragma once
 
 #include <cstddef>
@@ -24,8 +23,7 @@ namespace {
     for (uint32_t at = 0; at < floats * sizeof(float); at += 64) __builtin_prefetch(line + at, 1, 3);
 }
 
-// A line of 16 floats past the cache, where `to` begins one: what is written there is not read first. `end_lines`
-// before another thread reads any.
+// Non-temporal store of 16 floats; `to` begins a cache line. Call `end_lines` before another thread reads them.
 [[gnu::always_inline]] inline void store_line(const float* from, float* to) {
 #if defined(__AVX512F__)
     _mm512_stream_ps(to, _mm512_loadu_ps(from));
@@ -61,7 +59,7 @@ template <template <uint32_t> typename F, typename... Args>
     }
 }
 
-// A sum of rows: in vector registers where the dim is known, else in `room` for one row.
+// Sum of rows: in vector registers for a known dim, else in `scratch` for one row.
 template <uint32_t kDim>
 class RowSum {
   public:
@@ -83,7 +81,7 @@ class RowSum {
             sum_[i] += scale * part;
         }
     }
-    // The sum in memory, where the compiler lets it be.
+    // The sum in memory. The asm hides its origin, so that the compiler leaves it there.
     [[gnu::always_inline]] float* values() {
         float* values = values_;
         for (uint32_t i = 0; i < kParts; ++i) std::memcpy(values_ + i * kWidth, &sum_[i], sizeof(Vector));
@@ -108,7 +106,7 @@ class RowSum {
 template <>
 class RowSum<0> {
   public:
-    explicit RowSum(float* room) : sum_(room) {}
+    explicit RowSum(float* scratch) : sum_(scratch) {}
     void clear() { is_empty_ = true; }
     void add(const float* g, uint32_t dim) { add(g, dim, 1.0f); }
     void add(const float* g, uint32_t dim, float scale) {

@@ -1,5 +1,5 @@
-// The hot loops. Included by one source file for each instruction set, which names the result; nothing in these headers
-// may be shared with other files, or the linker could give a machine code that it cannot run.
+// All kernels. Each source of targets/ defines MONOLITH_KERNELS and includes this file. Everything here has internal
+// linkage: the linker could otherwise pick one target's copy of a function for a machine that cannot run it.
 #include "kernels/per_target/interaction-inl.hpp"
 #include "kernels/per_target/lookup-inl.hpp"
 #include "kernels/per_target/pool-inl.hpp"
@@ -14,20 +14,34 @@ namespace monolith {
 
 extern const Kernels MONOLITH_KERNELS;
 const Kernels MONOLITH_KERNELS = {
-    find,
-    sight,
-    gather,
-    pool,
-    sort_rows,
-    update,
-    start_row,
-    all_bounded,
-    encode,
-    factorize,
-    factorize_back,
-    dots,
-    dots_back,
-    {tower_pack, tower_unpack, tower_forward, tower_forward_rows, tower_backward, tower_mask, tower_gradients,
-     tower_add, tower_round, tower_adam, tower_adagrad, tower_taylor}};
+    .find = find,
+    .record_occurrences = record_occurrences,
+    .gather = gather,
+    .pool = pool,
+    .sort_rows = sort_rows,
+    .update = update,
+    .start_row = start_row,
+    .all_bounded = all_bounded,
+    .encode = encode,
+    .factorize = factorize,
+    .factorize_back = factorize_back,
+    .dots = dots,
+    .dots_back = dots_back,
+    .tower =
+        {
+            .pack = tower_pack,
+            .unpack = tower_unpack,
+            .forward = tower_forward,
+            .forward_rows = tower_forward_rows,
+            .backward = tower_backward,
+            .mask = tower_mask,
+            .gradients = tower_gradients,
+            .add = tower_add,
+            .round = tower_round,
+            .adam = tower_adam,
+            .adagrad = tower_adagrad,
+            .taylor = tower_taylor,
+        },
+};
 
 }  // namespace monolith

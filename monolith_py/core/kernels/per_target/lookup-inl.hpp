@@ -1,5 +1,4 @@
-// Look-up: groups of fids whose lines are on their way while the group before is probed. Included by
-// kernels/per_target/kernels-inl.hpp alone.
+// Look-up in groups of fids: prefetch the buckets of one group while probing the previous one.
 #pragma once
 
 #if defined(__AVX2__)
@@ -41,8 +40,8 @@ struct Group {
     size_t size;
 };
 
-// Take up to kGroup of the positions from `*next` on, with their hashes where `kPart`, and start loading their first
-// lines.
+// Take up to kGroup positions from `*next` on and prefetch their first buckets. `kPart`: only selected positions, with
+// hashes.
 template <bool kPart>
 [[gnu::always_inline]] inline void fetch(MapView map, const int64_t* fids, const uint32_t* selected,
                                          const uint64_t* hashes, size_t* next, size_t n, Group* group) {
@@ -60,8 +59,8 @@ template <bool kPart>
     }
 }
 
-// Probe a group: `hit(at, bucket, slot)` where the fid is, `miss(at)` where it is not, in this order for each choice of
-// bucket.
+// Probe a group: `hit(at, bucket, slot)` for a present fid, `miss(at)` for an absent one. First buckets come before
+// second ones.
 template <typename Hit, typename Miss>
 [[gnu::always_inline]] inline void probe(const int64_t* fids, const Group& group, Hit&& hit, Miss&& miss) {
     uint8_t later[kGroup];
@@ -101,12 +100,12 @@ void find(MapView map, const int64_t* fids, size_t n, uint32_t* rows) {
     }
 }
 
-constexpr size_t kSelect = 2048;  // fids of a part are picked out of this many at a time
+constexpr size_t kSelect = 2048;  // fids searched at a time for those of a part
 
 template <bool kPart>
-[[gnu::always_inline]] inline size_t sight_run(MapView map, const int64_t* fids, size_t base, size_t n,
-                                               const uint32_t* selected, const uint64_t* hashes, uint16_t now,
-                                               uint32_t* rows, uint32_t* missed) {
+[[gnu::always_inline]] inline size_t record_run(MapView map, const int64_t* fids, size_t base, size_t n,
+                                                const uint32_t* selected, const uint64_t* hashes, uint16_t now,
+                                                uint32_t* rows, uint32_t* missed) {
     Group groups[2];
     size_t next = 0, num_missed = 0;
     fetch<kPart>(map, fids, selected, hashes, &next, n, &groups[0]);
@@ -117,7 +116,7 @@ template <bool kPart>
             fids, groups[turn],
             [&](uint32_t at, Bucket* bucket, int slot) {
                 const uint32_t row = bucket->rows[slot];
-                if (row == kCandidate) {  // counted where it may be admitted
+                if (row == kCandidate) {  // a candidate is counted where it may be admitted
                     rows[at] = kNoRow;
                     missed[num_missed++] = static_cast<uint32_t>(base + at);
                     return;
@@ -131,7 +130,7 @@ template <bool kPart>
                 rows[at] = kNoRow;
                 missed[num_missed++] = static_cast<uint32_t>(base + at);
             });
-        // Misses of a group come by choice of bucket; put them back into the order of the batch.
+        // Restore the batch order of the group's misses: first and second buckets were probed in turn.
         for (size_t i = before + 1; i < num_missed; ++i) {
             const uint32_t at = missed[i];
             size_t k = i;
@@ -142,10 +141,10 @@ template <bool kPart>
     return num_missed;
 }
 
-size_t sight(MapView map, const int64_t* fids, size_t n, size_t begin, size_t end, uint16_t now, uint32_t* rows,
-             uint32_t* missed) {
+size_t record_occurrences(MapView map, const int64_t* fids, size_t n, size_t begin, size_t end, uint16_t now,
+                          uint32_t* rows, uint32_t* missed) {
     const size_t num_shards = size_t{1} << (63 - map.shift);
-    if (begin == 0 && end == num_shards) return sight_run<false>(map, fids, 0, n, nullptr, nullptr, now, rows, missed);
+    if (begin == 0 && end == num_shards) return record_run<false>(map, fids, 0, n, nullptr, nullptr, now, rows, missed);
     uint32_t selected[kSelect];
     uint64_t hashes[kSelect];
     size_t num_missed = 0;
@@ -160,7 +159,7 @@ size_t sight(MapView map, const int64_t* fids, size_t n, size_t begin, size_t en
             num += static_cast<size_t>(shard >= begin) & static_cast<size_t>(shard < end);
         }
         num_missed +=
-            sight_run<true>(map, fids + base, base, num, selected, hashes, now, rows + base, missed + num_missed);
+            record_run<true>(map, fids + base, base, num, selected, hashes, now, rows + base, missed + num_missed);
     }
     return num_missed;
 }

@@ -1,5 +1,4 @@
-// Rows to weights: gather, and bags summed, averaged or side by side. Included by kernels/per_target/kernels-inl.hpp
-// alone.
+// Rows to weights: gather, and bags summed, averaged or concatenated.
 #pragma once
 
 #include <cstring>

@@ -1,5 +1,4 @@
-// One row: its start values and state, and its bytes in each encoding. Included by kernels/per_target/kernels-inl.hpp
-// alone.
+// One row: initial weights and state, and its bytes in each encoding.
 #pragma once
 
 #include <cmath>
@@ -31,7 +30,7 @@ void start_weights(const Slice& slice, uint64_t bits, float* w) {
             const float width =
                 slice.initializer == Initializer::kUniform
                     ? slice.init_scale
-                    // Glorot and Bengio 2010, equation 16, of a layer of one input (the fid) and D outputs
+                    // Glorot and Bengio 2010, equation 16, for a layer of one input (the fid) and D outputs
                     : slice.init_scale * std::sqrt(6.0f / static_cast<float>(1 + dim));
             for (uint32_t p = 0; p < half; ++p) {
                 const uint64_t x = mix(bits + (p + 1) * kGolden);
@@ -64,11 +63,11 @@ void start_row(const Slice* slices, size_t num_slices, uint64_t bits, float* wei
             case Optimizer::kAdagrad:
             case Optimizer::kRowwiseAdagrad:
             case Optimizer::kGroupAdagrad:
-                for (uint32_t d = 0; d < width; ++d) s[d] = slice.hyper.initial_accumulator;
+                for (uint32_t d = 0; d < width; ++d) s[d] = slice.hyperparameters.initial_accumulator;
                 break;
             case Optimizer::kFtrl:
             case Optimizer::kGroupFtrl:
-                for (uint32_t d = dim; d < 2 * dim; ++d) s[d] = slice.hyper.initial_accumulator;
+                for (uint32_t d = dim; d < 2 * dim; ++d) s[d] = slice.hyperparameters.initial_accumulator;
                 break;
             default:
                 break;
@@ -80,19 +79,37 @@ inline float clamped(float value, float low, float high) { return value < low ? 
 
 constexpr float kMaxHalf = 65504.0f;
 
-// fp16 scale, fp16 bias, then levels of 8 or 4 bits between the least and the greatest weight, as FBGEMM's row-wise
-// quantiser has them.
+// By the exponent: sums may be taken in any order here, so the compiler takes w - w for 0.
+inline bool is_finite(float w) {
+    uint32_t bits;
+    std::memcpy(&bits, &w, sizeof bits);
+    return (bits & 0x7F800000u) != 0x7F800000u;
+}
+
+// The nearest fp16 number, held within +-65504; NaN and infinity stay, so that a reader can refuse them.
+inline _Float16 half_of(float w) { return static_cast<_Float16>(is_finite(w) ? clamped(w, -kMaxHalf, kMaxHalf) : w); }
+
+// fp16 scale, fp16 bias, then levels of 8 or 4 bits between minimum and maximum: the layout of FBGEMM's row-wise
+// quantiser. A row with a weight that is not finite gets a scale and a bias of NaN.
 template <int kBits>
 void quantise(const float* w, uint32_t dim, uint8_t* out) {
     constexpr float kLevels = (1 << kBits) - 1;
     float low = w[0], high = w[0];
-    for (uint32_t d = 1; d < dim; ++d) {
+    uint32_t num_finite = 0;
+    for (uint32_t d = 0; d < dim; ++d) {
         low = w[d] < low ? w[d] : low;
         high = w[d] > high ? w[d] : high;
+        num_finite += is_finite(w[d]);
+    }
+    if (num_finite != dim) {
+        const uint16_t nans[2] = {0x7E00, 0x7E00};
+        std::memset(out, 0, encoded_bytes(kBits == 8 ? Encoding::kInt8 : Encoding::kInt4, dim));
+        std::memcpy(out, nans, sizeof nans);
+        return;
     }
     const _Float16 bias = static_cast<_Float16>(clamped(low, -kMaxHalf, kMaxHalf));
     _Float16 scale = static_cast<_Float16>(clamped((high - static_cast<float>(bias)) / kLevels, 0, kMaxHalf));
-    if (static_cast<float>(scale) == 0) scale = static_cast<_Float16>(1.0f);  // equal weights: every level is 0
+    if (static_cast<float>(scale) == 0) scale = static_cast<_Float16>(1.0f);  // all weights are equal: every level is 0
     std::memcpy(out, &scale, 2);
     std::memcpy(out + 2, &bias, 2);
     const float start = static_cast<float>(bias), inverse = 1.0f / static_cast<float>(scale);
@@ -124,7 +141,7 @@ void encode(RowsView table, const Slice* slices, size_t num_slices, const uint32
                     break;
                 case Encoding::kFp16:
                     for (uint32_t d = 0; d < slice.dim; ++d) {
-                        const _Float16 half = static_cast<_Float16>(clamped(w[d], -kMaxHalf, kMaxHalf));
+                        const _Float16 half = half_of(w[d]);
                         std::memcpy(out + 2 * d, &half, 2);
                     }
                     break;
@@ -140,7 +157,7 @@ void encode(RowsView table, const Slice* slices, size_t num_slices, const uint32
     }
 }
 
-// By the exponent, which is all ones in what is not finite; counted without a branch.
+// Tests the exponent, all ones in NaN and infinity; counts without a branch.
 bool all_bounded(const float* values, size_t n) {
     uint32_t num = 0;
     for (size_t i = 0; i < n; ++i) {

@@ -1,6 +1,6 @@
-// The update rules: one step of one slice of a row. Included by the kernels alone, once for each instruction set.
+// Update rules: one optimizer step of one slice of a row.
 //
-// Letters: w weights, s state, g the gradient of the row (summed over the batch), D floats each.
+// Letters: w weights, s state, g gradient of the row (summed over the batch), D floats each.
 #pragma once
 
 #include <cmath>
@@ -12,13 +12,13 @@ namespace monolith {
 namespace {
 
 struct Sgd {
-    static void step(const Hyper& h, uint32_t dim, float* __restrict w, float*, const float* __restrict g) {
+    static void step(const Hyperparameters& h, uint32_t dim, float* __restrict w, float*, const float* __restrict g) {
         for (uint32_t d = 0; d < dim; ++d) w[d] -= h.lr * g[d];
     }
 };
 
-struct Momentum {  // Sutskever et al. 2013, as torch.optim.SGD writes it
-    static void step(const Hyper& h, uint32_t dim, float* __restrict w, float* __restrict s,
+struct Momentum {  // Sutskever et al. 2013, in the form of torch.optim.SGD
+    static void step(const Hyperparameters& h, uint32_t dim, float* __restrict w, float* __restrict s,
                      const float* __restrict g) {
         if (h.nesterov != 0) {
             for (uint32_t d = 0; d < dim; ++d) {
@@ -35,7 +35,7 @@ struct Momentum {  // Sutskever et al. 2013, as torch.optim.SGD writes it
 };
 
 struct Adagrad {  // Duchi et al. 2011
-    static void step(const Hyper& h, uint32_t dim, float* __restrict w, float* __restrict s,
+    static void step(const Hyperparameters& h, uint32_t dim, float* __restrict w, float* __restrict s,
                      const float* __restrict g) {
         for (uint32_t d = 0; d < dim; ++d) {
             const float n = s[d] + g[d] * g[d];
@@ -45,8 +45,8 @@ struct Adagrad {  // Duchi et al. 2011
     }
 };
 
-struct RowwiseAdagrad {  // one accumulator a row: the mean square of its gradient, as FBGEMM's
-    static void step(const Hyper& h, uint32_t dim, float* __restrict w, float* __restrict s,
+struct RowwiseAdagrad {  // one accumulator per row: mean square of its gradient, as in FBGEMM
+    static void step(const Hyperparameters& h, uint32_t dim, float* __restrict w, float* __restrict s,
                      const float* __restrict g) {
         float sum = 0;
         for (uint32_t d = 0; d < dim; ++d) sum += g[d] * g[d];
@@ -56,8 +56,8 @@ struct RowwiseAdagrad {  // one accumulator a row: the mean square of its gradie
     }
 };
 
-struct Adadelta {  // Zeiler 2012, algorithm 1; its step is taken times lr
-    static void step(const Hyper& h, uint32_t dim, float* __restrict w, float* __restrict s,
+struct Adadelta {  // Zeiler 2012, algorithm 1, with the step times lr
+    static void step(const Hyperparameters& h, uint32_t dim, float* __restrict w, float* __restrict s,
                      const float* __restrict g) {
         float *a = s, *u = s + dim;
         for (uint32_t d = 0; d < dim; ++d) {
@@ -70,7 +70,7 @@ struct Adadelta {  // Zeiler 2012, algorithm 1; its step is taken times lr
 };
 
 struct Rmsprop {  // Tieleman and Hinton 2012
-    static void step(const Hyper& h, uint32_t dim, float* __restrict w, float* __restrict s,
+    static void step(const Hyperparameters& h, uint32_t dim, float* __restrict w, float* __restrict s,
                      const float* __restrict g) {
         for (uint32_t d = 0; d < dim; ++d) {
             s[d] = h.rho * s[d] + (1 - h.rho) * g[d] * g[d];
@@ -79,13 +79,13 @@ struct Rmsprop {  // Tieleman and Hinton 2012
     }
 };
 
-// 1 - beta^t; t is a whole number, counted in a float.
+// 1 - beta^t; t is an integer stored as a float.
 inline float correction(float beta, float t) {
     return static_cast<float>(1 - std::pow(static_cast<double>(beta), static_cast<double>(t)));
 }
 
-struct Adam {  // Kingma and Ba 2015, algorithm 1, each row with its own step count
-    static void step(const Hyper& h, uint32_t dim, float* __restrict w, float* __restrict s,
+struct Adam {  // Kingma and Ba 2015, algorithm 1, with a step count per row
+    static void step(const Hyperparameters& h, uint32_t dim, float* __restrict w, float* __restrict s,
                      const float* __restrict g) {
         float *m = s, *v = s + dim, &t = s[2 * dim];
         t += 1;
@@ -98,8 +98,8 @@ struct Adam {  // Kingma and Ba 2015, algorithm 1, each row with its own step co
     }
 };
 
-struct AdamW {  // Loshchilov and Hutter 2019: the decay is not part of the gradient
-    static void step(const Hyper& h, uint32_t dim, float* __restrict w, float* __restrict s,
+struct AdamW {  // Loshchilov and Hutter 2019: decay is separate from the gradient
+    static void step(const Hyperparameters& h, uint32_t dim, float* __restrict w, float* __restrict s,
                      const float* __restrict g) {
         const float keep = 1 - h.lr * h.weight_decay;
         for (uint32_t d = 0; d < dim; ++d) w[d] *= keep;
@@ -107,8 +107,8 @@ struct AdamW {  // Loshchilov and Hutter 2019: the decay is not part of the grad
     }
 };
 
-struct Amsgrad {  // Reddi et al. 2018, with Adam's corrections, as torch has it
-    static void step(const Hyper& h, uint32_t dim, float* __restrict w, float* __restrict s,
+struct Amsgrad {  // Reddi et al. 2018, with Adam's bias corrections, as in torch
+    static void step(const Hyperparameters& h, uint32_t dim, float* __restrict w, float* __restrict s,
                      const float* __restrict g) {
         float *m = s, *v = s + dim, *top = s + 2 * dim, &t = s[3 * dim];
         t += 1;
@@ -123,7 +123,8 @@ struct Amsgrad {  // Reddi et al. 2018, with Adam's corrections, as torch has it
 };
 
 // z and n of FTRL-Proximal (McMahan et al. 2013, algorithm 1).
-inline void accumulate_ftrl(const Hyper& h, uint32_t dim, const float* w, float* z, float* n, const float* g) {
+inline void accumulate_ftrl(const Hyperparameters& h, uint32_t dim, const float* w, float* z, float* n,
+                            const float* g) {
     for (uint32_t d = 0; d < dim; ++d) {
         const float next = n[d] + g[d] * g[d];
         z[d] += g[d] - (std::sqrt(next) - std::sqrt(n[d])) / h.lr * w[d];
@@ -132,9 +133,9 @@ inline void accumulate_ftrl(const Hyper& h, uint32_t dim, const float* w, float*
 }
 
 struct Ftrl {
-    static void step(const Hyper& h, uint32_t dim, float* __restrict w, float* __restrict s,
+    static void step(const Hyperparameters& h, uint32_t dim, float* __restrict w, float* __restrict s,
                      const float* __restrict g) {
-        if (h.lr == 0) return;  // a schedule's end; the equations divide by it
+        if (h.lr == 0) return;  // end of a schedule; the equations divide by lr
         float *z = s, *n = s + dim;
         accumulate_ftrl(h, dim, w, z, n, g);
         for (uint32_t d = 0; d < dim; ++d) {
@@ -144,9 +145,9 @@ struct Ftrl {
     }
 };
 
-struct GroupFtrl {  // Ni et al. 2021, algorithm 1: a row whose z is short falls to zero as a whole; l2 is the group's
-                    // strength
-    static void step(const Hyper& h, uint32_t dim, float* __restrict w, float* __restrict s,
+struct GroupFtrl {  // Ni et al. 2021, algorithm 1: a short z brings the whole row to zero; l2: strength of the group
+                    // penalty
+    static void step(const Hyperparameters& h, uint32_t dim, float* __restrict w, float* __restrict s,
                      const float* __restrict g) {
         if (h.lr == 0) return;
         float *z = s, *n = s + dim;
@@ -166,11 +167,11 @@ struct GroupFtrl {  // Ni et al. 2021, algorithm 1: a row whose z is short falls
     }
 };
 
-// One accumulator a row, of the greatest square of its gradient, as Monolith's; then the proximal step of the group
-// lasso (Yuan and Lin 2006; Yang et al. 2010, equation 9): the row shrinks towards zero and stays there when it would
-// pass it. l2 is the group's strength.
+// One accumulator per row, of the greatest squared component of its gradient, as in Monolith; then the proximal step of
+// the group lasso (Yuan and Lin 2006; Yang et al. 2010, equation 9): the row shrinks towards zero, and is zero when it
+// would cross it. l2: strength of the group penalty.
 struct GroupAdagrad {
-    static void step(const Hyper& h, uint32_t dim, float* __restrict w, float* __restrict s,
+    static void step(const Hyperparameters& h, uint32_t dim, float* __restrict w, float* __restrict s,
                      const float* __restrict g) {
         float top = 0;
         for (uint32_t d = 0; d < dim; ++d) top = g[d] * g[d] > top ? g[d] * g[d] : top;

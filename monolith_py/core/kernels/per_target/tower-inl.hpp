@@ -1,5 +1,4 @@
-// What the loops of sparse linear stacks are made of: 16 floats in registers, rounding, transposition. Included by
-// kernels/per_target/kernels-inl.hpp alone.
+// Building blocks of the tower kernels: 16 floats in registers, rounding, transposition.
 #pragma once
 
 #include <cstring>
@@ -13,7 +12,7 @@
 namespace monolith {
 namespace {
 
-// Sums in registers at once are kHeld times 16 floats: what the register file holds beside the operands.
+// kHeld: sums of 16 floats that fit into registers beside the operands.
 #if defined(__AVX512F__)
 constexpr uint32_t kVectorWidth = 16, kHeld = 16;
 #elif defined(__AVX2__)
@@ -25,7 +24,7 @@ constexpr uint32_t kVectorWidth = 4, kHeld = 2;
 typedef float Floats __attribute__((vector_size(kVectorWidth * sizeof(float))));
 typedef uint32_t Bits __attribute__((vector_size(kVectorWidth * sizeof(float))));
 
-// Keep a sum in the order in which it is written: what the compiler makes of it otherwise is no chain of fused steps.
+// Keep sums in source order: reordering would break the chain of fused multiply-adds.
 [[gnu::always_inline]] inline Floats in_order(Floats sum) {
 #if defined(__x86_64__)
     asm("" : "+v"(sum));
@@ -33,14 +32,14 @@ typedef uint32_t Bits __attribute__((vector_size(kVectorWidth * sizeof(float))))
     return sum;
 }
 
-// To the nearest bfloat16, ties to even; NaN stays NaN.
+// Round to the nearest bfloat16, ties to even; NaN stays NaN.
 [[gnu::always_inline]] inline Floats rounded(const Floats& values) {
     const Bits bits = (Bits)values;
     const Bits nearest = bits + 0x7fff + ((bits >> 16) & 1);
     return (Floats)((values == values ? nearest : bits | 0x400000) & 0xffff0000);
 }
 
-// 16 floats.
+// 16 floats in registers.
 class Lanes {
   public:
     [[gnu::always_inline]] static Lanes load(const float* from) {
@@ -97,7 +96,7 @@ class Lanes {
     Floats parts_[kParts];
 };
 
-// 16 rows of 16, `from_stride` floats apart, to 16 columns.
+// Transpose 16 x 16 floats; rows of `from` are `from_stride` apart, rows of `to` `to_stride`.
 #if defined(__AVX512F__)
 [[gnu::always_inline]] inline Floats four_quarters(const float* from, size_t stride) {
     __m512 rows = _mm512_castps128_ps512(_mm_loadu_ps(from));
@@ -154,15 +153,15 @@ class Lanes {
 }
 #endif
 
-// Rows of features that atoms will want soon: they are scattered over memory that the nearest cache does not hold, and
-// no machine foresees which. Without columns they follow each other, and it does.
+// Prefetch the feature rows of coming atoms: their order is irregular, so hardware prefetch cannot follow. Without
+// `columns` rows are sequential and need none.
 struct Ahead {
     const uint16_t* columns;
-    size_t end;  // of all atoms
+    size_t end;  // number of atoms of the layer
     const float* rows;
     size_t num, stride;  // of chunks
 
-    // Those of `n` atoms, some atoms after atom k.
+    // Prefetch the rows of `n` atoms, kAtoms after atom k.
     [[gnu::always_inline]] void touch(size_t k, size_t n) const {
         constexpr size_t kAtoms = 16;
         if (!columns) return;
@@ -189,7 +188,7 @@ void tower_round(float* values, size_t n) {
 }
 
 void tower_pack(const float* rows, size_t stride, uint32_t width, uint32_t examples, bool round, float* chunk) {
-    alignas(64) float tile[kLanes * kLanes];
+    alignas(64) float transposed[kLanes * kLanes];
     const uint32_t whole = examples == kLanes ? width / kLanes * kLanes : 0;
     for (uint32_t c = 0; c < whole; c += kLanes) transpose(rows + c, stride, chunk + size_t{c} * kLanes, kLanes);
     for (uint32_t c = whole; c < width; c += kLanes) {
@@ -197,8 +196,8 @@ void tower_pack(const float* rows, size_t stride, uint32_t width, uint32_t examp
         alignas(64) float corner[kLanes * kLanes] = {};
         for (uint32_t n = 0; n < examples; ++n)
             std::memcpy(corner + n * kLanes, rows + n * stride + c, left * sizeof(float));
-        transpose(corner, kLanes, tile, kLanes);
-        std::memcpy(chunk + size_t{c} * kLanes, tile, left * kLanes * sizeof(float));
+        transpose(corner, kLanes, transposed, kLanes);
+        std::memcpy(chunk + size_t{c} * kLanes, transposed, left * kLanes * sizeof(float));
     }
     if (round) tower_round(chunk, size_t{width} * kLanes);
 }
@@ -208,11 +207,11 @@ void tower_unpack(const float* chunk, uint32_t width, uint32_t examples, float* 
     for (uint32_t c = 0; c < whole; c += kLanes) transpose(chunk + size_t{c} * kLanes, kLanes, rows + c, stride);
     for (uint32_t c = whole; c < width; c += kLanes) {
         const uint32_t left = width - c < kLanes ? width - c : kLanes;
-        alignas(64) float corner[kLanes * kLanes] = {}, tile[kLanes * kLanes];
+        alignas(64) float corner[kLanes * kLanes] = {}, transposed[kLanes * kLanes];
         std::memcpy(corner, chunk + size_t{c} * kLanes, left * kLanes * sizeof(float));
-        transpose(corner, kLanes, tile, kLanes);
+        transpose(corner, kLanes, transposed, kLanes);
         for (uint32_t n = 0; n < examples; ++n)
-            std::memcpy(rows + n * stride + c, tile + n * kLanes, left * sizeof(float));
+            std::memcpy(rows + n * stride + c, transposed + n * kLanes, left * sizeof(float));
     }
 }
 

@@ -1,4 +1,4 @@
-// Gradients of sparse linear layers. Included by kernels/per_target/kernels-inl.hpp alone.
+// Gradients of sparse linear layers.
 #pragma once
 
 #include "kernels/per_target/tower-inl.hpp"
@@ -6,11 +6,11 @@
 namespace monolith {
 namespace {
 
-// Atoms whose sums are in registers at once: as many chains of sums as hide what one step takes.
+// Atoms whose sums are held in registers: enough independent chains to hide the latency of an addition.
 constexpr uint32_t kAtomsHeld = kHeld == 16 ? 8 : kHeld;
 
-// What both gradients of atoms 16 x 1 are, for each atom k:
-//   target(k)[0 .. 16) += sum over i and r of scales(k)[i * stride + r] * rows[i * 256 + r * 16 + (0 .. 16)].
+// Both gradients of 16 x 1 atoms have this form, for each atom k:
+// target(k)[0 .. 16) += sum over i and r of scales(k)[i * stride + r] * rows[i * 256 + r * 16 + (0 .. 16)].
 struct Products {
     const float* rows;
     size_t num, stride;  // of i
@@ -109,17 +109,17 @@ void tower_backward(const TowerView& layer, Chunks<const float> grad_outputs, Ch
                                {grad_inputs[i], grad_inputs.stride, 1});
 }
 
-// Biases of 16 outputs from `row` on, from their gradients with examples for rows.
-[[gnu::always_inline]] inline void add_biases(const TowerView& layer, size_t row, const Products& turned,
+// Bias gradients of 16 outputs from `row` on. `transposed`: output gradients, one row per example.
+[[gnu::always_inline]] inline void add_biases(const TowerView& layer, size_t row, const Products& transposed,
                                               float* biases) {
     Lanes sum = Lanes::all(0);
-    for (size_t n = 0; n < turned.num * kLanes; ++n) sum.add(Lanes::load(turned.rows + n * kLanes));
+    for (size_t n = 0; n < transposed.num * kLanes; ++n) sum.add(Lanes::load(transposed.rows + n * kLanes));
     alignas(64) float sums[kLanes];
     sum.store(sums);
     for (uint32_t r = 0; r < kLanes && row + r < layer.out; ++r) biases[row + r] += sums[r];
 }
 
-// The gradients of one single atom are a dot product over examples.
+// Gradient of a 1 x 1 atom: a dot product over the examples.
 void add_singles(const TowerView& layer, Chunks<const float> inputs, Chunks<const float> grad_outputs, size_t output,
                  float* values) {
     const float* gradient = grad_outputs.data + output * kLanes;
@@ -132,29 +132,29 @@ void add_singles(const TowerView& layer, Chunks<const float> inputs, Chunks<cons
     }
 }
 
-// All atoms of 16 outputs from `row` on.
-void add_all(const TowerView& layer, size_t row, const float* inputs, const Products& turned,
+// Gradients of all atoms, dead or live, of 16 outputs from `row` on.
+void add_all(const TowerView& layer, size_t row, const float* inputs, const Products& transposed,
              const TowerGradients& sums) {
     const bool is_block = layer.height == kLanes;
-    float* const to = is_block ? sums.all + row * layer.in : sums.room;
+    float* const to = is_block ? sums.all + row * layer.in : sums.scratch;
     if (!is_block) std::memset(to, 0, size_t{layer.in} * kLanes * sizeof(float));
     add_products(
-        turned, 0, layer.in, [inputs](size_t c) { return inputs + c * kLanes; },
+        transposed, 0, layer.in, [inputs](size_t c) { return inputs + c * kLanes; },
         [to](size_t c) { return to + c * kLanes; }, {});
     if (is_block) return;
     for (uint32_t r = 0; r < kLanes && row + r < layer.out; ++r)
         for (uint32_t c = 0; c < layer.in; ++c) sums.all[(row + r) * layer.in + c] += to[size_t{c} * kLanes + r];
 }
 
-// What 16 outputs from `row` on add to the sums; at most kTurned chunks.
-constexpr size_t kTurned = 4;
+// Gradients of 16 outputs from `row` on, of at most kTransposedChunks chunks.
+constexpr size_t kTransposedChunks = 4;
 
 void add_outputs(const TowerView& layer, size_t row, Chunks<const float> inputs, Chunks<const float> grad_outputs,
                  const TowerGradients& sums) {
-    alignas(64) float turned[kTurned * kLanes * kLanes];
+    alignas(64) float transposed[kTransposedChunks * kLanes * kLanes];
     for (size_t i = 0; i < inputs.num; ++i)
-        transpose(grad_outputs[i] + row * kLanes, kLanes, turned + i * kLanes * kLanes, kLanes);
-    const Products products{turned, inputs.num, inputs.stride};
+        transpose(grad_outputs[i] + row * kLanes, kLanes, transposed + i * kLanes * kLanes, kLanes);
+    const Products products{transposed, inputs.num, inputs.stride};
     if (sums.biases) add_biases(layer, row, products, sums.biases);
     if (sums.values && layer.height == kLanes) {
         const size_t block = row / kLanes;
@@ -172,8 +172,8 @@ void add_outputs(const TowerView& layer, size_t row, Chunks<const float> inputs,
 
 void tower_gradients(const TowerView& layer, Chunks<const float> inputs, Chunks<const float> grad_outputs,
                      const TowerGradients& sums) {
-    for (size_t i = 0; i < inputs.num; i += kTurned) {
-        const size_t num = inputs.num - i < kTurned ? inputs.num - i : kTurned;
+    for (size_t i = 0; i < inputs.num; i += kTransposedChunks) {
+        const size_t num = inputs.num - i < kTransposedChunks ? inputs.num - i : kTransposedChunks;
         for (size_t row = 0; row < layer.out; row += kLanes)
             add_outputs(layer, row, {inputs[i], inputs.stride, num}, {grad_outputs[i], grad_outputs.stride, num}, sums);
     }

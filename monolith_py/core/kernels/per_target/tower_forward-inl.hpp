@@ -1,4 +1,4 @@
-// Outputs of sparse linear layers. Included by kernels/per_target/kernels-inl.hpp alone.
+// Outputs of sparse linear layers.
 #pragma once
 
 #include "kernels/per_target/tower-inl.hpp"
@@ -6,14 +6,14 @@
 namespace monolith {
 namespace {
 
-// What follows the sums.
+// ReLU, rounding and store of a sum.
 [[gnu::always_inline]] inline void finish(const TowerView& layer, Lanes& sum, float* to) {
     if (layer.relu) sum.rectify();
     if (layer.round && !layer.last) sum.round();
     sum.store(to);
 }
 
-// Outputs [first, first + kHeld) of a block of atoms 16 x 1, one chunk.
+// Outputs [first, first + kHeld) of a block of 16 x 1 atoms, one chunk.
 [[gnu::always_inline]] inline void forward_block(const TowerView& layer, uint32_t block, uint32_t first,
                                                  const float* inputs, float* outputs) {
     const size_t row = size_t{block} * kLanes + first;
@@ -31,7 +31,7 @@ namespace {
     for (uint32_t r = 0; r < kHeld; ++r) finish(layer, sums[r], outputs + (row + r) * kLanes);
 }
 
-// One output of atoms 1 x 1, kNum chunks.
+// One output of 1 x 1 atoms, kNum chunks.
 template <uint32_t kNum>
 [[gnu::always_inline]] inline void forward_single(const TowerView& layer, uint32_t output, Chunks<const float> inputs,
                                                   Chunks<float> outputs) {
@@ -67,7 +67,7 @@ void tower_forward(const TowerView& layer, Chunks<const float> inputs, Chunks<fl
             forward_single<1>(layer, output, {inputs[i], inputs.stride, 1}, {outputs[i], outputs.stride, 1});
 }
 
-// A block of atoms 16 x 1 for one example: four sums, as one would wait for itself.
+// A block of 16 x 1 atoms for one example: four independent sums hide the latency of an addition.
 [[gnu::always_inline]] inline void one_row_of_block(const TowerView& layer, uint32_t block, const float* input,
                                                     float* output) {
     Lanes sums[4] = {Lanes::load(layer.biases + size_t{block} * kLanes), Lanes::all(0), Lanes::all(0), Lanes::all(0)};
@@ -102,7 +102,7 @@ template <uint32_t kNum>
     for (uint32_t n = 0; n < kNum; ++n) finish(layer, sums[n], outputs + n * out + size_t{block} * kLanes);
 }
 
-// Atoms 1 x 1 for one example.
+// 1 x 1 atoms for one example.
 void one_row_of_singles(const TowerView& layer, const float* input, float* output) {
     for (uint32_t o = 0; o < layer.out; ++o) {
         float sums[4] = {layer.biases[o], 0, 0, 0};

@@ -1,4 +1,4 @@
-// Steps of the optimizers of live atoms. Included by kernels/per_target/kernels-inl.hpp alone.
+// Optimizer steps of live atoms.
 #pragma once
 
 #include "kernels/tower_kernels.hpp"
@@ -8,7 +8,7 @@ namespace {
 
 void tower_adam(float* values, const float* gradients, float* m, float* v, uint32_t* steps, size_t n, uint32_t height,
                 const AdamRates& rates) {
-    for (size_t begin = 0, end; begin < n; begin = end) {  // runs of atoms with the same count
+    for (size_t begin = 0, end; begin < n; begin = end) {  // runs of atoms with equal step counts
         const uint32_t step = steps[begin] + 1;
         for (end = begin; end < n && steps[end] + 1 == step; ++end) steps[end] = step;
         const double t = step, beta1 = rates.beta1, beta2 = rates.beta2;

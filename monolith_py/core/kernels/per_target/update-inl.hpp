@@ -1,4 +1,4 @@
-// Update: sort by row, then one step for each run of equal rows. Included by kernels/per_target/kernels-inl.hpp alone.
+// Update: sort by row, then take one step for each run of equal rows.
 #pragma once
 
 #include <cmath>
@@ -11,7 +11,7 @@
 namespace monolith {
 namespace {
 
-uint64_t* sort_rows(const uint32_t* rows, size_t n, size_t part, size_t parts, uint64_t* order, uint64_t* room,
+uint64_t* sort_rows(const uint32_t* rows, size_t n, size_t part, size_t parts, uint64_t* order, uint64_t* scratch,
                     size_t* num) {
     size_t m = 0;
     uint32_t top = 0;
@@ -23,8 +23,8 @@ uint64_t* sort_rows(const uint32_t* rows, size_t n, size_t part, size_t parts, u
         top = own && row > top ? row : top;
     }
     *num = m;
-    // Least digit first (Knuth, volume 3, 5.2.5), which keeps the order of equal rows; as few passes as the greatest
-    // row needs.
+    // Radix sort from the least digit (Knuth, volume 3, 5.2.5): stable; the largest row determines the number of
+    // passes.
     const int bits = 32 - __builtin_clz(top | 1),
               passes = bits <= 12   ? 1
                        : bits <= 24 ? 2
@@ -45,17 +45,17 @@ uint64_t* sort_rows(const uint32_t* rows, size_t n, size_t part, size_t parts, u
             sum += count;
         }
         for (size_t i = 0; i < m; ++i)
-            room[starts[p][static_cast<uint32_t>(order[i] >> 32) >> (p * width) & mask]++] = order[i];
-        uint64_t* const sorted = room;
-        room = order;
+            scratch[starts[p][static_cast<uint32_t>(order[i] >> 32) >> (p * width) & mask]++] = order[i];
+        uint64_t* const sorted = scratch;
+        scratch = order;
         order = sorted;
     }
     return order;
 }
 
-// What comes before any rule: decay as part of the gradient, then the clip of its norm.
+// Weight decay as part of the gradient, then the clip of its norm: before every rule.
 [[gnu::always_inline]] inline void prepare(const Slice& slice, uint32_t dim, const float* w, float* g) {
-    const Hyper& h = slice.hyper;
+    const Hyperparameters& h = slice.hyperparameters;
     if (h.weight_decay != 0 && slice.optimizer != Optimizer::kAdamW)
         for (uint32_t d = 0; d < dim; ++d) g[d] += h.weight_decay * w[d];
     if (h.clip_norm > 0) {
@@ -68,14 +68,14 @@ uint64_t* sort_rows(const uint32_t* rows, size_t n, size_t part, size_t parts, u
     }
 }
 
-// Not inlined, or it would be computed for every row whether asked for or not.
+// Not inlined: else computed for every row, also where `zeroed` is null.
 [[gnu::noinline]] bool is_zero(const float* values, uint32_t n) {
     for (uint32_t i = 0; i < n; ++i)
         if (values[i] != 0) return false;
     return true;
 }
 
-// Walk the runs of equal rows; `step(w, s, g)` takes the step.
+// Visit the runs of equal rows; `step(w, s, g)` takes the step.
 template <uint32_t kDim, typename Step>
 [[gnu::always_inline]] inline size_t each_row(UpdateJob& job, Step&& step) {
     const uint32_t dim = kDim ? kDim : job.table.dim, state_width = job.table.state_width;
@@ -118,12 +118,12 @@ template <uint32_t kDim, typename Step>
 template <typename Rule, uint32_t kDim>
 size_t update_single(UpdateJob& job) {
     const Slice& slice = job.slices[0];
-    const Hyper hyper = slice.hyper;
+    const Hyperparameters hyperparameters = slice.hyperparameters;
     const uint32_t dim = kDim ? kDim : slice.dim;
-    const bool plain = hyper.weight_decay == 0 && hyper.clip_norm == 0;
+    const bool plain = hyperparameters.weight_decay == 0 && hyperparameters.clip_norm == 0;
     return each_row<kDim>(job, [&](float* w, float* s, float* g) __attribute__((always_inline)) {
         if (!plain) prepare(slice, dim, w, g);
-        Rule::step(hyper, dim, w, s, g);
+        Rule::step(hyperparameters, dim, w, s, g);
     });
 }
 
@@ -137,7 +137,7 @@ struct Single {
 
 void step_slice(const Slice& slice, float* w, float* s, float* g) {
     prepare(slice, slice.dim, w, g);
-    const Hyper& h = slice.hyper;
+    const Hyperparameters& h = slice.hyperparameters;
     switch (slice.optimizer) {
         case Optimizer::kSgd:
             return Sgd::step(h, slice.dim, w, s, g);
@@ -168,8 +168,7 @@ void step_slice(const Slice& slice, float* w, float* s, float* g) {
 
 size_t update(UpdateJob& job) {
     job.num_zeroed = 0;
-    if (job.num_slices == 1)
-        switch (job.slices[0].optimizer) {  // the rules that most tables use have loops of their own
+    if (job.num_slices == 1) switch (job.slices[0].optimizer) {  // specialised loops for the most common rules
             case Optimizer::kSgd:
                 return by_dim<Single<Sgd>::Of>(job.table.dim, job);
             case Optimizer::kAdagrad:

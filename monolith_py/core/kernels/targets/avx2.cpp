@@ -1,3 +1,3 @@
-// The hot loops for AVX2.
+// Kernels for AVX2.
 #define MONOLITH_KERNELS kKernelsAvx2
 #include "kernels/per_target/kernels-inl.hpp"

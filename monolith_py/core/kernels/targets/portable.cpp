@@ -1,3 +1,3 @@
-// The hot loops for any machine.
+// Kernels for any machine.
 #define MONOLITH_KERNELS kKernelsPortable
 #include "kernels/per_target/kernels-inl.hpp"

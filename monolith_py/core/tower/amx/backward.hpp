@@ -1,5 +1,5 @@
-// A backward pass in the matrix unit, a slab of examples after the other: the gradients of a slab's activations are in
-// the second-level cache when the gradients of the weights need them, and never reach memory.
+// Backward pass in AMX, in rounds of one slab per thread: the gradients of a slab's activations are in the L2 cache
+// when the gradients of the weights need them, and never reach memory.
 #pragma once
 
 #include <algorithm>
@@ -12,24 +12,20 @@
 
 namespace monolith::amx {
 
-// All activations of a batch: the inputs of every layer and, where ReLU follows the last, its outputs.
-class Tape : public TowerTape {
+// All activations of a batch: the inputs of every layer and, if ReLU follows the last layer, its outputs.
+class AmxTape : public EngineTape {
   public:
-    explicit Tape(std::shared_ptr<BufferPool> pool) : pool_(std::move(pool)) {}
-    ~Tape() override { pool_->give(std::move(buffer)); }
+    explicit AmxTape(std::shared_ptr<BufferPool> pool) : memory(std::move(pool)) {}
 
-    Buffer buffer;
-    std::vector<size_t> offsets, strides;  // in bf16: of a layer's first unit, and from one unit to the next
-    Bf16* of(size_t layer, size_t unit) const { return buffer.as<Bf16>() + offsets[layer] + unit * strides[layer]; }
-
-  private:
-    const std::shared_ptr<BufferPool> pool_;
+    PooledBuffer memory;
+    std::vector<size_t> offsets, strides;  // in bf16: a layer's first unit; distance between its units
+    Bf16* of(size_t layer, size_t unit) const { return memory.as<Bf16>() + offsets[layer] + unit * strides[layer]; }
 };
 
-class Backward {
+class AmxBackward {
   public:
-    Backward(const std::vector<PackedLayer>& layers, const Tape& tape, const float* grad_outputs,
-             const Columns<float>& grad_inputs)
+    AmxBackward(const std::vector<PackedLayer>& layers, const AmxTape& tape, const float* grad_outputs,
+                const Columns<float>& grad_inputs)
         : layers_(layers),
           tape_(tape),
           grad_outputs_{{grad_outputs}, {layers.back().view().out}},
@@ -45,8 +41,8 @@ class Backward {
         ThreadPool& threads = ThreadPool::instance();
         for (size_t first = 0; first < units; first += step) {
             const size_t count = std::min(step, units - first);
-            threads.run(count, [&](size_t i) { descend(first + i, i); });
-            threads.run(tasks_.size(), [&](size_t i) { weigh(tasks_[i].first, tasks_[i].second, first, count); });
+            threads.run(count, [&](size_t i) { propagate_unit(first + i, i); });
+            threads.run(tasks_.size(), [&](size_t i) { add_weights(tasks_[i].first, tasks_[i].second, first, count); });
         }
         threads.run(tasks_.size(), [&](size_t i) { finish_weight_gradient(at(tasks_[i].first), tasks_[i].second); });
         pool.give(std::move(buffer));
@@ -62,12 +58,20 @@ class Backward {
             const size_t blocks = at(l).blocks;
             const size_t step = num_threads_ == 1 ? blocks : round_up(blocks / (2 * num_threads_) + 1, 2);
             for (size_t b = 0; b < blocks; b += step)
-                tasks_.push_back(
-                    {l, {b, std::min(blocks, b + step), tape_.of(l, 0), to.values, to.biases, to.all, nullptr}});
+                tasks_.push_back({l,
+                                  {
+                                      .begin = b,
+                                      .end = std::min(blocks, b + step),
+                                      .x = tape_.of(l, 0),
+                                      .values = to.values,
+                                      .biases = to.biases,
+                                      .all = to.all,
+                                      .sums = nullptr,
+                                  }});
         }
     }
 
-    // Memory for the tasks' sums, then for dY of `units` of every layer.
+    // Memory for the sums of all tasks, then for dY of `units` units of every layer.
     Buffer lay_out(size_t units, BufferPool& pool) {
         size_t all_sums = 0, all_dy = 0;
         for (const auto& [l, task] : tasks_) all_sums += num_sums(at(l), task);
@@ -86,8 +90,8 @@ class Backward {
         return buffer;
     }
 
-    // dY of every layer, of one unit, the i-th of its slab.
-    void descend(size_t unit, size_t i) const {
+    // dY of every layer for one unit, the i-th of its round.
+    void propagate_unit(size_t unit, size_t i) const {
         const TileScope tiles;
         const size_t interleaved = most(layers_, [](const Layer& layer) { return layer.output_tiles() * 2 * kTile; });
         const size_t dx = most(layers_, [](const Layer& layer) { return layer.column_tiles() * kTile; });
@@ -109,7 +113,7 @@ class Backward {
             input_gradient(at(0), above, rows_of(grad_inputs_, unit * kUnit, tape_.batch), scratch);
     }
 
-    void weigh(size_t l, const WeightTask& task, size_t first, size_t count) const {
+    void add_weights(size_t l, const WeightTask& task, size_t first, size_t count) const {
         const TileScope tiles;
         add_weight_gradient(at(l), task, first, count, dy_[l], thread_scratch<float>(kWeightScratch));
     }
@@ -123,12 +127,12 @@ class Backward {
     }
 
     const std::vector<PackedLayer>& layers_;
-    const Tape& tape_;
+    const AmxTape& tape_;
     const Columns<const float> grad_outputs_;
     const Columns<float>& grad_inputs_;
     const size_t num_threads_;
-    std::vector<std::pair<size_t, WeightTask>> tasks_;  // with their layers
-    std::vector<Bf16*> dy_;                             // of each layer, (units of a slab, blocks, 1 tile)
+    std::vector<std::pair<size_t, WeightTask>> tasks_;  // layer, task
+    std::vector<Bf16*> dy_;                             // of each layer: (units of a round, blocks, 1 tile)
 };
 
 }  // namespace monolith::amx

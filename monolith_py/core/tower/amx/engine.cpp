@@ -1,4 +1,4 @@
-// The engine of stacks in the matrix unit: who computes what, and where it lies in memory.
+// The AMX engine: division of the work among threads, and layout of the memory.
 #include "tower/amx/engine.hpp"
 
 #if defined(__linux__)
@@ -20,7 +20,7 @@ namespace amx {
 
 namespace {
 
-// Whether the machine has the instructions, its system saves their registers, and lets this process have them.
+// Whether the machine has the instructions, and the kernel saves their registers and permits this process to use them.
 bool is_granted() {
 #if defined(__linux__)
     unsigned a, b, c, d;
@@ -39,11 +39,11 @@ bool is_granted() {
 #endif
 }
 
-class Engine : public TowerEngine {
+class AmxEngine : public TowerEngine {
   public:
     void load(const std::vector<TowerLayer>& layers, const float* const* values, const float* const* biases) override {
         layers_.resize(layers.size());
-        std::vector<std::pair<size_t, size_t>> pairs;  // layer, the first of two blocks
+        std::vector<std::pair<size_t, size_t>> pairs;  // layer, first of two blocks
         for (size_t l = 0; l < layers.size(); ++l) {
             layers_[l].take(layers[l]);
             layers_[l].take_biases(biases[l]);
@@ -56,11 +56,11 @@ class Engine : public TowerEngine {
         });
     }
 
-    std::unique_ptr<TowerTape> make_tape() const override { return std::make_unique<Tape>(pool_); }
+    std::unique_ptr<EngineTape> make_tape() const override { return std::make_unique<AmxTape>(pool_); }
 
-    void forward(const Columns<const float>& inputs, size_t batch, float* outputs, TowerTape* tape) const override {
+    void forward(const Columns<const float>& inputs, size_t batch, float* outputs, EngineTape* tape) const override {
         if (tape == nullptr && batch <= kMaxRows) return forward_few(inputs, batch, outputs);
-        auto* kept = static_cast<Tape*>(tape);
+        auto* kept = static_cast<AmxTape*>(tape);
         const size_t units = round_up(batch, kUnit) / kUnit;
         if (kept != nullptr) lay_out(*kept, batch, units);
         const size_t threads = static_cast<size_t>(ThreadPool::instance().num_threads());
@@ -71,29 +71,27 @@ class Engine : public TowerEngine {
         });
     }
 
-    void backward(TowerTape& tape, const float* grad_outputs, const Columns<float>& grad_inputs,
+    void backward(EngineTape& tape, const float* grad_outputs, const Columns<float>& grad_inputs,
                   const std::vector<LayerGradients>& gradients) const override {
-        Backward(layers_, static_cast<const Tape&>(tape), grad_outputs, grad_inputs).run(gradients, *pool_);
+        AmxBackward(layers_, static_cast<const AmxTape&>(tape), grad_outputs, grad_inputs).run(gradients, *pool_);
     }
 
   private:
     const Layer& at(size_t l) const { return layers_[l].view(); }
 
-    void lay_out(Tape& tape, size_t batch, size_t units) const {
+    void lay_out(AmxTape& tape, size_t batch, size_t units) const {
         tape.batch = batch;
         tape.strides.clear();
         for (size_t l = 0; l < layers_.size(); ++l) tape.strides.push_back(at(l).input_rows() * kUnit);
         tape.strides.push_back(at(layers_.size() - 1).relu ? output_rows() * kUnit : 0);
         tape.offsets.assign(1, 0);
         for (const size_t stride : tape.strides) tape.offsets.push_back(tape.offsets.back() + units * stride);
-        const size_t bytes = tape.offsets.back() * sizeof(Bf16);
-        if (tape.buffer.bytes() == 0) tape.buffer = pool_->take(bytes);
-        tape.buffer.ensure(bytes);
+        tape.memory.ensure<Bf16>(tape.offsets.back());
     }
     size_t output_rows() const { return round_up(at(layers_.size() - 1).out, 32); }
 
     void forward_units(const Columns<const float>& inputs, size_t first, size_t count, size_t batch, float* outputs,
-                       const Tape* tape) const {
+                       const AmxTape* tape) const {
         const TileScope tiles;
         const size_t interleaved = most(layers_, [](const Layer& layer) { return layer.input_tiles() * 2 * kTile; });
         const size_t x_size = most(layers_, [](const Layer& layer) { return layer.input_rows() * kUnit; }) * kMaxUnits;
@@ -107,9 +105,16 @@ class Engine : public TowerEngine {
             Bf16* next = nullptr;
             if (tape != nullptr && (l < last || at(l).relu)) next = tape->of(l + 1, first);
             if (tape == nullptr && l < last) next = own + (l + 1) % 2 * x_size;
-            forward_layer(at(l), {x, count, next, l < last ? at(l + 1).input_rows() : output_rows(),
-                                  l < last ? nullptr : outputs + first * kUnit * at(l).out, batch - first * kUnit,
-                                  scratch + 2 * kForwardScratch, reinterpret_cast<float*>(scratch)});
+            forward_layer(at(l), {
+                                     .x = x,
+                                     .units = count,
+                                     .next = next,
+                                     .next_rows = l < last ? at(l + 1).input_rows() : output_rows(),
+                                     .outputs = l < last ? nullptr : outputs + first * kUnit * at(l).out,
+                                     .count = batch - first * kUnit,
+                                     .interleaved = scratch + 2 * kForwardScratch,
+                                     .scratch = reinterpret_cast<float*>(scratch),
+                                 });
             x = next;
         }
     }
@@ -139,7 +144,7 @@ class Engine : public TowerEngine {
 
 std::unique_ptr<TowerEngine> make_amx_engine() {
     static const bool granted = amx::is_granted();
-    return granted ? std::make_unique<amx::Engine>() : nullptr;
+    return granted ? std::make_unique<amx::AmxEngine>() : nullptr;
 }
 
 }  // namespace monolith

@@ -1,11 +1,11 @@
-// The forward pass of one layer in the matrix unit.
+// Forward pass of one layer in AMX.
 #include "tower/amx/tile.hpp"
 
 namespace monolith::amx {
 
 namespace {
 
-// What becomes of a block's sums: the input of the layer above, or rows of the output.
+// Stores a block's sums as inputs of the next layer, or as rows of the output.
 struct Activate {
     const Layer& layer;
     const ForwardTask& task;
@@ -22,12 +22,12 @@ struct Activate {
     }
 
     void pass_on(size_t block, const float* sums, size_t piece) const {
-        constexpr size_t step = kAtom / kPieces;
-        const size_t begin = block * kAtom + piece * step;
+        constexpr size_t kStep = kAtom / kPieces;
+        const size_t begin = block * kAtom + piece * kStep;
         Bf16* to = task.next + (unit * task.next_rows + begin) * kUnit;
-        for (size_t i = 0; i < step; ++i) {
+        for (size_t i = 0; i < kStep; ++i) {
             if (begin + i >= layer.out) break;
-            const float *from = sums + (piece * step + i) * 32, bias = layer.biases[begin + i];
+            const float *from = sums + (piece * kStep + i) * 32, bias = layer.biases[begin + i];
             _mm512_store_si512(to + i * kUnit, round_sums(activate(from, bias), activate(from + 16, bias)));
         }
         if (block + 1 == layer.blocks && piece + 1 == kPieces)
@@ -50,7 +50,7 @@ struct Activate {
     }
 };
 
-// Half of a group's 32 rows, by `rows`, from the unit `x` into its two interleaved tiles.
+// Gather half of a group's 32 rows, given by `rows`, from unit `x` into its two interleaved tiles.
 inline void gather(const uint32_t* rows, const Bf16* x, size_t half, Bf16* tiles) {
     for (size_t p = half * 8; p < half * 8 + 8; ++p) {
         const __m512i a = _mm512_load_si512(x + rows[2 * p] * kUnit);
@@ -60,9 +60,9 @@ inline void gather(const uint32_t* rows, const Bf16* x, size_t half, Bf16* tiles
     }
 }
 
-// Every group gathers the rows of the next one while its own products run, since a tile must not be loaded soon after
-// it was stored. The sums of a block become activations once the next block's are stored, for the same reason.
-template <size_t units>
+// Each group gathers the rows of the next one during its own products, since loading a tile soon after its store
+// stalls. For the same reason a block's sums become activations after the next block's are stored.
+template <size_t kNumUnits>
 class SparseForward {
   public:
     SparseForward(const Layer& layer, const ForwardTask& task, size_t unit)
@@ -72,31 +72,31 @@ class SparseForward {
           stride_(layer.input_rows() * kUnit),
           x_(task.x + unit * stride_),
           num_groups_(layer.groups[layer.blocks]),
-          stage_(reinterpret_cast<Bf16*>(task.scratch + 2 * units * 512)) {}
+          stage_(reinterpret_cast<Bf16*>(task.scratch + 2 * kNumUnits * 512)) {}
 
     void run() {
-        for (size_t quarter = 0; quarter < 2 * units && num_groups_ > 0; ++quarter) gather_ahead(0, quarter);
+        for (size_t quarter = 0; quarter < 2 * kNumUnits && num_groups_ > 0; ++quarter) gather_ahead(0, quarter);
         for (size_t b = 0; b < layer_.blocks; ++b) {
             zero_tile<0>(), zero_tile<1>(), zero_tile<2>(), zero_tile<3>();
             for (size_t g = layer_.groups[b]; g < layer_.groups[b + 1]; ++g) multiply(g);
-            float* to = task_.scratch + b % 2 * units * 512;
+            float* to = task_.scratch + b % 2 * kNumUnits * 512;
             store_tile<0>(to, 2 * kLine), store_tile<1>(to + 16, 2 * kLine);
-            if (units == 2) store_tile<2>(to + 512, 2 * kLine), store_tile<3>(to + 528, 2 * kLine);
+            if (kNumUnits == 2) store_tile<2>(to + 512, 2 * kLine), store_tile<3>(to + 528, 2 * kLine);
             if (b > 0) finish(b - 1);
         }
         finish(layer_.blocks - 1);
     }
 
   private:
-    // A quarter of the rows of group `g`, or a half where there is one unit.
+    // Gather a quarter of the rows of group `g`; a half with one unit.
     void gather_ahead(size_t g, size_t quarter) {
         if (g >= num_groups_) return;
-        Bf16* to = stage_ + (g % 2 * units + quarter / 2) * 2 * kTile;
+        Bf16* to = stage_ + (g % 2 * kNumUnits + quarter / 2) * 2 * kTile;
         gather(layer_.rows + g * 32, x_ + quarter / 2 * stride_, quarter % 2, to);
     }
 
     void multiply(size_t g) {
-        const Bf16* from = stage_ + g % 2 * units * 2 * kTile;
+        const Bf16* from = stage_ + g % 2 * kNumUnits * 2 * kTile;
         load_tile<4>(layer_.sparse + g * kTile);
         load_tile<6>(from);
         multiply_tiles<0, 4, 6>();
@@ -104,7 +104,7 @@ class SparseForward {
         load_tile<7>(from + kTile);
         multiply_tiles<1, 4, 7>();
         gather_ahead(g + 1, 1);
-        if constexpr (units == 2) {
+        if constexpr (kNumUnits == 2) {
             load_tile<6>(from + 2 * kTile);
             multiply_tiles<2, 4, 6>();
             gather_ahead(g + 1, 2);
@@ -115,8 +115,8 @@ class SparseForward {
     }
 
     void finish(size_t b) {
-        const float* from = task_.scratch + b % 2 * units * 512;
-        for (size_t u = 0; u < units; ++u)
+        const float* from = task_.scratch + b % 2 * kNumUnits * 512;
+        for (size_t u = 0; u < kNumUnits; ++u)
             for (size_t piece = 0; piece < kPieces; ++piece)
                 Activate{layer_, task_, unit_ + u}(b, from + u * 512, piece);
     }
@@ -129,14 +129,17 @@ class SparseForward {
     Bf16* const stage_;
 };
 
-// Whether it could: where atoms are dead, zero weights times what is not finite would be NaN.
-bool dense_forward(const Layer& layer, const ForwardTask& task, size_t unit) {
+enum class DenseForward { kDone, kNotFinite };
+
+// Multiply dead atoms too. Impossible with NaN or infinity among the inputs: their product with a dead atom's zero is
+// NaN.
+DenseForward dense_forward(const Layer& layer, const ForwardTask& task, size_t unit) {
     const bool is_finite =
         interleave(task.x + unit * layer.input_rows() * kUnit, layer.input_tiles() * 32, task.interleaved);
-    if (!is_finite && !layer.is_full()) return false;
+    if (!is_finite && !layer.is_full()) return DenseForward::kNotFinite;
     const Activate finish{layer, task, unit};
     DenseProduct(layer.dense, layer.blocks, layer.input_tiles(), task.interleaved, task.scratch, finish).run();
-    return true;
+    return DenseForward::kDone;
 }
 
 }  // namespace
@@ -144,7 +147,7 @@ bool dense_forward(const Layer& layer, const ForwardTask& task, size_t unit) {
 void forward_layer(const Layer& layer, const ForwardTask& task) {
     if (layer.dense != nullptr) {
         for (size_t unit = 0; unit < task.units; ++unit)
-            if (!dense_forward(layer, task, unit)) SparseForward<1>(layer, task, unit).run();
+            if (dense_forward(layer, task, unit) == DenseForward::kNotFinite) SparseForward<1>(layer, task, unit).run();
         return;
     }
     if (task.units == 2)

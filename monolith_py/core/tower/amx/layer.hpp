@@ -1,11 +1,11 @@
-// A layer's weights in the forms that the matrix unit multiplies, and the memory that holds them.
+// A layer's weights in the forms that AMX multiplies, with their memory.
 #pragma once
 
 #include <algorithm>
 #include <cstring>
 #include <vector>
 
-#include "memory/buffer_pool.hpp"
+#include "memory/pool.hpp"
 #include "tower/amx/engine.hpp"
 #include "tower/engine.hpp"
 
@@ -15,7 +15,7 @@ class PackedLayer {
   public:
     const Layer& view() const { return view_; }
 
-    // Take the topology of `from`; what is packed already is kept where it has not changed.
+    // Take the topology of `from`; an unchanged one keeps its packed weights.
     void take(const TowerLayer& from) {
         const auto blocks = static_cast<uint32_t>((from.out + kAtom - 1) / kAtom);
         view_.relu = from.relu;
@@ -41,7 +41,7 @@ class PackedLayer {
     void take_biases(const float* biases) { std::copy_n(biases, view_.out, biases_.begin()); }
 
   private:
-    // Blocks in groups of 32 atoms; the last group of a block is filled up with the input's row of zeros.
+    // Divide blocks into groups of 32 atoms; pad a block's last group with the input's row of zeros.
     void group() {
         groups_.assign(1, 0);
         rows_.clear();
@@ -53,9 +53,9 @@ class PackedLayer {
     }
     static Bf16* zeros(Buffer& buffer, size_t count) {
         if (count == 0) return nullptr;
-        buffer.ensure(count * sizeof(Bf16));
-        std::memset(buffer.as<void>(), 0, count * sizeof(Bf16));
-        return buffer.as<Bf16>();
+        Bf16* data = buffer.ensure<Bf16>(count);
+        std::memset(data, 0, count * sizeof(Bf16));
+        return data;
     }
 
     Layer view_{};
@@ -65,7 +65,7 @@ class PackedLayer {
     Buffer values_, sparse_, dense_, transposed_;
 };
 
-// The most of `count(layer)` over all layers.
+// Maximum of `count(layer)` over all layers.
 template <typename Count>
 size_t most(const std::vector<PackedLayer>& layers, const Count& count) {
     size_t most = 0;
@@ -76,8 +76,14 @@ size_t most(const std::vector<PackedLayer>& layers, const Count& count) {
 // The rows of one unit.
 template <typename T>
 Parts<T> rows_of(const Columns<T>& columns, size_t first, size_t batch) {
-    return {columns.parts.data(),           columns.widths.data(),        columns.parts.size(), first,
-            std::min(kUnit, batch - first), is_past_cache(columns, batch)};
+    return {
+        .data = columns.parts.data(),
+        .widths = columns.widths.data(),
+        .num_parts = columns.parts.size(),
+        .first = first,
+        .count = std::min(kUnit, batch - first),
+        .past_cache = is_past_cache(columns, batch),
+    };
 }
 
 }  // namespace monolith::amx

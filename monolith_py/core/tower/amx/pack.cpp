@@ -1,4 +1,4 @@
-// Packing for the matrix unit: activations and gradients of a unit, and weights.
+// Packing for AMX: activations and gradients of a unit, and weights.
 #include "tower/amx/tile.hpp"
 
 namespace monolith::amx {
@@ -7,7 +7,7 @@ namespace {
 
 alignas(64) const float kZeros[16] = {};
 
-// Element f of 32 rows of float32 becomes row f of bf16, for the lanes of `mask`.
+// Element f of 32 float32 rows becomes row f of bf16, for the lanes of `mask`.
 inline void pack_rows(const float* const (&rows)[32], __mmask16 mask, size_t count, Bf16* out, size_t stride) {
     const __m512i pairs = _mm512_setr_epi32(0x00100000, 0x00110001, 0x00120002, 0x00130003, 0x00140004, 0x00150005,
                                             0x00160006, 0x00170007, 0x00180008, 0x00190009, 0x001a000a, 0x001b000b,
@@ -25,20 +25,20 @@ inline void pack_rows(const float* const (&rows)[32], __mmask16 mask, size_t cou
         for (size_t i = 0; i < count; ++i) _mm512_store_si512(out + i * stride, r[i]);
 }
 
-// Where ReLU let nothing through there is no gradient: x is zero there, of whatever sign.
+// Clear the gradient of clipped outputs: there x is zero, of either sign.
 inline __m512i mask_of_relu(__m512i gradient, const Bf16* x) {
     return _mm512_maskz_mov_epi16(_mm512_test_epi16_mask(_mm512_load_si512(x), _mm512_set1_epi16(0x7fff)), gradient);
 }
 
-// A pair of a block's 16 rows of dY into the interleaved form.
+// Store a pair of a block's 16 rows of dY in the interleaved form.
 void finish_pair(const Layer& layer, size_t block, size_t pair, __m512i even, __m512i odd, OutputGradient* result) {
     interleave(even, odd, block * kAtom / 2 + pair, result->interleaved);
     result->is_finite &= (infinite_of(even) | infinite_of(odd)) == 0;
-    if (block + 1 == layer.blocks && block % 2 == 0)  // the last tiles are but half full
+    if (block + 1 == layer.blocks && block % 2 == 0)  // the last tiles are half full
         interleave(_mm512_setzero_si512(), _mm512_setzero_si512(), block * kAtom / 2 + pair + 8, result->interleaved);
 }
 
-// All of them into the transposed form.
+// Store a block's rows of dY in the transposed form.
 void finish_block(size_t block, const Bf16* rows, OutputGradient* result) {
     __m512i r[16];
     for (int i = 0; i < 16; ++i) r[i] = _mm512_load_si512(rows + i * kUnit);
@@ -46,8 +46,8 @@ void finish_block(size_t block, const Bf16* rows, OutputGradient* result) {
     for (int i = 0; i < 16; ++i) _mm512_store_si512(result->transposed + block * kTile + i * 32, r[i]);
 }
 
-// What becomes of 16 columns' sums of the gradient of the inputs: dY of the layer below.
-struct Descend {
+// Stores the gradient of 16 input columns as dY of the layer below.
+struct PackGradientBelow {
     const Layer& below;
     const Bf16* x;
     OutputGradient* result;
@@ -69,8 +69,8 @@ struct Descend {
     }
 };
 
-// Or it goes out, row-major, to the parts of the inputs.
-struct Emerge {
+// Stores the gradient of the inputs, row-major, into the parts of the inputs.
+struct WriteInputGradient {
     const Parts<float>& out;
 
     void operator()(size_t tile, const float* sums, size_t piece) const {
@@ -91,7 +91,7 @@ struct Emerge {
         }
     }
 
-    // Lines that are far apart: past the cache where they are whole and too many for it, or each would be read first.
+    // Whole, aligned rows of a large matrix bypass the cache: an ordinary store would read each line first.
     void store_all(const __m512i (&r)[16], float* to, size_t width) const {
         if (out.past_cache && (reinterpret_cast<uintptr_t>(to) | (width * sizeof(float))) % 64 == 0)
             for (size_t i = 0; i < 16; ++i)
@@ -115,7 +115,7 @@ struct Emerge {
 };
 
 // Atoms of 16 columns x 32 examples: sums = values^T * dY of a block, added to the columns' rows of `dx`. Sums are
-// added a group after they were stored, while the next ones are computed.
+// added one group after their store, during the next products.
 void scatter(const Layer& layer, const OutputGradient& dy, float* dx, float* sums) {
     const uint16_t* columns = nullptr;
     size_t waiting = 0;
@@ -217,12 +217,12 @@ void input_gradient(const Layer& layer, const OutputGradient& dy, const Layer& b
                     OutputGradient* result, float* scratch) {
     alignas(64) Bf16 rows[kAtom * kUnit];
     result->is_finite = true;
-    propagate(layer, dy, scratch, Descend{below, x, result, rows});
+    propagate(layer, dy, scratch, PackGradientBelow{below, x, result, rows});
 }
 
 void input_gradient(const Layer& layer, const OutputGradient& dy, const Parts<float>& out, float* scratch) {
-    propagate(layer, dy, scratch, Emerge{out});
-    _mm_sfence();  // others may read at once
+    propagate(layer, dy, scratch, WriteInputGradient{out});
+    _mm_sfence();  // another thread may read them next
 }
 
 void pack_block(const Layer& layer, size_t block, const float* values) {

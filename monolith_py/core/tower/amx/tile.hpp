@@ -1,7 +1,7 @@
-// The instructions of the matrix unit, and the small moves around them. Only for sources that are built for it.
+// AMX instructions and the moves around them. Only for sources compiled for AMX.
 //
-// The compiler's own intrinsics do not tell it that a tile is read from memory and written to it, so that it may drop
-// or move the stores before; these do.
+// The compiler's own intrinsics do not declare that tiles are read from and written to memory, so that it may drop or
+// move stores; these do.
 #pragma once
 
 #include <immintrin.h>
@@ -16,34 +16,34 @@ namespace {
 
 constexpr long kLine = 64;  // bytes of a tile's row
 
-template <int tile>
+template <int kRegister>
 inline void load_tile(const void* from, long stride = kLine) {
-    asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(tile) : "memory");
+    asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(kRegister) : "memory");
 }
 
-// The same of memory that is not soon read again: it leaves the first-level cache to the other factor.
-template <int tile>
+// `load_tile` for memory that is not read again soon: leaves the L1 cache to the other factor.
+template <int kRegister>
 inline void stream_tile(const void* from, long stride = kLine) {
-    asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(tile) : "memory");
+    asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(kRegister) : "memory");
 }
 
-template <int tile>
+template <int kRegister>
 inline void store_tile(void* to, long stride = kLine) {
-    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(stride), "i"(tile) : "memory");
+    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(stride), "i"(kRegister) : "memory");
 }
 
-template <int tile>
+template <int kRegister>
 inline void zero_tile() {
-    asm volatile("tilezero %%tmm%c0" ::"i"(tile) : "memory");
+    asm volatile("tilezero %%tmm%c0" ::"i"(kRegister) : "memory");
 }
 
 // sum (16, 16) float32 += a (16, 32) * b (32, 16), whose pairs of rows are interleaved.
-template <int sum, int a, int b>
+template <int kSum, int kA, int kB>
 inline void multiply_tiles() {
-    asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(sum), "i"(a), "i"(b) : "memory");
+    asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSum), "i"(kA), "i"(kB) : "memory");
 }
 
-// Tiles 0-3 are sums, 4 and 5 left factors, 6 and 7 right ones; `pairs` of 16 makes the inner dimension 32.
+// Tiles 0-3 are sums, 4 and 5 left factors, 6 and 7 right ones; 16 `pairs` make the inner dimension 32.
 struct TileConfig {
     uint8_t palette = 1, start_row = 0, reserved[14] = {};
     uint16_t row_bytes[16] = {};
@@ -82,16 +82,16 @@ inline void transpose(__m512i (&r)[16]) {
     }
 }
 
-// The sums of 32 examples in the order of the interleaved tiles, rounded and in the order of the activations.
+// Round the sums of 32 examples and convert them from the order of interleaved tiles to that of activations.
 inline __m512i round_sums(__m512 first, __m512 second) {
     const __m512i words = (__m512i)_mm512_cvtne2ps_pbh(second, first);
     return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), words);
 }
 
-// Which example of the unit lane `i` of the first tile is; the second's are 4 further on.
+// Example of a unit in lane `i` of the first tile; the second tile has the one 4 further on.
 inline size_t example_of_lane(size_t i) { return i / 4 * 8 + i % 4; }
 
-// One pair of rows into its lines of the two tiles.
+// Interleave one pair of rows into its lines of two tiles.
 inline void interleave(__m512i even, __m512i odd, size_t pair, Bf16* tiles) {
     Bf16* to = tiles + pair / 16 * 2 * kTile + pair % 16 * 32;
     _mm512_store_si512(to, _mm512_unpacklo_epi16(even, odd));
@@ -103,7 +103,7 @@ inline __mmask32 infinite_of(__m512i row) {
     return _mm512_cmpeq_epi16_mask(_mm512_and_si512(row, exponent), exponent);
 }
 
-// Rows (count, 32) of bf16, an even count, into interleaved tiles. Returns whether all are finite.
+// Interleave rows (count, 32) of bf16, `count` even; returns whether all values are finite.
 inline bool interleave(const Bf16* rows, size_t count, Bf16* tiles) {
     __mmask32 infinite = 0;
     for (size_t r = 0; r < count; r += 2) {
@@ -114,18 +114,18 @@ inline bool interleave(const Bf16* rows, size_t count, Bf16* tiles) {
     return infinite == 0;
 }
 
-// ReLU that lets NaN through: of a NaN and a number the instruction gives its second operand.
+// ReLU that keeps NaN: with a NaN operand the instruction returns its second one.
 inline __m512 relu_of(__m512 x) { return _mm512_max_ps(_mm512_setzero_ps(), x); }
 
 inline __mmask16 first_lanes(size_t n) { return n >= 16 ? 0xffff : static_cast<__mmask16>((1u << n) - 1); }
 
-// What is done with a block of 16 x 32 sums comes in kPieces pieces, so that they run beside products: a piece at once
-// would fill the processor's window, and the matrix unit would wait.
+// Number of pieces in which a block of 16 x 32 sums is finished, between products: a whole block at once would fill the
+// reorder buffer, and AMX would idle.
 constexpr size_t kPieces = 8;
 
-// One product of `row_tiles` x `inner` tiles of `a` with the interleaved tiles `b` (inner, 2) of one unit: finish(r,
-// sums, piece) gets float32 (16, 32) of row tile r, whose lanes are in the order of the tiles. `sums` has 2 x 4 KiB:
-// they are read a turn after they were stored. `b` stays in the first-level cache while `a` passes by.
+// Product of `row_tiles` x `inner` tiles of `a` with the interleaved tiles `b` (inner, 2) of one unit. finish(r, sums,
+// piece) gets float32 (16, 32) of row tile r, with lanes in the order of the tiles. `sums` has 2 x 4 KiB: read one turn
+// after their store. `b` stays in the L1 cache while `a` streams.
 template <typename Finish>
 class DenseProduct {
   public:
@@ -143,7 +143,7 @@ class DenseProduct {
     }
 
   private:
-    template <bool two>
+    template <bool kTwo>
     void multiply(size_t r) {
         const Bf16 *a0 = a_ + r * inner_ * kTile, *a1 = a0 + inner_ * kTile, *b = b_;
         const size_t inner = inner_, step = (pieces_ + inner - 1) / inner;
@@ -155,7 +155,7 @@ class DenseProduct {
             multiply_tiles<0, 4, 6>();
             load_tile<7>(b + kTile);
             multiply_tiles<1, 4, 7>();
-            if constexpr (two) {
+            if constexpr (kTwo) {
                 stream_tile<5>(a1);
                 multiply_tiles<2, 5, 6>();
                 multiply_tiles<3, 5, 7>();
@@ -165,11 +165,11 @@ class DenseProduct {
         float* to = sums_ + turn_ % 2 * 1024;
         store_tile<0>(to, 2 * kLine);
         store_tile<1>(to + 16, 2 * kLine);
-        if constexpr (two) {
+        if constexpr (kTwo) {
             store_tile<2>(to + 512, 2 * kLine);
             store_tile<3>(to + 528, 2 * kLine);
         }
-        row_ = r, pieces_ = two ? 2 * kPieces : kPieces, done_ = 0;
+        row_ = r, pieces_ = kTwo ? 2 * kPieces : kPieces, done_ = 0;
     }
 
     void finish_up_to(size_t target) {
@@ -183,7 +183,7 @@ class DenseProduct {
     const Bf16* const b_;
     float* const sums_;
     const Finish& finish_;
-    size_t turn_ = 0, row_ = 0, pieces_ = 0, done_ = 0;  // of the sums that wait
+    size_t turn_ = 0, row_ = 0, pieces_ = 0, done_ = 0;  // sums that are not finished yet
 };
 
 }  // namespace

@@ -1,36 +1,36 @@
-// The gradients of a layer's weights and biases: products over all examples of a batch, in slabs that stay in the
-// second-level cache. Every sum runs over the examples in their order, however the blocks are shared out.
+// Gradients of a layer's weights and biases: products over all examples of a batch, in slabs that stay in the L2 cache.
+// Every sum runs over the examples in order, whatever the division of the blocks among threads.
 #include "tower/amx/tile.hpp"
 
 namespace monolith::amx {
 
 namespace {
 
-// Sums of `num` rows, fewer than 16 at the end of a block, whose memory behind is another block's.
-template <int tile>
+// Load the sums of `num` rows. Fewer than 16 at the end of a block: the memory after them belongs to another block.
+template <int kRegister>
 void load_sums(const float* from, size_t num, bool is_first, float* spill) {
     if (is_first || num == 0) {
-        zero_tile<tile>();
+        zero_tile<kRegister>();
     } else if (num >= kAtom) {
-        load_tile<tile>(from);
+        load_tile<kRegister>(from);
     } else {
         for (size_t i = 0; i < kAtom; ++i)
             _mm512_store_ps(spill + i * 16, i < num ? _mm512_loadu_ps(from + i * 16) : _mm512_setzero_ps());
-        load_tile<tile>(spill);
+        load_tile<kRegister>(spill);
     }
 }
 
-template <int tile>
+template <int kRegister>
 void store_sums(float* to, size_t num, float* spill) {
     if (num == 0) return;
-    if (num >= kAtom) return store_tile<tile>(to);
-    store_tile<tile>(spill);
+    if (num >= kAtom) return store_tile<kRegister>(to);
+    store_tile<kRegister>(spill);
     for (size_t i = 0; i < num; ++i) _mm512_storeu_ps(to + i * 16, _mm512_load_ps(spill + i * 16));
 }
 
 size_t rows_left(size_t n, size_t begin) { return n > begin ? n - begin : 0; }
 
-// A few units that stay in the second-level cache, of one task.
+// At most 8 units, of one task.
 struct Slab {
     const Layer& layer;
     const WeightTask& task;
@@ -44,9 +44,9 @@ struct Slab {
     bool is_first() const { return first == 0; }
 };
 
-// Four sums of 16 columns x 16 outputs: columns [16 * tile, 16 * tile + 32) of the blocks b and, if `two`, b + 1.
-// dY of the blocks stays in the first-level cache while the inputs pass by.
-template <bool two>
+// Four sums of 16 columns x 16 outputs: columns [16 * tile, 16 * tile + 32) of block b and, with kTwo, b + 1. dY of the
+// blocks stays in the L1 cache while the inputs stream.
+template <bool kTwo>
 void dense_step(const Slab& slab, size_t b, size_t tile, float* sums) {
     const size_t begin = tile * 16, stride = slab.stride(), in = slab.layer.in, blocks = slab.layer.blocks;
     const Bf16 *x = slab.x() + begin * kUnit, *dy = slab.dy + b * kTile;
@@ -54,7 +54,7 @@ void dense_step(const Slab& slab, size_t b, size_t tile, float* sums) {
     float *low = sums + begin * 16, *high = low + in * 16;
     load_sums<0>(low, num0, slab.is_first(), slab.spill);
     load_sums<2>(low + 256, num1, slab.is_first(), slab.spill);
-    if (two) {
+    if (kTwo) {
         load_sums<1>(high, num0, slab.is_first(), slab.spill);
         load_sums<3>(high + 256, num1, slab.is_first(), slab.spill);
     }
@@ -64,14 +64,14 @@ void dense_step(const Slab& slab, size_t b, size_t tile, float* sums) {
         multiply_tiles<0, 4, 6>();
         stream_tile<5>(x + kTile);
         multiply_tiles<2, 5, 6>();
-        if (!two) continue;
+        if (!kTwo) continue;
         load_tile<7>(dy + kTile);
         multiply_tiles<1, 4, 7>();
         multiply_tiles<3, 5, 7>();
     }
     store_sums<0>(low, num0, slab.spill);
     store_sums<2>(low + 256, num1, slab.spill);
-    if (!two) return;
+    if (!kTwo) return;
     store_sums<1>(high, num0, slab.spill);
     store_sums<3>(high + 256, num1, slab.spill);
 }
@@ -88,7 +88,7 @@ void dense_slab(const Slab& slab, float* sums) {
 
 // Up to 64 atoms of one block.
 struct Quad {
-    size_t block, begin, num;  // the first atom, and how many
+    size_t block, begin, num;  // first atom; number of atoms
 
     static Quad of(const Layer& layer, size_t block, size_t begin, size_t end) {
         while (block < end && begin >= layer.bounds[block + 1])
@@ -106,15 +106,15 @@ inline void gather(const uint32_t* rows, const Bf16* x, Bf16* tile) {
     for (size_t i = 0; i < kAtom; ++i) _mm512_store_si512(tile + i * 32, _mm512_load_si512(x + rows[i] * kUnit));
 }
 
-template <int sum>
+template <int kSum>
 inline void sparse_step(const Bf16* from, const Quad& next, const uint32_t* rows, const Bf16* x, Bf16* to) {
-    load_tile<4 + sum % 2>(from + sum * kTile);
-    multiply_tiles<sum, 4 + sum % 2, 6>();
-    if (next.num > sum * 16) gather(rows + sum * 16, x, to + sum * kTile);
+    load_tile<4 + kSum % 2>(from + kSum * kTile);
+    multiply_tiles<kSum, 4 + kSum % 2, 6>();
+    if (next.num > kSum * 16) gather(rows + kSum * 16, x, to + kSum * kTile);
 }
 
-// Up to 64 atoms over all units. Rows are gathered a unit ahead of their product, the last time those of the quad
-// behind: a tile must not be loaded soon after it was stored.
+// Up to 64 atoms over all units. Gathers rows one unit before their product, at the end those of the quad `behind`:
+// loading a tile soon after its store stalls.
 void sparse_quad(const Slab& slab, const Quad& quad, const Quad& behind, size_t turn) {
     const Layer& layer = slab.layer;
     float* sums = slab.task.values + quad.begin * kAtom;
@@ -167,7 +167,7 @@ void sum_biases(const Slab& slab, float* biases) {
     }
 }
 
-// From the gradients of all atoms of the task's blocks, those of the live ones.
+// Select the gradients of live atoms from those of all atoms of the task's blocks.
 void pick(const Layer& layer, const WeightTask& task, const float* all) {
     for (size_t b = task.begin; b < task.end; ++b)
         for (size_t k = layer.bounds[b]; k < layer.bounds[b + 1]; ++k)
@@ -175,7 +175,7 @@ void pick(const Layer& layer, const WeightTask& task, const float* all) {
                              _mm512_loadu_ps(all + ((b - task.begin) * layer.in + layer.columns[k]) * kAtom));
 }
 
-// A NaN of an input times the zeros of outputs that there are not is NaN, too.
+// Zero the padding outputs: the product of their zeros with a NaN input is NaN.
 void clear_padding(const Layer& layer, float* gradients, size_t num) {
     for (size_t i = 0; i < num; ++i)
         _mm512_storeu_ps(gradients + i * 16,
@@ -188,7 +188,7 @@ bool is_dense(const Layer& layer, const WeightTask& task) {
     return task.all != nullptr || (task.values != nullptr && layer.density >= kWeightGradientDense);
 }
 
-// Where the gradients of all atoms of the task's blocks add up, behind those of the biases if not in place.
+// Sums of all atoms of the task's blocks; after the bias sums if not in place.
 float* all_of(const Layer& layer, const WeightTask& task) {
     if (is_in_place(layer, task)) return task.values + layer.bounds[task.begin] * kAtom;
     return task.sums + (task.end - task.begin) * kAtom;
@@ -205,8 +205,14 @@ void add_weight_gradient(const Layer& layer, const WeightTask& task, size_t firs
                          float* scratch) {
     for (const size_t end = first + count; first < end; first += kSlab, dy += kSlab * layer.blocks * kTile) {
         const Slab slab{
-            layer,         task, first, end - first < kSlab ? end - first : kSlab, dy, reinterpret_cast<Bf16*>(scratch),
-            scratch + 2048};
+            .layer = layer,
+            .task = task,
+            .first = first,
+            .count = end - first < kSlab ? end - first : kSlab,
+            .dy = dy,
+            .stage = reinterpret_cast<Bf16*>(scratch),
+            .spill = scratch + 2048,
+        };
         if (task.biases != nullptr) sum_biases(slab, task.sums);
         if (is_dense(layer, task))
             dense_slab(slab, all_of(layer, task));

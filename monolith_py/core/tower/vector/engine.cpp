@@ -1,21 +1,16 @@
-// The fp32 engine of sparse linear stacks: chunks of 16 examples, feature-major, through all layers while they are in
-// the cache; the loops are those of the machine's instruction set.
+// The fp32 engine of sparse linear stacks: panels go through all layers while they are in the cache, by the kernels of
+// the machine's instruction set.
 #include "tower/vector/engine.hpp"
 
 namespace monolith {
 namespace {
 
-class VectorTape final : public TowerTape {
+class VectorTape final : public EngineTape {
   public:
-    explicit VectorTape(std::shared_ptr<FreeMemory> free) : free_(std::move(free)), memory_(free_->take()) {}
-    ~VectorTape() override { free_->give(std::move(memory_)); }
-    float* ensure(size_t n) { return memory_.ensure(n); }
-    const float* data() const { return memory_.data(); }
-    Columns<const float> inputs;
+    explicit VectorTape(std::shared_ptr<BufferPool> pool) : memory(std::move(pool)) {}
 
-  private:
-    std::shared_ptr<FreeMemory> free_;
-    AlignedFloats memory_;
+    PooledBuffer memory;
+    Columns<const float> inputs;
 };
 
 class VectorEngine final : public TowerEngine {
@@ -37,23 +32,24 @@ class VectorEngine final : public TowerEngine {
         }
     }
 
-    void forward(const Columns<const float>& inputs, size_t batch, float* outputs, TowerTape* tape) const override {
+    void forward(const Columns<const float>& inputs, size_t batch, float* outputs, EngineTape* tape) const override {
         float* taped = nullptr;
         if (tape) {
             auto* const own = static_cast<VectorTape*>(tape);
             own->batch = batch;
             own->inputs = inputs;
-            taped = own->ensure(num_chunks(batch) * stack_.stride);
+            taped = own->memory.ensure<float>(num_chunks(batch) * stack_.stride);
         }
         if (batch > 0) vector_forward(stack_, inputs, batch, outputs, taped);
     }
 
-    std::unique_ptr<TowerTape> make_tape() const override { return std::make_unique<VectorTape>(free_); }
+    std::unique_ptr<EngineTape> make_tape() const override { return std::make_unique<VectorTape>(pool_); }
 
-    void backward(TowerTape& tape, const float* grad_outputs, const Columns<float>& grad_inputs,
+    void backward(EngineTape& tape, const float* grad_outputs, const Columns<float>& grad_inputs,
                   const std::vector<LayerGradients>& gradients) const override {
         const auto& own = static_cast<VectorTape&>(tape);
-        vector_backward(stack_, own.inputs, own.data(), tape.batch, grad_outputs, grad_inputs, gradients, *free_);
+        vector_backward(stack_, own.inputs, own.memory.as<float>(), tape.batch, grad_outputs, grad_inputs, gradients,
+                        *pool_);
     }
 
   private:
@@ -62,27 +58,29 @@ class VectorEngine final : public TowerEngine {
         VectorLayer& own = stack_.layers[l];
         const uint32_t height = stack_.height, blocks = static_cast<uint32_t>(layer.bounds.size() - 1);
         const size_t atoms = layer.bounds[blocks], last = layer.bounds[blocks - 1];
-        float* const to = own.values.ensure(atoms * height);
+        float* const to = own.values.ensure<float>(atoms * height);
         std::copy_n(values, atoms * height, to);
         if (stack_.round) kernels().tower.round(to, atoms * height);
         stack_.clear_padding(layer.out, to + last * height, atoms - last);
-        float* const own_biases = own.biases.ensure(padded(layer.out));
+        float* const own_biases = own.biases.ensure<float>(padded(layer.out));
         std::fill_n(std::copy_n(biases, layer.out, own_biases), padded(layer.out) - layer.out, 0.0f);
-        own.view = {layer.in,
-                    layer.out,
-                    height,
-                    blocks,
-                    layer.relu,
-                    stack_.round,
-                    l + 1 == layers.size(),
-                    layer.bounds.data(),
-                    layer.columns.data(),
-                    to,
-                    own_biases};
+        own.view = {
+            .in = layer.in,
+            .out = layer.out,
+            .height = height,
+            .blocks = blocks,
+            .relu = layer.relu,
+            .round = stack_.round,
+            .last = l + 1 == layers.size(),
+            .bounds = layer.bounds.data(),
+            .columns = layer.columns.data(),
+            .values = to,
+            .biases = own_biases,
+        };
     }
 
     VectorStack stack_;
-    const std::shared_ptr<FreeMemory> free_ = std::make_shared<FreeMemory>();
+    const std::shared_ptr<BufferPool> pool_ = std::make_shared<BufferPool>();
 };
 
 }  // namespace

@@ -1,20 +1,20 @@
-// Forward in fp32: tiles of chunks through all layers, or a few examples row by row.
+// Forward pass in fp32: panels go through all layers; a few examples go row by row.
 #include "tower/vector/engine.hpp"
 
 namespace monolith {
 namespace {
 
-constexpr size_t kFewExamples = 12;  // below that a chunk is mostly padding: rows are faster
-constexpr size_t kTile = 4;          // chunks that go through a layer together, so that its values are read once
+constexpr size_t kFewExamples = 12;    // fewer examples: a chunk is mostly padding, rows are faster
+constexpr size_t kChunksPerPanel = 4;  // a layer's values are read once for all chunks of a panel
 
-// Examples that are not there stay zero in every layer: NaN of their own could reach the sums over examples.
+// Keep absent examples at zero in every layer: a NaN there could reach the sums over examples.
 void clear_absent(float* chunk, size_t features, size_t examples) {
     for (size_t i = 0; i < features; ++i) std::fill(chunk + i * kLanes + examples, chunk + (i + 1) * kLanes, 0.0f);
 }
 
-// The chunks from `first` on: inputs in `x`, what becomes of them in `own`.
-void forward_tile(const VectorStack& stack, const Columns<const float>& inputs, size_t batch, size_t first,
-                  const Chunks<float>& x, const Chunks<float>& own, float* outputs) {
+// Forward pass of one panel that begins at chunk `first`: inputs in `x`, outputs of all layers in `own`.
+void forward_panel(const VectorStack& stack, const Columns<const float>& inputs, size_t batch, size_t first,
+                   const Chunks<float>& x, const Chunks<float>& own, float* outputs) {
     const uint32_t in_last = present(batch, (first + own.num - 1) * kLanes);
     for (size_t i = 0; i < x.num; ++i) vector_pack(stack, inputs, batch, (first + i) * kLanes, x[i]);
     Chunks<const float> from{x.data, x.stride, x.num};
@@ -33,7 +33,7 @@ void forward_tile(const VectorStack& stack, const Columns<const float>& inputs, 
 }
 
 void forward_rows(const VectorStack& stack, const Columns<const float>& inputs, size_t batch, float* outputs) {
-    float *from = tower_scratch(2 * batch * stack.widest), *to = from + batch * stack.widest;
+    float *from = thread_scratch<float>(2 * batch * stack.widest), *to = from + batch * stack.widest;
     const size_t in = padded(stack.layers[0].view.in), out = padded(stack.layers.back().view.out);
     size_t column = 0;
     for (size_t p = 0; p < inputs.parts.size(); ++p) {
@@ -69,12 +69,12 @@ void vector_forward(const VectorStack& stack, const Columns<const float>& inputs
         return;
     }
     const size_t chunks = num_chunks(batch), stride = stack.stride, in = stack.in() * kLanes;
-    const size_t tile = std::clamp<size_t>(chunks / static_cast<size_t>(pool.num_threads()), 1, kTile);
-    pool.run((chunks + tile - 1) / tile, [&](size_t task) {
-        const size_t first = task * tile, num = std::min(tile, chunks - first);
-        float* const x = tower_scratch(num * (in + stride));
+    const size_t panel = std::clamp<size_t>(chunks / static_cast<size_t>(pool.num_threads()), 1, kChunksPerPanel);
+    pool.run((chunks + panel - 1) / panel, [&](size_t task) {
+        const size_t first = task * panel, num = std::min(panel, chunks - first);
+        float* const x = thread_scratch<float>(num * (in + stride));
         float* const own = taped ? taped + first * stride : x + num * in;
-        forward_tile(stack, inputs, batch, first, {x, in, num}, {own, stride, num}, outputs);
+        forward_panel(stack, inputs, batch, first, {x, in, num}, {own, stride, num}, outputs);
     });
 }
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from monolith_py.errors import ConfigError, TopicMissing, WireError
 from monolith_py.io.codec import decode_impression, encode_action, encode_impression
+from monolith_py.io.codec.impression_view import parse_impression
+from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_py.pb import example_pb2 as pb
-from monolith_streaming.joiner.impressions import parse_impression
 from monolith_streaming.joiner.process import run_joiner
-from monolith_streaming.joiner.wire_patterns import WirePatterns
 
 World = Any
 Change = Callable[[pb.Impression], object]
@@ -93,14 +93,13 @@ def test_refused_records_of_a_lone_step_are_put_aside_too(world: World) -> None:
 
 
 @given(position=st.integers(0, 10_000), value=st.integers(0, 255))
-def test_what_the_codec_refuses_is_refused_here(world: World, position: int, value: int) -> None:
-    """The joiner's quick checks must not let through what `decode_impression` would refuse, nor refuse what it takes."""
-    layouts = WirePatterns({"age": 2})
+def test_the_joiner_refuses_what_decode_impression_refuses(world: World, position: int, value: int) -> None:
+    patterns = WirePatterns({"age": 2})
     good = encode_impression(world.impression("r", items=(1, 4)))
-    parse_impression(good, layouts)
+    parse_impression(good, patterns)
     index = position % len(good)
     changed = good[:index] + bytes([value]) + good[index + 1 :]
-    expected, got = reason_of(decode_impression, changed), reason_of(lambda value: parse_impression(value, layouts), changed)
+    expected, got = reason_of(decode_impression, changed), reason_of(lambda value: parse_impression(value, patterns), changed)
     if expected is None and got is not None:
         assert "impression.candidates.age" in got or "in both" in got
     else:

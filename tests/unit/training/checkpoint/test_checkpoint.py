@@ -12,16 +12,16 @@ import pytest
 
 from monolith_py.config import JobConfig
 from monolith_py.data.examples import ExampleBatch
-from monolith_py.errors import CheckpointError
+from monolith_py.errors import CheckpointError, CheckpointVersion
 from monolith_py.training import (
+    Checkpoint,
     CheckpointMeta,
     CheckpointSaving,
     Trainer,
-    newest_checkpoint,
-    read_meta,
     restore_checkpoint,
     save_checkpoint,
 )
+from monolith_py.training.checkpoint.layout import VERSION
 
 
 def meta_of(trainer: Trainer) -> CheckpointMeta:
@@ -30,7 +30,7 @@ def meta_of(trainer: Trainer) -> CheckpointMeta:
     )
 
 
-def save(directory: Path, trainer: Trainer, keep: int = 3) -> Path:
+def save(directory: Path, trainer: Trainer, keep: int = 3) -> Checkpoint:
     return save_checkpoint(directory, trainer, meta_of(trainer), keep=keep)
 
 
@@ -110,8 +110,8 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_taken(
     good = save(tmp_path, trainer)
     trainer.step(make_examples(1))
     bad = save(tmp_path, trainer)
-    assert newest_checkpoint(tmp_path) == bad
-    victim = bad / ("manifest.json" if damage == "manifest" else "tables/user_id.table")
+    assert Checkpoint.newest(tmp_path) == bad
+    victim = bad.path / "manifest.json" if damage == "manifest" else bad.table("user_id")
     content = victim.read_bytes()
     if damage == "delete":
         victim.unlink()
@@ -120,7 +120,7 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_taken(
     else:
         victim.write_bytes(content[: len(content) // 2])
     with caplog.at_level(logging.ERROR):
-        assert newest_checkpoint(tmp_path) == good
+        assert Checkpoint.newest(tmp_path) == good
     assert victim.name in caplog.text
 
 
@@ -133,9 +133,9 @@ def test_only_the_newest_are_kept_and_a_torn_write_leaves_no_checkpoint(
         save(tmp_path, trainer, keep=2)
     assert [path.name for path in sorted(tmp_path.glob("step-*"))] == ["step-000000000003", "step-000000000004"]
     (tmp_path / ".step-000000000005.tmp" / "tables").mkdir(parents=True)  # what a crash leaves behind
-    newest = newest_checkpoint(tmp_path)
+    newest = Checkpoint.newest(tmp_path)
     assert newest is not None
-    assert newest.name == "step-000000000004"
+    assert newest.path.name == "step-000000000004"
 
 
 def test_a_checkpoint_of_another_job_or_other_settings_is_refused(
@@ -151,7 +151,38 @@ def test_a_checkpoint_of_another_job_or_other_settings_is_refused(
     with pytest.raises(CheckpointError, match=r"user_id\.table.*seed expected 9, got 0"):
         restore_checkpoint(path, Trainer(make_job(seed=9)), "training")
     with pytest.raises(CheckpointError, match=r"manifest\.json"):
-        read_meta(tmp_path / "step-000000000099")
+        _ = Checkpoint.at(tmp_path, 99).meta
+
+
+def test_a_checkpoint_of_another_format_version_is_refused_and_not_passed_over(
+    make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch], tmp_path: Path
+) -> None:
+    trainer = Trainer(make_job())
+    trainer.step(make_examples(0))
+    save(tmp_path, trainer)
+    trainer.step(make_examples(1))
+    old = save(tmp_path, trainer)
+    manifest = old.path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(f'"version": {VERSION}', '"version": 1'))
+    for read in (old.verify, lambda: Checkpoint(old.path).meta, lambda: Checkpoint.newest(tmp_path)):
+        with pytest.raises(CheckpointVersion, match=f"{old}: format version must be {VERSION}, got 1") as refused:
+            read()
+        assert (refused.value.path, refused.value.expected, refused.value.got) == (old.path, VERSION, 1)
+
+
+@pytest.mark.parametrize("name", ["dense.safetensors", "optimizer.safetensors"])
+def test_a_file_of_tensors_that_is_damaged_or_absent_is_refused_by_name(
+    make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch], tmp_path: Path, name: str
+) -> None:
+    trainer = Trainer(make_job())
+    trainer.step(make_examples(0))
+    checkpoint = save(tmp_path, trainer)
+    (checkpoint.path / name).write_bytes(b"no tensors")
+    with pytest.raises(CheckpointError, match=name):
+        restore_checkpoint(checkpoint, Trainer(make_job()), "training")
+    (checkpoint.path / name).unlink()
+    with pytest.raises(CheckpointError, match=name):
+        restore_checkpoint(checkpoint, Trainer(make_job()), "training")
 
 
 def test_a_disk_that_is_full_leaves_the_older_checkpoint(
@@ -168,5 +199,5 @@ def test_a_disk_that_is_full_leaves_the_older_checkpoint(
             save(tmp_path, trainer)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert newest_checkpoint(tmp_path) == good
-    assert newest_checkpoint(tmp_path) != save(tmp_path, trainer) == newest_checkpoint(tmp_path)
+    assert Checkpoint.newest(tmp_path) == good
+    assert Checkpoint.newest(tmp_path) != save(tmp_path, trainer) == Checkpoint.newest(tmp_path)

@@ -1,38 +1,55 @@
-"""Rows of impressions to the columns of examples, without an array for each impression. B rows are picked in all."""
+"""Feature columns of candidates picked from many impressions, without an array for each impression. Letters: B picked candidates."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 
 from monolith_py.data.columns import FeatureColumns, FloatArray, SparseColumn
+from monolith_py.io.codec.impression_view import ImpressionView
+from monolith_py.io.codec.wire_patterns import FlatColumns, WirePatterns
 from monolith_py.pb import example_pb2 as pb
-from monolith_streaming.joiner.wire_patterns import FlatColumns
 
+# A candidate: its impression and its row there.
+Pick = tuple[ImpressionView, int]
 Only = Collection[str] | None
 
 
-def flat_features(flats: Sequence[FlatColumns], only: Only = None) -> FeatureColumns:
-    """Return the rows that `flats`, which all have the same names, are; of the features in `only` where it is given."""
+def pick_features(picks: Sequence[Pick], patterns: WirePatterns, only: Only = None) -> FeatureColumns:
+    """Return the features of the picked candidates in order, B > 0 rows; `only` names the features to keep.
+
+    Shared features are repeated for each row. A sparse feature that an impression lacks is empty there, a dense one zero. Dense features
+    that are not in `patterns.widths` are left out.
+    """
+    flats: list[FlatColumns] = []
+    for impression, _ in picks:
+        flat = impression.flat_columns(patterns)
+        if flat is None or (flats and flat.names != flats[0].names):
+            return _from_messages(picks, patterns.widths, only)
+        flats.append(flat)
+    return _stack(flats, only)
+
+
+def _stack(flats: Sequence[FlatColumns], only: Only) -> FeatureColumns:
+    """Stack `flats` (same names) into columns."""
     names = flats[0].names
     fids = np.frombuffer(b"".join(flat.fids for flat in flats), "<i8").reshape(len(flats), len(names))
     by_column = np.ascontiguousarray(fids.T, np.int64)  # (names, B)
     ones = np.ones(len(flats), np.int32)
-    wanted = {name: SparseColumn(by_column[index], ones) for index, name in enumerate(names) if only is None or name in only}
-    return FeatureColumns(len(flats), wanted)
+    kept = {name: SparseColumn(by_column[index], ones) for index, name in enumerate(names) if only is None or name in only}
+    return FeatureColumns(len(flats), kept)
 
 
-def picked_features(picks: Iterable[tuple[pb.Impression, Sequence[int]]], widths: Mapping[str, int], only: Only = None) -> FeatureColumns:
-    """Return the features of the picked candidates, in order; a pick is a valid impression and the candidates' rows in it.
-
-    Shared features are repeated for each row. A sparse feature that an impression lacks is empty there, a dense one zero;
-    dense features that are not in `widths` are left out, and so is every feature not in `only`.
-    """
+def _from_messages(picks: Sequence[Pick], widths: Mapping[str, int], only: Only) -> FeatureColumns:
+    """Collect the columns through the messages' accessors."""
     sparse: dict[str, _Sparse] = {}
     dense: dict[str, _Dense] = {}
     num_rows = 0
-    for message, rows in picks:
+    for impression, group in groupby(picks, key=itemgetter(0)):
+        message, rows = impression.message, [row for _, row in group]
         for part, part_rows in ((message.shared, (0,) * len(rows)), (message.candidates, rows)):
             for column in part.sparse:
                 if only is None or column.name in only:
@@ -57,7 +74,7 @@ class _Sparse:
         self._odd: dict[int, int] = {}  # row -> number of fids, where that is not 1
 
     def add(self, start: int, column: pb.SparseColumn, rows: Sequence[int]) -> None:
-        """Append `rows` of `column` as rows from `start` on."""
+        """Append `rows` of `column`, the first as row `start`."""
         self._pad(start)
         fids, lengths = list(column.fids), list(column.lengths)
         if lengths:
@@ -81,7 +98,7 @@ class _Sparse:
         return SparseColumn(np.array(self._fids, np.int64), lengths)
 
     def _pad(self, num_rows: int) -> None:
-        """Let empty rows follow up to `num_rows`."""
+        """Append empty rows up to `num_rows`."""
         self._odd.update(dict.fromkeys(range(self._num_rows, num_rows), 0))
         self._num_rows = num_rows
 
@@ -94,7 +111,7 @@ class _Dense:
         self._values: list[float] = []
 
     def add(self, start: int, values: Iterable[float], rows: Sequence[int]) -> None:
-        """Append `rows` of a row-major column as rows from `start` on."""
+        """Append `rows` of a row-major column, the first as row `start`."""
         self._pad(start)
         flat = list(values)
         for row in rows:

@@ -1,20 +1,19 @@
-"""Columns are picked from impressions without arrays for each: they are those of the codec's own slow way."""
+"""Columns picked from impressions equal those of the decoder."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.events import Impression
+from monolith_py.errors import WireError
 from monolith_py.io.codec import decode_impression, encode_impression
-from monolith_py.pb import example_pb2 as pb
-from monolith_streaming.joiner.columns import flat_features, picked_features
-from monolith_streaming.joiner.impressions import parse_impression
-from monolith_streaming.joiner.wire_patterns import MAX_PATTERNS, WirePatterns
+from monolith_py.io.codec.impression_view import ImpressionView, parse_impression
+from monolith_py.io.codec.picked_columns import pick_features
+from monolith_py.io.codec.wire_patterns import MAX_PATTERNS, WirePatterns
 
 WIDTHS = {"age": 2, "rate": 1}
 fids = st.integers(-(2**63), 2**63 - 1)
@@ -56,12 +55,12 @@ def impressions(draw: st.DrawFn) -> Impression:
 )
 def test_picked_rows_are_those_of_the_decoded_columns(picks: list[tuple[Impression, list[int]]], only: bool) -> None:
     wanted = {"u", "b", "age"} if only else None
-    messages = []
-    expected = []
+    candidates, expected = [], []
     for impression, rows in picks:
         rows_there = [row % len(impression.item_ids) for row in rows]
         value = encode_impression(impression)
-        messages.append((pb.Impression.FromString(value), rows_there))
+        view = ImpressionView(value)
+        candidates += [(view, row) for row in rows_there]
         decoded = decode_impression(value)
         for row in rows_there:
             one = decoded.candidates.slice(row, row + 1)
@@ -73,39 +72,53 @@ def test_picked_rows_are_those_of_the_decoded_columns(picks: list[tuple[Impressi
                     {name: values for name, values in dense.items() if wanted is None or name in wanted},
                 )
             )
-    assert_equal(picked_features(messages, WIDTHS, wanted), FeatureColumns.concat(expected))
+    assert_equal(pick_features(candidates, WirePatterns(WIDTHS), wanted), FeatureColumns.concat(expected))
 
 
 @given(st.lists(impressions(), min_size=1, max_size=6))
-def test_flat_columns_are_the_picked_ones(found: list[Impression]) -> None:
-    layouts = WirePatterns(WIDTHS)
+def test_only_one_candidate_with_one_fid_a_feature_is_flat(found: list[Impression]) -> None:
+    patterns = WirePatterns(WIDTHS)
     for impression in found:
-        message = parse_impression(encode_impression(impression), layouts).message
-        flat = layouts.columns_of(message)
-        parts = (message.shared, message.candidates)
+        value = encode_impression(impression)
+        flat = parse_impression(value, patterns).flat_columns(patterns)
+        parts = (impression.shared, impression.candidates)
         is_flat = len(impression.item_ids) == 1 and not any(
-            part.dense or any(column.lengths or len(column.fids) != 1 for column in part.sparse) for part in parts
+            part.dense or any((column.lengths != 1).any() for column in part.sparse.values()) for part in parts
         )
         assert (flat is not None) == is_flat
         if flat is not None:
-            assert_equal(flat_features([flat, flat]), picked_features([(message, [0]), (message, [0])], WIDTHS))
+            decoded = decode_impression(value)
+            columns = {**decoded.shared.sparse, **decoded.candidates.sparse}
+            assert dict(zip(flat.names, np.frombuffer(flat.fids, "<i8").tolist(), strict=True)) == {
+                name: column.fids[0] for name, column in columns.items()
+            }
 
 
-def test_a_layout_is_forgotten_when_many_others_were_seen() -> None:
-    layouts = WirePatterns({})
+def flat_impression(name: str) -> ImpressionView:
+    column = FeatureColumns(1, {name: SparseColumn(np.array([5]), np.ones(1, np.int32))})
+    value = encode_impression(Impression("r", 1, 1, np.array([1]), FeatureColumns(1), column, np.zeros((1, 0), np.float32)))
+    return ImpressionView(value)
 
-    def message(name: str) -> pb.Impression:
-        column = FeatureColumns(1, {name: SparseColumn(np.array([5]), np.ones(1, np.int32))})
-        value = encode_impression(Impression("r", 1, 1, np.array([1]), FeatureColumns(1), column, np.zeros((1, 0), np.float32)))
-        return parse_impression(value, layouts).message
 
-    first = message("f0")
+def test_a_pattern_is_forgotten_when_many_others_were_seen() -> None:
+    patterns = WirePatterns({})
+    first = flat_impression("f0")
+    assert patterns.learn(first.message)
     for index in range(1, MAX_PATTERNS):
-        message(f"f{index}")
-    assert layouts.flatten(first) is not None
+        patterns.learn(flat_impression(f"f{index}").message)
+    assert patterns.flatten(first.message) is not None
     for index in range(MAX_PATTERNS):
-        message(f"g{index}")
-    assert layouts.flatten(first) is None
+        patterns.learn(flat_impression(f"g{index}").message)
+    assert patterns.flatten(first.message) is None
+
+
+def test_an_impression_that_is_refused_teaches_no_pattern() -> None:
+    patterns = WirePatterns({})
+    both = FeatureColumns(1, {"f": SparseColumn(np.array([5]), np.ones(1, np.int32))})
+    value = encode_impression(Impression("r", 1, 1, np.array([1]), both, both, np.zeros((1, 0), np.float32)))
+    for _ in range(2):
+        with pytest.raises(WireError, match=r"must differ from those of impression.shared, got \['f'\] in both"):
+            parse_impression(value, patterns)
 
 
 def assert_equal(got: FeatureColumns, expected: FeatureColumns) -> None:
@@ -117,14 +130,3 @@ def assert_equal(got: FeatureColumns, expected: FeatureColumns) -> None:
         assert got.sparse[name].fids.dtype == np.int64 and got.sparse[name].lengths.dtype == np.int32
     for name, values in expected.dense.items():
         np.testing.assert_array_equal(got.dense[name], values)
-
-
-def test_the_world_s_features_reach_the_example(world: Any) -> None:
-    job = world.job()
-    log = world.log(job)
-    world.append(job, log, world.impression("r", items=(1, 2)))
-    world.join(job, log)
-    features = {item: row for _, item, _, _, _, _, row in world.examples(job, log)}
-    user = sum(b"r")
-    assert features[1] == (("tags", (10,)), ("user", (user,)), ("age", (1.0, 1.5)))
-    assert features[2] == (("tags", (20, 20)), ("user", (user,)), ("age", (2.0, 2.5)))

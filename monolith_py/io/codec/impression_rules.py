@@ -1,0 +1,47 @@
+"""Rules of a valid impression: one set for the decoder and for the joiner's view."""
+
+from __future__ import annotations
+
+from monolith_py.errors import WireError
+from monolith_py.io.codec.columns import check_columns, check_finite
+from monolith_py.pb import example_pb2 as pb
+
+
+def check_event(kind: str, request_id: str, time_ms: int) -> None:
+    """Check the fields that impressions and actions share.
+
+    Raises:
+        WireError: the request id is empty, or the time is not positive.
+    """
+    if not request_id:
+        raise WireError(f"{kind}.request_id must not be empty, got ''")
+    if time_ms <= 0:
+        raise WireError(f"{kind}.time_ms must be > 0, got {time_ms}")
+
+
+def check_request(message: pb.Impression) -> None:
+    """Check everything but the features.
+
+    Raises:
+        WireError: no request id, time or candidate; a task name empty or twice; scores that do not fit the candidates or are not finite.
+    """
+    check_event("impression", message.request_id, message.time_ms)
+    tasks, scores = message.task_names, message.scores
+    num_candidates, num_tasks = len(message.item_ids), len(tasks)
+    if num_candidates == 0:
+        raise WireError("impression.item_ids must have at least one candidate, got 0")
+    if len(set(tasks)) != num_tasks or "" in tasks:
+        raise WireError(f"impression.task_names must be unique and not empty, got {list(tasks)}")
+    if len(scores) != num_candidates * num_tasks:
+        raise WireError(f"impression.scores must have {num_candidates} candidates x {num_tasks} tasks, got {len(scores)} values")
+    check_finite(scores, "impression.scores")
+
+
+def check_features(message: pb.Impression) -> set[str]:
+    """Check the features; return the names that are both shared and a candidate's.
+
+    Raises:
+        WireError: a column breaks a rule of `check_columns`.
+    """
+    shared = check_columns(message.shared, 1, "impression.shared")
+    return shared & check_columns(message.candidates, len(message.item_ids), "impression.candidates")

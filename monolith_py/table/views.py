@@ -1,0 +1,59 @@
+"""Results of an embedding table's calls: deltas, entries of the id map, counts.
+
+Letters: n fids or rows, D the table's dim, m evicted fids.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Int64Array = npt.NDArray[np.int64]
+UInt32Array = npt.NDArray[np.uint32]
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TableDelta:
+    """Changes of a table since a consumer's last acknowledged drain."""
+
+    ticket: int  # for `EmbeddingTable.ack`
+    fids: Int64Array  # (n,) of changed rows, each once
+    weights: FloatArray  # (n, D) current weights
+    evicted: Int64Array  # (m,) fids that lost their rows
+
+
+@dataclass(frozen=True)
+class EncodedDelta:
+    """Changes of a table since a consumer's last acknowledged drain, with packed rows."""
+
+    ticket: int  # for `EmbeddingTable.ack`
+    fids: Int64Array  # (n,) of changed rows, each once
+    rows: npt.NDArray[np.uint8]  # (n, R) current weights: the slices in order, each packed by `monolith_py.sync` in its encoding
+    evicted: Int64Array  # (m,) fids that lost their rows
+
+
+@dataclass(frozen=True)
+class Entries:
+    """All n entries of an id map, in no order."""
+
+    fids: Int64Array  # (n,)
+    rows: UInt32Array  # (n,) NO_ROW for a candidate
+    counts: npt.NDArray[np.uint16]  # (n,) sightings, saturating at 65,535
+    seen_s: Int64Array  # (n,) last sighting, event time in seconds, rounded down to a thousandth of the TTL
+
+
+@dataclass(frozen=True)
+class TableStats:
+    """Counts of one table."""
+
+    rows: int
+    candidates: int  # counted fids that are not admitted yet
+    admitted: int  # rows created since the table was made
+    filtered: int  # look-ups of fids not yet admitted, since the table was made
+    evicted: int  # rows evicted by TTL or budget since the table was made
+    freed: int  # rows set to zero and freed by their optimizer since the table was made
+    bytes: int  # memory of id map, rows and optimizer state
+    id_map_capacity: int  # entries

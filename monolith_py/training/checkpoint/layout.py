@@ -1,0 +1,203 @@
+"""Layout of a checkpoint: its folder, its files and their formats. No other module knows them.
+
+<directory>/step-000000001234/manifest.json           version, meta, and size and CRC-32C of every other file
+                              tables/<feature>.table  rows, optimizer state, admission, ages, pending drains
+                              dense.safetensors       dense parameters of the model
+                              optimizer.safetensors   state of the dense optimizer, random state of torch
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from crc32c import crc32c
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from monolith_py.errors import CheckpointError, CheckpointVersion
+from monolith_py.table import table_file
+
+_logger = logging.getLogger(__name__)
+
+# 2: the dense parameters are in dense.safetensors, and sparse layers have a `topology_version`.
+VERSION = 2
+_TABLES, _DENSE, _OPTIMIZER, _MANIFEST = "tables", "dense.safetensors", "optimizer.safetensors", "manifest.json"
+_BLOCK_BYTES = 1 << 22
+
+
+@dataclass(frozen=True)
+class CheckpointMeta:
+    """State of the training at the moment of a checkpoint."""
+
+    job: str
+    step: int  # batches learnt
+    examples_trained: int
+    generation: int  # of the trainer that wrote it
+    next_seq: int  # of the next delta of that generation
+    updates_offset: int  # offset in `updates` after the last delta that this checkpoint holds
+    offsets: dict[int, tuple[int, int]]  # partition of `examples` -> (offset, row) of the next example
+    watermark_ms: int  # event time
+    saved_ms: int  # wall clock
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint folder; `str` gives its path. Methods that read raise CheckpointError for a file that is absent or damaged.
+
+    >>> print(Checkpoint(Path("shop/step-000000001234")).table("user_id"))
+    shop/step-000000001234/tables/user_id.table
+    """
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @staticmethod
+    def at(directory: Path, step: int) -> Checkpoint:
+        """Return the checkpoint of `step` batches in `directory`, written or not."""
+        return Checkpoint(directory / f"step-{step:012d}")
+
+    @staticmethod
+    def all_in(directory: Path) -> list[Checkpoint]:
+        """Return the checkpoints in `directory`, newest first, damaged ones included."""
+        return [Checkpoint(path) for path in sorted(directory.glob("step-*"), reverse=True) if path.is_dir()]
+
+    @staticmethod
+    def newest(directory: Path) -> Checkpoint | None:
+        """Return the newest intact checkpoint in `directory`, None if there is none; log each damaged one as an error.
+
+        Raises:
+            CheckpointVersion: a newer checkpoint has another format version.
+        """
+        checkpoint, refused = Checkpoint.newest_intact(directory)
+        for error in refused:
+            _logger.error("checkpoint refused: %s", error)
+        return checkpoint
+
+    @staticmethod
+    def newest_intact(directory: Path) -> tuple[Checkpoint | None, list[CheckpointError]]:
+        """Return the newest intact checkpoint in `directory`, None if there is none, and the errors of damaged newer ones.
+
+        Raises:
+            CheckpointVersion: a newer checkpoint has another format version. It is not damaged: to pass it over would lose what it holds.
+        """
+        refused = []
+        for checkpoint in Checkpoint.all_in(directory):
+            try:
+                checkpoint.verify()
+            except CheckpointVersion:
+                raise
+            except CheckpointError as error:
+                refused.append(error)
+            else:
+                return checkpoint, refused
+        return None, refused
+
+    @staticmethod
+    def is_at(path: Path) -> bool:
+        """Return whether `path` is a checkpoint, damaged or not, rather than a folder of checkpoints."""
+        return path.name.startswith("step-") or (path / _MANIFEST).exists()
+
+    @property
+    def tables(self) -> Path:
+        """Return the folder of the tables."""
+        return self.path / _TABLES
+
+    def table(self, name: str) -> Path:
+        """Return the snapshot file of one table."""
+        return table_file(self.tables, name)
+
+    @property
+    def table_files(self) -> list[Path]:
+        """Return the snapshot files of all tables, sorted by name."""
+        return sorted(self.tables.glob(table_file(Path(), "*").name))
+
+    @cached_property
+    def meta(self) -> CheckpointMeta:
+        """Return the meta of the manifest, read once."""
+        meta = dict(self._manifest()["meta"])
+        try:
+            meta["offsets"] = {int(partition): (int(offset), int(row)) for partition, (offset, row) in meta["offsets"].items()}
+            return CheckpointMeta(**meta)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise CheckpointError(f"{self.path / _MANIFEST}: {type(error).__name__}: {error}") from None
+
+    def dense(self) -> dict[str, Tensor]:
+        """Return the dense parameters by name, on the CPU."""
+        return _load(self.path / _DENSE)
+
+    def optimizer(self) -> dict[str, Tensor]:
+        """Return the state of the dense optimizer and the random state of torch, by name."""
+        return _load(self.path / _OPTIMIZER)
+
+    def write(self, meta: CheckpointMeta, dense: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
+        """Write every file but the tables, which must be complete: the manifest lists them.
+
+        Raises:
+            CheckpointError: a file cannot be written.
+        """
+        try:
+            save_file(dense, self.path / _DENSE)
+            save_file(optimizer, self.path / _OPTIMIZER)
+            files = {str(file.relative_to(self.path)): _fingerprint(file) for file in self.files()}
+            manifest = {"version": VERSION, "meta": asdict(meta), "files": files}
+            (self.path / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{self.path}: {error}") from None
+
+    def verify(self) -> None:
+        """Compare the size and CRC-32C of every file with the manifest.
+
+        Raises:
+            CheckpointVersion: the checkpoint has another format version.
+            CheckpointError: a file is absent, torn or damaged; the message names it.
+        """
+        for name, expected in self._manifest()["files"].items():
+            file = self.path / name
+            try:
+                got = _fingerprint(file)
+            except OSError as error:
+                raise CheckpointError(f"{file}: {error}") from None
+            if got != expected:
+                raise CheckpointError(f"{file}: torn or damaged, expected {expected}, got {got}")
+
+    def files(self) -> Iterator[Path]:
+        """Return the files of the checkpoint, sorted."""
+        return (file for file in sorted(self.path.rglob("*")) if file.is_file())
+
+    def _manifest(self) -> Mapping[str, Any]:
+        file = self.path / _MANIFEST
+        try:
+            manifest: dict[str, Any] = json.loads(file.read_text())
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{file}: {error}") from None
+        version = manifest.get("version") if isinstance(manifest, dict) else None
+        if isinstance(version, int) and version != VERSION:
+            raise CheckpointVersion(self.path, VERSION, version)
+        if version is None or not all(isinstance(manifest.get(part), dict) for part in ("meta", "files")):
+            raise CheckpointError(f"{file}: must have version, meta and files")
+        return manifest
+
+
+def _load(file: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file}: {error}") from None
+    return tensors
+
+
+def _fingerprint(file: Path) -> dict[str, int]:
+    crc, size = 0, 0
+    with file.open("rb") as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            crc, size = crc32c(block, crc), size + len(block)
+    return {"size": size, "crc32c": crc}
