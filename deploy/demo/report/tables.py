@@ -153,6 +153,6 @@ def _count_table(found: Findings) -> ReportTable:
     }
     note = (
         "Counted in the log and in the last checkpoint. retractions: corrections of examples that were joined as negatives before their "
-        "action arrived. dead letters: records that could not be read."
+        "action arrived. dead letters: records that could not be used."
     )
     return ReportTable("Records of the run", ("", "count"), [(name, f"{count:,}") for name, count in counts.items()], note)
