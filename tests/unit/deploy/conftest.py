@@ -1,4 +1,4 @@
-"""The scripts under deploy/, which are in no package."""
+"""Fixtures of deploy/: its folder, the board's script, streams, requests and jobs of the demo."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ DEPLOY = Path(__file__).parents[3] / "deploy"
 
 @pytest.fixture(scope="session")
 def deploy() -> Path:
-    """The folder deploy/."""
+    """Path of deploy/."""
     return DEPLOY
 
 
 @pytest.fixture(scope="session")
 def board_builder() -> ModuleType:
-    """deploy/grafana/build.py."""
+    """Module of the script deploy/grafana/build.py."""
     spec = importlib.util.spec_from_file_location("deploy_grafana_build", DEPLOY / "grafana" / "build.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -38,7 +38,7 @@ def board_builder() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def make_stream() -> Callable[..., Stream]:
-    """Return a function that makes a stream of impressions with plays of all lengths, some of none, from a seed."""
+    """Return a function that makes a random stream of impressions with plays of all lengths, some without one."""
 
     def make(num: int = 200, seed: int = 0, longest_play_ms: int = 20_000) -> Stream:
         generator = np.random.default_rng(seed)
@@ -59,7 +59,7 @@ def make_stream() -> Callable[..., Stream]:
 
 @pytest.fixture(scope="session")
 def make_requests() -> Callable[[Stream], Requests]:
-    """Return a function that makes the requests of a stream, with stored features for each of its users and videos."""
+    """Return a function that makes the requests of a stream, with stored features of its users and videos."""
 
     def make(stream: Stream) -> Requests:
         users = {user: FeatureColumns(1, {"user_active_degree": one_fid(user % 4)}) for user in set(stream.users.tolist())}
@@ -71,7 +71,7 @@ def make_requests() -> Callable[[Stream], Requests]:
 
 @pytest.fixture
 def make_demo_job(tmp_path: Path) -> Callable[..., JobConfig]:
-    """Return a function that loads the demo's own job, as a run would write it into this test's folder."""
+    """Return a function that writes the demo's job files into this test's folder and loads the live job."""
 
     def make(*, counters: bool = False, partitions: int = 1) -> JobConfig:
         ports = range(40_001, 40_006)

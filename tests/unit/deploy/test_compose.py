@@ -1,4 +1,4 @@
-"""The compose file and the image: their parts fit each other, the job and the command line."""
+"""Compose file and image: their parts fit each other, the job and the command line."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def job(deploy: Path) -> JobConfig:
 
 
 def published(service: dict[str, Any]) -> dict[int, int]:
-    """Return the port of this machine by the port inside; all are open to this machine alone."""
+    """Return the published ports by the ports inside; all must be bound to 127.0.0.1."""
     parts = [port.split(":") for port in service["ports"]]
     assert all(address == "127.0.0.1" for address, _, _ in parts)
     return {int(inside): int(outside) for _, outside, inside in parts}

@@ -1,4 +1,4 @@
-"""The baselines: each prediction is of what was before it."""
+"""Baselines: each prediction depends on earlier impressions only."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_running_rate_knows_nothing_of_its_own_label_or_later_ones(
 
 @pytest.fixture(scope="module")
 def predict(make_stream: Callable[..., Stream]) -> Callable[..., np.ndarray]:
-    """Return a function that predicts labels of the head of a stream by the linear learner."""
+    """Return a function that runs the linear learner over the head of a stream with the given labels."""
     stream = make_stream(1500, seed=2)
     one = np.ones(1, np.int32)
     users = {user: FeatureColumns(1, {"degree": SparseColumn(np.array([user % 3]), one)}) for user in set(stream.users.tolist())}

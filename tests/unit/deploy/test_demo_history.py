@@ -1,4 +1,4 @@
-"""History in the log: in order of time, each record in its request's partition, with counters that know nothing of the future."""
+"""History in the log: time order, the request's partition, counters of earlier impressions only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Appended = tuple[str, int, list[int], list[bytes]]  # topic, partition, times, v
 
 
 class RecordingLog:
-    """Remembers each append; nothing is read from it."""
+    """Records each append; cannot be read."""
 
     def __init__(self) -> None:
         self.appended: list[Appended] = []
@@ -40,7 +40,7 @@ class RecordingLog:
 
 @pytest.fixture
 def write(make_demo_job: Callable[..., JobConfig], make_requests: Callable[[Any], Any]) -> Callable[..., Any]:
-    """Return a function that writes the first `count` impressions of a stream and returns the log, the result and what was noted."""
+    """Return a function that writes the first `count` impressions of a stream and returns log, number of records and notes."""
 
     def write_into(stream: Stream, count: int, **settings: Any) -> tuple[RecordingLog, int, list[int]]:
         log, noted = RecordingLog(), []

@@ -1,4 +1,4 @@
-"""The TOML files of a run: they load, and differ where the processes do."""
+"""Job files of a run: they load, and differ only in the settings of their processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write(folder: Path, *, counters: bool = False) -> JobFiles:
 
 
 def differences(one: JobConfig, two: JobConfig) -> dict[str, tuple[Any, Any]]:
-    """The settings in which two jobs differ."""
+    """Return the settings that differ between two jobs."""
 
     def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         found: dict[str, Any] = {}

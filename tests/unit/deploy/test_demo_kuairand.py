@@ -1,4 +1,4 @@
-"""KuaiRand as the demo sees it: in order of time, with everything that its settings ask for, and actions at the end of a play."""
+"""KuaiRand as a stream: time order, all features of the demo's job, actions at the end of a play."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_shipped_impressions_are_in_order_of_time_over_fourteen_days(stream:
     assert (starts[0], starts[-1]) == (0, len(stream))
     for day, start, stop in zip(range(1, 15), starts, starts[1:], strict=False):
         assert set(days[start:stop].tolist()) == {day}
-    # A day of China is from 16:00 UTC on; the first one has the evening before, too.
+    # A day in China begins at 16:00 UTC; day 1 includes the evening before.
     seconds = stream.times_ms[starts[5]] // 1000 % 86_400
     assert 16 * 3600 <= seconds < 16 * 3600 + 600
     assert stream.days[: stream.first_of_day(kuairand.HISTORY_DAYS + 1)].max() == kuairand.HISTORY_DAYS

@@ -1,4 +1,4 @@
-"""What a run left behind is counted in the log itself."""
+"""Ledger of a run: counts from the log, freshness file, metrics of a process."""
 
 from __future__ import annotations
 
@@ -95,5 +95,5 @@ def test_a_metric_is_summed_over_its_labels_and_no_other_metric() -> None:
 
 def test_a_process_that_does_not_answer_has_no_metric() -> None:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))  # bound and not listening: nobody answers there
+        probe.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
         assert scrape(probe.getsockname()[1], "joined_total") is None

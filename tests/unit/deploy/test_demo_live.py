@@ -1,4 +1,4 @@
-"""The live phase: nothing is known before it may be, nothing is left out, and time waits for replicas that are slow."""
+"""Live replay: no label is known early, no record is lost, and slow replicas slow it down."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from monolith_serving.client import RankResult
 MakeStream = Callable[..., Stream]
 DURATION_S = 4.0
 FIRST = 50
-Event = tuple[float, Any]  # seconds on the clock, what happened
+Event = tuple[float, Any]  # seconds on the clock, event
 
 
 class TickingClock(ManualClock):
-    """Tells its listeners whenever it has moved."""
+    """Clock that calls its listeners at each move."""
 
     def __init__(self) -> None:
         super().__init__(1_700_000_000_000)
@@ -46,7 +46,7 @@ class Asked(NamedTuple):
 
 
 class SlowRanker:
-    """A replica whose answer to its n-th request comes `delay_s(n)` seconds later, or fails for the request `refuses`."""
+    """Replica that answers its n-th request after `delay_s(n)` seconds and refuses request `refuses`."""
 
     def __init__(self, clock: TickingClock, delay_s: Callable[[int], float], refuses: int | None = None) -> None:
         self._clock, self._delay_s, self._refuses = clock, delay_s, refuses
@@ -87,7 +87,7 @@ class SlowRanker:
 
 
 class World:
-    """A replay of a stream to two replicas, and what came of it."""
+    """Replay of a stream to replicas, with the records appended and the progress notes."""
 
     def __init__(self, stream: Stream, *delays_s: Callable[[int], float], refuses: int | None = None) -> None:
         self.stream, self.clock = stream, TickingClock()
@@ -104,7 +104,7 @@ class World:
         return self.replay.run(DURATION_S, self.notes.append, check)
 
     def due_s(self, time_ms: int) -> float:
-        """When an event time comes: impression k of n live ones comes k / (n - 1) of the duration after the start."""
+        """Return the clock time of an event time: impression k of n is due k / (n - 1) of the duration after the start."""
         shown = self.stream.times_ms[FIRST:].tolist()
         if time_ms >= shown[-1]:
             return self.began_s + DURATION_S
@@ -134,7 +134,7 @@ def test_no_action_is_appended_before_both_replicas_have_answered_and_its_play_h
         assert at_s >= answered_s
         held_by_answer += answered_s > world.due_s(action.time_ms)
         held_by_play += answered_s < world.due_s(action.time_ms) - 0.1
-    assert held_by_play > 20 and held_by_answer > 20  # both rules were put to the test
+    assert held_by_play > 20 and held_by_answer > 20  # both rules were tested
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -144,7 +144,7 @@ def test_history_and_live_have_every_impression_and_every_action_exactly_once(ma
     world.run()
     of_history = [action for index in history_actions(stream, FIRST) for action in stream.actions(index)]
     of_live = [action for _, action in world.appended]
-    assert any(int(action.request_id.split("-")[1]) < FIRST for action in of_live)  # plays that history left open
+    assert any(int(action.request_id.split("-")[1]) < FIRST for action in of_live)  # plays that ended after history
     assert Counter(of_history + of_live) == Counter(action for index in range(300) for action in stream.actions(index))
     for ranker in world.rankers:
         assert [request["id"] for request in ranker.requests] == [stream.request_id(index) for index in range(FIRST, 300)]
@@ -183,7 +183,7 @@ def test_replicas_are_asked_what_was_asked_then(make_stream: MakeStream) -> None
 
 def test_the_load_is_even_though_the_stream_is_not(make_stream: MakeStream) -> None:
     stream = make_stream(450)
-    night = np.where(np.arange(450) < 200, 0, 3_600_000)  # nobody is awake for an hour
+    night = np.where(np.arange(450) < 200, 0, 3_600_000)  # an hour without impressions
     stream = type(stream)(**{**vars(stream), "times_ms": stream.times_ms + night})
     world = World(stream, delays(1, 0.01), delays(2, 0.01))
     assert world.run() == pytest.approx(DURATION_S, abs=0.1)

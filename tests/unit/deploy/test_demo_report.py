@@ -31,7 +31,7 @@ NUM_HISTORY, NUM_LIVE = 6000, 4000
 
 
 def towers() -> dict[str, TowerPass]:
-    """A sparse tower that is a little worse than the dense one in long_view."""
+    """Return passes with a sparse tower slightly worse than the dense one in long_view."""
     aucs = {SPARSE: (0.735, 0.74), DENSE: (0.736, 0.74)}
     shapes = {SPARSE: (0.2, 31_000, 44), DENSE: (1.0, 155_000, 0)}
     return {
@@ -44,7 +44,7 @@ def towers() -> dict[str, TowerPass]:
 
 @pytest.fixture
 def found() -> Findings:
-    """Findings of a run in which all went well: the live replica was best and nothing was lost."""
+    """Findings of a good run: the live replica is best and no record is lost."""
     generator = np.random.default_rng(0)
     labels = {task: generator.random(NUM_LIVE) < 0.3 for task in ("long_view", "click")}
     noise = {LIVE: 0.3, FROZEN: 0.4, LINEAR: 0.5, VIDEO_RATE: 0.6}
@@ -135,7 +135,7 @@ def write_page(found: Findings, folder: Path, *, notes: Sequence[str] = (), comm
 
 
 def printed(found: Findings, width: int) -> str:
-    """Return the report as a terminal of `width` columns shows it."""
+    """Return the report printed on a terminal of `width` columns."""
     console = Console(file=io.StringIO(), width=width)
     print_report(found, Provenance("2026-11-29 08:00 UTC", None, "A CPU, 2 CPUs"), console)
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
@@ -176,7 +176,7 @@ def test_each_of_the_four_plots_has_its_curve(found: Findings, tmp_path: Path) -
     for encoded in images:
         pixels = imread(io.BytesIO(base64.b64decode(encoded)), format="png")[:, :, :3]  # (height, width, 3)
         coloured = np.ptp(pixels, axis=2) > 0.2  # text and frames are grey
-        assert np.flatnonzero(coloured.any(axis=0)).size > pixels.shape[1] // 2  # a curve goes from side to side
+        assert np.flatnonzero(coloured.any(axis=0)).size > pixels.shape[1] // 2  # the curve spans the plot
 
 
 def test_a_run_without_freshness_still_has_a_page(found: Findings, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The Kafka broker of the demo and the tests: it names what is missing, and leaves nothing running."""
+"""Kafka broker of the demo and the tests: it names missing programs and leaves no process running."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COMMAND = [sys.executable, "-m", "monolith_demo.driver.kafka_broker"]
 
 
 def run(folder: Path, **environment: str) -> str:
-    """Run the broker with only this environment, which must end by itself, and return what it says."""
+    """Run the broker in this environment, expect exit status 1, and return its standard error."""
     done = subprocess.run([*COMMAND, str(folder)], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     return done.stderr
