@@ -8,13 +8,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import kafka.errors
 import pytest
 from kafka import KafkaProducer
 
+from monolith_demo.driver.kafka_broker import KafkaBroker
 from monolith_py.errors import LogError
 from monolith_py.io import Log
 from monolith_py.io.log.kafka import KafkaLog, _mapped_errors
@@ -40,7 +39,7 @@ def own_broker(kafka_module: ModuleType, kafka_url: str, tmp_path: Path) -> Iter
 
 @pytest.mark.needs_kafka
 @pytest.mark.slow
-def test_kill_9_of_the_broker_loses_doubles_and_reorders_nothing(own_broker: Any, make_log: Make, work_factor: int) -> None:
+def test_kill_9_of_the_broker_loses_doubles_and_reorders_nothing(own_broker: KafkaBroker, make_log: Make, work_factor: int) -> None:
     writer, reader = make_log(own_broker.url), make_log(own_broker.url)
     writer.create_topic("actions")
     acknowledged: list[int] = []
