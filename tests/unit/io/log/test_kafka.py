@@ -31,9 +31,9 @@ def topic(kafka_url: str, make_log: Make) -> str:
 
 
 @pytest.fixture
-def own_broker(kafka_module: ModuleType, kafka_url: str, tmp_path: Path) -> Iterator[Any]:
+def own_broker(kafka_url: str, tmp_path: Path) -> Iterator[KafkaBroker]:
     """A broker that the test may kill; `kafka_url` skips the test without Kafka."""
-    with kafka_module.KafkaBroker(tmp_path / "broker") as broker:
+    with KafkaBroker(tmp_path / "broker") as broker:
         yield broker
 
 
