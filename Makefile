@@ -49,6 +49,8 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	find monolith_py/core tests/cpp -name '*.hpp' -o -name '*.cpp' | xargs $(BIN)/clang-format --dry-run --Werror
+	$(BIN)/python tests/cpp/tidy.py
+	$(BIN)/python -m pytest -q tests/test_floors.py tests/test_core_rooms.py tests/test_architecture.py tests/test_english.py tests/test_doctests.py
 
 check-native: $(READY)
 	tests/cpp/check.sh $(BIN)
