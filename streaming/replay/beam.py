@@ -33,6 +33,18 @@ from monolith_streaming.replay.regroup import Joined, Range, Span, encode_bucket
 
 # Beam's Python runner by its own name: DirectRunner may choose a runner that downloads a binary at its start.
 LOCAL_RUNNER = ("--runner=FnApiRunner",)
+# Counters of the pipeline.
+COUNTS = (
+    "requests",
+    "impressions",
+    "actions",
+    "labelled",
+    "retraction",
+    "sampled_away",
+    "actions_refused",
+    "actions_without_impression",
+    "malformed",
+)
 _NAMESPACE = "replay"
 _METADATA_KEY = "replay"
 
@@ -84,20 +96,7 @@ def run_replay(
             files = sorted(Path(folder).glob(f"{partition:05d}-*.records"))
             appended, found = _append(log, output, partition, within, (decode_outbox(file.read_bytes()) for file in files))
             written, present = written + appended, present + found
-    return ReplayResult(
-        output,
-        counts.get("requests", 0),
-        counts.get("impressions", 0),
-        counts.get("actions", 0),
-        counts.get("labelled", 0),
-        counts.get("retraction", 0),
-        counts.get("sampled_away", 0),
-        counts.get("actions_refused", 0),
-        counts.get("actions_without_impression", 0),
-        counts.get("malformed", 0),
-        written,
-        present,
-    )
+    return ReplayResult(topic=output, records_written=written, records_present=present, **{name: counts.get(name, 0) for name in COUNTS})
 
 
 def _run_pipeline(job: JobConfig, spans: list[Span], within: Range, folder: str, pipeline_args: Sequence[str]) -> dict[str, int]:

@@ -92,12 +92,12 @@ def test_refused_records_of_a_lone_step_are_put_aside_too(world: World) -> None:
     assert len(world.dead_letters(job, log)) == 1
 
 
-@given(position=st.integers(0, 10_000), value=st.integers(0, 255))
-def test_the_joiner_refuses_what_decode_impression_refuses(world: World, position: int, value: int) -> None:
+@given(index=st.integers(0, 10_000), value=st.integers(0, 255))
+def test_the_joiner_refuses_what_decode_impression_refuses(world: World, index: int, value: int) -> None:
     patterns = WirePatterns({"age": 2})
     good = encode_impression(world.impression("r", items=(1, 4)))
     parse_impression(good, patterns)
-    index = position % len(good)
+    index %= len(good)
     changed = good[:index] + bytes([value]) + good[index + 1 :]
     expected, got = reason_of(decode_impression, changed), reason_of(lambda value: parse_impression(value, patterns), changed)
     if expected is None and got is not None:
