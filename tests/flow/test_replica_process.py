@@ -23,7 +23,7 @@ from monolith_py.io import open_kv, open_log
 from monolith_py.io.codec import decode_impression, encode_features
 from monolith_py.io.log.topics import Topics, create_topics
 from monolith_py.pb import ranking_pb2, ranking_pb2_grpc
-from monolith_py.sync import DenseRequests, Publisher
+from monolith_py.sync import PublishedModel, Publisher
 from monolith_py.training import CheckpointMeta, Trainer, save_checkpoint
 from monolith_serving.client import RankClient
 
@@ -114,9 +114,8 @@ class Home:
         stack.append(self.log.close)
         create_topics(self.log, job.log)
         self.trainer = Trainer(job)
-        requests, dense = DenseRequests(self.log, self.topics.dense_requests), self.trainer.export_dense
-        tables, updates = self.trainer.bags.tables, self.topics.updates
-        self.publisher = Publisher(self.log, updates, tables, dense, job.sync, SystemClock(), requests=requests, generation=1)
+        model = PublishedModel(self.trainer.bags.tables, self.trainer.export_dense)
+        self.publisher = Publisher(self.log, self.topics, model, job.sync, SystemClock(), generation=1)
         stack.append(self.publisher.close)
         address = f"127.0.0.1:{job.serving.port}"
         self.client = RankClient(address)
