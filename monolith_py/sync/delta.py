@@ -22,7 +22,7 @@ _MAX_DIM = 1024
 
 @dataclass(frozen=True)
 class StepMark:
-    """A training step whose updated rows are servable once this delta is applied."""
+    """A training step and its updated rows, all servable once this delta is applied."""
 
     time_ms: int  # wall clock
     num_rows: int

@@ -36,7 +36,7 @@ _CONSUMER = "replicas"
 
 
 class TouchedRows(Protocol):
-    """The part of `EmbeddingTable` that publishing needs."""
+    """Operations of `EmbeddingTable` for publishing."""
 
     @property
     def dim(self) -> int:
@@ -59,7 +59,7 @@ class TouchedRows(Protocol):
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """The parts of a trainer that replicas hold."""
+    """Tables and dense parameters of a trainer, for its replicas."""
 
     tables: Mapping[str, TouchedRows]
     dense: Callable[[], Mapping[str, Tensor]]  # returns copies of the dense tensors

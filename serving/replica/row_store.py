@@ -85,7 +85,7 @@ class RowStore:
 
     @property
     def num_bytes(self) -> int:
-        """Return the memory of the rows."""
+        """Return the memory of the rows in bytes."""
         return self._capacity * self._stride
 
     def grow(self, capacity: int) -> None:

@@ -60,7 +60,7 @@ class ReplicaTable:
 
     @property
     def num_bytes(self) -> int:
-        """Return the memory of the rows."""
+        """Return the memory of the rows in bytes."""
         return self._store.num_bytes
 
     def assign(self, feature: str, fids: Int64Array, rows: ByteArray, encoding: RowEncoding) -> None:

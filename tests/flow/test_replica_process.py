@@ -1,4 +1,4 @@
-"""The replica as a real process: before and after its first checkpoint, good and bad requests, following updates, a clean stop."""
+"""The replica as a process: before and after its first checkpoint, valid and bad requests, updates, a clean stop."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def failure_of(client: RankClient, item_ids: list[int], **arguments: object) -> 
 
 
 class Home:
-    """The trainer's side of the job: its tables, its publisher, and what a user of the replica sees."""
+    """The trainer's side of the job: its tables and publisher, and a client of the replica."""
 
     def __init__(self, config: Path, stack: list[Callable[[], None]]) -> None:
         self.job = job = load_job(config)
@@ -227,7 +227,7 @@ def check_bad_requests(home: Home) -> None:
 
 
 def check_updates(home: Home, child: subprocess.Popen[str], old_version: str) -> None:
-    """What the trainer learns is ranked with a moment later."""
+    """Check that the replica soon ranks with what the trainer has learnt."""
     home.learn(30)
     home.publisher.flush(0)
     new_version = "{}.{}".format(*home.publisher.next_delta)
@@ -240,7 +240,7 @@ def check_updates(home: Home, child: subprocess.Popen[str], old_version: str) ->
 
 
 def check_stop(home: Home, child: subprocess.Popen[str], first) -> None:
-    """A stop finishes the requests at hand and logs every impression that was served."""
+    """Check that a stop finishes the requests in progress and logs every served impression."""
     last = home.client.rank(1, [2], request_id="last", timeout_s=CALL_TIMEOUT_S)
     child.terminate()
     assert child.wait() == 0

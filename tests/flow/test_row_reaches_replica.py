@@ -26,7 +26,7 @@ def test_replica_and_trainer_predict_the_same(make_trainer, make_replica, encodi
     trainer.assert_parity(replica, tolerance)
 
 
-def test_a_replica_that_starts_late_ends_like_one_that_was_there_all_the_time(make_trainer, make_replica):
+def test_a_replica_that_starts_late_ends_equal_to_one_that_started_early(make_trainer, make_replica):
     trainer = make_trainer()
     trainer.checkpoint()
     early = make_replica(trainer)
@@ -56,7 +56,7 @@ def test_an_evicted_row_reads_zeros_in_the_replica(make_trainer, make_replica):
     trainer.assert_parity(replica)
 
 
-def test_a_restarted_trainer_takes_the_replicas_along(make_trainer, make_replica):
+def test_replicas_follow_a_restarted_trainer(make_trainer, make_replica):
     trainer = make_trainer()
     trainer.checkpoint()
     replica = make_replica(trainer)
