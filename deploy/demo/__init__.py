@@ -1,1 +1,6 @@
-"""The demo: a real stream through the real processes, and a report of what online learning was worth."""
+"""Demo: a real stream through the real processes, and a report of the gain of online learning. Run it by `python -m monolith_demo`.
+
+- dataset: KuaiRand as a stream of impressions, actions and stored features
+- driver: the run: services and processes, history, live replay, `kafka_broker`
+- report: measures, baselines, tables, plots and the HTML page
+"""

@@ -1,4 +1,4 @@
-"""`python -m monolith_demo`: run the demo."""
+"""Command line of the demo: `python -m monolith_demo`."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""Builds the Grafana board of a job from the metrics of monolith_py/observe/metrics.py: every metric is on it.
+"""Grafana board of a job, with every metric of monolith_py/observe/metrics.py.
 
-python deploy/grafana/build.py        writes deploy/grafana/monolith.json, to be imported into Grafana
+python deploy/grafana/build.py        writes deploy/grafana/monolith.json; import that into Grafana
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NAMESPACE = '{namespace=~"$namespace"}'
 
 @dataclass(frozen=True)
 class Panel:
-    """One graph: its title, Grafana's unit, and PromQL by legend, where our metrics stand without a selector."""
+    """One graph: title, Grafana's unit, and PromQL by legend; metrics in it have no selector."""
 
     title: str
     unit: str
@@ -31,27 +31,27 @@ class Panel:
 
 
 def rate(metric: str, by: str = "") -> str:
-    """Return PromQL for the rate of a counter over all processes, split by the label `by`."""
+    """Return PromQL of the rate of a counter over all processes, split by the label `by`."""
     return f"sum{f' by ({by})' if by else ''} (rate({metric}[$__rate_interval]))"
 
 
 def quantile(share: float, histogram: str) -> str:
-    """Return PromQL for a quantile of a histogram over all processes."""
+    """Return PromQL of a quantile of a histogram over all processes."""
     return f"histogram_quantile({share}, sum by (le) (rate({histogram}_bucket[$__rate_interval])))"
 
 
 def quantiles(histogram: str) -> dict[str, str]:
-    """Return the queries of a panel that shows the median and the slowest hundredth."""
+    """Return the queries of p50 and p99 of a histogram."""
     return {"p50": quantile(0.5, histogram), "p99": quantile(0.99, histogram)}
 
 
 ROWS: dict[str, list[Panel]] = {
-    "Is it well?": [
+    "Overview": [
         Panel("Processes", "short", {"{{role}}": "sum by (role) (monolith_process)"}),
         Panel("Freshness: row updated to servable", "s", quantiles("monolith_freshness_seconds")),
         Panel("Age of the newest applied delta", "s", {"{{instance}}": "monolith_staleness_seconds > 0"}),
         Panel("Progressive AUC", "short", {"{{task}}": "monolith_progressive_auc"}),
-        Panel("Progressive normalised entropy (1: no better than the mean)", "short", {"{{task}}": "monolith_progressive_ne"}),
+        Panel("Progressive normalised entropy (1 = predicting the mean)", "short", {"{{task}}": "monolith_progressive_ne"}),
         Panel("Calibration (mean prediction over mean label)", "short", {"{{task}}": "monolith_calibration_ratio"}),
     ],
     "Serving": [
@@ -64,7 +64,7 @@ ROWS: dict[str, list[Panel]] = {
             {"logged": rate("monolith_impressions_logged_total"), "lost": rate("monolith_impressions_lost_total")},
         ),
         Panel(
-            "Stored features that were not served",
+            "Stored features not served",
             "cps",
             {
                 "missing {{entity}}": rate("monolith_features_missing_total", "entity"),
@@ -72,7 +72,7 @@ ROWS: dict[str, list[Panel]] = {
             },
         ),
         Panel(
-            "Replicas that started again",
+            "Replica loads and faults",
             "short",
             {
                 "checkpoints loaded": "sum (increase(monolith_replica_loads_total[$__rate_interval]))",
@@ -88,34 +88,34 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel("Examples written", "cps", {"{{kind}}": rate("monolith_examples_joined_total", "kind")}),
         Panel("Behind the wall clock", "s", {"event time": "time() - (monolith_joiner_watermark_timestamp_seconds > 0)"}),
-        Panel("Candidates that wait for their window", "short", {"waiting": "sum (monolith_joiner_candidates_waiting)"}),
+        Panel("Candidates in open windows", "short", {"waiting": "sum (monolith_joiner_candidates_waiting)"}),
         Panel("Actions without an impression", "cps", {"{{reason}}": rate("monolith_actions_unmatched_total", "reason")}),
         Panel("Dead letters", "cps", {"{{topic}}": rate("monolith_dead_letters_total", "topic")}),
     ],
     "Trainer": [
-        Panel("Examples learnt", "cps", {"examples": rate("monolith_examples_trained_total")}),
-        Panel("Records that wait", "short", {"partition {{partition}}": "sum by (partition) (monolith_example_lag_records)"}),
+        Panel("Examples trained", "cps", {"examples": rate("monolith_examples_trained_total")}),
+        Panel("Records not yet trained", "short", {"partition {{partition}}": "sum by (partition) (monolith_example_lag_records)"}),
         Panel(
             "Batches",
             "cps",
-            {"learnt": rate("monolith_batches_trained_total"), "skipped {{reason}}": rate("monolith_batches_skipped_total", "reason")},
+            {"trained": rate("monolith_batches_trained_total"), "skipped {{reason}}": rate("monolith_batches_skipped_total", "reason")},
         ),
         Panel("Duration of a step", "s", quantiles("monolith_step_duration_seconds")),
         Panel("Age of the last checkpoint", "s", {"age": "time() - (monolith_checkpoint_saved_timestamp_seconds > 0)"}),
         Panel(
             "Duration of the last checkpoint",
             "s",
-            {"duration": "monolith_checkpoint_duration_seconds > 0", "training stood still": "monolith_checkpoint_pause_seconds > 0"},
+            {"duration": "monolith_checkpoint_duration_seconds > 0", "pause of training": "monolith_checkpoint_pause_seconds > 0"},
         ),
     ],
     "Towers": [
         Panel("Density of sparse layers", "percentunit", {"density": "monolith_tower_density > 0"}),
         Panel("Live atoms", "short", {"layer {{layer}}": "monolith_tower_live_atoms"}),
-        Panel("Changes of the topology", "short", {"in the interval": "increase(monolith_tower_topology_updates_total[$__rate_interval])"}),
+        Panel("Topology updates", "short", {"updates": "increase(monolith_tower_topology_updates_total[$__rate_interval])"}),
         Panel(
             "Health of swaps",
             "percentunit",
-            {"grown again soon after a drop": "monolith_tower_regret_rate", "newborns that lived": "monolith_tower_newborn_survival"},
+            {"regret rate": "monolith_tower_regret_rate", "newborn survival": "monolith_tower_newborn_survival"},
         ),
     ],
     "Tables": [
@@ -124,16 +124,16 @@ ROWS: dict[str, list[Panel]] = {
             "short",
             {
                 "{{table}}": "monolith_table_rows",
-                "waiting for a row, {{table}}": "monolith_table_candidates",
+                "candidates, {{table}}": "monolith_table_candidates",
                 "replica {{instance}}": "monolith_replica_rows > 0",
             },
         ),
         Panel("Memory of rows", "bytes", {"{{table}}": "monolith_table_bytes", "replica {{instance}}": "monolith_replica_bytes > 0"}),
         Panel(
-            "Born, filtered, evicted",
+            "Admitted, filtered, evicted",
             "cps",
             {
-                "born in {{table}}": rate("monolith_table_rows_admitted_total", "table"),
+                "admitted to {{table}}": rate("monolith_table_rows_admitted_total", "table"),
                 "filtered by {{table}}": rate("monolith_table_lookups_filtered_total", "table"),
                 "evicted from {{table}}": rate("monolith_table_rows_evicted_total", "table"),
                 "freed in {{table}}": rate("monolith_table_rows_freed_total", "table"),
@@ -148,13 +148,13 @@ ROWS: dict[str, list[Panel]] = {
             "Bps",
             {"all": rate("monolith_published_bytes_total"), "dense, {{form}}": rate("monolith_dense_published_bytes_total", "form")},
         ),
-        Panel("Publishes that the log refused", "cps", {"refused": rate("monolith_publish_failures_total")}),
+        Panel("Publishes refused by the log", "cps", {"refused": rate("monolith_publish_failures_total")}),
     ],
 }
 
 
 def sample_names() -> dict[str, str]:
-    """Return the metric of observe.py that each name belongs to under which Prometheus sees a value."""
+    """Return the metric of each sample name that Prometheus sees."""
     names = {}
     for metric in REGISTRY.collect():
         if metric.name.startswith("monolith_"):
@@ -164,12 +164,12 @@ def sample_names() -> dict[str, str]:
 
 
 def metrics_in(query: str) -> set[str]:
-    """Return the names of our metrics in PromQL."""
+    """Return the names of our metrics in a text."""
     return set(re.findall(r"\bmonolith_\w+", query))
 
 
 def build() -> dict[str, Any]:
-    """Return the board as Grafana imports it."""
+    """Return the board as Grafana's JSON document."""
     panels: list[dict[str, Any]] = []
     top = 0
     for row, graphs in ROWS.items():
@@ -223,7 +223,7 @@ def _datasource_variable() -> dict[str, Any]:
 
 
 def _namespace_variable() -> dict[str, Any]:
-    """Return the variable that picks a job by its Kubernetes namespace; all of them, or where there is none, ".*"."""
+    """Return the variable that selects a job by its Kubernetes namespace; ".*" selects all, with or without a namespace."""
     return {
         "name": "namespace",
         "label": "Namespace",

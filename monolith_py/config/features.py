@@ -12,23 +12,33 @@ from monolith_py.config.fields import Count, Name, NotNegative, Positive, Settin
 class FeatureConfig(Settings):
     """One sparse feature and its embedding table."""
 
+    # Name of the feature, its table and its column in requests and examples.
     name: Name
-    # Where its fids come from: the request's user or item id, the stored features of either, or the request itself.
+    # Origin of its fids: the user or item id of the request, stored features of the user or item, or the context of the request.
     source: Literal["user_id", "item_id", "user", "item", "context"]
+    # Weights of a row; equal for all features of a job.
     dim: Annotated[int, Field(ge=4, le=1024, multiple_of=4)] = 16
+    # Reduction of the rows of a bag; the mean also counts fids without a row.
     pooling: Literal["sum", "mean"] = "sum"
+    # Distribution of the start values of a row.
     initializer: Literal["zeros", "constant", "uniform", "normal", "xavier"] = "uniform"
+    # Value of "constant", half the width of "uniform", standard deviation of "normal", gain of "xavier".
     init_scale: NotNegative = 0.01
-    # Which fids get a row, and after how many sightings: `monolith_py.table.Admission` says how each kind counts.
+    # Sightings of a fid before it gets a row.
     admit_after: Annotated[int, Field(ge=1, le=65535)] = 1
+    # Method of counting sightings; `monolith_py.table.Admission` describes each.
     admission: Literal["count", "sketch", "proportional", "geometric"] = "count"
+    # Memory of the counts of admission = "sketch", in bytes; 4 MiB if left out.
     sketch_bytes: Annotated[int, Field(ge=64)] | None = None
+    # Window of the counts of admission = "sketch", in seconds of event time; a day if left out.
     sketch_window_s: Count | None = None
-    # Event-time seconds after which a row that was not seen goes.
+    # Time to live of a row after its last sighting, in seconds of event time; without it rows do not expire.
     ttl_s: Count | None = None
-    # Memory that the table's rows may take; which go first is `monolith_py.table.MemoryBudget`'s to say.
+    # Memory limit of the table's rows in bytes, kept by eviction; without it the table grows without limit.
     budget_bytes: Count | None = None
+    # Eviction order under the budget: least recently seen, least often seen, or lowest score.
     eviction: Literal["lru", "lfu", "score"] = "score"
+    # Half-life of the score, in seconds of event time since the last sighting.
     half_life_s: Count = 86_400
 
     @model_validator(mode="after")
@@ -46,26 +56,35 @@ class FeatureConfig(Settings):
 
 
 class DenseFeatureConfig(Settings):
-    """One dense feature: `dim` float32 values, from stored features, the request, or the live counters of `CounterConfig`."""
+    """One dense feature: `dim` float32 values."""
 
+    # Name of the feature and its column in requests and examples.
     name: Name
+    # Origin of its values: stored features of the user or item, or the context of the request ("counter": reserved for `counters.keys`).
     source: Literal["user", "item", "context", "counter"]
+    # Number of values.
     dim: Count = 1
 
 
 class CounterConfig(Settings):
-    """Live counters: per fid of each key, the log count and the smoothed rate of each task, kept in Kv by the joiner."""
+    """Live counters: the joiner counts examples and positives per fid in the key-value store, as dense features of the model."""
 
+    # Count, and add the dense features.
     enabled: bool = False
-    # Features whose fids are counted; each gives one dense feature `counter_<key>` of 1 + number of tasks values.
+    # Sparse features with counted fids. Each adds one dense feature `counter_<key>`: log count, then the smoothed rate of each task.
     keys: tuple[Name, ...] = ()
+    # Weight of the prior in a rate, in examples.
     prior_weight: Positive = 20.0
+    # Rate of a fid without examples.
     prior_rate: Annotated[float, Field(gt=0, lt=1)] = 0.3
 
 
 class TaskConfig(Settings):
-    """One binary label and the kind of action that makes it 1."""
+    """One binary label."""
 
+    # Name of the task, in examples, scores and metrics.
     name: Name
+    # Kind of action that makes the label 1.
     action: str = Field(min_length=1)
+    # Factor of the task's loss.
     weight: Positive = 1.0

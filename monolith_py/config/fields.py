@@ -1,4 +1,4 @@
-"""Field types and the root model that all settings share."""
+"""Field types and the root model of all settings."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Settings(BaseModel):
-    """Root model of all settings: frozen, strict, unknown keys fail.
+    """Root model of all settings: frozen and strict; an unknown key is an error.
 
-    `renamed` maps each former key to its present name: a former key fails with the new one named.
+    `renamed` maps former keys to their new names, for the error message.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {}

@@ -1,6 +1,6 @@
 """Settings of a job: one strict TOML file, shared by all its processes, parsed into frozen models.
 
-Defaults live here and nowhere else. Unknown keys, wrong types and values out of range fail with the field, the value and the rule.
+Defaults exist only here. An unknown key, a wrong type or a value out of range is an error with field, rule and value.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from monolith_py.errors import ConfigError
 
 
 class JobConfig(Settings):
-    """Everything a job's processes are told: one TOML file."""
+    """Settings of a job and all its processes: one TOML file."""
 
+    # Name of the job, kept in its checkpoints: those of another job are refused.
     name: Name
+    # Seed of start values, admission draws, the first topology and random growth.
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     log: LogConfig
     kv: KvConfig
@@ -72,10 +74,10 @@ class JobConfig(Settings):
 
 
 def parse_job(settings: Mapping[str, Any]) -> JobConfig:
-    """Return the job that `settings` (a parsed TOML document) describe.
+    """Return the job of `settings`, a parsed TOML document.
 
     Raises:
-        ConfigError: a field is unknown, missing, of the wrong type or out of its range; the message names each.
+        ConfigError: a field is unknown, missing, of the wrong type or out of range; the message names each.
     """
     try:
         return JobConfig.model_validate(_lists_to_tuples(settings))
@@ -84,10 +86,10 @@ def parse_job(settings: Mapping[str, Any]) -> JobConfig:
 
 
 def load_job(path: str | Path) -> JobConfig:
-    """Return the job described by the TOML file at `path`.
+    """Return the job of the TOML file at `path`.
 
     Raises:
-        ConfigError: the file is absent, is no TOML, or breaks a rule of the settings.
+        ConfigError: the file is absent, is not TOML, or breaks a rule of the settings.
     """
     try:
         document = tomllib.loads(Path(path).read_text())
@@ -100,7 +102,7 @@ def load_job(path: str | Path) -> JobConfig:
 
 
 def _lists_to_tuples(value: Any) -> Any:
-    """Return `value` with every TOML array as a tuple, which is what strict frozen models hold."""
+    """Return `value` with every array as a tuple, the type that strict frozen models require."""
     if isinstance(value, Mapping):
         return {key: _lists_to_tuples(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -109,7 +111,7 @@ def _lists_to_tuples(value: Any) -> Any:
 
 
 def _follows(error: Any) -> bool:
-    """Return whether an array is said to be too short because its items, of which the other errors tell, were left out."""
+    """Return whether an array is only too short because its invalid items, reported by other errors, were left out."""
     return error["type"] == "too_short" and bool(error["input"])
 
 

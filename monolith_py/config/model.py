@@ -11,12 +11,18 @@ from monolith_py.config.sparsity import SparsityConfig
 
 
 class ModelConfig(Settings):
-    """What stands between the pooled rows and the logits."""
+    """The dense part of the model, from pooled rows to logits."""
 
+    # Architecture: DeepFM (Guo et al. 2017) or DLRM (Naumov et al. 2019).
     kind: Literal["deepfm", "dlrm"] = "deepfm"
+    # Outputs of each layer of the tower.
     tower: tuple[Count, ...] = (256, 128, 64)
-    # DLRM only: layers that bring the dense features to the width of a row; the last must be the rows' dim.
+    # DLRM only: outputs of each layer of the bottom tower, which maps the dense features to a row. The last is features.dim; one layer of
+    # that size if left out.
     bottom: tuple[Count, ...] = ()
+    # Probability of zeroing an output of a layer in training.
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    # Number format of the towers' matrix products; "auto" takes bf16 on CPUs with bf16 instructions, else fp32.
     precision: Literal["fp32", "bf16", "auto"] = "auto"
+    # Sparsity of the tower.
     sparsity: SparsityConfig = SparsityConfig()

@@ -12,8 +12,11 @@ from monolith_py.config.fields import Settings
 class ObserveConfig(Settings):
     """Logging and metrics of every process."""
 
+    # Least level of log lines on standard error.
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    # Prometheus port of each process; 0 serves no metrics.
+    # Port of the joiner's Prometheus metrics; 0 turns them off.
     joiner_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    # Port of the trainer's Prometheus metrics; 0 turns them off.
     trainer_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    # Port of a replica's Prometheus metrics; 0 turns them off.
     serving_port: Annotated[int, Field(ge=0, le=65535)] = 0

@@ -1,4 +1,4 @@
-"""Settings of the optimizers of rows and dense parameters."""
+"""Settings of the optimizers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from monolith_py.config.fields import Count, NotNegative, Positive, Settings, Sh
 
 
 class SparseOptimizerConfig(Settings):
-    """How rows of the embedding tables are updated; `monolith_py.table` documents each rule. None: as the rule has it."""
+    """Update rule of the rows; `monolith_py.table` documents each. A setting left out takes the rule's default."""
 
+    # Update rule.
     kind: Literal[
         "sgd",
         "momentum",
@@ -26,31 +27,54 @@ class SparseOptimizerConfig(Settings):
         "group_adagrad",
         "group_ftrl",
     ] = "adagrad"
+    # Learning rate, on the summed gradient of the batch.
     lr: Positive | None = None
+    # Factor of the weights added to the gradient (adamw: multiplied by lr and subtracted from the weights); 0 turns it off.
     weight_decay: NotNegative | None = None
+    # Highest norm of the gradient of a row; 0 turns clipping off.
     clip_norm: NotNegative | None = None
+    # Constant added to the denominator of a step.
     eps: Positive | None = None
+    # Start value of the sum of squared gradients.
     initial_accumulator: NotNegative | None = None
+    # Decay of the velocity of momentum.
     momentum: Share | None = None
+    # Nesterov's form of momentum.
     nesterov: bool | None = None
+    # Decay of the mean squared gradient of adadelta and rmsprop.
     rho: Share | None = None
+    # Decay of the first moment of adam, amsgrad and adamw.
     beta1: Share | None = None
+    # Decay of the second moment of adam, amsgrad and adamw.
     beta2: Share | None = None
+    # L1 strength of ftrl and group_ftrl.
     l1: NotNegative | None = None
+    # L2 strength of ftrl; group-lasso strength of group_adagrad and group_ftrl.
     l2: NotNegative | None = None
+    # Smoothing of the learning rate of ftrl and group_ftrl.
     beta: NotNegative | None = None
 
 
 class DenseOptimizerConfig(Settings):
-    """What learns the towers. The step size is `lr * batch / reference_batch`: small online batches take small steps
-    (linear scaling, Goyal et al. 2017, section 2.1; measured for this use: a tower trained at batch 16 with the rate of 256 gets worse)."""
+    """Optimizer of the dense parameters.
 
+    The learning rate of a batch is `lr * batch / reference_batch`, so that small online batches take small steps (linear scaling, Goyal et
+    al. 2017, section 2.1; measured here: a tower trained at batch 16 with the rate of 256 gets worse).
+    """
+
+    # Update rule.
     kind: Literal["adam", "adagrad", "sgd"] = "adam"
+    # Learning rate of a batch of reference_batch examples, on their mean gradient.
     lr: Positive = 1e-3
+    # Batch size, in examples, that `lr` is for.
     reference_batch: Count = 256
+    # Decay of the first moment of adam.
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    # Decay of the second moment of adam.
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    # Constant added to the denominator of a step of adam and adagrad.
     eps: Positive = 1e-8
+    # Highest norm of the mean gradient over all dense parameters; no clipping if left out.
     clip_norm: Positive | None = None
 
     @model_validator(mode="after")
@@ -63,7 +87,9 @@ class DenseOptimizerConfig(Settings):
 
 
 class OptimizerConfig(Settings):
-    """Learning rules of rows and towers."""
+    """Optimizers of rows and of dense parameters."""
 
+    # Optimizer of the embedding rows.
     sparse: SparseOptimizerConfig = SparseOptimizerConfig()
+    # Optimizer of the dense parameters.
     dense: DenseOptimizerConfig = DenseOptimizerConfig()

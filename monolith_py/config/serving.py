@@ -19,26 +19,35 @@ class ServingConfig(Settings):
         "default_deadline_ms": "default_deadline_s (seconds)",
     }
 
+    # Address that the gRPC server listens on.
     host: str = "127.0.0.1"
+    # Port of the gRPC server; 0 takes a free one.
     port: Annotated[int, Field(ge=0, le=65535)] = 50051
-    # Off: the replica stays at the checkpoint it started from.
+    # Apply updates from the log; false keeps the replica at its first checkpoint.
     follow_updates: bool = True
+    # Append an impression to the log for each request.
     log_impressions: bool = True
+    # Requests handled at the same time; each takes a thread.
     grpc_threads: Count = 16
-    # Candidates scored together at most, over all requests that wait.
+    # Most candidates scored in one batch, over all waiting requests.
     max_batch_candidates: Count = 4096
+    # Most candidates of a request; a larger one is refused.
     max_candidates: Count = 2000
+    # Deadline of a request without one, in seconds.
     default_deadline_s: Positive = 0.2
+    # Time that stored features of users and items stay in the replica's cache, in seconds; 0 turns the cache off.
     feature_cache_s: Annotated[float, Field(ge=0)] = 30.0
+    # Most users and items in that cache.
     feature_cache_entries: Count = 200_000
     # Threads of torch; 0 takes all cores.
     num_threads: Annotated[int, Field(ge=0)] = 1
+    # Device of rows and model; "auto" takes a CUDA device if there is one.
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    # How often the replica looks for a first checkpoint while it has none.
+    # Interval of looking for a checkpoint while the replica needs one, in seconds.
     checkpoint_poll_s: Positive = 0.5
-    # The service reports NOT_SERVING once its newest delta is older than this; 0 never.
+    # Age of the newest delta, in seconds, above which the service reports NOT_SERVING; 0 turns this off.
     max_staleness_s: Annotated[float, Field(ge=0)] = 0.0
-    # File that gets a line "time_ms age_s rows" for each training step whose rows became servable.
+    # File that gets a line "time_ms age_s rows" for each training step once its rows are used in scores.
     freshness_log: str | None = None
-    # File that gets the port once the replica can rank (port 0 takes a free one).
+    # File that gets the port once the replica can rank.
     port_file: str | None = None

@@ -1,8 +1,8 @@
-"""Settings of sparse towers. A preset only fills arguments, and an argument that is given overrides it.
+"""Settings of sparse towers. A preset fills fields that are not given; a given field overrides it.
 
-What the words mean, and what executes them, stands in `monolith_py.tower`: `rule.topology` (scope, drop_criterion,
-grow_criterion, protect_swaps, min_layer_share, max_layer_density), `rule.density` (density, atom, layer_density), `rule.schedule`
-(ramp, drop_fraction_schedule) and `rule.drift` (rearm).
+`monolith_py.tower` executes them: `rule.topology` (scope, drop_criterion, grow_criterion, protect_swaps, min_layer_share,
+max_layer_density), `rule.density` (density, atom, layer_density), `rule.schedule` (ramp, drop_fraction_schedule) and `rule.drift` (rearm).
+An atom is the unit that is live or dead as a whole. A swap drops live atoms and grows as many dead ones.
 """
 
 from __future__ import annotations
@@ -17,20 +17,22 @@ from monolith_py.config.fields import Count, Positive, Settings
 
 Preset = Literal["dense", "static", "erk", "set", "rigl", "dsl", "dsl_online", "gmp", "nm"]
 Atom = Literal["16x1", "1x1", "neuron"]
-Split = Literal["uniform", "erk"]
-SwapShare = Annotated[float, Field(ge=0, le=1)]
+LayerDensity = Literal["uniform", "erk"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
-# What each preset fills; all the rest is as the fields of `SparsityConfig` have it.
-#   static, erk   a random topology that stays: the honest controls
-#   set           Mocanu et al. 2018: drop the least, grow at random
-#   rigl          Evci et al. 2020: drop the least, grow by gradient; cosine_steps is 75 % of the run's steps, then the topology stays
-#   dsl           Wang et al. 2024, as published, but for three things: the budget is exact (there a Bernoulli draw meets it only
-#                 about), equal weights are told apart by place (there all at the threshold go), and each block keeps its best atom
-#                 (there an output may lose all of its own). cosine_steps is all of the run's steps
-#   dsl_online    dense first, then swaps that never end and start anew on drift
+# Fields that each preset fills; the others have the defaults of `SparsityConfig`.
+#   dense         no sparsity
+#   static, erk   a random topology that never changes, as a control
+#   set           Mocanu et al. 2018: drop the smallest, grow at random
+#   rigl          Evci et al. 2020: drop the smallest, grow by gradient; set cosine_steps to 75 % of the run's steps, then the topology
+#                 is constant
+#   dsl           Wang et al. 2024, with three differences: the density is exact (there a Bernoulli draw only approximates it), equal
+#                 weights are ordered by place (there all at the threshold are dropped), each block keeps its best atom (there an output
+#                 may lose all its atoms). Set cosine_steps to the run's steps
+#   dsl_online    dense at first, then swaps without end, with the cosine restarted on drift
 #   gmp           Zhu and Gupta 2017: prune a dense start, grow nothing
-#   nm            N of every M consecutive inputs, pruned from a dense start. Without the dense shadow weights of SR-STE (Zhou et
-#                 al. 2021): what was dropped is gone, and only swaps bring it back
+#   nm            N of every M consecutive inputs, pruned from a dense start; without the dense shadow weights of SR-STE (Zhou et al.
+#                 2021), so that a dropped atom loses its weight
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "dense": {},
     "static": {"density": 0.2},
@@ -63,7 +65,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 
 class SparsityConfig(Settings):
-    """Which weights of a tower live, and how that changes. Steps are optimizer steps.
+    """Live weights of the tower and their changes. A step is an optimizer step.
 
     >>> SparsityConfig(preset="dsl_online", density=0.1).drop_criterion
     'taylor'
@@ -86,60 +88,65 @@ class SparsityConfig(Settings):
         "swap_min": "drop_fraction_min",
     }
 
+    # Named set of the fields below; "dense" turns sparsity off.
     preset: Preset = "dense"
-    # Share of the atoms that live; N / M where the pool is "N:M".
+    # Share of the atoms that are live; N / M under a scope "N:M".
     density: Annotated[float, Field(gt=0, le=1)] = 1.0
-    # What lives or dies together: outputs x inputs, or all the weights of one output.
+    # Shape of an atom: outputs x inputs, or all weights of one output.
     atom: Atom = "16x1"
-    # Inside what the budget holds: each layer, all layers, or N of every run of M consecutive inputs ("2:4").
+    # Group with a fixed number of live atoms: each layer, all layers together, or each run of M consecutive inputs with N live ("2:4").
     scope: Annotated[str, Field(pattern=r"^(layer|model|[1-9][0-9]{0,3}:[1-9][0-9]{0,3})$")] = "layer"
-    # Density of the layers: the same for all, or ~ (in + out) / (in * out).
-    layer_density: Split = "uniform"
-    # First and last step of the way from dense to the density; none starts sparse.
+    # Density of each layer: equal, or proportional to (inputs + outputs) / (inputs * outputs).
+    layer_density: LayerDensity = "uniform"
+    # First and last step of a cubic ramp from dense to `density`; without a ramp the tower starts sparse.
     ramp: tuple[Annotated[int, Field(ge=0)], Count] | None = None
-    # Multiply the first weights by density ** -0.5, so that outputs vary as those of a dense layer.
+    # Multiply the start weights by density ** -0.5, so that outputs have the variance of a dense layer's.
     init_scale: bool = False
-    # Steps between changes of the topology.
+    # Steps between updates of the topology.
     update_interval: Count = 100
-    # Share of the live atoms that a swap may exchange: none, always drop_fraction_max, or half a
-    # cosine from drop_fraction_max to drop_fraction_min.
+    # Share of the live atoms that a swap may exchange: 0, drop_fraction_max, or half a cosine from drop_fraction_max to
+    # drop_fraction_min in cosine_steps.
     drop_fraction_schedule: Literal["none", "constant", "cosine"] = "none"
-    drop_fraction_max: SwapShare = 0.3
-    drop_fraction_min: SwapShare = 0.03
-    # Steps of the cosine, and what follows: no swaps, swaps of drop_fraction_min, or these until the drift test starts the cosine anew.
+    # Highest share of the live atoms in one swap.
+    drop_fraction_max: Fraction = 0.3
+    # Share of the live atoms in one swap at the end of the cosine.
+    drop_fraction_min: Fraction = 0.03
+    # Steps of the cosine.
     cosine_steps: Count = 5000
+    # After the cosine: no swaps, swaps of drop_fraction_min, or swaps of drop_fraction_min until drift restarts the cosine.
     on_cosine_end: Literal["stop", "hold", "rearm"] = "rearm"
-    # How far the progressive loss must rise to be drift, as a share of it.
+    # Least rise of the progressive loss that counts as drift, as a share of the loss.
     drift_rise: Positive = 0.08
-    # Score by which atoms stay: sum of |weight|, or |sum of weight * gradient|, which all batches since the last swap add to. By magnitude
-    # a newborn of many weights is always the least and goes before it has learnt (unless it has grace), so larger atoms want Taylor.
+    # Score of live atoms, the lowest are dropped: sum of |weight|, or |sum of weight * gradient| over all batches since the last swap. By
+    # magnitude a newborn of many weights has the lowest score and is dropped before it learns (unless protected): larger atoms need Taylor.
     drop_criterion: Literal["magnitude", "taylor"] = "magnitude"
-    # Score by which atoms are born: sum of |gradient|, chance, or sum of |first moment|, which needs moments of dead weights too.
+    # Score of dead atoms, the highest are grown: sum of |gradient|, random, or sum of |first moment|, which needs newborn = "warm".
     grow_criterion: Literal["gradient", "random", "momentum"] = "gradient"
-    # Batches, the last before a swap, whose gradients are added up for the scores.
+    # Last batches before a swap whose gradients are summed for the scores.
     score_batches: Count = 1
-    # Moments of a newborn, whose weights are 0. count: 0, with a step count of its own for the bias correction. reset: 0 under the
-    # layer's count, so Adam's first step is up to 3.2 rates long. seed: first 0, second the mean of the layer's live. warm: kept up
-    # while it was dead, which needs the dense gradient at every step.
+    # Moments of newborn atoms, whose weights are 0. count: 0, with a step count of their own for the bias correction. reset: 0 under the
+    # layer's count, so that Adam's first step is up to 3.2 times the learning rate. seed: first moment 0, second the mean of the layer's
+    # live atoms. warm: those of dead atoms are updated too, which needs the dense gradient at every step.
     newborn: Literal["count", "reset", "seed", "warm"] = "count"
-    # Step size of the live atoms in units of the towers' own: what is left of a layer bears, and gains by, larger steps: SMET
-    # (arXiv 2606.00888) divides by the density.
+    # Learning rate of live atoms as a multiple of optimizer.dense.lr. Sparse layers can take larger steps: SMET (arXiv 2606.00888)
+    # divides by the density.
     lr_scale: Positive = 1.0
-    # TopologyUpdater during which a newborn is not dropped.
+    # Swaps during which a newborn atom is not dropped.
     protect_swaps: Annotated[int, Field(ge=0)] = 0
-    # Bounds of a layer where all share one pool: least share of what a uniform split would give it, and highest density.
-    min_layer_share: SwapShare = 0.2
+    # With scope = "model", least number of live atoms of a layer, as a share of its number at uniform density.
+    min_layer_share: Fraction = 0.2
+    # With scope = "model", highest density of a layer.
     max_layer_density: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     @property
     def run(self) -> tuple[int, int] | None:
-        """(N, M) where the pool is a run of M inputs that keeps N."""
+        """Return (N, M) under a scope "N:M", else None."""
         return _run_of(self.scope)
 
     @model_validator(mode="before")
     @classmethod
     def _fill_from_preset(cls, given: Any) -> Any:
-        """Add what the preset says of fields that are not given, as far as it has an effect beside them."""
+        """Fill fields that are not given from the preset, as far as they have an effect beside the given ones."""
         if not isinstance(given, Mapping):
             return given
         preset = given.get("preset", "dense")
@@ -191,13 +198,13 @@ class SparsityConfig(Settings):
         return self
 
 
-def _run_of(pool: Any) -> tuple[int, int] | None:
-    match = re.fullmatch(r"([1-9][0-9]{0,3}):([1-9][0-9]{0,3})", pool) if isinstance(pool, str) else None
+def _run_of(scope: Any) -> tuple[int, int] | None:
+    match = re.fullmatch(r"([1-9][0-9]{0,3}):([1-9][0-9]{0,3})", scope) if isinstance(scope, str) else None
     return (int(match[1]), int(match[2])) if match else None
 
 
 def _without_effect(values: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield what is missing, and the fields that have no effect without it. `values`: of all fields, maybe not yet checked."""
+    """Yield each missing condition and the fields without an effect under it. `values`: of all fields, possibly unchecked."""
     if values["preset"] == "dense":
         yield "a preset other than 'dense'", tuple(name for name in values if name != "preset" and name in SparsityConfig.model_fields)
         return

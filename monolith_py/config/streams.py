@@ -1,4 +1,4 @@
-"""Settings of the seams and of the joiner."""
+"""Settings of the log, the key-value store and the joiner."""
 
 from __future__ import annotations
 
@@ -11,21 +11,25 @@ from monolith_py.config.fields import Count, Positive, Settings
 
 
 class LogConfig(Settings):
-    """Where the streams live: `sqlite:///path/log.db` or `kafka://host:port[,host:port]`."""
+    """The log that holds all topics of a job."""
 
+    # `sqlite:///path/log.db` or `kafka://host:port[,host:port]`.
     url: str = Field(pattern=r"^(sqlite:///.+|kafka://.+)$")
+    # Partitions of the topics of impressions, actions and examples; the other topics have one.
     partitions: Count = 1
+    # Prefix of the topics' names, for instance "shop.".
     topic_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]*$")
 
 
 class KvConfig(Settings):
-    """Where features and waiting impressions live: `memory:`, `sqlite:///path/kv.db` or `redis://host:port/db`."""
+    """The key-value store of stored features, waiting impressions and live counters."""
 
+    # `memory:`, `sqlite:///path/kv.db`, `redis://host:port/db`, `rediss://host:port/db` or `unix://path`.
     url: str = Field(pattern=r"^(memory:|sqlite:///.+|rediss?://.+|unix://.+)$")
 
 
 class JoinerConfig(Settings):
-    """How impressions and actions become examples. All times are event time."""
+    """The joiner of impressions and actions to examples. Times are event time unless a comment says wall clock."""
 
     renamed: ClassVar[Mapping[str, str]] = {
         "late_window_s": "allowed_lateness_s",
@@ -34,21 +38,23 @@ class JoinerConfig(Settings):
         "closing_actions": "terminal_actions",
     }
 
-    # An impression waits this long for its actions.
+    # Time that an impression waits for its actions, in seconds.
     window_s: Positive = 600.0
-    # Kinds of action that end the wait at once: every label is known then.
+    # Kinds of action that close the window at once, as every label is known then.
     terminal_actions: tuple[str, ...] = ()
-    # What an action does that comes after its impression was emitted.
+    # Effect of an action after its impression was emitted: a RETRACTION example, or none.
     late: Literal["retract", "drop"] = "retract"
-    # How long after the window an emitted impression is remembered for late actions.
+    # Time after the window that an emitted impression is kept for late actions, in seconds.
     allowed_lateness_s: Annotated[float, Field(ge=0)] = 3600.0
-    # Share of the examples without any positive label that is kept; the trainer corrects the logit for it.
+    # Share of the examples without a positive label that is kept; the trainer weights their loss by its inverse.
     negative_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
-    # How far event times may run out of order between the topics and within them.
+    # Most seconds by which event times may be out of order, between topics and within one.
     max_out_of_orderness_s: Annotated[float, Field(ge=0)] = 5.0
-    # With no new record for this long (wall clock), the watermark moves on by the wall clock.
+    # Wall-clock seconds without a new record, after which the watermark advances with the wall clock.
     idle_timeout_s: Positive = 5.0
+    # Most records in one read of a topic's partition, and in one commit.
     max_records: Count = 2000
+    # Most examples in a record of topic `examples`.
     examples_per_record: Annotated[int, Field(ge=1, le=4096)] = 256
-    # Wall-clock wait before a record with fewer examples is written.
+    # Wall-clock seconds after which a record with fewer examples is written.
     linger_s: Annotated[float, Field(ge=0)] = 0.1

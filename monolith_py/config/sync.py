@@ -9,15 +9,19 @@ from monolith_py.config.fields import Count, Positive, Settings
 
 
 class SyncConfig(Settings):
-    """Parameter sync from the trainer to the replicas, wall-clock intervals."""
+    """Parameter sync from the trainer to the replicas."""
 
     renamed: ClassVar[Mapping[str, str]] = {
         "tower_encoding": "dense_encoding",
     }
 
+    # Wall-clock seconds between publications of changed rows.
     sparse_interval_s: Positive = 1.0
+    # Wall-clock seconds between publications of the dense parameters.
     dense_interval_s: Positive = 5.0
+    # Encoding of rows in deltas and in a replica's memory.
     encoding: Literal["fp32", "fp16", "int8"] = "fp16"
-    # Weights of the dense parameters; which atoms of sparse layers live always goes exactly.
+    # Encoding of dense parameters; the topology of sparse layers is always exact.
     dense_encoding: Literal["fp32", "fp16"] = "fp32"
+    # Most rows in one delta.
     rows_per_delta: Count = 8192

@@ -17,13 +17,17 @@ class TrainerConfig(Settings):
         "max_wait_s": "linger_s",
     }
 
+    # Examples of a training step.
     batch_size: Count = 256
-    # Wall-clock wait before a smaller batch is trained.
+    # Wall-clock seconds after which a smaller batch is trained.
     linger_s: Annotated[float, Field(ge=0)] = 0.1
+    # Folder of the job's checkpoints, read by the replicas too.
     checkpoint_dir: str = Field(min_length=1)
+    # Wall-clock seconds between checkpoints.
     checkpoint_interval_s: Positive = 60.0
+    # Number of checkpoints kept; older ones are deleted.
     checkpoints_kept: Count = 3
-    # Event-time seconds between sweeps for expired rows.
+    # Event-time seconds between evictions of expired rows.
     evict_interval_s: Positive = 3600.0
-    # Threads of the table and of torch; 0 takes all cores.
+    # Threads of the tables and of torch; 0 takes all cores.
     num_threads: Annotated[int, Field(ge=0)] = 0

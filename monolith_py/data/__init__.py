@@ -1,1 +1,1 @@
-"""Values that flow between the processes: ids, schema, columns, events, examples, counters. No torch."""
+"""Data that flows between the processes: ids, schema, columns, events, examples, counters. No torch."""

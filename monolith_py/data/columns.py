@@ -30,7 +30,7 @@ class SparseColumn:
         return len(self.lengths)
 
     def repeat(self, times: int) -> SparseColumn:
-        """Return this column, which must have one row, with that row `times` times."""
+        """Return the single row of this column `times` times."""
         assert len(self) == 1
         return SparseColumn(np.tile(self.fids, times), np.repeat(self.lengths, times))
 
@@ -42,7 +42,7 @@ class SparseColumn:
 
     @staticmethod
     def concat(columns: Sequence[SparseColumn]) -> SparseColumn:
-        """Return the rows of all columns, in order."""
+        """Return the rows of all columns in order."""
         return SparseColumn(np.concatenate([c.fids for c in columns]), np.concatenate([c.lengths for c in columns]))
 
     @staticmethod
@@ -69,7 +69,7 @@ class FeatureColumns:
         )
 
     def repeat(self, times: int) -> FeatureColumns:
-        """Return these columns, which must have one row, with that row `times` times."""
+        """Return the single row of these columns `times` times."""
         assert self.num_rows == 1
         return FeatureColumns(
             times,
@@ -79,7 +79,7 @@ class FeatureColumns:
 
     @staticmethod
     def concat(parts: Sequence[FeatureColumns]) -> FeatureColumns:
-        """Return the rows of all parts, in order; a sparse column absent from a part is empty there, a dense one zero."""
+        """Return the rows of all parts in order; a sparse column absent from a part is empty there, a dense one zero."""
         names = list(dict.fromkeys(name for part in parts for name in part.sparse))
         widths = {name: values.shape[1] for part in parts for name, values in part.dense.items()}
         return FeatureColumns(

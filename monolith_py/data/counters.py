@@ -1,4 +1,4 @@
-"""Live counters of fids: how they lie in Kv, and the dense feature that a stored counter becomes. The joiner writes, the replica reads.
+"""Live counters of fids: their stored form in Kv and their dense feature. The joiner writes, the replica reads.
 
 Letters: T tasks.
 """
@@ -12,7 +12,7 @@ from monolith_py.config import CounterConfig
 from monolith_py.data.columns import FloatArray, Int64Array
 from monolith_py.errors import WireError
 
-# Brings the log count near the size of the rates: log1p(22,000) is 10.
+# Scales the log count towards the rates: log1p(22,000) is 10.
 LOG_COUNT_SCALE = 10.0
 
 _STORED = np.dtype("<i8")
@@ -28,12 +28,12 @@ def counter_key(feature: str, fid: int) -> str:
 
 
 def encode_counts(counts: Int64Array) -> bytes:
-    """Return counts as they are stored: little-endian int64 (1 + T,), the examples joined, then those positive for each task."""
+    """Return the stored form of counts: little-endian int64 (1 + T,), the examples joined, then the positive ones of each task."""
     return counts.astype(_STORED).tobytes()
 
 
 def decode_counts(value: bytes | None, num_tasks: int) -> Int64Array:
-    """Return a stored counter: int64 (1 + T,), zeros where there is none.
+    """Return a stored counter: int64 (1 + T,), zeros for None.
 
     Raises:
         WireError: the bytes are no counter of `num_tasks` tasks.
@@ -48,7 +48,7 @@ def decode_counts(value: bytes | None, num_tasks: int) -> Int64Array:
 def counter_values(value: bytes | None, config: CounterConfig, num_tasks: int) -> FloatArray:
     """Return the dense feature of one stored counter: float32 (1 + T,), log1p(examples) / 10, then the smoothed rate of each task.
 
-    The rate is (positives + prior_weight * prior_rate) / (examples + prior_weight): the prior itself for a fid never counted.
+    The rate is (positives + prior_weight * prior_rate) / (examples + prior_weight): the prior rate for a fid never counted.
 
     >>> counter_values(None, CounterConfig(prior_rate=0.25), num_tasks=1).tolist()
     [0.0, 0.25]

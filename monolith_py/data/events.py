@@ -1,4 +1,4 @@
-"""Impressions that a replica served and actions that users took.
+"""Impressions served by a replica and actions of users.
 
 Letters: B candidates.
 """
@@ -12,7 +12,7 @@ from monolith_py.data.columns import FeatureColumns, FloatArray, Int64Array
 
 @dataclass(frozen=True)
 class Impression:
-    """One request as it was served: its candidates and the very features they were scored with."""
+    """One served request: its candidates and the features that scored them."""
 
     request_id: str
     time_ms: int
@@ -27,7 +27,7 @@ class Impression:
 
 @dataclass(frozen=True)
 class Action:
-    """What a user did with one candidate of one request."""
+    """An action of a user on one candidate of one request."""
 
     request_id: str
     item_id: int

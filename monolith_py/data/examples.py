@@ -1,4 +1,4 @@
-"""Examples that the joiner makes and the trainer learns.
+"""Examples from the joiner for the trainer.
 
 Letters: B examples.
 """
@@ -16,25 +16,25 @@ from monolith_py.data.columns import FeatureColumns, FloatArray, Int64Array
 
 
 class ExampleKind(IntEnum):
-    """How an example is to be learnt."""
+    """Kind of an example."""
 
     LABELLED = 0  # labels as they are
-    RETRACTION = 1  # was emitted as negative for the tasks labelled 1 here: take that back and learn the positive
+    RETRACTION = 1  # emitted as a negative before for the tasks with label 1 here: retract that and learn the positive
 
 
 @dataclass(frozen=True)
 class ExampleBatch:
     """B examples, column-major.
 
-    An example is known by (request id, item, kind). For a RETRACTION only tasks with label 1 are learnt, with the constant
-    logit gradient -1: the gradient of a positive (p - 1) less that of the negative (p) learnt before.
+    The key of an example is (request id, item, kind). For a RETRACTION only tasks with label 1 are learnt, with the constant
+    logit gradient -1: the gradient of a positive (p - 1) less that of the negative learnt before (p).
     """
 
     request_ids: tuple[str, ...]  # (B,)
     item_ids: Int64Array  # (B,)
     times_ms: Int64Array  # (B,) event time of the impression
     kinds: npt.NDArray[np.uint8]  # (B,) ExampleKind
-    sample_rates: FloatArray  # (B,) share of such examples that was kept, in (0, 1]
+    sample_rates: FloatArray  # (B,) share kept by sampling, in (0, 1]
     labels: Mapping[str, FloatArray]  # task -> (B,), 0 or 1
     features: FeatureColumns  # B rows
 
@@ -53,9 +53,16 @@ class ExampleBatch:
             self.features.slice(start, stop),
         )
 
+    def can_follow(self, other: ExampleBatch) -> bool:
+        """Return whether `concat` can join the two: equal tasks, and equal widths of the dense features that both have."""
+        dense, other_dense = self.features.dense, other.features.dense
+        return self.labels.keys() == other.labels.keys() and all(
+            dense[name].shape[1] == other_dense[name].shape[1] for name in dense.keys() & other_dense.keys()
+        )
+
     @staticmethod
     def concat(batches: Sequence[ExampleBatch]) -> ExampleBatch:
-        """Return the examples of all batches, in order. All must have the same tasks."""
+        """Return the examples of all batches in order; each must be able to follow (`can_follow`) every other."""
         first = batches[0]
         return ExampleBatch(
             tuple(request_id for batch in batches for request_id in batch.request_ids),

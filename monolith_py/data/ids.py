@@ -1,6 +1,6 @@
-"""64-bit feature ids (fids) from what applications have: integers and strings.
+"""64-bit feature ids (fids) from the ids of applications: integers and strings.
 
-A fid needs no room for its feature: the feature's own table is part of every lookup, so two features never share a key.
+A fid holds no feature number: every lookup is in the feature's own table, so two features never share a key.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 def fid_from_text(text: str) -> int:
     """Return the fid of a string: the first 8 bytes of its BLAKE2b digest, as a little-endian signed integer.
 
-    64 bits of a good hash make a collision of two strings unlikely (1e8 strings: 0.03 %); integers should be used as they are.
+    A collision of two strings is unlikely (1e8 strings: 0.03 %). Use integers unchanged.
 
     >>> fid_from_text("pop")
     -5258012113498804276

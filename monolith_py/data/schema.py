@@ -1,4 +1,4 @@
-"""What a job's rows are made of: the schema of its sparse and dense features and its tasks."""
+"""The schema of a job: its sparse and dense features and its tasks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from monolith_py.config import DenseFeatureConfig, FeatureConfig, JobConfig
 
 @dataclass(frozen=True)
 class Schema:
-    """Features and tasks in the one order that trainer and replica share."""
+    """Features and tasks, in the order that trainer and replica share."""
 
     features: tuple[FeatureConfig, ...]
     dense_features: tuple[DenseFeatureConfig, ...]
@@ -18,7 +18,7 @@ class Schema:
 
     @staticmethod
     def of(job: JobConfig) -> Schema:
-        """Return the schema of `job`; live counters, where enabled, come last as dense features `counter_<key>`."""
+        """Return the schema of `job`; enabled live counters are the last dense features, `counter_<key>`."""
         counters = tuple(
             DenseFeatureConfig(name=f"counter_{key}", source="counter", dim=1 + len(job.tasks))
             for key in (job.counters.keys if job.counters.enabled else ())

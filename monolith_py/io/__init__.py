@@ -1,4 +1,4 @@
-"""The seams to the outside: Log (streams) and Kv (features, waiting impressions), and the wire formats they carry."""
+"""Seams to the outside: Log (streams), Kv (features, waiting requests) and the wire formats in both."""
 
 from monolith_py.io.kv import Kv, MemoryKv, open_kv
 from monolith_py.io.kv.sqlite import SqliteKv

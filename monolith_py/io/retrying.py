@@ -1,4 +1,31 @@
-"""Log and Kv that retry a failed call with growing pauses for a stated time."""
+"""Log and Kv that retry failed calls, and the list of all retry policies.
+
+Inside one call of a store (the store gives up with LogError or KvError):
+
+    SqliteLog, SqliteKv      waits for the file's lock for 10 s
+    RedisKv                  9 attempts of 5 s at most, 3.3 s of pauses              3.3 s if refused, 48 s if silent
+    KafkaLog, read, look-up  attempts for 30 s, a request takes 10 s at most         40 s
+    KafkaLog.append          30 s for the metadata, 60 s for the acknowledgement     90 s, 30 s as a rule
+
+Around the calls:
+
+    RetryPolicy              attempts that begin within RETRY_S, pauses of 0.05 s doubling to 2 s; then the error ends the process
+    RetryingLog, RetryingKv  RetryPolicy around each call except `append`
+    joiner, outbox           one append, then RetryPolicy around look-ups and append of what is missing
+    joiner, dead letters     RetryPolicy around the append: at least once
+    trainer, dead letters    one append; a failure ends the process, which restarts from its checkpoint
+    trainer, updates         an append every `sync.sparse_interval_s`, for ever; a checkpoint flushes them in a RetryPolicy
+    replica, updates         a read every 0.5 s, for ever; it serves the old model meanwhile
+    replica, impressions     an append every 0.5 s, for ever; for 10 s more once the process is to stop
+
+The last attempt may begin at the end of RETRY_S, so the longest time until a process gives up is
+
+    joiner or trainer, call on Kafka    60 + 40 = 100 s
+    joiner, call on Redis               60 + 48 = 108 s
+    joiner, outbox                      90 + 60 + 100 = 250 s: its look-ups have a RetryPolicy of their own
+    trainer, checkpoint                 60 + 2 x 90 = 240 s: an append on its way, then the next one
+    replica, stop                       10 + 90 = 100 s
+"""
 
 from __future__ import annotations
 
@@ -13,24 +40,35 @@ from monolith_py.io import Kv, Log, Record
 _logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
-# A broker or a Redis that was killed is back within 15 s; one that is away for longer needs an operator, who sees the process exit.
+# A broker or Redis server that was killed is back within 15 s. A longer absence needs an operator, who sees the process exit.
 RETRY_S = 60.0
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
 
 
 class RetryPolicy:
-    """Runs operations again that a store which is away let fail; `should_stop` ends the wait."""
+    """Repeats operations that fail because a store is away; `should_stop` ends the attempts. Safe for threads.
+
+    >>> from monolith_py.clock import ManualClock
+    >>> attempts = iter([KvError("away"), KvError("away"), None])
+    >>> def operation() -> str:
+    ...     error = next(attempts)
+    ...     if error:
+    ...         raise error
+    ...     return "done"
+    >>> RetryPolicy(ManualClock()).run(operation)
+    'done'
+    """
 
     def __init__(self, clock: Clock, should_stop: Callable[[], bool] = lambda: False) -> None:
         self._clock, self._should_stop = clock, should_stop
 
     def run(self, operation: Callable[[], _Result]) -> _Result:
-        """Return what `operation`, which may run again, returns.
+        """Return the result of `operation`, which may run several times.
 
         Raises:
             LogError: the log was away for RETRY_S, or the process is to stop; `TopicMissing` and `OffsetTrimmed` at once.
-            KvError: likewise for the store.
+            KvError: the store was away for RETRY_S, or the process is to stop.
         """
         give_up_s = self._clock.monotonic_s() + RETRY_S
         pause_s = _FIRST_PAUSE_S
@@ -42,19 +80,19 @@ class RetryPolicy:
             except (LogError, KvError) as error:
                 if self._should_stop() or self._clock.monotonic_s() + pause_s > give_up_s:
                     raise
-                _logger.warning("trying again in %.2f s: %s", pause_s, error)
+                _logger.warning("next attempt in %.2f s: %s", pause_s, error)
             self._clock.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
 class RetryingLog:
-    """A `Log` with retry for everything but appends: after a failed one the records may be there or not."""
+    """A `Log` that retries every call except `append`: after a failed append the records may be in the log or not."""
 
     def __init__(self, log: Log, retry: RetryPolicy) -> None:
         self._log, self._retry = log, retry
 
     def create_topic(self, topic: str, num_partitions: int = 1) -> None:
-        """Create `topic`; do nothing where it exists."""
+        """Create `topic`; do nothing if it exists."""
         self._retry.run(lambda: self._log.create_topic(topic, num_partitions))
 
     def num_partitions(self, topic: str) -> int:
@@ -62,7 +100,7 @@ class RetryingLog:
         return self._retry.run(lambda: self._log.num_partitions(topic))
 
     def append(self, topic: str, values: Sequence[bytes], *, time_ms: int | Sequence[int], partition: int = 0) -> int:
-        """Append all values, without a second try."""
+        """Append all values in order, in one attempt, and return the offset after the last."""
         return self._log.append(topic, values, time_ms=time_ms, partition=partition)
 
     def read(self, topic: str, partition: int, offset: int, max_records: int, timeout_s: float = 0.0) -> list[Record]:
@@ -74,7 +112,7 @@ class RetryingLog:
         return self._retry.run(lambda: self._log.start_offset(topic, partition))
 
     def end_offset(self, topic: str, partition: int = 0) -> int:
-        """Return the offset that the next record will have."""
+        """Return the offset of the next record."""
         return self._retry.run(lambda: self._log.end_offset(topic, partition))
 
     def offset_at(self, topic: str, partition: int, time_ms: int) -> int:
@@ -82,7 +120,7 @@ class RetryingLog:
         return self._retry.run(lambda: self._log.offset_at(topic, partition, time_ms))
 
     def trim(self, topic: str, partition: int, before_offset: int) -> None:
-        """Let go of records before `before_offset`."""
+        """Delete records before `before_offset`."""
         self._retry.run(lambda: self._log.trim(topic, partition, before_offset))
 
     def close(self) -> None:
@@ -91,21 +129,21 @@ class RetryingLog:
 
 
 class RetryingKv:
-    """A `Kv` with retry: each of its operations may run again."""
+    """A `Kv` that retries every call."""
 
     def __init__(self, kv: Kv, retry: RetryPolicy) -> None:
         self._kv, self._retry = kv, retry
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Return the value of each key, None where there is none."""
+        """Return the value of each key, None for an absent one."""
         return self._retry.run(lambda: self._kv.get_many(keys))
 
     def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
-        """Put and delete in one atomic, durable step."""
+        """Put, then delete, in one atomic, durable step."""
         self._retry.run(lambda: self._kv.write(puts, deletes))
 
     def scan(self, prefix: str) -> Iterator[tuple[str, bytes]]:
-        """Yield every (key, value) whose key starts with `prefix`; a failure begins the scan again before anything is yielded."""
+        """Yield every (key, value) with a key that starts with `prefix`; a failed scan restarts before the first is yielded."""
         yield from self._retry.run(lambda: list(self._kv.scan(prefix)))
 
     def close(self) -> None:

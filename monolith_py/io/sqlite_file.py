@@ -1,7 +1,7 @@
-"""SQLite database files shared by processes: the URL's path, the settings of a connection, errors mapped.
+"""SQLite database files shared by processes: path of a URL, settings of a connection, mapping of errors.
 
-Every commit is on disk before it returns (write-ahead log, `synchronous=FULL`): an acknowledged write survives the death of any process
-and a loss of power. Readers never wait for a writer; writers of one file wait for each other, up to `BUSY_TIMEOUT_S`.
+Every commit is on disk before it returns (write-ahead log, `synchronous=FULL`): an acknowledged write survives the death of any process and
+a loss of power. Readers never wait for a writer; writers of one file wait for each other, up to `BUSY_TIMEOUT_S`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from monolith_py.errors import MonolithError
 
 # Longer than any write transaction of ours, shorter than a supervisor's retry.
 BUSY_TIMEOUT_S = 10.0
-# Measured of 4, 8 and 16 KiB: as fast as any for batches of small records, a quarter less work than 4 KiB for 50 KB records.
+# Measured with 4, 8 and 16 KiB: as fast as any for batches of small records, a quarter less work than 4 KiB for records of 50 KB.
 _PAGE_BYTES = 8192
 _SCHEME = "sqlite:///"
 
@@ -34,7 +34,7 @@ def path_of_url(url: str) -> Path:
 def connect(path: Path, *, create: bool, busy_timeout_s: float = BUSY_TIMEOUT_S) -> sqlite3.Connection:
     """Return a connection to the database at `path` in autocommit mode, usable from any one thread at a time.
 
-    Without `create` an absent file is an error instead of an empty database.
+    Without `create` an absent file is an error.
     """
     uri = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
     connection = sqlite3.connect(uri, uri=True, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
@@ -51,7 +51,7 @@ def connect(path: Path, *, create: bool, busy_timeout_s: float = BUSY_TIMEOUT_S)
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Run the block as one write transaction: all of it is durable afterwards, or none of it happened."""
+    """Run the block as one write transaction: afterwards all of it is durable, or none of it."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -64,7 +64,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 @contextmanager
 def mapped_errors(kind: type[MonolithError], path: Path) -> Iterator[None]:
-    """Raise what SQLite or the file system raises inside as `kind`, naming the file and the cause."""
+    """Map errors of SQLite and the file system to `kind` with the file and the cause."""
     try:
         yield
     except (sqlite3.Error, OSError) as error:

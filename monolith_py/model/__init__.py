@@ -1,4 +1,4 @@
-"""Ranking models: batch, feature interaction, towers and heads."""
+"""Ranking models: batches, feature interaction, DeepFM and DLRM."""
 
 from monolith_py.model.ranking import RankModel, build_model
 

@@ -1,6 +1,6 @@
-"""How pooled rows meet: the factorization machine of DeepFM and the dot products of DLRM.
+"""Feature interaction of pooled rows: the factorization machine of DeepFM and the dot products of DLRM.
 
-On the CPU both run in the core, in float32 whatever autocast says; elsewhere, and in other dtypes, in plain torch.
+For float32 on the CPU both run in the core, in float32 also under autocast; for other devices and dtypes in torch.
 
 Letters: B rows of the batch, F features, D a feature's dim, P = F (F - 1) / 2 pairs.
 """
@@ -22,7 +22,7 @@ def first_order(rows: Tensor) -> Tensor:
 
 
 def factorization(rows: Tensor) -> Tensor:
-    """Return the sum of dot products over all pairs of features, (B, F, D) -> (B,), of the factors: components 1 to D - 1.
+    """Return the sum of dot products of the factors, components 1 to D - 1, over all pairs of features, (B, F, D) -> (B,).
 
     Rendle 2010, equation 5: half of (square of the sum - sum of the squares).
     """
@@ -32,9 +32,9 @@ def factorization(rows: Tensor) -> Tensor:
 
 
 def factorize(pooled: Tensor, num_features: int) -> tuple[Tensor, Tensor]:
-    """Return the first-order and the pairwise term side by side, (B, F * D) -> (B, 2), and the pooled rows to go on with.
+    """Return the first-order and pairwise terms, (B, F * D) -> (B, 2), and the pooled rows.
 
-    What else is made of the rows should be made of the second: the gradients of both are then summed in one pass over memory.
+    Use the returned rows for all further computation: backward then sums both gradients in one pass over memory.
     """
     if not _runs_in_core(pooled, num_features):
         rows = pooled.view(len(pooled), num_features, -1)  # (B, F, D)
@@ -44,9 +44,9 @@ def factorize(pooled: Tensor, num_features: int) -> tuple[Tensor, Tensor]:
 
 
 def pairwise_dots(pooled: Tensor, num_features: int) -> tuple[Tensor, Tensor]:
-    """Return the dot products of all pairs of features, (B, F * D) -> (B, P), and the pooled rows to go on with, as `factorize` does.
+    """Return the dot products of all pairs of features, (B, F * D) -> (B, P), and the pooled rows, as `factorize`.
 
-    Pairs are in the order (0, 1), (0, 2) ... (1, 2) ... (Naumov et al. 2019, section 2.1).
+    The order of the pairs is (0, 1), (0, 2) ... (1, 2) ... (Naumov et al. 2019, section 2.1).
     """
     num_pairs = num_features * (num_features - 1) // 2
     if not _runs_in_core(pooled, num_features):
@@ -63,7 +63,7 @@ def _runs_in_core(pooled: Tensor, num_features: int) -> bool:
 
 
 class _FusedInteraction(torch.autograd.Function):
-    """What `forward_core` makes of the pooled rows, and the rows again, so that backward gets both their gradients at once."""
+    """Interaction by `forward_core`; it returns the rows too, so that backward gets both gradients at once."""
 
     @staticmethod
     def forward(

@@ -1,4 +1,4 @@
-"""The ranking models: pooled rows and dense features in, one logit for each task out.
+"""Ranking models: pooled rows and dense features in, one logit for each task out.
 
 Letters: B rows of the batch, F sparse features, D their dim, W width of the dense features, T tasks.
 """
@@ -19,7 +19,7 @@ from monolith_py.tower import Tower
 
 
 class RankModel(nn.Module):
-    """A model of either kind: `forward(pooled, dense)` gives logits; its parameters are all that is dense of a job."""
+    """Root of the ranking models: `forward(pooled, dense)` returns logits. Its parameters are the dense parameters of the job."""
 
     tower: Tower
     head: nn.Linear
@@ -31,26 +31,26 @@ class RankModel(nn.Module):
 
     def forward(self, pooled: Tensor, dense: Tensor) -> Tensor:
         """Return float32 logits (B, T) from float32 pooled rows (B, F * D) and dense features (B, W)."""
-        raise AssertionError("a kind of model defines its logits")
+        raise NotImplementedError
 
     def _top(self, *parts: Tensor) -> Tensor:
-        """Return what tower and head make of the parts side by side, float32 (B, T); the tower computes in the model's precision."""
+        """Return the logits of tower and head for the concatenated parts, float32 (B, T); the tower has the model's precision."""
         with self._precision(parts[0]):
             outputs = self.tower(*parts)
         logits: Tensor = self.head(outputs.float())
         return logits
 
     def freeze(self) -> None:
-        """Pack the towers' weights for serving: what is computed without gradients does not see later changes."""
+        """Pack the weights of the towers for serving: forward without gradients ignores later changes."""
         self.eval()
         for module in self.modules():
             if isinstance(module, Tower):
                 module.freeze()
 
     def _make_tower(self, in_features: int, config: ModelConfig, seed: int) -> Tower:
-        """Return the tower of the settings, sparse where they say so."""
+        """Return the tower of the settings."""
         sparse = config.sparsity.preset != "dense"
-        # What is sparse and runs in vector instructions is as fast in fp32; only the matrix unit makes bf16 pay there.
+        # In vector instructions a sparse tower is as fast in fp32; only the matrix unit makes bf16 faster.
         bf16 = self._bf16 if config.precision != "auto" or not sparse else self._bf16 and _core.has_amx()
         return Tower(in_features, config.tower, config.dropout, sparsity=config.sparsity, bf16=bf16, seed=seed)
 
@@ -59,10 +59,10 @@ class RankModel(nn.Module):
 
 
 class DeepFM(RankModel):
-    """DeepFM (Guo et al. 2017, equation 1): first-order weights, factorization machine and tower over the same rows, summed.
+    """DeepFM (Guo et al. 2017, equation 1): the sum of first-order weights, factorization machine and tower over the same rows.
 
-    Where we differ: a feature's first-order weight is component 0 of its row and the factors are the others, so one row serves both;
-    first-order and pairwise terms are shared by the tasks, each of which learns its own scale of them.
+    Two differences: component 0 of a row is the first-order weight and the other components are the factors, so that one row serves both;
+    the tasks share the first-order and pairwise terms, each with its own scales.
     """
 
     def __init__(self, schema: Schema, config: ModelConfig, seed: int) -> None:
@@ -73,13 +73,13 @@ class DeepFM(RankModel):
         self.scales = nn.Parameter(torch.ones(2, num_tasks))
 
     def forward(self, pooled: Tensor, dense: Tensor) -> Tensor:
-        """Return tower + first-order + pairwise terms."""
+        """Return the sum of the tower, first-order and pairwise terms, (B, T)."""
         shallow, pooled = factorize(pooled, self._num_features)  # (B, 2)
         return torch.addmm(self._top(pooled, dense), shallow, self.scales)
 
 
 class DLRM(RankModel):
-    """DLRM (Naumov et al. 2019, section 2): dense features become one more row by the bottom tower; dot products of all pairs go up."""
+    """DLRM (Naumov et al. 2019, section 2): the bottom tower maps dense features to a row; the top tower reads rows and dot products."""
 
     def __init__(self, schema: Schema, config: ModelConfig, seed: int) -> None:
         super().__init__(schema, config)
@@ -90,7 +90,7 @@ class DLRM(RankModel):
         self.head = nn.Linear(self.tower.out_features, len(schema.tasks))
 
     def forward(self, pooled: Tensor, dense: Tensor) -> Tensor:
-        """Return what the top tower makes of the rows and their dot products."""
+        """Return the logits of the top tower for the rows and their dot products, (B, T)."""
         if self.bottom is not None:
             with self._precision(dense):
                 row = self.bottom(dense)
@@ -100,16 +100,16 @@ class DLRM(RankModel):
 
 
 def build_model(schema: Schema, config: ModelConfig, seed: int) -> RankModel:
-    """Return a new model; its start values are a pure function of the schema, the settings and `seed`."""
+    """Return a new model; its start values are a pure function of schema, settings and `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return {"deepfm": DeepFM, "dlrm": DLRM}[config.kind](schema, config, seed)
 
 
 def computes_in_bf16(precision: str) -> bool:
-    """Return whether a model of this precision ("fp32", "bf16" or "auto") computes in bf16; auto does where the CPU has the instructions.
+    """Return whether a model of `precision` ("fp32", "bf16" or "auto") computes in bf16; auto does if the CPU has the instructions.
 
-    Elsewhere bf16 is emulated: 12 to 19 times slower than fp32 on an AVX2-only machine.
+    Without them bf16 is emulated: 12 to 19 times slower than fp32 on an AVX2-only machine.
     """
     return precision == "bf16" or (precision == "auto" and _cpu_has_bf16())
 

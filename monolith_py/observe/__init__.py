@@ -1,4 +1,4 @@
-"""Metrics and logging of every process."""
+"""Metrics and logging of the processes."""
 
 from monolith_py.observe.logging import set_up_logging
 from monolith_py.observe.metrics import serve_metrics

@@ -1,7 +1,6 @@
-"""Every metric: name, unit, labels; and the port that serves them.
+"""Metrics of all processes, and their HTTP server.
 
-Names follow the conventions of Prometheus: base units, `_total` for counters (added by the client), `_timestamp_seconds` for times of
-day.
+Names follow the conventions of Prometheus: base units, `_total` for counters (added by the client), `_timestamp_seconds` for Unix times.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from monolith_py.errors import ConfigError
 
 
 class WeightedHistogram(Collector):
-    """A Prometheus histogram that counts many equal observations at once."""
+    """Prometheus histogram with a count for each observation."""
 
     def __init__(self, name: str, documentation: str, buckets: Sequence[float]) -> None:
         self._name, self._documentation, self._bounds = name, documentation, tuple(buckets)
@@ -29,13 +28,13 @@ class WeightedHistogram(Collector):
         REGISTRY.register(self)
 
     def observe(self, value: float, count: int = 1) -> None:
-        """Count `value` `count` times."""
+        """Add `count` observations of `value`."""
         with self._lock:
             self._counts[bisect_left(self._bounds, value)] += count
             self._sum += value * count
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the metric as Prometheus reads it."""
+        """Yield the metric for the registry."""
         with self._lock:
             counts, total = list(self._counts), self._sum
         buckets, so_far = [], 0
@@ -48,7 +47,7 @@ class WeightedHistogram(Collector):
 
 
 class TotalCounters:
-    """Counters fed from totals that are kept elsewhere, such as in a table restored from a checkpoint.
+    """Counters that follow totals kept elsewhere, for instance by a table restored from a checkpoint.
 
     >>> evicted, counters = Counter("doc_rows_evicted", "For this example"), TotalCounters()
     >>> counters.start(evicted, 40)  # counted by an earlier process
@@ -61,25 +60,25 @@ class TotalCounters:
         self._totals: dict[Counter, float] = {}
 
     def start(self, counter: Counter, total: float) -> None:
-        """Take `total` as counted before."""
+        """Set the total from which `counter` starts."""
         self._totals[counter] = total
 
     def advance(self, counter: Counter, total: float) -> None:
-        """Increase `counter` by the rise of `total` since the last call; a total that fell counts nothing."""
+        """Increase `counter` by the rise of `total` since the last call; a fall adds nothing."""
         counter.inc(max(total - self._totals.get(counter, 0.0), 0.0))
         self._totals[counter] = total
 
 
-# Every process serves all metrics of this file; this one names the role of the process.
-PROCESS = Gauge("monolith_process", "1 in a process of this role: joiner, trainer, serving", ["role"])
+# Each process serves all metrics of this file; this one tells its role.
+PROCESS = Gauge("monolith_process", "1 for the role of the process: joiner, trainer or serving", ["role"])
 
 EXAMPLES_JOINED = Counter("monolith_examples_joined", "Examples written by the joiner", ["kind"])
 IMPRESSIONS_READ = Counter("monolith_impressions_read", "Impressions read by the joiner")
 ACTIONS_READ = Counter("monolith_actions_read", "Actions read by the joiner")
 ACTIONS_UNMATCHED = Counter("monolith_actions_unmatched", "Actions without a waiting impression", ["reason"])
-DEAD_LETTERS = Counter("monolith_dead_letters", "Bad messages put aside", ["topic"])
-JOINER_CANDIDATES_WAITING = Gauge("monolith_joiner_candidates_waiting", "Candidates of impressions whose window is open")
-JOINER_WATERMARK_TIMESTAMP_SECONDS = Gauge("monolith_joiner_watermark_timestamp_seconds", "Event time reached by the joiner, Unix time")
+DEAD_LETTERS = Counter("monolith_dead_letters", "Invalid messages appended to the dead-letter topic", ["topic"])
+JOINER_CANDIDATES_WAITING = Gauge("monolith_joiner_candidates_waiting", "Candidates of impressions with an open window")
+JOINER_WATERMARK_TIMESTAMP_SECONDS = Gauge("monolith_joiner_watermark_timestamp_seconds", "Event-time watermark of the joiner, Unix time")
 
 EXAMPLES_TRAINED = Counter("monolith_examples_trained", "Examples learnt")
 BATCHES_TRAINED = Counter("monolith_batches_trained", "Batches learnt")
@@ -87,53 +86,57 @@ BATCHES_SKIPPED = Counter("monolith_batches_skipped", "Batches not learnt", ["re
 STEP_DURATION_SECONDS = Histogram(
     "monolith_step_duration_seconds", "Duration of a training step", buckets=(1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.5, 1, 5)
 )
-PROGRESSIVE_AUC = Gauge("monolith_progressive_auc", "AUC of predictions made before learning, over the last window", ["task"])
-PROGRESSIVE_NE = Gauge("monolith_progressive_ne", "Normalised entropy of predictions made before learning, over the last window", ["task"])
-CALIBRATION_RATIO = Gauge("monolith_calibration_ratio", "Mean prediction over mean label, over the last window", ["task"])
+PROGRESSIVE_AUC = Gauge("monolith_progressive_auc", "AUC of progressive predictions in the last window", ["task"])
+PROGRESSIVE_NE = Gauge("monolith_progressive_ne", "Normalised entropy of progressive predictions in the last window", ["task"])
+CALIBRATION_RATIO = Gauge("monolith_calibration_ratio", "Mean progressive prediction / mean label in the last window", ["task"])
 EXAMPLE_LAG_RECORDS = Gauge("monolith_example_lag_records", "Records of topic `examples` not yet read by the trainer", ["partition"])
-CHECKPOINT_DURATION_SECONDS = Gauge("monolith_checkpoint_duration_seconds", "Duration of the last checkpoint, written beside training")
-CHECKPOINT_PAUSE_SECONDS = Gauge("monolith_checkpoint_pause_seconds", "Pause of training for the last checkpoint, without publishing")
+CHECKPOINT_DURATION_SECONDS = Gauge("monolith_checkpoint_duration_seconds", "Duration of the last checkpoint, concurrent with training")
+CHECKPOINT_PAUSE_SECONDS = Gauge(
+    "monolith_checkpoint_pause_seconds", "Pause of training for the last checkpoint, without its publication of updates"
+)
 CHECKPOINT_SAVED_TIMESTAMP_SECONDS = Gauge(
-    "monolith_checkpoint_saved_timestamp_seconds", "Wall clock of the last complete checkpoint, Unix time"
+    "monolith_checkpoint_saved_timestamp_seconds", "Wall-clock time of the last complete checkpoint, Unix time"
 )
 TABLE_ROWS = Gauge("monolith_table_rows", "Rows of a table", ["table"])
-TABLE_BYTES = Gauge("monolith_table_bytes", "Memory of a table", ["table"])
-TABLE_CANDIDATES = Gauge("monolith_table_candidates", "Fids that are counted and have no row yet", ["table"])
-TABLE_ROWS_ADMITTED = Counter("monolith_table_rows_admitted", "Rows born", ["table"])
-TABLE_LOOKUPS_FILTERED = Counter("monolith_table_lookups_filtered", "Look-ups of fids not yet admitted", ["table"])
+TABLE_BYTES = Gauge("monolith_table_bytes", "Memory of a table: id map, rows, optimizer state", ["table"])
+TABLE_CANDIDATES = Gauge("monolith_table_candidates", "Counted fids without a row", ["table"])
+TABLE_ROWS_ADMITTED = Counter("monolith_table_rows_admitted", "Rows created", ["table"])
+TABLE_LOOKUPS_FILTERED = Counter("monolith_table_lookups_filtered", "Look-ups of fids that are not yet admitted", ["table"])
 TABLE_ROWS_EVICTED = Counter("monolith_table_rows_evicted", "Rows evicted by time to live or budget", ["table"])
-TABLE_ROWS_FREED = Counter("monolith_table_rows_freed", "Rows freed because their optimizer set all weights to zero", ["table"])
+TABLE_ROWS_FREED = Counter("monolith_table_rows_freed", "Rows freed after their optimizer set all weights to zero", ["table"])
 TOWER_DENSITY = Gauge("monolith_tower_density", "Share of live atoms in the sparse layers")
 TOWER_LIVE_ATOMS = Gauge("monolith_tower_live_atoms", "Live atoms of a sparse layer", ["layer"])
-TOWER_TOPOLOGY_UPDATES = Counter("monolith_tower_topology_updates", "Changes of the topology")
-TOWER_REGRET_RATE = Gauge("monolith_tower_regret_rate", "Share of the atoms grown lately that had been dropped shortly before")
-TOWER_NEWBORN_SURVIVAL = Gauge("monolith_tower_newborn_survival", "Share of the atoms grown two swaps ago that are still live")
+TOWER_TOPOLOGY_UPDATES = Counter("monolith_tower_topology_updates", "Updates of the topology")
+TOWER_REGRET_RATE = Gauge("monolith_tower_regret_rate", "Share of the atoms grown in the last swaps soon after their drop")
+TOWER_NEWBORN_SURVIVAL = Gauge("monolith_tower_newborn_survival", "Share of the atoms grown two swaps ago and still live")
 
 DELTAS_PUBLISHED = Counter("monolith_deltas_published", "Deltas acknowledged by the log")
 ROWS_PUBLISHED = Counter("monolith_rows_published", "Rows in published deltas")
 PUBLISHED_BYTES = Counter("monolith_published_bytes", "Bytes of published deltas")
-DENSE_PUBLISHED_BYTES = Counter("monolith_dense_published_bytes", "Bytes of published dense updates: full, values, swap", ["form"])
-PUBLISH_FAILURES = Counter("monolith_publish_failures", "Publishes refused by the log; their rows go with the next")
+DENSE_PUBLISHED_BYTES = Counter(
+    "monolith_dense_published_bytes", "Bytes of published dense updates by form: full, values or swap", ["form"]
+)
+PUBLISH_FAILURES = Counter("monolith_publish_failures", "Failed publications; the next one includes their rows")
 
 DELTAS_APPLIED = Counter("monolith_deltas_applied", "Deltas applied by the replica")
 ROWS_APPLIED = Counter("monolith_rows_applied", "Rows applied by the replica")
-REPLICA_ROWS = Gauge("monolith_replica_rows", "Rows held by the replica, over all tables")
-REPLICA_BYTES = Gauge("monolith_replica_bytes", "Memory of the rows held by the replica")
+REPLICA_ROWS = Gauge("monolith_replica_rows", "Rows of the replica, over all tables")
+REPLICA_BYTES = Gauge("monolith_replica_bytes", "Memory of the replica's rows")
 FRESHNESS_SECONDS = WeightedHistogram(
     "monolith_freshness_seconds", "Time from a row's update to its use in scores", (0.05, 0.1, 0.2, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60)
 )
-STALENESS_SECONDS = Gauge("monolith_staleness_seconds", "Age of the newest applied delta")
+STALENESS_SECONDS = Gauge("monolith_staleness_seconds", "Age of the last applied delta")
 RANK_REQUESTS = Counter("monolith_rank_requests", "Rank requests", ["code"])
 RANK_CANDIDATES = Counter("monolith_rank_candidates", "Candidates scored")
 RANK_DURATION_SECONDS = Histogram(
     "monolith_rank_duration_seconds", "Duration of a Rank request", buckets=(5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1)
 )
 FEATURES_MISSING = Counter("monolith_features_missing", "Users or items without stored features", ["entity"])
-FEATURES_BAD = Counter("monolith_features_bad", "Stored features that break a rule, served as none", ["entity"])
+FEATURES_BAD = Counter("monolith_features_bad", "Invalid stored features, served as missing", ["entity"])
 REPLICA_LOADS = Counter("monolith_replica_loads", "Checkpoints loaded by the replica")
 REPLICA_FAULTS = Counter(
     "monolith_replica_faults",
-    "Updates that did not fit; the replica asks for a full dense state (DenseGap) or waits for a newer checkpoint",
+    "Updates that could not be applied; the replica requests a full dense state (DenseGap) or waits for a newer checkpoint",
     ["reason"],
 )
 IMPRESSIONS_LOGGED = Counter("monolith_impressions_logged", "Impressions acknowledged by the log")
@@ -141,10 +144,10 @@ IMPRESSIONS_LOST = Counter("monolith_impressions_lost", "Impressions that could 
 
 
 def serve_metrics(port: int, role: str) -> None:
-    """Serve all metrics on `port` for Prometheus, as those of a process of `role`; do nothing for port 0.
+    """Set the role of the process and serve all metrics on `port` for Prometheus; port 0 serves none.
 
     Raises:
-        ConfigError: the port is taken, or not this process's to open.
+        ConfigError: the port cannot be opened.
     """
     PROCESS.labels(role=role).set(1)
     if port:

@@ -88,9 +88,9 @@ class EmbeddingTable:
 
     @property
     def encoding(self) -> Encoding | None:
-        """Return the encoding of whole rows in `drain_encoded`, None where its slices make no row of one encoding.
+        """Return the encoding of whole rows in `drain_encoded`, None for slices that form no row of one encoding.
 
-        Slices of the same fp32 or fp16 do; int8 and int4 begin each slice with a scale and a bias of its own.
+        Slices of equal fp32 or fp16 form one; each int8 or int4 slice starts with its own scale and bias.
         """
         first, *others = (part.encoding for part in self.core.slices)
         is_whole = not others or (first in ("fp32", "fp16") and set(others) == {first})

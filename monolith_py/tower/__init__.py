@@ -1,4 +1,4 @@
-"""The towers: what is dense of a model, and how it is sparse."""
+"""Towers of a model: dense or sparse layers, their optimizer, the rule that updates their topology."""
 
 from monolith_py.config.sparsity import SparsityConfig
 from monolith_py.tower.layers.compact import CompactTower

@@ -1,4 +1,4 @@
-"""What learns the live atoms of sparse layers, with state for live atoms alone, and all other parameters: SGD, Adagrad or Adam.
+"""Optimizers of the live atoms of sparse layers, with state for live atoms only, and of whole parameters: SGD, Adagrad, Adam.
 
 Letters: k live atoms of a layer, h weights of an atom.
 """
@@ -22,10 +22,10 @@ _FIELDS = {"sgd": (), "adagrad": ("sum",), "adam": ("exp_avg", "exp_avg_sq")}
 
 @dataclass(frozen=True)
 class AtomRule:
-    """One step: SGD, Adagrad (Duchi et al. 2011) or Adam (Kingma and Ba 2015), as in torch.optim.
+    """Update rule: SGD, Adagrad (Duchi et al. 2011) or Adam (Kingma and Ba 2015), as in torch.optim.
 
-    Adam counts the steps of each atom on its own, so that one born late has its own bias correction: under the layer's count its first
-    step would be (1 - beta1) / sqrt(1 - beta2) = 3.2 rates long.
+    Adam has a step count for each atom, and so its own bias correction: under a step count of the layer, the first step of a newborn
+    would be (1 - beta1) / sqrt(1 - beta2) = 3.2 times the learning rate.
     """
 
     kind: Literal["sgd", "adagrad", "adam"] = "adam"
@@ -35,15 +35,15 @@ class AtomRule:
 
 
 class ParameterOptimizer:
-    """Steps whole parameters by their gradients: to the core each is one atom, with one count of steps."""
+    """Optimizer of whole parameters. In the core each parameter is one atom, with one step count."""
 
     def __init__(self, parameters: Mapping[str, Tensor], rule: AtomRule) -> None:
-        """Begin with zeros; names are those of `state`."""
+        """Start with zero state; `state` uses the names of `parameters`."""
         self._parameters, self._rule = dict(parameters), rule
         self._state = {name: _zeros(rule, 1, value.numel()) for name, value in parameters.items()}
 
     def step(self, lr: float, grad_scale: float = 1.0) -> None:
-        """Take a step by `grad / grad_scale` of each parameter, which is left as it is; one without a gradient stays."""
+        """Take a step by `grad / grad_scale` of each parameter that has a gradient; gradients are unchanged."""
         values, gradients, states = [], [], []
         for name, value in self._parameters.items():
             if value.grad is not None:
@@ -53,62 +53,62 @@ class ParameterOptimizer:
         _take_step(self._rule, values, gradients, states, lr, grad_scale)
 
     def state(self) -> dict[str, Tensor]:
-        """Return everything that `restore` needs to go on bit-equal: the optimizer's own tensors, by names such as "exp_avg.head.bias"."""
+        """Return the state by names such as "exp_avg.head.bias", without a copy; `restore` continues bit-equal from it."""
         return {f"{field}.{name}": value for name, state in self._state.items() for field, value in state.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from what `state` returned.
+        """Continue from the result of `state`.
 
         Raises:
-            ValueError: names or shapes do not fit the parameters.
+            ValueError: a name, shape or dtype does not fit the parameters.
         """
         for name, state in self._state.items():
-            self._state[name] = {field: _taken(value, tensors, f"{field}.{name}") for field, value in state.items()}
+            self._state[name] = {field: _copy_of(value, tensors, f"{field}.{name}") for field, value in state.items()}
 
 
 class AtomOptimizer:
-    """Steps the `values` of layers by their gradients; biases are others' to learn.
+    """Optimizer of the `values` of sparse layers; their biases belong to a `ParameterOptimizer`.
 
-    Newborn atoms get the moments that `newborn` says: "count" and "reset" zeros, under a step count of their own or the layer's oldest;
-    "seed" the mean second moment of the layer's live atoms; "warm" those kept up while they were dead, for which the layers' gradients of
-    all atoms must be collected at every step.
+    `newborn` sets the moments of newborn atoms. "count" and "reset" are zeros, with a step count of their own or the highest of the
+    layer. "seed" is the mean second moment of the layer's live atoms. "warm" keeps moments of dead atoms too, and requires gradients of
+    all atoms at every step.
     """
 
     def __init__(self, layers: Sequence[SparseLinear], rule: AtomRule, newborn: Newborn = "count") -> None:
-        """Begin with zeros for every live atom."""
+        """Start with zero state for every live atom."""
         self.layers, self._rule, self._newborn = tuple(layers), rule, newborn
         self._state = [_zeros(rule, layer.num_live, layer.atom_size) for layer in layers]
-        # Moments of all atoms, (blocks * places, h), where the dead have them too.
+        # Moments of all atoms, (blocks * places, h), if dead atoms have moments too.
         self._all = [_zeros(rule, layer.num_atoms, layer.atom_size) for layer in layers] if self.is_warm else []
 
     @property
     def is_warm(self) -> bool:
-        """Return whether dead atoms have moments, which asks for the gradient of all atoms at every step."""
+        """Return whether dead atoms have moments, which requires gradients of all atoms at every step."""
         return self._newborn == "warm" and self._rule.kind != "sgd"
 
     def step(self, lr: float, grad_scale: float = 1.0) -> None:
-        """Take a step by `values.grad / grad_scale` of each layer, which is left as it is; a layer without one stays."""
+        """Take a step by `values.grad / grad_scale` of each layer that has a gradient; gradients are unchanged."""
         values, gradients, states = [], [], []
         for index, layer in enumerate(self.layers):
             if layer.values.grad is None or not layer.num_live:
                 continue
             if self.is_warm:
-                self._keep_warm(index)
+                self._update_warm(index)
             values.append(layer.values.detach())
             gradients.append(layer.values.grad)
             states.append(self._state[index])
         _take_step(self._rule, values, gradients, states, lr, grad_scale)
 
     def momentum(self, index: int) -> Tensor:
-        """Return |first moment| of all atoms of a layer, dead or live, (blocks * places, h); only while `is_warm`."""
+        """Return |first moment| of all atoms of a layer, dead or live, (blocks * places, h); requires `is_warm`."""
         assert self.is_warm
         return self._all[index]["exp_avg"].abs()
 
     def place(self, index: int, sources: Tensor, born: Tensor) -> None:
-        """Follow a layer to another topology.
+        """Reorder the state of a layer for its new topology.
 
-        `sources`: int64 (k,), for each live atom its place among those before, -1 for one that is born; `born`: int64 (n,), where the
-        newborns lie among all atoms of the layer, in order.
+        `sources`: int64 (k,), the previous place of each live atom, -1 for a newborn. `born`: int64 (n,), the places of the newborns among
+        all atoms of the layer, ascending.
         """
         old = self._state[index]
         newborn = sources < 0
@@ -126,15 +126,15 @@ class AtomOptimizer:
         self._state[index] = new
 
     def state(self) -> dict[str, Tensor]:
-        """Return everything that `restore` needs to go on bit-equal: the optimizer's own tensors, by names such as "0.exp_avg"."""
+        """Return the state by names such as "0.exp_avg", without a copy; `restore` continues bit-equal from it."""
         named = {f"{index}.{name}": value for index, state in enumerate(self._state) for name, value in state.items()}
         return named | {f"{index}.all.{name}": value for index, state in enumerate(self._all) for name, value in state.items()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from what `state` returned; the layers must be at their topology of then.
+        """Continue from the result of `state`; the layers must have the topology of that moment.
 
         Raises:
-            ValueError: names or shapes do not fit the layers.
+            ValueError: a name, shape or dtype does not fit the layers.
         """
         for index, layer in enumerate(self.layers):
             self._state[index] = self._restored(tensors, f"{index}.", layer.num_live, layer.atom_size)
@@ -143,10 +143,10 @@ class AtomOptimizer:
 
     def _restored(self, tensors: Mapping[str, Tensor], prefix: str, num_atoms: int, size: int) -> dict[str, Tensor]:
         expected = _zeros(self._rule, num_atoms, size)
-        return {field: _taken(value, tensors, prefix + field) for field, value in expected.items()}
+        return {field: _copy_of(value, tensors, prefix + field) for field, value in expected.items()}
 
-    def _keep_warm(self, index: int) -> None:
-        """Bring the moments of all atoms up to this step; the live have the same beside their values."""
+    def _update_warm(self, index: int) -> None:
+        """Update the moments of all atoms by this step's gradients, with the formula that the core applies to live atoms."""
         total, state, rule = self.layers[index].gradient_sum, self._all[index], self._rule
         assert total is not None, "warm newborns need the gradient of all atoms at every step"
         gradient = total.view(next(iter(state.values())).shape)
@@ -158,7 +158,7 @@ class AtomOptimizer:
 
 
 def _zeros(rule: AtomRule, num_atoms: int, size: int) -> dict[str, Tensor]:
-    """Return the state of atoms that have not learnt: moments float32 (k, h), and the count of steps int32 (k,)."""
+    """Return the initial state of atoms: moments float32 (k, h), step counts int32 (k,)."""
     state = {field: torch.zeros(num_atoms, size) for field in _FIELDS[rule.kind]}
     return state | {"step": torch.zeros(num_atoms, dtype=torch.int32)}
 
@@ -171,7 +171,7 @@ def _take_step(
     lr: float,
     grad_scale: float,
 ) -> None:
-    """Change values and states, each float32 (k, h), by gradients of the same shapes over `grad_scale`: all in one call of the core."""
+    """Update values and states, each float32 (k, h), by gradients of the same shapes / `grad_scale`, in one call of the core."""
     if rule.kind == "sgd":
         for value, gradient in zip(values, gradients, strict=True):
             value.add_(gradient, alpha=-lr / grad_scale)
@@ -186,8 +186,8 @@ def _take_step(
         _core.tower_adagrad(into, given, fields["sum"], lr, rule.eps, grad_scale)
 
 
-def _taken(expected: Tensor, tensors: Mapping[str, Tensor], name: str) -> Tensor:
-    """Return a copy of the tensor of this name, which must be of the expected shape and type."""
+def _copy_of(expected: Tensor, tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    """Return a copy of the tensor `name`, which must have the shape and dtype of `expected`."""
     value = tensors.get(name)
     if value is None or value.shape != expected.shape or value.dtype != expected.dtype:
         got = "none" if value is None else f"{tuple(value.shape)} {value.dtype}"

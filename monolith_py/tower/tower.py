@@ -30,10 +30,10 @@ _DENSE = SparsityConfig()
 
 
 class Tower(nn.Module):
-    """Linear and ReLU, once for each size; dropout after each where asked for.
+    """Linear, ReLU and optional dropout for each size.
 
-    A tower with sparse layers runs in the core on CPUs, and so does a dense one in bf16 where the CPU has a matrix unit (AMX); all else
-    is plain torch. A neuron as atom makes a layer smaller, which torch computes as it is.
+    On a CPU the core computes towers with sparse layers, and dense ones in bf16 if the CPU has a matrix unit (AMX). Torch computes all
+    others, including those with the atom "neuron", whose layers are smaller dense ones.
 
     >>> Tower(8, [16, 4])(torch.zeros(2, 8)).shape
     torch.Size([2, 4])
@@ -51,10 +51,10 @@ class Tower(nn.Module):
         bf16: bool = False,
         seed: int = 0,
     ) -> None:
-        """Make layers of the given output sizes; no size makes the identity.
+        """Make layers of the given output sizes; without a size the tower is the identity.
 
-        The first weights are those of the dense tower under the same state of torch's generator, whatever of them lives; `seed` is for
-        the first topology. Layers too small for the atoms stay dense, with a warning.
+        Start weights are those of a dense tower under the same state of torch's generator; `seed` draws the first topology. Layers too
+        small for the atoms stay dense, with a warning.
         """
         super().__init__()
         self.in_features, self._dropout, self._atom = in_features, dropout, sparsity.atom
@@ -64,11 +64,11 @@ class Tower(nn.Module):
         dense = [nn.Linear(inputs, outputs) for inputs, outputs in zip(widths[:-1], sizes, strict=True)]
         self.layers: nn.ModuleList = nn.ModuleList(_sparsified(dense, sparsity, seed))
         self._stacks: list[CoreStack] | None = None  # made at the first forward
-        self._frozen: list[nn.Module] = []  # in a list, as it is no part of the state
+        self._frozen: list[nn.Module] = []  # in a list, so that it is no submodule
 
     @property
     def sparse_layers(self) -> list[SparseLinear]:
-        """Return the layers whose topology may change."""
+        """Return the sparse layers."""
         return [layer for layer in self.layers if isinstance(layer, SparseLinear)]
 
     @property
@@ -77,22 +77,22 @@ class Tower(nn.Module):
 
     @property
     def num_live_weights(self) -> int:
-        """Return how many weights the tower has, biases not counted."""
+        """Return the number of live weights, without biases."""
         return sum(layer.values.numel() if isinstance(layer, SparseLinear) else layer.weight.numel() for layer in self._linears)
 
     @property
     def density(self) -> float:
-        """Return the share of the atoms that live, over the sparse layers; 1 where there are none."""
+        """Return the share of live atoms over the sparse layers; 1 without one."""
         layers = self.sparse_layers
         return sum(layer.num_live for layer in layers) / sum(layer.num_atoms for layer in layers) if layers else 1.0
 
     @property
     def engine(self) -> str:
-        """Return what computes the tower on this CPU: "torch", "amx", or the vector instructions of the core."""
+        """Return the engine of the tower on this CPU: "torch", "amx", "avx512", "avx2" or "portable"."""
         return self._in_core()[0].engine if self._uses_core() else "torch"
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Return the last layer's output, (B, O), of inputs (B, w) that lie side by side, their widths adding up to I."""
+        """Return the last layer's output (B, O); `inputs` (B, w) are concatenated, their widths sum to I."""
         if not self.layers:
             return inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1)
         if inputs[0].device.type == "cpu" and self._uses_core():
@@ -110,10 +110,10 @@ class Tower(nn.Module):
         return outputs
 
     def freeze(self) -> None:
-        """Pack the weights as they are for serving; forward without gradients does not see later changes. Any thread may call it then.
+        """Pack the current weights for serving: any thread may call forward without gradients, which ignores later changes.
 
-        Off the core a sparse tower becomes dense layers as small as its topology lets them be, and a dense one on the CPU takes oneDNN's
-        order of weights where that is faster.
+        Outside the core, a sparse tower becomes a `CompactTower`, and a dense tower on the CPU uses oneDNN's order of weights if that is
+        faster.
         """
         self.eval()
         on_cpu = all(parameter.device.type == "cpu" for parameter in self.parameters())
@@ -131,7 +131,7 @@ class Tower(nn.Module):
         return bool(self.layers) and (bool(self.sparse_layers) or (self._bf16 and bool(_core.has_amx())))
 
     def _in_core(self) -> list[CoreStack]:
-        """Return the stacks: one for all layers, or with dropout between them one for each."""
+        """Return one stack for all layers, or with dropout one stack per layer."""
         if self._stacks is None:
             groups = [[layer] for layer in self._linears] if self._dropout else [self._linears]
             self._stacks = [CoreStack(group, self._atom, bf16=self._bf16) for group in groups]
@@ -146,7 +146,7 @@ class Tower(nn.Module):
         return outputs
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy takes: not what is packed."""
+        """Return the state for a copy, without packed weights."""
         return {**self.__dict__, "_stacks": None, "_frozen": []}
 
 
@@ -156,7 +156,7 @@ def _dense(layer: SparseLinear | nn.Linear) -> tuple[Tensor, Tensor]:
 
 
 def _sparsified(dense: Sequence[nn.Linear], config: SparsityConfig, seed: int) -> list[nn.Module]:
-    """Return the layers as the settings have them before the first step."""
+    """Return the layers of the first topology."""
     if config.preset == "dense":
         return list(dense)
     fit = [_why_dense(index, layer, config) is None for index, layer in enumerate(dense)]
@@ -184,7 +184,7 @@ def _sparsified(dense: Sequence[nn.Linear], config: SparsityConfig, seed: int) -
 
 
 def _why_dense(index: int, layer: nn.Linear, config: SparsityConfig) -> str | None:
-    """Return why a layer cannot be sparse, None where it can."""
+    """Return the reason for which a layer cannot be sparse, None if it can."""
     inputs, outputs = layer.in_features, layer.out_features
     if inputs > MAX_INPUTS:
         return f"model.sparsity takes up to {MAX_INPUTS} inputs, got {inputs}"

@@ -1,4 +1,4 @@
-"""What a batch of examples teaches: the summed loss over tasks.
+"""Loss of a batch of examples, summed over examples and tasks.
 
 Letters: B examples, T tasks.
 """
@@ -15,11 +15,11 @@ from monolith_py.data.examples import ExampleBatch, ExampleKind
 class TaskLoss:
     """Binary cross-entropy of every task, weighted, summed over the batch.
 
-    An example that was kept with probability r stands for 1 / r of its kind, so its loss weighs 1 / r: the expected gradient is that of
-    the whole stream, for every task at once, and the served probability needs no correction. (The shift of the logit by log r that Monolith
-    B9 and Wang et al., arXiv 2110.13048, use instead is right for one task only: here an example is sampled by all its labels together.)
+    The loss of an example kept with probability r has the weight 1 / r. The expected gradient is that of the whole stream for every task,
+    and served probabilities need no correction. (Monolith B9 and Wang et al., arXiv 2110.13048, shift the logit by log r instead, which is
+    right for one task only: here an example is sampled by all its labels together.)
 
-    A RETRACTION takes a negative back and teaches the positive: logit gradient (p - 1) - p = -1 for the tasks labelled 1, none for others.
+    A RETRACTION replaces a learnt negative by a positive: its logit gradient is (p - 1) - p = -1 for tasks with label 1, else 0.
     """
 
     def __init__(self, tasks: tuple[str, ...], weights: tuple[float, ...]) -> None:
@@ -27,11 +27,11 @@ class TaskLoss:
         self._weights = torch.tensor(weights, dtype=torch.float32)
 
     def labels(self, examples: ExampleBatch) -> Tensor:
-        """Return labels, float32 (B, T), tasks in the order of the schema; a task that the examples lack raises KeyError."""
+        """Return labels, float32 (B, T), tasks in the order of the schema; every task must be in `examples.labels`."""
         return torch.stack([torch.from_numpy(examples.labels[task]) for task in self._tasks], dim=1)
 
     def __call__(self, logits: Tensor, labels: Tensor, examples: ExampleBatch) -> Tensor:
-        """Return the summed loss, a scalar, of float32 logits (B, T)."""
+        """Return the summed loss, a scalar, of logits and labels, float32 (B, T)."""
         weights = self._weights / torch.from_numpy(examples.sample_rates).unsqueeze(1)  # (B, T)
         retractions = examples.kinds == ExampleKind.RETRACTION
         if not retractions.any():

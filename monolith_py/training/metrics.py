@@ -1,4 +1,4 @@
-"""Progressive metrics: of predictions made before the model learnt from their example.
+"""Progressive metrics, of predictions made before the model learnt from the example.
 
 Letters: n predictions.
 """
@@ -16,7 +16,7 @@ Float64Array = npt.NDArray[np.float64]
 
 
 def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
-    """Return the probability that a positive scores above a negative, ties counting half; NaN where one of the two is absent."""
+    """Return the probability that a positive scores above a negative, ties counting half; NaN without a positive or without a negative."""
     positive = np.asarray(labels) > 0.5
     num_positive, num_negative = int(positive.sum()), int((~positive).sum())
     if num_positive == 0 or num_negative == 0:
@@ -28,14 +28,14 @@ def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
 
 
 def logloss(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
-    """Return the mean binary cross-entropy in nats, probabilities kept within [1e-7, 1 - 1e-7]; NaN for no prediction."""
+    """Return the mean binary cross-entropy in nats, with probabilities clipped to [1e-7, 1 - 1e-7]; NaN without a prediction."""
     y = np.asarray(labels, np.float64)
     p = np.clip(np.asarray(probabilities, np.float64), 1e-7, 1.0 - 1e-7)
     return float(-(y * np.log(p) + (1.0 - y) * np.log1p(-p)).mean()) if len(y) else float("nan")
 
 
 def normalized_entropy(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
-    """Return the logloss over that of always predicting the mean label (He et al. 2014, equation 1); NaN where labels are all equal."""
+    """Return logloss / logloss of always predicting the mean label (He et al. 2014, equation 1); NaN if all labels are equal."""
     y = np.asarray(labels, np.float64)
     rate = float(y.mean()) if len(y) else 0.0
     if rate in (0.0, 1.0):
@@ -44,13 +44,13 @@ def normalized_entropy(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> f
 
 
 def calibration(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
-    """Return the mean prediction over the mean label; NaN where no label is positive."""
+    """Return mean prediction / mean label; NaN without a positive label."""
     total = float(np.asarray(labels, np.float64).sum())
     return float(np.asarray(probabilities, np.float64).sum()) / total if total else float("nan")
 
 
 class ProgressiveWindow:
-    """The last `size` predictions of one task and their labels, oldest whole batches dropped first."""
+    """The last predictions of one task and their labels: at least `size` of them, in whole batches, once there are as many."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -65,7 +65,7 @@ class ProgressiveWindow:
             self._num -= len(self._batches.popleft()[0])
 
     def values(self) -> tuple[FloatArray, FloatArray]:
-        """Return all labels and probabilities in the window, in order."""
+        """Return all labels and probabilities of the window, oldest first, each float32 (n,)."""
         if not self._batches:
             return np.empty(0, np.float32), np.empty(0, np.float32)
         return np.concatenate([b[0] for b in self._batches]), np.concatenate([b[1] for b in self._batches])

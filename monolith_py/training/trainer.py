@@ -1,4 +1,4 @@
-"""One training step after the other: predict, measure, learn.
+"""Training steps: predict, measure, learn.
 
 Letters: B examples, T tasks.
 """
@@ -23,7 +23,7 @@ from monolith_py.model import RankModel, build_model
 from monolith_py.model.batch import make_batch
 from monolith_py.observe import metrics
 from monolith_py.table import EmbeddingBags
-from monolith_py.tower import TopologyUpdater
+from monolith_py.tower.rule.history import SwapHistory
 from monolith_py.training.dense_optimizer import DenseOptimizer
 from monolith_py.training.loss import TaskLoss
 from monolith_py.training.metrics import ProgressiveWindow, auc, calibration, normalized_entropy
@@ -35,10 +35,10 @@ _METRIC_INTERVAL = 100  # batches
 
 
 class Trainer:
-    """The model of a job and what learns it: bags, dense parameters, their optimizer, progressive metrics.
+    """Model, optimizers and progressive metrics of a job.
 
-    `step` is the whole of online learning: the prediction comes before the update, so metrics are progressive. Rows learn from the
-    summed gradient of the batch, as each example would alone; dense parameters from its mean, at the rate of `DenseOptimizerConfig`.
+    `step` predicts before it learns, so the metrics are progressive. Rows learn from the summed gradient of the batch, as from its
+    examples one by one; dense parameters from the mean gradient, at the rate of `DenseOptimizerConfig`.
     """
 
     def __init__(self, job: JobConfig) -> None:
@@ -55,11 +55,12 @@ class Trainer:
         self._windows = {task: ProgressiveWindow(_METRIC_WINDOW) for task in self.schema.tasks}
 
     def step(self, examples: ExampleBatch) -> FloatArray:
-        """Predict, then learn; return the probabilities predicted before learning, float32 (B, T).
+        """Predict, then learn; return the predicted probabilities, float32 (B, T).
 
         Raises:
-            PoisonedBatch: prediction, loss or gradient is not finite; nothing was learnt.
+            PoisonedBatch: prediction, loss or gradient is not finite, or a label is missing; nothing was learnt.
             WireError: the examples do not fit the schema; nothing was learnt.
+            TableFull: a table has no free row; nothing was learnt.
         """
         batch = make_batch(examples.features, self.schema)
         missing = [task for task in self.schema.tasks if task not in examples.labels]
@@ -71,9 +72,9 @@ class Trainer:
         if not self.model.training:
             self.model.train()
         pooled = self.bags(batch.sparse()).values()
-        seen = pooled.detach().requires_grad_()  # where the dense parameters' part of backward ends
-        logits = self.model(seen, torch.from_numpy(batch.dense))
-        self._learn(pooled, seen, self._loss(logits, labels, examples), len(examples))
+        leaf = pooled.detach().requires_grad_()  # the first backward, of the dense parameters, ends here
+        logits = self.model(leaf, torch.from_numpy(batch.dense))
+        self._learn(pooled, leaf, self._loss(logits, labels, examples), len(examples))
         probabilities: FloatArray = torch.sigmoid(logits.detach()).numpy()
         self.watermark_ms = watermark_ms
         self.num_examples += len(examples)
@@ -83,30 +84,30 @@ class Trainer:
         return probabilities
 
     def export_dense(self) -> dict[str, Tensor]:
-        """Return copies of all that is dense: what replicas need beside the rows."""
+        """Return copies of the dense parameters by name, those that replicas need beside the rows."""
         return {name: value.detach().clone().contiguous() for name, value in self.model.state_dict().items()}
 
     def resume(self, *, num_batches: int, num_examples: int, watermark_ms: int) -> None:
-        """Go on counting from what a checkpoint holds; rows, dense parameters and their optimizer are restored by the checkpoint itself."""
+        """Set the counts to those of a checkpoint; call after restoring tables, model and optimizer."""
         self.num_batches, self.num_examples, self.watermark_ms = num_batches, num_examples, watermark_ms
-        self._evict_due_s = self._sweep_time_s()
+        self._evict_due_s = self._evict_time_s()
         for counter, total in self._totals():
             self._counters.start(counter, total)
 
-    def _sweep_time_s(self) -> float:
-        """Return the last time to sweep, event time: a multiple of the interval, so that it depends on the stream alone."""
+    def _evict_time_s(self) -> float:
+        """Return the last due time of an eviction, event time: a multiple of the interval, so it depends only on the stream."""
         now_s = self.watermark_ms // 1000
         return now_s - now_s % self._evict_interval_s
 
-    def _learn(self, pooled: Tensor, seen: Tensor, loss: Tensor, num_examples: int) -> None:
-        """Go back through the dense parameters; if all is finite, go on into the rows, which are updated there, and step the towers."""
+    def _learn(self, pooled: Tensor, leaf: Tensor, loss: Tensor, num_examples: int) -> None:
+        """Run backward to `leaf`; if all gradients are finite, run backward of `pooled`, which updates the rows, then step."""
         self.optimizer.before_backward()
         loss.backward()  # type: ignore[no-untyped-call]
         total = float(loss.detach())
         if not (math.isfinite(total) and self.optimizer.has_finite_gradients()):
             raise PoisonedBatch(f"loss and gradients must be finite, got loss {total}")
         try:
-            pooled.backward(seen.grad)  # type: ignore[no-untyped-call]
+            pooled.backward(leaf.grad)  # type: ignore[no-untyped-call]
         except _core.NotFinite as error:
             raise PoisonedBatch(f"{error}; loss {total}") from error
         self.optimizer.step(total, num_examples)
@@ -121,14 +122,14 @@ class Trainer:
             self.report()
 
     def report(self) -> None:
-        """Set the gauges of progressive metrics and tables."""
+        """Set the gauges of progressive metrics, tables and topology; advance the counters."""
         for task, window in self._windows.items():
             task_labels, task_scores = window.values()
             metrics.PROGRESSIVE_AUC.labels(task=task).set(auc(task_labels, task_scores))
             metrics.PROGRESSIVE_NE.labels(task=task).set(normalized_entropy(task_labels, task_scores))
             metrics.CALIBRATION_RATIO.labels(task=task).set(calibration(task_labels, task_scores))
-        if self.optimizer.swaps is not None:
-            _report_sparsity(self.optimizer.swaps)
+        if self.optimizer.updater is not None:
+            _report_topology(self.optimizer.updater.history)
         for name, table in self.bags.tables.items():
             stats = table.stats()
             metrics.TABLE_ROWS.labels(table=name).set(stats.rows)
@@ -138,29 +139,28 @@ class Trainer:
             self._counters.advance(counter, total)
 
     def _totals(self) -> Iterator[tuple[metrics.Counter, float]]:
-        """Yield the counters of tables and topology, each with its total since the job began."""
+        """Yield each counter of tables and topology with its total since the start of the job."""
         for name, table in self.bags.tables.items():
             stats = table.stats()
             yield metrics.TABLE_ROWS_ADMITTED.labels(table=name), stats.admitted
             yield metrics.TABLE_LOOKUPS_FILTERED.labels(table=name), stats.filtered
             yield metrics.TABLE_ROWS_EVICTED.labels(table=name), stats.evicted
             yield metrics.TABLE_ROWS_FREED.labels(table=name), stats.freed
-        if self.optimizer.swaps is not None:
-            yield metrics.TOWER_TOPOLOGY_UPDATES, self.optimizer.swaps.history.num_swaps
+        if self.optimizer.updater is not None:
+            yield metrics.TOWER_TOPOLOGY_UPDATES, self.optimizer.updater.history.num_swaps
 
     def _evict(self) -> None:
-        """Sweep the tables once every `evict_interval_s` of event time."""
-        due_s = self._sweep_time_s()
+        """Evict expired rows once every `evict_interval_s` of event time."""
+        due_s = self._evict_time_s()
         if due_s > self._evict_due_s:
             evicted = self.bags.evict(self.watermark_ms // 1000)
             self._evict_due_s = due_s
             if num := sum(map(np.size, evicted.values())):
-                _logger.info("evicted %d rows not seen within their time to live", num)
+                _logger.info("evicted %d expired rows", num)
 
 
-def _report_sparsity(swaps: TopologyUpdater) -> None:
-    """Set the gauges of the dense parameters' topology; what is not known yet stays as it is."""
-    history = swaps.history
+def _report_topology(history: SwapHistory) -> None:
+    """Set the gauges of the topology; a rate that is not known yet leaves its gauge unchanged."""
     metrics.TOWER_DENSITY.set(history.density)
     for index, num_live in enumerate(history.live_atoms):
         metrics.TOWER_LIVE_ATOMS.labels(layer=str(index)).set(num_live)

@@ -1,1 +1,1 @@
-"""The joiner: impressions and actions become examples."""
+"""The joiner: turns impressions and actions into examples."""

@@ -1,7 +1,7 @@
-"""The live counters in Kv, as the joiner adds to them. One joiner process writes a job's counters: it reads, adds and writes back.
+"""Live counters in Kv: read, increased and written back by the only joiner process of a job.
 
-Every candidate counts once, when its labels are first known, also where its negative is sampled away: rates are those of the stream, not
-those of the sample. A late positive adds to the positives alone. The new counts are written in the joiner's own transaction.
+Every candidate counts once, when its labels are first known. Negatives that are sampled away count too, so rates are those of the stream,
+not of the sample. A late positive increases only the positives. The new counts are part of the joiner's transaction.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from monolith_py.io import Kv
 
 
 def counted(kv: Kv, features: FeatureColumns, keys: Sequence[str], increments: Int64Array) -> dict[str, bytes]:
-    """Return the counters to put after adding `increments` int64 (B, 1 + tasks), examples and positives, to the fids of B rows."""
+    """Return the new counters by key, after adding `increments` to the fids of B rows: int64 (B, 1 + tasks), examples and positives."""
     added: dict[str, Int64Array] = {}
     for name in keys:
         column = features.sparse.get(name)
         if column is None or len(column.fids) == 0:
             continue
         rows = np.repeat(np.arange(features.num_rows), column.lengths)  # (n,)
-        pairs = np.unique(np.stack([column.fids, rows]), axis=1)  # a fid that stands twice in a row counts once
+        pairs = np.unique(np.stack([column.fids, rows]), axis=1)  # a fid that occurs twice in a row counts once
         fids, groups = np.unique(pairs[0], return_inverse=True)
         sums = np.zeros((len(fids), increments.shape[1]), np.int64)
         np.add.at(sums, groups, increments[pairs[1]])

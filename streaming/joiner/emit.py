@@ -1,4 +1,4 @@
-"""Emissions of the state machine to example batches. Letters: B examples."""
+"""Example batches from emissions of the state machine. Letters: B examples."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from monolith_py.io.codec.impression_view import ImpressionView
 from monolith_py.io.codec.picked_columns import pick_features
 from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_streaming.joiner.rules import Emission, Rules
-from monolith_streaming.joiner.waiting import Waiting
+from monolith_streaming.joiner.waiting import WaitingRequest
 
-Emitted = Sequence[tuple[Waiting, Emission]]
+Emitted = Sequence[tuple[WaitingRequest, Emission]]
 
 
 def examples_of(emitted: Emitted, rules: Rules, patterns: WirePatterns) -> ExampleBatch:
-    """Return the examples of these emissions, in order; none of them may be a negative that was sampled away."""
+    """Return the examples of these emissions in order; negatives that were sampled away are not allowed."""
     emissions = [emission for _, emission in emitted]
     requests = [waiting.request for waiting, _ in emitted]
     return ExampleBatch(
@@ -38,7 +38,7 @@ def features_of(emitted: Emitted, patterns: WirePatterns, only: Sequence[str] | 
 
 
 def increments_of(emitted: Emitted, num_tasks: int) -> Int64Array:
-    """Return what each emission adds to the counters of its fids: int64 (B, 1 + tasks), examples and positives."""
+    """Return the increments of each emission to the counters of its fids: int64 (B, 1 + tasks), examples and positives."""
     emissions = [emission for _, emission in emitted]
     columns = [np.array([emission.is_first for emission in emissions], np.int64)]
     columns += [_bit(emissions, index) for index in range(num_tasks)]
@@ -49,6 +49,6 @@ def _bit(emissions: Sequence[Emission], index: int) -> Int64Array:
     return np.array([emission.labels >> index & 1 for emission in emissions], np.int64)
 
 
-def _impression(waiting: Waiting) -> ImpressionView:
+def _impression(waiting: WaitingRequest) -> ImpressionView:
     assert waiting.impression is not None, waiting.request.request_id
     return waiting.impression

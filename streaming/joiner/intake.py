@@ -1,4 +1,4 @@
-"""Records of one partition to valid impressions and actions; what is not valid is set apart with the reason."""
+"""Valid impressions and actions from the records of one partition; invalid records are refused with the reason."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SeenImpression(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A message that goes to the dead letters."""
+    """A message for the dead letters."""
 
     topic: str
     partition: int
@@ -40,7 +40,7 @@ class Refused(NamedTuple):
 
 @dataclass
 class Arrivals:
-    """What one round of reads gave, in the order of the offsets."""
+    """Result of one round of reads, in the order of the offsets."""
 
     impressions: list[SeenImpression] = field(default_factory=list)
     actions: list[SeenAction] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Arrivals:
 
 
 class Intake:
-    """Reads `topics` in steps of `max_records` a topic and partition."""
+    """Reads `topics`, up to `max_records` of a topic and partition at a time."""
 
     def __init__(
         self, log: Log, topics: Mapping[InputTopic, str], rules: Rules, patterns: WirePatterns, max_records: int, clock: Clock
@@ -60,58 +60,57 @@ class Intake:
     def read(self, number: int, position: Position, watermark: Watermark, wait_s: float) -> Arrivals:
         """Return the next records of partition `number` and move `position` and `watermark` past them; wait up to `wait_s` for each topic.
 
-        A topic that is ahead of the other in event time is left alone while the other has a backlog. What is silent for long is believed
-        to be so only by a read that comes after that of the other topic: both may wake between two reads, and the one that was read
-        first would let the other alone move the watermark past all that it holds.
+        A topic that is ahead in event time is not read while the other one has a backlog. A topic counts as idle only if it was empty when
+        read after the other one: both may resume between two reads, and the watermark would pass the records of the one read first.
         """
         arrivals = Arrivals()
 
-        def read(source: InputTopic, wait_s: float) -> bool:
-            if watermark.is_ahead(source):
+        def read(input_topic: InputTopic, wait_s: float) -> bool:
+            if watermark.is_ahead(input_topic):
                 return False
-            records = self._next_records(self._topics[source], number, source, position, wait_s)
-            watermark.note_read(source, len(records), self._max_records, self._clock.monotonic_s())
-            self._sort_out(records, source, watermark, arrivals)
+            records = self._next_records(number, input_topic, position, wait_s)
+            watermark.note_read(input_topic, len(records), self._max_records, self._clock.monotonic_s())
+            self._sort_out(records, input_topic, watermark, arrivals)
             return bool(records)
 
-        # An impression is appended before what is done with it.
+        # The log has an impression before the actions on it.
         has_actions = read(InputTopic.ACTIONS, wait_s)
         if read(InputTopic.IMPRESSIONS, wait_s) and not has_actions:
             read(InputTopic.ACTIONS, 0.0)
         return arrivals
 
-    def _next_records(self, topic: str, number: int, source: InputTopic, position: Position, wait_s: float) -> list[Record]:
+    def _next_records(self, number: int, input_topic: InputTopic, position: Position, wait_s: float) -> list[Record]:
         try:
-            records = self._log.read(topic, number, position.offsets[source], self._max_records, timeout_s=wait_s)
+            records = self._log.read(self._topics[input_topic], number, position.offsets[input_topic], self._max_records, timeout_s=wait_s)
         except OffsetTrimmed as error:
-            _logger.error("records are lost, going on at %d: %s", error.start, error)
-            position.offsets[source] = error.start
+            _logger.error("records lost, reading on at offset %d: %s", error.start, error)
+            position.offsets[input_topic] = error.start
             return []
         if records:
-            position.offsets[source] = records[-1].offset + 1
+            position.offsets[input_topic] = records[-1].offset + 1
         return records
 
-    def _sort_out(self, records: list[Record], source: InputTopic, watermark: Watermark, arrivals: Arrivals) -> None:
+    def _sort_out(self, records: list[Record], input_topic: InputTopic, watermark: Watermark, arrivals: Arrivals) -> None:
         wall_ms = self._clock.now_ms()
         for record in records:
             try:
-                if source == InputTopic.IMPRESSIONS:
+                if input_topic == InputTopic.IMPRESSIONS:
                     impression = parse_impression(record.value, self._patterns)
-                    _check_time(source, impression.time_ms, watermark, wall_ms)
+                    _check_time(input_topic, impression.time_ms, watermark, wall_ms)
                     arrivals.impressions.append(SeenImpression(impression, record.offset))
                 else:
                     action = decode_action(record.value)
-                    _check_time(source, action.time_ms, watermark, wall_ms)
+                    _check_time(input_topic, action.time_ms, watermark, wall_ms)
                     if self._rules.matters(action):
                         arrivals.actions.append(SeenAction(action, record.offset, record.value))
             except WireError as error:
                 arrivals.refused.append(Refused(record.topic, record.partition, record.offset, record.value, str(error)))
         arrivals.num_records += len(records)
-        counter = metrics.IMPRESSIONS_READ if source == InputTopic.IMPRESSIONS else metrics.ACTIONS_READ
+        counter = metrics.IMPRESSIONS_READ if input_topic == InputTopic.IMPRESSIONS else metrics.ACTIONS_READ
         counter.inc(len(records))
 
 
-def _check_time(source: InputTopic, time_ms: int, watermark: Watermark, wall_ms: int) -> None:
-    broken_rule = watermark.refusal(source, time_ms, wall_ms)
+def _check_time(input_topic: InputTopic, time_ms: int, watermark: Watermark, wall_ms: int) -> None:
+    broken_rule = watermark.observe(input_topic, time_ms, wall_ms)
     if broken_rule is not None:
-        raise WireError(f"{'impression' if source == InputTopic.IMPRESSIONS else 'action'}.{broken_rule}")
+        raise WireError(f"{'impression' if input_topic == InputTopic.IMPRESSIONS else 'action'}.{broken_rule}")

@@ -1,13 +1,13 @@
-"""The joiner's steps: read both topics, join, and write everything that a step changed in one transaction.
+"""The joiner's loop: reads both topics, joins, and writes all changes of a step in one transaction.
 
 A step
-1. reads records of each partition and takes them in,
-2. lets the watermark move and closes windows,
-and is committed once it has examples enough for a record, or records enough, or `linger_s` after it began:
-3. dead letters are appended (at least once: a crash before 4 appends them again),
-4. one Kv transaction puts the waiting requests, the counters, the position, and the encoded examples as an outbox,
-5. the outbox is appended to `examples`.
-A crash before 4 leaves nothing behind, one after 4 is made good by `start`, so every example is in the log exactly once.
+1. reads records of each partition and joins them,
+2. advances the watermark and closes windows.
+It is committed once it has examples for a whole record, or `max_records` records, or `linger_s` after its first record:
+3. append dead letters (at least once: a crash before 4 appends them again),
+4. write waiting requests, counters, position and, as an outbox, the encoded examples in one Kv transaction,
+5. append the outbox to `examples`.
+A crash before 4 leaves nothing behind; `start` completes a commit that crashed after 4. So every example is in the log exactly once.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from monolith_streaming.joiner.counters import counted
 from monolith_streaming.joiner.emit import examples_of, features_of, increments_of
 from monolith_streaming.joiner.intake import Intake, Refused
 from monolith_streaming.joiner.outbox import Outbox, decode_outbox, deliver, encode_outbox
-from monolith_streaming.joiner.partition import PartitionJoiner
 from monolith_streaming.joiner.position import Position, decode_position, encode_position, outbox_key, position_key
+from monolith_streaming.joiner.request_joiner import RequestJoiner
 from monolith_streaming.joiner.rules import Reason, Rules
 from monolith_streaming.joiner.waiting import waiting_prefix
 from monolith_streaming.joiner.watermark import InputTopic, Watermark
 
 _logger = logging.getLogger(__name__)
 
-# Wall-clock wait for records when a round of reads over all partitions has found none.
+# Wall-clock wait for records after a round of reads without any, over all partitions.
 _IDLE_WAIT_S = 0.05
-# Refused actions that tell of a fault, and go to the dead letters; the others are late, and only counted.
+# Refused actions that show a fault and become dead letters; the others are late and only counted.
 _FAULTS = {
     Reason.NO_IMPRESSION: "action.request_id must be that of an impression, got none within window_s + max_out_of_orderness_s",
     Reason.NO_CANDIDATE: "action.item_id must be a candidate of its request, got another item",
@@ -50,18 +50,18 @@ _TOO_LATE = "impression.time_ms must be within window_s + allowed_lateness_s of 
 
 
 @dataclass
-class JoinerPartition:
-    """One partition's parts."""
+class PartitionState:
+    """State of the loop for one partition."""
 
     number: int
     position: Position
     watermark: Watermark
-    joiner: PartitionJoiner
-    has_outbox: bool  # one lies in Kv; its records are in the log
+    joiner: RequestJoiner
+    has_outbox: bool  # Kv has one; its records are in the log
 
 
 class JoinerLoop:
-    """Joins all partitions of a job's topics. `should_stop` ends waits for a store that is away."""
+    """Joins all partitions of a job's topics. `should_stop` ends the retries while a store is away."""
 
     def __init__(self, job: JobConfig, log: Log, kv: Kv, clock: Clock, should_stop: Callable[[], bool] = lambda: False) -> None:
         self._job, self._clock = job, clock
@@ -73,14 +73,14 @@ class JoinerLoop:
         self._inputs = {InputTopic.IMPRESSIONS: self._topics.impressions, InputTopic.ACTIONS: self._topics.actions}
         self._intake = Intake(self._log, self._inputs, self._rules, self._patterns, job.joiner.max_records, clock)
         self._dead_letters = DeadLetters(log, self._topics.dead_letters, clock)
-        self._partitions: list[JoinerPartition] = []
+        self._partitions: list[PartitionState] = []
         self._refused: list[Refused] = []
         self._num_records = 0  # of the open step
         self._step_began_s: float | None = None
         self._is_idle = False
 
     def start(self) -> None:
-        """Go on from what Kv says: deliver what is due, find out which requests wait.
+        """Restore the state of the last commit from Kv and deliver its outbox.
 
         Raises:
             ConfigError: the topics do not have the same number of partitions.
@@ -91,14 +91,14 @@ class JoinerLoop:
         self._partitions = [self._open(number) for number in range(counts[self._topics.examples])]
 
     def step(self) -> int:
-        """Read and join what is there, commit where it is time to, and return the number of records read.
+        """Read and join records, commit if it is time, and return the number of records read.
 
-        Waits a little for records when the step before found none.
+        Waits for records, up to 50 ms, if the previous call found none.
         """
         num_records, has_more = 0, False
         wait_s = _IDLE_WAIT_S / (len(InputTopic) * len(self._partitions)) if self._is_idle else 0.0
         for partition in self._partitions:
-            watermark_ms = partition.position.reached.watermark_ms
+            watermark_ms = partition.position.watermark.watermark_ms
             arrivals = self._intake.read(partition.number, partition.position, partition.watermark, wait_s)
             self._refused += arrivals.refused
             num_records += arrivals.num_records
@@ -115,26 +115,26 @@ class JoinerLoop:
         return num_records
 
     def ends(self) -> dict[tuple[int, InputTopic], int]:
-        """Return the end offset of each input partition now."""
+        """Return the current end offset of each input partition."""
         return {
-            (partition.number, source): self._log.end_offset(topic, partition.number)
+            (partition.number, input_topic): self._log.end_offset(topic, partition.number)
             for partition in self._partitions
-            for source, topic in self._inputs.items()
+            for input_topic, topic in self._inputs.items()
         }
 
     def has_reached(self, ends: dict[tuple[int, InputTopic], int]) -> bool:
-        """Return whether all records before `ends` are read."""
-        return all(self._partitions[number].position.offsets[source] >= end for (number, source), end in ends.items())
+        """Return whether all records before `ends` were read."""
+        return all(self._partitions[number].position.offsets[input_topic] >= end for (number, input_topic), end in ends.items())
 
     def close_all(self) -> None:
-        """Commit, then close every window as if time had passed, and commit that."""
+        """Commit, close every window as if its time had passed, and commit again."""
         self.commit()
         for partition in self._partitions:
             for _ in partition.joiner.close_all():
                 self.commit()
 
     def commit(self) -> None:
-        """Make the open step durable; do nothing where there is none. The numbers are those of the module's docstring."""
+        """Make the open step durable, if there is one. The numbers are those of the module's docstring."""
         if not self._has_changes:
             return
         for letter in self._letters():  # 3
@@ -167,8 +167,8 @@ class JoinerLoop:
             or self._clock.monotonic_s() - self._step_began_s >= settings.linger_s
         )
 
-    def _open(self, number: int) -> JoinerPartition:
-        """Return partition `number` as the last commit left it, its outbox delivered."""
+    def _open(self, number: int) -> PartitionState:
+        """Return the state of partition `number` at the last commit, after delivering its outbox."""
         name, examples = self._job.name, self._topics.examples
         position_value, outbox_value = self._kv.get_many([position_key(name, number), outbox_key(name, number)])
         if position_value is None:
@@ -180,11 +180,11 @@ class JoinerLoop:
             outbox = decode_outbox(outbox_value)
             position.examples_end = self._retry.run(lambda: deliver(self._log, examples, number, outbox))
         settings = self._job.joiner
-        watermark = Watermark(self._rules.out_of_order_ms, settings.idle_timeout_s, position.reached, self._clock.monotonic_s())
-        joiner = PartitionJoiner(self._rules, self._kv, waiting_prefix(name, number))
+        watermark = Watermark(self._rules.out_of_order_ms, settings.idle_timeout_s, position.watermark, self._clock.monotonic_s())
+        joiner = RequestJoiner(self._rules, self._kv, waiting_prefix(name, number))
         num_requests = joiner.restore()
-        _logger.info("%r[%d]: reading on at %s, %d requests known", examples, number, position.offsets, num_requests)
-        return JoinerPartition(number, position, watermark, joiner, outbox_value is not None)
+        _logger.info("%r[%d]: restored, reading on at offsets %s, %d requests remembered", examples, number, position.offsets, num_requests)
+        return PartitionState(number, position, watermark, joiner, outbox_value is not None)
 
     def _letters(self) -> list[Refused]:
         """Return the step's dead letters."""
@@ -202,7 +202,7 @@ class JoinerLoop:
         return letters
 
     def _changes(self) -> tuple[dict[str, bytes], list[str], dict[int, Outbox]]:
-        """Return what the step puts into Kv, what it deletes, and the outbox of each partition that has examples."""
+        """Return the step's puts and deletes in Kv, and the outbox of each partition with examples."""
         puts: dict[str, bytes] = {}
         deletes: list[str] = []
         outboxes: dict[int, Outbox] = {}
@@ -221,7 +221,7 @@ class JoinerLoop:
             puts[position_key(name, number)] = encode_position(partition.position)
         return puts | self._counters(), deletes, outboxes
 
-    def _outbox(self, partition: JoinerPartition) -> Outbox | None:
+    def _outbox(self, partition: PartitionState) -> Outbox | None:
         written = [pair for pair in partition.joiner.emitted if pair[1].kind is not None]
         if not written:
             return None
@@ -239,12 +239,12 @@ class JoinerLoop:
         return counted(self._kv, features, settings.keys, increments_of(emitted, len(self._rules.tasks)))
 
     def _append(self, number: int, outbox: Outbox) -> int:
-        """Append the outbox; after a failure look first what the log has of it. Return the end offset."""
+        """Append the outbox and return the end offset; after a failure append only the records that the log lacks."""
         examples = self._topics.examples
         try:
             return self._log.append(examples, outbox.values, time_ms=outbox.time_ms, partition=number)
         except LogError as error:
-            _logger.warning("looking what the log has: %s", error)
+            _logger.warning("append failed, comparing the log with the outbox: %s", error)
         return self._retry.run(lambda: deliver(self._log, examples, number, outbox))
 
     def _observe(self) -> None:
@@ -255,5 +255,5 @@ class JoinerLoop:
             for _, reason in partition.joiner.refused:
                 metrics.ACTIONS_UNMATCHED.labels(reason=reason.name.lower()).inc()
         metrics.JOINER_CANDIDATES_WAITING.set(sum(partition.joiner.num_waiting for partition in self._partitions))
-        watermarks = [partition.position.reached.watermark_ms for partition in self._partitions]
+        watermarks = [partition.position.watermark.watermark_ms for partition in self._partitions]
         metrics.JOINER_WATERMARK_TIMESTAMP_SECONDS.set(min((ms for ms in watermarks if ms is not None), default=0) / 1000)

@@ -1,9 +1,8 @@
-"""Exactly-once appends to the log: what is to be appended lies in Kv, in the transaction that made it, until it is in the log.
+"""Exactly-once appends to the log through an outbox in Kv.
 
-The joiner's step writes state, offsets and the records to append in one Kv transaction, and appends only then. Whatever kills it in
-between, the next start finds the very bytes that are due, looks from the recorded end offset on which of them the log already has, and
-appends the others. The step is never computed twice, so it does not matter that a second computation, over other batches of input,
-could give other examples.
+A step of the joiner writes its state, its offsets and the records to append in one Kv transaction, then appends. If the process dies in
+between, the next start finds the same bytes in the outbox, reads the log from the recorded end offset to see which records it has, and
+appends the others. No step is computed twice: a second computation, over other batches of input, could give other examples.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _READ_RECORDS = 256
 
 @dataclass(frozen=True)
 class Outbox:
-    """Records that are to follow, in this order, at or after `start` in one partition."""
+    """Records to append to one partition in this order, at or after offset `start`."""
 
     start: int
     time_ms: int
@@ -30,7 +29,7 @@ class Outbox:
 
 
 def encode_outbox(outbox: Outbox) -> bytes:
-    """Return `outbox` as it lies in Kv."""
+    """Return the stored form of `outbox`."""
     parts = [_HEADER.pack(_VERSION, outbox.start, outbox.time_ms)]
     for value in outbox.values:
         parts += (_LENGTH.pack(len(value)), value)
@@ -38,15 +37,15 @@ def encode_outbox(outbox: Outbox) -> bytes:
 
 
 def decode_outbox(value: bytes) -> Outbox:
-    """Return what `encode_outbox` wrote.
+    """Return the outbox in `value`.
 
     Raises:
-        WireError: the bytes are of another version or are cut.
+        WireError: the bytes have another version or are cut.
     """
     try:
         version, start, time_ms = _HEADER.unpack_from(value)
         if version != _VERSION:
-            raise WireError(f"outbox must be of version {_VERSION}, got {version}")
+            raise WireError(f"outbox.version must be {_VERSION}, got {version}")
         values, at = [], _HEADER.size
         while at < len(value):
             (length,) = _LENGTH.unpack_from(value, at)
@@ -61,10 +60,10 @@ def decode_outbox(value: bytes) -> Outbox:
 
 
 def deliver(log: Log, topic: str, partition: int, outbox: Outbox) -> int:
-    """Append to the partition what it does not have of `outbox` and return the offset after the last record.
+    """Append the records of `outbox` that the partition lacks and return the offset after the last record.
 
     Raises:
-        LogError: what the log has cannot be read, so that what is missing is not known.
+        LogError: the log cannot be read, so the missing records are unknown.
     """
     missing = list(outbox.values)
     offset = max(outbox.start, log.start_offset(topic, partition))

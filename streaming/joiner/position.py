@@ -1,4 +1,4 @@
-"""Where the joiner is in one partition, as it lies in Kv: offsets, watermark, end of its output."""
+"""The joiner's position in one partition and its stored form in Kv."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import json
 from dataclasses import asdict, dataclass, field
 
 from monolith_py.errors import WireError
-from monolith_streaming.joiner.watermark import Reached
+from monolith_streaming.joiner.watermark import WatermarkState
 
 _VERSION = 1
 
 
 @dataclass
 class Position:
-    """Offsets of the next records to read, by `InputTopic`; `examples_end`: the records of the next step lie at or after it."""
+    """Offsets to read on from, by `InputTopic`; the records of the next step follow at or after `examples_end`."""
 
     offsets: list[int]
     examples_end: int
-    reached: Reached = field(default_factory=Reached)
+    watermark: WatermarkState = field(default_factory=WatermarkState)
 
 
 def position_key(job_name: str, partition: int) -> str:
@@ -31,21 +31,22 @@ def outbox_key(job_name: str, partition: int) -> str:
 
 
 def encode_position(position: Position) -> bytes:
-    """Return `position` as it lies in Kv."""
-    return json.dumps({"version": _VERSION, **asdict(position)}).encode()
+    """Return the stored form of `position`."""
+    fields = {"offsets": position.offsets, "examples_end": position.examples_end, "reached": asdict(position.watermark)}
+    return json.dumps({"version": _VERSION, **fields}).encode()
 
 
 def decode_position(value: bytes) -> Position:
-    """Return what `encode_position` wrote.
+    """Return the position in `value`.
 
     Raises:
-        WireError: the bytes are of another version, or no position.
+        WireError: the bytes have another version or are no position.
     """
     try:
         fields = json.loads(value)
         version = fields.pop("version")
         if version != _VERSION:
-            raise WireError(f"position must be of version {_VERSION}, got {version}")
-        return Position(fields["offsets"], fields["examples_end"], Reached(**fields["reached"]))
+            raise WireError(f"position.version must be {_VERSION}, got {version}")
+        return Position(fields["offsets"], fields["examples_end"], WatermarkState(**fields["reached"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WireError(f"position must be a JSON object of offsets, examples_end and reached, got {value!r}: {error}") from None

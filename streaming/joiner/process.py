@@ -1,4 +1,4 @@
-"""The joiner's process: opens the log and the store, steps until it is told to stop, leaves a position to go on from."""
+"""The joiner's process: opens the log and the store, steps until a signal, leaves a position to restart from."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from monolith_streaming.joiner.loop import JoinerLoop
 
 _logger = logging.getLogger(__name__)
 
-# A log may end in offsets without a record. Two rounds: the first may have left out a topic that was ahead of the other.
+# A log may end in offsets without a record. Two rounds: the first may have skipped a topic that was ahead of the other.
 _EMPTY_ROUNDS = 2
 
 
 def run_joiner(job: JobConfig, *, stop_at_end: bool) -> None:
-    """Join until SIGTERM or SIGINT; with `stop_at_end` until all that is in the log now is read, then close every window and return.
+    """Join until SIGTERM or SIGINT; with `stop_at_end` up to the current end of the log, then close every window and return.
 
     Raises:
         ConfigError: the store does not outlive the process, or the topics do not have the same number of partitions.
-        LogError: a topic is missing, or the log was away for too long.
+        LogError: a topic is missing, or the log was away for too long (io/retrying.py).
         KvError: the store was away for too long.
     """
     if job.kv.url == "memory:":
         raise ConfigError("kv.url must be a store that outlives the joiner, which keeps its position there, got 'memory:'")
     with StopSignal().installed() as stop, closing(open_log(job.log.url)) as log, closing(open_kv(job.kv.url)) as kv:
-        pipeline = JoinerLoop(job, log, kv, SystemClock(), stop.is_set)
-        pipeline.start()
+        loop = JoinerLoop(job, log, kv, SystemClock(), stop.is_set)
+        loop.start()
         if stop_at_end:
-            _join_to_end(pipeline, stop.is_set)
+            _join_to_end(loop, stop.is_set)
         else:
             while not stop.is_set():
-                pipeline.step()
-        pipeline.commit()
-    _logger.info("joiner stopped, its position is written")
+                loop.step()
+        loop.commit()
+    _logger.info("joiner stopped, position written")
 
 
-def _join_to_end(pipeline: JoinerLoop, should_stop: Callable[[], bool]) -> None:
-    """Read all that is in the log now, then close every window."""
-    ends = pipeline.ends()
+def _join_to_end(loop: JoinerLoop, should_stop: Callable[[], bool]) -> None:
+    """Read up to the current end of the log, then close every window."""
+    ends = loop.ends()
     empty_rounds = 0
-    while not (pipeline.has_reached(ends) or empty_rounds == _EMPTY_ROUNDS):
+    while not (loop.has_reached(ends) or empty_rounds == _EMPTY_ROUNDS):
         if should_stop():
             return
-        empty_rounds = 0 if pipeline.step() else empty_rounds + 1
-    pipeline.close_all()
+        empty_rounds = 0 if loop.step() else empty_rounds + 1
+    loop.close_all()

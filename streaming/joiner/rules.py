@@ -1,18 +1,18 @@
-"""Impressions and actions to examples: the state machine of one request. No I/O and no clock; the online joiner and the replay run it.
+"""The state machine of one request: impressions and actions to examples. No I/O and no clock; for the online joiner and the replay.
 
-What is emitted depends on event times and on the order of the request's own actions alone, which share a partition and so keep their
-order. It does not depend on how the topics interleave, nor on when the watermark moves:
+The emissions depend on event times and on the order of the request's own actions, which share a partition and so keep their order. They do
+not depend on the interleaving of the topics, nor on the moments at which the watermark moves:
 
-- A candidate's example is emitted as soon as its labels are known: a closing action arrived, or every task is positive. Otherwise it is
-  emitted when the window closes, with the labels of the actions whose event time is before the deadline.
-- An action of a later event time (or one that comes after the example was emitted) is late. Under `retract` it emits a RETRACTION of the
-  tasks that turn positive by it. Where the candidate's negative was sampled away there is nothing to take back: a LABELLED example goes
-  out in its place. Under `drop` it is refused.
-- An action whose event time is `allowed_lateness_s` or more after the deadline is refused.
-- Actions may come before their impression; they wait for it for `window_s` and `max_out_of_orderness_s`, then they are refused.
+- A candidate's example is emitted as soon as its labels are known: a terminal action arrived, or every task is positive. Otherwise it is
+  emitted when the window closes, with the labels of all actions before the deadline (event time).
+- An action after the deadline, or after the example was emitted, is late. Under `retract` it emits a RETRACTION of the tasks that it turns
+  positive. If the candidate's negative was sampled away, there is nothing to retract and it emits a LABELLED example. Under `drop` it is
+  refused.
+- An action `allowed_lateness_s` or more after the deadline is refused.
+- An action may arrive before its impression. It waits for `window_s` plus `max_out_of_orderness_s`, then it is refused.
 - A second impression of the same request, or a second action of the same kind on a candidate, changes nothing.
 
-An example is known by (request id, item, kind), a retraction by its tasks besides.
+The key of an example is (request id, item, kind); that of a retraction includes its tasks.
 """
 
 from __future__ import annotations
@@ -30,19 +30,21 @@ from monolith_streaming.joiner.sampling import is_kept
 
 # Labels of a candidate are the bits of one 64-bit integer, bit t for task t.
 MAX_TASKS = 64
+# Later than every deadline.
+FOREVER_MS = 1 << 62
 
 
 class Status(IntEnum):
-    """What became of one candidate."""
+    """State of one candidate."""
 
     WAITING = 0
     EMITTED = 1
     SAMPLED_AWAY = 2
-    REPEATED = 3  # an earlier candidate of the request has the same item: only that one makes examples
+    REPEATED = 3  # an earlier candidate of the request has the same item and makes the examples
 
 
 class Reason(IntEnum):
-    """Why an action makes no example."""
+    """Reason for refusing an action."""
 
     NO_IMPRESSION = 0
     NO_CANDIDATE = 1
@@ -51,15 +53,15 @@ class Reason(IntEnum):
 
 
 class SeenAction(NamedTuple):
-    """An action and where it lay in its partition."""
+    """An action and its offset in its partition."""
 
     action: Action
     offset: int
-    value: bytes  # as it came
+    value: bytes  # of the record
 
 
 class LateAction(NamedTuple):
-    """An action after the deadline of a candidate that still waits."""
+    """An action after the deadline on a candidate that still waits."""
 
     row: int
     seen: SeenAction
@@ -82,7 +84,7 @@ class Emission(NamedTuple):
 
 @dataclass
 class Outcome:
-    """What steps of the state machine gave."""
+    """Result of steps of the state machine."""
 
     emissions: list[Emission] = field(default_factory=list)
     refused: list[tuple[SeenAction, Reason]] = field(default_factory=list)
@@ -90,13 +92,13 @@ class Outcome:
 
 @dataclass(slots=True)
 class Request:
-    """What is known of one request: B candidates once its impression has arrived, none before."""
+    """State of one request: B candidates once its impression has arrived, none before."""
 
     request_id: str
     time_ms: int = 0  # event time of the impression
     deadline_ms: int = 0
     item_ids: Sequence[int] = ()  # (B,)
-    labels: list[int] = field(default_factory=list)  # (B,) tasks known to be positive
+    labels: list[int] = field(default_factory=list)  # (B,) positive tasks so far
     statuses: list[int] = field(default_factory=list)  # (B,) Status
     early: list[SeenAction] = field(default_factory=list)  # before the impression, in order of arrival
     late: list[LateAction] = field(default_factory=list)  # for candidates that wait, in order of arrival
@@ -114,7 +116,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Rules:
-    """A job's rules of joining, times in milliseconds."""
+    """Joining rules of a job, times in milliseconds."""
 
     tasks: tuple[str, ...]
     bits: dict[str, int]  # kind of action -> tasks that it makes positive
@@ -154,16 +156,16 @@ class Rules:
         return action.kind in self.bits or action.kind in self.closing
 
     def sample_rate(self, emission: Emission) -> float:
-        """Return the share of such examples that is kept: below 1 for negatives alone."""
+        """Return the share of such examples that is kept: below 1 only for negatives."""
         return self.negative_rate if emission.is_negative else 1.0
 
     def forget_ms(self, time_ms: int) -> int:
-        """Return the watermark at which a request whose impression has this event time is forgotten."""
+        """Return the watermark at which a request with an impression of this event time is forgotten."""
         return time_ms + self.window_ms + self.allowed_lateness_ms
 
 
 def see_impression(rules: Rules, request: Request, time_ms: int, item_ids: Sequence[int], outcome: Outcome) -> None:
-    """Let the impression of `request` arrive, then the actions that waited for it; do nothing where it is already there."""
+    """Process the impression of `request`, then the actions that waited for it; ignore a second impression."""
     if request.has_arrived:
         return
     request.time_ms, request.deadline_ms = time_ms, time_ms + rules.window_ms
@@ -180,7 +182,7 @@ def see_impression(rules: Rules, request: Request, time_ms: int, item_ids: Seque
 
 
 def see_action(rules: Rules, request: Request, seen: SeenAction, outcome: Outcome) -> None:
-    """Let an action on a candidate of `request` arrive; `rules.matters(action)` must hold."""
+    """Process an action on a candidate of `request`; `rules.matters(action)` must hold."""
     action = seen.action
     if not request.has_arrived:
         request.early.append(seen)
@@ -205,20 +207,20 @@ def see_action(rules: Rules, request: Request, seen: SeenAction, outcome: Outcom
 
 
 def advance(rules: Rules, request: Request, watermark_ms: int, outcome: Outcome) -> None:
-    """Let event time reach `watermark_ms`: close the window, or refuse actions that have waited too long for their impression."""
+    """Advance event time to `watermark_ms`: close the window, or refuse actions that waited too long for their impression."""
     if request.has_arrived:
         if watermark_ms >= request.deadline_ms:
             for row, status in enumerate(request.statuses):
                 if status == Status.WAITING:
                     _emit(rules, request, row, request.deadline_ms, outcome)
         return
-    patience_ms = rules.window_ms + rules.out_of_order_ms
-    outcome.refused += [(seen, Reason.NO_IMPRESSION) for seen in request.early if watermark_ms >= seen.action.time_ms + patience_ms]
-    request.early = [seen for seen in request.early if watermark_ms < seen.action.time_ms + patience_ms]
+    wait_ms = rules.window_ms + rules.out_of_order_ms
+    outcome.refused += [(seen, Reason.NO_IMPRESSION) for seen in request.early if watermark_ms >= seen.action.time_ms + wait_ms]
+    request.early = [seen for seen in request.early if watermark_ms < seen.action.time_ms + wait_ms]
 
 
 def due_ms(rules: Rules, request: Request) -> int | None:
-    """Return the watermark at which `advance` changes something or the request is to be forgotten; None where nothing is known of it."""
+    """Return the watermark at which `advance` has an effect or the request can be forgotten; None for a request without any state."""
     if request.has_arrived:
         return request.deadline_ms if request.is_waiting else request.deadline_ms + rules.allowed_lateness_ms
     if not request.early:
@@ -227,7 +229,7 @@ def due_ms(rules: Rules, request: Request) -> int | None:
 
 
 def can_emit(rules: Rules, request: Request) -> bool:
-    """Return whether an example may still come of `request`, for which its features must be kept."""
+    """Return whether `request` may still emit an example, which needs its features."""
     if request.is_waiting:
         return True
     everything = (1 << len(rules.tasks)) - 1
@@ -235,7 +237,7 @@ def can_emit(rules: Rules, request: Request) -> bool:
 
 
 def _emit(rules: Rules, request: Request, row: int, known_ms: int, outcome: Outcome) -> None:
-    """Emit the candidate's first example, then what its late actions make of it."""
+    """Emit the candidate's first example, then process its late actions."""
     labels = request.labels[row]
     kept = labels != 0 or is_kept(request.request_id, request.item_ids[row], rules.negative_rate)
     request.statuses[row] = Status.EMITTED if kept else Status.SAMPLED_AWAY

@@ -1,9 +1,9 @@
-"""Negative sampling without a random generator: whether an example is kept is a pure function of its ids and the rate.
+"""Negative sampling without a random generator.
 
-A negative that was sampled away and turns positive late is emitted as a whole example of weight 1: a stream has few positives, and each is
-worth more than an exact rate of negatives. Its other tasks are learnt as negatives a second time, in expectation, by that.
+The choice depends only on the ids and the rate: restarts and replays keep the same examples, and a higher rate keeps a superset.
 
-So a joiner that starts again, and a replay, keep the very same examples, and what is kept at a rate is kept at every higher one.
+A negative that was sampled away and turns positive late is emitted as a whole example of weight 1. Positives are few, and each is worth
+more than an exact rate of negatives: the example's other tasks are, in expectation, learnt as negatives a second time.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from __future__ import annotations
 import hashlib
 import struct
 
-# Sets this hash apart from every other hash of a request id, such as the one that chooses its partition.
+# Makes this hash independent of every other hash of a request id, such as the one that chooses the partition.
 _PERSON = b"negative sample"
 _ITEM = struct.Struct("<q")
 
 
 def is_kept(request_id: str, item_id: int, rate: float) -> bool:
-    """Return whether the example of this candidate is in the share `rate` that is kept, 0 < rate <= 1.
+    """Return whether sampling at `rate`, 0 < rate <= 1, keeps the example of this candidate.
 
-    The first 8 bytes of a BLAKE2b digest of request id and item id, as a number in [0, 1), are compared with the rate.
+    It is kept if the first 8 bytes of the BLAKE2b digest of request id and item id, as a number in [0, 1), are below the rate.
 
     >>> is_kept("r1", 7, 1.0)
     True

@@ -1,4 +1,4 @@
-"""How a waiting request lies in Kv: the state machine's state and the impression as it came.
+"""A waiting request and its stored form in Kv: the state of the state machine and the encoded impression.
 
 Layout, little-endian: header (version, deadline, time, offset of the impression, number of candidates, of late and of early
 actions, length of the impression), then for each candidate item id int64, labels uint64 and status uint8 (one array each), the row of
@@ -21,8 +21,8 @@ _ACTION = struct.Struct("<qI")
 
 
 @dataclass(slots=True, eq=False)
-class Waiting:
-    """A request with its impression, None where that has not arrived or no example can come of it any more."""
+class WaitingRequest:
+    """A request and its impression: None before it arrives, and when no further example is possible."""
 
     request: Request
     offset: int = 0  # of the impression
@@ -30,12 +30,12 @@ class Waiting:
 
 
 def waiting_prefix(job_name: str, partition: int) -> str:
-    """Return what the Kv keys of a partition's waiting requests begin with."""
+    """Return the prefix of the Kv keys of a partition's waiting requests."""
     return f"joiner:{job_name}:waiting:{partition}:"
 
 
-def encode_waiting(waiting: Waiting, keep_impression: bool) -> bytes:
-    """Return `waiting` as it lies in Kv, with its impression where an example may still be made of it."""
+def encode_waiting(waiting: WaitingRequest, keep_impression: bool) -> bytes:
+    """Return the stored form of `waiting`, with or without its impression."""
     request = waiting.request
     impression = waiting.impression.value if keep_impression and waiting.impression else b""
     num_candidates = len(request.statuses)
@@ -58,11 +58,11 @@ def encode_waiting(waiting: Waiting, keep_impression: bool) -> bytes:
     return header + candidates + rows + packed + impression
 
 
-def decode_waiting(request_id: str, value: bytes) -> Waiting:
-    """Return what `encode_waiting` wrote.
+def decode_waiting(request_id: str, value: bytes) -> WaitingRequest:
+    """Return the request in `value`.
 
     Raises:
-        WireError: the bytes are of another version or are cut.
+        WireError: the bytes have another version or are cut.
     """
     try:
         return _decode(request_id, value)
@@ -70,10 +70,10 @@ def decode_waiting(request_id: str, value: bytes) -> Waiting:
         raise WireError(f"waiting request {request_id!r} must be whole, got {len(value)} bytes: {error}") from None
 
 
-def _decode(request_id: str, value: bytes) -> Waiting:
+def _decode(request_id: str, value: bytes) -> WaitingRequest:
     version, deadline_ms, time_ms, offset, num_candidates, num_late, num_early, length = _HEADER.unpack_from(value)
     if version != _VERSION:
-        raise WireError(f"waiting request {request_id!r} must be of version {_VERSION}, got {version}")
+        raise WireError(f"waiting request {request_id!r} must have version {_VERSION}, got {version}")
     at = _HEADER.size
     numbers = struct.unpack_from(f"<{num_candidates}q{num_candidates}Q", value, at)
     at += num_candidates * 16
@@ -94,4 +94,4 @@ def _decode(request_id: str, value: bytes) -> Waiting:
         request.early = actions[num_late:]
     if len(value) != at + length:
         raise WireError(f"waiting request {request_id!r} must have {at + length} bytes, got {len(value)}")
-    return Waiting(request, offset, ImpressionView(value[at:]) if length else None)
+    return WaitingRequest(request, offset, ImpressionView(value[at:]) if length else None)

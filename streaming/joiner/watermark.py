@@ -1,12 +1,11 @@
-"""The watermark of one partition: how far event time has come, from the two topics that the joiner reads.
+"""The watermark of one partition: the progress of event time in the joiner's two topics.
 
-It is the newest event time less `max_out_of_orderness_s`, the smaller one of the two topics. A topic that is idle (reads have found
-nothing for `idle_timeout_s` of wall clock) does not hold it back; when both are idle it moves with the wall clock. It never goes back.
+It is the newest event time less `max_out_of_orderness_s`, of the topic with the smaller one. An idle topic (no record for
+`idle_timeout_s` of wall clock) does not hold it back; if both are idle, it moves with the wall clock. It never moves back.
 
-**Jumps.** One record with a broken clock must not close every window. A record whose time is more than a day ahead of the newest one
-(and of the wall clock that has passed since) is refused, unless MAX_REFUSALS records in a row were refused in its topic: then the
-stream itself has moved on, for instance after days of silence in a backlog, and it is believed. A record more than a day ahead of the
-wall clock is never believed.
+**Jumps.** One record with a broken clock must not close every window. A record more than a day ahead of the newest event (plus the wall
+clock since then) is refused. After MAX_REFUSALS refusals in a row in its topic it is accepted: the stream itself has moved on, for
+instance after days of silence in a backlog. A record more than a day ahead of the wall clock is always refused.
 """
 
 from __future__ import annotations
@@ -14,88 +13,88 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-# No two neighbours in a healthy stream are further apart than this.
+# Longest gap between neighbours in a healthy stream.
 MAX_JUMP_MS = 24 * 3600 * 1000
-# So many records in a row do not have the same broken clock by chance.
+# More records in a row do not share a broken clock by chance.
 MAX_REFUSALS = 3
 
 
 class InputTopic(IntEnum):
-    """The topics that a watermark comes from."""
+    """The two topics that the joiner reads."""
 
     IMPRESSIONS = 0
     ACTIONS = 1
 
 
 @dataclass
-class Reached:
-    """What of a watermark outlives the process. Times are milliseconds since the epoch."""
+class WatermarkState:
+    """The part of a watermark that survives a restart. Times are milliseconds since the Unix epoch."""
 
     watermark_ms: int | None = None
     newest_ms: list[int | None] = field(default_factory=lambda: [None, None])  # by InputTopic: newest event time
-    newest_at_ms: int = 0  # wall clock when the newest event time of both grew last
+    newest_at_ms: int = 0  # wall clock of the last advance of the newest event time of both
     refusals: list[int] = field(default_factory=lambda: [0, 0])  # by InputTopic: records refused in a row
 
 
 class Watermark:
-    """Follows event time. `now_s` is always a monotonic clock in seconds."""
+    """Follows event time. `now_s` is a monotonic clock in seconds."""
 
-    def __init__(self, out_of_order_ms: int, idle_timeout_s: float, reached: Reached, now_s: float) -> None:
-        self.reached = reached
+    def __init__(self, out_of_order_ms: int, idle_timeout_s: float, state: WatermarkState, now_s: float) -> None:
+        self.state = state
         self._out_of_order_ms, self._idle_s = out_of_order_ms, idle_timeout_s
         self._empty_since_s: list[float | None] = [now_s, now_s]
         self._has_backlog = [False, False]
-        # Newest event time of both sources.
-        self.newest_ms = max((time_ms for time_ms in reached.newest_ms if time_ms is not None), default=None)
+        # Newest event time of both topics.
+        self.newest_ms = max((time_ms for time_ms in state.newest_ms if time_ms is not None), default=None)
 
-    def note_read(self, source: InputTopic, num_records: int, max_records: int, now_s: float) -> None:
-        """Note that a read of up to `max_records` of `source` found `num_records`."""
-        self._has_backlog[source] = num_records >= max_records
+    def note_read(self, input_topic: InputTopic, num_records: int, max_records: int, now_s: float) -> None:
+        """Record that a read of up to `max_records` of `input_topic` returned `num_records`."""
+        self._has_backlog[input_topic] = num_records >= max_records
         if num_records:
-            self._empty_since_s[source] = None
-        elif self._empty_since_s[source] is None:
-            self._empty_since_s[source] = now_s
+            self._empty_since_s[input_topic] = None
+        elif self._empty_since_s[input_topic] is None:
+            self._empty_since_s[input_topic] = now_s
 
-    def refusal(self, source: InputTopic, time_ms: int, wall_ms: int) -> str | None:
-        """Take in the event time of one record; return the rule that it breaks, or None."""
-        reached = self.reached
+    def observe(self, input_topic: InputTopic, time_ms: int, wall_ms: int) -> str | None:
+        """Advance to the event time of one record; return the rule that the time breaks, or None."""
+        state = self.state
         if time_ms > wall_ms + MAX_JUMP_MS:
             return f"time_ms must be at most {MAX_JUMP_MS} ms ahead of the wall clock {wall_ms}, got {time_ms}"
         newest_ms = self.newest_ms
         if newest_ms is not None:
-            limit_ms = newest_ms + MAX_JUMP_MS + max(0, wall_ms - reached.newest_at_ms)
-            if time_ms > limit_ms and reached.refusals[source] < MAX_REFUSALS:
-                reached.refusals[source] += 1
+            limit_ms = newest_ms + MAX_JUMP_MS + max(0, wall_ms - state.newest_at_ms)
+            if time_ms > limit_ms and state.refusals[input_topic] < MAX_REFUSALS:
+                state.refusals[input_topic] += 1
                 return f"time_ms must be at most {MAX_JUMP_MS} ms ahead of the newest event {newest_ms}, got {time_ms}"
-        reached.refusals[source] = 0
+        state.refusals[input_topic] = 0
         if newest_ms is None or time_ms > newest_ms:
-            self.newest_ms, reached.newest_at_ms = time_ms, wall_ms
-        of_source = reached.newest_ms[source]
-        if of_source is None or time_ms > of_source:
-            reached.newest_ms[source] = time_ms
+            self.newest_ms, state.newest_at_ms = time_ms, wall_ms
+        of_topic = state.newest_ms[input_topic]
+        if of_topic is None or time_ms > of_topic:
+            state.newest_ms[input_topic] = time_ms
         return None
 
-    def is_ahead(self, source: InputTopic) -> bool:
-        """Return whether `source` is ahead of the other, which has a backlog: reading on in it would only fill the store."""
-        if not self._has_backlog[1 - source]:
+    def is_ahead(self, input_topic: InputTopic) -> bool:
+        """Return whether `input_topic` is ahead of the other one and that has a backlog: more of it would only fill the store."""
+        if not self._has_backlog[1 - input_topic]:
             return False
-        own_ms, other_ms = self.reached.newest_ms[source], self.reached.newest_ms[1 - source]
+        own_ms, other_ms = self.state.newest_ms[input_topic], self.state.newest_ms[1 - input_topic]
         return own_ms is not None and other_ms is not None and own_ms > other_ms + self._out_of_order_ms
 
     def advance(self, now_s: float) -> int | None:
-        """Return the watermark at `now_s`; None before the first event."""
+        """Move the watermark to `now_s` and return it, None before the first event."""
         watermark_ms = self._computed(now_s)
-        reached = self.reached
-        if watermark_ms is not None and (reached.watermark_ms is None or watermark_ms > reached.watermark_ms):
-            reached.watermark_ms = watermark_ms
-        return reached.watermark_ms
+        state = self.state
+        if watermark_ms is not None and (state.watermark_ms is None or watermark_ms > state.watermark_ms):
+            state.watermark_ms = watermark_ms
+        return state.watermark_ms
 
     def _computed(self, now_s: float) -> int | None:
         newest_ms = self.newest_ms
         if newest_ms is None:
             return None
         idle_timeout_s = [0.0 if since is None else now_s - since for since in self._empty_since_s]
-        times = [time_ms for time_ms, idle in zip(self.reached.newest_ms, idle_timeout_s, strict=True) if idle < self._idle_s]
+        times = [time_ms for time_ms, idle in zip(self.state.newest_ms, idle_timeout_s, strict=True) if idle < self._idle_s]
         if not times:
             return newest_ms + int(min(idle_timeout_s) * 1000) - self._out_of_order_ms
         if None in times:

@@ -1,1 +1,1 @@
-"""Replay of a time range of the log through the joiner's own rules, as a bounded Apache Beam pipeline."""
+"""The replay: joins a time range of the log again by the joiner's rules, as a bounded Apache Beam pipeline."""

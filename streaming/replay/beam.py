@@ -1,9 +1,9 @@
-"""Replay: a time range of the log joined again, as a bounded Apache Beam pipeline. The one door to Beam.
+"""The Beam pipeline of the replay. The only module that imports Beam.
 
-Read spans -> group by request -> the joiner's own function over each group -> group by partition and time -> encode, into files.
-Not per-key state and timers: these run 3,000 events/s where this runs several times as many (DESIGN decision 11). The records are then
-appended in the order of time by this process alone. Each carries the replay's name, so that a second run of the same replay appends only
-what is missing, whatever stopped the first.
+Read spans -> group by request -> join each group by the joiner's rules -> group by partition and time -> encode into files.
+Per-key state and timers would run 3,000 events/s; this runs several times as many (DESIGN decision 11). Afterwards only this process
+appends the records, in the order of time. Each record has the replay's name in its metadata, so a second run of an interrupted replay
+appends only the missing ones.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from monolith_streaming.joiner.rules import Rules
 from monolith_streaming.joiner.watermark import InputTopic
 from monolith_streaming.replay.regroup import Joined, Range, Span, encode_bucket, join_group, read_span, spans_of
 
-# Beam's local runner proper: the name DirectRunner may choose one that downloads a binary when it starts.
+# Beam's Python runner by its own name: DirectRunner may choose a runner that downloads a binary at its start.
 LOCAL_RUNNER = ("--runner=FnApiRunner",)
 _NAMESPACE = "replay"
 _METADATA_KEY = "replay"
@@ -39,7 +39,7 @@ _METADATA_KEY = "replay"
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """What a replay read and made. `records_present`: records that an earlier run of it had written."""
+    """Counts of a replay. `records_present`: records that an earlier run of the same replay had appended."""
 
     topic: str
     requests: int
@@ -60,11 +60,11 @@ def run_replay(
 ) -> ReplayResult:
     """Join the impressions of [start_ms, end_ms) with their actions and append the examples to topic `output`.
 
-    By default that is a new topic, named after the job's examples and the range; it has the partitions of the impressions. A runner
-    on other machines (`pipeline_args`) must see this machine's temporary files and the log.
+    The default is a new topic, named after the job's examples and the range, with as many partitions as the impressions have. A runner on
+    other machines (`pipeline_args`) needs access to this machine's temporary files and to the log.
 
     Raises:
-        ConfigError: the range is empty, or the output has records of another replay of the same range.
+        ConfigError: the range is empty, the output has fewer partitions than the impressions, or records of another replay of the range.
         LogError: a topic is missing, or the log is away.
     """
     if start_ms >= end_ms:
@@ -101,7 +101,7 @@ def run_replay(
 
 
 def _run_pipeline(job: JobConfig, spans: list[Span], within: Range, folder: str, pipeline_args: Sequence[str]) -> dict[str, int]:
-    """Leave a file of records in `folder` for each partition and bucket of time; return the counts."""
+    """Write a file of records into `folder` for each partition and bucket of time; return the counts."""
     rules, patterns = Rules.of(job), WirePatterns(Schema.of(job).dense_dims)
     write = partial(
         _write_bucket,
@@ -141,7 +141,7 @@ def _write_bucket(
     size: int,
     metadata: dict[str, str],
 ) -> None:
-    """Write one file, whole or not at all: a runner may run this twice."""
+    """Write one file, all of it or none: a runner may call this twice."""
     (partition, number), joined = bucket
     newest_ms, values = encode_bucket(joined, rules, patterns, size, metadata)
     path = Path(folder) / f"{partition:05d}-{number:012d}.records"
@@ -151,7 +151,7 @@ def _write_bucket(
 
 
 def _append(log: Log, topic: str, partition: int, within: Range, buckets: Iterable[Outbox]) -> tuple[int, int]:
-    """Append the buckets' records that the partition does not have; return how many were appended and how many were there."""
+    """Append the records that the partition lacks; return the numbers of records appended and of records found."""
     present = _records_of(log, topic, partition, within)
     num_present = num_written = 0
     for bucket in buckets:
@@ -163,18 +163,18 @@ def _append(log: Log, topic: str, partition: int, within: Range, buckets: Iterab
             elif earlier == value:
                 num_present += 1
             else:
-                rule = "must hold no other replay of this range"
+                rule = "must have no other replay of this range"
                 raise ConfigError(f"replay output {topic!r}[{partition}] {rule}, got one of {within.name}: choose another")
         if values:
             log.append(topic, values, time_ms=bucket.time_ms, partition=partition)
             num_written += len(values)
     if next(present, None) is not None:
-        raise ConfigError(f"replay output {topic!r}[{partition}] must hold no more than this replay makes, got more: choose another")
+        raise ConfigError(f"replay output {topic!r}[{partition}] must have no more records than this replay, got more: choose another")
     return num_written, num_present
 
 
 def _records_of(log: Log, topic: str, partition: int, within: Range) -> Iterator[bytes]:
-    """Yield the records in the partition now that a replay of this range wrote, in order."""
+    """Yield the records of the partition that a replay of this range wrote, in order."""
     offset, end = log.start_offset(topic, partition), log.end_offset(topic, partition)
     while offset < end:
         records = log.read(topic, partition, offset, 256, timeout_s=1.0)
@@ -190,4 +190,4 @@ def _replay_name(value: bytes) -> str | None:
     try:
         return examples_metadata(value).get(_METADATA_KEY)
     except WireError:
-        return None  # a bad record of someone else: the trainer puts it aside
+        return None  # a bad record of another writer: the trainer puts it aside

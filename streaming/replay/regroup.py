@@ -1,7 +1,7 @@
-"""Joining a bounded range of the log: read spans of records, join each request from all its records, encode what comes out by time.
+"""Steps of a replay: read spans of records, join each request from all its records, encode the examples by time.
 
-Plain functions over picklable values, for a batch system to spread; the state machine is the online joiner's own. The result is what the
-online joiner gives where no event came later than `max_out_of_orderness_s`: a request's records are taken in the order of the log.
+Plain functions over picklable values, which a batch system can distribute; the state machine is that of the online joiner. A request's
+records are processed in the order of the log. The online joiner gives the same examples if no event is later than `max_out_of_orderness_s`.
 """
 
 from __future__ import annotations
@@ -18,21 +18,20 @@ from monolith_py.io.codec import decode_action, encode_examples
 from monolith_py.io.codec.impression_view import ImpressionView, parse_impression
 from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_streaming.joiner.emit import examples_of
-from monolith_streaming.joiner.rules import Emission, Outcome, Request, Rules, SeenAction, advance, see_action, see_impression
-from monolith_streaming.joiner.waiting import Waiting
+from monolith_streaming.joiner.rules import FOREVER_MS, Emission, Outcome, Request, Rules, SeenAction, advance, see_action, see_impression
+from monolith_streaming.joiner.waiting import WaitingRequest
 from monolith_streaming.joiner.watermark import InputTopic
 
 # Emissions of this much event time are sorted and encoded together.
 BUCKET_MS = 10 * 60 * 1000
 SPAN_RECORDS = 2000
-FOREVER_MS = 1 << 62
 Count = Callable[[str, int], None]
 
 
 class Span(NamedTuple):
     """Records [start, stop) of one partition."""
 
-    source: int
+    input_topic: InputTopic
     topic: str
     partition: int
     start: int
@@ -42,7 +41,7 @@ class Span(NamedTuple):
 class Grouped(NamedTuple):
     """One record of a request."""
 
-    source: int
+    input_topic: InputTopic
     offset: int
     value: bytes
 
@@ -64,12 +63,12 @@ class Range:
 
     @property
     def name(self) -> str:
-        """Return what tells this range from others."""
+        """Return the name of the range, for topics and metadata."""
         return f"{self.start_ms}-{self.end_ms}"
 
 
 def spans_of(log: Log, topics: dict[InputTopic, str], rules: Rules, within: Range) -> list[Span]:
-    """Return spans that hold the impressions of the range and every action that may belong to them."""
+    """Return spans with all impressions of the range and all actions that may belong to them."""
     bound_ms = rules.out_of_order_ms
     last_ms = within.end_ms + rules.window_ms + rules.allowed_lateness_ms
     times = {
@@ -77,11 +76,13 @@ def spans_of(log: Log, topics: dict[InputTopic, str], rules: Rules, within: Rang
         InputTopic.ACTIONS: (within.start_ms - bound_ms, last_ms + bound_ms),
     }
     spans = []
-    for source, topic in topics.items():
-        first_ms, stop_ms = times[source]
+    for input_topic, topic in topics.items():
+        first_ms, stop_ms = times[input_topic]
         for partition in range(log.num_partitions(topic)):
             first, stop = log.offset_at(topic, partition, max(first_ms, 0)), log.offset_at(topic, partition, stop_ms)
-            spans += [Span(source, topic, partition, start, min(start + SPAN_RECORDS, stop)) for start in range(first, stop, SPAN_RECORDS)]
+            spans += [
+                Span(input_topic, topic, partition, start, min(start + SPAN_RECORDS, stop)) for start in range(first, stop, SPAN_RECORDS)
+            ]
     return spans
 
 
@@ -98,23 +99,23 @@ def read_span(span: Span, url: str, rules: Rules, patterns: WirePatterns, count:
                 if record.offset >= span.stop:
                     return
                 try:
-                    request_id = _request_id(span.source, record.value, rules, patterns)
+                    request_id = _request_id(span.input_topic, record.value, rules, patterns)
                 except WireError:
                     count("malformed", 1)
                     continue
                 if request_id is not None:
-                    count("impressions" if span.source == InputTopic.IMPRESSIONS else "actions", 1)
-                    yield (span.partition, request_id), Grouped(span.source, record.offset, record.value)
+                    count("impressions" if span.input_topic == InputTopic.IMPRESSIONS else "actions", 1)
+                    yield (span.partition, request_id), Grouped(span.input_topic, record.offset, record.value)
 
 
 def join_group(
     group: tuple[tuple[int, str], Iterable[Grouped]], rules: Rules, patterns: WirePatterns, within: Range, count: Count
 ) -> Iterator[tuple[tuple[int, int], Joined]]:
-    """Yield ((partition, bucket of time), emissions) of one request, from all its records."""
+    """Yield ((partition, bucket of time), emissions) of one request, given all its records."""
     (partition, request_id), records = group
     by_offset = sorted(records)
-    impression = next((record for record in by_offset if record.source == InputTopic.IMPRESSIONS), None)
-    actions = [record for record in by_offset if record.source == InputTopic.ACTIONS]
+    impression = next((record for record in by_offset if record.input_topic == InputTopic.IMPRESSIONS), None)
+    actions = [record for record in by_offset if record.input_topic == InputTopic.ACTIONS]
     if impression is None:
         count("actions_without_impression", len(actions))
         return
@@ -140,12 +141,12 @@ def join_group(
 def encode_bucket(
     joined: Iterable[Joined], rules: Rules, patterns: WirePatterns, examples_per_record: int, metadata: dict[str, str]
 ) -> tuple[int, list[bytes]]:
-    """Return the newest event time of a bucket's examples and their records, in the order in which the labels were known."""
-    ordered: list[tuple[int, int, int, Waiting, Emission]] = []
+    """Return the newest event time of a bucket's examples, and their records in the order in which the labels became known."""
+    ordered: list[tuple[int, int, int, WaitingRequest, Emission]] = []
     for one in joined:
         impression = ImpressionView(one.value)
         request = Request(impression.request_id, impression.time_ms, item_ids=impression.item_ids)
-        waiting = Waiting(request, one.offset, impression)
+        waiting = WaitingRequest(request, one.offset, impression)
         ordered += [(emission.known_ms, one.offset, index, waiting, emission) for index, emission in enumerate(one.emissions)]
     ordered.sort(key=itemgetter(0, 1, 2))
     pairs = [(waiting, emission) for _, _, _, waiting, emission in ordered]
@@ -154,13 +155,13 @@ def encode_bucket(
     return max(int(batch.times_ms.max()) for batch in batches), [encode_examples(batch, metadata) for batch in batches]
 
 
-def _request_id(source: int, value: bytes, rules: Rules, patterns: WirePatterns) -> str | None:
-    """Return the request of a record, None for an action that makes no label.
+def _request_id(input_topic: InputTopic, value: bytes, rules: Rules, patterns: WirePatterns) -> str | None:
+    """Return the request id of a record, None for an action without effect on labels.
 
     Raises:
         WireError: the record is not valid.
     """
-    if source == InputTopic.IMPRESSIONS:
+    if input_topic == InputTopic.IMPRESSIONS:
         return parse_impression(value, patterns).request_id
     action = decode_action(value)
     return action.request_id if rules.matters(action) else None

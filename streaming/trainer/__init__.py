@@ -1,1 +1,1 @@
-"""The online trainer: examples become rows and dense parameters, published to the replicas."""
+"""The online trainer: learns examples and publishes rows and dense parameters to the replicas."""

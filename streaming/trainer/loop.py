@@ -11,7 +11,7 @@ import torch
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
 from monolith_py.data.examples import ExampleBatch
-from monolith_py.errors import MonolithError, PoisonedBatch, WireError
+from monolith_py.errors import ModelNotFinite, PoisonedBatch, WireError
 from monolith_py.io import Log
 from monolith_py.io.codec import encode_examples
 from monolith_py.io.log.dead_letters import DeadLetters
@@ -28,16 +28,16 @@ _LAG_INTERVAL_S = 5.0
 
 
 class OnlineTraining:
-    """A trainer between two logs: it reads `examples`, publishes `updates`, and leaves checkpoints that say what it has learnt.
+    """Reads `examples`, trains, publishes `updates`, and writes checkpoints with the position after the last example learnt.
 
-    Restarting from a checkpoint repeats exactly the examples after it, so each example counts once in whatever state survives.
+    A restart from a checkpoint repeats exactly the examples after it, so the surviving state has learnt each example once.
     """
 
     def __init__(self, job: JobConfig, log: Log, clock: Clock, should_stop: Callable[[], bool]) -> None:
-        """Go on from the newest checkpoint; where there is none, begin, and write one that replicas can start from.
+        """Restore the newest checkpoint; without one, write a first checkpoint, for replicas to start from.
 
         Raises:
-            CheckpointError: the newest checkpoint is of another job or of other settings.
+            CheckpointError: the newest checkpoint is of another job or has other settings.
             LogError: a topic is missing or the log cannot be reached.
         """
         self._job, self._clock, self._should_stop = job, clock, should_stop
@@ -51,7 +51,7 @@ class OnlineTraining:
         if meta:
             _logger.info("restored %s: %d examples learnt", checkpoint, meta.examples_trained)
         generation = next_generation(log, self._topics.updates, meta.generation if meta else 0)
-        log.num_partitions(self._topics.dense_requests)  # a topic that is missing stops the start, not one publish after the other
+        log.num_partitions(self._topics.dense_requests)  # a missing topic fails here, not at each publish
         published = PublishedModel(self.trainer.bags.tables, self.trainer.export_dense)
         self._publisher = Publisher(log, self._topics, published, job.sync, clock, generation=generation)
         self._source = ExampleSource(log, self._topics.examples, meta.offsets if meta else {}, self._dead_letters, clock)
@@ -65,11 +65,11 @@ class OnlineTraining:
             self.checkpoint()
 
     def run(self, *, stop_at_end: bool) -> None:
-        """Train until told to stop, with `stop_at_end` until all that is in the log now is learnt; then write a checkpoint."""
+        """Train until `should_stop`, with `stop_at_end` up to the current end of the log; then write a checkpoint."""
         ends = self._source.ends() if stop_at_end else None
         learning = True
         while not self._should_stop():
-            # A log may end in offsets without a record (Kafka's), so an empty read ends it too.
+            # A log may end in offsets without a record (Kafka's), so an empty read ends the loop too.
             if ends is not None and (not learning or self._source.has_reached(ends)):
                 break
             learning = self.step()
@@ -77,7 +77,7 @@ class OnlineTraining:
         self._publisher.close()
 
     def step(self) -> bool:
-        """Learn one batch and return whether there was one; publish and save where due."""
+        """Learn one batch, if there is one, and return whether there was; publish and save if due."""
         config = self._job.trainer
         examples = self._source.next_batch(config.batch_size, config.linger_s, self._should_stop)
         if examples is not None:
@@ -85,7 +85,7 @@ class OnlineTraining:
             self._learn(examples)
             metrics.STEP_DURATION_SECONDS.observe(self._clock.monotonic_s() - started_s)
         self._publisher.maybe_publish(self.trainer.watermark_ms)
-        self._tend_checkpoint()
+        self._advance_checkpoint()
         now_s = self._clock.monotonic_s()
         if now_s >= self._lag_due_s:
             self._lag_due_s = now_s + _LAG_INTERVAL_S
@@ -93,7 +93,7 @@ class OnlineTraining:
         return examples is not None
 
     def checkpoint(self) -> None:
-        """Publish what is pending and write a checkpoint, unless nothing was learnt since the last; return when it is there."""
+        """Publish all pending changes and write a checkpoint, unless nothing was learnt since the last one; wait until it is on disk."""
         if self._saving is not None and self._saving.is_frozen:
             self._settle_checkpoint()
         if self.trainer.num_batches == self._saved_batches:
@@ -103,8 +103,8 @@ class OnlineTraining:
         self._freeze_checkpoint()
         self._settle_checkpoint()
 
-    def _tend_checkpoint(self) -> None:
-        """Begin a checkpoint when it is due, and bring one that is under way on, without waiting for it."""
+    def _advance_checkpoint(self) -> None:
+        """Begin a checkpoint if it is due, or advance the pending one; never wait for the disk."""
         if self._saving is None:
             if self._clock.monotonic_s() >= self._save_due_s and self.trainer.num_batches != self._saved_batches:
                 self._begin_checkpoint()
@@ -119,9 +119,9 @@ class OnlineTraining:
         self._saving = CheckpointSaving(self._directory, self.trainer, keep=self._job.trainer.checkpoints_kept)
 
     def _freeze_checkpoint(self) -> None:
-        """Let the checkpoint under way be of this moment."""
+        """Freeze the pending checkpoint at the current state."""
         assert self._saving is not None
-        # Replicas that start from this checkpoint read on from `updates_offset`: all that the tables hold must lie before it.
+        # Replicas that start from this checkpoint read on at `updates_offset`: all changes of the tables must be before it.
         updates_offset = self._retry.run(lambda: self._publisher.flush(self.trainer.watermark_ms))
         generation, next_seq = self._publisher.next_delta
         self._saved_meta = CheckpointMeta(
@@ -140,7 +140,7 @@ class OnlineTraining:
         metrics.CHECKPOINT_PAUSE_SECONDS.set(self._clock.monotonic_s() - started_s)
 
     def _settle_checkpoint(self) -> None:
-        """Wait until the checkpoint that is frozen is on the disk, and tell of it."""
+        """Wait until the frozen checkpoint is on disk, and report it."""
         assert self._saving is not None and self._saved_meta is not None
         saving, meta, self._saving = self._saving, self._saved_meta, None
         checkpoint = saving.wait()
@@ -151,28 +151,29 @@ class OnlineTraining:
         metrics.CHECKPOINT_SAVED_TIMESTAMP_SECONDS.set(meta.saved_ms / 1000)
         _logger.info("checkpoint %s: %d examples, offsets %s, %.2f s", checkpoint, meta.examples_trained, meta.offsets, duration_s)
 
-    def _learn(self, examples: ExampleBatch) -> None:
-        """Learn a batch; where it is poisoned, learn its halves, so that only the bad examples are put aside."""
+    def _learn(self, examples: ExampleBatch, first_row: int = 0) -> None:
+        """Learn the examples from `first_row` of the batch on; halve them while they are poisoned, so that only bad ones are put aside.
+
+        Raises:
+            ModelNotFinite: the model is poisoned, not the examples.
+        """
         try:
             self.trainer.step(examples)
         except (PoisonedBatch, WireError) as error:
             if not all(bool(torch.isfinite(value).all()) for value in self.trainer.model.parameters()):
-                raise MonolithError(f"the model itself is not finite after {self.trainer.num_batches} batches: {error}") from None
+                rule = f"must be finite, got NaN or infinity after {self.trainer.num_batches} batches"
+                raise ModelNotFinite(f"dense parameters {rule}: {error}") from None
             metrics.BATCHES_SKIPPED.labels(reason=type(error).__name__).inc()
             if len(examples) == 1:
                 _logger.warning("example of request %s put aside: %s", examples.request_ids[0], error)
-                self._dead_letters.put(self._topics.examples, *self._last_position(), encode_examples(examples), str(error))
+                partition, offset = self._source.origin_of(first_row)
+                self._dead_letters.put(self._topics.examples, partition, offset, encode_examples(examples), str(error))
                 return
             middle = len(examples) // 2
-            self._learn(examples.slice(0, middle))
-            self._learn(examples.slice(middle, len(examples)))
+            self._learn(examples.slice(0, middle), first_row)
+            self._learn(examples.slice(middle, len(examples)), first_row + middle)
         else:
             self._publisher.note_step(self.trainer.bags.rows_touched)
-
-    def _last_position(self) -> tuple[int, int]:
-        """Return (partition, offset) about where the source is: the bad example lies in or shortly before it."""
-        partition, (offset, _) = next(iter(self._source.positions.items()))
-        return partition, offset
 
     def _report_lag(self) -> None:
         positions = self._source.positions

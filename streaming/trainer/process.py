@@ -1,4 +1,4 @@
-"""The trainer's process: opens the log, trains until it is told to stop, leaves a checkpoint to go on from."""
+"""The trainer's process: opens the log, trains until a signal, leaves a checkpoint to restart from."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ _logger = logging.getLogger(__name__)
 
 
 def run_trainer(job: JobConfig, *, stop_at_end: bool) -> None:
-    """Train until SIGTERM or SIGINT; with `stop_at_end` until all examples that are in the log now are learnt.
+    """Train until SIGTERM or SIGINT; with `stop_at_end` up to the current end of the log.
 
     Raises:
         CheckpointError: the newest checkpoint does not fit the job, or none can be written.
-        LogError: a topic is missing, or the log was away for too long.
+        LogError: a topic is missing, or the log was away for too long (io/retrying.py).
+        ModelNotFinite: the model has a NaN or infinite parameter.
     """
     set_num_threads(job.trainer.num_threads)
     _core.keep_freed_memory()
@@ -29,4 +30,4 @@ def run_trainer(job: JobConfig, *, stop_at_end: bool) -> None:
     with StopSignal().installed() as stop, closing(open_log(job.log.url)) as log:
         training = OnlineTraining(job, RetryingLog(log, RetryPolicy(clock, stop.is_set)), clock, stop.is_set)
         training.run(stop_at_end=stop_at_end)
-    _logger.info("trainer stopped after %d examples, its checkpoint is written", training.trainer.num_examples)
+    _logger.info("trainer stopped after %d examples, checkpoint written", training.trainer.num_examples)

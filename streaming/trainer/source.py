@@ -1,4 +1,4 @@
-"""Examples from the log, in batches, with the position after each: what the trainer reads."""
+"""Batches of examples from the log, with the position after each."""
 
 from __future__ import annotations
 
@@ -17,114 +17,123 @@ from monolith_py.io.log.dead_letters import DeadLetters
 _logger = logging.getLogger(__name__)
 
 _READ_RECORDS = 64
-_POLL_S = 0.01  # between looks at several partitions that are all at their end
+_POLL_S = 0.01  # between reads while several partitions are at their end
 
 
 @dataclass
 class _Cursor:
-    number: int
-    offset: int  # of the record whose row comes next
-    row: int  # first row of that record that was not handed out
+    partition: int
+    offset: int  # of the record with the next row
+    row: int  # of that record: the next to hand out
     records: deque[Record] = field(default_factory=deque)  # read and not finished; the first is `decoded`
     decoded: ExampleBatch | None = None
 
+    def finish_record(self) -> None:
+        """Go on to the next record."""
+        self.offset = self.records.popleft().offset + 1
+        self.row, self.decoded = 0, None
+
 
 class ExampleSource:
-    """Reads all partitions of `examples`, the earliest record by event time first; a record that does not parse is put aside.
+    """Reads all partitions of `examples`, the earliest record by event time first; puts records that cannot be parsed aside.
 
-    The order depends on the log alone as long as every partition has a record to give, so a trainer that starts again at a position
-    gets the very batches it would have got.
+    The order depends only on the log as long as every partition has a record left, so a trainer that restarts at a position gets the same
+    batches again.
     """
 
     def __init__(self, log: Log, topic: str, positions: Mapping[int, tuple[int, int]], dead_letters: DeadLetters, clock: Clock) -> None:
-        """Start at `positions`: partition -> (offset, row); a partition that is absent starts at the oldest record there is.
+        """Start at `positions`: partition -> (offset, row); an absent partition starts at its oldest record.
 
         Raises:
             LogError: the topic is missing.
         """
         self._log, self._topic, self._dead_letters, self._clock = log, topic, dead_letters, clock
-        self._partitions = [
-            _Cursor(number, *positions.get(number, (log.start_offset(topic, number), 0))) for number in range(log.num_partitions(topic))
+        self._cursors = [
+            _Cursor(partition, *positions.get(partition, (log.start_offset(topic, partition), 0)))
+            for partition in range(log.num_partitions(topic))
         ]
+        self._origins: list[tuple[int, int, int]] = []  # of the last batch: row after the record's rows, partition, offset
 
     @property
     def positions(self) -> dict[int, tuple[int, int]]:
         """Return the position after the last batch: partition -> (offset, row) of the next example."""
-        return {partition.number: (partition.offset, partition.row) for partition in self._partitions}
+        return {cursor.partition: (cursor.offset, cursor.row) for cursor in self._cursors}
+
+    def origin_of(self, row: int) -> tuple[int, int]:
+        """Return (partition, offset) of the record that holds row `row` of the last batch."""
+        return next((partition, offset) for stop, partition, offset in self._origins if row < stop)
 
     def ends(self) -> dict[int, int]:
-        """Return the end offset of each partition, as it is now."""
-        return {partition.number: self._log.end_offset(self._topic, partition.number) for partition in self._partitions}
+        """Return the current end offset of each partition."""
+        return {cursor.partition: self._log.end_offset(self._topic, cursor.partition) for cursor in self._cursors}
 
     def has_reached(self, ends: Mapping[int, int]) -> bool:
         """Return whether every record before `ends` was handed out."""
-        return all(p.offset >= ends[p.number] and p.row == 0 for p in self._partitions)
+        return all(cursor.offset >= ends[cursor.partition] and cursor.row == 0 for cursor in self._cursors)
 
     def next_batch(self, size: int, linger_s: float, should_stop: Callable[[], bool]) -> ExampleBatch | None:
-        """Return `size` examples, fewer after `linger_s`, None when there is none by then.
+        """Return `size` examples, fewer after `linger_s`, None if there is none by then.
+
+        A batch also ends before a record of other tasks, or of another width of a dense feature.
 
         Raises:
             OffsetTrimmed: records at the position are gone.
         """
         parts: list[ExampleBatch] = []
+        self._origins = []
         num, deadline_s = 0, self._clock.monotonic_s() + linger_s
         while num < size:
-            part = self._take(size - num)
-            if part is not None:
-                parts.append(part)
-                num += len(part)
+            cursor = self._earliest()
+            if cursor is None:
+                left_s = deadline_s - self._clock.monotonic_s()
+                if left_s <= 0 or should_stop():
+                    break
+                self._wait(left_s)
                 continue
-            left_s = deadline_s - self._clock.monotonic_s()
-            if left_s <= 0 or should_stop():
+            decoded = cursor.decoded
+            assert decoded is not None
+            if not all(decoded.can_follow(part) for part in parts):
                 break
-            self._wait(left_s)
+            part = decoded.slice(cursor.row, min(cursor.row + size - num, len(decoded)))
+            num += len(part)
+            parts.append(part)
+            self._origins.append((num, cursor.partition, cursor.offset))
+            cursor.row += len(part)
+            if cursor.row == len(decoded):
+                cursor.finish_record()
         return ExampleBatch.concat(parts) if parts else None
 
-    def _take(self, limit: int) -> ExampleBatch | None:
-        """Return up to `limit` examples of the earliest record, None where every partition is at its end."""
-        for partition in self._partitions:
-            self._fill(partition)
-        ready = [partition for partition in self._partitions if partition.decoded is not None]
-        if not ready:
-            return None
-        first = min(ready, key=lambda partition: (partition.records[0].time_ms, partition.number))
-        decoded = first.decoded
-        assert decoded is not None
-        stop = min(first.row + limit, len(decoded))
-        part = decoded.slice(first.row, stop)
-        first.row = stop
-        if stop == len(decoded):
-            self._finish_record(first)
-        return part
+    def _earliest(self) -> _Cursor | None:
+        """Return the cursor at the earliest record, its `decoded` set; None if every partition is at its end."""
+        for cursor in self._cursors:
+            self._fill(cursor)
+        ready = (cursor for cursor in self._cursors if cursor.decoded is not None)
+        return min(ready, key=lambda cursor: (cursor.records[0].time_ms, cursor.partition), default=None)
 
-    def _fill(self, partition: _Cursor) -> None:
-        """Have a decoded record with examples left, where the log has one."""
-        while partition.decoded is None:
-            if not partition.records:
-                partition.records.extend(self._log.read(self._topic, partition.number, partition.offset, _READ_RECORDS))
-                if not partition.records:
+    def _fill(self, cursor: _Cursor) -> None:
+        """Decode the next record with examples left, if the log has one."""
+        while cursor.decoded is None:
+            if not cursor.records:
+                cursor.records.extend(self._log.read(self._topic, cursor.partition, cursor.offset, _READ_RECORDS))
+                if not cursor.records:
                     return
-            record = partition.records[0]
-            if record.offset != partition.offset:  # a hole in the log, or a trimmed start
-                partition.offset, partition.row = record.offset, 0
+            record = cursor.records[0]
+            if record.offset != cursor.offset:  # offsets may have holes
+                cursor.offset, cursor.row = record.offset, 0
             try:
-                partition.decoded = decode_examples(record.value)
+                cursor.decoded = decode_examples(record.value)
             except WireError as error:
                 _logger.warning("%s[%d] offset %d put aside: %s", record.topic, record.partition, record.offset, error)
                 self._dead_letters.put(record.topic, record.partition, record.offset, record.value, str(error))
-                self._finish_record(partition)
+                cursor.finish_record()
             else:
-                if partition.row >= len(partition.decoded):
-                    self._finish_record(partition)
-
-    def _finish_record(self, partition: _Cursor) -> None:
-        partition.offset = partition.records.popleft().offset + 1
-        partition.row, partition.decoded = 0, None
+                if cursor.row >= len(cursor.decoded):
+                    cursor.finish_record()
 
     def _wait(self, timeout_s: float) -> None:
         """Wait for a record, at most `timeout_s`."""
-        if len(self._partitions) > 1:
+        if len(self._cursors) > 1:
             self._clock.sleep(min(_POLL_S, timeout_s))
             return
-        only = self._partitions[0]
-        only.records.extend(self._log.read(self._topic, only.number, only.offset, _READ_RECORDS, timeout_s))
+        only = self._cursors[0]
+        only.records.extend(self._log.read(self._topic, only.partition, only.offset, _READ_RECORDS, timeout_s))

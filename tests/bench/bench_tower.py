@@ -167,19 +167,19 @@ def _biases_of(tower: Tower) -> ParameterOptimizer:
 def _hundred(tower: Tower, config: SparsityConfig, inputs: Tensor, pull: Tensor) -> Call:
     """Return as many steps as lie between swaps, the last with a swap where the settings have one."""
     atoms, biases = AtomOptimizer(tower.sparse_layers, AtomRule(), config.newborn), _biases_of(tower)
-    swaps = TopologyUpdater(tower.sparse_layers, atoms, config, seed=0)
+    updater = TopologyUpdater(tower.sparse_layers, atoms, config, seed=0)
 
     def run(_: int) -> None:
         for _ in range(EVERY):
             inputs.grad = None
             for parameter in tower.parameters():
                 parameter.grad = None
-            swaps.before_backward()
+            updater.before_backward()
             tower(inputs).backward(pull)
-            swaps.after_backward(len(inputs))
+            updater.after_backward(len(inputs))
             biases.step(LR)
             atoms.step(LR)
-            swaps.after_step(0.5, len(inputs))
+            updater.after_step(0.5, len(inputs))
 
     return run
 

@@ -1,4 +1,4 @@
-"""What every Kv does, run over each implementation."""
+"""The contract of Kv, run over each implementation."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def shared_url(request: pytest.FixtureRequest, tmp_path: Path, make_kv: Make) ->
     store.write({}, [key for key, _ in store.scan("")])
 
 
-def test_values_come_back_in_the_order_of_the_keys(kv: Kv) -> None:
+def test_values_are_in_the_order_of_the_keys(kv: Kv) -> None:
     kv.write({"a": b"1", "b": b"2"})
     assert kv.get_many(["b", "absent", "a", "b"]) == [b"2", None, b"1", b"2"]
     assert kv.get_many([]) == []
@@ -136,7 +136,7 @@ def test_threads_write_without_loss(kv: Kv, work_factor: int) -> None:
     assert dict(kv.scan("")) == {f"{name}:{count - 1}": b"%d" % (count - 1) for name in range(4)}
 
 
-def test_what_one_handle_writes_another_sees(shared_url: str, make_kv: Make) -> None:
+def test_another_handle_sees_a_write(shared_url: str, make_kv: Make) -> None:
     first, second = make_kv(shared_url), make_kv(shared_url)
     first.write({"a": b"1"})
     assert second.get_many(["a"]) == [b"1"]

@@ -1,4 +1,4 @@
-"""What every Log does, run over each implementation."""
+"""The contract of Log, run over each implementation."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def values(log: Log, topic: str, partition: int = 0, offset: int = 0) -> list[by
     return found
 
 
-def test_records_come_back_in_order_with_their_offset_and_time(log: Log, topic: str) -> None:
+def test_records_are_read_in_order_with_their_offset_and_time(log: Log, topic: str) -> None:
     assert log.append(topic, [b"a", b"b"], time_ms=1_000) == 2
     assert log.append(topic, [b"c"], time_ms=500) == 3
     records = log.read(topic, 0, 0, max_records=10)
@@ -176,7 +176,7 @@ def test_a_read_at_the_end_returns_nothing(log: Log, topic: str) -> None:
     assert log.read(topic, 0, 1, 1) == []
 
 
-def test_a_waiting_read_returns_what_another_handle_appends(url: str, log: Log, topic: str, make_log: Make) -> None:
+def test_a_waiting_read_returns_records_that_another_handle_appends(url: str, log: Log, topic: str, make_log: Make) -> None:
     found: list[bytes] = []
     read = lambda: found.extend(r.value for r in log.read(topic, 0, 0, 10, timeout_s=HANG_S))  # noqa: E731
     reader = threading.Thread(target=read, daemon=True)
@@ -204,7 +204,7 @@ def test_trimmed_records_are_gone_and_the_others_stay(log: Log, topic: str) -> N
     assert log.start_offset(topic) == 1_100
 
 
-def test_offsets_go_on_after_everything_was_trimmed(log: Log, topic: str) -> None:
+def test_offsets_continue_after_everything_was_trimmed(log: Log, topic: str) -> None:
     log.append(topic, [b"a", b"b"], time_ms=1)
     log.trim(topic, 0, 1_000)
     assert (log.start_offset(topic), log.end_offset(topic)) == (2, 2)
@@ -282,7 +282,7 @@ def test_processes_append_at_once_without_loss(url: str, log: Log, topic: str, w
         assert [value for value in found if value.startswith(name.encode())] == [f"{name} {number}".encode() for number in range(count)]
 
 
-def test_what_was_acknowledged_survives_kill_9_of_the_appending_process(url: str, log: Log, topic: str) -> None:
+def test_acknowledged_records_survive_kill_9_of_the_appending_process(url: str, log: Log, topic: str) -> None:
     process = appender(url, topic, "a", sys.maxsize)
     assert process.stdout is not None
     with process:

@@ -2,13 +2,14 @@
 #pragma once
 
 #include <functional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
 namespace monolith::check {
 
-struct Failure {
-    std::string what;
+struct Failure : std::runtime_error {
+    using std::runtime_error::runtime_error;
 };
 
 struct Test {
@@ -27,7 +28,7 @@ inline bool add(const char* name, std::function<void()> run) {
 }
 
 inline void require(bool holds, const char* condition, const char* file, int line) {
-    if (!holds) throw Failure{std::string(file) + ":" + std::to_string(line) + ": " + condition};
+    if (!holds) throw Failure(std::string(file) + ":" + std::to_string(line) + ": " + condition);
 }
 
 }  // namespace monolith::check

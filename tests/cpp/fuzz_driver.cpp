@@ -22,8 +22,6 @@ int main(int argc, char** argv) {
         try {
             LLVMFuzzerTestOneInput(input.data(), input.size());
             continue;
-        } catch (const monolith::check::Failure& failure) {
-            cause = failure.what;
         } catch (const std::exception& error) {
             cause = error.what();
         }

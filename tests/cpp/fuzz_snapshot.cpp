@@ -38,7 +38,7 @@ std::string damaged(std::string bytes, const uint8_t* data, size_t size) {
             case 3:
                 bytes.append(data[i + 3] % 16, static_cast<char>(data[i + 2]));
                 break;
-            case 4:
+            default:
                 bytes.insert(place, bytes.substr(0, data[i + 3]));
                 bytes.erase(0, data[i + 3]);
         }

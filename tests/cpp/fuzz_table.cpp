@@ -92,7 +92,7 @@ class Mirrored {
                 return drain(bytes.next() % 2);
             case 6:
                 return ack(bytes.next() % 2);
-            case 7:
+            default:
                 return save_and_restore();
         }
     }

@@ -12,8 +12,6 @@ int main() {
             test.run();
             ++passed;
             continue;
-        } catch (const monolith::check::Failure& failure) {
-            cause = failure.what;
         } catch (const std::exception& error) {
             cause = error.what();
         }

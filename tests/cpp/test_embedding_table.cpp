@@ -136,7 +136,10 @@ TEST(features_that_share_a_table_take_one_step_together) {
     const float seven = pool.weight(pool.shared, 7, 1), nine = pool.weight(pool.shared, 9, 1);
     const float five = pool.weight(pool.other, 5, 1);
     std::vector<float> gradients(Pool::kBags * Pool::kWidth);
-    for (size_t i = 0; i < gradients.size(); ++i) gradients[i] = static_cast<float>(i / kDim + 1);
+    for (size_t i = 0; i < gradients.size(); ++i) {
+        const size_t part = i / kDim + 1;
+        gradients[i] = static_cast<float>(part);
+    }
     CHECK(pooled_backward(pool.batch(), pool.rows.data(), gradients.data()) == 4);
     CHECK(pool.weight(pool.shared, 7, 1) == seven - (1 + 4 + 2 * 0.5f * 3));
     CHECK(pool.weight(pool.shared, 9, 1) == nine - 6);

@@ -1,7 +1,9 @@
 // Tests of the AMX engine against the definition. Results must be bit-equal: sums of small integers need no rounding.
 #ifdef MONOLITH_HAS_AMX
 
+#include <algorithm>
 #include <cstdio>
+#include <iterator>
 #include <limits>
 #include <thread>
 
@@ -38,8 +40,7 @@ struct Split {
             widths.push_back(end > begin ? end - begin : 0);
             parts.emplace_back();
             for (size_t n = 0; n < batch; ++n)
-                parts[p].insert(parts[p].end(), matrix.begin() + n * width + begin,
-                                matrix.begin() + n * width + begin + widths[p]);
+                std::copy_n(matrix.data() + n * width + begin, widths[p], std::back_inserter(parts[p]));
             begin += widths[p];
         }
     }
@@ -68,8 +69,8 @@ Passes run(const TowerEngine& engine, Stack& stack, const std::vector<float>& in
     engine.backward(*tape, grad_outputs.data(), grads.columns<float>(), gradients);
     for (size_t n = 0; n < batch; ++n)
         for (size_t p = 0; p < grads.parts.size(); ++p)
-            passes.grad_inputs.insert(passes.grad_inputs.end(), grads.parts[p].begin() + n * grads.widths[p],
-                                      grads.parts[p].begin() + (n + 1) * grads.widths[p]);
+            std::copy_n(grads.parts[p].data() + n * grads.widths[p], grads.widths[p],
+                        std::back_inserter(passes.grad_inputs));
     return passes;
 }
 

@@ -97,7 +97,7 @@ class Learner:
         atoms = {id(layer.values) for layer in model.sparse_layers}
         self._whole = ParameterOptimizer({name: value for name, value in model.named_parameters() if id(value) not in atoms}, AtomRule())
         self._atoms = AtomOptimizer(model.sparse_layers, AtomRule(), sparsity.newborn)
-        self.swaps = TopologyUpdater(model.sparse_layers, self._atoms, sparsity, seed) if model.sparse_layers else None
+        self.updater = TopologyUpdater(model.sparse_layers, self._atoms, sparsity, seed) if model.sparse_layers else None
         self._generator = torch.Generator().manual_seed(seed)
         self._steps = 0
 
@@ -116,15 +116,15 @@ class Learner:
             raise FloatingPointError(f"loss must be finite, got {float(loss.detach())} at step {self._steps}")
         for parameter in self.model.parameters():
             parameter.grad = None
-        if self.swaps is not None:
-            self.swaps.before_backward()
+        if self.updater is not None:
+            self.updater.before_backward()
         loss.backward()
         self._whole.step(self._recipe.lr)
         found = float(loss.detach())
-        if self.swaps is not None:
-            self.swaps.after_backward(1)  # the gradients are of the mean
+        if self.updater is not None:
+            self.updater.after_backward(1)  # the gradients are of the mean
             self._atoms.step(self._recipe.lr)
-            self.swaps.after_step(found, len(given))
+            self.updater.after_step(found, len(given))
         self._steps += 1
         return found
 

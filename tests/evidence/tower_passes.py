@@ -97,9 +97,9 @@ class TowerPass:
 
     def rearmed(self) -> int | None:
         """Return the step at which the drift test last started the swaps anew, None where it never did."""
-        if self.optimizer.swaps is None:
+        if self.optimizer.updater is None:
             return None
-        steps, since_armed = self.optimizer.swaps.state()["steps"].tolist()
+        steps, since_armed = self.optimizer.updater.state()["steps"].tolist()
         return int(steps - since_armed) or None
 
 

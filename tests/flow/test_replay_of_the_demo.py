@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from contextlib import closing
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+from monolith_demo.dataset.kuairand import Requests, load_stream, load_users, load_videos
+from monolith_demo.driver.history import write_history
+from monolith_demo.driver.job_files import Services, write_job_files
 from monolith_py.config import JobConfig
 from monolith_py.data.examples import ExampleKind
 from monolith_py.io import Log, open_log
@@ -26,12 +28,11 @@ PARTITIONS = 2
 
 
 @pytest.fixture(scope="module")
-def joined(demo: Callable[[str], ModuleType], tmp_path_factory: pytest.TempPathFactory) -> tuple[JobConfig, Any]:
+def joined(tmp_path_factory: pytest.TempPathFactory) -> tuple[JobConfig, Any]:
     """The job of a run whose log has the first part of KuaiRand as the demo writes it, live counters included, joined by the joiner."""
     folder = tmp_path_factory.mktemp("demo")
-    files, kuairand = demo("driver.job_files"), demo("dataset.kuairand")
-    where = files.Services(f"sqlite:///{folder}/log", f"sqlite:///{folder}/kv.db", *range(1, 6))
-    job = files.write_job_files(Path(folder), where, counters=True).job
+    where = Services(f"sqlite:///{folder}/log", f"sqlite:///{folder}/kv.db", *range(1, 6))
+    job = write_job_files(Path(folder), where, counters=True).job
     job = job.model_copy(
         update={
             "log": job.log.model_copy(update={"partitions": PARTITIONS}),
@@ -39,11 +40,11 @@ def joined(demo: Callable[[str], ModuleType], tmp_path_factory: pytest.TempPathF
             "joiner": job.joiner.model_copy(update={"negative_rate": 0.5, "window_s": 60.0}),
         }
     )
-    stream = kuairand.load_stream().head(NUM_IMPRESSIONS)
-    requests = kuairand.Requests(stream, kuairand.load_users(), kuairand.load_videos())
+    stream = load_stream().head(NUM_IMPRESSIONS)
+    requests = Requests(stream, load_users(), load_videos())
     with closing(open_log(job.log.url)) as log:
         create_topics(log, job.log)
-        demo("driver.history").write_history(log, job, stream, NUM_IMPRESSIONS, requests, lambda _: None)
+        write_history(log, job, stream, NUM_IMPRESSIONS, requests, lambda _: None)
     run_joiner(job, stop_at_end=True)
     return job, stream
 

@@ -133,7 +133,7 @@ def test_a_dead_letter_has_the_pinned_bytes() -> None:
 
 
 def test_pinned_examples_mean_the_same() -> None:
-    """Arrow may lay a record out anew in another release; what must not change is that old records are read."""
+    """Another release of Arrow may encode a record differently, but must read old records."""
     decoded = codec.decode_examples(GOLDEN["examples"])
     assert decoded.request_ids == EXAMPLES.request_ids
     for name in ("item_ids", "times_ms", "kinds", "sample_rates"):
@@ -166,7 +166,7 @@ def test_updates_of_the_dense_state_have_the_pinned_bytes_and_they_mean_the_same
 
 
 def test_pinned_full_dense_states_mean_the_same() -> None:
-    """Safetensors may lay its header out anew in another release; what must not change is that old records are read."""
+    """Another release of safetensors may encode its header differently, but must read old records."""
     update = decode_delta(GOLDEN["delta_dense_full"]).dense
     assert update is not None and update.form is DenseForm.FULL
     assert_same(apply_update(DenseState.of({}), update), SWAPPED)

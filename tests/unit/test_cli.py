@@ -1,4 +1,4 @@
-"""The command line: a failure is one line that says what to do and a status; topics are made; answers are shown."""
+"""The command line: a failure is one line with its reason and exit status 1; topics are created; answers are printed."""
 
 from __future__ import annotations
 

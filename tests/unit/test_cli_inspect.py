@@ -1,4 +1,4 @@
-"""`monolith inspect`: a checkpoint, a folder of them or a table's file as tables for people or as JSON; a failure is one line."""
+"""`monolith inspect`: a checkpoint, a folder or a table file as text or JSON; a failure is one line."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_checkpoint_is_shown_with_a_line_for_each_table(make_checkpoint: Calla
         "2023-11-14 22:13:20 UTC, event time",
         "2027-01-15 08:00:00 UTC by generation 2",
         "0: 5 + 3 rows",
-        "offset 23; the next delta has seq 17",
+        "next offset 23, seq 17",
     ):
         assert text in result.stdout
     user, video = cells(result, "user_id"), cells(result, "video_id")
@@ -104,7 +104,7 @@ def test_a_folder_of_checkpoints_shows_the_newest_intact_and_why_others_were_pas
     result = monolith("inspect", first.parent)
     assert result.exit_code == 0
     assert str(first) in result.stdout
-    assert f"passed over  {second}/dense.safetensors" in result.stdout
+    assert f"refused     {second}/dense.safetensors" in result.stdout
     assert result.stderr == ""
 
 
@@ -157,8 +157,8 @@ def test_a_file_of_a_table_that_nothing_was_learnt_into_is_shown(tmp_path: Path)
 
 def test_a_failure_is_one_line_that_names_the_file(make_checkpoint: Callable[[], Path], tmp_path: Path) -> None:
     path = make_checkpoint()
-    assert_fails(monolith("inspect", tmp_path / "no"), f"CheckpointError: {tmp_path}/no: is not there")
-    assert_fails(monolith("inspect", tmp_path), f"CheckpointError: {tmp_path}: holds no checkpoint")
+    assert_fails(monolith("inspect", tmp_path / "no"), f"CheckpointError: {tmp_path}/no: does not exist")
+    assert_fails(monolith("inspect", tmp_path), f"CheckpointError: {tmp_path}: has no checkpoint")
     wrong = f"CheckpointError: {path}: must have a table of feature 'age', got user_id, video_id"
     assert_fails(monolith("inspect", path, "--feature", "age", "--json"), wrong)
     victim = path / "tables" / "video_id.table"

@@ -1,4 +1,4 @@
-"""Clocks: one that tests move by hand, and the machine's."""
+"""Clocks: the manual clock of tests and the system clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exceptions: their tree is the one that is drawn, and each tells what is wrong in words and as attributes."""
+"""Exceptions: their tree equals the drawn one, and each has its data in its message and as attributes."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The stream that the demo replays: KuaiRand."""
+"""KuaiRand, the stream of the demo."""

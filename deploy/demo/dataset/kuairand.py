@@ -1,6 +1,6 @@
-"""KuaiRand as this system sees it: stored features of users and videos, requests with what their users did, and nothing of the future.
+"""KuaiRand as a stream: impressions in time order, the actions on them, and stored features of users and videos.
 
-Letters: n impressions, in order of time.
+Letters: n impressions, in time order.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from monolith_py.data.events import Action, Impression
 from monolith_py.data.ids import fid_from_text
 
 DATA = Path(__file__).with_name("data")
-# Days are those of the users: China time. The first holds the 141 events of the late evening before, too.
+# Days are in China time, the users' time. Day 1 includes the 141 impressions of the evening before it.
 NUM_DAYS = 14
 HISTORY_DAYS = 10
 _DAY_MS = 24 * 3600 * 1000
 _CHINA_MS = 8 * 3600 * 1000
-# What is not known of a user or a video is a fid of its own.
+# Fid of an unknown category.
 _UNKNOWN = -1
 
 USER_FEATURES = (
@@ -46,7 +46,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Stream:
-    """The n impressions, sorted by time, each one request with one candidate."""
+    """The n impressions in time order; each is one request with one candidate."""
 
     users: Int64Array
     videos: Int64Array
@@ -68,22 +68,22 @@ class Stream:
 
     @property
     def action_times_ms(self) -> Int64Array:
-        """Return when what the user did is known, the end of the play: int64 (n,)."""
+        """Return the time of each impression's actions, the end of the play, in milliseconds: int64 (n,)."""
         return self.times_ms + self.plays_ms
 
     @property
     def num_actions(self) -> Int64Array:
-        """Return how many actions each impression brings: int64 (n,)."""
+        """Return the number of actions on each impression: int64 (n,)."""
         return self.clicks.astype(np.int64) + self.long_views + (self.plays_ms > 0)
 
     def request_id(self, index: int) -> str:
-        """Return the id of the request of one impression."""
+        """Return the request id of one impression."""
         return f"kuairand-{index:06d}"
 
     def actions(self, index: int) -> list[Action]:
-        """Return what the user did with one impression, all at the end of the play, which a `play_end` tells.
+        """Return the actions on one impression: click and long_view at the end of the play, then `play_end`, at the same time.
 
-        An impression that was not played has none, unless it was clicked: nothing tells the joiner that no more will come.
+        An impression without a play has no `play_end`, so its example waits for the joiner's window.
         """
         kinds = [("click", self.clicks[index]), ("long_view", self.long_views[index]), ("play_end", self.plays_ms[index] > 0)]
         time_ms = int(self.times_ms[index] + self.plays_ms[index])
@@ -99,7 +99,7 @@ class Stream:
 
 
 def load_stream(folder: Path = DATA) -> Stream:
-    """Return the impressions of the data in `folder`."""
+    """Load the impressions from `folder`."""
     table = _columns(folder / "kuairand_pure_0425_0508.parquet")
     order = np.argsort(table["time_ms"], kind="stable")
 
@@ -118,14 +118,14 @@ def load_stream(folder: Path = DATA) -> Stream:
 
 
 def load_users(folder: Path = DATA) -> dict[int, FeatureColumns]:
-    """Return the stored features of each user by id: categories of the profile, one fid each."""
+    """Load the stored features by user id: the categories of the profile, one fid each."""
     table = _columns(folder / "kuairand_users.parquet")
     columns = {name: [_category(value) for value in table[name]] for name in USER_FEATURES}
     return {int(user): _one_row({name: [fids[row]] for name, fids in columns.items()}) for row, user in enumerate(table["user_id"])}
 
 
 def load_videos(folder: Path = DATA) -> dict[int, FeatureColumns]:
-    """Return the stored features of each video by id: its author and categories, a bucket of its duration, up to three tags."""
+    """Load the stored features by video id: author, categories, duration bucket, up to three tags."""
     table = _columns(folder / "kuairand_videos.parquet")
     columns = {name: [[_category(value)] for value in table[name]] for name in VIDEO_FEATURES}
     columns["duration"] = [[duration_bucket(value)] for value in table["video_duration"]]
@@ -134,7 +134,7 @@ def load_videos(folder: Path = DATA) -> dict[int, FeatureColumns]:
 
 
 def duration_bucket(duration_ms: float | None) -> int:
-    """Return the bucket of a duration, four to each doubling from 0.5 s on; -1 where it is not known.
+    """Return the bucket of a duration in milliseconds: four buckets per doubling, from 0.5 s; -1 for an unknown duration.
 
     >>> [duration_bucket(ms) for ms in (None, 400.0, 1000.0, 1200.0, 2000.0)]
     [-1, 0, 4, 5, 8]
@@ -144,14 +144,36 @@ def duration_bucket(duration_ms: float | None) -> int:
     return max(0, math.floor(4 * math.log2(duration_ms / 500)))
 
 
+@dataclass(frozen=True)
+class Dataset:
+    """Data of one run: the impressions, the first `num_history` of which are history, and all stored features by id."""
+
+    stream: Stream
+    num_history: int
+    users: dict[int, FeatureColumns]
+    videos: dict[int, FeatureColumns]
+
+    @property
+    def labels(self) -> dict[str, BoolArray]:
+        """Return the labels by task, in the order of the job's tasks: bool (n,) each."""
+        return {"long_view": self.stream.long_views, "click": self.stream.clicks}
+
+
+def load_dataset(live_days: int) -> Dataset:
+    """Load history and the first `live_days` (1 to 4) days of the live phase."""
+    stream = load_stream()
+    head = stream.head(stream.first_of_day(HISTORY_DAYS + 1 + live_days))
+    return Dataset(head, stream.first_of_day(HISTORY_DAYS + 1), load_users(), load_videos())
+
+
 class Requests:
-    """Makes the impressions of `stream` as a replica logs them: ids, context and stored features, as served."""
+    """Impressions of `stream` in the form that a replica logs: ids, context and stored features."""
 
     def __init__(self, stream: Stream, users: dict[int, FeatureColumns], videos: dict[int, FeatureColumns]) -> None:
         self._stream, self._users, self._videos = stream, users, videos
 
     def impressions(self, indices: range) -> Iterator[Impression]:
-        """Yield the impressions of `indices`, unscored."""
+        """Yield the impressions at `indices`, without scores."""
         stream = self._stream
         for index in indices:
             user, video = int(stream.users[index]), int(stream.videos[index])
@@ -169,7 +191,7 @@ class Requests:
 
 
 def one_fid(fid: int) -> SparseColumn:
-    """Return a column of one row with one fid."""
+    """Return a column with one row of one fid."""
     return SparseColumn(np.array([fid], np.int64), np.ones(1, np.int32))
 
 
@@ -178,7 +200,7 @@ def _one_row(fids: dict[str, list[int]]) -> FeatureColumns:
 
 
 def _category(value: Any) -> int:
-    """Return the fid of one category: a whole number as it is, a text by its hash."""
+    """Return the fid of a category: a number is its own fid, a text is hashed."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return _UNKNOWN
     return fid_from_text(value) if isinstance(value, str) else int(value)

@@ -1,1 +1,1 @@
-"""Start of the services and processes, replay of the stream through them."""
+"""Services, processes and phases of a run; replay of the stream through them."""

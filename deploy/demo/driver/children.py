@@ -1,11 +1,10 @@
-"""The demo's real processes: started, watched, stopped. Whatever happens to the driver, none of them stays behind."""
+"""Processes of the demo: start, health check, stop. None survives the driver, not even after SIGKILL of the driver."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,25 +23,25 @@ _PR_SET_PDEATHSIG = 1
 
 
 class ProcessDied(Exception):
-    """A process ended that should not have, or failed; the message has the end of its log."""
+    """A process failed or ended early; the message has the end of its log."""
 
 
 @dataclass
 class Child:
-    """One process and where its output goes."""
+    """One process and its log file."""
 
     name: str
     process: subprocess.Popen[bytes]
     log: Path
 
     def failure(self, what: str) -> ProcessDied:
-        """Return an error that says `what` of this process, with the end of its log."""
+        """Return the error "NAME `what`" with the last lines of the log."""
         lines = self.log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
         return ProcessDied(f"{self.name} {what}; the end of {self.log}:\n" + "\n".join(f"    {line}" for line in lines))
 
 
 class Children:
-    """The processes of one run, with a log each in `logs`; leaving the `with` stops all that still run."""
+    """Processes of one run, each with a log in the folder `logs`; the end of the `with` block stops them."""
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
@@ -59,7 +58,7 @@ class Children:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                # Ctrl-C goes to the driver alone, which stops the processes in their order.
+                # Ctrl-C reaches only the driver, which then stops the processes in order.
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
@@ -68,17 +67,21 @@ class Children:
         return child
 
     def check(self) -> None:
-        """Raise ProcessDied where a process has ended that nobody waits for."""
+        """Check that every started process still runs.
+
+        Raises:
+            ProcessDied: one has ended.
+        """
         for child in self._running.values():
             status = child.process.poll()
             if status is not None:
                 raise child.failure(f"ended with status {status}")
 
     def finish(self, name: str) -> None:
-        """Wait for `name` to end by itself, while the others go on.
+        """Wait until the process `name` has ended by itself.
 
         Raises:
-            ProcessDied: it failed, or another one ended.
+            ProcessDied: it failed, or another process ended.
         """
         child = self._running[name]
         while child.process.poll() is None:
@@ -91,14 +94,14 @@ class Children:
             raise child.failure(f"failed with status {child.process.returncode}")
 
     def is_running(self, name: str) -> bool:
-        """Return whether `name` was started and has not ended."""
+        """Return whether the process `name` was started and has not ended."""
         return name in self._running and self._running[name].process.poll() is None
 
     def stop(self, *names: str) -> None:
-        """Ask these processes to stop, and wait until they have.
+        """Send SIGTERM to these processes and wait until they have ended.
 
         Raises:
-            ProcessDied: one did not stop cleanly, or not in time.
+            ProcessDied: one returned an error, or did not end within 30 s.
         """
         stopping = [self._running.pop(name) for name in names if name in self._running]
         for child in stopping:
@@ -115,10 +118,10 @@ class Children:
                 raise child.failure(f"stopped with status {status}")
 
     def wait_serving(self, name: str, address: str) -> None:
-        """Wait until the replica `name` reports SERVING on the standard health service.
+        """Wait until the replica `name` reports SERVING on the gRPC health service.
 
         Raises:
-            ProcessDied: it ended, or does not serve in time.
+            ProcessDied: it ended, or did not serve within 120 s.
         """
         deadline = time.monotonic() + _START_TIMEOUT_S
         with grpc.insecure_channel(address) as channel:
@@ -148,18 +151,6 @@ class Children:
                 child.process.kill()
 
 
-def free_ports(count: int) -> list[int]:
-    """Return ports of this machine that are free now; all are held until the last is found, so they differ."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
-
-
 def _die_with_parent() -> None:
-    """Have the kernel stop this process when the driver dies, also by SIGKILL."""
+    """Ask the kernel for a SIGTERM when the driver dies."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""History into log and store: stored features, then impressions as if they had been served, and what their users did."""
+"""Writers of history: stored features into the store, impressions and actions into the log."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Timed = tuple[int, str, bytes]  # event time in milliseconds, request id, encode
 
 
 def write_features(kv: Kv, users: Mapping[int, FeatureColumns], videos: Mapping[int, FeatureColumns]) -> None:
-    """Put the stored features of all users and videos under the keys that replicas read."""
+    """Write the stored features of all users and videos under the keys that replicas read."""
     rows = [(f"user:{user}", columns) for user, columns in users.items()]
     rows += [(f"item:{video}", columns) for video, columns in videos.items()]
     for start in range(0, len(rows), _FEATURES_AT_ONCE):
@@ -34,9 +34,9 @@ def write_features(kv: Kv, users: Mapping[int, FeatureColumns], videos: Mapping[
 
 
 def write_history(log: Log, job: JobConfig, stream: Stream, count: int, requests: Requests, note: Callable[[int], None]) -> int:
-    """Append the first `count` impressions and what their users did before the next one, in order of time; return the number of records.
+    """Append the first `count` impressions and their actions to the log in time order, and return the number of records.
 
-    A play that is not over by then is left to the live phase. `note` hears how many records were written since it was called last.
+    Actions of plays that end after the next impression are left to the live phase. `note` gets the number of records of each chunk.
     """
     topics = Topics.of(job.log)
     impressions = requests.impressions(range(count))
@@ -56,13 +56,13 @@ def write_history(log: Log, job: JobConfig, stream: Stream, count: int, requests
 
 
 def action_records(stream: Stream, index: int) -> Iterator[Timed]:
-    """Yield what goes into the log of what the user did with one impression."""
+    """Yield the records of the actions on one impression."""
     for action in stream.actions(index):
         yield action.time_ms, action.request_id, encode_action(action)
 
 
 def append_records(log: Log, topic: str, num_partitions: int, records: Sequence[Timed]) -> None:
-    """Append records that are in order of time, each to the partition of its request."""
+    """Append `records`, which are in time order, each to the partition of its request."""
     by_partition: dict[int, tuple[list[bytes], list[int]]] = {}
     for time_ms, request_id, value in records:
         values, times_ms = by_partition.setdefault(partition_of(request_id, num_partitions), ([], []))
@@ -73,14 +73,14 @@ def append_records(log: Log, topic: str, num_partitions: int, records: Sequence[
 
 
 def history_actions(stream: Stream, count: int) -> npt.NDArray[np.int64]:
-    """Return the impressions among the first `count` whose play ends before the next impression, in order of their end."""
+    """Return the indices among the first `count` impressions whose play ends before impression `count`, sorted by that end: int64 (m,)."""
     ends_ms = stream.action_times_ms[:count]
     order = np.argsort(ends_ms, kind="stable")
     return order if count == len(stream) else order[ends_ms[order] < stream.times_ms[count]]
 
 
 class ServedCounters:
-    """The live counters as a replica would have served them with the first `count` impressions: of what was joined by then."""
+    """Live counters of the first `count` impressions, as a replica would have served them: over the examples joined before each."""
 
     def __init__(self, job: JobConfig, stream: Stream, count: int) -> None:
         self._config, self._num_tasks = job.counters, len(job.tasks)
@@ -88,12 +88,12 @@ class ServedCounters:
         self._known_ms = stream.times_ms + np.where(stream.plays_ms > 0, stream.plays_ms, round(job.joiner.window_s * 1000))
         self._order = np.argsort(self._known_ms[:count], kind="stable")
         labels = {"click": stream.clicks, "long_view": stream.long_views}
-        # What each impression adds to its counters: (n, 1 + tasks).
+        # Increment of each impression: (n, 1 + tasks), impressions and positive labels.
         self._added = np.stack([np.ones(len(stream), np.int64), *(labels[task.action].astype(np.int64) for task in job.tasks)], axis=1)
         self._counts: dict[tuple[str, int], npt.NDArray[np.int64]] = {}
 
     def serve(self, impressions: Iterable[Impression]) -> Iterator[Impression]:
-        """Yield the first `count` impressions with their dense features `counter_<key>`, as they were at their time."""
+        """Yield the first `count` impressions with their dense features `counter_<key>`."""
         fids: list[list[tuple[str, int]]] = []
         done = 0
         for index, impression in enumerate(impressions):

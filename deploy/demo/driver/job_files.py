@@ -1,4 +1,4 @@
-"""The TOML files of one run: deploy/configs/demo.toml with the run's own paths and ports, once for each process that differs."""
+"""Job files of one run: deploy/configs/demo.toml with the run's paths and ports, in three variants."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEMPLATE = Path(__file__).resolve().parents[2] / "configs" / "demo.toml"
 
 @dataclass(frozen=True)
 class Services:
-    """Where log and store of a run are, and the ports of its processes."""
+    """URLs of log and store of a run, and the ports of its processes."""
 
     log_url: str
     kv_url: str
@@ -29,11 +29,11 @@ class Services:
 
 @dataclass(frozen=True)
 class JobFiles:
-    """Paths of the TOML files of one run."""
+    """Paths of the job files of one run."""
 
-    history: Path  # joiner and trainer, all cores
-    live: Path  # joiner, trainer and the live replica
-    frozen: Path  # the replica that stays at the end of history
+    history: Path  # joiner and trainer of history; all cores
+    live: Path  # joiner, trainer and live replica
+    frozen: Path  # replica that stays at the end of history
 
     @property
     def job(self) -> JobConfig:
@@ -47,7 +47,7 @@ class JobFiles:
 
 
 def write_job_files(run: Path, services: Services, *, counters: bool) -> JobFiles:
-    """Write the TOML files of the run in folder `run` and return their paths."""
+    """Write the job files into the folder `run` and return their paths."""
     live = tomllib.loads(TEMPLATE.read_text())
     live["log"]["url"], live["kv"]["url"] = services.log_url, services.kv_url
     live["counters"]["enabled"] = counters
@@ -72,7 +72,7 @@ def write_job_files(run: Path, services: Services, *, counters: bool) -> JobFile
 
 
 def to_toml(document: dict[str, Any]) -> str:
-    """Return `document` as TOML: tables and arrays of tables of plain values, one level deep.
+    """Return `document` as TOML: plain values, tables up to two levels deep, arrays of flat tables.
 
     >>> print(to_toml({"name": "a", "log": {"partitions": 1}, "tasks": [{"name": "t"}]}), end="")
     name = "a"
@@ -98,7 +98,7 @@ def to_toml(document: dict[str, Any]) -> str:
 
 
 def _pairs(table: dict[str, Any]) -> list[str]:
-    # JSON's strings, numbers, booleans and arrays of them are TOML's.
+    # Strings, numbers, booleans and arrays have the same syntax in JSON and TOML.
     return [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in table.items()]
 
 

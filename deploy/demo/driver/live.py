@@ -1,10 +1,10 @@
-"""The live phase: impressions are scored over gRPC in event-time order, and what the users did follows when its time has come.
+"""Replay of the live phase: impressions are scored over gRPC in event-time order, and their actions are appended afterwards.
 
-Time is compressed so that the load is even: the same number of impressions in each second of the wall clock, so nights pass faster than
-evenings. Where the replicas cannot keep up, time waits for them.
+Event time is compressed to an even load, the same number of impressions in each second of the wall clock: nights pass faster than
+evenings. The replay slows down where the replicas cannot keep up.
 
-Nothing is known before it may be: an impression's actions are appended no earlier than both replicas have scored it and the end of its
-play has come in the compressed time.
+No label is known early: an impression's actions are appended only after both replicas have scored it and its play has ended in
+compressed time.
 
 Letters: n impressions of the live phase, T tasks.
 """
@@ -27,17 +27,17 @@ from monolith_demo.dataset.kuairand import Stream
 from monolith_demo.driver.history import Timed, action_records, history_actions
 from monolith_py.clock import Clock
 
-# Impressions that may be on their way at one time.
+# Impressions in flight at one time.
 _MAX_IN_FLIGHT = 64
-_TIMEOUT_S = 10.0  # far above what a replica takes: a request that needs it has failed
+_TIMEOUT_S = 10.0  # a replica takes milliseconds
 _TICK_S = 0.005
 _SHORTEST_SLEEP_S = 0.0005
-_ACTIONS_S = 0.02  # actions gather this long: an append waits for the disk
+_ACTIONS_S = 0.02  # interval of appends: each waits for the disk
 _NOTE_S = 1.0
 
 
 class Ranker(Protocol):
-    """What `monolith_serving.client.RankClient` is to the replay."""
+    """The part of `monolith_serving.client.RankClient` that the replay calls."""
 
     def rank_async(
         self,
@@ -49,30 +49,30 @@ class Ranker(Protocol):
         time_ms: int,
         timeout_s: float,
     ) -> Future[Any]:
-        """Return the future scores of the items."""
+        """Send a request and return the future of its scores."""
         ...
 
 
 @dataclass
 class Served:
-    """What one replica answered."""
+    """Answers of one replica."""
 
     scores: npt.NDArray[np.float32]  # (n, T)
-    latencies_s: npt.NDArray[np.float64]  # (n,) as the client sees them
+    latencies_s: npt.NDArray[np.float64]  # (n,) measured by the client
     versions: list[str]  # (n,)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the replay is."""
+    """Progress of the replay."""
 
     num_sent: int
-    num_answered: int  # all before this one are answered
+    num_answered: int  # the first so many are answered
     lag_s: float  # behind the timetable
 
 
 class Replay:
-    """Replays the impressions of `stream` from `first` on to `rankers`; `append` takes the records of actions, on the calling thread."""
+    """Replay of the impressions of `stream` from index `first` on; `append` gets the records of actions, on the thread that calls `run`."""
 
     def __init__(
         self, stream: Stream, first: int, rankers: Sequence[Ranker], num_tasks: int, append: Callable[[list[Timed]], None], clock: Clock
@@ -86,13 +86,13 @@ class Replay:
         self._sent = 0
         self._answered = 0
         self._next_actions_s = self._next_note_s = 0.0
-        self._waiting: deque[int] = deque()  # impressions whose play has ended; their actions wait for the answers
+        self._waiting: deque[int] = deque()  # impressions whose play has ended and whose answers may be missing
 
     def run(self, duration_s: float, note: Callable[[Progress], None], check: Callable[[], None]) -> float:
-        """Replay within about `duration_s` and return the seconds it took; `note` and `check` are called about once a second.
+        """Replay within about `duration_s` and return the seconds taken; `note` and `check` are called about once a second.
 
         Raises:
-            RankFailed: a replica refused a request or did not answer it.
+            RankFailed: a replica refused or did not answer a request.
         """
         began_s = self._clock.monotonic_s()
         for due_s, index, is_impression in self._timetable(duration_s):
@@ -114,7 +114,7 @@ class Replay:
         return self._clock.monotonic_s() - began_s
 
     def _turn(self, behind_s: float, note: Callable[[Progress], None], check: Callable[[], None]) -> None:
-        """Do what is to be done every few milliseconds and every second."""
+        """Append actions every 20 ms; check and note every second."""
         self._raise_failure()
         now_s = self._clock.monotonic_s()
         if now_s >= self._next_actions_s:
@@ -126,7 +126,7 @@ class Replay:
             note(Progress(self._sent, self._count_answered(), max(0.0, behind_s)))
 
     def _timetable(self, duration_s: float) -> Iterator[tuple[float, int, bool]]:
-        """Yield (seconds from the start, impression, whether it is shown; else its play ends), in order of event time."""
+        """Yield (seconds from the start, impression, True), or False at the end of its play, in order of event time."""
         stream, first = self._stream, self._first
         shown_ms = stream.times_ms[first:]
         count = len(shown_ms)
@@ -136,7 +136,7 @@ class Replay:
         indices = np.concatenate([np.arange(first, len(stream)), ends])
         is_impression = np.arange(len(indices)) < count
         due_s = np.interp(times_ms, shown_ms, np.linspace(0.0, duration_s, count))
-        # A play of no length ends after its impression is shown.
+        # At equal times the impression comes before the end of its play.
         order = np.lexsort((~is_impression, times_ms))
         yield from zip(due_s[order].tolist(), indices[order].tolist(), is_impression[order].tolist(), strict=True)
 
@@ -168,7 +168,7 @@ class Replay:
             self._unanswered[row] -= 1
 
     def _send_actions(self) -> None:
-        """Append the actions of the impressions whose play has ended and that both replicas have scored; the others go on waiting."""
+        """Append the actions of the waiting impressions that both replicas have scored."""
         records: list[Timed] = []
         for _ in range(len(self._waiting)):
             index = self._waiting.popleft()
@@ -177,7 +177,7 @@ class Replay:
             else:
                 records += action_records(self._stream, index)
         if records:
-            # Records of one request keep their order: a `play_end` before a label would close the example without it.
+            # The sort is stable: a `play_end` before a label of its request would close the example without that label.
             self._append(sorted(records, key=itemgetter(0)))
 
     def _count_answered(self) -> int:

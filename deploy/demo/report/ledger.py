@@ -1,4 +1,4 @@
-"""What a run left behind: counted in the log and in the newest checkpoint, not taken from what the processes say."""
+"""Ledger of a run: records counted in the log itself, freshness file, metrics of a process."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _SCRAPE_TIMEOUT_S = 2.0
 
 @dataclass(frozen=True)
 class Ledger:
-    """Counts over the whole run."""
+    """Counts of the whole run."""
 
-    impressions: int  # records of the topic
+    impressions: int
     actions: int
-    examples: int  # labelled, retractions not counted
+    examples: int  # without retractions
     retractions: int
-    distinct: int  # different examples (request id, item) and retractions (these and their tasks)
+    distinct: int  # distinct examples (request id, item) and retractions (request id, item, tasks)
     deltas: int
     delta_bytes: int
     dead_letters: int
 
 
 def read_ledger(log: Log, job: JobConfig) -> Ledger:
-    """Return the counts of the log's topics."""
+    """Count the records of the job's topics."""
     topics = Topics.of(job.log)
     known: set[tuple[str, int, tuple[str, ...] | None]] = set()
     num_examples = num_retractions = 0
@@ -59,21 +59,21 @@ def read_ledger(log: Log, job: JobConfig) -> Ledger:
 
 
 def _identities(batch: ExampleBatch) -> Iterator[tuple[str, int, tuple[str, ...] | None]]:
-    """Yield what tells each example from all others: its request and item, of a retraction also the tasks that turned positive."""
+    """Yield the identity of each example: request id and item; of a retraction also the tasks that turned positive."""
     for row, (request_id, item_id, kind) in enumerate(zip(batch.request_ids, batch.item_ids.tolist(), batch.kinds.tolist(), strict=True)):
         tasks = tuple(task for task, labels in batch.labels.items() if labels[row] > 0) if kind == ExampleKind.RETRACTION else None
         yield request_id, item_id, tasks
 
 
 def read_freshness(path: Path, since_ms: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return (ages in seconds, rows) of the training steps since `since_ms` (wall clock) that became servable, float64 (steps,) each."""
+    """Return age in seconds and number of rows of each training step since `since_ms` (wall clock): float64 (steps,) each."""
     lines = np.loadtxt(path, ndmin=2) if path.exists() and path.stat().st_size else np.zeros((0, 3))
     recent = lines[lines[:, 0] - lines[:, 1] * 1000 >= since_ms]
     return recent[:, 1], recent[:, 2]
 
 
 def scrape(port: int, metric: str) -> float | None:
-    """Return the sum of a metric over its labels, from a process's Prometheus port; None where it does not answer."""
+    """Return the sum of `metric` over its labels from a process's Prometheus port; None if the process does not answer."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=_SCRAPE_TIMEOUT_S) as answer:
             lines = answer.read().decode().splitlines()
@@ -84,11 +84,11 @@ def scrape(port: int, metric: str) -> float | None:
 
 
 def _records(log: Log, topic: str) -> Iterator[Record]:
-    """Yield all records that are in the topic now."""
+    """Yield the current records of the topic."""
     for partition in range(log.num_partitions(topic)):
         offset, end = log.start_offset(topic, partition), log.end_offset(topic, partition)
         while offset < end:
-            # An end may be larger than the last record's offset: Kafka counts its own control records.
+            # The end offset may be beyond the last record: Kafka's control records have offsets, too.
             records = log.read(topic, partition, offset, _RECORDS_AT_ONCE, timeout_s=1.0)
             if not records:
                 break

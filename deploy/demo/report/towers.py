@@ -1,6 +1,6 @@
-"""What the sparse tower is worth: the run's own examples once more, from the log, to a trainer with it and one with the dense tower.
+"""Sparse tower against a dense one: two trainers learn the run's examples from the log.
 
-Both learn the same batches in the same order and predict each before they learn it. Letters: n labelled examples of the live phase.
+Both get the same batches in the same order, and predict each before they learn it. Letters: n labelled live examples, T tasks.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from monolith_py.io.log.topics import Topics
 from monolith_py.training import Trainer
 from monolith_streaming.trainer.source import ExampleSource
 
-logging.getLogger("torch.fx").setLevel(logging.ERROR)  # torchrec asks it what warns, in the middle of the progress bars
+logging.getLogger("torch.fx").setLevel(logging.ERROR)  # a call of torchrec warns there, across the progress bars
 
-SPARSE, DENSE = "as the job has it", "dense"
+SPARSE, DENSE = "sparse", "dense"
 
 
 @dataclass(frozen=True)
 class TowerPass:
-    """One trainer's pass over the examples."""
+    """Result of one trainer's pass over the examples."""
 
-    quality: dict[str, Quality]  # by task, over the live phase
+    quality: dict[str, Quality]  # by task, on the live examples
     density: float
-    num_weights: int  # that live
+    num_weights: int  # live ones
     num_swaps: int
     examples_per_s: float
 
 
 def compare_towers(log: Log, job: JobConfig, live_from_ms: int, note: Callable[[int], None]) -> dict[str, TowerPass]:
-    """Return the passes by name, the job's own tower first. `note` hears how many examples each batch had."""
-    torch.set_num_threads(1)  # as the demo's trainer has it
+    """Train both towers and return the passes by name, SPARSE (the job's tower) first. `note` gets the size of each batch."""
+    torch.set_num_threads(1)  # as the demo's trainer does
     dense = job.model_copy(update={"model": job.model.model_copy(update={"sparsity": SparsityConfig()})})
     trainers = {SPARSE: Trainer(job), DENSE: Trainer(dense)}
     topics = Topics.of(job.log)
@@ -63,11 +63,11 @@ def compare_towers(log: Log, job: JobConfig, live_from_ms: int, note: Callable[[
 
 
 def _pass(trainer: Trainer, labels: np.ndarray, scores: np.ndarray, seconds: float) -> TowerPass:
-    tower, swaps = trainer.model.tower, trainer.optimizer.swaps
+    tower, updater = trainer.model.tower, trainer.optimizer.updater
     return TowerPass(
         {task: quality(labels[:, place] > 0.5, scores[:, place].astype(np.float64)) for place, task in enumerate(trainer.schema.tasks)},
         tower.density,
         tower.num_live_weights,
-        swaps.history.num_swaps if swaps is not None else 0,
+        updater.history.num_swaps if updater is not None else 0,
         trainer.num_examples / seconds,
     )

@@ -1,6 +1,6 @@
 {{/*
-The job's TOML as JSON, after checking what a cluster needs beyond the rules of monolith_py.config: every template that needs a port
-or a folder takes it from here, with (include "monolith.job" . | fromJson).
+The job's TOML as JSON. Checks the rules of a cluster, beyond those of monolith_py.config. Templates read ports and folders from it, by
+(include "monolith.job" . | fromJson).
 */}}
 {{- define "monolith.job" -}}
 {{- $job := fromToml .Values.job -}}

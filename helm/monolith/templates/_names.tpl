@@ -1,10 +1,10 @@
-{{/* Names and labels of the objects. Components are "joiner", "trainer" and "serving". */}}
+{{/* Names and labels of the objects. The components are "joiner", "trainer" and "serving". */}}
 
 {{- define "monolith.name" -}}
 {{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* Prefix of all names; 44 characters leave room for the longest suffix and the hash that StatefulSets append, within 63. */}}
+{{/* Prefix of all names: at most 44 characters, to leave room for the longest suffix and the hash of a StatefulSet within 63. */}}
 {{- define "monolith.fullname" -}}
 {{- $name := include "monolith.name" . -}}
 {{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}

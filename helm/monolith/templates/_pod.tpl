@@ -1,4 +1,4 @@
-{{/* Parts that the pods of all components share. Each takes (dict "root" $ "component" "joiner"). */}}
+{{/* Parts of the pods of all components. Each takes (dict "root" $ "component" "joiner"). */}}
 
 {{- define "monolith.podMetadata" -}}
 {{- $root := .root -}}
@@ -18,7 +18,7 @@ annotations:
   {{- end }}
 {{- end -}}
 
-{{/* Fields of the pod beside its containers and volumes. */}}
+{{/* Fields of the pod, without containers and volumes. */}}
 {{- define "monolith.podSpec" -}}
 {{- $root := .root -}}
 {{- $values := get $root.Values .component -}}
@@ -30,7 +30,7 @@ securityContext:
   runAsUser: {{ $root.Values.securityContext.runAsUser }}
   runAsGroup: {{ $root.Values.securityContext.runAsUser }}
   fsGroup: {{ $root.Values.securityContext.fsGroup }}
-  # Without this every start walks through all checkpoints to change their group.
+  # The default changes the group of every checkpoint file at each start.
   fsGroupChangePolicy: OnRootMismatch
   seccompProfile:
     type: RuntimeDefault
@@ -52,7 +52,7 @@ affinity:
 {{- end }}
 {{- end -}}
 
-{{/* Creates the topics where they are missing, in every pod: the order in which pods start then does not matter. */}}
+{{/* Init container of every pod: creates missing topics, so pods may start in any order. */}}
 {{- define "monolith.topicsContainer" -}}
 name: topics
 {{ include "monolith.container" . }}
@@ -61,7 +61,7 @@ volumeMounts:
   {{- include "monolith.commonMounts" . | nindent 2 }}
 {{- end -}}
 
-{{/* Image, environment and confinement of every container. */}}
+{{/* Image, environment and security context of every container. */}}
 {{- define "monolith.container" -}}
 {{- $root := .root -}}
 {{- $image := $root.Values.image -}}
@@ -103,7 +103,7 @@ env:
 - name: job
   configMap:
     name: {{ include "monolith.fullname" .root }}
-# Scratch space of libraries: the root file system is read-only.
+# Temporary files of libraries: the root file system is read-only.
 - name: tmp
   emptyDir:
     sizeLimit: 1Gi
@@ -115,7 +115,7 @@ env:
     claimName: {{ include "monolith.claimName" .root }}
 {{- end -}}
 
-{{/* Whether the process runs: it serves its metrics. Imports take some seconds. */}}
+{{/* Probes of the metrics port. Imports take some seconds at the start. */}}
 {{- define "monolith.metricsProbes" -}}
 startupProbe:
   httpGet:

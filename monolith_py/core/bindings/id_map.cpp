@@ -73,7 +73,7 @@ void bind_id_map(nb::module_& m) {
         .def("__len__", &SharedIdMap::size)
         .def(
             "find",
-            [](const SharedIdMap& map, Fids fids, Rows rows) {
+            [](const SharedIdMap& map, const Fids& fids, const Rows& rows) {
                 expect("rows", fids.size(), rows.size());
                 nb::gil_scoped_release nogil;
                 map.find(fids.data(), fids.size(), rows.data());
@@ -81,7 +81,7 @@ void bind_id_map(nb::module_& m) {
             nb::arg("fids").noconvert(), nb::arg("rows").noconvert())
         .def(
             "assign",
-            [](SharedIdMap& map, Fids fids, ConstRows rows, Rows old_rows) {
+            [](SharedIdMap& map, const Fids& fids, const ConstRows& rows, const Rows& old_rows) {
                 expect("rows", fids.size(), rows.size());
                 expect("old_rows", fids.size(), old_rows.size());
                 nb::gil_scoped_release nogil;
@@ -90,7 +90,7 @@ void bind_id_map(nb::module_& m) {
             nb::arg("fids").noconvert(), nb::arg("rows").noconvert(), nb::arg("old_rows").noconvert())
         .def(
             "erase",
-            [](SharedIdMap& map, Fids fids, Rows old_rows) {
+            [](SharedIdMap& map, const Fids& fids, const Rows& old_rows) {
                 expect("old_rows", fids.size(), old_rows.size());
                 nb::gil_scoped_release nogil;
                 map.erase(fids.data(), fids.size(), old_rows.data());

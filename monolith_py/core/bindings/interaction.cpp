@@ -62,7 +62,7 @@ void bind_interaction(nb::module_& m) {
         "arrays"_a);
     m.def(
         "factorize",
-        [](ConstMatrix pooled, uint32_t num_features, Matrix terms) {
+        [](const ConstMatrix& pooled, uint32_t num_features, const Matrix& terms) {
             const Interaction interaction = interaction_of(pooled, num_features);
             expect_matrix("terms", pooled.shape(0), 2, terms);
             nb::gil_scoped_release nogil;
@@ -71,8 +71,8 @@ void bind_interaction(nb::module_& m) {
         nb::arg("pooled").noconvert(), "num_features"_a, nb::arg("terms").noconvert());
     m.def(
         "factorize_backward",
-        [](ConstMatrix pooled, uint32_t num_features, ConstMatrix grad_terms, std::optional<ConstRowsOf> beside,
-           Matrix gradients) {
+        [](const ConstMatrix& pooled, uint32_t num_features, const ConstMatrix& grad_terms,
+           const std::optional<ConstRowsOf>& beside, const Matrix& gradients) {
             const Interaction interaction = interaction_of(pooled, num_features);
             expect_matrix("grad_terms", pooled.shape(0), 2, grad_terms);
             const GradientsOfRows out = gradients_of_rows(pooled, beside, gradients);
@@ -83,7 +83,7 @@ void bind_interaction(nb::module_& m) {
         nb::arg("beside").noconvert().none(), nb::arg("gradients").noconvert());
     m.def(
         "pairwise_dots",
-        [](ConstMatrix pooled, uint32_t num_features, Matrix pairs) {
+        [](const ConstMatrix& pooled, uint32_t num_features, const Matrix& pairs) {
             const Interaction interaction = interaction_of(pooled, num_features);
             expect_matrix("pairs", pooled.shape(0), num_pairs(num_features), pairs);
             nb::gil_scoped_release nogil;
@@ -92,8 +92,8 @@ void bind_interaction(nb::module_& m) {
         nb::arg("pooled").noconvert(), "num_features"_a, nb::arg("pairs").noconvert());
     m.def(
         "pairwise_dots_backward",
-        [](ConstMatrix pooled, uint32_t num_features, ConstMatrix grad_pairs, std::optional<ConstRowsOf> beside,
-           Matrix gradients) {
+        [](const ConstMatrix& pooled, uint32_t num_features, const ConstMatrix& grad_pairs,
+           const std::optional<ConstRowsOf>& beside, const Matrix& gradients) {
             const Interaction interaction = interaction_of(pooled, num_features);
             expect_matrix("grad_pairs", pooled.shape(0), num_pairs(num_features), grad_pairs);
             const GradientsOfRows out = gradients_of_rows(pooled, beside, gradients);

@@ -24,7 +24,7 @@ NB_MODULE(_core, m) {
     m.def("num_threads", [] { return ThreadPool::instance().num_threads(); });
     m.def(
         "hash_fids",
-        [](Fids fids) {
+        [](const Fids& fids) {
             std::vector<uint64_t> hashes(fids.size());
             for (size_t i = 0; i < fids.size(); ++i) hashes[i] = hash_fid(fids.data()[i]);
             return vector_array(hashes);

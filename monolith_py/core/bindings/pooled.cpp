@@ -70,10 +70,10 @@ void check_bags(const std::vector<Feature>& features, const Fids& offsets, const
 
 void bind_pooled(nb::module_& m) {
     using namespace nb::literals;
-    nb::exception<NotFinite>(m, "NotFinite", PyExc_FloatingPointError);
+    const nb::exception<NotFinite> not_finite(m, "NotFinite", PyExc_FloatingPointError);
     m.def(
         "offsets_of",
-        [](ConstLengths lengths, Offsets offsets) {
+        [](const ConstLengths& lengths, const Offsets& offsets) {
             expect("offsets", lengths.size() + 1, offsets.size());
             offsets.data()[0] = 0;
             std::inclusive_scan(lengths.data(), lengths.data() + lengths.size(), offsets.data() + 1, std::plus<>(),
@@ -82,8 +82,9 @@ void bind_pooled(nb::module_& m) {
         nb::arg("lengths").noconvert(), nb::arg("offsets").noconvert());
     m.def(
         "pooled_forward",
-        [](std::vector<Table*> tables, Fids fids, Fids offsets, std::optional<ConstFloats> scales,
-           const std::vector<int>& pooling, int64_t now_s, bool insert, Matrix pooled, Rows rows) {
+        [](const std::vector<Table*>& tables, const Fids& fids, const Fids& offsets,
+           const std::optional<ConstFloats>& scales, const std::vector<int>& pooling, int64_t now_s, bool insert,
+           const Matrix& pooled, const Rows& rows) {
             const std::vector<Feature> features = features_of(tables, pooling);
             check_bags(features, offsets, scales, fids.size(), pooled.shape(0), pooled.shape(1));
             expect_time(now_s);
@@ -91,7 +92,7 @@ void bind_pooled(nb::module_& m) {
             nb::gil_scoped_release nogil;
             const Batch batch{features, offsets.data(), scales ? scales->data() : nullptr, pooled.shape(0),
                               pooled.shape(1)};
-            const auto run = [&]([[maybe_unused]] auto locks) {
+            const auto run = [&](const auto& /*locks*/) {
                 pooled_forward(batch, fids.data(), now_s, insert, pooled.data(), rows.data());
             };
             if (insert)
@@ -103,8 +104,8 @@ void bind_pooled(nb::module_& m) {
         "pooling"_a, "now_s"_a, "insert"_a, nb::arg("pooled").noconvert(), nb::arg("rows").noconvert());
     m.def(
         "pooled_backward",
-        [](std::vector<Table*> tables, ConstRows rows, Fids offsets, std::optional<ConstFloats> scales,
-           const std::vector<int>& pooling, ConstMatrix gradients) {
+        [](const std::vector<Table*>& tables, const ConstRows& rows, const Fids& offsets,
+           const std::optional<ConstFloats>& scales, const std::vector<int>& pooling, const ConstMatrix& gradients) {
             const std::vector<Feature> features = features_of(tables, pooling);
             check_bags(features, offsets, scales, rows.size(), gradients.shape(0), gradients.shape(1));
             nb::gil_scoped_release nogil;

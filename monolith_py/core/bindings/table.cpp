@@ -66,7 +66,7 @@ void bind_batches(nb::class_<Table>& table) {
     table
         .def(
             "find",
-            [](Table& t, Fids fids, Rows rows) {
+            [](Table& t, const Fids& fids, const Rows& rows) {
                 expect("rows", fids.size(), rows.size());
                 nb::gil_scoped_release nogil;
                 std::shared_lock lock(t.mutex);
@@ -75,7 +75,7 @@ void bind_batches(nb::class_<Table>& table) {
             nb::arg("fids").noconvert(), nb::arg("rows").noconvert())
         .def(
             "find_or_insert",
-            [](Table& t, Fids fids, int64_t now_s, Rows rows) {
+            [](Table& t, const Fids& fids, int64_t now_s, const Rows& rows) {
                 expect_time(now_s);
                 expect("rows", fids.size(), rows.size());
                 nb::gil_scoped_release nogil;
@@ -85,7 +85,7 @@ void bind_batches(nb::class_<Table>& table) {
             nb::arg("fids").noconvert(), "now_s"_a, nb::arg("rows").noconvert())
         .def(
             "gather",
-            [](Table& t, ConstRows rows, Matrix weights) {
+            [](Table& t, const ConstRows& rows, const Matrix& weights) {
                 expect_matrix("weights", rows.size(), t.table.dim(), weights);
                 nb::gil_scoped_release nogil;
                 std::shared_lock lock(t.mutex);
@@ -95,7 +95,7 @@ void bind_batches(nb::class_<Table>& table) {
             nb::arg("rows").noconvert(), nb::arg("weights").noconvert())
         .def(
             "update",
-            [](Table& t, ConstRows rows, ConstMatrix gradients) {
+            [](Table& t, const ConstRows& rows, const ConstMatrix& gradients) {
                 const uint32_t dim = t.table.dim();
                 expect_matrix("gradients", rows.size(), dim, gradients);
                 nb::gil_scoped_release nogil;
@@ -211,7 +211,7 @@ void bind_inspection(nb::class_<Table>& table) {
              })
         .def(
             "state",
-            [](Table& t, ConstRows rows) {
+            [](Table& t, const ConstRows& rows) {
                 std::shared_lock lock(t.mutex);
                 expect_rows(t.table, rows.data(), rows.size());
                 const size_t width = t.table.rows().state_width;
@@ -229,7 +229,7 @@ void bind_inspection(nb::class_<Table>& table) {
 }
 
 void bind_snapshots(nb::module_& m, nb::class_<Table>& table) {
-    nb::exception<SnapshotError>(m, "SnapshotError", PyExc_OSError);
+    const nb::exception<SnapshotError> snapshot_error(m, "SnapshotError", PyExc_OSError);
     table
         .def(
             "start_saving",
@@ -267,7 +267,7 @@ void bind_snapshots(nb::module_& m, nb::class_<Table>& table) {
 void bind_table(nb::module_& m) {
     bind_slice(m);
     m.def("pack_rows", &pack_rows, nb::arg("weights").noconvert(), "encoding"_a);
-    nb::exception<TableFull>(m, "TableFull", PyExc_ValueError);
+    const nb::exception<TableFull> table_full(m, "TableFull", PyExc_ValueError);
     nb::class_<Table> table = bind_settings(m);
     bind_batches(table);
     bind_consumers(table);

@@ -76,7 +76,7 @@ class Region {
                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (data == MAP_FAILED) throw std::bad_alloc();
         mapped_ = static_cast<char*>(data);
-        data_ = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(mapped_) + kHugePage - 1) & ~(kHugePage - 1));
+        data_ = mapped_ + (-reinterpret_cast<uintptr_t>(mapped_) & (kHugePage - 1));
     }
     Region(const Region&) = delete;
     Region& operator=(const Region&) = delete;

@@ -32,7 +32,8 @@ struct Counts {
 struct TableContent {
     explicit TableContent(const TableSettings& given)
         : settings(laid_out(given)),
-          row_bytes(sizeof(float) * (settings.dim() + state_width(settings)) + sizeof(int64_t) + kSlotBytes),
+          row_bytes(static_cast<double>(sizeof(float) * (settings.dim() + state_width(settings)) + sizeof(int64_t)) +
+                    kSlotBytes),
           map(2 * kSlotBytes / row_bytes),
           store(settings.dim(), state_width(settings), row_bytes),
           ticks(settings.ttl_s),

@@ -13,7 +13,7 @@ from monolith_py.pb import example_pb2 as pb
 
 
 def columns_to_proto(columns: FeatureColumns) -> pb.FeatureColumns:
-    """Return `columns` as a message; a column with one fid in each row has no lengths there."""
+    """Return `columns` as a message, without the lengths of a column with one fid in each row."""
     message = pb.FeatureColumns()
     for name, sparse in columns.sparse.items():
         assert len(sparse) == columns.num_rows and int(sparse.lengths.sum()) == len(sparse.fids), name
@@ -60,7 +60,7 @@ def check_columns(message: pb.FeatureColumns, num_rows: int, field: str) -> set[
         names.add(name)
         if not lengths:
             if num_fids != num_rows:
-                rule = f"must have one fid for each of {num_rows} rows where lengths are absent"
+                rule = f"must have one fid for each of {num_rows} rows if lengths are absent"
                 raise WireError(f"{field}.{name}.fids {rule}, got {num_fids}")
         elif len(lengths) != num_rows:
             raise WireError(f"{field}.{name}.lengths must have {num_rows} rows, got {len(lengths)}")

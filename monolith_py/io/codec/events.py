@@ -37,7 +37,7 @@ def decode_impression(value: bytes) -> Impression:
     """Return the impression in `value`.
 
     Raises:
-        WireError: no impression, or one that breaks a rule of `check_request` or `check_features`.
+        WireError: no impression, or one that breaks a rule of impression_rules.py.
     """
     message = parse(pb.Impression(), value)
     check_request(message)
@@ -78,7 +78,7 @@ def decode_action(value: bytes) -> Action:
 
 
 def encode_features(columns: FeatureColumns) -> bytes:
-    """Return the stored features of one user or one item, which are one row, as bytes."""
+    """Return the stored features of one user or one item, one row, as bytes."""
     assert columns.num_rows == 1
     return serialize(pb.StoredFeatures(columns=columns_to_proto(columns)))
 
@@ -87,13 +87,13 @@ def decode_features(value: bytes) -> FeatureColumns:
     """Return the stored features in `value`: one row.
 
     Raises:
-        WireError: no stored features, or columns that are not one row.
+        WireError: no stored features, or columns of more or less than one row.
     """
     return columns_from_proto(parse(pb.StoredFeatures(), value).columns, 1, "features")
 
 
 def encode_dead_letter(topic: str, partition: int, offset: int, value: bytes, reason: str, time_ms: int) -> bytes:
-    """Return a refused message with where it lay, why it was refused and when (wall clock)."""
+    """Return a refused message with its place in the log, the reason and the wall clock, as bytes."""
     message = pb.DeadLetter(topic=topic, partition=partition, offset=offset, reason=reason, time_ms=time_ms, value=value)
     return serialize(message)
 

@@ -1,8 +1,8 @@
 """Examples to and from an Arrow IPC stream of one record batch: readable by any Arrow library, decoded without a copy of the features.
 
 Columns: request_id string, item_id int64, time_ms int64, kind uint8, sample_rate float32, `label_<task>` float32, a sparse feature
-`s_<name>` list<int64>, a dense one `d_<name>` fixed_size_list<float32>[width]. Nothing is null. The schema's metadata has the format's
-version under `monolith.examples` and beside it what the writer gave. Letters: B examples.
+`s_<name>` list<int64>, a dense one `d_<name>` fixed_size_list<float32>[width]. Nothing is null. The schema's metadata has the format
+version under `monolith.examples`, and the writer's own entries. Letters: B examples.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _Fields = tuple[tuple[str, int | None], ...]  # column name, width of a dense co
 
 
 def encode_examples(batch: ExampleBatch, metadata: Mapping[str, str] | None = None) -> bytes:
-    """Return `batch` as one record, with `metadata` for `examples_metadata`, whose keys must not begin with `monolith.`.
+    """Return `batch` as one record with `metadata`, for `examples_metadata`; its keys must not begin with `monolith.`.
 
     Raises:
         WireError: the batch breaks a rule that decoding checks.
@@ -71,14 +71,14 @@ def decode_examples(value: bytes) -> ExampleBatch:
     """Return the examples in `value`. Fids and dense values are read-only views of it.
 
     Raises:
-        WireError: no Arrow stream of one batch, another version of the format, a column that is missing, unknown or of the wrong type,
-            a null, or a value that breaks its rule.
+        WireError: no Arrow stream of one batch, another format version, a column that is missing, unknown or of the wrong type, a null,
+            or a value that breaks its rule.
     """
     record = _read(value)
     columns = {field.name: column for field, column in zip(record.schema, record.columns, strict=True)}
     for name, kind in _FIXED.items():
         if name not in columns:
-            raise WireError(f"examples.{name} must be there, got {sorted(columns)}")
+            raise WireError(f"examples must have a column {name}, got {sorted(columns)}")
         _require_type(name, columns[name], kind)
     labels: dict[str, FloatArray] = {}
     sparse: dict[str, SparseColumn] = {}
@@ -95,7 +95,7 @@ def decode_examples(value: bytes) -> ExampleBatch:
         elif prefix == "d" and rest:
             dense[rest] = _dense_column(name, column)
         else:
-            raise WireError(f"examples.{name} must begin with label_, s_ or d_")
+            raise WireError(f"examples columns must begin with label_, s_ or d_, got {name!r}")
     batch = ExampleBatch(
         request_ids=tuple(columns["request_id"].to_pylist()),
         item_ids=np.array(columns["item_id"]),
@@ -110,7 +110,7 @@ def decode_examples(value: bytes) -> ExampleBatch:
 
 
 def examples_metadata(value: bytes) -> dict[str, str]:
-    """Return the metadata that was given to `encode_examples`, without reading the examples.
+    """Return the metadata given to `encode_examples`, without reading the examples.
 
     Raises:
         WireError: `value` does not begin with an Arrow schema of this format.
@@ -143,7 +143,7 @@ def _metadata(schema: pa.Schema) -> Mapping[bytes, bytes]:
 
 
 def _read(value: bytes) -> pa.RecordBatch:
-    """Return the one batch in `value`, its buffers checked against their bounds."""
+    """Return the only batch in `value`, with its buffers checked against their bounds."""
     try:
         with pa.ipc.open_stream(pa.py_buffer(value)) as reader:
             _metadata(reader.schema)
@@ -190,7 +190,7 @@ def _dense_column(name: str, column: pa.Array) -> FloatArray:
 
 
 def _check(batch: ExampleBatch) -> None:
-    """Check what types cannot say; encoder and decoder share it."""
+    """Check the rules beyond types; for encoder and decoder."""
     num_rows = len(batch)
     lengths = {
         "item_id": len(batch.item_ids),

@@ -71,7 +71,7 @@ class _Sparse:
     def __init__(self) -> None:
         self._fids: list[int] = []
         self._num_rows = 0
-        self._odd: dict[int, int] = {}  # row -> number of fids, where that is not 1
+        self._odd: dict[int, int] = {}  # row -> number of fids, if not 1
 
     def add(self, start: int, column: pb.SparseColumn, rows: Sequence[int]) -> None:
         """Append `rows` of `column`, the first as row `start`."""

@@ -51,7 +51,7 @@ class WirePatterns:
         return None
 
     def columns_of(self, message: pb.Impression) -> FlatColumns | None:
-        """Return the columns of a valid impression, None where they are not flat."""
+        """Return the columns of a valid impression, None if they are not flat."""
         columns = self.flatten(message)
         if columns is None and self.learn(message):
             return self.flatten(message)

@@ -9,25 +9,25 @@ from typing import Protocol
 
 from monolith_py.errors import ConfigError
 
-# Environment variable with the password of the Redis server: secrets have no place in a job's TOML.
+# Environment variable with the password of the Redis server: a job's TOML holds no secrets.
 PASSWORD_VARIABLE = "MONOLITH_KV_PASSWORD"
 
 
 class Kv(Protocol):
-    """Bytes by key, in batches. Safe for threads. All methods raise `KvError` when the store cannot be reached."""
+    """Bytes by key, in batches. Safe for threads. All methods raise `KvError` if the store cannot be reached."""
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Return the value of each key, None where there is none."""
+        """Return the value of each key, None for an absent one."""
         ...
 
     def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
-        """Put, then delete, in one atomic, durable step: a key in both is gone afterwards."""
+        """Put, then delete, in one atomic, durable step: a key in both is absent afterwards."""
         ...
 
     def scan(self, prefix: str) -> Iterator[tuple[str, bytes]]:
-        """Yield every (key, value) whose key starts with `prefix`, each once, in no order.
+        """Yield every (key, value) with a key that starts with `prefix`, each once, in no order.
 
-        What is written while it runs may be seen or not.
+        Concurrent writes may be seen or not.
         """
         ...
 
@@ -37,7 +37,7 @@ class Kv(Protocol):
 
 
 class MemoryKv:
-    """A `Kv` in this process's memory: for tests and for features that are loaded at start. Nothing outlives the process.
+    """A `Kv` in the memory of this process, for tests and for features loaded at the start.
 
     >>> kv = MemoryKv()
     >>> kv.write({"user:1": b"a", "user:2": b"b"}, deletes=["user:2"])
@@ -50,33 +50,34 @@ class MemoryKv:
         self._values: dict[str, bytes] = {}
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Return the value of each key, None where there is none."""
+        """Return the value of each key, None for an absent one."""
         with self._lock:
             return [self._values.get(key) for key in keys]
 
     def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
-        """Put, then delete, in one atomic step: a key in both is gone afterwards."""
+        """Put, then delete, in one atomic step: a key in both is absent afterwards."""
         with self._lock:
             self._values.update(puts)
             for key in deletes:
                 self._values.pop(key, None)
 
     def scan(self, prefix: str) -> Iterator[tuple[str, bytes]]:
-        """Yield every (key, value) whose key starts with `prefix`, as they are at the first step."""
+        """Yield every (key, value) with a key that starts with `prefix`, as of the first step."""
         with self._lock:
             found = [(key, value) for key, value in self._values.items() if key.startswith(prefix)]
         yield from found
 
     def close(self) -> None:
-        """Let go of all values."""
+        """Delete all values."""
         with self._lock:
             self._values.clear()
 
 
 def open_kv(url: str) -> Kv:
-    """Return the store at `url`: `memory:` (a new one at each call), `sqlite:///FILE` (a fourth slash for an absolute path),
-    `redis://host:port/db`, `rediss://...` (TLS) or `unix:///path/redis.sock?db=0`. The password of a Redis server, where the URL
-    holds none, is taken from the environment: `MONOLITH_KV_PASSWORD`.
+    """Return the store at `url`.
+
+    `memory:` (a new one at each call), `sqlite:///FILE` (a fourth slash for an absolute path), `redis://host:port/db`, `rediss://...` (TLS)
+    or `unix:///path/redis.sock?db=0`. The environment variable MONOLITH_KV_PASSWORD gives the password of a Redis URL without one.
 
     Raises:
         ConfigError: `url` names no kind of store.

@@ -1,7 +1,7 @@
-"""The Kv on a Redis server: the one door to redis-py.
+"""The Kv on a Redis server. The only module that imports redis-py.
 
-A write is one MULTI/EXEC transaction. How durable it is, the server's own settings say: `appendonly yes` with `appendfsync always` keeps
-every acknowledged write, `everysec` may lose the last second when the machine dies.
+A write is one MULTI/EXEC transaction. The server's settings decide its durability: `appendonly yes` with `appendfsync always` keeps every
+acknowledged write; `everysec` may lose the last second if the machine dies.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from redis.retry import Retry
 
 from monolith_py.errors import ConfigError, KvError
 
-# Keys of one MGET, MSET or DEL: large enough to spend the time in the server, small enough not to block its other clients.
+# Keys of one MGET, MSET or DEL: few round trips, and no long block for other clients.
 _CHUNK = 500
-# A server that restarts is back within this time; after it the caller gets a KvError.
+# 3.3 s of pauses: a server that restarts is back by then. Afterwards the caller gets a KvError.
 _RETRIES, _LONGEST_PAUSE_S = 8, 1.0
 _SOCKET_TIMEOUT_S = 5.0
 
@@ -28,14 +28,14 @@ _SOCKET_TIMEOUT_S = 5.0
 class RedisKv:
     """A `Kv` on the server at `url` (`redis://host:port/db`, `rediss://...`, `unix:///path?db=0`). Safe for threads.
 
-    `password` is for a URL that holds none.
+    `password` is for a URL without one.
     """
 
     def __init__(self, url: str, *, password: str | None = None) -> None:
         # The password, if any, stays out of errors.
         self._name = re.sub(r"//[^@/]*@", "//", url)
         try:
-            # A retried write is safe: puts and deletes say what shall be, not what shall change.
+            # A retried write is safe: puts and deletes are idempotent.
             self._client = redis.Redis.from_url(
                 url,
                 password=password,
@@ -47,7 +47,7 @@ class RedisKv:
             raise ConfigError(f"kv.url must be an address of a Redis server, got {self._name!r}: {error}") from None
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Return the value of each key, None where there is none."""
+        """Return the value of each key, None for an absent one."""
         values: list[bytes | None] = []
         with _mapped_errors(self._name):
             for start in range(0, len(keys), _CHUNK):
@@ -55,7 +55,7 @@ class RedisKv:
         return values
 
     def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
-        """Put, then delete, in one atomic step: a key in both is gone afterwards."""
+        """Put, then delete, in one atomic step: a key in both is absent afterwards."""
         with _mapped_errors(self._name), self._client.pipeline(transaction=True) as pipeline:
             entries = iter(puts.items())
             while chunk := dict(islice(entries, _CHUNK)):
@@ -65,7 +65,7 @@ class RedisKv:
             pipeline.execute()
 
     def scan(self, prefix: str) -> Iterator[tuple[str, bytes]]:
-        """Yield every (key, value) whose key starts with `prefix`, each once, in no order."""
+        """Yield every (key, value) with a key that starts with `prefix`, each once, in no order."""
         pattern = re.sub(r"([\\*?\[\]^])", r"\\\1", prefix) + "*"
         cursor, seen = 0, set[bytes]()
         while True:
@@ -90,7 +90,7 @@ class RedisKv:
 
 @contextmanager
 def _mapped_errors(name: str) -> Iterator[None]:
-    """Raise what redis-py raises inside as `KvError`, naming the server and the cause."""
+    """Map errors of redis-py to `KvError` with the server and the cause."""
     try:
         yield
     except (redis.RedisError, OSError) as error:

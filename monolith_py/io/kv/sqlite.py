@@ -1,4 +1,4 @@
-"""The Kv on one SQLite file: the embedded default, durable, for any number of processes on one machine."""
+"""The Kv on one SQLite file: embedded, durable, for any number of processes on one machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CHUNK = 500
 
 
 class SqliteKv:
-    """A `Kv` in the file `path`, which is made if need be. Safe for threads; not to be used across a fork."""
+    """A `Kv` in the file `path`, created if absent. Safe for threads; not usable across a fork."""
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
@@ -27,7 +27,7 @@ class SqliteKv:
             self._reader = connect(self._path, create=False)
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Return the value of each key, None where there is none."""
+        """Return the value of each key, None for an absent one."""
         encoded = [key.encode() for key in keys]
         found: dict[bytes, bytes] = {}
         with self._read_lock, mapped_errors(KvError, self._path):
@@ -38,7 +38,7 @@ class SqliteKv:
         return [found.get(key) for key in encoded]
 
     def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
-        """Put, then delete, in one atomic, durable step: a key in both is gone afterwards."""
+        """Put, then delete, in one atomic, durable step: a key in both is absent afterwards."""
         with self._write_lock, mapped_errors(KvError, self._path), transaction(self._writer):
             self._writer.executemany(
                 "INSERT INTO entry VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
@@ -47,9 +47,9 @@ class SqliteKv:
             self._writer.executemany("DELETE FROM entry WHERE key = ?", ((key.encode(),) for key in deletes))
 
     def scan(self, prefix: str) -> Iterator[tuple[str, bytes]]:
-        """Yield every (key, value) whose key starts with `prefix`, in the order of the keys' bytes."""
+        """Yield every (key, value) with a key that starts with `prefix`, in the order of the keys' bytes."""
         start = prefix.encode()
-        stop = start + b"\xff"  # no key has this byte: it is no UTF-8
+        stop = start + b"\xff"  # UTF-8 never has this byte
         while True:
             with self._read_lock, mapped_errors(KvError, self._path):
                 rows = self._reader.execute(

@@ -1,4 +1,4 @@
-"""Bad messages from outside: put aside with the reason, counted, and the process goes on."""
+"""Dead letters: bad messages from outside, kept with the reason and counted."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from monolith_py.observe.metrics import DEAD_LETTERS
 
 
 class DeadLetters:
-    """Appends refused messages to one topic. Safe for threads where the log is."""
+    """Appends refused messages to one topic. Safe for threads if the log is."""
 
     def __init__(self, log: Log, topic: str, clock: Clock) -> None:
         self._log, self._topic, self._clock = log, topic, clock
 
     def put(self, topic: str, partition: int, offset: int, value: bytes, reason: str) -> None:
-        """Keep the message `value`, which lay at (topic, partition, offset), with the reason why it was refused.
+        """Append the message `value` from (topic, partition, offset) with the reason for refusing it.
 
-        A `LogError` of the dead-letter topic passes through: the caller must not go past a message that is neither handled nor kept.
+        A `LogError` passes through: the caller must not read past a message that is neither processed nor kept.
         """
         now_ms = self._clock.now_ms()
         self._log.append(self._topic, [encode_dead_letter(topic, partition, offset, value, reason, now_ms)], time_ms=now_ms)

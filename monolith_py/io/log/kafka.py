@@ -1,13 +1,14 @@
-"""The Log on Apache Kafka: with kafka_reader.py the one door to kafka-python.
+"""The Log on Apache Kafka. Only this module and kafka_reader.py import kafka-python.
 
-Appends are acknowledged by all in-sync replicas and idempotent, so a retry within the client neither doubles nor reorders a record. Reads
-assign partitions by hand and seek: offsets are ours (they lie in checkpoints), no consumer group is involved. Only committed records are
-read, and the end offset is the end of what is committed.
+Appends are idempotent and acknowledged by all in-sync replicas, so a retry within the client neither doubles nor reorders a record. Reads
+assign partitions and seek: offsets are in our checkpoints, without a consumer group. Reads return committed records only, and the end
+offset is the end of the committed records.
 
-Event time lies in a header, not in the record's timestamp: a broker forgets an idempotent producer whose records are a day old by their
-timestamps, and after a crash takes a retry of such a record for a new one (measured with Kafka 4.3: one doubled at nearly every kill -9).
-The timestamp is the later of event time and now, so no record with an event time of at least t lies before the first with a timestamp of at
-least t: looking up a time is Kafka's own index, then a scan forward. Records of other producers have no header: their timestamp counts.
+A header holds the event time, not the record's timestamp: a broker forgets an idempotent producer with records a day old by their
+timestamps, and after a crash accepts a retry of such a record as a new one (measured with Kafka 4.3: one doubled at nearly every kill -9).
+The timestamp is the later of event time and now, so no record with an event time of at least t is before the first with a timestamp of at
+least t: a look-up of a time is Kafka's own index, then a scan forward. For records of other producers, without the header, the timestamp is
+the event time.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ from monolith_py.errors import LogError, OffsetTrimmed, TopicMissing
 from monolith_py.io.log.kafka_reader import PartitionReader
 from monolith_py.io.log.log import Record, check_read, check_topic, event_times
 
-# A broker that was killed is back within 6 to 15 s; after this long a call gives up with a LogError.
+# A broker that was killed is back within 6 to 15 s. Afterwards a call fails with a LogError.
 _TIMEOUT_S = 30.0
 _RETRY_PAUSE_S = 0.1
-# One record at most: far above a delta of 8192 rows or 4096 examples.
+# Largest record: far above a delta of 8192 rows or 4096 examples.
 _MAX_RECORD_BYTES = 16 << 20
-# Kafka counts the record's own header too.
+# Kafka's limit includes the record's own header.
 _RECORD_OVERHEAD_BYTES = 1024
 _CONNECTION = {
-    "reconnect_backoff_max_ms": 500,  # the default waits up to 30 s after the broker is back
+    "reconnect_backoff_max_ms": 500,  # by default up to 30 s after the broker is back
     "request_timeout_ms": 10_000,
     "bootstrap_timeout_ms": int(_TIMEOUT_S * 1000),
 }
@@ -50,7 +51,7 @@ _Result = TypeVar("_Result")
 
 
 class KafkaLog:
-    """A `Log` on the Kafka cluster that `servers` (host:port each) belong to. Safe for threads; not to be used across a fork.
+    """A `Log` on the Kafka cluster of `servers` (host:port each). Safe for threads; not usable across a fork.
 
     Topics that it creates keep their records until they are trimmed.
     """
@@ -69,13 +70,13 @@ class KafkaLog:
             self._admin = KafkaAdminClient(**self._settings)
 
     def create_topic(self, topic: str, num_partitions: int = 1) -> None:
-        """Create `topic`, with as many replicas as the cluster's default; do nothing where it exists."""
+        """Create `topic` with the cluster's default number of replicas; do nothing if it exists."""
         check_topic(topic, num_partitions)
         configs = {
             "retention.ms": "-1",
             "max.message.bytes": str(_MAX_RECORD_BYTES),
             "message.timestamp.type": "CreateTime",
-            # A replayed or simulated stream may be ahead of the broker's clock.
+            # Replayed and simulated streams may be ahead of the broker's clock.
             "message.timestamp.after.max.ms": str(2**63 - 1),
         }
         wanted = {topic: {"num_partitions": num_partitions, "replication_factor": -1, "configs": configs}}
@@ -99,13 +100,13 @@ class KafkaLog:
     def append(self, topic: str, values: Sequence[bytes], *, time_ms: int | Sequence[int], partition: int = 0) -> int:
         """Append all values in order and return the offset after the last once all in-sync replicas have them.
 
-        After a `LogError` some of the values, or all, may be in the log.
+        After a `LogError` the log may have some of the values, or all.
         """
         times_ms = event_times(time_ms, len(values))
         self._partition(topic, partition)
         for value in values:
             if len(value) > _MAX_RECORD_BYTES - _RECORD_OVERHEAD_BYTES:
-                raise LogError(f"{topic!r}[{partition}]: a record must be at most {_MAX_RECORD_BYTES >> 20} MiB, got {len(value)} bytes")
+                raise LogError(f"{topic!r}[{partition}]: a record must have at most {_MAX_RECORD_BYTES >> 20} MiB, got {len(value)} bytes")
         if not values:
             return self.end_offset(topic, partition)
         with _mapped_errors(f"{self._name}: {topic!r}[{partition}]"):
@@ -121,16 +122,16 @@ class KafkaLog:
                 )
                 for value, at_ms in zip(values, times_ms, strict=True)
             ]
-            # The producer gives up by itself after its delivery timeout; the margin is for its thread to say so.
+            # The producer itself gives up after its delivery timeout; the margin is for its thread to report it.
             acknowledged = [future.get(timeout=2 * self._timeout_s) for future in sent]
         last = int(acknowledged[-1].offset)
-        # The broker does not tell the offset of a record that it had already got before a retry.
+        # The broker does not return the offset of a record that it already had before a retry.
         return last + 1 if last >= 0 else self.end_offset(topic, partition)
 
     def read(self, topic: str, partition: int, offset: int, max_records: int, timeout_s: float = 0.0) -> list[Record]:
         """Return up to `max_records` records from `offset` on; wait up to `timeout_s` for the first.
 
-        While the broker is away it waits for it, up to the log's own timeout.
+        Waits for a broker that is away, up to the log's own timeout.
 
         Raises:
             OffsetTrimmed: records at `offset` existed and are gone.
@@ -148,8 +149,8 @@ class KafkaLog:
                 records = reader.poll(offset, max_records, timeout_s)
             if records:
                 return [Record(topic, partition, one.offset, _event_time_ms(one), one.value) for one in records]
-            # Nothing came in time, which has four reasons: there is nothing, the broker is away (the look-up waits for it), the offset is
-            # out of range, or records lie there and are on their way.
+            # An empty poll has four possible reasons: there is no record, the broker is away (the look-up waits for it), the offset is out
+            # of range, or records exist and have not arrived yet.
             end = self.end_offset(topic, partition)
             if offset <= end <= reader.position:
                 return []
@@ -159,11 +160,12 @@ class KafkaLog:
             if offset > end:
                 raise LogError(f"{topic!r}[{partition}]: offset {offset} is beyond the end of the log, {end}")
             if time.monotonic() > gives_up:
-                raise LogError(f"{self._name}: {topic!r}[{partition}]: no record of {offset} to {end} came within {self._timeout_s:.0f} s")
+                rule = f"records {offset} to {end} must be readable, got none within {self._timeout_s:.0f} s"
+                raise LogError(f"{self._name}: {topic!r}[{partition}]: {rule}")
             timeout_s = _RETRY_PAUSE_S
 
     def start_offset(self, topic: str, partition: int = 0) -> int:
-        """Return the offset of the oldest record that is still there."""
+        """Return the offset of the oldest record."""
         return self._offset(topic, partition, OffsetSpec.EARLIEST)
 
     def end_offset(self, topic: str, partition: int = 0) -> int:
@@ -175,7 +177,7 @@ class KafkaLog:
         offset, end = self._offset(topic, partition, max(time_ms, 0)), self.end_offset(topic, partition)
         if offset < 0:
             return end
-        # A reader of its own: the one of `read` keeps its place.
+        # A separate reader: that of `read` keeps its position.
         reader = self._reader("scan", TopicPartition(topic, partition))
         while records := self._read(reader, offset, _SCAN_RECORDS, 0.0):
             for record in records:
@@ -185,7 +187,7 @@ class KafkaLog:
         return max(offset, end)
 
     def trim(self, topic: str, partition: int, before_offset: int) -> None:
-        """Let go of records before `before_offset`; Kafka frees their space when it next cleans up."""
+        """Delete records before `before_offset`; Kafka frees their space at its next clean-up."""
         name = self._partition(topic, partition)
         start, end = self.start_offset(topic, partition), self.end_offset(topic, partition)
         if before_offset > start:
@@ -237,7 +239,7 @@ class KafkaLog:
             return self._producer
 
     def _retry(self, topic: str, operation: Callable[[], _Result]) -> _Result:
-        """Return what `operation`, which may run again, returns; while the broker is away, try again until the timeout."""
+        """Return the result of `operation`; while the broker is away, repeat it until the timeout."""
         deadline = time.monotonic() + self._timeout_s
         while True:
             try:
@@ -245,7 +247,7 @@ class KafkaLog:
                     return operation()
             except LogError as error:
                 missing = isinstance(error.__cause__, UnknownTopicOrPartitionError)
-                # A broker that comes back may not know yet of topics that we have seen.
+                # A broker that has just restarted may not know topics yet that we have seen.
                 may_pass = isinstance(error.__cause__, RetriableError) and not (missing and topic not in self._num_partitions)
                 if may_pass and time.monotonic() < deadline:
                     time.sleep(_RETRY_PAUSE_S)
@@ -256,7 +258,7 @@ class KafkaLog:
 
 
 def _event_time_ms(record: Any) -> int:
-    """Return the event time in the record's header, or its timestamp where another producer wrote it."""
+    """Return the event time in the record's header, or the timestamp of a record of another producer."""
     for name, value in record.headers:
         if name == _EVENT_TIME and value is not None and len(value) == 8:
             return int.from_bytes(value, "big")
@@ -265,7 +267,7 @@ def _event_time_ms(record: Any) -> int:
 
 @contextmanager
 def _mapped_errors(name: str) -> Iterator[None]:
-    """Raise what kafka-python raises inside as `LogError`, naming the cluster and the cause."""
+    """Map errors of kafka-python to `LogError` with the cluster and the cause."""
     try:
         yield
     except (KafkaError, OSError) as error:

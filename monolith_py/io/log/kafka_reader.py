@@ -1,4 +1,4 @@
-"""Reading one partition of Kafka from any offset: the consumer behind `KafkaLog.read`."""
+"""The consumer of one Kafka partition, for reads from any offset."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from kafka.errors import OffsetOutOfRangeError
 
 
 class PartitionReader:
-    """The consumer of one partition, which keeps its place. Safe for threads: each waits for the one before."""
+    """Consumer of one partition that keeps its position. Safe for threads: their polls run one after the other."""
 
     def __init__(self, name: TopicPartition, settings: Mapping[str, Any]) -> None:
         self.name, self._settings = name, settings
         self._lock = threading.Lock()
         self._consumer: KafkaConsumer | None = None
-        # Offset that the next poll would return first.
+        # First offset of the next poll.
         self.position = -1
 
     def poll(self, offset: int, max_records: int, timeout_s: float) -> list[Any]:
-        """Return records from `offset` on that arrive within `timeout_s`; none where the offset is out of range, too."""
+        """Return records from `offset` on that arrive within `timeout_s`; none if the offset is out of range."""
         with self._lock:
             if self._consumer is None:
                 self._consumer = self._open()
@@ -34,7 +34,7 @@ class PartitionReader:
                 self.position = -1
                 return []
             records: list[Any] = found.get(self.name, [])
-            # Control records move the position although none is returned.
+            # Control records move the position but are not returned.
             position = self._consumer.position(self.name, timeout_ms=0)
             self.position = records[-1].offset + 1 if records else (self.position if position is None else position)
             return records
@@ -55,7 +55,7 @@ class PartitionReader:
             isolation_level="read_committed",
             allow_auto_create_topics=False,
             max_partition_fetch_bytes=4 << 20,
-            # A request that waits at the end of the log holds up the next one after a seek.
+            # A fetch that waits at the end of the log delays the next one after a seek.
             fetch_max_wait_ms=50,
         )
         consumer.assign([self.name])

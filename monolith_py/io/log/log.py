@@ -12,7 +12,7 @@ from monolith_py.errors import ConfigError
 
 @dataclass(frozen=True)
 class Record:
-    """One record as it lies in the log."""
+    """One record of the log."""
 
     topic: str
     partition: int
@@ -22,13 +22,13 @@ class Record:
 
 
 class Log(Protocol):
-    """Durable streams. Any number of processes may append and read; offsets of a partition grow, without reuse.
+    """Durable streams for any number of appending and reading processes. Offsets of a partition grow and are never reused.
 
-    All methods raise `TopicMissing` for an unknown topic and `LogError` when the log cannot be reached.
+    All methods raise `TopicMissing` for an unknown topic and `LogError` if the log cannot be reached.
     """
 
     def create_topic(self, topic: str, num_partitions: int = 1) -> None:
-        """Create `topic`; do nothing where it exists."""
+        """Create `topic`; do nothing if it exists."""
         ...
 
     def num_partitions(self, topic: str) -> int:
@@ -40,28 +40,28 @@ class Log(Protocol):
 
         `time_ms` is event time: one for all values, or one for each.
 
-        After a `LogError` none of the values may be in the log, or (Kafka) some, or all: who must not append twice looks first.
+        After a `LogError` the log has none of the values or, on Kafka, perhaps some or all: read it before appending again.
         """
         ...
 
     def read(self, topic: str, partition: int, offset: int, max_records: int, timeout_s: float = 0.0) -> list[Record]:
         """Return up to `max_records` records from `offset` on; wait up to `timeout_s` for the first.
 
-        Nothing means that no record lies there now, even where the end offset is larger: offsets may have holes (Kafka's control records).
-        So go on from the last record's offset + 1, and end on an empty read, not on an offset. Large values may come in smaller numbers.
+        An empty list means that there is no record yet, even if the end offset is larger: offsets may have holes (Kafka's control records).
+        So read on from the last record's offset + 1, and stop at an empty read, not at an offset. Large values may come in smaller numbers.
 
         Raises:
             OffsetTrimmed: records at `offset` existed and are gone.
-            LogError: `offset` is beyond the end of the log, which has lost records or is another one.
+            LogError: `offset` is beyond the end of the log: it lost records, or is another log.
         """
         ...
 
     def start_offset(self, topic: str, partition: int = 0) -> int:
-        """Return the offset of the oldest record that is still there."""
+        """Return the offset of the oldest record."""
         ...
 
     def end_offset(self, topic: str, partition: int = 0) -> int:
-        """Return the offset that the next record will have."""
+        """Return the offset of the next record."""
         ...
 
     def offset_at(self, topic: str, partition: int, time_ms: int) -> int:
@@ -69,7 +69,7 @@ class Log(Protocol):
         ...
 
     def trim(self, topic: str, partition: int, before_offset: int) -> None:
-        """Let go of records before `before_offset`."""
+        """Delete records before `before_offset`."""
         ...
 
     def close(self) -> None:
@@ -81,7 +81,7 @@ _TOPIC = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
 
 
 def is_topic_name(topic: str) -> bool:
-    """Return whether `topic` can be the name of a topic: Kafka's rule, for every log."""
+    """Return whether `topic` is a valid name of a topic: Kafka's rule, for every log."""
     return _TOPIC.fullmatch(topic) is not None
 
 
@@ -94,7 +94,7 @@ def check_topic(topic: str, num_partitions: int) -> None:
 
 
 def event_times(time_ms: int | Sequence[int], num_values: int) -> Sequence[int]:
-    """Return the event time of each value of `Log.append`, whose arguments it checks."""
+    """Check the arguments of `Log.append` and return the event time of each value."""
     times_ms = [time_ms] * max(num_values, 1) if isinstance(time_ms, int) else time_ms
     if min(times_ms, default=0) < 0:
         raise ValueError(f"time_ms must be >= 0, got {min(times_ms)}")

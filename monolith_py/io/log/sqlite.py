@@ -1,11 +1,11 @@
-"""The Log on SQLite files: the embedded default, durable, for any number of processes on one machine.
+"""The Log on SQLite files: embedded, durable, for any number of processes on one machine.
 
 A log is a folder, a topic a folder in it, a partition one database file, so writers of different partitions never wait for each other:
 
     LOG/impressions/00000.db  00001.db  ...
 
-A partition keeps `record(offset, time_ms, value)`, and `peak`: the records that are later in event time than all before them. The first
-record at or after a time is always a peak, so looking up a time is one index search although event times come out of order.
+A partition has the tables `record(offset, time_ms, value)` and `peak`: the records later in event time than all before them. The first
+record at or after a time is always a peak, so a look-up of a time is one index search, although event times are out of order.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ CREATE TABLE peak (time_ms INTEGER PRIMARY KEY, offset INTEGER NOT NULL);
 CREATE TABLE bounds (start_offset INTEGER NOT NULL);
 INSERT INTO bounds VALUES (0);
 """
-# A waiting reader looks again after these pauses, doubling from the first to the last.
+# Pauses between the reads of a waiting reader: they double from the first to the last.
 _SHORTEST_PAUSE_S = 0.001
 _LONGEST_PAUSE_S = 0.01
-# A read stops after this many bytes of values, whatever number of records was asked for.
+# A read returns no more records after this many bytes of values.
 _READ_BYTES = 32 << 20
-# Records deleted in one transaction by a trim, so that appends get their turn in between.
+# Records deleted by a trim in one transaction: appends run in between.
 _TRIM_RECORDS = 500
 
 
 class SqliteLog:
-    """A `Log` in the folder `path`, which is made if need be. Safe for threads; not to be used across a fork.
+    """A `Log` in the folder `path`, created if absent. Safe for threads; not usable across a fork.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -62,13 +62,13 @@ class SqliteLog:
             self._path.mkdir(parents=True, exist_ok=True)
 
     def create_topic(self, topic: str, num_partitions: int = 1) -> None:
-        """Create `topic`; do nothing where it exists."""
+        """Create `topic`; do nothing if it exists."""
         check_topic(topic, num_partitions)
         folder = self._path / topic
         with mapped_errors(LogError, folder):
             if folder.exists():
                 return
-            # The topic appears whole or not at all: other processes may be looking, or creating it too.
+            # The topic appears with all partitions at once: other processes may read or create it meanwhile.
             staging = self._path / f"~{secrets.token_hex(8)}"
             staging.mkdir()
             try:
@@ -122,11 +122,11 @@ class SqliteLog:
         return []
 
     def start_offset(self, topic: str, partition: int = 0) -> int:
-        """Return the offset of the oldest record that is still there."""
+        """Return the offset of the oldest record."""
         return self._partition(topic, partition).bounds()[0]
 
     def end_offset(self, topic: str, partition: int = 0) -> int:
-        """Return the offset that the next record will have."""
+        """Return the offset of the next record."""
         return self._partition(topic, partition).bounds()[1]
 
     def offset_at(self, topic: str, partition: int, time_ms: int) -> int:
@@ -134,7 +134,7 @@ class SqliteLog:
         return self._partition(topic, partition).offset_at(time_ms)
 
     def trim(self, topic: str, partition: int, before_offset: int) -> None:
-        """Let go of records before `before_offset`; their pages are used again by later records."""
+        """Delete records before `before_offset`; later records reuse their pages."""
         self._partition(topic, partition).trim(before_offset)
 
     def close(self) -> None:
@@ -166,7 +166,7 @@ class SqliteLog:
 
 
 class _PartitionFile:
-    """One partition's file, with one connection for appends and one for reads, each used by one thread at a time."""
+    """File of one partition, with a connection for appends and one for reads, each for one thread at a time."""
 
     def __init__(self, path: Path, busy_timeout_s: float) -> None:
         self._path, self._busy_timeout_s = path, busy_timeout_s
@@ -189,7 +189,7 @@ class _PartitionFile:
         return end + len(values)
 
     def rows(self, offset: int, max_records: int) -> list[tuple[int, int, bytes]]:
-        """Return (offset, time_ms, value) of the records from `offset` on; none where records at `offset` are gone."""
+        """Return (offset, time_ms, value) of the records from `offset` on; none if the record at `offset` is gone."""
         with self._reading() as reader:
             cursor = reader.execute(
                 "SELECT offset, time_ms, value FROM record WHERE offset >= ? ORDER BY offset LIMIT ?", (offset, max_records)
@@ -212,20 +212,20 @@ class _PartitionFile:
         with self._reading() as reader:
             start, end = _bounds(reader)
             row = reader.execute("SELECT offset FROM peak WHERE time_ms >= ? ORDER BY time_ms LIMIT 1", (time_ms,)).fetchone()
-            if row and row[0] < start:  # the peak is trimmed: the next record late enough need not be a peak
+            if row and row[0] < start:  # the peak is trimmed: the first record late enough may be no peak
                 row = reader.execute(
                     "SELECT offset FROM record WHERE offset >= ? AND time_ms >= ? ORDER BY offset LIMIT 1", (start, time_ms)
                 ).fetchone()
         return int(row[0]) if row else end
 
     def trim(self, before_offset: int) -> None:
-        """Move the start first, in one step, then delete what lies before it in small steps."""
+        """Move the start offset, then delete the records before it in small transactions."""
         while True:
             with self._writing() as writer, transaction(writer):
                 start, end = _bounds(writer)
                 start = max(start, min(before_offset, end))
                 writer.execute("UPDATE bounds SET start_offset = ?", (start,))
-                # The last trimmed peak stays: it tells a look-up at or before its time that the answer need not be a peak.
+                # The last trimmed peak stays: a look-up that finds it knows that the answer may be no peak.
                 writer.execute("DELETE FROM peak WHERE offset < (SELECT max(offset) FROM peak WHERE offset < ?)", (start,))
                 (oldest,) = writer.execute("SELECT min(offset) FROM record").fetchone()
                 if oldest is None or oldest >= start:
@@ -260,7 +260,7 @@ class _PartitionFile:
 
 
 def _bounds(connection: sqlite3.Connection) -> tuple[int, int]:
-    """Return (start, end) of the partition; the end is the start where no record is left."""
+    """Return (start offset, end offset) of the partition; they are equal if it has no record."""
     row = connection.execute("SELECT start_offset, (SELECT max(offset) FROM record) FROM bounds").fetchone()
     start, newest = int(row[0]), row[1]
     return start, start if newest is None else max(start, int(newest) + 1)

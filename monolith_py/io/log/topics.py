@@ -1,4 +1,4 @@
-"""The topics of a job, and which partition a request belongs to."""
+"""The topics of a job, and the partition of a request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from monolith_py.io.log.log import Log
 
 @dataclass(frozen=True)
 class Topics:
-    """Names of a job's topics, the prefix included."""
+    """Names of a job's topics, with the prefix."""
 
     impressions: str
     actions: str
@@ -22,7 +22,7 @@ class Topics:
 
     @staticmethod
     def of(config: LogConfig) -> Topics:
-        """Return the topics of the job whose log is `config`.
+        """Return the topics of the job with the log `config`.
 
         >>> Topics.of(LogConfig(url="sqlite:///log", topic_prefix="shop.")).updates
         'shop.updates'
@@ -32,7 +32,7 @@ class Topics:
 
 
 def create_topics(log: Log, config: LogConfig) -> None:
-    """Create the job's topics where they do not exist: `config.partitions` partitions for those of events and examples, one for the others.
+    """Create the missing topics of a job: `config.partitions` partitions for events and examples, one for the others.
 
     Raises:
         ConfigError: a topic exists with another number of partitions.
@@ -48,10 +48,10 @@ def create_topics(log: Log, config: LogConfig) -> None:
 
 
 def partition_of(request_id: str, num_partitions: int) -> int:
-    """Return the partition of a request, the same for its impression, its actions and its examples.
+    """Return the partition of a request: the same for its impression, its actions and its examples.
 
-    It is what Kafka's own clients choose for a record with the request id as its key (murmur2, then modulo), so an app that appends
-    actions with any Kafka client and that key needs no code of ours.
+    Kafka's own clients choose the same partition for a record with the request id as its key (murmur2, then modulo), so an app can append
+    actions with any Kafka client.
 
     >>> partition_of("r1", 8)
     4
@@ -60,7 +60,7 @@ def partition_of(request_id: str, num_partitions: int) -> int:
 
 
 def _murmur2(data: bytes) -> int:
-    """Return Austin Appleby's MurmurHash2, 32 bits, with the seed that Kafka uses."""
+    """Return Austin Appleby's MurmurHash2, 32 bits, with Kafka's seed."""
     mask, multiplier = 0xFFFFFFFF, 0x5BD1E995
     state = 0x9747B28C ^ len(data)
     whole = len(data) & ~3

@@ -1,1 +1,1 @@
-"""Layers of a tower: sparse linear layers, their storage and their packed forms."""
+"""Layers of a tower: sparse linear layers and their forms for the core, serving and GPUs."""

@@ -1,7 +1,7 @@
-"""Atoms of a layer: the grid they form, their scores from those of the weights, and which of them live as mask or as CSR.
+"""Grid, scores and topology of a layer's atoms; a topology is a mask or a pair of CSR arrays.
 
-O is the outputs of a layer, I its inputs, h the outputs of an atom. Atoms lie on a grid (blocks, I), blocks = ceil(O / h); where an
-atom is a whole neuron the grid is (O,). A mask is bool, of the grid's shape, True where the atom lives.
+Letters: O outputs and I inputs of a layer, h outputs of an atom. The grid of the atoms is (blocks, I) with blocks = ceil(O / h), or (O,)
+if an atom is a whole neuron. A mask is bool, of the grid's shape, True for a live atom.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ Indices = NDArray[np.int32]
 
 
 def height_of(atom: Atom) -> int:
-    """Return the outputs of an atom.
+    """Return the number of outputs of an atom.
 
     Raises:
-        ValueError: an atom is a neuron, which has all of a layer's inputs.
+        ValueError: the atom is a neuron.
     """
     if atom == "neuron":
         raise ValueError("atom must be '16x1' or '1x1' to have a height, got 'neuron'")
@@ -30,13 +30,13 @@ def height_of(atom: Atom) -> int:
 
 
 def grid_of(shape: tuple[int, int], atom: Atom) -> tuple[int, ...]:
-    """Return the grid of the atoms of a weight (O, I). The last block is smaller where h does not divide O."""
+    """Return the grid of the atoms of a weight (O, I). The last block is smaller if h does not divide O."""
     outputs, inputs = shape
     return (outputs,) if atom == "neuron" else (-(-outputs // height_of(atom)), inputs)
 
 
 def atom_sums(values: Scores, atom: Atom) -> Scores:
-    """Return the sum of |values| over each atom, (O, I) -> the grid: the score of an atom from what its weights have.
+    """Return the sum of |values| over each atom, (O, I) -> the grid.
 
     >>> atom_sums(np.array([[1.0, -2.0], [3.0, 4.0]]), "neuron")
     array([3., 7.])
@@ -59,10 +59,10 @@ def csr_of(mask: Mask) -> tuple[Indices, Indices]:
 
 
 def mask_of(bounds: Indices, columns: Indices, grid: tuple[int, ...]) -> Mask:
-    """Return the mask that `csr_of` would turn into `bounds` and `columns`.
+    """Return the mask of the CSR arrays of `csr_of`.
 
     Raises:
-        ValueError: they are no topology of this grid.
+        ValueError: the arrays are not a topology of this grid.
     """
     blocks, width = grid if len(grid) == 2 else (1, *grid)
     if len(bounds) != blocks + 1 or bounds[0] != 0 or bounds[-1] != len(columns) or np.any(np.diff(bounds) < 0):

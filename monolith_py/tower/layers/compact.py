@@ -1,6 +1,6 @@
-"""Dense layers that compute what a sparse tower does, as small as its topology lets them be: for GPUs and other runtimes.
+"""Smallest dense layers equivalent to a sparse tower, for GPUs and other runtimes.
 
-Letters: I inputs and O outputs of a layer, i <= I and o <= O those that are left.
+Letters: I inputs and O outputs of a layer, i <= I and o <= O the remaining ones.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from monolith_py.tower.layers.sparse_linear import SparseLinear
 
 
 class CompactTower(nn.Module):
-    """Linear and ReLU over the inputs that are read, with the outputs that matter.
+    """Linear and ReLU layers without unused inputs and outputs.
 
-    An output that no atom of the next layer reads is left out. One that reads nothing is the same for all inputs: it goes into the next
-    layer's bias. The last layer keeps all outputs.
+    An output without a reader in the next layer is removed. An output without an input is constant and is folded into the next layer's
+    bias. The last layer keeps all outputs.
     """
 
-    inputs: Tensor  # int64 (i,): the tower's inputs that are read
+    inputs: Tensor  # int64 (i,): the used inputs of the tower
 
     def __init__(self, layers: Sequence[SparseLinear | nn.Linear]) -> None:
-        """Take the weights that the layers have now."""
+        """Copy the current weights of `layers`."""
         super().__init__()
         weights, biases = zip(*map(_dense, layers), strict=True)
         relus = [getattr(layer, "relu", True) for layer in layers]
@@ -41,7 +41,7 @@ class CompactTower(nn.Module):
 
     @property
     def num_weights(self) -> int:
-        """Return how many weights are left, biases not counted."""
+        """Return the number of weights, without biases."""
         return sum(layer.in_features * layer.out_features for layer in self.layers if isinstance(layer, nn.Linear))
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -60,9 +60,9 @@ def _dense(layer: SparseLinear | nn.Linear) -> tuple[Tensor, Tensor]:
 
 
 def _fold(weights: list[Tensor], biases: list[Tensor], relus: list[bool]) -> tuple[list[Tensor], list[Tensor]]:
-    """Return which inputs of each layer are read, bool (I,), and the biases with what is constant folded in, (O,)."""
+    """Return the used inputs of each layer, bool (I,), and the biases with constant outputs folded in, (O,)."""
     read = [(weight != 0).any(dim=0) for weight in weights]
-    # Backwards, as an output that nobody reads reads nothing itself.
+    # Backwards: an output without a reader uses no input itself.
     for index in range(len(weights) - 2, -1, -1):
         read[index] = (weights[index][read[index + 1]] != 0).any(dim=0)
     for index in range(len(weights) - 1):

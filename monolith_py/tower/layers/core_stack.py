@@ -1,4 +1,4 @@
-"""A tower's layers in the core: one call forward, one call backward, no torch in between.
+"""Layers of a tower in the core: one call for forward, one for backward.
 
 Letters: B rows of the batch, I and O inputs and outputs of a layer, h weights of an atom, k live atoms.
 """
@@ -21,30 +21,30 @@ _HEIGHTS = {"16x1": 16, "1x1": 1}
 
 
 class CoreStack:
-    """Computes the layers it was made for, each with ReLU after it but for a `SparseLinear` that says otherwise.
+    """Layers of a tower in the core, each followed by ReLU, except a `SparseLinear` with `relu` False.
 
-    `forward` of one stack may run in several threads once it is frozen; before that it belongs to one.
+    Several threads may call `forward` of a frozen stack; before `freeze` only one may.
     """
 
     def __init__(self, layers: Sequence[Layer], atom: Atom, *, bf16: bool) -> None:
         self._layers, self._atom, self._bf16 = tuple(layers), atom, bf16
         shapes = [(layer.in_features, layer.out_features, getattr(layer, "relu", True)) for layer in layers]
         self._core = _core.TowerStack(shapes, _HEIGHTS[atom], bf16)
-        self._topology_versions: list[int | None] = [None] * len(layers)  # of the topologies in the core
+        self._topology_versions: list[int | None] = [None] * len(layers)  # of the loaded topologies
         self._frozen = False
 
     @property
     def engine(self) -> str:
-        """Return what computes: "amx", or the vector instructions of the core."""
+        """Return "amx", "avx512", "avx2" or "portable"."""
         return str(self._core.engine)
 
     def freeze(self) -> None:
-        """Pack the weights as they are now, for many calls without gradients; later changes are not seen."""
+        """Pack the current weights; forward without gradients ignores later changes."""
         self._load([_parameter(layer) for layer in self._layers], [_bias(layer) for layer in self._layers])
         self._frozen = True
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Return the last layer's outputs, float32 (B, O), of inputs float32 (B, w) that lie side by side."""
+        """Return the last layer's outputs, float32 (B, O); `inputs`, float32 (B, w), are concatenated."""
         parts = [part.float().contiguous() for part in inputs]
         parameters = [tensor for layer in self._layers for tensor in (_parameter(layer), _bias(layer))]
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*parts, *parameters)):
@@ -54,13 +54,13 @@ class CoreStack:
             self._load(parameters[::2], parameters[1::2])
         return self._compute(parts, None)
 
-    def _compute(self, parts: Sequence[Tensor], keep: Any) -> Tensor:
+    def _compute(self, parts: Sequence[Tensor], tape_owner: Any) -> Tensor:
         outputs = torch.empty(len(parts[0]), self._layers[-1].out_features)
         arrays = [part.detach().numpy() for part in parts]
-        if keep is None:
+        if tape_owner is None:
             self._core.forward(arrays, outputs.numpy())
         else:
-            keep.tape = self._core.forward_tape(arrays, outputs.numpy())
+            tape_owner.tape = self._core.forward_tape(arrays, outputs.numpy())
         return outputs
 
     def _load(self, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
@@ -73,14 +73,14 @@ class CoreStack:
         self._core.load(values, [bias.detach().numpy() for bias in biases])
 
     def _to_atoms(self, layer: Layer, weight: Tensor) -> Tensor:
-        """Return a layer's weights as the core takes them, (k, h)."""
+        """Return the weights of a layer in the order of the core, (k, h)."""
         if isinstance(layer, SparseLinear):
             return weight
         atoms = atoms_of(weight, self._atom)
         return atoms.reshape(-1, atoms.shape[2]).contiguous()
 
     def _from_atoms(self, layer: Layer, gradient: Tensor) -> Tensor:
-        """Return the gradient of a layer's weights, of (k, h)."""
+        """Return the gradient (k, h) in the shape of the layer's weights."""
         if isinstance(layer, SparseLinear):
             return gradient
         atoms = gradient.view(-1, layer.in_features, gradient.shape[1])
@@ -88,7 +88,7 @@ class CoreStack:
 
 
 class _Run(torch.autograd.Function):
-    """Forward and backward of all layers; the tape in between is the core's."""
+    """Forward and backward of all layers, joined by a tape of the core."""
 
     @staticmethod
     def forward(ctx: Any, stack: CoreStack, num_parts: int, *tensors: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ class _Run(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         stack: CoreStack = ctx.stack
-        ctx.saved_tensors  # noqa: B018 - raises where a part has changed since forward
+        ctx.saved_tensors  # noqa: B018 - raises if a part has changed since forward
         gradient = gradients[0].float().contiguous()
         parts = [torch.empty(len(gradient), width) if needs else None for width, needs in zip(ctx.widths, ctx.needs, strict=True)]
         height = _HEIGHTS[stack._atom]
@@ -136,7 +136,7 @@ def _num_live(layer: Layer, height: int) -> int:
 
 
 def _gradient_sums(layers: Sequence[Layer], height: int) -> list[Tensor] | None:
-    """Return where the gradients of all atoms go, (blocks, I, h) for each layer; None where no layer collects them."""
+    """Return the buffers for gradients of all atoms, (blocks, I, h) for each layer; None if no layer collects them."""
     sums = [layer.gradient_sum if isinstance(layer, SparseLinear) else None for layer in layers]
     if all(total is None for total in sums):
         return None
@@ -147,7 +147,7 @@ def _gradient_sums(layers: Sequence[Layer], height: int) -> list[Tensor] | None:
 
 
 def _topology(layer: Layer, height: int) -> tuple[Any, Any]:
-    """Return bounds int32 (blocks + 1,) and columns int32 (k,); of a dense layer all atoms."""
+    """Return bounds int32 (blocks + 1,) and columns int32 (k,); in a dense layer all atoms live."""
     if isinstance(layer, SparseLinear):
         return layer.bounds.numpy(), layer.columns.numpy()
     blocks, inputs = -(-layer.out_features // height), layer.in_features

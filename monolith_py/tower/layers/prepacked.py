@@ -1,7 +1,7 @@
-"""Dense layers for serving: weights in the order that oneDNN wants where that is faster than torch's own.
+"""Dense layers for serving, with weights in oneDNN's order if that is faster than torch's own.
 
-Which is faster depends on machine, shape and batch (measured: oneDNN 2.3 times faster on one CPU, slower at batch 1 on the same), so it is
-tried out, once for each shape.
+The faster one depends on machine, shape and batch (measured: oneDNN 2.3 times faster on one CPU, slower at batch 1 on the same), so both
+are timed once for each shape.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-# Batches from each of these on are of a kind; each kind is tried out at its first.
+# Least batch size of each class; a class is timed at this size.
 _BATCHES = (1, 8, 64, 512)
 _TRIES = 7
 
@@ -22,10 +22,10 @@ _Call = Callable[[Tensor], Tensor]
 
 
 class Prepacked(nn.Module):
-    """Linear and ReLU of fixed weights (O, I) and bias (O,) for batches of any size, on the CPU, without gradients."""
+    """Linear and ReLU with fixed weights (O, I) and bias (O,), on the CPU, without gradients."""
 
     def __init__(self, weight: Tensor, bias: Tensor, *, bf16: bool) -> None:
-        """Copy the weights in the precision to compute in."""
+        """Copy the weights in bf16 or float32."""
         super().__init__()
         self._dtype = torch.bfloat16 if bf16 else torch.float32
         weight, bias = weight.detach().to(self._dtype).clone(), bias.detach().to(self._dtype).clone()
@@ -34,9 +34,9 @@ class Prepacked(nn.Module):
         self._calls = [calls[_faster(tuple(weight.shape), batch, self._dtype, threads)] for batch in _BATCHES]
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the outputs, (B, I) -> (B, O), in the precision of the layer."""
-        kind = sum(len(inputs) >= batch for batch in _BATCHES[1:])
-        return self._calls[kind](inputs.to(self._dtype))
+        """Return the outputs, (B, I) -> (B, O), in the dtype of the layer."""
+        size_class = sum(len(inputs) >= batch for batch in _BATCHES[1:])
+        return self._calls[size_class](inputs.to(self._dtype))
 
 
 def _torch_call(weight: Tensor, bias: Tensor) -> _Call:
@@ -52,7 +52,7 @@ def _onednn_call(weight: Tensor, bias: Tensor) -> _Call:
 
 @cache
 def _faster(shape: tuple[int, int], batch: int, dtype: torch.dtype, threads: int) -> str:
-    """Return "torch" or "onednn". `threads` only tells results of different numbers of threads apart."""
+    """Return "torch" or "onednn". `threads` is only a part of the cache key."""
     weight, bias, inputs = (torch.ones(size, dtype=dtype) for size in (shape, shape[:1], (batch, shape[1])))
     try:
         calls = {"torch": _torch_call(weight, bias), "onednn": _onednn_call(weight, bias)}

@@ -1,4 +1,4 @@
-"""A linear layer that stores and learns its live atoms only.
+"""A linear layer with only its live atoms stored and trained.
 
 Letters: B rows of the batch, I inputs, O outputs, h weights of an atom, k live atoms. An atom lives or dies as a whole:
 
@@ -6,8 +6,8 @@ Letters: B rows of the batch, I inputs, O outputs, h weights of an atom, k live 
     "1x1"     a single weight         blocks = O,            places = I, h = 1
     "neuron"  a whole output row      blocks = 1,            places = O, h = I
 
-All atoms of a layer form an array (blocks, places, h); the live ones are kept in its order, k rows of h. Where 16 does not divide O the
-last block is padded: weights of the padding are zero and stay so.
+All atoms of a layer form an array (blocks, places, h); the live ones are stored in its order, k rows of h. If 16 does not divide O, the
+last block is padded: weights of the padding are zero and stay zero.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ MAX_INPUTS = 65_536  # the core numbers inputs with 16 bits
 
 
 class SparseLinear(nn.Module):
-    """`outputs = inputs @ weight.T + bias`, then ReLU where asked for, with a weight of which only the live atoms exist.
+    """`outputs = inputs @ weight.T + bias`, then optionally ReLU; dead atoms of the weight are zero.
 
-    On its own it computes in plain torch, on any device; a `Tower` of such layers runs in the core on CPUs.
+    The layer itself computes in torch, on any device; a `Tower` of such layers runs in the core on CPUs.
 
     >>> layer = SparseLinear.of(nn.Linear(8, 32), np.eye(2, 8, dtype=np.bool_))
     >>> layer.values.shape, layer.density
@@ -40,10 +40,10 @@ class SparseLinear(nn.Module):
 
     bounds: Tensor  # int32 (blocks + 1,): live atoms of block b are [bounds[b], bounds[b + 1])
     columns: Tensor  # int32 (k,): place of each live atom, ascending within a block
-    topology_version: Tensor  # int64 (): how often the topology changed
+    topology_version: Tensor  # int64 (): number of changes of the topology
 
     def __init__(self, in_features: int, out_features: int, atom: Atom = "16x1", *, relu: bool = False) -> None:
-        """Make a layer without a live atom and with bias 0; `of` makes one of a dense layer."""
+        """Make a layer without a live atom and with bias 0; `of` converts a dense layer."""
         super().__init__()
         self.in_features, self.out_features, self.atom, self.relu = in_features, out_features, atom, relu
         self.num_blocks, self.num_places, self.atom_size = _shape_of_atoms(in_features, out_features, atom)
@@ -52,12 +52,12 @@ class SparseLinear(nn.Module):
         self.register_buffer("bounds", torch.zeros(self.num_blocks + 1, dtype=torch.int32))
         self.register_buffer("columns", torch.zeros(0, dtype=torch.int32))
         self.register_buffer("topology_version", torch.zeros((), dtype=torch.int64))
-        # Of every atom, dead or live, summed over backwards while it is not None: float32 (blocks, places, h).
+        # Gradients of every atom, dead or live, float32 (blocks, places, h). While it is not None, each backward adds to it.
         self.gradient_sum: Tensor | None = None
 
     @staticmethod
     def of(dense: nn.Linear, live: Mask, atom: Atom = "16x1", *, relu: bool = False) -> SparseLinear:
-        """Return a layer with the weights that `dense` has at the atoms of `live`, a mask of its grid."""
+        """Return a layer with the weights of `dense` at the atoms of the mask `live`."""
         layer = SparseLinear(dense.in_features, dense.out_features, atom, relu=relu)
         layer.bias.data.copy_(dense.bias.detach())
         layer.place(live, atoms_of(dense.weight.detach(), atom)[torch.from_numpy(np.atleast_2d(live))])
@@ -65,7 +65,7 @@ class SparseLinear(nn.Module):
 
     @property
     def num_atoms(self) -> int:
-        """Return how many atoms the layer has, dead and live."""
+        """Return the number of atoms, dead and live."""
         return self.num_blocks * self.num_places
 
     @property
@@ -80,21 +80,21 @@ class SparseLinear(nn.Module):
 
     @property
     def grid(self) -> tuple[int, ...]:
-        """Return the shape of a mask of the layer's atoms: (blocks, I), or (O,) where an atom is a neuron."""
+        """Return the shape of a mask of the layer's atoms: (blocks, I), or (O,) for neurons."""
         return grid_of((self.out_features, self.in_features), self.atom)
 
     @property
     def live(self) -> Mask:
-        """Return which atoms live, a mask of the layer's grid."""
+        """Return the mask of the live atoms."""
         return mask_of(self.bounds.cpu().numpy(), self.columns.cpu().numpy(), self.grid)
 
     def place(self, live: Mask, values: Tensor) -> None:
-        """Take another topology, a mask of the grid, with `values` (k, h) in the order of its atoms; `topology_version` counts it.
+        """Set the topology to the mask `live` with `values` (k, h) in the order of its atoms; increment `topology_version`.
 
-        The parameter `values` is another one from here on.
+        The parameter `values` is replaced by a new one.
 
         Raises:
-            ValueError: shapes do not fit the layer, or each other.
+            ValueError: the shapes do not fit the layer or each other.
         """
         if live.shape != self.grid:
             raise ValueError(f"live must have the shape {self.grid} of the layer's atoms, got {live.shape}")
@@ -103,12 +103,12 @@ class SparseLinear(nn.Module):
             raise ValueError(f"values must have shape {(len(columns), self.atom_size)}, got {tuple(values.shape)}")
         device = self.values.device
         self.bounds, self.columns = torch.from_numpy(bounds).to(device), torch.from_numpy(columns).to(device)
-        # A new parameter, as autograd remembers the shape of one that it has met.
+        # A new parameter: autograd keeps the shape that it saw of the old one.
         self.values = nn.Parameter(values.detach().to(device).contiguous())
         self.topology_version += 1
 
     def weight(self) -> Tensor:
-        """Return the weight as a dense layer has it, float32 (O, I), zero where no atom lives; gradients reach `values`."""
+        """Return the dense weight, float32 (O, I), zero at dead atoms; gradients reach `values`."""
         return weight_of(self._atoms(), self.in_features, self.out_features, self.atom)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ class SparseLinear(nn.Module):
             if self.gradient_sum is not None and atoms.requires_grad:
                 atoms.register_hook(self.gradient_sum.add_)  # type: ignore[no-untyped-call]
             bias: Tensor = self.bias
-            if self.atom == "neuron":  # a neuron that is dead has no bias either
+            if self.atom == "neuron":  # a dead neuron has no bias either
                 bias = bias * torch.zeros_like(bias).index_fill(0, self.columns.long(), 1.0)
             outputs = linear(inputs, weight_of(atoms, self.in_features, self.out_features, self.atom), bias)
         return torch.relu(outputs) if self.relu else outputs
@@ -138,7 +138,7 @@ class SparseLinear(nn.Module):
         return dense
 
     def extra_repr(self) -> str:
-        """Return what torch prints of the layer."""
+        """Return the layer's text in torch's `repr`."""
         return f"{self.in_features}, {self.out_features}, atom={self.atom!r}, density={self.density:.3f}, relu={self.relu}"
 
     def _blocks(self) -> Tensor:
@@ -146,7 +146,7 @@ class SparseLinear(nn.Module):
         return torch.repeat_interleave(torch.arange(self.num_blocks), self.bounds.cpu().diff())
 
     def _atoms(self) -> Tensor:
-        """Return all atoms, (blocks, places, h), the dead ones zero. Where gradients are collected, dead atoms get theirs too."""
+        """Return all atoms, (blocks, places, h), dead ones zero; a hook on the result sees gradients of dead atoms too."""
         blank = self.values.new_zeros(self.num_blocks, self.num_places, self.atom_size)
         blocks = self._blocks().to(self.values.device)
         return blank.index_put((blocks, self.columns.long()), self.values)
@@ -161,7 +161,7 @@ class SparseLinear(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        """Take another number of live atoms too; a topology that breaks its rules is an error."""
+        """Accept any number of live atoms; report an invalid topology as an error."""
         parts = {name: state_dict[prefix + name] for name in ("values", "bounds", "columns") if prefix + name in state_dict}
         if len(parts) == 3:
             error = self._error_in(**parts)
@@ -173,7 +173,7 @@ class SparseLinear(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
 
     def _error_in(self, values: Tensor, bounds: Tensor, columns: Tensor) -> str:
-        """Return what is wrong with a topology and its values, "" where nothing is."""
+        """Return the fault of a topology or its values, "" without one."""
         if values.dim() != 2 or values.shape[1] != self.atom_size or columns.shape != values.shape[:1]:
             return f"values must be (atoms, {self.atom_size}) and columns (atoms,), got {tuple(values.shape)} and {tuple(columns.shape)}"
         if bounds.shape != (self.num_blocks + 1,):
@@ -181,7 +181,7 @@ class SparseLinear(nn.Module):
         if int(bounds[0]) != 0 or int(bounds[-1]) != len(columns) or bool((bounds.diff() < 0).any()):
             return f"bounds must ascend from 0 to the number of atoms {len(columns)}"
         ends = torch.zeros(len(columns) + 1, dtype=torch.bool)
-        ends[bounds.cpu().long()] = True  # where a block begins the columns may go back
+        ends[bounds.cpu().long()] = True  # columns may fall at the start of a block
         if len(columns) and (int(columns.min()) < 0 or int(columns.max()) >= self.num_places):
             return f"columns must be in [0, {self.num_places})"
         if bool(((columns.cpu().diff() <= 0) & ~ends[1:-1]).any()):
@@ -207,7 +207,7 @@ def atoms_of(weight: Tensor, atom: Atom) -> Tensor:
 
 
 def weight_of(atoms: Tensor, in_features: int, out_features: int, atom: Atom) -> Tensor:
-    """Return the dense weight of all atoms, (blocks, places, h) -> (O, I)."""
+    """Return the dense weight, (blocks, places, h) -> (O, I)."""
     if atom == "neuron":
         return atoms.squeeze(0)
     return atoms.transpose(1, 2).reshape(-1, in_features)[:out_features]

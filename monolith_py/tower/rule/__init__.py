@@ -1,1 +1,1 @@
-"""The drop-and-grow rule of sparse towers: densities, scores, schedules, swaps, drift."""
+"""Drop-and-grow rule of sparse towers: densities, scores, schedules, swaps, drift test."""

@@ -1,15 +1,14 @@
-"""A test for drift on the progressive loss: the loss of each batch before the model has learnt from it.
+"""Drift test on the progressive loss: the loss of each batch before the model learns from it.
 
-A fast mean of the losses against a slow one. The test fires where the fast one is above by a share of the loss that matters (`rise`) and
-by more than chance makes of it (`_NUM_SIGMAS`): single batches are so noisy that a rise alone fires without end. Both means weigh a
-batch by its examples, and both look back over as many examples however small the batches are.
+The test compares a fast and a slow exponential mean of the losses. It fires if the fast one is higher by a relevant share of the loss
+(`rise`) and by more than noise (`_NUM_SIGMAS`): single batches are so noisy that a rise alone would fire all the time. Both means weight a
+batch by its examples and cover the same number of examples for any batch size.
 
-With a, b the decays and n the examples of a batch, the difference of the means is a weighted sum of the losses, whose variance is
+With decays a and b and n examples in a batch, the difference of the means is a weighted sum of the losses with the variance
 
     var * sum over batches of n * (a^age / W_a - b^age / W_b)^2,   W_c = sum of n * c^age
 
-where var is that of one example's loss, estimated by n * (loss - slow mean)^2 of the batches. This holds for batches that are
-independent of each other.
+where var is the variance of one example's loss, estimated by n * (loss - slow mean)^2 over the batches. This assumes independent batches.
 """
 
 from __future__ import annotations
@@ -18,25 +17,25 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
-# Decays of the means for a batch of `_BATCH` examples or more; a smaller one counts as that part of a batch.
+# Decays of the means per batch of `_BATCH` or more examples; a smaller batch counts as a fraction of one.
 _FAST, _SLOW = 0.9, 0.99
 _BATCH = 256
-# Losses of batches that follow each other hang together (users, hours), and their mean is skewed: more than a normal law would need.
+# More than a normal distribution needs: losses of consecutive batches are correlated (users, hours) and their mean is skewed.
 _NUM_SIGMAS = 6.0
-# Batches of `_BATCH` before the first test, so that the slow mean and the variance are known, and between a fire and the next test.
+# Batches of `_BATCH` before the first test, to estimate slow mean and variance, and between a fire and the next test.
 _WARM_UP = 200
 _HOLD_OFF = 300
 
 
 @dataclass
 class _Sums:
-    """Sums over the batches so far, each batch's share shrinking with its age."""
+    """Sums over the batches, with exponential decay."""
 
     fast: float = 0.0
     fast_weight: float = 0.0
     slow: float = 0.0
     slow_weight: float = 0.0
-    # Sums of n * a^2age, n * (a b)^age and n * b^2age: what the variance of the difference is made of.
+    # Sums of n * a^2age, n * (a b)^age and n * b^2age, the terms of the variance of the difference.
     fast_fast: float = 0.0
     fast_slow: float = 0.0
     slow_slow: float = 0.0
@@ -47,10 +46,10 @@ class _Sums:
 
 
 class DriftTest:
-    """Fires once soon after the loss has risen for good, and takes up again from the new level.
+    """Drift test that fires once, soon after a lasting rise of the loss, and then restarts from the new level.
 
-    With a fall, or a rise that takes more than some 100 batches of 256 examples, it does not fire. In 20,000 batches without drift it is
-    not to fire, whatever their size.
+    It does not fire for a fall, nor for a rise over more than about 100 batches of 256 examples. It is tuned not to fire in 20,000 batches
+    without drift, of any size.
 
     >>> test = DriftTest()
     >>> losses = [0.5 + 0.02 * (-1) ** step for step in range(400)] + [0.8] * 100
@@ -59,10 +58,10 @@ class DriftTest:
     """
 
     def __init__(self, rise: float = 0.08) -> None:
-        """Make a test that has seen nothing. `rise`: least rise that is drift, as a share of the slow mean's size.
+        """Make a test without a loss. `rise`: least rise that counts as drift, as a share of |slow mean|.
 
         Raises:
-            ValueError: rise is not above 0.
+            ValueError: `rise` is not above 0.
         """
         if not rise > 0:
             raise ValueError(f"rise must be > 0, got {rise}")
@@ -70,10 +69,10 @@ class DriftTest:
         self._sums = _Sums()
 
     def update(self, loss: float, num_examples: int) -> bool:
-        """Take the mean loss of a batch's examples, and return whether the loss has drifted.
+        """Add the mean loss of a batch of `num_examples`; return whether the loss has drifted.
 
         Raises:
-            ValueError: the loss is not finite, or there are no examples.
+            ValueError: the loss is not finite, or `num_examples` is below 1.
         """
         if not math.isfinite(loss):
             raise ValueError(f"loss must be finite, got {loss}")
@@ -95,15 +94,15 @@ class DriftTest:
         sums.wait = max(0.0, sums.wait - part)
         if sums.wait > 0 or not self._has_risen():
             return False
-        self._start_anew()
+        self._restart()
         return True
 
     def state(self) -> dict[str, float]:
-        """Return everything that `restore` needs to go on bit-equal."""
+        """Return the state; `restore` continues bit-equal from it."""
         return asdict(self._sums)
 
     def restore(self, state: Mapping[str, float]) -> None:
-        """Go on from what `state` returned.
+        """Continue from the result of `state`.
 
         Raises:
             ValueError: the names are not those of `state`.
@@ -121,9 +120,9 @@ class DriftTest:
             - 2 * sums.fast_slow / (sums.fast_weight * sums.slow_weight)
             + sums.slow_slow / sums.slow_weight**2
         )
-        chance = math.sqrt(max(0.0, share) * sums.variance / sums.variance_weight)
-        return fast - slow > max(self.rise * abs(slow), _NUM_SIGMAS * chance)
+        sigma = math.sqrt(max(0.0, share) * sums.variance / sums.variance_weight)
+        return fast - slow > max(self.rise * abs(slow), _NUM_SIGMAS * sigma)
 
-    def _start_anew(self) -> None:
-        """Forget the old level: what comes next is compared with losses after the drift alone."""
+    def _restart(self) -> None:
+        """Reset the sums, so that only losses after the drift are compared."""
         self._sums = _Sums(wait=float(_HOLD_OFF))

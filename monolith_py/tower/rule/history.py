@@ -1,4 +1,4 @@
-"""What became of the atoms: when each was born and dropped, and how healthy the swaps are."""
+"""History of the atoms: the swap of each birth and drop, and health measures of the swaps."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from monolith_py.tower.layers.atoms import Mask
 
-# A swap number long before any: never born in a swap, never dropped.
+# Number of a swap long before the first: never born in a swap, never dropped.
 _NEVER = np.iinfo(np.int32).min // 2
 
 
 class SwapHistory:
-    """The births and drops of all atoms of a tower, told of each swap.
+    """Births and drops of all atoms of a tower; `record` each swap.
 
-    High regret asks for more steps between swaps, low survival for smaller ones.
+    A high regret rate suggests more steps between swaps, a low newborn survival a smaller drop fraction.
 
     >>> history = SwapHistory([np.array([[True, True, False]])])
     >>> history.record([np.array([[True, False, True]])])
@@ -28,10 +28,10 @@ class SwapHistory:
     """
 
     def __init__(self, masks: Sequence[Mask], window: int = 10) -> None:
-        """Start with these masks. `window`: swaps during which growing a dropped atom again is regret.
+        """Start from `masks`. `window`: number of swaps within which regrowing a dropped atom counts as regret.
 
         Raises:
-            ValueError: the window is below 1.
+            ValueError: `window` is below 1.
         """
         if window < 1:
             raise ValueError(f"window must be >= 1, got {window}")
@@ -39,16 +39,16 @@ class SwapHistory:
         self._live = [mask.copy() for mask in masks]
         self._born = [np.full(mask.shape, _NEVER, np.int32) for mask in masks]
         self._dropped = [np.full(mask.shape, _NEVER, np.int32) for mask in masks]
-        # Atoms grown, and grown with regret, in each of the last `window` swaps, the newest last.
+        # Grown and regrown atoms of each of the last `window` swaps, the newest last.
         self._num_grown: deque[int] = deque(maxlen=max(window, 3))
         self._num_regretted: deque[int] = deque(maxlen=window)
         self.num_swaps = 0
 
     def record(self, masks: Sequence[Mask]) -> None:
-        """Take the masks after a swap.
+        """Record a swap by the masks after it.
 
         Raises:
-            ValueError: they are not as many, or not of the shapes, of those before.
+            ValueError: number or shapes of the masks differ from those before.
         """
         got, expected = [mask.shape for mask in masks], [mask.shape for mask in self._live]
         if got != expected:
@@ -67,35 +67,35 @@ class SwapHistory:
 
     @property
     def live_atoms(self) -> list[int]:
-        """Live atoms of each layer."""
+        """Return the number of live atoms of each layer."""
         return [int(mask.sum()) for mask in self._live]
 
     @property
     def density(self) -> float:
-        """Share of all atoms that live."""
+        """Return the share of live atoms."""
         return sum(self.live_atoms) / sum(mask.size for mask in self._live)
 
     @property
     def regret_rate(self) -> float:
-        """Share of the atoms grown in the last `window` swaps that had been dropped within `window` swaps before; nan where none grew."""
+        """Return the share of atoms grown in the last `window` swaps within `window` swaps of their drop; nan if none grew."""
         grown = sum(list(self._num_grown)[-self._window :])
         return sum(self._num_regretted) / grown if grown else math.nan
 
     @property
     def newborn_survival(self) -> float:
-        """Share of the newborns of two swaps ago that have lived since; nan where there were none."""
+        """Return the share of the newborns of two swaps ago that are still live; nan if there were none."""
         if len(self._num_grown) < 3 or not self._num_grown[-3]:
             return math.nan
         alive = sum(int((live & (born == self.num_swaps - 2)).sum()) for live, born in zip(self._live, self._born, strict=True))
         return alive / self._num_grown[-3]
 
-    def newborns(self, grace: int) -> list[Mask]:
-        """Return the live atoms born in the last `grace` swaps: those that the next swap is not to drop."""
-        oldest = self.num_swaps - grace
+    def newborns(self, num_swaps: int) -> list[Mask]:
+        """Return the masks of the live atoms born in the last `num_swaps` swaps."""
+        oldest = self.num_swaps - num_swaps
         return [live & (born > oldest) for live, born in zip(self._live, self._born, strict=True)]
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Return everything that `restore` needs beside the window to go on bit-equal, each layer under its number."""
+        """Return the state, each layer under its number; `restore` continues bit-equal from it with the same window."""
         arrays: dict[str, NDArray[Any]] = {
             "num_swaps": np.array(self.num_swaps, np.int64),
             "num_grown": np.array(self._num_grown, np.int64),
@@ -106,10 +106,10 @@ class SwapHistory:
         return arrays
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from what `state` returned.
+        """Continue from the result of `state`.
 
         Raises:
-            ValueError: it is of other layers or another window.
+            ValueError: the state is of other layers or of a longer window.
         """
         expected = {name: (values.shape, values.dtype) for name, values in self.state().items() if "." in name}
         got = {name: (values.shape, values.dtype) for name, values in state.items() if "." in name}

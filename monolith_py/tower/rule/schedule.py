@@ -1,4 +1,4 @@
-"""Schedules of a topology: the density and the share of swaps at a step. Pure functions; a step is one optimizer step."""
+"""Schedules of a topology: density and drop fraction at a step. Pure functions; a step is one optimizer step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from monolith_py.config.sparsity import SparsityConfig
 
 
 def cubic_ramp(step: int, start: int, end: int, density: float) -> float:
-    """Return the density at `step` on the way from 1 at `start` to `density` at `end`: Zhu and Gupta 2017, equation 1.
+    """Return the density at `step` on a cubic ramp from 1 at `start` to `density` at `end`: Zhu and Gupta 2017, equation 1.
 
     >>> [round(cubic_ramp(step, 10, 20, 0.2), 3) for step in (0, 10, 15, 20, 99)]
     [1.0, 1.0, 0.3, 0.2, 0.2]
@@ -19,25 +19,25 @@ def cubic_ramp(step: int, start: int, end: int, density: float) -> float:
     return density + (1 - density) * left**3
 
 
-def half_cosine(step: int, high: float, low: float, period: int) -> float:
-    """Return the value at `step` on half a cosine from `high` at 0 to `low` at `period`, and `low` from there on.
+def half_cosine(step: int, high: float, low: float, steps: int) -> float:
+    """Return the value at `step` on half a cosine from `high` at 0 to `low` at `steps`; `low` afterwards.
 
     >>> [round(half_cosine(step, 0.5, 0.1, 4), 3) for step in (0, 2, 4, 99)]
     [0.5, 0.3, 0.1, 0.1]
     """
-    return low + (high - low) * 0.5 * (1 + math.cos(math.pi * min(1, step / period)))
+    return low + (high - low) * 0.5 * (1 + math.cos(math.pi * min(1, step / steps)))
 
 
 def density_at(config: SparsityConfig, step: int) -> float:
-    """Return the share of atoms that live at `step`, counted from the start of the training."""
+    """Return the share of live atoms at `step`, counted from the start of the training."""
     return config.density if config.ramp is None else cubic_ramp(step, *config.ramp, config.density)
 
 
-def swap_share_at(config: SparsityConfig, steps_since_armed: int) -> float:
+def drop_fraction_at(config: SparsityConfig, steps_since_armed: int) -> float:
     """Return the share of the live atoms that a swap may exchange.
 
-    `steps_since_armed`: since the start of the training, or since the drift test fired where after = 'rearm'. With after = 'stop' it is
-    0 once the period is over, else it is never 0.
+    `steps_since_armed` counts from the start of the training, or from the last drift with on_cosine_end = 'rearm'. Only with
+    on_cosine_end = 'stop' is the fraction 0 after the cosine.
     """
     if config.drop_fraction_schedule == "none":
         return 0.0
@@ -49,9 +49,9 @@ def swap_share_at(config: SparsityConfig, steps_since_armed: int) -> float:
 
 
 def is_due(config: SparsityConfig, step: int, steps_since_armed: int) -> bool:
-    """Return whether the topology changes after optimizer step `step`, counted from 1."""
+    """Return whether the topology is updated after optimizer step `step`, counted from 1."""
     if step < 1 or step % config.update_interval:
         return False
-    # The change after the ramp's end is the one that reaches the density.
+    # The first update after the end of the ramp reaches the density.
     ramps = config.ramp is not None and config.ramp[0] < step < config.ramp[1] + config.update_interval
-    return ramps or swap_share_at(config, steps_since_armed) > 0
+    return ramps or drop_fraction_at(config, steps_since_armed) > 0

@@ -1,12 +1,12 @@
-"""The one drop-and-grow rule: which atoms live next, by the scores of all. Pure: arrays in, masks out.
+"""Drop-and-grow rule: the next live atoms, by scores. Pure functions of arrays, which return masks.
 
     keep = the best target - num_swap of the live, by keep score
     new  = the best target - |keep| of those not kept, by grow score
     live = keep + new
 
-With a target below the number of the live this is pruning, with num_swap 0 and a steady target nothing changes, with random grow scores
-it is SET (Mocanu et al. 2018), with gradients RigL (Evci et al. 2020) and DSL (Wang et al. 2024). As in these an atom just dropped may
-come straight back; it is in the mask before and after, so nothing happens to it. Equal scores: the lower place first.
+A target below the number of live atoms makes this pruning; with num_swap 0 and a constant target nothing changes; with random grow scores
+it is SET (Mocanu et al. 2018), with gradients RigL (Evci et al. 2020) and DSL (Wang et al. 2024). As in these, an atom may be dropped and
+grown by the same swap: it is in both masks, so nothing happens to it. Of equal scores the lower place is first.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from monolith_py.tower.layers.atoms import Mask, Scores
 
 @dataclass(frozen=True)
 class ScoredLayer:
-    """A layer's atoms before a swap, all of the shape of its grid: (blocks, I), or (O,) for neurons.
+    """Live mask and scores of a layer before a swap, in the shape of its grid: (blocks, I), or (O,) for neurons.
 
-    Each block must have a live atom. `protected`: newborns that are not to be dropped.
+    Each block must have a live atom. `protected`: newborns that must not be dropped.
 
     Raises:
         ValueError: shapes differ, a score is not finite, or a block has no live atom.
@@ -53,11 +53,10 @@ class ScoredLayer:
 
 @dataclass(frozen=True)
 class Limits:
-    """What keeps a pool of several layers from starving some and filling others.
+    """Bounds on the live atoms of each layer when several layers share one target.
 
-    A layer has at least `floor` of the atoms that a uniform split would give it, and at most `cap` of its own, or the uniform split
-    where that is more. A layer that starts below its floor is the first to grow. A target too small for both the floors and an atom
-    for each block breaks the floors.
+    A layer has at least `floor` times its number at uniform density, and at most `cap` times its atoms, or its number at uniform density
+    if that is more. A layer below its floor grows first. A target too small for the floors and one atom per block breaks the floors.
     """
 
     floor: float = 0.0
@@ -65,14 +64,14 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class _Pool:
-    """The layers of a pool end to end, (atoms of all,)."""
+class _Scope:
+    """Layers that share one target, concatenated: (atoms of all layers,)."""
 
     live: Mask
     keep: Scores
     grow: Scores
     protected: Mask
-    # The live atom of each block that goes last.
+    # The live atom of each block that is dropped last.
     last: Mask
     floors: list[int]
     caps: list[int]
@@ -80,15 +79,15 @@ class _Pool:
 
 
 def choose(layers: Sequence[ScoredLayer], target: int, num_swap: int, limits: Limits | None = None) -> list[Mask]:
-    """Return the next masks of the layers, which share one pool of exactly `target` live atoms.
+    """Return the next masks of layers that share exactly `target` live atoms.
 
-    At most `num_swap` live atoms go, besides those by which the live exceed the target or a layer its cap. In this order, as far as
-    the target allows: each block keeps one atom, each layer its floor, the protected stay, the best stay. A layer at its floor swaps
-    only while room is left to grow again what it drops. Scores of several layers are compared after division by their layer's mean:
-    that of the live for `keep`, of all for `grow`.
+    At most `num_swap` live atoms are dropped, besides those above the target or above a layer's cap. As far as the target allows, in this
+    order: each block keeps one atom, each layer its floor, protected atoms are kept, the best atoms are kept. A layer at its floor swaps
+    only as many atoms as it can regrow. Scores of several layers are divided by the mean of their layer: the mean over live atoms for
+    `keep`, over all for `grow`.
 
     Raises:
-        ValueError: the target leaves a block without an atom or exceeds the atoms there are, or num_swap is below 0.
+        ValueError: `target` leaves a block without an atom or exceeds the number of atoms, or `num_swap` is below 0.
     """
     sizes = [layer.live.size for layer in layers]
     blocks = sum(len(np.atleast_2d(layer.live)) for layer in layers)
@@ -96,24 +95,24 @@ def choose(layers: Sequence[ScoredLayer], target: int, num_swap: int, limits: Li
         raise ValueError(f"target must be in [{blocks}, {sum(sizes)}], an atom for each block up to all, got {target}")
     if num_swap < 0:
         raise ValueError(f"num_swap must be >= 0, got {num_swap}")
-    pool = _join(layers, target, limits or Limits())
-    kept = _keep(pool, target, num_swap, [_staying(floor, num_swap, target) for floor in pool.floors])
-    if _owed(pool, kept).sum() > target - kept.sum():
-        kept = _keep(pool, target, num_swap, pool.floors)
-    rooms = [cap - int(kept[span].sum()) for cap, span in zip(pool.caps, pool.spans, strict=True)]
+    scope = _join(layers, target, limits or Limits())
+    kept = _keep(scope, target, num_swap, [_staying(floor, num_swap, target) for floor in scope.floors])
+    if _growth_to_floors(scope, kept).sum() > target - kept.sum():
+        kept = _keep(scope, target, num_swap, scope.floors)
+    rooms = [cap - int(kept[span].sum()) for cap, span in zip(scope.caps, scope.spans, strict=True)]
     room = target - int(kept.sum())
-    new = _take(pool.grow, _per_layer(pool, pool.grow, ~kept, rooms), [_owed(pool, kept)], room)
+    new = _take(scope.grow, _per_layer(scope, scope.grow, ~kept, rooms), [_growth_to_floors(scope, kept)], room)
     after = kept | new
-    return [after[span].reshape(layer.live.shape) for span, layer in zip(pool.spans, layers, strict=True)]
+    return [after[span].reshape(layer.live.shape) for span, layer in zip(scope.spans, layers, strict=True)]
 
 
 def choose_runs(layer: ScoredLayer, num_kept: int, width: int, num_swap: int) -> Mask:
-    """Return the next mask of a layer where each run of `width` consecutive inputs keeps exactly `num_kept`: N:M.
+    """Return the next mask of a layer with exactly `num_kept` live atoms in each run of `width` consecutive inputs: N:M.
 
-    The live that go are the worst of all runs together, at most `num_swap` besides what a run has too many; each run grows its own.
+    The worst atoms over all runs are dropped, at most `num_swap` besides those that a run has in excess; each run regrows its own number.
 
     Raises:
-        ValueError: the runs do not divide the inputs, or num_kept or num_swap is out of range.
+        ValueError: `width` does not divide the inputs, or `num_kept` or `num_swap` is out of range.
     """
     if layer.live.ndim != 2 or layer.live.shape[1] % width:
         raise ValueError(f"live must be (blocks, I) with I a multiple of {width}, got {layer.live.shape}")
@@ -132,26 +131,26 @@ def choose_runs(layer: ScoredLayer, num_kept: int, width: int, num_swap: int) ->
     return np.asarray(kept | new).reshape(layer.live.shape)
 
 
-def choose_by(config: SparsityConfig, layers: Sequence[ScoredLayer], targets: Sequence[int], share: float) -> list[Mask]:
-    """Return the next masks under the config's pool. `targets`: of `budget.atom_targets`; `share`: of the live that may be swapped."""
+def choose_by(config: SparsityConfig, layers: Sequence[ScoredLayer], targets: Sequence[int], drop_fraction: float) -> list[Mask]:
+    """Return the next masks under the config's scope. `targets`: of `density.atom_targets`; `drop_fraction`: of the live atoms."""
     if config.scope == "model":
         total = sum(targets)
-        return choose(layers, total, swap_count(share, total), Limits(config.min_layer_share, config.max_layer_density))
+        return choose(layers, total, swap_count(drop_fraction, total), Limits(config.min_layer_share, config.max_layer_density))
     if config.run:
         width = config.run[1]
         kept = [target * width // layer.live.size for layer, target in zip(layers, targets, strict=True)]
         return [
-            choose_runs(layer, num_kept, width, swap_count(share, target))
+            choose_runs(layer, num_kept, width, swap_count(drop_fraction, target))
             for layer, num_kept, target in zip(layers, kept, targets, strict=True)
         ]
-    return [choose([layer], target, swap_count(share, target))[0] for layer, target in zip(layers, targets, strict=True)]
+    return [choose([layer], target, swap_count(drop_fraction, target))[0] for layer, target in zip(layers, targets, strict=True)]
 
 
 def first_masks(
     config: SparsityConfig, grids: Sequence[tuple[int, ...]], targets: Sequence[int], generator: np.random.Generator
 ) -> list[Mask]:
-    """Return the masks to start with: all live before a ramp, else a random draw of exactly the targets, uniform but for one atom
-    of each block (or N of each run)."""
+    """Return the masks at step 0: all atoms before a ramp, else a uniform draw of exactly the targets with one atom in each block
+    (or N in each run)."""
     everything = [np.ones(grid, np.bool_) for grid in grids]
     if config.ramp is not None:
         return everything
@@ -160,21 +159,21 @@ def first_masks(
     return choose_by(own, layers, targets, 0.0)
 
 
-def swap_count(share: float, target: int) -> int:
-    """Return how many of `target` atoms a swap may exchange: rounded up, as DSL does, so that swaps of small layers never end."""
-    return math.ceil(share * target)
+def swap_count(drop_fraction: float, target: int) -> int:
+    """Return the number of `target` atoms that a swap may exchange, rounded up as in DSL, so that small layers swap too."""
+    return math.ceil(drop_fraction * target)
 
 
-def _join(layers: Sequence[ScoredLayer], target: int, limits: Limits) -> _Pool:
+def _join(layers: Sequence[ScoredLayer], target: int, limits: Limits) -> _Scope:
     sizes = [layer.live.size for layer in layers]
     ends = np.cumsum(sizes).tolist()
     uniform = [target * size / sum(sizes) for size in sizes]
     blocks = [len(np.atleast_2d(layer.live)) for layer in layers]
-    alone = len(layers) == 1
-    return _Pool(
+    single = len(layers) == 1
+    return _Scope(
         live=np.concatenate([layer.live.ravel() for layer in layers]),
-        keep=np.concatenate([_scaled(layer.keep, layer.live, alone) for layer in layers]),
-        grow=np.concatenate([_scaled(layer.grow, None, alone) for layer in layers]),
+        keep=np.concatenate([_scaled(layer.keep, layer.live, single) for layer in layers]),
+        grow=np.concatenate([_scaled(layer.grow, None, single) for layer in layers]),
         protected=np.concatenate([_protected(layer).ravel() for layer in layers]),
         last=np.concatenate([_last_of_blocks(layer).ravel() for layer in layers]),
         floors=[math.floor(limits.floor * share) for share in uniform],
@@ -186,9 +185,9 @@ def _join(layers: Sequence[ScoredLayer], target: int, limits: Limits) -> _Pool:
     )
 
 
-def _scaled(scores: Scores, among: Mask | None, alone: bool) -> Scores:
-    """Return the scores divided by their mean, flat; as they are where no other layer is there to compare with."""
-    mean = 0.0 if alone else float(np.mean(scores, where=True if among is None else among, dtype=np.float64))
+def _scaled(scores: Scores, among: Mask | None, single: bool) -> Scores:
+    """Return the scores divided by their mean over `among`, flat; unchanged for a `single` layer."""
+    mean = 0.0 if single else float(np.mean(scores, where=True if among is None else among, dtype=np.float64))
     return scores.ravel() if mean == 0 else scores.ravel().astype(np.float64) / mean
 
 
@@ -197,7 +196,7 @@ def _protected(layer: ScoredLayer) -> Mask:
 
 
 def _last_of_blocks(layer: ScoredLayer) -> Mask:
-    """Return each block's best live atom, of the protected where it has some."""
+    """Return the best live atom of each block, or its best protected atom if it has one."""
     live, protected = np.atleast_2d(layer.live), np.atleast_2d(_protected(layer))
     among = np.where(protected.any(axis=1, keepdims=True), protected, live)
     best = np.where(among, np.atleast_2d(layer.keep), -np.inf).argmax(axis=1)
@@ -207,34 +206,34 @@ def _last_of_blocks(layer: ScoredLayer) -> Mask:
 
 
 def _staying(floor: int, num_swap: int, target: int) -> int:
-    """Return how many of a floor's atoms must stay, so that a layer at its floor has its share of the swaps."""
+    """Return the number of a floor's atoms that must be kept, so that a layer at its floor takes part in swaps."""
     return floor - num_swap * floor // target
 
 
-def _keep(pool: _Pool, target: int, num_swap: int, staying: Sequence[int]) -> Mask:
-    """Return what is kept of the live; of each layer at least as many as are said to stay."""
-    layers = list(zip(pool.spans, staying, pool.caps, strict=True))
-    # The last of the blocks count towards what stays, so that of a layer no more than the larger of both is firm.
-    floors = np.concatenate([_take(pool.keep[span], pool.live[span], [pool.last[span]], count) for span, count, _ in layers])
-    tiers = [pool.last, floors, pool.protected]
-    eligible = np.concatenate([_take(pool.keep[span], pool.live[span], [tier[span] for tier in tiers], cap) for span, _, cap in layers])
-    firm = int((eligible & (pool.last | floors | pool.protected)).sum())
-    return _take(pool.keep, eligible, tiers, min(target, max(target - num_swap, firm)))
+def _keep(scope: _Scope, target: int, num_swap: int, staying: Sequence[int]) -> Mask:
+    """Return the kept live atoms, at least `staying` of each layer."""
+    layers = list(zip(scope.spans, staying, scope.caps, strict=True))
+    # The last atoms of the blocks count towards `staying`, so that the larger of both numbers is firm.
+    floors = np.concatenate([_take(scope.keep[span], scope.live[span], [scope.last[span]], count) for span, count, _ in layers])
+    tiers = [scope.last, floors, scope.protected]
+    eligible = np.concatenate([_take(scope.keep[span], scope.live[span], [tier[span] for tier in tiers], cap) for span, _, cap in layers])
+    firm = int((eligible & (scope.last | floors | scope.protected)).sum())
+    return _take(scope.keep, eligible, tiers, min(target, max(target - num_swap, firm)))
 
 
-def _owed(pool: _Pool, kept: Mask) -> Mask:
-    """Return the atoms that layers below their floor grow first."""
-    missing = [floor - int(kept[span].sum()) for floor, span in zip(pool.floors, pool.spans, strict=True)]
-    return _per_layer(pool, pool.grow, ~kept, missing)
+def _growth_to_floors(scope: _Scope, kept: Mask) -> Mask:
+    """Return the atoms that bring layers up to their floors."""
+    missing = [floor - int(kept[span].sum()) for floor, span in zip(scope.floors, scope.spans, strict=True)]
+    return _per_layer(scope, scope.grow, ~kept, missing)
 
 
-def _per_layer(pool: _Pool, scores: Scores, among: Mask, counts: Sequence[int]) -> Mask:
-    """Return the best of each layer, as many as its count."""
-    return np.concatenate([_top(scores[span], among[span], count) for span, count in zip(pool.spans, counts, strict=True)])
+def _per_layer(scope: _Scope, scores: Scores, among: Mask, counts: Sequence[int]) -> Mask:
+    """Return the best atoms of each layer, its count of them."""
+    return np.concatenate([_top(scores[span], among[span], count) for span, count in zip(scope.spans, counts, strict=True)])
 
 
 def _take(scores: Scores, among: Mask, first: Sequence[Mask], count: int) -> Mask:
-    """Return the best `count` among those given, all of one tier in `first` before any of the next."""
+    """Return the best `count` of `among`, all of one tier in `first` before the next tier."""
     taken = np.zeros_like(among)
     for tier in (*first, among):
         taken |= _top(scores, among & tier & ~taken, count - int(taken.sum()))
@@ -242,7 +241,7 @@ def _take(scores: Scores, among: Mask, first: Sequence[Mask], count: int) -> Mas
 
 
 def _top(scores: Scores, among: Mask, count: int) -> Mask:
-    """Return the best `count` among those given, or all where they are fewer."""
+    """Return the best `count` of `among`, or all if they are fewer."""
     places = np.flatnonzero(among)
     found = np.zeros_like(among)
     count = min(count, len(places))
@@ -257,6 +256,6 @@ def _top(scores: Scores, among: Mask, count: int) -> Mask:
 
 
 def _ranks(scores: Scores) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-    """Return the rank of each in its row, 0 the best, equal scores by place."""
+    """Return the rank of each score in its row, 0 for the best, equal scores by place."""
     order = np.argsort(-scores, axis=1, kind="stable")
     return np.asarray(np.argsort(order, axis=1, kind="stable"))

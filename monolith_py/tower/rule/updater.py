@@ -1,4 +1,4 @@
-"""Moves the topology of a tower's layers while they learn: collects what the rule asks for, and applies what it says.
+"""Updater of the topology of sparse layers during training: collects scores, applies the rule.
 
 Letters: k live atoms of a layer, h weights of an atom.
 """
@@ -20,40 +20,40 @@ from monolith_py.tower.optimizer import AtomOptimizer
 from monolith_py.tower.rule.density import atom_targets
 from monolith_py.tower.rule.drift import DriftTest
 from monolith_py.tower.rule.history import SwapHistory
-from monolith_py.tower.rule.schedule import density_at, is_due, swap_share_at
+from monolith_py.tower.rule.schedule import density_at, drop_fraction_at, is_due
 from monolith_py.tower.rule.topology import ScoredLayer, choose_by
 
 _logger = logging.getLogger(__name__)
 
 
 class TopologyUpdater:
-    """Dynamic sparse learning of some layers (Wang et al. 2024; Evci et al. 2020), by the rule of `topology` and `SparsityConfig`.
+    """Dynamic sparse learning (Wang et al. 2024; Evci et al. 2020) of `layers`, by the rule of `topology` and `SparsityConfig`.
 
-    Around each step of training, in this order: `before_backward`; backward; `after_backward` once all gradients are known to be finite,
-    or not at all; the optimizer's step; `after_step`. The topology is a pure function of weights, gradients, losses and seed.
+    Each training step calls, in this order: `before_backward`; backward; `after_backward`, only if all gradients are finite; the step of
+    the optimizer; `after_step`. The topology is a pure function of weights, gradients, losses and seed.
     """
 
     def __init__(self, layers: Sequence[SparseLinear], optimizer: AtomOptimizer, config: SparsityConfig, seed: int) -> None:
-        """Begin with the layers as they are."""
+        """Start from the current topology of `layers`."""
         self.layers, self.config, self.history = tuple(layers), config, SwapHistory([layer.live for layer in layers])
         self._optimizer, self._seed = optimizer, seed
         rearms = config.drop_fraction_schedule == "cosine" and config.on_cosine_end == "rearm"
         self._drift = DriftTest(config.drift_rise) if rearms else None
         self._step = self._steps_since_armed = 0
-        # Sums since the last swap: gradients of all atoms over the last batches; over all batches |sum of weight * gradient| of the
-        # live, to first order what the loss would change by without the atom (Molchanov et al. 2017, equation 7).
+        # Sums since the last swap: gradients of all atoms over the last batches; |sum of weight * gradient| of the live atoms over all
+        # batches, to first order the change of the loss without the atom (Molchanov et al. 2017, equation 7).
         self._gradients: list[Tensor | None] = [None] * len(layers)
         self._taylor: list[Tensor] = [torch.zeros(layer.num_live) for layer in layers]
 
     def before_backward(self) -> None:
-        """Let the layers collect the gradients of all atoms in this backward where they are asked for."""
+        """Make the layers collect gradients of all atoms in the coming backward, if a score or the optimizer needs them."""
         collecting = self._optimizer.is_warm or self._is_scoring()
         for layer in self.layers:
             shape = (layer.num_blocks, layer.num_places, layer.atom_size)
             layer.gradient_sum = torch.zeros(shape) if collecting else None
 
     def after_backward(self, num_examples: int) -> None:
-        """Take what backward left, the gradients of a summed loss."""
+        """Add the gradients of backward, those of a loss summed over `num_examples`, to the scores."""
         scoring = self._is_scoring()
         for index, layer in enumerate(self.layers):
             if layer.gradient_sum is not None:
@@ -69,21 +69,21 @@ class TopologyUpdater:
             _core.tower_taylor([value.detach().numpy() for value in values], gradients, sums, num_examples)
 
     def after_step(self, loss: float, num_examples: int) -> bool:
-        """Count the optimizer's step, made on `num_examples` of this mean progressive loss; return whether the topology moved."""
+        """Count a step on `num_examples` of mean progressive loss `loss`, update the topology if due; return whether it was."""
         for layer in self.layers:
             layer.gradient_sum = None
         self._step += 1
         self._steps_since_armed += 1
         if self._drift is not None and self._drift.update(loss, num_examples):
-            _logger.info("the loss has risen: swaps start anew, at step %d", self._step)
+            _logger.info("drift: the loss rose, the drop fraction restarts at step %d", self._step)
             self._steps_since_armed = 0
         if not is_due(self.config, self._step, self._steps_since_armed):
             return False
-        self._swap()
+        self._update_topology()
         return True
 
     def state(self) -> dict[str, Tensor]:
-        """Return everything beside the layers and the optimizer that `restore` needs to go on bit-equal."""
+        """Return the state; `restore` continues bit-equal from it, given the layers and the optimizer."""
         tensors = {"steps": torch.tensor([self._step, self._steps_since_armed])}
         tensors |= {f"taylor.{index}": value for index, value in enumerate(self._taylor)}
         tensors |= {f"gradient.{index}": value for index, value in enumerate(self._gradients) if value is not None}
@@ -93,7 +93,7 @@ class TopologyUpdater:
         return tensors
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from what `state` returned; the layers must be at their topology of then.
+        """Continue from the result of `state`; the layers must have the topology of that moment.
 
         Raises:
             ValueError: the state is of other layers or settings.
@@ -114,15 +114,15 @@ class TopologyUpdater:
             self._drift.restore({name: float(value) for name, value in parts["drift"].items()})
 
     def _is_scoring(self) -> bool:
-        """Return whether the next step is one of those whose gradients the coming swap goes by."""
+        """Return whether the gradients of the next step count for the next swap."""
         config = self.config
         if config.drop_fraction_schedule == "none" or config.grow_criterion != "gradient":
             return False
-        left = -(self._step + 1) % config.update_interval  # steps after the next one until the swap
+        left = -(self._step + 1) % config.update_interval  # steps between the next one and the swap
         due = self._step + 1 + left
         return left < config.score_batches and is_due(config, due, self._steps_since_armed + 1 + left)
 
-    def _swap(self) -> None:
+    def _update_topology(self) -> None:
         config = self.config
         shapes = [(layer.out_features, layer.in_features) for layer in self.layers]
         targets = atom_targets(config, shapes, density_at(config, self._step))
@@ -132,7 +132,7 @@ class TopologyUpdater:
             ScoredLayer(live, self._keep_scores(index, live), self._grow_scores(index, live), protected)
             for index, (live, protected) in enumerate(zip(before, newborns, strict=True))
         ]
-        after = choose_by(config, scored, targets, swap_share_at(config, self._steps_since_armed))
+        after = choose_by(config, scored, targets, drop_fraction_at(config, self._steps_since_armed))
         for index, (old, new) in enumerate(zip(before, after, strict=True)):
             self._move(index, old, new)
         self.history.record(after)
@@ -155,7 +155,7 @@ class TopologyUpdater:
         return np.zeros(live.shape, np.float32) if total is None else np.asarray(total.abs().sum(dim=2).numpy()).reshape(live.shape)
 
     def _move(self, index: int, old: Mask, new: Mask) -> None:
-        """Bring a layer and its optimizer's state from one topology to the next; newborn weights are zero."""
+        """Set the mask of a layer and reorder its optimizer state; newborn weights are zero."""
         layer = self.layers[index]
         self._gradients[index] = None
         self._taylor[index] = torch.zeros(int(new.sum()))

@@ -1,4 +1,4 @@
-"""Inspection of a checkpoint: report and its view in a terminal."""
+"""Inspection of checkpoints and table files: report, and its view in a terminal."""
 
 from monolith_py.training.inspection.report import (
     Bin,

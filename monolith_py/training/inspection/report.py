@@ -1,8 +1,8 @@
-"""Looking into a checkpoint: what it is of, what its tables hold, how often and how long ago their fids were seen, and single rows.
+"""Inspection of a checkpoint: its meta, settings and counts of its tables, histograms of sightings and ages, single rows.
 
-Tables are restored one after the other, so looking takes the memory of the largest. Ages are event time, counted from the checkpoint's
-watermark (of a table file alone: from its newest sighting). A table keeps times rounded down to a step, and tells them apart for
-a span alone (`TableSettings`): a fid may have been seen up to a step later, and one that looks as old as the span at any time before.
+Tables are restored one after the other, so an inspection takes the memory of the largest. Ages are event time before the checkpoint's
+watermark, or before the newest sighting of a single table file. Times of sightings have a resolution and a span (`TableSettings`): a fid
+may have been seen up to a step later than shown, and one that looks as old as the span at any earlier time.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from monolith_py.table import NO_ROW, EmbeddingTable, Entries, TableSettings, Ta
 from monolith_py.training.checkpoint import Checkpoint, CheckpointMeta
 
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
-# Where the bins of ages begin.
+# First age of each bin.
 _AGES_S = (
     *(0, _MINUTE_S, 5 * _MINUTE_S, 15 * _MINUTE_S),
     *(_HOUR_S, 4 * _HOUR_S, 12 * _HOUR_S),
     *(_DAY_S, 3 * _DAY_S, 7 * _DAY_S, 30 * _DAY_S, 90 * _DAY_S),
 )
-_MAX_COUNT = 0xFFFF  # a count stays there: "so many or more"
+_MAX_COUNT = 0xFFFF  # counts saturate here
 
 
 @dataclass(frozen=True)
 class TableReport:
-    """One table: its counts, and what it was told."""
+    """Counts and settings of one table."""
 
     name: str
     stats: TableStats
@@ -41,13 +41,13 @@ class TableReport:
 
     @property
     def id_map_load(self) -> float:
-        """Return the share of the id map's entries that is taken."""
+        """Return the share of used entries of the id map."""
         return (self.stats.rows + self.stats.candidates) / self.stats.id_map_capacity
 
 
 @dataclass(frozen=True)
 class Bin:
-    """How many entries of a table lie in `first` to `last`, both included; no `last`: and beyond."""
+    """Number of entries of a table from `first` to `last` inclusive; without `last`, from `first` on."""
 
     first: int
     last: int | None
@@ -57,7 +57,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Histograms:
-    """All entries of a table, by sightings in powers of two, and by age in seconds; up to the last bin with an entry."""
+    """Histograms of all entries of a table: sightings in powers of two, ages in seconds; up to the last bin with an entry."""
 
     sightings: tuple[Bin, ...]
     ages_s: tuple[Bin, ...]
@@ -65,7 +65,7 @@ class Histograms:
 
 @dataclass(frozen=True)
 class SliceValues:
-    """One slice of one row: its weights, and its rule's state part by part."""
+    """One slice of one row: its weights, and each part of its optimizer state."""
 
     name: str
     weights: list[float]
@@ -74,7 +74,7 @@ class SliceValues:
 
 @dataclass(frozen=True)
 class FidReport:
-    """What a table knows of a fid; sightings of 65,535 are so many or more, and None where it knows of none."""
+    """Entry of a fid in a table; sightings saturate at 65,535, and are None for an absent fid."""
 
     fid: int
     found: Literal["row", "candidate", "absent"]
@@ -85,18 +85,18 @@ class FidReport:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found in a checkpoint, or in one table's file."""
+    """Result of an inspection of a checkpoint or of one table file."""
 
     path: Path
-    meta: CheckpointMeta | None  # None: one table's file
-    refused: tuple[str, ...]  # why newer checkpoints were passed over
-    now_s: int | None  # event time that ages count back from; None: a table's file without an entry
+    meta: CheckpointMeta | None  # None for a table file
+    refused: tuple[str, ...]  # errors of newer, damaged checkpoints
+    now_s: int | None  # event time from which ages are counted; None for a table file without an entry
     tables: tuple[TableReport, ...]
     histograms: Histograms | None = None  # of the only table
     fid: FidReport | None = None  # of the only table
 
     def document(self) -> dict[str, Any]:
-        """Return all of it as JSON has it: times in numbers and in ISO 8601, null for a number that is not finite."""
+        """Return the inspection as a JSON document: times as numbers and as ISO 8601, null for a number that is not finite."""
         document: dict[str, Any] = {
             "path": str(self.path),
             "checkpoint": _meta_document(self.meta) if self.meta else None,
@@ -113,14 +113,13 @@ class Inspection:
 
 
 def inspect_checkpoint(path: Path, feature: str | None = None, fid: int | None = None) -> Inspection:
-    """Return what is in a checkpoint, in the newest intact one of a directory of them, or in one table's file.
+    """Return the inspection of a checkpoint, of the newest intact checkpoint in a folder, or of one table file.
 
-    With `feature`, of its table alone, with histograms; with `fid` too, what the table knows of it in their place. A table's file needs
-    no `feature`.
+    `feature` limits it to one table and adds histograms; `fid` adds the entry of the fid instead. A table file needs no `feature`.
 
     Raises:
-        CheckpointError: nothing is there, it is damaged, or it has no table of that feature; the message names the file.
-        ValueError: a fid is asked for without the feature whose it is.
+        CheckpointError: the path is absent, the checkpoint is damaged, or it has no table of that feature; the message names the file.
+        ValueError: `fid` is given without `feature` for a checkpoint.
     """
     path, refused, files = _files_at(path)
     meta = Checkpoint(path).meta if path.is_dir() else None
@@ -128,7 +127,7 @@ def inspect_checkpoint(path: Path, feature: str | None = None, fid: int | None =
         reports = tuple(_report(file, EmbeddingTable.restore(file)) for file in files)
         return Inspection(path, meta, refused, meta.watermark_ms // 1000, reports)
     if meta and feature is None:
-        raise ValueError(f"fid {fid} must come with the feature whose it is")
+        raise ValueError(f"fid {fid} must come with a feature, got none")
     file = next((file for file in files if feature in (None, file.stem)), None)
     if file is None:
         raise CheckpointError(f"{path}: must have a table of feature {feature!r}, got {', '.join(file.stem for file in files)}")
@@ -145,7 +144,7 @@ def inspect_checkpoint(path: Path, feature: str | None = None, fid: int | None =
 
 
 def iso(time_s: float | None) -> str | None:
-    """Return a time as ISO 8601 in UTC, None for none and for one that no calendar has."""
+    """Return a time as ISO 8601 in UTC, None for None and for a time outside the calendar."""
     if time_s is None:
         return None
     try:
@@ -155,9 +154,9 @@ def iso(time_s: float | None) -> str | None:
 
 
 def _files_at(path: Path) -> tuple[Path, tuple[str, ...], list[Path]]:
-    """Return what to look into: `path` or the newest intact checkpoint in it, why newer ones were refused, and the tables' files."""
+    """Return `path` or the newest intact checkpoint in it, the errors of newer ones, and the table files."""
     if not path.exists():
-        raise CheckpointError(f"{path}: is not there")
+        raise CheckpointError(f"{path}: does not exist")
     if not path.is_dir():
         return path, (), [path]
     refused: list[CheckpointError] = []
@@ -167,7 +166,7 @@ def _files_at(path: Path) -> tuple[Path, tuple[str, ...], list[Path]]:
     else:
         checkpoint, refused = Checkpoint.newest_intact(path)
     if checkpoint is None:
-        raise refused[0] if refused else CheckpointError(f"{path}: holds no checkpoint")
+        raise refused[0] if refused else CheckpointError(f"{path}: has no checkpoint")
     return checkpoint.path, tuple(str(error) for error in refused), checkpoint.table_files
 
 
@@ -176,7 +175,7 @@ def _report(file: Path, table: EmbeddingTable) -> TableReport:
 
 
 def _histogram(places: npt.NDArray[np.int64], firsts: Sequence[int], entries: Entries) -> tuple[Bin, ...]:
-    """Return the bins that begin at `firsts`, up to the last with an entry; `places` has each entry's bin."""
+    """Return the bins that start at `firsts`, up to the last with an entry; `places` are the bins of the entries."""
     is_row = entries.rows != NO_ROW
     rows, candidates = (np.bincount(places[chosen], minlength=len(firsts)) for chosen in (is_row, ~is_row))
     end = int(places.max()) + 1 if places.size else 0
@@ -228,7 +227,7 @@ def _times_kept(settings: TableSettings) -> dict[str, int]:
 
 
 def _finite(value: Any) -> Any:
-    """Return `value` with None in place of each float that JSON does not have."""
+    """Return `value` with None in place of each float that is not finite."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

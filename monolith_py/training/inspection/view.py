@@ -1,4 +1,4 @@
-"""What an inspection found, as a person reads it in a terminal."""
+"""View of an inspection in a terminal."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from monolith_py.table import TableSettings
 from monolith_py.training.checkpoint import CheckpointMeta
 from monolith_py.training.inspection import Bin, FidReport, Inspection, TableReport, iso
 
-_MIN_WIDTH = 140  # numbers are not squeezed below it: a narrower terminal folds the lines
+_MIN_WIDTH = 140  # a narrower terminal folds the lines instead of squeezing the numbers
 _UNITS_S = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def print_inspection(inspection: Inspection) -> None:
-    """Print it on standard output."""
+    """Print `inspection` on standard output."""
     console = Console(markup=False, highlight=False)
     console.width = max(console.width, _MIN_WIDTH)
     facts = Table.grid(padding=(0, 2))
@@ -38,7 +38,7 @@ def print_inspection(inspection: Inspection) -> None:
 
 def _facts(inspection: Inspection) -> list[tuple[str, str]]:
     facts = [("checkpoint" if inspection.meta else "table", str(inspection.path))]
-    facts += [("passed over", reason) for reason in inspection.refused]
+    facts += [("refused", reason) for reason in inspection.refused]
     if inspection.meta is None:
         return [*facts, ("newest seen", _date(inspection.now_s))]
     meta: CheckpointMeta = inspection.meta
@@ -49,8 +49,8 @@ def _facts(inspection: Inspection) -> list[tuple[str, str]]:
         ("step", f"{meta.step:,} batches, {meta.examples_trained:,} examples"),
         ("watermark", f"{_date(meta.watermark_ms // 1000)}, event time"),
         ("saved", f"{_date(meta.saved_ms // 1000)} by generation {meta.generation}"),
-        ("examples", f"to go on from, by partition: {', '.join(offsets) or 'none'}"),
-        ("updates", f"to follow from offset {meta.updates_offset:,}; the next delta has seq {meta.next_seq:,}"),
+        ("examples", f"next by partition: {', '.join(offsets) or 'none'}"),
+        ("updates", f"next offset {meta.updates_offset:,}, seq {meta.next_seq:,}"),
     ]
 
 
@@ -98,7 +98,7 @@ def _print_fid(console: Console, inspection: Inspection, found: FidReport) -> No
     (report,) = inspection.tables
     title = f"{report.name}, fid {found.fid}"
     if found.sightings is None or found.seen_s is None:
-        waiting = "" if report.settings.admission.kind == "count" else ", or waits: only admission 'count' lists what waits"
+        waiting = "" if report.settings.admission.kind == "count" else ", or a candidate: only admission 'count' lists candidates"
         console.print(f"{title}: absent{waiting}", soft_wrap=True)
         return
     more = " or more" if found.sightings == 0xFFFF else ""
@@ -138,13 +138,13 @@ def _date(time_s: int | None) -> str:
 
 
 def _duration(time_s: int) -> str:
-    """Return a time in the largest unit that divides it."""
+    """Return a duration in the largest unit that divides it."""
     size, unit = next((size, unit) for size, unit in _UNITS_S if time_s % size == 0)
     return f"{time_s // size:,} {unit}"
 
 
 def _age(time_s: int) -> str:
-    """Return a time in the largest unit that it has one of."""
+    """Return a duration in the largest unit of which it has one."""
     size, unit = next(((size, unit) for size, unit in _UNITS_S if time_s >= size), _UNITS_S[-1])
     return f"{time_s / size:,.1f} {unit}" if size > 1 else f"{time_s} s"
 

@@ -1,4 +1,4 @@
-"""Settings: what breaks a rule is refused with field, value and rule; what is left out has its default; nothing else happens."""
+"""Settings: a broken rule is an error with field, rule and value; a setting left out has its default."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ Place = tuple[str | int, ...]
 
 
 def paths_below(model: type[BaseModel], prefix: Place = ()) -> Iterator[Place]:
-    """Where each setting lies, those of the first item of each array included."""
+    """Return the path of each setting, with those of the first item of each array."""
     for name, field in model.model_fields.items():
         yield (*prefix, name)
         for kind, item in ((field.annotation, ()), *((inner, (0,)) for inner in get_args(field.annotation))):

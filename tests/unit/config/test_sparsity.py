@@ -1,4 +1,4 @@
-"""Settings of sparse towers: presets fill, arguments override, and what has no effect or breaks a rule is refused."""
+"""Settings of sparse towers: presets fill fields, given fields override, fields without an effect are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a counter is stored; tests/unit/streaming/joiner/test_live_counters.py has what becomes of it."""
+"""The stored form of counters; tests/unit/streaming/joiner/test_live_counters.py tests their use."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from monolith_py.errors import WireError
 COUNTS = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=4)
 
 
-def test_the_key_and_the_bytes_are_what_joiner_and_replica_of_any_version_agree_on() -> None:
+def test_the_key_and_the_bytes_of_a_counter_are_pinned() -> None:
     assert counter_key("video_id", -7) == "counter:video_id:-7"
     assert encode_counts(np.array([258, 1])).hex() == "02010000000000000100000000000000"
 
 
 @given(COUNTS)
-def test_counts_come_back_as_they_were(counts: list[int]) -> None:
+def test_counts_are_decoded_unchanged(counts: list[int]) -> None:
     assert decode_counts(encode_counts(np.array(counts)), len(counts) - 1).tolist() == counts
 
 
@@ -32,5 +32,5 @@ def test_bytes_of_another_length_are_refused(value: bytes) -> None:
             decode_counts(value, 2)
 
 
-def test_a_counter_that_is_not_there_is_zero() -> None:
+def test_an_absent_counter_is_zero() -> None:
     assert decode_counts(None, 2).tolist() == [0, 0, 0]

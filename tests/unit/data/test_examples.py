@@ -49,7 +49,7 @@ def test_a_slice_has_the_rows_of_its_range_as_a_list_would(rows: list[Row], data
 
 
 @given(st.lists(st.tuples(ROWS, st.sets(st.sampled_from(NAMES))), min_size=1, max_size=4))
-def test_what_a_part_does_not_have_is_empty_or_zero_in_the_whole(parts: list[tuple[list[Row], set[str]]]) -> None:
+def test_a_feature_absent_from_a_part_is_empty_or_zero_in_the_whole(parts: list[tuple[list[Row], set[str]]]) -> None:
     whole = FeatureColumns.concat([columns_of(rows, tuple(sorted(names))) for rows, names in parts])
     present = set().union(*(names for _, names in parts))
     missing: Row = ([], [], [0.0, 0.0])
@@ -63,7 +63,7 @@ def test_what_a_part_does_not_have_is_empty_or_zero_in_the_whole(parts: list[tup
 
 
 @given(ROWS.filter(len), st.integers(0, 4))
-def test_a_row_that_is_repeated_is_there_so_many_times(rows: list[Row], times: int) -> None:
+def test_a_repeated_row_occurs_as_often_as_asked(rows: list[Row], times: int) -> None:
     assert listed(columns_of(rows[:1]).repeat(times)) == listed(columns_of(rows[:1] * times))
 
 

@@ -23,7 +23,7 @@ TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
         ("\u77ed\u89c6\u9891", 7846871653793558372),
     ],
 )
-def test_a_fid_never_changes_for_a_table_that_was_saved_knows_no_other(text: str, fid: int) -> None:
+def test_the_fid_of_a_text_is_pinned(text: str, fid: int) -> None:
     assert fid_from_text(text) == fid
 
 

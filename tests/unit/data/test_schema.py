@@ -25,7 +25,7 @@ def job() -> JobConfig:
     return parse_job(settings)
 
 
-def test_features_keep_the_order_of_the_settings_and_counters_come_last(job: JobConfig) -> None:
+def test_features_keep_the_order_of_the_settings_and_counters_are_last(job: JobConfig) -> None:
     schema = Schema.of(job)
     assert schema.sparse_names == ("zebra", "ant", "bee")
     assert schema.dense_names == ("price", "age", "counter_bee", "counter_zebra")
@@ -38,6 +38,6 @@ def test_widths_are_sums_of_dims_and_a_counter_has_a_count_and_a_rate_for_each_t
     assert (schema.sparse_width, schema.dense_width) == (24, 10)
 
 
-def test_counters_that_are_off_are_no_features(job: JobConfig) -> None:
+def test_disabled_counters_are_no_features(job: JobConfig) -> None:
     off = job.model_copy(update={"counters": job.counters.model_copy(update={"enabled": False})})
     assert Schema.of(off).dense_names == ("price", "age")

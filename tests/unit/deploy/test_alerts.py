@@ -1,7 +1,8 @@
-"""The alerting rules: they name metrics that exist, and fire when they should."""
+"""Alerting rules: they name existing metrics, point to the runbook, and fire when they should."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -26,14 +27,14 @@ def test_every_metric_in_a_rule_exists(rules: list[dict[str, Any]], board_builde
 
 def test_every_metric_in_an_explanation_exists(rules: list[dict[str, Any]], board_builder: ModuleType) -> None:
     named = set().union(*(board_builder.metrics_in(text) for rule in rules for text in rule["annotations"].values()))
-    # monolith_py is a folder.
+    # monolith_py is a folder, not a metric.
     assert named - {"monolith_py"} <= set(board_builder.sample_names())
 
 
 def test_every_rule_says_how_urgent_it_is_and_what_to_do(rules: list[dict[str, Any]]) -> None:
     for rule in rules:
         assert rule["labels"]["severity"] in ("page", "ticket"), rule["alert"]
-        assert set(rule["annotations"]) == {"summary", "description"}, rule["alert"]
+        assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}, rule["alert"]
     names = [rule["alert"] for rule in rules]
     assert len(names) == len(set(names))
 
@@ -51,6 +52,16 @@ def test_every_rule_says_how_urgent_it_is_and_what_to_do(rules: list[dict[str, A
 )
 def test_each_way_to_fall_ill_has_an_alert(rules: list[dict[str, Any]], symptom: str) -> None:
     assert any(f"monolith_{symptom}" in rule["expr"] for rule in rules)
+
+
+def test_every_rule_points_to_its_own_entry_in_the_runbook(rules: list[dict[str, Any]], deploy: Path) -> None:
+    runbook = (deploy / "README.md").read_text().partition("\n## Runbook\n")[2]
+    headings = re.findall(r"^### (\w+)$", runbook, re.MULTILINE)
+    assert headings == [rule["alert"] for rule in rules]
+    for rule in rules:
+        path, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+        assert (deploy.parent / path).samefile(deploy / "README.md")
+        assert anchor == rule["alert"].lower()  # as GitHub and GitLab derive anchors from headings
 
 
 def test_the_rules_fire_when_they_should(deploy: Path) -> None:

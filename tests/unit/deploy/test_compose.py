@@ -1,4 +1,4 @@
-"""The compose file and the image: their parts fit each other, the job and the command line."""
+"""Compose file and image: their parts fit each other, the job and the command line."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def job(deploy: Path) -> JobConfig:
 
 
 def published(service: dict[str, Any]) -> dict[int, int]:
-    """Return the port of this machine by the port inside; all are open to this machine alone."""
+    """Return the published ports by the ports inside; all must be bound to 127.0.0.1."""
     parts = [port.split(":") for port in service["ports"]]
     assert all(address == "127.0.0.1" for address, _, _ in parts)
     return {int(inside): int(outside) for _, outside, inside in parts}
@@ -53,7 +53,7 @@ def test_the_job_finds_kafka_and_redis_by_their_names(services: dict[str, Any], 
 
 
 def test_the_broker_is_of_the_version_that_tests_run_against(services: dict[str, Any], deploy: Path) -> None:
-    pom = (deploy / "kafka" / "pom.xml").read_text()
+    pom = (deploy / "demo" / "driver" / "pom.xml").read_text()
     version = re.search(r"<artifactId>kafka_2\.13</artifactId>\s*<version>([^<]+)<", pom)
     assert version is not None
     assert services["kafka"]["image"] == f"apache/kafka:{version[1]}"

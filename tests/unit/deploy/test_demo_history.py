@@ -1,14 +1,15 @@
-"""History in the log: in order of time, each record in its request's partition, with counters that know nothing of the future."""
+"""History in the log: time order, the request's partition, counters of earlier impressions only."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
+from monolith_demo.dataset.kuairand import Stream, one_fid
+from monolith_demo.driver.history import write_features, write_history
 from monolith_py.config import JobConfig
 from monolith_py.data.columns import FeatureColumns
 from monolith_py.data.counters import counter_values, encode_counts
@@ -17,12 +18,13 @@ from monolith_py.io.codec import decode_action, decode_features, decode_impressi
 from monolith_py.io.log.log import event_times
 from monolith_py.io.log.topics import create_topics, partition_of
 
-Demo = Callable[[str], ModuleType]
+Write = Callable[..., Any]
+MakeStream = Callable[..., Stream]
 Appended = tuple[str, int, list[int], list[bytes]]  # topic, partition, times, values
 
 
 class RecordingLog:
-    """Remembers each append; nothing is read from it."""
+    """Records each append; cannot be read."""
 
     def __init__(self) -> None:
         self.appended: list[Appended] = []
@@ -37,19 +39,19 @@ class RecordingLog:
 
 
 @pytest.fixture
-def write(demo: Demo, make_demo_job: Callable[..., JobConfig], make_requests: Callable[[Any], Any]) -> Callable[..., Any]:
-    """Return a function that writes the first `count` impressions of a stream and returns the log, the result and what was noted."""
+def write(make_demo_job: Callable[..., JobConfig], make_requests: Callable[[Any], Any]) -> Callable[..., Any]:
+    """Return a function that writes the first `count` impressions of a stream and returns log, number of records and notes."""
 
-    def write_into(stream: Any, count: int, **settings: Any) -> tuple[RecordingLog, int, list[int]]:
+    def write_into(stream: Stream, count: int, **settings: Any) -> tuple[RecordingLog, int, list[int]]:
         log, noted = RecordingLog(), []
         job = make_demo_job(**settings)
-        total = demo("driver.history").write_history(log, job, stream, count, make_requests(stream), noted.append)
+        total = write_history(log, job, stream, count, make_requests(stream), noted.append)
         return log, total, noted
 
     return write_into
 
 
-def test_impressions_and_the_plays_that_end_before_the_next_one_are_written_once(write: Callable[..., Any], make_stream: Any) -> None:
+def test_impressions_and_the_plays_that_end_before_the_next_one_are_written_once(write: Write, make_stream: MakeStream) -> None:
     stream, count = make_stream(200), 120
     log, total, noted = write(stream, count)
     next_ms = stream.times_ms[count]
@@ -60,13 +62,13 @@ def test_impressions_and_the_plays_that_end_before_the_next_one_are_written_once
     assert total == sum(noted) == count + len(expected)
 
 
-def test_a_whole_stream_is_all_history(write: Callable[..., Any], make_stream: Any) -> None:
+def test_a_whole_stream_is_all_history(write: Write, make_stream: MakeStream) -> None:
     stream = make_stream(50)
     log, _, _ = write(stream, 50)
     assert len(log.events("actions")) == stream.num_actions.sum()
 
 
-def test_records_come_in_order_of_time_and_the_labels_of_a_request_before_its_end(write: Callable[..., Any], make_stream: Any) -> None:
+def test_records_come_in_order_of_time_and_the_labels_of_a_request_before_its_end(write: Write, make_stream: MakeStream) -> None:
     stream = make_stream(200)
     log, _, _ = write(stream, 150)
     for topic in ("impressions", "actions"):
@@ -81,14 +83,14 @@ def test_records_come_in_order_of_time_and_the_labels_of_a_request_before_its_en
     assert all(of == sorted(of) for of in kinds.values())
 
 
-def test_appends_are_of_bounded_size_and_each_record_has_its_own_time(write: Callable[..., Any], make_stream: Any) -> None:
+def test_appends_are_of_bounded_size_and_each_record_has_its_own_time(write: Write, make_stream: MakeStream) -> None:
     log, _, noted = write(make_stream(2500), 2500)
     assert max(noted) <= 1000
     for topic, _, times_ms, values in log.appended:
         assert times_ms == [(decode_impression if topic == "impressions" else decode_action)(value).time_ms for value in values]
 
 
-def test_each_record_lies_in_the_partition_of_its_request(write: Callable[..., Any], make_stream: Any) -> None:
+def test_each_record_lies_in_the_partition_of_its_request(write: Write, make_stream: MakeStream) -> None:
     log, _, _ = write(make_stream(200), 150, partitions=4)
     for topic, partition, _, values in log.appended:
         ids = {(decode_impression if topic == "impressions" else decode_action)(value).request_id for value in values}
@@ -97,11 +99,11 @@ def test_each_record_lies_in_the_partition_of_its_request(write: Callable[..., A
 
 
 def test_the_log_finds_history_by_time(
-    demo: Demo, make_demo_job: Callable[..., JobConfig], make_requests: Any, make_stream: Any, make_log: Callable[..., Log]
+    make_demo_job: Callable[..., JobConfig], make_requests: Any, make_stream: MakeStream, make_log: Callable[..., Log]
 ) -> None:
     stream, job, log = make_stream(300), make_demo_job(), make_log()
     create_topics(log, job.log)
-    demo("driver.history").write_history(log, job, stream, 300, make_requests(stream), lambda _: None)
+    write_history(log, job, stream, 300, make_requests(stream), lambda _: None)
     for index in range(0, 300, 50):
         time_ms = int(stream.times_ms[index])
         (found,) = log.read("impressions", 0, log.offset_at("impressions", 0, time_ms), 1)
@@ -109,7 +111,7 @@ def test_the_log_finds_history_by_time(
 
 
 def test_counters_served_are_of_what_was_joined_before_the_impression(
-    write: Callable[..., Any], make_demo_job: Callable[..., JobConfig], make_stream: Any
+    write: Write, make_demo_job: Callable[..., JobConfig], make_stream: MakeStream
 ) -> None:
     stream, job = make_stream(300, seed=5, longest_play_ms=60_000), make_demo_job(counters=True)
     log, _, _ = write(stream, 300, counters=True)
@@ -128,17 +130,16 @@ def test_counters_served_are_of_what_was_joined_before_the_impression(
     assert counted > 1000
 
 
-def test_without_counters_nothing_is_dense(write: Callable[..., Any], make_stream: Any) -> None:
+def test_without_counters_nothing_is_dense(write: Write, make_stream: MakeStream) -> None:
     log, _, _ = write(make_stream(20), 20)
     assert all(not impression.shared.dense and not impression.candidates.dense for impression in log.events("impressions"))
 
 
-def test_stored_features_lie_where_replicas_look(demo: Demo, make_kv: Callable[..., Kv]) -> None:
-    one_fid = demo("dataset.kuairand").one_fid
+def test_stored_features_lie_where_replicas_look(make_kv: Callable[..., Kv]) -> None:
     users = {user: FeatureColumns(1, {"degree": one_fid(user)}) for user in range(2500)}
     videos = {7: FeatureColumns(1, {"author_id": one_fid(70)})}
     kv = make_kv()
-    demo("driver.history").write_features(kv, users, videos)
+    write_features(kv, users, videos)
     assert len(list(kv.scan("user:"))) == 2500
     user, item = kv.get_many(["user:2499", "item:7"])
     assert user is not None and decode_features(user).sparse["degree"].fids.tolist() == [2499]

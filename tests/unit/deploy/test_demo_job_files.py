@@ -1,32 +1,26 @@
-"""The TOML files of a run: they load, and differ where the processes do."""
+"""Job files of a run: they load, and differ only in the settings of their processes."""
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from monolith_demo.driver.job_files import TEMPLATE, JobFiles, Services, to_toml, write_job_files
 from monolith_py.config import JobConfig, load_job
 
 
-@pytest.fixture(scope="module")
-def job_files(demo: Callable[[str], ModuleType]) -> ModuleType:
-    return demo("driver.job_files")
-
-
-def write(job_files: ModuleType, folder: Path, *, counters: bool = False) -> Any:
-    where = job_files.Services(f"sqlite:///{folder}/log", f"sqlite:///{folder}/kv.db", 1, 2, 3, 4, 5)
-    return job_files.write_job_files(folder, where, counters=counters)
+def write(folder: Path, *, counters: bool = False) -> JobFiles:
+    where = Services(f"sqlite:///{folder}/log", f"sqlite:///{folder}/kv.db", 1, 2, 3, 4, 5)
+    return write_job_files(folder, where, counters=counters)
 
 
 def differences(one: JobConfig, two: JobConfig) -> dict[str, tuple[Any, Any]]:
-    """The settings in which two jobs differ."""
+    """Return the settings that differ between two jobs."""
 
     def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -38,9 +32,9 @@ def differences(one: JobConfig, two: JobConfig) -> dict[str, tuple[Any, Any]]:
     return {key: (first[key], second[key]) for key in first if first[key] != second[key]}
 
 
-def test_a_run_has_the_demo_s_settings_with_its_own_paths_and_ports(job_files: ModuleType, tmp_path: Path) -> None:
-    files = write(job_files, tmp_path)
-    changes = differences(load_job(job_files.TEMPLATE), files.job)
+def test_a_run_has_the_demo_s_settings_with_its_own_paths_and_ports(tmp_path: Path) -> None:
+    files = write(tmp_path)
+    changes = differences(load_job(TEMPLATE), files.job)
     assert {key: new for key, (_, new) in changes.items()} == {
         "log.url": f"sqlite:///{tmp_path}/log",
         "kv.url": f"sqlite:///{tmp_path}/kv.db",
@@ -53,8 +47,8 @@ def test_a_run_has_the_demo_s_settings_with_its_own_paths_and_ports(job_files: M
     }
 
 
-def test_the_frozen_replica_follows_nothing_and_logs_nothing(job_files: ModuleType, tmp_path: Path) -> None:
-    files = write(job_files, tmp_path)
+def test_the_frozen_replica_follows_nothing_and_logs_nothing(tmp_path: Path) -> None:
+    files = write(tmp_path)
     changes = differences(files.job, files.frozen_job)
     assert {key: new for key, (_, new) in changes.items()} == {
         "trainer.checkpoint_dir": f"{tmp_path}/checkpoints-frozen",
@@ -68,22 +62,22 @@ def test_the_frozen_replica_follows_nothing_and_logs_nothing(job_files: ModuleTy
     }
 
 
-def test_history_is_trained_with_all_cores_into_the_same_checkpoints(job_files: ModuleType, tmp_path: Path) -> None:
-    files = write(job_files, tmp_path)
+def test_history_is_trained_with_all_cores_into_the_same_checkpoints(tmp_path: Path) -> None:
+    files = write(tmp_path)
     assert differences(files.job, load_job(files.history)) == {"trainer.num_threads": (1, 0)}
 
 
 @pytest.mark.parametrize("counters", [False, True])
-def test_counters_are_on_when_they_are_asked_for(job_files: ModuleType, tmp_path: Path, counters: bool) -> None:
-    files = write(job_files, tmp_path, counters=counters)
+def test_counters_are_on_when_they_are_asked_for(tmp_path: Path, counters: bool) -> None:
+    files = write(tmp_path, counters=counters)
     assert [files.job.counters.enabled, files.frozen_job.counters.enabled] == [counters, counters]
 
 
 @pytest.mark.parametrize("name", ["with space", "quote'\"s", "back\\slash", "\u77ed\u89c6\u9891", "\U0001f3ac"])
-def test_the_run_folder_may_have_any_name(job_files: ModuleType, tmp_path: Path, name: str) -> None:
+def test_the_run_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     folder.mkdir()
-    assert write(job_files, folder).job.trainer.checkpoint_dir == f"{folder}/checkpoints"
+    assert write(folder).job.trainer.checkpoint_dir == f"{folder}/checkpoints"
 
 
 KEYS = st.from_regex(r"[a-z_]{1,6}", fullmatch=True)
@@ -95,10 +89,10 @@ DOCUMENTS = st.dictionaries(KEYS, VALUES | TABLES | st.lists(st.dictionaries(KEY
 
 
 @given(DOCUMENTS)
-def test_what_is_written_as_toml_reads_as_it_was(job_files: ModuleType, document: dict[str, Any]) -> None:
-    assert tomllib.loads(job_files.to_toml(document)) == document
+def test_what_is_written_as_toml_reads_as_it_was(document: dict[str, Any]) -> None:
+    assert tomllib.loads(to_toml(document)) == document
 
 
-def test_the_template_survives_being_written(job_files: ModuleType) -> None:
-    document = tomllib.loads(job_files.TEMPLATE.read_text())
-    assert tomllib.loads(job_files.to_toml(document)) == document
+def test_the_template_survives_being_written() -> None:
+    document = tomllib.loads(TEMPLATE.read_text())
+    assert tomllib.loads(to_toml(document)) == document

@@ -1,27 +1,22 @@
-"""What a run left behind is counted in the log itself."""
+"""Ledger of a run: counts from the log, freshness file, metrics of a process."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, Counter, start_http_server
 
+from monolith_demo.report.ledger import Ledger, read_freshness, read_ledger, scrape
 from monolith_py.config import JobConfig
 from monolith_py.data.columns import FeatureColumns
 from monolith_py.data.examples import ExampleBatch, ExampleKind
 from monolith_py.io import Log
 from monolith_py.io.codec import encode_examples
 from monolith_py.io.log.topics import create_topics
-
-
-@pytest.fixture(scope="module")
-def ledger(demo: Callable[[str], ModuleType]) -> ModuleType:
-    return demo("report.ledger")
 
 
 def examples(*rows: tuple[str, int, ExampleKind]) -> bytes:
@@ -39,9 +34,7 @@ def examples(*rows: tuple[str, int, ExampleKind]) -> bytes:
     )
 
 
-def test_records_and_examples_of_all_partitions_are_counted(
-    ledger: ModuleType, make_demo_job: Callable[..., JobConfig], make_log: Callable[..., Log]
-) -> None:
+def test_records_and_examples_of_all_partitions_are_counted(make_demo_job: Callable[..., JobConfig], make_log: Callable[..., Log]) -> None:
     job, log = make_demo_job(partitions=2), make_log()
     create_topics(log, job.log)
     labelled, late = ExampleKind.LABELLED, ExampleKind.RETRACTION
@@ -52,38 +45,36 @@ def test_records_and_examples_of_all_partitions_are_counted(
     log.append("examples", [examples(("r2", 1, labelled), ("r2", 1, labelled))], time_ms=1, partition=1)
     log.append("updates", [b"1234", b"123"], time_ms=1)
     log.append("dead_letters", [b"x"], time_ms=1)
-    assert ledger.read_ledger(log, job) == ledger.Ledger(
+    assert read_ledger(log, job) == Ledger(
         impressions=703, actions=501, examples=4, retractions=1, distinct=4, deltas=2, delta_bytes=7, dead_letters=1
     )
 
 
-def test_a_log_without_records_counts_nothing(
-    ledger: ModuleType, make_demo_job: Callable[..., JobConfig], make_log: Callable[..., Log]
-) -> None:
+def test_a_log_without_records_counts_nothing(make_demo_job: Callable[..., JobConfig], make_log: Callable[..., Log]) -> None:
     job, log = make_demo_job(), make_log()
     create_topics(log, job.log)
-    assert ledger.read_ledger(log, job) == ledger.Ledger(0, 0, 0, 0, 0, 0, 0, 0)
+    assert read_ledger(log, job) == Ledger(0, 0, 0, 0, 0, 0, 0, 0)
 
 
-def test_freshness_is_of_the_steps_since_the_moment_asked_for(ledger: ModuleType, tmp_path: Path) -> None:
+def test_freshness_is_of_the_steps_since_the_moment_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "freshness.log"
     # Servable at 9,000, 10,400 and 12,000 ms, trained at 8,000, 9,900 and 10,000 ms.
     path.write_text("9000 1.0 7\n10400 0.5 5\n12000 2.0 3\n")
-    ages_s, rows = ledger.read_freshness(path, 10_000)
+    ages_s, rows = read_freshness(path, 10_000)
     assert (ages_s.tolist(), rows.tolist()) == ([2.0], [3.0])
-    assert ledger.read_freshness(path, 8_000)[1].tolist() == [7.0, 5.0, 3.0]
+    assert read_freshness(path, 8_000)[1].tolist() == [7.0, 5.0, 3.0]
 
 
 @pytest.mark.parametrize("content", [None, ""])
-def test_no_freshness_file_or_an_empty_one_has_no_steps(ledger: ModuleType, tmp_path: Path, content: str | None) -> None:
+def test_no_freshness_file_or_an_empty_one_has_no_steps(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "freshness.log"
     if content is not None:
         path.write_text(content)
-    ages_s, rows = ledger.read_freshness(path, 0)
+    ages_s, rows = read_freshness(path, 0)
     assert (ages_s.tolist(), rows.tolist()) == ([], [])
 
 
-def test_a_metric_is_summed_over_its_labels_and_no_other_metric(ledger: ModuleType) -> None:
+def test_a_metric_is_summed_over_its_labels_and_no_other_metric() -> None:
     registry = CollectorRegistry()
     joined = Counter("joined", "Joined", ["kind"], registry=registry)
     joined.labels(kind="labelled").inc(40)
@@ -93,16 +84,16 @@ def test_a_metric_is_summed_over_its_labels_and_no_other_metric(ledger: ModuleTy
     server, thread = start_http_server(0, "127.0.0.1", registry)
     try:
         port = server.server_port
-        assert ledger.scrape(port, "joined_total") == 42
-        assert ledger.scrape(port, "plain_total") == 3
-        assert ledger.scrape(port, "absent_total") == 0
+        assert scrape(port, "joined_total") == 42
+        assert scrape(port, "plain_total") == 3
+        assert scrape(port, "absent_total") == 0
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
 
 
-def test_a_process_that_does_not_answer_has_no_metric(ledger: ModuleType) -> None:
+def test_a_process_that_does_not_answer_has_no_metric() -> None:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))  # bound and not listening: nobody answers there
-        assert ledger.scrape(probe.getsockname()[1], "joined_total") is None
+        probe.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
+        assert scrape(probe.getsockname()[1], "joined_total") is None

@@ -1,4 +1,4 @@
-"""The live phase: nothing is known before it may be, nothing is left out, and time waits for replicas that are slow."""
+"""Live replay: no label is known early, no record is lost, and slow replicas slow it down."""
 
 from __future__ import annotations
 
@@ -6,24 +6,27 @@ import heapq
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
+from monolith_demo.dataset.kuairand import Stream
+from monolith_demo.driver.history import history_actions
+from monolith_demo.driver.live import Replay
 from monolith_py.clock import ManualClock
 from monolith_py.errors import RankFailed
 from monolith_py.io.codec import decode_action
 from monolith_serving.client import RankResult
 
+MakeStream = Callable[..., Stream]
 DURATION_S = 4.0
 FIRST = 50
-Event = tuple[float, Any]  # seconds on the clock, what happened
+Event = tuple[float, Any]  # seconds on the clock, event
 
 
 class TickingClock(ManualClock):
-    """Tells its listeners whenever it has moved."""
+    """Clock that calls its listeners at each move."""
 
     def __init__(self) -> None:
         super().__init__(1_700_000_000_000)
@@ -43,7 +46,7 @@ class Asked(NamedTuple):
 
 
 class SlowRanker:
-    """A replica whose answer to its n-th request comes `delay_s(n)` seconds later, or fails for the request `refuses`."""
+    """Replica that answers its n-th request after `delay_s(n)` seconds and refuses request `refuses`."""
 
     def __init__(self, clock: TickingClock, delay_s: Callable[[int], float], refuses: int | None = None) -> None:
         self._clock, self._delay_s, self._refuses = clock, delay_s, refuses
@@ -84,14 +87,14 @@ class SlowRanker:
 
 
 class World:
-    """A replay of a stream to two replicas, and what came of it."""
+    """Replay of a stream to replicas, with the records appended and the progress notes."""
 
-    def __init__(self, live: ModuleType, stream: Any, *delays_s: Callable[[int], float], refuses: int | None = None) -> None:
+    def __init__(self, stream: Stream, *delays_s: Callable[[int], float], refuses: int | None = None) -> None:
         self.stream, self.clock = stream, TickingClock()
         self.rankers = [SlowRanker(self.clock, delay_s, refuses) for delay_s in delays_s]
         self.appended: list[Event] = []
         self.notes: list[Any] = []
-        self.replay = live.Replay(stream, FIRST, self.rankers, 2, self._append, self.clock)
+        self.replay = Replay(stream, FIRST, self.rankers, 2, self._append, self.clock)
         self.began_s = self.clock.monotonic_s()
 
     def _append(self, records: list[Any]) -> None:
@@ -101,7 +104,7 @@ class World:
         return self.replay.run(DURATION_S, self.notes.append, check)
 
     def due_s(self, time_ms: int) -> float:
-        """When an event time comes: impression k of n live ones comes k / (n - 1) of the duration after the start."""
+        """Return the clock time of an event time: impression k of n is due k / (n - 1) of the duration after the start."""
         shown = self.stream.times_ms[FIRST:].tolist()
         if time_ms >= shown[-1]:
             return self.began_s + DURATION_S
@@ -110,21 +113,14 @@ class World:
         return self.began_s + (after - 1 + part) / (len(shown) - 1) * DURATION_S
 
 
-@pytest.fixture(scope="module")
-def live(demo: Callable[[str], ModuleType]) -> ModuleType:
-    return demo("driver.live")
-
-
 def delays(seed: int, longest_s: float) -> Callable[[int], float]:
     values = np.random.default_rng(seed).uniform(0, longest_s, 10_000)
     return lambda number: float(values[number])
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_no_action_is_appended_before_both_replicas_have_answered_and_its_play_has_ended(
-    live: ModuleType, make_stream: Callable[..., Any], seed: int
-) -> None:
-    world = World(live, make_stream(300, seed), delays(seed, 0.4), delays(seed + 10, 0.3))
+def test_no_action_is_appended_before_both_replicas_have_answered_and_its_play_has_ended(make_stream: MakeStream, seed: int) -> None:
+    world = World(make_stream(300, seed), delays(seed, 0.4), delays(seed + 10, 0.3))
     world.run()
     first_live = world.stream.times_ms[FIRST]
     held_by_play = held_by_answer = 0
@@ -138,29 +134,27 @@ def test_no_action_is_appended_before_both_replicas_have_answered_and_its_play_h
         assert at_s >= answered_s
         held_by_answer += answered_s > world.due_s(action.time_ms)
         held_by_play += answered_s < world.due_s(action.time_ms) - 0.1
-    assert held_by_play > 20 and held_by_answer > 20  # both rules were put to the test
+    assert held_by_play > 20 and held_by_answer > 20  # both rules were tested
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_history_and_live_have_every_impression_and_every_action_exactly_once(
-    demo: Callable[[str], ModuleType], live: ModuleType, make_stream: Callable[..., Any], seed: int
-) -> None:
+def test_history_and_live_have_every_impression_and_every_action_exactly_once(make_stream: MakeStream, seed: int) -> None:
     stream = make_stream(300, seed)
-    world = World(live, stream, delays(seed, 0.2), delays(seed + 10, 0.2))
+    world = World(stream, delays(seed, 0.2), delays(seed + 10, 0.2))
     world.run()
-    of_history = [action for index in demo("driver.history").history_actions(stream, FIRST) for action in stream.actions(index)]
+    of_history = [action for index in history_actions(stream, FIRST) for action in stream.actions(index)]
     of_live = [action for _, action in world.appended]
-    assert any(int(action.request_id.split("-")[1]) < FIRST for action in of_live)  # plays that history left open
+    assert any(int(action.request_id.split("-")[1]) < FIRST for action in of_live)  # plays that ended after history
     assert Counter(of_history + of_live) == Counter(action for index in range(300) for action in stream.actions(index))
     for ranker in world.rankers:
         assert [request["id"] for request in ranker.requests] == [stream.request_id(index) for index in range(FIRST, 300)]
 
 
 def test_actions_of_one_request_keep_their_order_so_that_its_end_does_not_close_it_without_a_label(
-    live: ModuleType, make_stream: Callable[..., Any]
+    make_stream: MakeStream,
 ) -> None:
     stream = make_stream(300)
-    world = World(live, stream, delays(1, 0.2), delays(2, 0.2))
+    world = World(stream, delays(1, 0.2), delays(2, 0.2))
     world.run()
     kinds: dict[str, list[str]] = {}
     for _, action in world.appended:
@@ -170,9 +164,9 @@ def test_actions_of_one_request_keep_their_order_so_that_its_end_does_not_close_
         assert of == [action.kind for action in stream.actions(int(request_id.split("-")[1]))]
 
 
-def test_replicas_are_asked_what_was_asked_then(live: ModuleType, make_stream: Callable[..., Any]) -> None:
+def test_replicas_are_asked_what_was_asked_then(make_stream: MakeStream) -> None:
     stream = make_stream(120)
-    world = World(live, stream, delays(1, 0.01), delays(2, 0.01))
+    world = World(stream, delays(1, 0.01), delays(2, 0.01))
     world.run()
     expected = [
         {
@@ -187,18 +181,18 @@ def test_replicas_are_asked_what_was_asked_then(live: ModuleType, make_stream: C
     assert world.rankers[0].requests == world.rankers[1].requests == expected
 
 
-def test_the_load_is_even_though_the_stream_is_not(live: ModuleType, make_stream: Callable[..., Any]) -> None:
+def test_the_load_is_even_though_the_stream_is_not(make_stream: MakeStream) -> None:
     stream = make_stream(450)
-    night = np.where(np.arange(450) < 200, 0, 3_600_000)  # nobody is awake for an hour
+    night = np.where(np.arange(450) < 200, 0, 3_600_000)  # an hour without impressions
     stream = type(stream)(**{**vars(stream), "times_ms": stream.times_ms + night})
-    world = World(live, stream, delays(1, 0.01), delays(2, 0.01))
+    world = World(stream, delays(1, 0.01), delays(2, 0.01))
     assert world.run() == pytest.approx(DURATION_S, abs=0.1)
     seconds = Counter(int(at_s - world.began_s + 1e-6) for at_s, _ in world.rankers[0].asked)
     assert all(seconds[second] == pytest.approx(100, abs=5) for second in range(4))
 
 
-def test_time_waits_for_slow_replicas_and_the_notes_say_how_far_behind_it_is(live: ModuleType, make_stream: Callable[..., Any]) -> None:
-    world = World(live, make_stream(450), lambda _: 1.0, lambda _: 0.01)
+def test_time_waits_for_slow_replicas_and_the_notes_say_how_far_behind_it_is(make_stream: MakeStream) -> None:
+    world = World(make_stream(450), lambda _: 1.0, lambda _: 0.01)
     took_s = world.run()
     assert max(ranker.most_waiting for ranker in world.rankers) == 64
     assert took_s == pytest.approx(400 / 64, abs=1.5)  # 64 in flight, each a second long
@@ -208,8 +202,8 @@ def test_time_waits_for_slow_replicas_and_the_notes_say_how_far_behind_it_is(liv
     assert (world.notes[-1].num_sent, world.notes[-1].num_answered, world.notes[-1].lag_s) == (400, 400, 0.0)
 
 
-def test_answers_are_kept_in_the_order_of_the_impressions_whenever_they_come(live: ModuleType, make_stream: Callable[..., Any]) -> None:
-    world = World(live, make_stream(150), delays(3, 0.5), lambda _: 0.05)
+def test_answers_are_kept_in_the_order_of_the_impressions_whenever_they_come(make_stream: MakeStream) -> None:
+    world = World(make_stream(150), delays(3, 0.5), lambda _: 0.05)
     world.run()
     arrival = sorted(world.rankers[0].answered, key=world.rankers[0].answered.__getitem__)
     assert arrival != sorted(arrival)
@@ -221,17 +215,15 @@ def test_answers_are_kept_in_the_order_of_the_impressions_whenever_they_come(liv
     np.testing.assert_allclose(world.replay.served[1].latencies_s, 0.05, atol=0.0051)
 
 
-def test_a_replica_that_refuses_ends_the_replay_and_its_impression_gets_no_action(
-    live: ModuleType, make_stream: Callable[..., Any]
-) -> None:
-    world = World(live, make_stream(300), delays(1, 0.05), delays(2, 0.05), refuses=40)
+def test_a_replica_that_refuses_ends_the_replay_and_its_impression_gets_no_action(make_stream: MakeStream) -> None:
+    world = World(make_stream(300), delays(1, 0.05), delays(2, 0.05), refuses=40)
     with pytest.raises(RankFailed, match="UNAVAILABLE: gone"):
         world.run()
     assert world.stream.request_id(FIRST + 40) not in {action.request_id for _, action in world.appended}
     assert len(world.rankers[0].requests) < 80
 
 
-def test_a_process_that_has_died_ends_the_replay_within_a_second(live: ModuleType, make_stream: Callable[..., Any]) -> None:
+def test_a_process_that_has_died_ends_the_replay_within_a_second(make_stream: MakeStream) -> None:
     class Died(Exception):
         pass
 
@@ -239,7 +231,7 @@ def test_a_process_that_has_died_ends_the_replay_within_a_second(live: ModuleTyp
         if world.clock.monotonic_s() - world.began_s > 1.5:
             raise Died
 
-    world = World(live, make_stream(300), delays(1, 0.05), delays(2, 0.05))
+    world = World(make_stream(300), delays(1, 0.05), delays(2, 0.05))
     with pytest.raises(Died):
         world.run(check)
     assert world.clock.monotonic_s() - world.began_s < 2.6

@@ -1,24 +1,19 @@
-"""What the report measures, against definitions written out."""
+"""Measures of the report, recomputed from their definitions."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from types import ModuleType
 
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from monolith_demo.report.measures import quality, weighted_percentile
+
 SCORES = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9, 1.0])
 PAIRS = st.lists(st.tuples(st.booleans(), SCORES), min_size=2, max_size=40)
 WEIGHTED = st.lists(st.tuples(st.integers(-20, 20), st.integers(1, 50)), min_size=1, max_size=20)
-
-
-@pytest.fixture(scope="module")
-def measures(demo: Callable[[str], ModuleType]) -> ModuleType:
-    return demo("report.measures")
 
 
 def arrays(pairs: list[tuple[bool, float]]) -> tuple[np.ndarray, np.ndarray]:
@@ -26,10 +21,10 @@ def arrays(pairs: list[tuple[bool, float]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(PAIRS)
-def test_auc_is_the_share_of_pairs_in_the_right_order_and_ties_count_half(measures: ModuleType, pairs: list[tuple[bool, float]]) -> None:
+def test_auc_is_the_share_of_pairs_in_the_right_order_and_ties_count_half(pairs: list[tuple[bool, float]]) -> None:
     positives = [score for label, score in pairs if label]
     negatives = [score for label, score in pairs if not label]
-    got = measures.auc(*arrays(pairs))
+    got = quality(*arrays(pairs)).auc
     if positives and negatives:
         wins = sum((p > n) + 0.5 * (p == n) for p in positives for n in negatives)
         assert got == pytest.approx(wins / (len(positives) * len(negatives)))
@@ -38,35 +33,32 @@ def test_auc_is_the_share_of_pairs_in_the_right_order_and_ties_count_half(measur
 
 
 @given(PAIRS)
-def test_ne_is_log_loss_over_that_of_the_mean_label_and_calibration_is_mean_over_mean(
-    measures: ModuleType, pairs: list[tuple[bool, float]]
-) -> None:
+def test_ne_is_log_loss_over_that_of_the_mean_label_and_calibration_is_mean_over_mean(pairs: list[tuple[bool, float]]) -> None:
     rate = sum(label for label, _ in pairs) / len(pairs)
     assume(0 < rate < 1)
     clipped = [min(max(score, 1e-7), 1 - 1e-7) for _, score in pairs]
     loss = -sum(math.log(p if label else 1 - p) for (label, _), p in zip(pairs, clipped, strict=True)) / len(pairs)
     entropy = -(rate * math.log(rate) + (1 - rate) * math.log(1 - rate))
-    got = measures.quality(*arrays(pairs))
+    got = quality(*arrays(pairs))
     assert got.ne == pytest.approx(loss / entropy)
     assert got.calibration == pytest.approx(sum(score for _, score in pairs) / len(pairs) / rate)
-    assert got.auc == measures.auc(*arrays(pairs))
 
 
-def test_predicting_the_mean_has_an_ne_of_one_and_an_auc_of_a_half(measures: ModuleType) -> None:
+def test_predicting_the_mean_has_an_ne_of_one_and_an_auc_of_a_half() -> None:
     labels = np.arange(100) % 4 == 0
-    got = measures.quality(labels, np.full(100, 0.25))
+    got = quality(labels, np.full(100, 0.25))
     assert (got.auc, got.ne, got.calibration) == pytest.approx((0.5, 1.0, 1.0))
 
 
 @given(WEIGHTED, st.integers(1, 100))
 def test_a_weighted_percentile_is_the_smallest_value_that_so_much_of_the_weight_does_not_exceed(
-    measures: ModuleType, weighted: list[tuple[int, int]], percent: int
+    weighted: list[tuple[int, int]], percent: int
 ) -> None:
     total = sum(weight for _, weight in weighted)
     enough = [v for v, _ in weighted if 100 * sum(weight for value, weight in weighted if value <= v) >= percent * total]
     values, weights = (np.array(column, np.float64) for column in zip(*weighted, strict=True))
-    assert measures.weighted_percentile(values, weights, percent) == min(enough)
+    assert weighted_percentile(values, weights, percent) == min(enough)
 
 
-def test_a_percentile_of_nothing_is_not_a_number(measures: ModuleType) -> None:
-    assert math.isnan(measures.weighted_percentile(np.array([]), np.array([]), 50))
+def test_a_percentile_of_nothing_is_not_a_number() -> None:
+    assert math.isnan(weighted_percentile(np.array([]), np.array([]), 50))

@@ -1,4 +1,4 @@
-"""The Grafana board: built from the metrics that exist, all of them."""
+"""Grafana board: built from existing metrics, all of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def board(board_builder: ModuleType) -> dict[str, Any]:
-    """The committed board."""
+    """Committed board."""
     found: dict[str, Any] = json.loads(board_builder.BOARD.read_text())
     return found
 

@@ -1,4 +1,4 @@
-"""deploy/kafka/broker.py says what is missing, and leaves nothing running."""
+"""Kafka broker of the demo and the tests: it names missing programs and leaves no process running."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-BROKER = Path(__file__).parents[3] / "deploy" / "kafka" / "broker.py"
+COMMAND = [sys.executable, "-m", "monolith_demo.driver.kafka_broker"]
 
 
 def run(folder: Path, **environment: str) -> str:
-    """Run the broker with only this environment, which must end by itself, and return what it says."""
-    done = subprocess.run([sys.executable, str(BROKER), str(folder)], env=environment, capture_output=True, text=True, check=False)
+    """Run the broker in this environment, expect exit status 1, and return its standard error."""
+    done = subprocess.run([*COMMAND, str(folder)], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     return done.stderr
 
@@ -42,7 +42,7 @@ def test_without_maven_and_cache_it_says_so(kafka_url: str, tmp_path: Path) -> N
 
 @pytest.mark.needs_kafka
 def test_sigterm_of_the_script_stops_the_broker(kafka_url: str, tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, str(BROKER), str(tmp_path / "data")], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([*COMMAND, str(tmp_path / "data")], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline().rpartition(":")[2])
         socket.create_connection(("127.0.0.1", port)).close()

@@ -163,7 +163,7 @@ def test_every_preset_learns_tastes_and_keeps_its_budget(evidence: Evidence, dat
     num_weights = 48 * 32 + 32 * 16 + 8 * 32 + 32 * 48
     assert vae.num_live_weights == share * num_weights
     if preset not in ("dense", "static"):
-        assert learner.swaps is not None and learner.swaps.history.num_swaps > 0
+        assert learner.updater is not None and learner.updater.history.num_swaps > 0
 
 
 def test_a_sparse_model_with_all_atoms_computes_what_the_dense_one_does(model: ModuleType) -> None:

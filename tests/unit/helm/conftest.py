@@ -1,4 +1,4 @@
-"""The chart, rendered by the real helm."""
+"""Fixtures that render the chart with the real helm."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def template() -> Callable[[dict[str, Any]], subprocess.CompletedProcess[str]]:
 
 @pytest.fixture(scope="session")
 def render(template) -> Callable[..., Objects]:
-    """Return a function that renders the chart with values over the defaults: objects by (kind, name)."""
+    """Return a function that renders the chart with values over the defaults and returns the objects by (kind, name)."""
 
     def run(values: dict[str, Any] | None = None) -> Objects:
         done = template(values or {})
@@ -45,7 +45,7 @@ def render(template) -> Callable[..., Objects]:
 
 @pytest.fixture(scope="session")
 def refusal(template) -> Callable[[dict[str, Any]], str]:
-    """Return a function that gives what helm says about values that the chart must refuse."""
+    """Return a function that returns the error of helm for values that the chart must refuse."""
 
     def run(values: dict[str, Any]) -> str:
         done = template(values)
@@ -57,12 +57,12 @@ def refusal(template) -> Callable[[dict[str, Any]], str]:
 
 @pytest.fixture(scope="session")
 def defaults(render: Callable[..., Objects]) -> Objects:
-    """What the chart renders without any values of the user."""
+    """Objects of the chart with default values."""
     return render()
 
 
 @pytest.fixture(scope="session")
 def default_values() -> dict[str, Any]:
-    """The chart's values.yaml."""
+    """Content of values.yaml."""
     values: dict[str, Any] = yaml.safe_load((ROOT / "helm" / "monolith" / "values.yaml").read_text())
     return values

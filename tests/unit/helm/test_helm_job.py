@@ -1,4 +1,4 @@
-"""The job in the ConfigMap: literal, accepted by the processes, and refused where a cluster cannot run it."""
+"""Job in the ConfigMap: unchanged, accepted by the processes, refused if a cluster cannot run it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def shipped(objects):
 
 def test_the_shipped_job_is_the_text_of_the_values(render, defaults, default_values):
     assert shipped(defaults).strip() == default_values["job"].strip()
-    # Lines that look like YAML, quotes, leading blanks and comments all stay as they are.
+    # YAML-like lines, quotes, leading blanks and comments stay unchanged.
     text = "  # key: value\n\n" + default_values["job"] + "\n# - 'quoted' \"twice\" {{ braces }}\n"
     assert shipped(render({"job": text})).strip("\n") == text.strip("\n")
 

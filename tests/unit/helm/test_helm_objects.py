@@ -1,4 +1,4 @@
-"""Which objects the chart makes, and which it makes only when asked."""
+"""Objects of the chart: those by default and the optional ones."""
 
 from __future__ import annotations
 

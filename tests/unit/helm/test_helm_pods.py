@@ -1,4 +1,4 @@
-"""What runs in the pods: commands, probes, confinement, secrets, volumes, placing."""
+"""Pods of the chart: commands, probes, security context, secrets, volumes, placement."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_replica_is_ready_when_the_ranking_service_says_so(defaults):
 
 @EACH
 def test_a_process_is_alive_while_it_serves_its_metrics(defaults, component):
-    """A replica too: one that waits for a checkpoint, or whose trainer is down, must not be killed for it."""
+    """Replicas included: one without a checkpoint or without a trainer must not be killed."""
     probes = container(defaults, component)
     assert probes["livenessProbe"]["httpGet"] == probes["startupProbe"]["httpGet"] == {"path": "/metrics", "port": "metrics"}
 

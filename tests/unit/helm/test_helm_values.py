@@ -1,4 +1,4 @@
-"""Every value of the chart is explained, has a schema entry, and a wrong one is refused."""
+"""Values of the chart: each has a comment and a schema entry, and a wrong one is refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import yaml
 
 
 def leaves(values, schema, path=()):
-    """Yield (path, schema) of every value whose own schema names no properties: what a user sets."""
+    """Yield (path, schema) of every leaf value."""
     for key, value in values.items():
         entry = schema["properties"].get(key)
         assert entry is not None, f"no schema entry: {'.'.join((*path, key))}"
@@ -34,7 +34,7 @@ def test_every_value_has_a_schema_entry_and_every_entry_a_value(default_values, 
         for key, entry in node["properties"].items():
             yield from entries(entry, (*path, key)) if "properties" in entry else [(*path, key)]
 
-    # "global" is Helm's own.
+    # "global" belongs to Helm.
     assert set(leaves(default_values, schema)) == set(entries(schema)) - {("global",)}
 
 

@@ -1,4 +1,4 @@
-"""What importing monolith_py.io brings along, and which URL opens what."""
+"""Modules loaded by monolith_py.io, and the implementation of each URL."""
 
 from __future__ import annotations
 

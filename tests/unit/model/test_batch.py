@@ -1,4 +1,4 @@
-"""Model input against plain Python: what the schema names, in its order, and nothing that does not fit it."""
+"""Model input against plain Python: the features of the schema in order, and a refusal of columns that do not fit."""
 
 from __future__ import annotations
 

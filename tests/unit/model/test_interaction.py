@@ -1,4 +1,4 @@
-"""How rows meet, against sums over pairs written out in float64: terms, dots and their gradients, in the core and in plain torch."""
+"""Feature interaction against sums over pairs in float64: terms, dots and gradients, in the core and in torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logging and metrics: a weighted histogram reads like Prometheus' own, levels are kept, a taken port is told."""
+"""Metrics and logging: a weighted histogram equals Prometheus' own, log levels apply, a taken port is an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small world for the joiner: a log in memory, stores that die at a given moment, factories for jobs, impressions and actions."""
+"""Doubles and factories for the joiner: a log in memory, stores that fail at a given moment, jobs, impressions, actions."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class MemoryLog:
 
 
 class Killed(BaseException):
-    """The process is gone. No handler may catch it."""
+    """The process has died. No handler may catch it."""
 
 
 class Fuse:
@@ -192,20 +192,20 @@ class World:
                 log.append(topics.actions, [encode_action(event)], time_ms=event.time_ms, partition=partition)
 
     @staticmethod
-    def pipeline(job: JobConfig, log: Log, kv: Kv | None = None, clock: Clock | None = None) -> JoinerLoop:
+    def joiner(job: JobConfig, log: Log, kv: Kv | None = None, clock: Clock | None = None) -> JoinerLoop:
         """A started joiner; its wall clock stands ten days after NOW unless it is given."""
-        pipeline = JoinerLoop(job, log, kv or MemoryKv(), clock or ManualClock(NOW_MS + 10 * 86_400_000))
-        pipeline.start()
-        return pipeline
+        loop = JoinerLoop(job, log, kv or MemoryKv(), clock or ManualClock(NOW_MS + 10 * 86_400_000))
+        loop.start()
+        return loop
 
     @classmethod
     def join(cls, job: JobConfig, log: Log, kv: Kv | None = None) -> None:
         """Join everything in the log and close all windows."""
-        pipeline = cls.pipeline(job, log, kv)
-        ends = pipeline.ends()
-        while not pipeline.has_reached(ends):
-            pipeline.step()
-        pipeline.close_all()
+        loop = cls.joiner(job, log, kv)
+        ends = loop.ends()
+        while not loop.has_reached(ends):
+            loop.step()
+        loop.close_all()
 
     @staticmethod
     def batches(job: JobConfig, log: Log, topic: str | None = None) -> list[ExampleBatch]:

@@ -1,4 +1,4 @@
-"""Who gets a row: by the sketch at the k-th sighting in a window, never later; by the two rules of chance at their rates.
+"""Admission: the sketch admits at the k-th sighting in a window, never later; the two random rules at their rates.
 
 Letters: k is `admit_after`, N the sightings in a window, L the sketch's cache lines, c the sightings of a fid in a batch.
 """
@@ -47,7 +47,7 @@ def test_the_sketch_never_counts_too_few_of_what_its_window_holds(k, window_s, n
 
 
 def test_the_sketch_counts_a_fid_that_shares_cells_with_what_has_expired():
-    """What older panes hold in a cell must not stand in for the sightings of a newer one."""
+    """Counts of older panes in a cell must not count for a newer pane."""
     table = make_table("sketch", 3, window_s=400)
     table.find_or_insert(np.arange(4_000) + 10**6, START_S)
     table.find_or_insert(np.arange(4_000) + 10**6, START_S)

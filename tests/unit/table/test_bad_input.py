@@ -1,4 +1,4 @@
-"""A wrong argument is refused before anything is read or written."""
+"""A wrong argument is refused before the table reads or writes anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pooled look-up against numpy: sums and means forward, the optimizer's step on hand-summed gradients backward.
+"""Pooled look-up against numpy: sums and means forward, the optimizer step on hand-summed gradients backward.
 
 Letters: B rows of the batch, D the sum of the features' dims.
 """

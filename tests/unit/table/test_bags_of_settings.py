@@ -1,4 +1,4 @@
-"""Bags made from a job's settings: each setting reaches the table it is of, and one that the rule does not have is refused."""
+"""Bags of a job: each setting reaches its table, and a setting that the rule lacks is refused."""
 
 from __future__ import annotations
 

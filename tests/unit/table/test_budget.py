@@ -1,4 +1,4 @@
-"""A table with a memory budget keeps to it: what goes is what its policy says, and whoever follows the table is told."""
+"""A table keeps its memory budget, evicts in the order of its policy, and drains report the evicted fids."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def make_table(num_rows: int, eviction: Any = "lru", half_life_s: int = 1_000, *
 
 
 def live(table: EmbeddingTable, fids: np.ndarray) -> np.ndarray:
-    """Which of the fids have a row."""
+    """Return the mask of the fids that have a row."""
     return np.asarray(table.find(fids) != NO_ROW)
 
 

@@ -1,4 +1,4 @@
-"""What a consumer is told of a table: every change until it acknowledges it, and a fid either as a row or as evicted."""
+"""Drains return every change until it is acknowledged, and a fid either as a row or as evicted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules with group sparsity bring rows to zero: those go, every consumer is told, and their fids may begin anew."""
+"""Rules with group sparsity free rows that become zero: drains report them, and their fids start as new ones."""
 
 from __future__ import annotations
 

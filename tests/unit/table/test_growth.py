@@ -1,4 +1,4 @@
-"""A table that grows from its first shard to many, and each of them again: no fid is lost, and no row moves."""
+"""A table grows from one shard to many and within each shard: no fid is lost, and no row moves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Start values of each kind: from their definition, a pure function of (seed, fid), the same whatever code computes them."""
+"""Start values of each kind follow their definition: a pure function of (seed, fid) on every instruction set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every rule against its paper's equation in float64, and against torch where torch has it.
+"""Every rule against its paper's equation in float64, and against torch if torch has it.
 
 Letters: n rows, D the dim, g a row's gradient summed over the batch.
 """

@@ -1,4 +1,4 @@
-"""Kinds of pooling beyond plain sums: the first rows side by side, weights, and features that share a table, against numpy.
+"""Other poolings against numpy: first rows side by side, weights, features that share a table.
 
 Letters: B rows of the batch, F features, n fids, D a table's dim.
 """

@@ -1,4 +1,4 @@
-"""Rates that follow a schedule change at their steps: those of the table, counted through snapshots, and of the bags."""
+"""Learning-rate schedules change at their steps, counted through snapshots, in tables and bags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slices of a row: each lives by its own rule, rate, start values and encoding, as in a table of its own.
+"""Each slice of a row has its own rule, rate, start values and encoding, as in a table of its own.
 
 Letters: n rows, D the table's dim, R the bytes of an encoded row.
 """

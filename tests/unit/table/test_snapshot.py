@@ -1,4 +1,4 @@
-"""A snapshot is whole or refused by name, whatever became of its file; and a table goes on from it as if nothing had happened."""
+"""A snapshot is complete or refused by name, and a restored table continues bit-equal."""
 
 from __future__ import annotations
 

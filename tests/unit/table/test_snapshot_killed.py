@@ -1,4 +1,4 @@
-"""A process may be killed at any stage of a save: the snapshots before it are there, whole, and go on."""
+"""A process killed at any stage of a save leaves the earlier snapshots intact, and increments can follow them."""
 
 from __future__ import annotations
 

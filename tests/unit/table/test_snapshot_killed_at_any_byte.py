@@ -1,4 +1,4 @@
-"""A save is killed by the kernel the moment it would write beyond a byte, for byte after byte: the snapshot before it stays loadable."""
+"""A save killed by the kernel at any byte of its file leaves the earlier snapshot intact."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One snapshot shared out among tables, and taken on by a table of other settings."""
+"""Several tables restore shares of one snapshot; a table of other learning rates and budget restores it too."""
 
 from __future__ import annotations
 

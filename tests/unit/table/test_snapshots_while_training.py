@@ -1,4 +1,4 @@
-"""Snapshots that are written while the table goes on: each is of one moment, and a base with its increments is the table."""
+"""Snapshots written while the table changes hold one moment, and a base with its increments equals the table."""
 
 from __future__ import annotations
 

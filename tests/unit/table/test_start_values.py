@@ -1,4 +1,4 @@
-"""What a row is before its first update: a pure function of (seed, fid), uniform in [-scale, scale); zeros where there is none."""
+"""Start values are a pure function of (seed, fid), uniform in [-scale, scale); a fid without a row reads zeros."""
 
 from __future__ import annotations
 

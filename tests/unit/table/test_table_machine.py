@@ -1,4 +1,4 @@
-"""The embedding table against a dict: whatever is called in whatever order, both say the same."""
+"""State machine: the embedding table equals a dict after any sequence of calls."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROW_BYTES = 2 * DIM * 4 + 8 + SLOT_BYTES
 
 
 def start_weights(fids: list[int] | np.ndarray) -> np.ndarray:
-    """What rows start with, from a table in which they are alone: start values depend on seed and fid only."""
+    """Return the start values of rows, from another table: they depend on seed and fid only."""
     table = EmbeddingTable(DIM, RULE, init_scale=SCALE, seed=SEED)
     return table.gather(table.find_or_insert(fids, 0))
 

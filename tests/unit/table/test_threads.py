@@ -1,4 +1,4 @@
-"""One thread writes while others read: what they get is a whole row, zeros or no row, never a torn one."""
+"""Readers beside one writer get a complete row, zeros or no row, never a torn one."""
 
 from __future__ import annotations
 

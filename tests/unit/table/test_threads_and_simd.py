@@ -1,4 +1,4 @@
-"""What a table gives does not depend on how many threads work on it; and hardly on the instruction set: a rounding at most."""
+"""Results do not depend on the number of threads, and on the instruction set only by rounding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When rows expire: never while they were seen within the TTL, and soon after."""
+"""Rows expire soon after their TTL, never before it."""
 
 from __future__ import annotations
 

@@ -57,19 +57,19 @@ class Ours:
     def __init__(self, tower: Tower) -> None:
         self.tower = tower
         self.atoms = AtomOptimizer(tower.sparse_layers, AtomRule(), CONFIG.newborn)
-        self.swaps = TopologyUpdater(tower.sparse_layers, self.atoms, CONFIG, seed=0)
+        self.updater = TopologyUpdater(tower.sparse_layers, self.atoms, CONFIG, seed=0)
         self.whole = ParameterOptimizer({str(index): layer.bias for index, layer in enumerate(tower.sparse_layers)}, AtomRule())
 
     def step(self, inputs: Tensor, labels: Tensor) -> bool:
         for parameter in self.tower.parameters():
             parameter.grad = None
-        self.swaps.before_backward()
+        self.updater.before_backward()
         loss = ((self.tower(inputs) - labels) ** 2).sum()
         loss.backward()
-        self.swaps.after_backward(len(inputs))
+        self.updater.after_backward(len(inputs))
         self.whole.step(LR, len(inputs))
         self.atoms.step(LR, len(inputs))
-        return self.swaps.after_step(loss.item() / len(inputs), len(inputs))
+        return self.updater.after_step(loss.item() / len(inputs), len(inputs))
 
 
 def trainings() -> tuple[Published, Ours]:

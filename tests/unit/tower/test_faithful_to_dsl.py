@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from monolith_py.config.sparsity import SparsityConfig
 from monolith_py.tower.layers.atoms import Mask, atom_sums
-from monolith_py.tower.rule.schedule import is_due, swap_share_at
+from monolith_py.tower.rule.schedule import drop_fraction_at, is_due
 from monolith_py.tower.rule.topology import ScoredLayer, choose_by
 
 Array = NDArray[np.float64]
@@ -79,7 +79,7 @@ def ours(training: Training, step: int) -> list[Mask]:
         ScoredLayer(mask, atom_sums(weight, CONFIG.atom), atom_sums(gradient, CONFIG.atom))
         for mask, weight, gradient in zip(training.masks, training.weights, training.gradients, strict=True)
     ]
-    return choose_by(CONFIG, layers, [int(mask.sum()) for mask in training.masks], swap_share_at(CONFIG, step))
+    return choose_by(CONFIG, layers, [int(mask.sum()) for mask in training.masks], drop_fraction_at(CONFIG, step))
 
 
 def train(rule: Callable[[Training, int], list[Mask]]) -> tuple[Training, list[list[Mask]]]:
@@ -104,7 +104,7 @@ def test_ten_swaps_of_the_same_training_choose_the_same_masks() -> None:
         assert all(np.array_equal(one, two) for one, two in zip(expected, got, strict=True)), step
         if step % EVERY == 0:
             moved = sum(int((after & ~before).sum()) for after, before in zip(got, training.masks, strict=True))
-            allowed = sum(math.ceil(swap_share_at(CONFIG, step) * mask.sum()) for mask in training.masks)
+            allowed = sum(math.ceil(drop_fraction_at(CONFIG, step) * mask.sum()) for mask in training.masks)
             seen.append((moved, allowed))
         return got
 

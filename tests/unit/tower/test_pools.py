@@ -1,4 +1,4 @@
-"""N of every M inputs, and the rule under the pool, targets and first masks that a config asks for."""
+"""N of every M inputs, and the rule under the scopes, targets and first masks of the settings."""
 
 from __future__ import annotations
 

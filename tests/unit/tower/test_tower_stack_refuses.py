@@ -1,4 +1,4 @@
-"""Sparse linear stacks refuse what does not fit, and say what, which rule and what came."""
+"""Sparse linear stacks refuse wrong arguments with field, rule and value."""
 
 from __future__ import annotations
 

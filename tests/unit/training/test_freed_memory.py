@@ -1,4 +1,4 @@
-"""A process that trains keeps what it frees: a step asks the kernel for no page that an earlier one had."""
+"""A training process reuses freed memory: a later step asks the kernel for no new page."""
 
 from __future__ import annotations
 

@@ -181,6 +181,7 @@ void tower_round(float* values, size_t n) {
     for (size_t i = 0; i < n; ++i) {
         uint32_t bits;
         std::memcpy(&bits, values + i, sizeof bits);
+        // NOLINTNEXTLINE(misc-redundant-expression): false for NaN
         bits = values[i] == values[i] ? bits + 0x7fff + ((bits >> 16) & 1) : bits | 0x400000;
         bits &= 0xffff0000;
         std::memcpy(values + i, &bits, sizeof bits);

@@ -24,7 +24,9 @@ class PackedLayer {
         bounds_ = from.bounds;
         columns_ = from.columns;
         const size_t most = size_t{blocks} * from.in;
-        view_.density = columns_.size() == most ? 1.0f : std::min(0.999f, static_cast<float>(columns_.size()) / most);
+        view_.density = columns_.size() == most
+                            ? 1.0f
+                            : std::min(0.999f, static_cast<float>(columns_.size()) / static_cast<float>(most));
         group();
         view_.bounds = bounds_.data();
         view_.columns = columns_.data();

@@ -39,7 +39,7 @@ class VectorBackward {
             const size_t height = view.height;
             add(gradients[l].values, view.bounds[view.blocks] * height, false);
             add(gradients[l].biases, view.out, false);
-            add(gradients[l].all, view.blocks * view.in * height, true);
+            add(gradients[l].all, size_t{view.blocks} * view.in * height, true);
             has_all_ = has_all_ || gradients[l].all;
         }
         for (float* part : grad_inputs.parts) wants_inputs_ = wants_inputs_ || part;

@@ -91,26 +91,26 @@ def impression(**changes: Any) -> pb.Impression:
 
 
 @given(impressions())
-def test_an_impression_comes_back_as_it_was(sent: Impression) -> None:
+def test_an_impression_is_decoded_unchanged(sent: Impression) -> None:
     assert_equal(codec.decode_impression(codec.encode_impression(sent)), sent)
 
 
 @given(st.builds(Action, TEXT, INT64, TEXT, TIME_MS, FLOAT))
-def test_an_action_comes_back_as_it_was(sent: Action) -> None:
+def test_an_action_is_decoded_unchanged(sent: Action) -> None:
     assert codec.decode_action(codec.encode_action(sent)) == sent
 
 
 @given(columns(1))
-def test_stored_features_come_back_as_they_were(sent: FeatureColumns) -> None:
+def test_stored_features_are_decoded_unchanged(sent: FeatureColumns) -> None:
     assert_equal(codec.decode_features(codec.encode_features(sent)), sent)
 
 
 @given(columns(3))
-def test_columns_of_several_rows_come_back_as_they_were(sent: FeatureColumns) -> None:
+def test_columns_of_several_rows_are_decoded_unchanged(sent: FeatureColumns) -> None:
     assert_equal(codec.columns_from_proto(codec.columns_to_proto(sent), 3), sent)
 
 
-def test_a_dead_letter_comes_back_as_it_was() -> None:
+def test_a_dead_letter_is_decoded_unchanged() -> None:
     letter = codec.decode_dead_letter(codec.encode_dead_letter("actions", 3, 17, b"\xff\x00", "action.kind must not be empty", 5))
     assert (letter.topic, letter.partition, letter.offset, letter.value) == ("actions", 3, 17, b"\xff\x00")
     assert (letter.reason, letter.time_ms) == ("action.kind must not be empty", 5)

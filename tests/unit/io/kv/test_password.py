@@ -1,4 +1,4 @@
-"""The password of a Redis server comes from the environment, so that no job's TOML and no ConfigMap holds one."""
+"""The password of a Redis server is read from the environment: no job's TOML and no ConfigMap holds one."""
 
 from __future__ import annotations
 
@@ -57,6 +57,6 @@ def test_a_wrong_password_is_refused_and_not_repeated_in_the_error(url: str) -> 
     assert "password" in str(caught.value)
 
 
-def test_a_password_in_the_url_comes_before_the_one_in_the_environment(url: str, tmp_path: Path) -> None:
+def test_a_password_in_the_url_overrides_the_one_in_the_environment(url: str, tmp_path: Path) -> None:
     escaped = PASSWORD.replace(" ", "%20")
     assert RedisKv(url.replace("unix://", f"unix://:{escaped}@"), password="hunter2").get_many(["absent"]) == [None]

@@ -1,4 +1,4 @@
-"""What only the Kafka log can get into: a broker that dies, transactions of others, errors of the client."""
+"""Failures of the Kafka log: a broker that dies, transactions of others, errors of the client."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import kafka.errors
 import pytest
 from kafka import KafkaProducer
 
+from monolith_demo.driver.kafka_broker import KafkaBroker
 from monolith_py.errors import LogError
 from monolith_py.io import Log
 from monolith_py.io.log.kafka import KafkaLog, _mapped_errors
@@ -32,15 +31,15 @@ def topic(kafka_url: str, make_log: Make) -> str:
 
 
 @pytest.fixture
-def own_broker(kafka_module: ModuleType, kafka_url: str, tmp_path: Path) -> Iterator[Any]:
-    """A broker that the test may kill; `kafka_url` is asked for because it skips where there is no Kafka."""
-    with kafka_module.KafkaBroker(tmp_path / "broker") as broker:
+def own_broker(kafka_url: str, tmp_path: Path) -> Iterator[KafkaBroker]:
+    """A broker that the test may kill; `kafka_url` skips the test without Kafka."""
+    with KafkaBroker(tmp_path / "broker") as broker:
         yield broker
 
 
 @pytest.mark.needs_kafka
 @pytest.mark.slow
-def test_kill_9_of_the_broker_loses_doubles_and_reorders_nothing(own_broker: Any, make_log: Make, work_factor: int) -> None:
+def test_kill_9_of_the_broker_loses_doubles_and_reorders_nothing(own_broker: KafkaBroker, make_log: Make, work_factor: int) -> None:
     writer, reader = make_log(own_broker.url), make_log(own_broker.url)
     writer.create_topic("actions")
     acknowledged: list[int] = []
@@ -95,7 +94,7 @@ def test_only_committed_records_of_transactions_are_read(kafka_url: str, topic: 
         producer.commit_transaction()
     records = log.read(topic, 0, 1, 10, timeout_s=HANG_S)
     assert [record.value for record in records] == [b"committed"]
-    # Behind it lies the commit's own record: the end is further, and a read there ends at once.
+    # After it is the commit's own record: the end is larger, and a read there ends at once.
     end = log.end_offset(topic)
     assert end > records[-1].offset + 1
     assert log.read(topic, 0, records[-1].offset + 1, 10) == []
@@ -104,7 +103,7 @@ def test_only_committed_records_of_transactions_are_read(kafka_url: str, topic: 
 @pytest.mark.needs_kafka
 def test_a_record_beyond_the_limit_is_refused_before_any_is_sent(kafka_url: str, topic: str, make_log: Make) -> None:
     log = make_log(kafka_url)
-    with pytest.raises(LogError, match=r"a record must be at most 16 MiB, got 16777216 bytes"):
+    with pytest.raises(LogError, match=r"a record must have at most 16 MiB, got 16777216 bytes"):
         log.append(topic, [b"small", bytes(16 << 20)], time_ms=1)
     assert log.end_offset(topic) == 0
     assert log.append(topic, [bytes(15 << 20)], time_ms=1) == 1

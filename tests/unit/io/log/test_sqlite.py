@@ -1,4 +1,4 @@
-"""What only the SQLite log can get into: locked, full and damaged files, leftovers of a killed process."""
+"""Failures of the SQLite log: locked, full and damaged files, leftovers of a killed process."""
 
 from __future__ import annotations
 

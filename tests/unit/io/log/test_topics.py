@@ -35,7 +35,7 @@ def test_another_number_of_partitions_than_the_topics_have_is_refused(make_log: 
         create_topics(log, LogConfig(url="sqlite:///log", partitions=4))
 
 
-def test_the_partition_of_a_request_is_what_kafka_clients_choose_for_its_key() -> None:
+def test_kafka_clients_choose_the_same_partition_for_a_request_id_as_the_key() -> None:
     murmur2 = pytest.importorskip("kafka.partitioner.default").murmur2
     for number in range(2_000):
         request_id = f"{number * 7919:x}" + "\u00e4" * (number % 3)

@@ -1,4 +1,4 @@
-"""Bad records go to the dead letters with field, value and rule, once for each, and the joiner goes on."""
+"""Each bad record becomes one dead letter with field, rule and value, and the joiner reads on."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def reason_of(decode: Callable[[bytes], object], value: bytes) -> str | None:
 
 def test_a_missing_topic_is_named(world: World) -> None:
     with pytest.raises(TopicMissing, match="'impressions'"):
-        world.pipeline(world.job(), world.MemoryLog())
+        world.joiner(world.job(), world.MemoryLog())
 
 
 def test_topics_of_unequal_partitions_are_refused(world: World) -> None:
@@ -124,7 +124,7 @@ def test_topics_of_unequal_partitions_are_refused(world: World) -> None:
     for topic, num_partitions in (("impressions", 2), ("actions", 1), ("examples", 2)):
         log.create_topic(topic, num_partitions)
     with pytest.raises(ConfigError, match="topics must have the same number of partitions"):
-        world.pipeline(world.job(), log)
+        world.joiner(world.job(), log)
 
 
 def test_a_store_that_dies_with_the_process_is_refused(world: World, tmp_path: Path) -> None:

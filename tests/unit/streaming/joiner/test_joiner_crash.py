@@ -68,7 +68,7 @@ def test_counters_are_those_of_the_stream_not_of_the_sample(world: World, undist
     assert counted["counter:tags:70"][2] == sum(labels[1] for _, item, _, labels, *_ in examples if item == 7)
 
 
-def test_killed_at_any_moment_it_emits_and_counts_every_example_once(world: World, undisturbed: Any) -> None:
+def test_a_joiner_killed_at_any_moment_emits_and_counts_every_example_once(world: World, undisturbed: Any) -> None:
     examples, counted, num_moments = undisturbed
     job = world.job(**SETTINGS)
     assert num_moments > 100
@@ -80,7 +80,7 @@ def test_killed_at_any_moment_it_emits_and_counts_every_example_once(world: Worl
         assert outcome(world, job, log, kv) == (examples, counted), f"killed at moment {moment}"
 
 
-def test_killed_again_and_again_it_emits_every_example_once(world: World, undisturbed: Any) -> None:
+def test_a_joiner_killed_again_and_again_emits_every_example_once(world: World, undisturbed: Any) -> None:
     examples, counted, _ = undisturbed
     job = world.job(**SETTINGS)
     for seed in range(20):
@@ -99,7 +99,7 @@ def test_killed_again_and_again_it_emits_every_example_once(world: World, undist
 
 
 def test_a_window_may_close_before_and_after_a_crash_in_other_batches(world: World, undisturbed: Any) -> None:
-    """What is computed again after a crash may see more records at once; the examples in the log still are of one computation."""
+    """A computation after a crash may read more records at once; the examples in the log still are those of one computation."""
     job = world.job(**SETTINGS)
     other_job = world.job(**(SETTINGS | {"max_records": 1000, "examples_per_record": 256}))
     examples, counted, num_moments = undisturbed
@@ -111,7 +111,7 @@ def test_a_window_may_close_before_and_after_a_crash_in_other_batches(world: Wor
         assert outcome(world, job, log, kv) == (examples, counted), f"killed at moment {moment}"
 
 
-def test_a_store_that_fails_once_is_tried_again_and_nothing_doubles(world: World, undisturbed: Any) -> None:
+def test_a_store_that_fails_once_is_retried_and_nothing_doubles(world: World, undisturbed: Any) -> None:
     examples, counted, num_moments = undisturbed
     job = world.job(**SETTINGS)
     for moment in range(0, num_moments, 3):
@@ -128,4 +128,4 @@ def test_a_store_that_stays_away_ends_the_process(world: World) -> None:
 
     job = world.job()
     with pytest.raises(KvError, match="away"):
-        world.pipeline(job, world.log(job), AwayKv())
+        world.joiner(job, world.log(job), AwayKv())

@@ -17,7 +17,7 @@ MODULES = (
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_it_does_not_import_torch_or_beam(module: str) -> None:
+def test_the_joiner_does_not_import_torch_or_beam(module: str) -> None:
     script = f"import sys, {module}; print(sorted({{'torch', 'torchrec', 'apache_beam', 'grpc'}} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
     assert found.strip() == "[]"

@@ -1,4 +1,4 @@
-"""Topics and requests may interleave in any way within the bounds: the examples are those that the rules say, from event times alone."""
+"""The examples depend only on event times, for any interleaving of topics and requests within the bounds."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_any_interleaving_gives_the_examples_that_the_rules_say(
 ) -> None:
     job = world.job(terminal_actions=["end"] if closing else [], negative_rate=negative_rate, max_records=max_records)
     log = world.log(job)
-    pipeline = world.pipeline(job, log)
+    loop = world.joiner(job, log)
     arrivals = []
     expected: Counter[tuple[str, int, int, tuple[int, int]]] = Counter()
     for index, one in enumerate(requests):
@@ -57,12 +57,12 @@ def test_any_interleaving_gives_the_examples_that_the_rules_say(
     while start < len(arrivals):
         size = sizes[start % len(sizes)]
         world.append(job, log, *(event for _, event in arrivals[start : start + size]))
-        pipeline.step()
+        loop.step()
         start += size
-    ends = pipeline.ends()
-    while not pipeline.has_reached(ends):
-        pipeline.step()
-    pipeline.close_all()
+    ends = loop.ends()
+    while not loop.has_reached(ends):
+        loop.step()
+    loop.close_all()
     got: Counter[tuple[str, int, int, tuple[int, ...]]] = Counter()
     for row, count in world.examples(job, log).items():
         got[row[:4]] += count
@@ -80,7 +80,7 @@ def events_of(world: World, request_id: str, one: dict[str, Any]) -> tuple[Impre
 def examples_of(
     impression: Impression, actions: list[Action], closing: bool, negative_rate: float
 ) -> Counter[tuple[str, int, int, tuple[int, int]]]:
-    """The rules, told a second time and in another way."""
+    """A second implementation of the rules."""
     found: Counter[tuple[str, int, int, tuple[int, int]]] = Counter()
     deadline_ms = impression.time_ms + WINDOW_S * 1000
     for item in impression.item_ids.tolist():

@@ -1,4 +1,4 @@
-"""What each order of impressions, actions and time gives, told through the whole pipeline on a log in memory."""
+"""Examples of each order of impressions, actions and time, from a whole joiner on a log in memory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ LABELLED, RETRACTION = "LABELLED", "RETRACTION"
 def test_a_candidate_without_action_becomes_a_negative_when_its_window_closes(world: World) -> None:
     job = world.job(allowed_lateness_s=0)
     log = world.log(job)
-    pipeline = world.pipeline(job, log)
+    loop = world.joiner(job, log)
     world.append(job, log, world.impression("r"), world.action("other", "click", 0))
-    pipeline.step()
+    loop.step()
     world.append(job, log, world.impression("later", 109.9), world.action("other", "click", 109.9))
-    pipeline.step()
+    loop.step()
     assert world.labels(job, log) == []
     world.append(job, log, world.impression("later", 110), world.action("other", "click", 110))
-    pipeline.step()
+    loop.step()
     assert world.labels(job, log) == [("r", 1, LABELLED, (0, 0))]
 
 
@@ -36,22 +36,22 @@ def test_one_example_is_made_for_each_candidate(world: World) -> None:
     assert world.labels(job, log) == [("r", 1, LABELLED, (0, 0)), ("r", 2, LABELLED, (1, 0)), ("r", 3, LABELLED, (0, 0))]
 
 
-def test_a_candidate_goes_out_at_once_when_every_task_is_positive(world: World) -> None:
+def test_a_candidate_is_emitted_at_once_when_every_task_is_positive(world: World) -> None:
     job = world.job()
     log = world.log(job)
-    pipeline = world.pipeline(job, log)
+    loop = world.joiner(job, log)
     world.append(job, log, world.impression("r", items=(1, 2)), world.action("r", "click", 5), world.action("r", "like", 6))
-    pipeline.step()
+    loop.step()
     assert world.labels(job, log) == [("r", 1, LABELLED, (1, 1))]
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
-def test_a_closing_action_ends_the_wait_at_once_whatever_its_value(world: World, value: float) -> None:
+def test_a_terminal_action_ends_the_wait_at_once_for_any_value(world: World, value: float) -> None:
     job = world.job(terminal_actions=["end"])
     log = world.log(job)
-    pipeline = world.pipeline(job, log)
+    loop = world.joiner(job, log)
     world.append(job, log, world.impression("r"), world.action("r", "like", 5), world.action("r", "end", 6, value=value))
-    pipeline.step()
+    loop.step()
     assert world.labels(job, log) == [("r", 1, LABELLED, (0, 1))]
 
 
@@ -81,7 +81,7 @@ def test_a_late_action_retracts_the_negative_of_its_task_once(world: World) -> N
     assert world.labels(job, log) == [("r", 1, LABELLED, (1, 0)), ("r", 1, RETRACTION, (0, 1))]
 
 
-def test_an_action_at_the_deadline_is_late_also_where_its_window_is_still_open(world: World) -> None:
+def test_an_action_at_the_deadline_is_late_even_if_its_window_is_still_open(world: World) -> None:
     job = world.job()
     log = world.log(job)
     world.append(job, log, world.impression("r"), world.action("r", "like", 99.999), world.action("r", "click", 100))
@@ -89,7 +89,7 @@ def test_an_action_at_the_deadline_is_late_also_where_its_window_is_still_open(w
     assert world.labels(job, log) == [("r", 1, LABELLED, (0, 1)), ("r", 1, RETRACTION, (1, 0))]
 
 
-def test_the_policy_drop_lets_late_actions_fall(world: World) -> None:
+def test_the_policy_drop_refuses_late_actions(world: World) -> None:
     job = world.job(late="drop")
     log = world.log(job)
     world.append(job, log, world.impression("r"), world.action("r", "click", 150))
@@ -105,35 +105,35 @@ def test_an_action_after_the_late_window_changes_nothing(world: World) -> None:
     assert world.labels(job, log) == [("r", 1, LABELLED, (0, 0))]
 
 
-def test_actions_may_come_before_their_impression(world: World) -> None:
+def test_actions_may_arrive_before_their_impression(world: World) -> None:
     job = world.job()
     log = world.log(job)
-    pipeline = world.pipeline(job, log)
+    loop = world.joiner(job, log)
     world.append(job, log, world.action("r", "click", 5))
-    pipeline.step()
+    loop.step()
     world.append(job, log, world.impression("r"))
-    pipeline.step()
-    pipeline.close_all()
+    loop.step()
+    loop.close_all()
     assert world.labels(job, log) == [("r", 1, LABELLED, (1, 0))]
 
 
-def test_an_action_whose_impression_never_comes_goes_to_the_dead_letters_after_its_wait(world: World) -> None:
+def test_an_action_without_impression_becomes_a_dead_letter_after_its_wait(world: World) -> None:
     job = world.job()
     log = world.log(job)
-    pipeline = world.pipeline(job, log)
+    loop = world.joiner(job, log)
     world.append(job, log, world.action("nobody", "click", 0), world.impression("r"))
-    pipeline.step()
+    loop.step()
     world.append(job, log, world.action("r", "click", 119.9), world.impression("later", 119.9))
-    pipeline.step()
+    loop.step()
     assert world.dead_letters(job, log) == []
     world.append(job, log, world.action("r", "click", 120), world.impression("later", 120))
-    pipeline.step()
+    loop.step()
     ((topic, offset, reason),) = world.dead_letters(job, log)
     assert (topic, offset) == ("actions", 0)
     assert "action.request_id" in reason
 
 
-def test_an_action_on_an_item_that_was_not_shown_goes_to_the_dead_letters(world: World) -> None:
+def test_an_action_on_an_item_that_was_not_shown_becomes_a_dead_letter(world: World) -> None:
     job = world.job()
     log = world.log(job)
     world.append(job, log, world.impression("r"), world.action("r", "click", 1, item=99))
@@ -153,24 +153,24 @@ def test_repeated_impressions_and_actions_change_nothing(world: World) -> None:
     assert sorted(world.labels(job, log)) == [("r", 1, LABELLED, (1, 0)), ("r", 2, LABELLED, (0, 0)), ("r", 2, RETRACTION, (0, 1))]
 
 
-def test_an_impression_that_comes_again_after_it_was_forgotten_is_refused(world: World) -> None:
+def test_a_repeated_impression_of_a_forgotten_request_is_refused(world: World) -> None:
     job = world.job(allowed_lateness_s=20)
     log = world.log(job)
-    pipeline = world.pipeline(job, log)
+    loop = world.joiner(job, log)
     world.append(job, log, world.impression("r"), world.action("x", "share", 0))
-    pipeline.step()
+    loop.step()
     world.append(job, log, world.impression("later", 130), world.action("x", "share", 130))
-    pipeline.step()
+    loop.step()
     world.append(job, log, world.impression("r"))
-    pipeline.step()
-    pipeline.close_all()
+    loop.step()
+    loop.close_all()
     assert world.labels(job, log) == [("r", 1, LABELLED, (0, 0)), ("later", 1, LABELLED, (0, 0))]
     ((topic, offset, reason),) = world.dead_letters(job, log)
     assert (topic, offset) == ("impressions", 2)
     assert "impression.time_ms" in reason
 
 
-def test_an_item_that_stands_twice_in_a_request_makes_one_example(world: World) -> None:
+def test_an_item_twice_in_a_request_makes_one_example(world: World) -> None:
     job = world.job()
     log = world.log(job)
     world.append(job, log, world.impression("r", items=(1, 2, 1)), world.action("r", "click", 5))
@@ -183,12 +183,12 @@ def test_nothing_is_left_in_the_store_but_the_position_when_all_is_forgotten(wor
 
     job = world.job(allowed_lateness_s=20)
     log, kv = world.log(job), MemoryKv()
-    pipeline = world.pipeline(job, log, kv)
+    loop = world.joiner(job, log, kv)
     world.append(job, log, world.impression("r", items=(1, 2)), world.action("r", "click", 5), world.action("nobody", "like", 5))
-    pipeline.step()
+    loop.step()
     assert len(list(kv.scan("joiner:test:waiting:"))) == 2
     world.append(job, log, world.impression("last", 5000), world.action("x", "share", 5000))
-    pipeline.step()
+    loop.step()
     assert [key for key, _ in kv.scan("joiner:test:waiting:")] == ["joiner:test:waiting:0:last"]
 
 

@@ -1,4 +1,4 @@
-"""What the joiner counts, and the dense feature that the replica reads from it."""
+"""The joiner's live counters and the replica's dense feature from them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_increments_add_up_by_fid_and_a_repeated_fid_of_a_row_counts_once() -> N
     assert {key: decode_counts(value, 1).tolist() for key, value in puts.items()} == {"counter:tags:7": [12, 6], "counter:tags:8": [1, 1]}
 
 
-def test_late_positives_add_to_the_positives_alone(world: World) -> None:
+def test_late_positives_increase_only_the_positives(world: World) -> None:
     job = world.job(counters={"enabled": True, "keys": ["user"]})
     log, kv = world.log(job), MemoryKv()
     world.append(job, log, world.impression("r", items=(1, 2)), world.action("r", "click", 5), world.action("r", "like", 200, item=2))
@@ -50,7 +50,7 @@ def test_late_positives_add_to_the_positives_alone(world: World) -> None:
     assert decode_counts(kv.get_many([counter_key("user", sum(b"r"))])[0], 2).tolist() == [2, 1, 1]
 
 
-def test_nothing_is_counted_where_counters_are_off(world: World) -> None:
+def test_nothing_is_counted_if_counters_are_off(world: World) -> None:
     job = world.job(counters={"enabled": False, "keys": ["user"]})
     log, kv = world.log(job), MemoryKv()
     world.append(job, log, world.impression("r"))

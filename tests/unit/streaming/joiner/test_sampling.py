@@ -1,4 +1,4 @@
-"""Which negatives are kept: a pure function of the ids and the rate."""
+"""Negative sampling is a pure function of the ids and the rate."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ World = Any
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.5, 0.9])
-def test_the_share_that_is_kept_is_the_rate(rate: float) -> None:
+def test_the_kept_share_is_the_rate(rate: float) -> None:
     num_kept = sum(is_kept(f"request-{index}", item, rate) for index in range(2000) for item in range(10))
     deviation = (20_000 * rate * (1 - rate)) ** 0.5
     assert abs(num_kept - 20_000 * rate) < 4 * deviation
 
 
-def test_what_is_kept_at_a_rate_is_kept_at_every_higher_one() -> None:
+def test_a_higher_rate_keeps_a_superset() -> None:
     for index in range(500):
         kept = [is_kept(f"r{index}", 1, rate) for rate in (0.05, 0.2, 0.5, 0.8, 1.0)]
         assert kept == sorted(kept)

@@ -1,4 +1,4 @@
-"""How far event time has come: two topics, silence, and clocks that jump."""
+"""The watermark follows two topics, idle ones, and clocks that jump."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from monolith_streaming.joiner.watermark import MAX_JUMP_MS, MAX_REFUSALS, InputTopic, Reached, Watermark
+from monolith_streaming.joiner.watermark import MAX_JUMP_MS, MAX_REFUSALS, InputTopic, Watermark, WatermarkState
 
 World = Any
 SHOWN, ACTED = InputTopic.IMPRESSIONS, InputTopic.ACTIONS
@@ -14,17 +14,17 @@ NOW_MS = 1_700_000_000_000
 WALL_MS = NOW_MS + 10 * MAX_JUMP_MS
 
 
-def watermark_of(reached: Reached | None = None) -> Watermark:
-    return Watermark(out_of_order_ms=1000, idle_timeout_s=5.0, reached=reached or Reached(), now_s=100.0)
+def watermark_of(state: WatermarkState | None = None) -> Watermark:
+    return Watermark(out_of_order_ms=1000, idle_timeout_s=5.0, state=state or WatermarkState(), now_s=100.0)
 
 
-def read(watermark: Watermark, source: InputTopic, *times_ms: int, now_s: float = 100.0) -> None:
-    watermark.note_read(source, len(times_ms), 2, now_s)
+def read(watermark: Watermark, input_topic: InputTopic, *times_ms: int, now_s: float = 100.0) -> None:
+    watermark.note_read(input_topic, len(times_ms), 2, now_s)
     for time_ms in times_ms:
-        assert watermark.refusal(source, time_ms, WALL_MS) is None
+        assert watermark.observe(input_topic, time_ms, WALL_MS) is None
 
 
-def test_it_is_the_slower_topic_s_newest_time_less_the_bound() -> None:
+def test_the_watermark_is_the_newest_time_of_the_slower_topic_less_the_bound() -> None:
     watermark = watermark_of()
     read(watermark, SHOWN, NOW_MS, NOW_MS + 50_000)
     assert watermark.advance(100.0) is None
@@ -32,14 +32,14 @@ def test_it_is_the_slower_topic_s_newest_time_less_the_bound() -> None:
     assert watermark.advance(100.0) == NOW_MS + 19_000
 
 
-def test_it_never_goes_back() -> None:
-    watermark = watermark_of(Reached(watermark_ms=NOW_MS + 500_000))
+def test_the_watermark_never_moves_back() -> None:
+    watermark = watermark_of(WatermarkState(watermark_ms=NOW_MS + 500_000))
     read(watermark, SHOWN, NOW_MS)
     read(watermark, ACTED, NOW_MS)
     assert watermark.advance(100.0) == NOW_MS + 500_000
 
 
-def test_a_topic_that_has_been_idle_long_enough_does_not_hold_it_back() -> None:
+def test_an_idle_topic_does_not_hold_the_watermark_back() -> None:
     watermark = watermark_of()
     read(watermark, SHOWN, NOW_MS)
     read(watermark, ACTED, now_s=101.0)
@@ -56,7 +56,7 @@ def test_a_pause_of_the_joiner_itself_is_no_idleness() -> None:
     assert watermark.advance(200.0) == NOW_MS - 1000
 
 
-def test_with_both_topics_idle_it_moves_with_the_wall_clock() -> None:
+def test_with_both_topics_idle_the_watermark_moves_with_the_wall_clock() -> None:
     watermark = watermark_of()
     read(watermark, SHOWN, NOW_MS)
     read(watermark, ACTED, NOW_MS)
@@ -88,53 +88,53 @@ def test_a_record_far_ahead_of_its_stream_is_refused_and_moves_nothing() -> None
     watermark = watermark_of()
     read(watermark, SHOWN, NOW_MS)
     read(watermark, ACTED, NOW_MS)
-    reason = watermark.refusal(SHOWN, NOW_MS + MAX_JUMP_MS + 1, wall_ms=WALL_MS)
+    reason = watermark.observe(SHOWN, NOW_MS + MAX_JUMP_MS + 1, wall_ms=WALL_MS)
     assert reason == f"time_ms must be at most {MAX_JUMP_MS} ms ahead of the newest event {NOW_MS}, got {NOW_MS + MAX_JUMP_MS + 1}"
-    assert watermark.refusal(SHOWN, NOW_MS + MAX_JUMP_MS, wall_ms=WALL_MS) is None
+    assert watermark.observe(SHOWN, NOW_MS + MAX_JUMP_MS, wall_ms=WALL_MS) is None
     assert watermark.advance(100.0) == NOW_MS - 1000
 
 
-def test_a_stream_that_stays_ahead_is_believed() -> None:
+def test_a_stream_that_stays_ahead_is_accepted() -> None:
     watermark = watermark_of()
     read(watermark, SHOWN, NOW_MS)
     later_ms = NOW_MS + 3 * MAX_JUMP_MS
-    answers = [watermark.refusal(SHOWN, later_ms + index, WALL_MS) for index in range(MAX_REFUSALS + 2)]
+    answers = [watermark.observe(SHOWN, later_ms + index, WALL_MS) for index in range(MAX_REFUSALS + 2)]
     assert [answer is None for answer in answers] == [False] * MAX_REFUSALS + [True, True]
     assert watermark.newest_ms == later_ms + MAX_REFUSALS + 1
 
 
-def test_single_broken_clocks_never_add_up_to_a_belief() -> None:
+def test_single_broken_clocks_are_always_refused() -> None:
     watermark = watermark_of()
     read(watermark, SHOWN, NOW_MS)
     for index in range(10):
-        assert watermark.refusal(SHOWN, NOW_MS + 3 * MAX_JUMP_MS, WALL_MS) is not None
-        assert watermark.refusal(SHOWN, NOW_MS + index, WALL_MS) is None
+        assert watermark.observe(SHOWN, NOW_MS + 3 * MAX_JUMP_MS, WALL_MS) is not None
+        assert watermark.observe(SHOWN, NOW_MS + index, WALL_MS) is None
 
 
-def test_silence_of_the_wall_clock_s_length_is_no_jump() -> None:
+def test_a_jump_as_long_as_the_wall_clock_s_is_accepted() -> None:
     watermark = watermark_of()
-    assert watermark.refusal(SHOWN, NOW_MS, wall_ms=NOW_MS) is None
+    assert watermark.observe(SHOWN, NOW_MS, wall_ms=NOW_MS) is None
     weekend_ms = 3 * MAX_JUMP_MS
-    assert watermark.refusal(SHOWN, NOW_MS + weekend_ms, wall_ms=NOW_MS + weekend_ms) is None
+    assert watermark.observe(SHOWN, NOW_MS + weekend_ms, wall_ms=NOW_MS + weekend_ms) is None
 
 
 @pytest.mark.parametrize("tries", [1, 10])
-def test_a_time_a_day_ahead_of_the_wall_clock_is_never_believed(tries: int) -> None:
+def test_a_time_a_day_ahead_of_the_wall_clock_is_always_refused(tries: int) -> None:
     watermark = watermark_of()
     for _ in range(tries):
-        reason = watermark.refusal(ACTED, WALL_MS + MAX_JUMP_MS + 1, WALL_MS)
+        reason = watermark.observe(ACTED, WALL_MS + MAX_JUMP_MS + 1, WALL_MS)
         assert reason is not None
         assert "wall clock" in reason
 
 
-def test_a_broken_clock_goes_to_the_dead_letters_and_closes_no_window(world: World) -> None:
+def test_a_record_with_a_broken_clock_becomes_a_dead_letter_and_closes_no_window(world: World) -> None:
     job = world.job()
     log = world.log(job)
-    pipeline = world.pipeline(job, log)
+    loop = world.joiner(job, log)
     world.append(job, log, world.impression("r"), world.action("r", "like", 1))
     world.append(job, log, world.impression("broken", 5 * 86_400), world.action("r", "click", 5 * 86_400))
     world.append(job, log, world.impression("next", 2), world.action("r", "click", 2))
-    pipeline.step()
+    loop.step()
     assert world.labels(job, log) == [("r", 1, "LABELLED", (1, 1))]
     letters = world.dead_letters(job, log)
     assert [(topic, offset) for topic, offset, _ in letters] == [("actions", 1), ("impressions", 1)]
@@ -146,20 +146,20 @@ def test_silence_closes_windows_by_the_wall_clock(world: World) -> None:
 
     job = world.job(idle_timeout_s=5)
     log, clock = world.log(job), ManualClock(world.now_ms)
-    pipeline = world.pipeline(job, log, clock=clock)
+    loop = world.joiner(job, log, clock=clock)
     world.append(job, log, world.impression("r"))
-    pipeline.step()
+    loop.step()
     clock.advance(109.0)
-    pipeline.step()
-    pipeline.step()
+    loop.step()
+    loop.step()
     assert world.labels(job, log) == []
     clock.advance(110.0)
-    pipeline.step()
+    loop.step()
     assert world.labels(job, log) == [("r", 1, "LABELLED", (0, 0))]
 
 
 def test_records_that_end_a_silence_between_two_reads_are_joined(world: World) -> None:
-    """An impression and its actions come after the first topic of a step was read, before the second, when both were idle for long."""
+    """An impression and its actions arrive between the reads of the two topics in a step, after both were idle for long."""
     from monolith_py.clock import ManualClock
 
     class LogThatIsWoken(world.MemoryLog):
@@ -176,13 +176,13 @@ def test_records_that_end_a_silence_between_two_reads_are_joined(world: World) -
     job = world.job(idle_timeout_s=5)
     log, clock = LogThatIsWoken(), ManualClock(world.now_ms)
     log.records = world.log(job).records
-    pipeline = world.pipeline(job, log, clock=clock)
-    pipeline.step()
+    loop = world.joiner(job, log, clock=clock)
+    loop.step()
     clock.advance(60.0)
     log.wakes = True
-    pipeline.step()
-    pipeline.step()
+    loop.step()
+    loop.step()
     clock.advance(110.0)
-    pipeline.step()
+    loop.step()
     assert world.dead_letters(job, log) == []
     assert ("r", 1, "LABELLED", (1, 1)) in world.labels(job, log)

@@ -83,7 +83,7 @@ def test_ranges_add_up_to_the_whole(world: World, joined: Any) -> None:
     assert total == world.examples(job, log)
 
 
-def test_examples_come_in_the_order_in_which_their_labels_were_known(world: World, joined: Any) -> None:
+def test_examples_are_in_the_order_in_which_their_labels_were_known(world: World, joined: Any) -> None:
     job, log = joined
     labelled, retracted = set(), set()
     newest_ms = 0
@@ -101,7 +101,7 @@ def test_examples_come_in_the_order_in_which_their_labels_were_known(world: Worl
     assert len(retracted) > 10
 
 
-def test_a_replay_that_was_stopped_half_way_goes_on_where_it_stopped(world: World, joined: Any) -> None:
+def test_an_interrupted_replay_continues_after_its_last_record(world: World, joined: Any) -> None:
     job, log = joined
     whole = replay(world, job, 100, 900, output="whole")
     log.create_topic("half", 2)

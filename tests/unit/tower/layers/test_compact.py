@@ -1,4 +1,4 @@
-"""Smaller dense layers against the sparse tower they stand for."""
+"""Compact dense layers against their sparse tower."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Towers packed for serving against the same towers as they are."""
+"""Towers packed for serving against the same towers unpacked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers of live atoms against the dense weight they stand for."""
+"""Sparse layers against their dense weight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Densities of the layers and their whole numbers of atoms."""
+"""Densities and numbers of live atoms of the layers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monolith_py.config.sparsity import SparsityConfig
-from monolith_py.tower.rule.density import atom_targets, split_density
+from monolith_py.tower.rule.density import atom_targets, layer_densities
 
 SHAPE_LISTS = st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_size=1, max_size=5)
 
@@ -17,7 +17,7 @@ SHAPE_LISTS = st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_
 @given(SHAPE_LISTS, st.floats(0.01, 1))
 def test_erk_follows_its_law_where_a_layer_is_not_dense_and_meets_the_budget(shapes: list[tuple[int, int]], density: float) -> None:
     sizes = [outputs * inputs for outputs, inputs in shapes]
-    shares = split_density(shapes, density, "erk")
+    shares = layer_densities(shapes, density, "erk")
     assert sum(share * size for share, size in zip(shares, sizes, strict=True)) == pytest.approx(density * sum(sizes))
     laws = [(o + i) / (o * i) for o, i in shapes]
     scales = [share / law for share, law in zip(shares, laws, strict=True) if share < 1]
@@ -30,7 +30,7 @@ def test_erk_follows_its_law_where_a_layer_is_not_dense_and_meets_the_budget(sha
 def test_erk_by_hand() -> None:
     """(512, 256): law 768 / 131072, (64, 32): 96 / 2048, (1, 32): dense. Scale = (0.1 * 133152 - 32) / (768 + 96)."""
     scale = (0.1 * (131072 + 2048 + 32) - 32) / (768 + 96)
-    assert split_density([(512, 256), (64, 32), (1, 32)], 0.1, "erk") == pytest.approx([scale * 768 / 131072, scale * 96 / 2048, 1.0])
+    assert layer_densities([(512, 256), (64, 32), (1, 32)], 0.1, "erk") == pytest.approx([scale * 768 / 131072, scale * 96 / 2048, 1.0])
 
 
 def test_targets_are_the_nearest_number_of_atoms_but_one_for_each_block() -> None:

@@ -1,4 +1,4 @@
-"""The drift test: silent on a stream that stays, however noisy; once and soon where the loss rises for good."""
+"""The drift test fires once, soon after a lasting rise of the loss, and never on a stationary noisy stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Density and swap share over the steps."""
+"""Density and drop fraction over the steps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import pytest
 
 from monolith_py.config.sparsity import SparsityConfig
-from monolith_py.tower.rule.schedule import cubic_ramp, density_at, half_cosine, is_due, swap_share_at
+from monolith_py.tower.rule.schedule import cubic_ramp, density_at, drop_fraction_at, half_cosine, is_due
 
 
 def test_the_ramp_is_equation_1_of_zhu_and_gupta() -> None:
@@ -34,14 +34,14 @@ def test_the_density_is_constant_without_a_ramp() -> None:
 
 def test_published_schedules_end_and_the_online_one_never_does() -> None:
     dsl, rigl = (SparsityConfig(preset=preset, cosine_steps=1000) for preset in ("dsl", "rigl"))
-    assert [swap_share_at(dsl, step) for step in (0, 1000, 5000)] == [0.5, 0.0, 0.0]
-    assert swap_share_at(dsl, 999) == pytest.approx(0.005, abs=1e-5)
-    assert swap_share_at(rigl, 500) == pytest.approx(0.15) and swap_share_at(rigl, 1000) == 0
+    assert [drop_fraction_at(dsl, step) for step in (0, 1000, 5000)] == [0.5, 0.0, 0.0]
+    assert drop_fraction_at(dsl, 999) == pytest.approx(0.005, abs=1e-5)
+    assert drop_fraction_at(rigl, 500) == pytest.approx(0.15) and drop_fraction_at(rigl, 1000) == 0
     online = SparsityConfig(preset="dsl_online", cosine_steps=1000)
-    assert swap_share_at(online, 0) == pytest.approx(0.3)
-    assert swap_share_at(online, 1000) == swap_share_at(online, 10**9) == 0.03
-    assert swap_share_at(SparsityConfig(preset="set"), 10**9) == 0.3
-    assert swap_share_at(SparsityConfig(preset="static"), 0) == 0
+    assert drop_fraction_at(online, 0) == pytest.approx(0.3)
+    assert drop_fraction_at(online, 1000) == drop_fraction_at(online, 10**9) == 0.03
+    assert drop_fraction_at(SparsityConfig(preset="set"), 10**9) == 0.3
+    assert drop_fraction_at(SparsityConfig(preset="static"), 0) == 0
 
 
 def test_the_topology_changes_every_so_many_steps_while_it_ramps_or_swaps() -> None:

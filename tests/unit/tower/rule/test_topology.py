@@ -1,4 +1,4 @@
-"""The drop-and-grow rule against a plain restatement of it, and what must hold whatever the scores are."""
+"""The drop-and-grow rule against a plain restatement, and its invariants under any scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TopologyUpdater of a tower that learns: budget, scores, health, and going on from a saved state."""
+"""TopologyUpdater of a tower in training: density, scores, history, and restoring of a saved state."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Learner:
         self.head = nn.Linear(sizes[-1], 1)
         layers = self.tower.sparse_layers
         self.atoms = AtomOptimizer(layers, AtomRule(), config.newborn)
-        self.swaps = TopologyUpdater(layers, self.atoms, config, seed=0)
+        self.updater = TopologyUpdater(layers, self.atoms, config, seed=0)
 
     def step(self, number: int, spoil: bool = False) -> bool:
         generator = torch.Generator().manual_seed(number)
@@ -37,16 +37,16 @@ class Learner:
         labels = (inputs[:, :3].sum(dim=1) > 0).float()
         if spoil:
             inputs[0, 0] = torch.nan
-        self.swaps.before_backward()
+        self.updater.before_backward()
         for parameter in [*self.tower.parameters(), *self.head.parameters()]:
             parameter.grad = None
         loss = binary_cross_entropy_with_logits(self.head(self.tower(inputs)).squeeze(1), labels, reduction="sum")
         loss.backward()
         if not torch.isfinite(loss):
             return False
-        self.swaps.after_backward(BATCH)
+        self.updater.after_backward(BATCH)
         self.atoms.step(0.01, BATCH)
-        return self.swaps.after_step(loss.item() / BATCH, BATCH)
+        return self.updater.after_step(loss.item() / BATCH, BATCH)
 
     def weights(self) -> dict[str, torch.Tensor]:
         return {name: value.clone() for name, value in self.tower.state_dict().items()}
@@ -86,8 +86,8 @@ def test_the_budget_is_exact_at_every_step(config: SparsityConfig) -> None:
             state = learner.atoms.state()
             assert all(len(state[f"{index}.step"]) == count for index, count in enumerate(counts))
     assert moved >= 4
-    assert learner.swaps.history.num_swaps == moved
-    assert learner.swaps.history.live_atoms == counts
+    assert learner.updater.history.num_swaps == moved
+    assert learner.updater.history.live_atoms == counts
 
 
 @pytest.mark.parametrize("config", presets(), ids=name_of)
@@ -101,14 +101,14 @@ def test_a_saved_state_goes_on_to_the_bit_in_the_middle_of_a_period(config: Spar
     second.tower.load_state_dict(first.weights())
     second.head.load_state_dict(copy.deepcopy(first.head.state_dict()))
     second.atoms.restore({name: value.clone() for name, value in first.atoms.state().items()})
-    second.swaps.restore({name: value.clone() for name, value in first.swaps.state().items()})
+    second.updater.restore({name: value.clone() for name, value in first.updater.state().items()})
     for number in range(stop + 1, 41):
         second.step(number)
     assert calm.weights().keys() == second.weights().keys()
     for name, value in calm.weights().items():
         assert torch.equal(value, second.weights()[name]), name
-    for name, value in calm.swaps.state().items():
-        assert torch.equal(value, second.swaps.state()[name]), name
+    for name, value in calm.updater.state().items():
+        assert torch.equal(value, second.updater.state()[name]), name
 
 
 def test_a_poisoned_batch_leaves_no_trace_in_the_scores() -> None:
@@ -140,9 +140,9 @@ def test_drift_starts_swaps_anew() -> None:
     for number in range(1, 700):
         for layer in layers:
             layer.values.grad = torch.zeros_like(layer.values)
-        learner.swaps.before_backward()
-        learner.swaps.after_backward(BATCH)
+        learner.updater.before_backward()
+        learner.updater.after_backward(BATCH)
         rng = np.random.default_rng(number)
-        learner.swaps.after_step((0.5 if number < 600 else 0.9) + 0.02 * rng.standard_normal(), BATCH * 4)
-    _, since_armed = learner.swaps.state()["steps"].tolist()
+        learner.updater.after_step((0.5 if number < 600 else 0.9) + 0.02 * rng.standard_normal(), BATCH * 4)
+    _, since_armed = learner.updater.state()["steps"].tolist()
     assert since_armed < 100

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or refused, and going on from it is as if nothing had happened."""
+"""A checkpoint is complete or refused, and a restored trainer continues bit-equal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looking into a checkpoint tells what its tables hold, number for number, and refuses what is damaged by name."""
+"""An inspection equals the tables in every number, and refuses a damaged file by name."""
 
 from __future__ import annotations
 
@@ -282,9 +282,9 @@ def test_a_damaged_manifest_is_refused(trainer: Trainer, tmp_path: Path, old: st
 
 def test_what_is_not_there_or_is_no_snapshot_is_refused(trainer: Trainer, tmp_path: Path) -> None:
     path = save(tmp_path / "checkpoints", trainer)
-    with pytest.raises(CheckpointError, match=r"no: is not there"):
+    with pytest.raises(CheckpointError, match=r"no: does not exist"):
         inspect_checkpoint(tmp_path / "no")
-    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+    with pytest.raises(CheckpointError, match="has no checkpoint"):
         inspect_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match="must have a table of feature 'age', got tags, user_id"):
         inspect_checkpoint(path, "age")
@@ -292,7 +292,7 @@ def test_what_is_not_there_or_is_no_snapshot_is_refused(trainer: Trainer, tmp_pa
         inspect_checkpoint(path / "tables" / "tags.table", "age", 1)
     with pytest.raises(CheckpointError, match=r"manifest\.json: is no table snapshot"):
         inspect_checkpoint(path / "manifest.json")
-    with pytest.raises(ValueError, match="fid 1 must come with the feature"):
+    with pytest.raises(ValueError, match="fid 1 must come with a feature"):
         inspect_checkpoint(path, fid=1)
 
 

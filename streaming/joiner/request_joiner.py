@@ -1,7 +1,7 @@
-"""Joining in one partition: which requests wait, when each is due, and what a step changed. Reads Kv, writes nothing.
+"""The waiting requests of one partition, their due times, and the changes of a step. Reads Kv, writes nothing.
 
-A step's changes stay in memory until the pipeline writes them in one transaction (`changes`, then `forget_step`). Between steps only
-the due times are in memory: a request is loaded from Kv when an action or its time comes.
+A step's changes stay in memory until the loop writes them in one transaction (`changes`, then `forget_step`). Between steps only the due
+times are in memory: a request is loaded from Kv when an action arrives or it is due.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from monolith_py.errors import KvError
 from monolith_py.io import Kv
 from monolith_streaming.joiner.intake import SeenImpression
 from monolith_streaming.joiner.rules import (
+    FOREVER_MS,
     Emission,
     Outcome,
     Reason,
@@ -26,29 +27,27 @@ from monolith_streaming.joiner.rules import (
     see_action,
     see_impression,
 )
-from monolith_streaming.joiner.waiting import Waiting, decode_waiting, encode_waiting
+from monolith_streaming.joiner.waiting import WaitingRequest, decode_waiting, encode_waiting
 
-# Requests that one step closes at most: bounds the memory of a step after a long pause.
+# Most requests that one step closes: bounds the memory of a step after a long pause.
 MAX_CLOSED = 4096
-# Later than every deadline.
-FOREVER_MS = 1 << 62
 
 
-class PartitionJoiner:
-    """The waiting requests of one partition; `prefix` is what their keys in `kv` begin with."""
+class RequestJoiner:
+    """Joins the requests of one partition; their keys in `kv` begin with `prefix`."""
 
     def __init__(self, rules: Rules, kv: Kv, prefix: str) -> None:
         self._rules, self._kv, self._prefix = rules, kv, prefix
         self._due_ms: dict[str, int] = {}
         self._heap: list[tuple[int, str]] = []  # (due, request id); an entry that differs from _due_ms is stale
-        self._step: dict[str, Waiting | None] = {}  # changed in this step; None: forgotten
+        self._step: dict[str, WaitingRequest | None] = {}  # changed in this step; None: forgotten
         self.num_waiting = 0  # candidates
-        self.emitted: list[tuple[Waiting, Emission]] = []
+        self.emitted: list[tuple[WaitingRequest, Emission]] = []
         self.refused: list[tuple[SeenAction, Reason]] = []
         self.too_late: list[SeenImpression] = []
 
     def restore(self) -> int:
-        """Read from Kv which requests wait and when each is due; return how many."""
+        """Load the due times of all requests in Kv and return the number of requests."""
         for key, value in self._kv.scan(self._prefix):
             request = decode_waiting(key[len(self._prefix) :], value).request
             self.num_waiting += request.statuses.count(Status.WAITING)
@@ -61,9 +60,9 @@ class PartitionJoiner:
         return bool(self._step or self.too_late)
 
     def see(self, impressions: Sequence[SeenImpression], actions: Sequence[SeenAction], watermark_ms: int | None) -> None:
-        """Take in records in the order of their offsets.
+        """Process records in the order of their offsets.
 
-        An impression so old that its request would be forgotten already is refused: it may have been emitted long ago.
+        An impression of a request that would be forgotten by now is refused: its examples may have been emitted long ago.
         """
         self._load([*(seen.impression.request_id for seen in impressions), *(seen.action.request_id for seen in actions)])
         for seen_impression in impressions:
@@ -87,7 +86,7 @@ class PartitionJoiner:
             self._take(waiting, outcome)
 
     def advance(self, watermark_ms: int) -> bool:
-        """Let event time reach `watermark_ms`; return whether there is more to close at it."""
+        """Advance event time to `watermark_ms`; return whether more requests are due at it."""
         due: list[str] = []
         while self._heap and self._heap[0][0] <= watermark_ms and len(due) < MAX_CLOSED:
             due_at_ms, request_id = heapq.heappop(self._heap)
@@ -103,9 +102,9 @@ class PartitionJoiner:
         return bool(self._heap) and self._heap[0][0] <= watermark_ms
 
     def close_all(self) -> Iterator[None]:
-        """Close every open window and give up every early action, as if time had passed; yield after each step's worth.
+        """Close every open window and refuse every early action, as if their time had passed; yield after each step.
 
-        Requests stay remembered for late actions: a later run of the joiner goes on from here.
+        Requests stay remembered for late actions, so a later run of the joiner can continue.
         """
         assert not self._step, "a step is open"
         by_due = sorted(self._due_ms, key=lambda request_id: (self._due_ms[request_id], request_id))
@@ -114,13 +113,13 @@ class PartitionJoiner:
             for request_id, waiting in list(self._step.items()):
                 assert waiting is not None, request_id
                 if waiting.request.has_arrived and not waiting.request.is_waiting:
-                    del self._step[request_id]  # closed already: nothing to write
+                    del self._step[request_id]  # closed before: nothing to write
                 else:
                     self._advance(waiting, FOREVER_MS)
             yield
 
     def changes(self) -> tuple[dict[str, bytes], list[str]]:
-        """Return what this step puts into Kv and what it deletes."""
+        """Return the puts and deletes of this step in Kv."""
         puts, deletes = {}, []
         for request_id, waiting in self._step.items():
             if waiting is None:
@@ -130,12 +129,12 @@ class PartitionJoiner:
         return puts, deletes
 
     def forget_step(self) -> None:
-        """Let go of the step's changes, which are in Kv now."""
+        """Drop the step's changes, now that Kv has them."""
         self._step.clear()
         self.emitted, self.refused, self.too_late = [], [], []
 
     def _load(self, request_ids: Iterable[str]) -> None:
-        """Bring the known ones of these requests into the step."""
+        """Load these requests from Kv into the step, except new ones."""
         missing = [request_id for request_id in dict.fromkeys(request_ids) if request_id in self._due_ms and request_id not in self._step]
         values = self._kv.get_many([self._prefix + request_id for request_id in missing])
         for request_id, value in zip(missing, values, strict=True):
@@ -143,20 +142,20 @@ class PartitionJoiner:
                 raise KvError(f"waiting request {self._prefix + request_id!r} must be in the store, got nothing")
             self._step[request_id] = decode_waiting(request_id, value)
 
-    def _waiting(self, request_id: str) -> Waiting:
-        """Return the request as this step knows it, a new one where nothing is known."""
+    def _waiting(self, request_id: str) -> WaitingRequest:
+        """Return the request from the step, or a new one."""
         waiting = self._step.get(request_id)
         if waiting is None:
-            waiting = self._step[request_id] = Waiting(Request(request_id))
+            waiting = self._step[request_id] = WaitingRequest(Request(request_id))
         return waiting
 
-    def _advance(self, waiting: Waiting, watermark_ms: int) -> None:
+    def _advance(self, waiting: WaitingRequest, watermark_ms: int) -> None:
         outcome = Outcome()
         advance(self._rules, waiting.request, watermark_ms, outcome)
         self._take(waiting, outcome)
 
-    def _take(self, waiting: Waiting, outcome: Outcome) -> None:
-        """Keep what came out of a request and when it is due next."""
+    def _take(self, waiting: WaitingRequest, outcome: Outcome) -> None:
+        """Keep the result of a request's step and schedule its next due time."""
         for emission in outcome.emissions:
             self.emitted.append((waiting, emission))
             self.num_waiting -= emission.is_first

@@ -1,8 +1,8 @@
-"""A genuine single-node Apache Kafka (KRaft) for tests and the demo: resolved with Maven once, started on free ports.
+"""Apache Kafka broker (single node, KRaft) for tests and the demo: jars from Maven, ports chosen at the start.
 
-    python deploy/kafka/broker.py DATA_DIR      starts one and prints its URL; Ctrl-C stops it
+    python -m monolith_demo.driver.kafka_broker DATA_DIR      start a broker and print its URL; Ctrl-C stops it
 
-Needs Java 17 and Maven (Debian: openjdk-17-jre-headless, maven). For production run a cluster; this one keeps a single copy of all data.
+Needs Java 17 and Maven (Debian: openjdk-17-jre-headless, maven). Not for production: it keeps a single copy of all data.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from monolith_demo.driver.ports import free_ports
+
 _POM = Path(__file__).with_name("pom.xml")
 _START_TIMEOUT_S = 90.0  # a busy machine with two cores takes 10
 _STOP_TIMEOUT_S = 30.0
@@ -28,8 +30,8 @@ _RESOLVE_TIMEOUT_S = 600.0  # 44 MB from the registry
 _JAVA_FLAGS = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
 _CLUSTER_ID = "bW9ub2xpdGgtcHkta3JhZg"
 
-# Nothing expires by age: the demo and the tests trim what they no longer need. With the default session timeout of 9 s a killed broker
-# needs 14 s to be let in again, with this one 6 s.
+# Records do not expire. After kill -9 a broker needs 14 s to rejoin with the default session timeout
+# of 9 s, and 6 s with this one.
 _PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
@@ -56,11 +58,11 @@ broker.heartbeat.interval.ms=400
 
 
 class KafkaUnavailable(Exception):
-    """Java or Maven is missing, or the broker could not be resolved or started."""
+    """Java or Maven is missing, or the broker could not be downloaded or started."""
 
 
 class KafkaBroker:
-    """One broker whose data lies in `data_dir`; it keeps its ports and its data over `stop`, `kill` and `start`."""
+    """One broker with its data in `data_dir`; ports and data survive `stop`, `kill` and `start`."""
 
     def __init__(self, data_dir: str | Path) -> None:
         self._folder = Path(data_dir).absolute()
@@ -69,20 +71,20 @@ class KafkaBroker:
 
     @property
     def url(self) -> str:
-        """The log URL of the broker, `kafka://127.0.0.1:PORT`, once it was started."""
+        """Log URL of the broker, `kafka://127.0.0.1:PORT`; valid after the first `start`."""
         return f"kafka://127.0.0.1:{self._port}"
 
     def start(self) -> str:
-        """Start the broker, wait until it answers, and return its URL.
+        """Start the broker, wait until it accepts connections, and return its URL.
 
         Raises:
-            KafkaUnavailable: what is missing, or the end of the broker's output.
+            KafkaUnavailable: Java or Maven is missing, or the broker failed; the message has the end of its log.
         """
         assert self._process is None, "the broker is running"
         libraries = resolve_libraries()
         properties = self._folder / "server.properties"
         if not self._port:
-            self._port, controller_port = _free_ports(2)
+            self._port, controller_port = free_ports(2)
             shutil.rmtree(self._folder / "data", ignore_errors=True)
             self._folder.mkdir(parents=True, exist_ok=True)
             properties.write_text(_PROPERTIES.format(port=self._port, controller_port=controller_port, data=self._folder / "data"))
@@ -94,16 +96,16 @@ class KafkaBroker:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        atexit.register(self.kill)  # a test or a demo that dies leaves no broker behind
+        atexit.register(self.kill)  # no broker survives an exception in a test or the demo
         self._wait_until_listening()
         return self.url
 
     def stop(self) -> None:
-        """Stop the broker cleanly; do nothing where it is not running."""
+        """Stop the broker cleanly, if it runs."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kill the broker at once, as `kill -9` does; do nothing where it is not running."""
+        """Kill the broker with SIGKILL, if it runs."""
         self._end(signal.SIGKILL)
 
     def __enter__(self) -> KafkaBroker:
@@ -142,7 +144,7 @@ class KafkaBroker:
 
 
 def resolve_libraries() -> Path:
-    """Return the folder with the broker's jars, resolving them with Maven where they are not cached.
+    """Return the folder with the broker's jars; download them with Maven unless they are cached.
 
     Raises:
         KafkaUnavailable: Java 17 or Maven is missing, or Maven failed.
@@ -160,7 +162,7 @@ def resolve_libraries() -> Path:
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not libraries.is_dir():
-            # The folder appears whole or not at all.
+            # Renamed into place, so that the folder is always complete.
             staging = Path(tempfile.mkdtemp(prefix="kafka-", dir=cache))
             try:
                 _run_maven(staging)
@@ -194,18 +196,6 @@ def _run_java(libraries: Path, *arguments: str) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_START_TIMEOUT_S)
     if result.returncode:
         raise KafkaUnavailable(f"{' '.join(arguments[:2])} failed:\n" + "\n".join((result.stdout + result.stderr).splitlines()[-15:]))
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return ports that are free now; all are held until the last is found, so they differ."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def main() -> None:

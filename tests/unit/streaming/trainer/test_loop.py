@@ -1,0 +1,166 @@
+"""The online training loop: dead letters, a model that is not finite, checkpoints kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from monolith_py.clock import ManualClock
+from monolith_py.config import JobConfig, parse_job
+from monolith_py.data.examples import ExampleBatch
+from monolith_py.errors import ModelNotFinite
+from monolith_py.io.codec import decode_dead_letter, decode_examples, encode_examples
+from monolith_py.io.log.topics import create_topics
+from monolith_py.training import Checkpoint
+from monolith_streaming.trainer.loop import OnlineTraining
+
+World = Any
+NOW_MS = 1_700_000_000_000
+
+
+@pytest.fixture
+def make_job(tmp_path: Path) -> Callable[..., JobConfig]:
+    def make(partitions: int = 1, features: dict[str, Any] | None = None, **trainer: Any) -> JobConfig:
+        return parse_job(
+            {
+                "name": "online",
+                "log": {"url": "sqlite:///unused", "partitions": partitions},
+                "kv": {"url": "memory:"},
+                "features": [{"name": "item", "source": "item_id", "dim": 4, **(features or {})}],
+                "dense_features": [{"name": "age", "source": "item", "dim": 2}],
+                "tasks": [{"name": "click", "action": "click"}],
+                "model": {"tower": [8], "precision": "fp32"},
+                "trainer": {"checkpoint_dir": f"{tmp_path}/checkpoints", "batch_size": 8, "linger_s": 0.0, "num_threads": 1, **trainer},
+            }
+        )
+
+    return make
+
+
+def make_log(world: World, job: JobConfig) -> Any:
+    log = world.MemoryLog()
+    create_topics(log, job.log)
+    return log
+
+
+def append(log: Any, examples: ExampleBatch, partition: int = 0) -> None:
+    log.append("examples", [encode_examples(examples)], time_ms=int(examples.times_ms[-1]), partition=partition)
+
+
+def train(job: JobConfig, log: Any, clock: ManualClock) -> OnlineTraining:
+    training = OnlineTraining(job, log, clock, lambda: False)
+    training.run(stop_at_end=True)
+    return training
+
+
+def steps_saved(job: JobConfig) -> list[int]:
+    return [checkpoint.meta.step for checkpoint in reversed(Checkpoint.all_in(Path(job.trainer.checkpoint_dir)))]
+
+
+def test_the_dead_letter_of_a_poisoned_example_names_its_own_record(
+    world: World, make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch]
+) -> None:
+    job = make_job(partitions=2)
+    log = make_log(world, job)
+    append(log, make_examples(1, 2, time_ms=1_000), partition=0)
+    append(log, make_examples(3, 4, time_ms=2_000), partition=1)
+    poisoned = make_examples(5, 6, 7, time_ms=3_000)
+    poisoned.features.dense["age"][2] = 3e38  # the loss of item 7 is not finite
+    append(log, poisoned, partition=1)
+    append(log, make_examples(8, time_ms=4_000), partition=0)
+
+    training = train(job, log, ManualClock(NOW_MS))
+
+    assert training.trainer.num_examples == 7
+    (letter,) = (decode_dead_letter(record.value) for record in log.read("dead_letters", 0, 0, 10))
+    assert (letter.topic, letter.partition, letter.offset) == ("examples", 1, 1)
+    assert decode_examples(letter.value).item_ids.tolist() == [7]
+
+
+def test_a_model_that_is_not_finite_stops_the_trainer(
+    world: World, make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch]
+) -> None:
+    job = make_job()
+    log = make_log(world, job)
+    append(log, make_examples(1, 2))
+    training = OnlineTraining(job, log, ManualClock(NOW_MS), lambda: False)
+    with torch.no_grad():
+        next(training.trainer.model.parameters()).fill_(float("nan"))
+    with pytest.raises(ModelNotFinite, match="must be finite, got NaN or infinity after 0 batches"):
+        training.step()
+    assert log.end_offset("dead_letters") == 0
+
+
+def test_the_newest_checkpoints_are_kept(
+    world: World, make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch]
+) -> None:
+    job = make_job(checkpoints_kept=2)
+    log, clock = make_log(world, job), ManualClock(NOW_MS)
+    training = OnlineTraining(job, log, clock, lambda: False)
+    for item in range(1, 5):
+        append(log, make_examples(item))
+        assert training.step()
+        training.checkpoint()
+    assert steps_saved(job) == [3, 4]
+
+
+def test_a_checkpoint_is_written_every_interval_in_which_something_was_learnt(
+    world: World, make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch]
+) -> None:
+    job = make_job(checkpoint_interval_s=10.0, checkpoints_kept=100)
+    log, clock = make_log(world, job), ManualClock(NOW_MS)
+    training = OnlineTraining(job, log, clock, lambda: False)
+
+    append(log, make_examples(1))
+    training.step()
+    clock.advance(9.0)
+    training.step()
+    assert steps_saved(job) == [0]
+    clock.advance(1.5)
+    while len(steps_saved(job)) == 1:  # it is written beside the steps
+        training.step()
+    assert steps_saved(job) == [0, 1]
+    clock.advance(100.0)
+    training.step()
+    training.checkpoint()
+    assert steps_saved(job) == [0, 1], "nothing was learnt since"
+
+
+def test_expired_rows_are_evicted_at_multiples_of_the_interval_of_event_time(
+    world: World, make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch]
+) -> None:
+    job = make_job(features={"ttl_s": 100}, evict_interval_s=1000.0)
+    log, clock = make_log(world, job), ManualClock(NOW_MS)
+    training = OnlineTraining(job, log, clock, lambda: False)
+    table = training.trainer.bags.tables["item"]
+
+    def learn(item: int, at_s: int) -> int:
+        append(log, make_examples(item, time_ms=NOW_MS + at_s * 1000))
+        assert training.step()
+        return int(table.stats().evicted)
+
+    assert NOW_MS // 1000 % 1000 == 0
+    assert learn(1, 1) == 0
+    assert learn(2, 950) == 0, "item 1 has expired, the sweep is not due"
+    assert learn(3, 1001) == 1
+    assert learn(3, 1900) == 1
+
+
+def test_a_restart_continues_in_the_middle_of_a_record(
+    world: World, make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch]
+) -> None:
+    job = make_job(batch_size=3)
+    log, clock = make_log(world, job), ManualClock(NOW_MS)
+    append(log, make_examples(*range(1, 8)))
+    first = OnlineTraining(job, log, clock, lambda: False)
+    first.step()
+    first.checkpoint()
+    second = train(job, log, clock)
+    assert second.trainer.num_examples == 7
+    fids = np.sort(second.trainer.bags.tables["item"].export_rows()[0])
+    assert fids.tolist() == list(range(1, 8))
