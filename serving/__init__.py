@@ -1,1 +1,1 @@
-"""The ranking replica: rows and dense parameters kept up to date from the log, candidates ranked over gRPC."""
+"""Ranking replica: a model kept up to date from the log, and a gRPC service that ranks candidates with it."""

@@ -1,4 +1,4 @@
-"""A client of the ranking service, over one channel."""
+"""Client of the ranking service, over one gRPC channel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from monolith_py.errors import RankFailed
 from monolith_py.pb import example_pb2, ranking_pb2
 from monolith_py.pb import ranking_pb2_grpc as pb_grpc
 
-# Idle connections are probed, so that a replica that is gone is noticed and balancers keep the connection.
+# Probes on idle connections detect a lost replica and keep the connection open in balancers.
 _OPTIONS = [
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 5_000),
@@ -28,7 +28,7 @@ _OPTIONS = [
 
 @dataclass(frozen=True)
 class RankResult:
-    """Scores of n candidates for T tasks, candidates in request order."""
+    """Scores of n candidates for T tasks, candidates in the order of the request."""
 
     request_id: str
     scores: FloatArray  # (n, T) probabilities
@@ -38,7 +38,7 @@ class RankResult:
 
 
 class RankClient:
-    """Asks one replica, or a balancer before several, at `address` (host:port). Safe for threads. Close it, or use it in a `with`."""
+    """Client of one replica, or of a balancer in front of several, at `address` (host:port). Safe for threads. Close it, or use `with`."""
 
     def __init__(self, address: str) -> None:
         self._channel = grpc.insecure_channel(address, options=_OPTIONS)
@@ -54,10 +54,10 @@ class RankClient:
         time_ms: int = 0,
         timeout_s: float = 1.0,
     ) -> RankResult:
-        """Return the scores of `item_ids` for a user. `context` has the fids of the request's own sparse features.
+        """Return the scores of `item_ids` for a user. `context` holds the fids of the request's own sparse features, by name.
 
         Raises:
-            RankFailed: the replica refused, or did not answer within `timeout_s`; `code` says which.
+            RankFailed: the replica refused, or did not answer within `timeout_s`; see `code`.
         """
         message = _message(user_id, item_ids, context or {}, request_id, time_ms)
         try:
@@ -75,7 +75,7 @@ class RankClient:
         time_ms: int = 0,
         timeout_s: float = 1.0,
     ) -> Future[RankResult]:
-        """Return a future of what `rank` returns or raises; any number may be under way."""
+        """Return a future of the result of `rank`. Any number of calls may be in progress."""
         message = _message(user_id, item_ids, context or {}, request_id, time_ms)
         future: Future[RankResult] = Future()
 
@@ -91,7 +91,7 @@ class RankClient:
         return future
 
     def close(self) -> None:
-        """Close the channel; calls under way fail as cancelled."""
+        """Close the channel; calls in progress fail with CANCELLED."""
         self._channel.close()
 
     def __enter__(self) -> RankClient:

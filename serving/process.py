@@ -1,4 +1,4 @@
-"""The replica process: Rank, health and reflection over gRPC, the follower of updates beside it, a clean stop on SIGTERM."""
+"""Replica process: Rank, health and reflection over gRPC, a thread that follows the updates, a clean stop on SIGTERM."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ from monolith_serving.service import SERVICE_NAME, RankingService
 
 logger = logging.getLogger(__name__)
 
-# Requests that are being ranked get this long when the process is told to stop.
+# Time for the requests in progress after a stop signal.
 _DRAIN_S = 5.0
 _HEALTH_INTERVAL_S = 0.1
 
 
 def run_server(job: JobConfig) -> None:
-    """Serve until SIGTERM or SIGINT, then finish the requests at hand, log their impressions and return. For the main thread.
+    """Serve until SIGTERM or SIGINT, then finish the requests in progress and log their impressions. For the main thread.
 
     Raises:
-        ConfigError: the port is taken, or the device is not there.
-        TopicMissing: a topic that the replica needs does not exist.
+        ConfigError: the port is taken, or there is no such device.
+        TopicMissing: a topic of the replica does not exist.
     """
     config, clock = job.serving, SystemClock()
     set_num_threads(config.num_threads)
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignal().installed())
-        # The follower waits for updates while impressions are appended: a log for each.
+        # One log each: a read that waits for updates must not delay the append of impressions.
         topics = Topics.of(job.log)
         updates = _open_topics(job, [topics.updates, topics.dense_requests], stack) if config.follow_updates else None
         replica = Replica(job, updates, device_of(config), clock)
@@ -70,10 +70,10 @@ def run_server(job: JobConfig) -> None:
 
 
 def device_of(config: ServingConfig) -> torch.device:
-    """Return the device to rank on: CUDA where there is one and the settings allow it.
+    """Return the device to rank on: CUDA if the machine has it and the settings allow it.
 
     Raises:
-        ConfigError: CUDA is asked for and there is none.
+        ConfigError: the settings require CUDA and there is none.
     """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("serving.device must be 'auto' or 'cpu' on a machine without CUDA, got 'cuda'")
@@ -82,7 +82,7 @@ def device_of(config: ServingConfig) -> torch.device:
 
 
 class Follower:
-    """The thread in which a replica follows the updates; if that fails for good, it tells the process to stop."""
+    """Thread in which a replica follows the updates. An error that ends it stops the process."""
 
     def __init__(self, replica: Replica, stop: StopSignal) -> None:
         self._replica, self._stop = replica, stop
@@ -91,12 +91,12 @@ class Follower:
         self._thread.start()
 
     def close(self) -> None:
-        """Wait for the thread; the stop event must be set or follow soon."""
+        """Stop the thread and wait for it."""
         self._stop.set()
         self._thread.join()
 
     def raise_failure(self) -> None:
-        """Raise what ended the thread, if anything did."""
+        """Stop the thread and raise the error that ended it, if there is one."""
         self.close()
         if self._failure is not None:
             raise self._failure
@@ -110,7 +110,7 @@ class Follower:
 
 
 def _open_topics(job: JobConfig, topics: Sequence[str], stack: ExitStack) -> Log:
-    """Return a log in which `topics` exist; it is closed with `stack`."""
+    """Return a log that has `topics`; `stack` closes it."""
     log = open_log(job.log.url)
     stack.callback(log.close)
     for topic in topics:
@@ -119,7 +119,7 @@ def _open_topics(job: JobConfig, topics: Sequence[str], stack: ExitStack) -> Log
 
 
 def make_server(service: pb_grpc.RankingServicer, config: ServingConfig, clock: Clock) -> grpc.Server:
-    """Return a gRPC server with the ranking service, not started and without a port."""
+    """Return a gRPC server with the ranking service, without a port and not started."""
     threads = ThreadPoolExecutor(config.grpc_threads, thread_name_prefix="rank")
     interceptors: list[grpc.ServerInterceptor[Any, Any]] = [StatusInterceptor(SERVICE_NAME, clock)]
     server = grpc.server(threads, interceptors=interceptors, options=[("grpc.so_reuseport", 0)])
@@ -169,7 +169,7 @@ def _set_health(servicer: health.HealthServicer, *, serving: bool) -> None:
 
 
 def _write_whole(path: Path, text: str) -> None:
-    """Write a file that others never see half of."""
+    """Write a file that readers see whole or not at all."""
     staging = path.with_name(f"{path.name}~")
     staging.write_text(text)
     staging.replace(path)

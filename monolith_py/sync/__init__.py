@@ -1,11 +1,11 @@
-"""Parameter sync over the log: the trainer publishes deltas, replicas subscribe and apply them in order."""
+"""Parameter sync over the log: the trainer publishes deltas, replicas read and apply them in order."""
 
 from monolith_py.sync.delta import Delta, StepMark, decode_delta, encode_delta
 from monolith_py.sync.dense.requests import DenseRequester, DenseRequests
 from monolith_py.sync.dense.state import DenseState
 from monolith_py.sync.dense.update import DenseForm, DenseUpdate, apply_update, full_update, next_update
 from monolith_py.sync.generation import next_generation
-from monolith_py.sync.publisher import Publisher, TouchedRows
+from monolith_py.sync.publisher import PublishedModel, Publisher, TouchedRows
 from monolith_py.sync.rows import ByteArray, RowEncoding, pack_rows, row_bytes, unpack_rows
 from monolith_py.sync.subscriber import Subscriber
 
@@ -17,6 +17,7 @@ __all__ = [
     "DenseRequests",
     "DenseState",
     "DenseUpdate",
+    "PublishedModel",
     "Publisher",
     "RowEncoding",
     "StepMark",

@@ -1,4 +1,4 @@
-"""Deltas: a change of one table, or of the dense parameters, to and from protobuf (protos/monolith/v1/parameter_sync.proto).
+"""Deltas, each a change of one table or of the dense parameters, to and from protobuf (protos/monolith/v1/parameter_sync.proto).
 
 Letters: n updated rows, m evicted fids, R = bytes of one packed row.
 """
@@ -22,9 +22,9 @@ _MAX_DIM = 1024
 
 @dataclass(frozen=True)
 class StepMark:
-    """When a training step updated rows that are servable once this delta is applied."""
+    """A training step and its updated rows, all servable once this delta is applied."""
 
-    time_ms: int
+    time_ms: int  # wall clock
     num_rows: int
 
 
@@ -34,15 +34,15 @@ def _no_fids() -> Int64Array:
 
 @dataclass(frozen=True)
 class Delta:
-    """A change of one table, or of the dense parameters (`table` is empty then), or of neither: a sign of life.
+    """A change of one table, or of the dense parameters if `table` is empty. A delta with neither shows only that the trainer runs.
 
-    Apply `evicted` first, then the rows. Deltas of a generation are numbered by `seq` without a gap over all tables.
+    Apply `evicted` before the rows. `seq` numbers the deltas of a generation without a gap, over all tables.
     """
 
     generation: int
     seq: int
-    watermark_ms: int
-    published_ms: int
+    watermark_ms: int  # event time
+    published_ms: int  # wall clock
     table: str = ""
     dim: int = 0
     encoding: RowEncoding = RowEncoding.FP32
@@ -78,8 +78,8 @@ def decode_delta(value: bytes) -> Delta:
     """Return the delta in `value`. Its arrays are read-only views.
 
     Raises:
-        WireError: no delta, an unknown encoding, a dim out of range, sizes that do not fit each other, a wrong checksum, or a weight that
-            is not finite.
+        WireError: the bytes are no delta, an encoding is unknown, a dim is out of range, sizes do not match, a checksum is wrong, or a
+            weight is not finite.
     """
     message = pb.Delta()
     try:
@@ -104,7 +104,7 @@ def decode_delta(value: bytes) -> Delta:
 
 
 def _with_rows(head: Delta, message: pb.Delta) -> Delta:
-    """Return `head` with the checked rows of a delta of a table."""
+    """Return `head` with the rows and evictions of `message`, checked."""
     if message.HasField("dense"):
         raise WireError(f"delta.dense must be absent in a delta of table {message.table!r}, got {message.dense.ByteSize()} bytes")
     if message.encoding not in ENCODING_FROM_WIRE:

@@ -1,4 +1,4 @@
-"""Generations: which number a trainer that starts puts on its deltas."""
+"""Generations: the number that a trainer puts on its deltas, one more at each start."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from monolith_py.sync.delta import decode_delta
 
 
 def next_generation(log: Log, topic: str, checkpoint_generation: int) -> int:
-    """Return the generation of a trainer that starts now: one more than its checkpoint's and than the newest delta's in the log.
+    """Return the generation of a trainer that starts now: above the one of its checkpoint and of the newest delta in the log.
 
-    A job without a checkpoint passes 0, so the first generation is 1. Generations grow along the log, so the newest delta decides.
+    A job without a checkpoint passes 0, so the first generation is 1. Generations grow along the log, so only its newest delta counts.
     """
     start, end = log.start_offset(topic), log.end_offset(topic)
     newest, first = 0, end
     while newest == 0 and first > start:
-        # Look back twice as far each time: the newest offsets may be holes, or records that are no deltas.
+        # Looks back twice as far each time: the newest offsets may be holes, or hold records that are no deltas.
         stop, first = first, max(start, end - 2 * (end - first) - 1)
         offset = first
         while offset < stop:

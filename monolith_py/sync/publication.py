@@ -1,4 +1,4 @@
-"""One publish: what was drained at one moment, cut into deltas, and the marks of the steps behind it."""
+"""One publication: the changes drained at one moment, cut into deltas, with the marks of their training steps."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from monolith_py.sync.dense.update import DenseUpdate, full_update, next_update
 from monolith_py.sync.rows import RowEncoding, check_rows
 from monolith_py.table import EncodedDelta
 
-# More marks than this are merged two by two, each pair at its older time: no row seems fresher than it is.
+# Beyond this number, marks are merged in pairs at the older time of each: no row seems fresher than it is.
 _MAX_MARKS = 4096
 
 
 class StepMarks:
-    """Times of training steps with the rows they updated, at most `max_marks`.
+    """Times of training steps with the number of rows they updated, at most `max_marks`.
 
     >>> marks = StepMarks()
     >>> marks.add(5, 10)
@@ -33,7 +33,7 @@ class StepMarks:
         self._marks: list[StepMark] = []
 
     def add(self, time_ms: int, num_rows: int) -> None:
-        """Note a step; times must not go back by more than the clock does."""
+        """Note a step; a step without rows is left out."""
         if num_rows == 0:
             return
         if self._marks and self._marks[-1].time_ms == time_ms:
@@ -44,40 +44,36 @@ class StepMarks:
             self._marks = [StepMark(older.time_ms, older.num_rows + newer.num_rows) for older, newer in pairs]
 
     def take(self) -> tuple[StepMark, ...]:
-        """Return all marks, oldest first, and forget them."""
+        """Return all marks, oldest first, and remove them."""
         marks, self._marks = tuple(self._marks), []
         return marks
 
 
 @dataclass(frozen=True)
-class Drained:
-    """One drain of one table: n touched rows, m evicted fids."""
+class DrainedTable:
+    """One drain of one table."""
 
     table: str
     dim: int
     delta: EncodedDelta
 
     def num_deltas(self, rows_per_delta: int) -> int:
-        """Return how many deltas these take."""
+        """Return the number of deltas that hold the rows and evictions."""
         return -(-max(len(self.delta.fids), len(self.delta.evicted)) // rows_per_delta)
 
 
 @dataclass(frozen=True)
-class DenseTurn:
-    """Dense state captured for one publish. The worker decides between a full and an incremental update when it encodes.
+class DensePart:
+    """Dense state captured for one publication. The worker decides between a full and an incremental update when it encodes."""
 
-    `base`: the state in the log before this publish, None at the first of a generation. `asked` returns whether a replica asked for a full
-    state; it may read the log, so the training thread must not call it.
-    """
-
-    base: DenseState | None
+    base: DenseState | None  # state of the publication before, None at the first of a generation
     state: DenseState
-    has_learnt: bool  # since `base`
+    has_learnt: bool  # a training step since `base`
     encoding: RowEncoding
-    asked: Callable[[], bool]
+    asked: Callable[[], bool]  # whether a replica asked for a full state; it may read the log, so only the worker calls it
 
     def update(self) -> DenseUpdate | None:
-        """Return the update to publish, None where nobody needs one.
+        """Return the update to publish, None if replicas need none.
 
         Raises:
             ValueError: a weight is NaN or infinite.
@@ -92,16 +88,16 @@ class DenseTurn:
 class Publication:
     """Deltas of one generation from `first_seq` on: one for the dense state if it is due, then the rows of each table.
 
-    The first delta is empty where the dense state needs no update. The step marks are in the last delta: once it is applied, all
-    rows are servable.
+    If the dense state needs no update, its delta is empty and shows only that the trainer runs. The last delta carries the step marks:
+    once it is applied, all rows are servable.
     """
 
     generation: int
     first_seq: int
     watermark_ms: int
     published_ms: int
-    turn: DenseTurn | None
-    drained: Sequence[Drained]
+    dense_part: DensePart | None  # None: not due
+    drained: Sequence[DrainedTable]
     steps: tuple[StepMark, ...]
     encoding: RowEncoding
     rows_per_delta: int
@@ -109,7 +105,7 @@ class Publication:
     @property
     def is_empty(self) -> bool:
         """Return whether nothing changed."""
-        return not (self.turn or self.num_rows or self.num_evicted)
+        return not (self.dense_part or self.num_rows or self.num_evicted)
 
     @property
     def num_rows(self) -> int:
@@ -123,16 +119,16 @@ class Publication:
 
     @property
     def num_deltas(self) -> int:
-        """Return how many deltas this is."""
-        return (self.turn is not None) + sum(part.num_deltas(self.rows_per_delta) for part in self.drained)
+        """Return the number of deltas."""
+        return (self.dense_part is not None) + sum(part.num_deltas(self.rows_per_delta) for part in self.drained)
 
     @property
     def num_bytes(self) -> int:
-        """Return the size of all deltas."""
+        """Return the size of all encoded deltas."""
         return sum(map(len, self._values))
 
     def values(self) -> list[bytes]:
-        """Return the deltas as bytes, the same at each call. The first call packs them, and may ask the log what replicas asked for.
+        """Return the deltas as bytes, the same at each call. The first call encodes them and may read the log.
 
         Raises:
             ValueError: a weight is NaN or infinite; the message names the table.
@@ -141,13 +137,13 @@ class Publication:
 
     @cached_property
     def dense(self) -> DenseUpdate | None:
-        """Return the update of the dense parameters, the same at each call. Like `values`, it may ask the log at the first."""
-        return self.turn.update() if self.turn else None
+        """Return the update of the dense parameters, the same at each call. The first call may read the log."""
+        return self.dense_part.update() if self.dense_part else None
 
     @cached_property
     def _values(self) -> list[bytes]:
         head = Delta(self.generation, self.first_seq, self.watermark_ms, self.published_ms)
-        deltas = [replace(head, dense=self.dense)] if self.turn else []
+        deltas = [replace(head, dense=self.dense)] if self.dense_part else []
         for part in self.drained:
             deltas += self._row_deltas(head, part)
         assert len(deltas) == self.num_deltas
@@ -155,14 +151,14 @@ class Publication:
         numbered[-1] = replace(numbered[-1], steps=self.steps)
         return [encode_delta(delta) for delta in numbered]
 
-    def _row_deltas(self, head: Delta, part: Drained) -> Iterator[Delta]:
+    def _row_deltas(self, head: Delta, part: DrainedTable) -> Iterator[Delta]:
         """Yield `head` with the rows and evictions of one table, chunk by chunk."""
         fids, rows, evicted = part.delta.fids, part.delta.rows, part.delta.evicted
         try:
             check_rows(rows, self.encoding)
         except ValueError as error:
             raise ValueError(f"table {part.table!r}: {error}") from None
-        # A fid with a row is not evicted: its eviction and its row could lie in two deltas.
+        # Of a fid that has a row again the eviction is left out: it could be in a later delta than the row.
         evicted = evicted[~np.isin(evicted, fids)] if len(evicted) else evicted
         for start in range(0, part.num_deltas(self.rows_per_delta) * self.rows_per_delta, self.rows_per_delta):
             chunk = slice(start, start + self.rows_per_delta)

@@ -1,11 +1,11 @@
-"""Publishes what training changed: touched rows at a short interval, dense parameters at a longer one, as deltas appended to the log.
+"""Publisher of the touched rows and the dense parameters, as deltas in the log.
 
-The training thread drains the tables and goes on; one worker thread packs and appends. A publish that the log refused stays as it is,
-number for number and byte for byte, and goes before the next: no row is dropped, no seq is skipped, none is used twice for different
-content. Where a refused append was written after all, the subscriber skips the copy by its seq.
+The training thread drains the tables, which pack their rows; one worker thread encodes the deltas and appends them. If the log refuses an
+append, the worker appends the same bytes again before anything newer: no row is lost, and no seq is skipped or used for two contents.
+Where a refused append was written after all, subscribers skip the copy by its seq.
 
-The dense state goes whole at the first publish of a generation and where a replica asked, else as the change since the publish before.
-The worker decides between the two when it packs a publish for the first time.
+The first publication of a generation carries the full dense state, as does the next one after a replica asked for it. The others carry
+the change since the publication before. The worker decides when it encodes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
@@ -21,10 +22,11 @@ from monolith_py.clock import Clock
 from monolith_py.config import SyncConfig
 from monolith_py.errors import LogError
 from monolith_py.io import Log
+from monolith_py.io.log.topics import Topics
 from monolith_py.observe.metrics import DELTAS_PUBLISHED, DENSE_PUBLISHED_BYTES, PUBLISH_FAILURES, PUBLISHED_BYTES, ROWS_PUBLISHED
 from monolith_py.sync.dense.requests import DenseRequests
 from monolith_py.sync.dense.state import DenseState
-from monolith_py.sync.publication import DenseTurn, Drained, Publication, StepMarks
+from monolith_py.sync.publication import DensePart, DrainedTable, Publication, StepMarks
 from monolith_py.sync.rows import RowEncoding
 from monolith_py.table import EncodedDelta
 
@@ -34,7 +36,7 @@ _CONSUMER = "replicas"
 
 
 class TouchedRows(Protocol):
-    """The part of `EmbeddingTable` that publishing needs."""
+    """Operations of `EmbeddingTable` for publishing."""
 
     @property
     def dim(self) -> int:
@@ -43,7 +45,7 @@ class TouchedRows(Protocol):
 
     @property
     def encoding(self) -> str | None:
-        """Return the encoding of the rows that `drain_encoded` returns, None where a row has several."""
+        """Return the encoding of the rows of `drain_encoded`, None if a row has several."""
         ...
 
     def drain_encoded(self, consumer: str) -> EncodedDelta:
@@ -51,48 +53,41 @@ class TouchedRows(Protocol):
         ...
 
     def ack(self, consumer: str, ticket: int) -> None:
-        """Forget what the drain `ticket` returned."""
+        """Forget the changes of the drain `ticket`."""
         ...
 
 
+@dataclass(frozen=True)
+class PublishedModel:
+    """Tables and dense parameters of a trainer, for its replicas."""
+
+    tables: Mapping[str, TouchedRows]
+    dense: Callable[[], Mapping[str, Tensor]]  # returns copies of the dense tensors
+
+
 class Publisher:
-    """Publishes the tables and dense parameters of one trainer. All methods are for the training thread.
+    """Publishes the tables and dense parameters of one trainer. All methods are for the training thread."""
 
-    A trainer that starts takes `generation` from `next_generation`; `dense` returns copies of the tensors to publish, made in the training
-    thread; `requests` is looked at in the worker, at most once for each turn of the towers.
-    """
-
-    def __init__(
-        self,
-        log: Log,
-        topic: str,
-        tables: Mapping[str, TouchedRows],
-        dense: Callable[[], Mapping[str, Tensor]],
-        config: SyncConfig,
-        clock: Clock,
-        *,
-        requests: DenseRequests,
-        generation: int,
-        next_seq: int = 0,
-    ) -> None:
-        """Publish to `topic` from delta (`generation`, `next_seq`) on.
+    def __init__(self, log: Log, topics: Topics, model: PublishedModel, config: SyncConfig, clock: Clock, *, generation: int) -> None:
+        """Publish from seq 0 of `generation` on; a new trainer takes it from `next_generation`.
 
         Raises:
             ValueError: a table packs its rows in another encoding than `config.encoding`.
         """
-        for name, table in tables.items():
+        for name, table in model.tables.items():
             if table.encoding != config.encoding:
                 raise ValueError(f"encoding of table {name!r} must be that of sync.encoding, {config.encoding!r}, got {table.encoding!r}")
-        self._log, self._topic, self._tables, self._dense = log, topic, tables, dense
-        self._requests, self._config, self._clock = requests, config, clock
-        self._generation, self._next_seq = generation, next_seq
+        self._log, self._topic, self._model = log, topics.updates, model
+        self._config, self._clock = config, clock
+        self._generation, self._next_seq = generation, 0
+        self._requests = DenseRequests(log, topics.dense_requests)
         self._marks = StepMarks()
-        self._stepped = False  # since dense parameters were published last
+        self._has_learnt = False  # a step since the last publication with dense parameters
         self._due_s = self._dense_due_s = clock.monotonic_s()
-        self._base: DenseState | None = None  # as of the newest publish with dense parameters, be it in the log or on its way
+        self._base: DenseState | None = None  # of the last publication with dense parameters, appended or not
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="publisher")
-        self._publish: Publication | None = None  # built and not acknowledged
-        self._append: Future[int] | None = None  # on its way to the log
+        self._publication: Publication | None = None  # made and not acknowledged by the log
+        self._append: Future[int] | None = None  # of `_publication`, in the worker
 
     @property
     def next_delta(self) -> tuple[int, int]:
@@ -102,123 +97,126 @@ class Publisher:
     def note_step(self, num_rows: int) -> None:
         """Note that a training step has just updated `num_rows` rows."""
         self._marks.add(self._clock.now_ms(), num_rows)
-        self._stepped = True
+        self._has_learnt = True
 
     def maybe_publish(self, watermark_ms: int) -> None:
-        """Start a publish where one is due and none is on its way; never wait for the log. `watermark_ms` is event time."""
+        """Start a publication if one is due and none is in progress; never wait for the log. `watermark_ms` is event time."""
         if self._append is not None:
             if not self._append.done():
                 return
-            self._settle()
+            self._finish_append()
         now_s = self._clock.monotonic_s()
         if now_s < self._due_s:
             return
         self._due_s = now_s + self._config.sparse_interval_s
-        if self._publish is None:
+        if self._publication is None:
             dense_due = now_s >= self._dense_due_s
-            self._publish = self._collect(watermark_ms, self._turn() if dense_due else None)
-        self._start()
+            self._publication = self._drain(watermark_ms, self._capture_dense() if dense_due else None)
+        self._start_append()
 
     def flush(self, watermark_ms: int) -> int:
-        """Publish all that is pending and the dense parameters, wait until the log has it, and return the end offset of the updates.
+        """Publish all pending changes and the dense parameters, wait for the log, and return the end offset of the updates.
 
         Raises:
-            LogError: the log refused; everything stays for the next publish.
+            LogError: the log refused; the changes stay for the next publication.
         """
         if self._append is not None:
-            self._settle()
-        if self._publish is not None:
-            self._start()
-            self._settle_or_raise()
-        self._stepped = True  # whoever flushes wants the log to hold all there is
-        self._publish = self._collect(watermark_ms, self._turn())
-        self._start()
-        return self._settle_or_raise()
+            self._finish_append()
+        if self._publication is not None:
+            self._start_append()
+            self._finish_append_or_raise()
+        self._has_learnt = True  # forces the dense parameters into the publication
+        self._publication = self._drain(watermark_ms, self._capture_dense())
+        self._start_append()
+        return self._finish_append_or_raise()
 
     def close(self) -> None:
-        """Wait for a publish that is on its way and stop the worker; what is not published stays in the tables. `flush` first."""
+        """Wait for an append in progress and stop the worker. Changes that are not published stay in the tables: `flush` first."""
         if self._append is not None:
-            self._settle()
+            self._finish_append()
         self._worker.shutdown()
 
-    def _turn(self) -> DenseTurn:
-        """Return what to publish of the dense parameters now that it is their turn."""
-        base, has_learnt = self._base, self._stepped
+    def _capture_dense(self) -> DensePart:
+        """Return the dense part of the next publication, and start the next dense interval."""
+        base, has_learnt = self._base, self._has_learnt
         if base is None or has_learnt:
-            self._base = DenseState.of(self._dense())
+            self._base = DenseState.of(self._model.dense())
         assert self._base is not None
-        self._stepped = False
+        self._has_learnt = False
         self._dense_due_s = self._clock.monotonic_s() + self._config.dense_interval_s
-        return DenseTurn(base, self._base, has_learnt, RowEncoding(self._config.dense_encoding), self._requests.take)
+        return DensePart(base, self._base, has_learnt, RowEncoding(self._config.dense_encoding), self._requests.take)
 
-    def _collect(self, watermark_ms: int, turn: DenseTurn | None) -> Publication | None:
-        """Drain all tables into a publish; None where nothing changed and it is not the dense parameters' turn."""
-        drained = []
-        for name, table in self._tables.items():
-            drained.append(Drained(name, table.dim, table.drain_encoded(_CONSUMER)))
-        publish = Publication(
+    def _drain(self, watermark_ms: int, dense: DensePart | None) -> Publication | None:
+        """Return a publication of all changes of the tables, None if there are none and `dense` is None."""
+        publication = Publication(
             generation=self._generation,
             first_seq=self._next_seq,
             watermark_ms=watermark_ms,
             published_ms=self._clock.now_ms(),
-            turn=turn,
-            drained=drained,
+            dense_part=dense,
+            drained=[DrainedTable(name, table.dim, table.drain_encoded(_CONSUMER)) for name, table in self._model.tables.items()],
             steps=self._marks.take(),
             encoding=RowEncoding(self._config.encoding),
             rows_per_delta=self._config.rows_per_delta,
         )
-        if publish.is_empty:
-            self._acknowledge(publish)
+        if publication.is_empty:
+            self._acknowledge(publication)
             return None
-        self._next_seq += publish.num_deltas
-        return publish
+        self._next_seq += publication.num_deltas
+        return publication
 
-    def _start(self) -> None:
-        """Hand the publish, where there is one, to the worker."""
-        publish = self._publish
-        if publish is not None:
-            self._append = self._worker.submit(lambda: self._log.append(self._topic, publish.values(), time_ms=publish.published_ms))
+    def _start_append(self) -> None:
+        """Append the publication, if there is one, in the worker."""
+        made = self._publication
+        if made is not None:
+            self._append = self._worker.submit(lambda: self._log.append(self._topic, made.values(), time_ms=made.published_ms))
 
-    def _settle(self) -> LogError | None:
-        """Wait for the append; acknowledge its rows, or return why the log refused. Other errors pass through."""
-        assert self._append is not None and self._publish is not None
-        append, publish = self._append, self._publish
+    def _finish_append(self) -> LogError | None:
+        """Wait for the append and acknowledge its drains; return the error of a log that refused. Other errors are raised."""
+        assert self._append is not None and self._publication is not None
+        append, publication = self._append, self._publication
         try:
             append.result()
         except LogError as error:
             PUBLISH_FAILURES.inc()
-            logger.warning("publish refused, kept for the next: generation %d seq %d: %s", self._generation, publish.first_seq, error)
+            logger.warning("append refused, will try again: generation %d seq %d: %s", self._generation, publication.first_seq, error)
             return error
         finally:
             self._append = None
-        self._publish = None
-        self._acknowledge(publish)
-        DELTAS_PUBLISHED.inc(publish.num_deltas)
-        ROWS_PUBLISHED.inc(publish.num_rows)
-        PUBLISHED_BYTES.inc(publish.num_bytes)
-        form, num_dense_bytes = (publish.dense.form.value, publish.dense.num_bytes) if publish.dense else ("no", 0)
-        if publish.dense:
-            DENSE_PUBLISHED_BYTES.labels(form=form).inc(num_dense_bytes)
-        logger.info(
-            "published generation %d seq %d..%d: %d rows, %d evicted, %d bytes of %s dense parameters",
-            self._generation,
-            publish.first_seq,
-            publish.first_seq + publish.num_deltas - 1,
-            publish.num_rows,
-            publish.num_evicted,
-            num_dense_bytes,
-            form,
-        )
+        self._publication = None
+        self._acknowledge(publication)
+        _report(publication)
         return None
 
-    def _settle_or_raise(self) -> int:
+    def _finish_append_or_raise(self) -> int:
+        """Wait for the append and return its end offset."""
         assert self._append is not None
         append = self._append
-        error = self._settle()
+        error = self._finish_append()
         if error is not None:
             raise error
         return append.result()
 
-    def _acknowledge(self, publish: Publication) -> None:
-        for part in publish.drained:
-            self._tables[part.table].ack(_CONSUMER, part.delta.ticket)
+    def _acknowledge(self, publication: Publication) -> None:
+        for part in publication.drained:
+            self._model.tables[part.table].ack(_CONSUMER, part.delta.ticket)
+
+
+def _report(publication: Publication) -> None:
+    """Count and log a publication that the log has acknowledged."""
+    DELTAS_PUBLISHED.inc(publication.num_deltas)
+    ROWS_PUBLISHED.inc(publication.num_rows)
+    PUBLISHED_BYTES.inc(publication.num_bytes)
+    form, num_dense_bytes = (publication.dense.form.value, publication.dense.num_bytes) if publication.dense else ("no", 0)
+    if publication.dense:
+        DENSE_PUBLISHED_BYTES.labels(form=form).inc(num_dense_bytes)
+    logger.info(
+        "published generation %d seq %d..%d: %d rows, %d evicted, %d bytes of %s dense parameters",
+        publication.generation,
+        publication.first_seq,
+        publication.first_seq + publication.num_deltas - 1,
+        publication.num_rows,
+        publication.num_evicted,
+        num_dense_bytes,
+        form,
+    )

@@ -17,12 +17,12 @@ from monolith_py.pb import parameter_sync_pb2 as pb
 
 ByteArray = npt.NDArray[np.uint8]
 
-# An int8 row begins with its fp16 scale and its fp16 bias.
+# fp16 scale and fp16 bias of an int8 row.
 _INT8_HEADER_BYTES = 4
 
 
 class RowEncoding(Enum):
-    """How a row of D weights is packed."""
+    """Packing of a row of D weights."""
 
     FP32 = "fp32"  # D x float32, little-endian
     FP16 = "fp16"  # D x float16, little-endian
@@ -57,7 +57,7 @@ def row_bytes(dim: int, encoding: RowEncoding) -> int:
 def pack_rows(weights: FloatArray, encoding: RowEncoding) -> ByteArray:
     """Return `weights` float32 (n, D) as bytes uint8 (n, R).
 
-    fp16 is rounded to nearest and held within +-65504; int8 errs by at most half a scale, plus the rounding of scale and bias to fp16.
+    fp16 rounds to nearest and clips to +-65504; the error of int8 is at most half a scale, plus the rounding of scale and bias to fp16.
 
     Raises:
         ValueError: a weight is NaN or infinite.
@@ -70,7 +70,7 @@ def pack_rows(weights: FloatArray, encoding: RowEncoding) -> ByteArray:
 
 
 def unpack_rows(rows: ByteArray, dim: int, encoding: RowEncoding) -> FloatArray:
-    """Return packed rows uint8 (n, R) as weights float32 (n, D)."""
+    """Return the weights float32 (n, D) of packed rows uint8 (n, R)."""
     assert rows.shape[1] == row_bytes(dim, encoding), (rows.shape, dim, encoding)
     rows = np.ascontiguousarray(rows)
     match encoding:

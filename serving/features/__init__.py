@@ -1,1 +1,1 @@
-"""Stored features and live counters of users and items, read from Kv and packed in the schema's order."""
+"""Features of users, items and requests: read from Kv, packed, put into the schema's order."""

@@ -1,4 +1,4 @@
-"""Stored features of users and items, and live counters, from Kv, each kept in memory for a short while."""
+"""Stored features of users and items, and live counters, read from Kv through a cache."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _Value = TypeVar("_Value")
 
 
 class TtlCache(Generic[_Key, _Value]):
-    """At most `max_entries` values, each for `ttl_s` seconds; the oldest goes first. Safe for threads."""
+    """Cache of at most `max_entries` values, each for `ttl_s` seconds; the oldest is dropped first. Safe for threads."""
 
     def __init__(self, ttl_s: float, max_entries: int, clock: Clock) -> None:
         self._ttl_s, self._max_entries, self._clock = ttl_s, max_entries, clock
@@ -36,7 +36,7 @@ class TtlCache(Generic[_Key, _Value]):
         self._entries: dict[_Key, tuple[float, _Value]] = {}  # expiry (monotonic), value; oldest first
 
     def get_many(self, keys: Sequence[_Key], load: Callable[[list[_Key]], list[_Value]]) -> list[_Value]:
-        """Return the value of each key; those absent come from `load`, asked once for all of them."""
+        """Return the value of each key; `load` is called once with all absent keys."""
         now_s = self._clock.monotonic_s()
         entries = self._entries
         found = [entry[1] if (entry := entries.get(key)) is not None and entry[0] > now_s else None for key in keys]
@@ -58,7 +58,7 @@ class TtlCache(Generic[_Key, _Value]):
 
 
 class FeatureStore:
-    """Features of users and items in packed form. An unknown user or item has no features: it is served all the same, and counted."""
+    """Features of users and items in packed form. An unknown user or item has no stored features; it is counted and served."""
 
     def __init__(self, kv: Kv, schema: Schema, counters: CounterConfig, config: ServingConfig, clock: Clock) -> None:
         self._kv, self._num_tasks, self._counters = kv, len(schema.tasks), counters
@@ -71,15 +71,15 @@ class FeatureStore:
         self._counts: TtlCache[str, FloatArray] = TtlCache(ttl_s, size, clock)
 
     def user(self, user_id: int) -> PackedRows:
-        """Return the features of one user: one row of `user_order`. Raises `KvError` where the store cannot be reached."""
+        """Return the features of one user, one row in `user_order`. Raises `KvError` if the store cannot be reached."""
         return PackedRows.of(self._users.get_many([user_id], lambda ids: self._load("user", ids, self.user_order)))
 
     def items(self, item_ids: Sequence[int]) -> PackedRows:
-        """Return the features of each item: rows of `item_order`. Raises `KvError` where the store cannot be reached."""
+        """Return the features of each item, rows in `item_order`. Raises `KvError` if the store cannot be reached."""
         return PackedRows.of(self._items.get_many(item_ids, lambda ids: self._load("item", ids, self.item_order)))
 
     def counters(self, feature: str, fids: Sequence[int]) -> FloatArray:
-        """Return the counter values of each fid of `feature`: float32 (n, 1 + tasks). Raises `KvError` likewise."""
+        """Return the counter values of each fid of `feature`, float32 (n, 1 + tasks). Raises `KvError` if the store cannot be reached."""
         keys = [counter_key(feature, fid) for fid in fids]
         values = self._counts.get_many(keys, self._load_counters)
         return np.array(values, np.float32).reshape(len(keys), 1 + self._num_tasks)
@@ -94,7 +94,7 @@ class FeatureStore:
                 rows.append(order.pack(columns, one))
             except WireError as error:
                 FEATURES_BAD.labels(entity=kind).inc()
-                logger.warning("stored features of one %s are served as none: %s", kind, error)
+                logger.warning("stored features of one %s are ignored: %s", kind, error)
                 rows.append(order.pack(None, one))
             if value is None:
                 FEATURES_MISSING.labels(entity=kind).inc()
@@ -107,6 +107,6 @@ class FeatureStore:
                 values.append(counter_values(value, self._counters, self._num_tasks))
             except WireError as error:
                 FEATURES_BAD.labels(entity="counter").inc()
-                logger.warning("one stored counter is served as none: %s", error)
+                logger.warning("one stored counter is ignored: %s", error)
                 values.append(counter_values(None, self._counters, self._num_tasks))
         return values

@@ -1,6 +1,6 @@
-"""Requests that arrive together are scored together, and one that arrives alone does not wait.
+"""Batching of concurrent requests: requests that arrive together are scored together, a single one does not wait.
 
-There is no scoring thread: the first caller scores what is queued, its own request first, then hands the lead to the head of the queue.
+There is no scoring thread. The first caller leads: it scores the queue, its own request first, then makes the head of the queue lead.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _Result = TypeVar("_Result")
 
 
 class _Waiting(Generic[_Request, _Result]):
-    """A caller that waits for its result, or for the lead."""
+    """A caller that waits for its result or to lead."""
 
     def __init__(self, request: _Request, size: int, deadline_s: float) -> None:
         self.request, self.size, self.deadline_s = request, size, deadline_s
-        self.wake = threading.Lock()  # released once: when `result`, `error` or `leads` is set
+        self.wake = threading.Lock()  # released once, when `result`, `error` or `leads` is set
         self.wake.acquire()
         self.result: _Result | None = None
         self.error: Exception | None = None
@@ -29,7 +29,7 @@ class _Waiting(Generic[_Request, _Result]):
 
 
 class Batcher(Generic[_Request, _Result]):
-    """Groups the calls of many threads: `score` gets the requests of a group and returns their results in order, one group at a time."""
+    """Groups the calls of many threads. `score` takes the requests of one group at a time and returns their results in order."""
 
     def __init__(self, score: Callable[[Sequence[_Request]], Sequence[_Result]], max_batch: int, clock: Clock) -> None:
         self._score, self._max_batch, self._clock = score, max_batch, clock
@@ -38,9 +38,9 @@ class Batcher(Generic[_Request, _Result]):
         self._queue: deque[_Waiting[_Request, _Result]] = deque()
 
     def submit(self, request: _Request, size: int, deadline_s: float) -> _Result:
-        """Return the result of `request`, which counts `size` towards the size of a group; `deadline_s` is on the monotonic clock.
+        """Return the result of `request`, which adds `size` to its group; `deadline_s` is on the monotonic clock.
 
-        What `score` raises is raised for every request of the group.
+        An error of `score` is raised for every request of the group.
 
         Raises:
             TimeoutError: the deadline passed.
@@ -60,7 +60,7 @@ class Batcher(Generic[_Request, _Result]):
         return waiting.result
 
     def _wait(self, waiting: _Waiting[_Request, _Result]) -> None:
-        """Wait for the result or the lead."""
+        """Wait for the result or to lead."""
         if waiting.wake.acquire(timeout=max(0.0, waiting.deadline_s - self._clock.monotonic_s())):
             return
         with self._lock:
@@ -70,7 +70,7 @@ class Batcher(Generic[_Request, _Result]):
         raise TimeoutError("the deadline passed before the request was scored")
 
     def _lead(self, waiting: _Waiting[_Request, _Result]) -> None:
-        """Score the group at the head of the queue, which has `waiting` in it, and hand over."""
+        """Score the group at the head of the queue, `waiting` included, and hand over."""
         group = self._take()
         try:
             results = self._score([one.request for one in group])
@@ -87,7 +87,7 @@ class Batcher(Generic[_Request, _Result]):
                 self._hand_over()
 
     def _take(self) -> list[_Waiting[_Request, _Result]]:
-        """Return the requests of the next group: those whose callers still wait, `max_batch` in size or one that is larger by itself."""
+        """Return the next group of callers that still wait: at most `max_batch` in size, or one larger request."""
         group: list[_Waiting[_Request, _Result]] = []
         size = 0
         with self._lock:
@@ -102,7 +102,7 @@ class Batcher(Generic[_Request, _Result]):
         return group
 
     def _hand_over(self) -> None:
-        """Give the lead to the first caller that still waits; the lock is held."""
+        """Make the first caller that still waits lead; the caller of this holds the lock."""
         while self._queue and self._queue[0].gone:
             self._queue.popleft()
         if self._queue:

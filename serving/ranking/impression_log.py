@@ -1,4 +1,4 @@
-"""Logs what was served: impressions are queued by the ranking threads and appended by one thread, in batches."""
+"""Log of impressions: ranking threads queue them, one thread appends them in batches."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from monolith_py.observe.metrics import IMPRESSIONS_LOGGED, IMPRESSIONS_LOST
 
 logger = logging.getLogger(__name__)
 
-# Impressions that may wait; beyond it they are lost rather than slowing ranking down.
+# Impressions in the queue; further ones are lost, so that ranking never waits.
 _MAX_QUEUED = 10_000
-# Impressions gather this long before they are appended together.
+# Impressions gather for this time before one append.
 _LINGER_S = 0.01
 _MAX_BATCH = 500
 _RETRY_S = 0.5
-# How long a stop waits for a log that is away.
+# Longest wait of a stop for a log that refuses.
 _FLUSH_S = 10.0
 
 
@@ -39,14 +39,14 @@ class ImpressionWriter:
         self._thread.start()
 
     def put(self, impression: Callable[[], Impression]) -> None:
-        """Queue an impression, which is made when its turn comes; count it as lost where the queue is full."""
+        """Queue an impression, which the appending thread builds; count it as lost if the queue is full."""
         try:
             self._queue.put_nowait(impression)
         except queue.Full:
             IMPRESSIONS_LOST.inc()
 
     def close(self) -> None:
-        """Append all that is queued, then stop; what a log that is away does not take in time is counted as lost."""
+        """Append the queue, then stop; count as lost the impressions that the log refuses for 10 s."""
         self._closing.set()
         self._thread.join()
 
@@ -64,14 +64,14 @@ class ImpressionWriter:
                 self._append(partition, batch)
 
     def _groups(self, impressions: list[Impression]) -> dict[int, list[Impression]]:
-        """Return the impressions of each partition, times ascending."""
+        """Return the impressions of each partition, in the order of time."""
         groups: dict[int, list[Impression]] = {}
         for impression in sorted(impressions, key=lambda one: one.time_ms):
             groups.setdefault(partition_of(impression.request_id, self._num_partitions), []).append(impression)
         return groups
 
     def _append(self, partition: int, batch: list[Impression]) -> None:
-        """Append; try again while the log is away. A doubled impression does no harm: the joiner knows requests by their id."""
+        """Append, again while the log refuses. A duplicate is harmless: the joiner identifies requests by their id."""
         values = [encode_impression(impression) for impression in batch]
         times_ms = [impression.time_ms for impression in batch]
         give_up_s: float | None = None
@@ -86,7 +86,7 @@ class ImpressionWriter:
                     give_up_s = give_up_s or now_s + _FLUSH_S
                     if now_s >= give_up_s:
                         IMPRESSIONS_LOST.inc(len(batch))
-                        logger.error("%d impressions lost at the stop: %s", len(batch), error)
+                        logger.error("%d impressions lost at stop: %s", len(batch), error)
                         return
-                logger.warning("impressions wait for the log: %s", error)
+                logger.warning("impressions not appended, will try again: %s", error)
                 self._clock.sleep(_RETRY_S)

@@ -1,6 +1,6 @@
-"""Ranks the candidates of a request: features, one batch with concurrent requests, probabilities, impression.
+"""Ranking of a request: features, one batch with concurrent requests, probabilities, impression.
 
-The probabilities are those that were learnt: logits are corrected for sampling in training only.
+The served probabilities need no correction for sampling: training corrects the logits.
 Letters: n candidates, T tasks, B candidates of a batch.
 """
 
@@ -54,10 +54,10 @@ class Ranker:
         """Return the probabilities of the request's candidates and log the impression; `deadline_s` is on the monotonic clock.
 
         Raises:
-            NotReady: no model yet.
+            NotReady: no checkpoint was loaded yet.
             KvError: features cannot be read.
             TimeoutError: the deadline passed.
-            ModelNotFinite: the model gives NaN or Inf.
+            ModelNotFinite: a probability is NaN or infinite.
         """
         self._replica.require_ready()
         features = self._features.read(request.user_id, request.item_ids, request.context)

@@ -1,4 +1,4 @@
-"""A Rank request as the ranker takes it, checked field by field."""
+"""Checked input of the ranker, from a Rank request."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class RankInput:
 
 
 def parse_request(message: pb.RankRequest, order: FeatureOrder, config: ServingConfig, *, request_id: str, now_ms: int) -> RankInput:
-    """Return the request in `message`; `order` is that of context features, `request_id` and `now_ms` stand in where it has none.
+    """Return the request of `message`; `request_id` and `now_ms` fill empty fields, `order` is the order of context features.
 
     Raises:
-        WireError: a field breaks its rule; the message names field, value and rule.
+        WireError: a field breaks its rule.
     """
     num_candidates = len(message.item_ids)
     if not 1 <= num_candidates <= config.max_candidates:

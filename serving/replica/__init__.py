@@ -1,1 +1,1 @@
-"""The model that a replica serves: loaded from a checkpoint, kept fresh by deltas."""
+"""Model of a replica: loaded from a checkpoint, kept up to date by deltas."""

@@ -1,4 +1,4 @@
-"""Freshness: how long after a training step its rows were servable here."""
+"""Freshness: the time from a training step until this replica can serve its rows."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from monolith_py.sync import StepMark
 
 
 class Freshness:
-    """Counts the age of rows at the moment they become servable, row by row, and writes a line for each step to a file if asked."""
+    """Observes the age of each row when it becomes servable; writes a line per step to the file `path` unless it is None."""
 
     def __init__(self, path: str | None) -> None:
         self._file = None if path is None else Path(path).open("a", buffering=1, encoding="ascii")  # noqa: SIM115 (closed by close)
 
     def note(self, steps: Sequence[StepMark], now_ms: int) -> None:
-        """Note that the rows of `steps` are servable at `now_ms`, wall clock."""
+        """Observe that the rows of `steps` became servable at `now_ms`, wall clock."""
         for step in steps:
             age_s = max(0, now_ms - step.time_ms) / 1000
             FRESHNESS_SECONDS.observe(age_s, step.num_rows)

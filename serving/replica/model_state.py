@@ -1,4 +1,4 @@
-"""What a replica ranks with at one moment: rows, model and how new they are."""
+"""State of a replica at one moment: rows, model and their age."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from monolith_serving.replica.table import ReplicaTable
 
 @dataclass(frozen=True)
 class ModelState:
-    """Never changes but for the rows of `table`; a newer state takes its place."""
+    """Immutable except for the rows of `table`; a newer state replaces it."""
 
     table: ReplicaTable
     model: RankModel
-    dense: DenseState  # what `model` was made from, for updates to build on
+    dense: DenseState  # weights of `model`, the base of updates
     next_delta: tuple[int, int]  # (generation, seq) of the next delta to apply
-    published_ms: int  # wall clock of the newest delta, or of the checkpoint
+    published_ms: int  # of the newest delta, or when the checkpoint was saved; wall clock
 
     @property
     def version(self) -> str:
-        """Return the model's version, "generation.seq", seq counting the deltas of the generation that are in it."""
+        """Return the version "generation.seq"; seq counts the applied deltas of the generation."""
         return f"{self.next_delta[0]}.{self.next_delta[1]}"
 
     def predict(self, batch: Batch) -> FloatArray:
-        """Return the probability of each task, float32 (B, T), B = rows of the batch."""
+        """Return the probability of each task, float32 (B, T), for the B rows of the batch."""
         with torch.inference_mode():
             pooled = self.table.lookup(batch)
             logits = self.model(pooled, torch.from_numpy(batch.dense).to(pooled.device))
@@ -41,11 +41,11 @@ class ModelState:
         return scores
 
     def after(self, next_delta: tuple[int, int], published_ms: int, update: DenseUpdate | None = None) -> ModelState:
-        """Return the state once a delta is applied; `update` is that of its dense parameters, None where it has none.
+        """Return the state after a delta; `update` is its dense update, None if it has none.
 
         Raises:
-            DenseGap: the update is for other dense parameters than these.
-            WireError: the update breaks a rule, or the dense parameters do not fit the model.
+            DenseGap: the update needs another dense state.
+            WireError: the update breaks a rule, or its weights do not fit the model.
         """
         model, dense = self.model, self.dense
         if update is not None:
@@ -55,7 +55,7 @@ class ModelState:
 
 
 def with_weights(model: RankModel, weights: Mapping[str, Tensor]) -> RankModel:
-    """Return a copy of `model` with other weights; `model` itself may be in use meanwhile.
+    """Return a copy of `model` with other weights; other threads may use `model` meanwhile.
 
     Raises:
         WireError: names or shapes do not fit the model.

@@ -1,4 +1,4 @@
-"""Reclaiming of row ids: a row id that is no longer mapped is reused only when no reader can still hold it."""
+"""Reclaiming of row ids: an unmapped row id is reused only after every reader that could hold it has finished."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class EpochReclaimer:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._epoch = 0
-        self._readers: dict[int, int] = {}  # epoch -> readers that entered in it and have not left
+        self._readers: dict[int, int] = {}  # epoch -> readers that entered in it and are still reading
         self._retired: deque[tuple[int, Int64Array]] = deque()  # epochs ascend
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Hold back, while this runs, every row id that was mapped when it began."""
+        """Keep every row id that is mapped at the start from being reclaimed inside the block."""
         with self._lock:
             epoch = self._epoch
             self._readers[epoch] = self._readers.get(epoch, 0) + 1
@@ -44,7 +44,7 @@ class EpochReclaimer:
                     del self._readers[epoch]
 
     def retire(self, ids: Int64Array) -> None:
-        """Take row ids that the id map has just let go of."""
+        """Add row ids that the id map no longer holds."""
         if not len(ids):
             return
         with self._lock:
@@ -52,7 +52,7 @@ class EpochReclaimer:
             self._epoch += 1
 
     def reclaim(self) -> Int64Array:
-        """Return the retired row ids that no reader can hold any more, each once."""
+        """Return the retired row ids that no reader can hold, each once."""
         free = [np.empty(0, np.int64)]
         with self._lock:
             oldest = min(self._readers, default=self._epoch)

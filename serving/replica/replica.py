@@ -31,7 +31,7 @@ _ASK_AGAIN_S = 5.0
 
 @dataclass(frozen=True)
 class UpdatesLog:
-    """The log that a replica follows, with the replica's requests to the trainer."""
+    """Log of the updates, with the requests of a replica to the trainer."""
 
     log: Log
     topic: str
@@ -49,7 +49,7 @@ class UpdatesLog:
         return Subscriber(self.log, self.topic, offset=loaded.updates_offset, next_delta=loaded.state.next_delta)
 
     def ends_before(self, offset: int) -> bool:
-        """Return whether the log can be reached and ends before `offset`: it lost records, or is another log."""
+        """Return whether the log ends before `offset`, so it lost records or is another log; False if it cannot be reached."""
         try:
             return self.log.end_offset(self.topic) < offset
         except LogError:
@@ -57,7 +57,7 @@ class UpdatesLog:
 
 
 class Replica:
-    """Holds the state that requests are ranked with. `follow` runs in one thread; `state` is safe for threads.
+    """Model state kept up to date with the trainer. `follow` runs in one thread; `state` is safe for threads.
 
     After a missing delta, a record that is no delta, or trimmed updates, further deltas cannot give the trainer's state. The replica then
     counts the fault, serves the state it has, and starts again from the next checkpoint. A dense update that does not fit is a smaller

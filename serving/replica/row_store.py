@@ -1,4 +1,4 @@
-"""Packed rows in one FBGEMM inference table: write any row id, grow, and pool bags of row ids. FBGEMM's one door.
+"""Packed rows in one FBGEMM inference table: write row ids, grow, pool bags of row ids. Only this module imports FBGEMM.
 
 Letters: n row ids, F features, B rows of a batch, D = dim, R = bytes of one packed row.
 """
@@ -30,7 +30,7 @@ _TAIL_BYTES = 128
 _SPARSE_TYPES = {RowEncoding.FP32: SparseType.FP32, RowEncoding.FP16: SparseType.FP16, RowEncoding.INT8: SparseType.INT8}
 
 
-def _let_fbgemm_see_the_processor() -> None:
+def _fill_processor_flags() -> None:
     """Fill the processor flags that FBGEMM reads.
 
     torch 2.14 holds them twice, in libtorch and in libc10, and fills only those of libtorch. FBGEMM reads those of libc10, finds neither
@@ -49,20 +49,20 @@ def _let_fbgemm_see_the_processor() -> None:
         _logger.warning("FBGEMM may run without vector instructions: %s", error)
 
 
-_let_fbgemm_see_the_processor()
+_fill_processor_flags()
 
 
 class RowStore:
     """Rows of one width and encoding for F features, on one device.
 
-    FBGEMM has no lock: `write` must never touch a row id that a concurrent `pool` may ask for. `grow` may run during `pool`.
+    FBGEMM has no lock: `write` must not touch a row id that a concurrent `pool` may read. `grow` may run during `pool`.
     """
 
     def __init__(self, dim: int, encoding: RowEncoding, num_features: int, device: torch.device, capacity: int = 1024) -> None:
         on_cpu = device.type == "cpu"
         self._row_bytes = row_bytes(dim, encoding)
         self._device, self._num_features = device, num_features
-        # One physical table that all features map to, so one call pools all of them. Row ids come from our own id maps: no bounds check.
+        # One physical table for all features, so that one call pools them all. No bounds check: row ids come from our own id maps.
         self._tbe = IntNBitTableBatchedEmbeddingBagsCodegen(
             [("rows", 1, dim, _SPARSE_TYPES[encoding], EmbeddingLocation.HOST if on_cpu else EmbeddingLocation.DEVICE)],
             feature_table_map=[0] * num_features,
@@ -80,22 +80,22 @@ class RowStore:
 
     @property
     def capacity(self) -> int:
-        """Return the number of row ids: [0, capacity)."""
+        """Return the number of row ids, which are [0, capacity)."""
         return self._capacity
 
     @property
     def num_bytes(self) -> int:
-        """Return the memory of the rows."""
+        """Return the memory of the rows in bytes."""
         return self._capacity * self._stride
 
     def grow(self, capacity: int) -> None:
-        """Make room for `capacity` rows, at least as many as now; a row keeps its id and its bytes."""
+        """Grow to `capacity` rows, not fewer than now; rows keep their ids and bytes."""
         assert self._capacity <= capacity < 2**31, (self._capacity, capacity)
         weights = torch.zeros(capacity * self._stride + _TAIL_BYTES, dtype=torch.uint8, device=self._device)
         if self._capacity:
             used = self._capacity * self._stride
             weights[:used] = getattr(self._tbe, self._weights_name)[:used]
-        # A `pool` that runs meanwhile reads the old buffer or the new one: the rows that it may ask for are the same in both.
+        # A concurrent `pool` reads the old or the new buffer; the rows that it may read are equal in both.
         setattr(self._tbe, self._weights_name, weights)
         self._tbe.rows_per_table = torch.full((self._num_features,), capacity, dtype=torch.int64, device=self._device)
         self._capacity = capacity
@@ -124,6 +124,6 @@ class RowStore:
         )
 
     def pool(self, ids: Int32Array, offsets: Int32Array) -> Tensor:
-        """Return the sum of each bag's rows, float32 (B, F * D): `ids` (n,) feature-major, `offsets` (F * B + 1,). Id -1 adds nothing."""
+        """Return the sum of each bag's rows, float32 (B, F * D): `ids` (n,) feature-major, `offsets` (F * B + 1,). Id -1 is a zero row."""
         pooled: Tensor = self._tbe(torch.from_numpy(ids).to(self._device), torch.from_numpy(offsets).to(self._device))
         return pooled

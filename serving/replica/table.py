@@ -1,7 +1,7 @@
-"""The replica's embedding tables: an id map for each feature in front of one store of packed rows.
+"""Embedding tables of a replica: an id map for each feature in front of one store of packed rows.
 
-An update writes the new bytes into fresh rows, then flips the id map, then lets the old rows rest until no reader can hold them: a
-reader sees a row as it was or as it is, never half of each. Letters: n fids, F features, B rows of a batch, D = dim.
+An update writes new bytes into free rows, points the id map to them, and retires the old rows until no reader can hold them. So a reader
+sees a row before or after an update, never half of each. Letters: n fids, F features, B rows of a batch, D = dim.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAX_ROWS = 2**31 - 1
 
 
 class ReplicaTable:
-    """Rows of all sparse features of a job, all of one dim. One thread may assign and evict, any number may look up meanwhile."""
+    """Rows of all sparse features of a job, all of one dim. One thread may assign and evict while any number look up."""
 
     def __init__(
         self,
@@ -50,25 +50,25 @@ class ReplicaTable:
         self._store = RowStore(self._dim, encoding, len(self._names), device, capacity)
         self._max_rows = max_rows
         self._free = np.empty(0, np.int64)
-        self._num_used = 0  # row ids below this were handed out at least once
+        self._num_used = 0  # row ids below this have been used
         self._reclaimer = EpochReclaimer()
 
     @property
     def num_rows(self) -> int:
-        """Return the number of fids that have a row, over all features."""
+        """Return the number of fids with a row, over all features."""
         return sum(len(id_map) for id_map in self._maps.values())
 
     @property
     def num_bytes(self) -> int:
-        """Return the memory of the rows."""
+        """Return the memory of the rows in bytes."""
         return self._store.num_bytes
 
     def assign(self, feature: str, fids: Int64Array, rows: ByteArray, encoding: RowEncoding) -> None:
-        """Give each of `fids` int64 (n,) its packed row; rows of another encoding than this table's are packed again.
+        """Assign packed rows to `fids` int64 (n,); rows of another encoding than the table's are packed again.
 
         Raises:
-            WireError: no such feature, or rows of another dim.
-            TableFull: row ids are exhausted.
+            WireError: there is no such feature, or rows have another dim.
+            TableFull: no row id is free.
         """
         id_map = self._map(feature)
         if rows.shape[1] != row_bytes(self._dim, encoding):
@@ -82,10 +82,10 @@ class ReplicaTable:
         self._retire(old)
 
     def evict(self, feature: str, fids: Int64Array) -> None:
-        """Take the rows of `fids` away; fids without one are passed over.
+        """Remove the rows of `fids`; a fid without a row is skipped.
 
         Raises:
-            WireError: no such feature.
+            WireError: there is no such feature.
         """
         id_map = self._map(feature)
         old = np.empty(len(fids), np.uint32)
@@ -93,7 +93,7 @@ class ReplicaTable:
         self._retire(old)
 
     def lookup(self, batch: Batch) -> Tensor:
-        """Return pooled rows float32 (B, F * D), features in the table's order; a fid without a row reads zeros."""
+        """Return pooled rows float32 (B, F * D), in the order of the features; a fid without a row reads zeros."""
         assert batch.names == self._names, (batch.names, self._names)
         num_rows = batch.num_rows
         offsets = np.zeros(len(batch.lengths) + 1, np.int32)
@@ -111,7 +111,7 @@ class ReplicaTable:
         return pooled
 
     def _divide(self, pooled: Tensor, batch: Batch) -> None:
-        """Turn sums into means over the fids of a bag, those without a row included, for the features pooled so."""
+        """Divide the sums of features with mean pooling by the length of their bags, fids without a row included."""
         by_feature = pooled.view(batch.num_rows, len(self._names), self._dim)  # (B, F, D)
         lengths = np.maximum(batch.lengths.reshape(len(self._names), batch.num_rows), 1)  # (F, B)
         for index in self._mean:
@@ -123,7 +123,11 @@ class ReplicaTable:
         return self._maps[feature]
 
     def _allocate(self, num_rows: int) -> Int64Array:
-        """Return `num_rows` row ids that no reader can hold."""
+        """Return `num_rows` row ids that no reader can hold.
+
+        Raises:
+            TableFull: not enough row ids are free.
+        """
         if len(self._free) < num_rows:
             self._free = np.concatenate([self._free, self._reclaimer.reclaim()])
         num_new = max(0, num_rows - len(self._free))

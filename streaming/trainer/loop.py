@@ -18,7 +18,7 @@ from monolith_py.io.log.dead_letters import DeadLetters
 from monolith_py.io.log.topics import Topics
 from monolith_py.io.retrying import RetryPolicy
 from monolith_py.observe import metrics
-from monolith_py.sync import DenseRequests, Publisher, next_generation
+from monolith_py.sync import PublishedModel, Publisher, next_generation
 from monolith_py.training import Checkpoint, CheckpointMeta, CheckpointSaving, Trainer, restore_checkpoint
 from monolith_streaming.trainer.source import ExampleSource
 
@@ -51,10 +51,9 @@ class OnlineTraining:
         if meta:
             _logger.info("restored %s: %d examples learnt", checkpoint, meta.examples_trained)
         generation = next_generation(log, self._topics.updates, meta.generation if meta else 0)
-        tables, updates = self.trainer.bags.tables, self._topics.updates
         log.num_partitions(self._topics.dense_requests)  # a missing topic fails here, not at each publish
-        requests, dense = DenseRequests(log, self._topics.dense_requests), self.trainer.export_dense
-        self._publisher = Publisher(log, updates, tables, dense, job.sync, clock, requests=requests, generation=generation)
+        published = PublishedModel(self.trainer.bags.tables, self.trainer.export_dense)
+        self._publisher = Publisher(log, self._topics, published, job.sync, clock, generation=generation)
         self._source = ExampleSource(log, self._topics.examples, meta.offsets if meta else {}, self._dead_letters, clock)
         self._saved_batches = meta.step if meta else -1
         self._saving: CheckpointSaving | None = None

@@ -17,7 +17,7 @@ from monolith_py.errors import LogError
 from monolith_py.io import Log
 from monolith_py.io.log.topics import Topics, create_topics
 from monolith_py.model.batch import Batch, make_batch
-from monolith_py.sync import DenseRequests, Publisher, next_generation
+from monolith_py.sync import PublishedModel, Publisher, next_generation
 from monolith_py.training import CheckpointMeta, Trainer, save_checkpoint
 from monolith_serving.replica.replica import Replica
 
@@ -77,9 +77,8 @@ class MiniTrainer:
         self.publisher = self.new_publisher(next_generation(log, self.topic, 0))
 
     def new_publisher(self, generation: int) -> Publisher:
-        requests, dense = DenseRequests(self.log, Topics.of(self.job.log).dense_requests), self.trainer.export_dense
-        settings, tables = self.job.sync, self.bags.tables
-        return Publisher(self.log, self.topic, tables, dense, settings, self.clock, requests=requests, generation=generation)
+        model = PublishedModel(self.bags.tables, self.trainer.export_dense)
+        return Publisher(self.log, Topics.of(self.job.log), model, self.job.sync, self.clock, generation=generation)
 
     def step(self, count: int = 1) -> None:
         for _ in range(count):

@@ -1,4 +1,4 @@
-"""Flow (b) for the dense parameters: a replica that an update does not fit goes on with what it has and gets them whole."""
+"""Flow (b) for the dense parameters: a replica whose state does not fit an update keeps it, asks, and gets a full state."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ def dense_gaps() -> float:
     return REGISTRY.get_sample_value("monolith_replica_faults_total", {"reason": "DenseGap"}) or 0.0
 
 
-def tower_forms(trainer) -> list[DenseForm]:
+def dense_forms(trainer) -> list[DenseForm]:
     deltas = [decode_delta(record.value) for record in trainer.log.read(trainer.topic, 0, 0, 1000)]
     return [delta.dense.form for delta in deltas if delta.dense is not None]
 
 
-def lose_towers(replica: Replica) -> None:
-    """Let the replica hold dense parameters that no update but a full one fits."""
+def lose_dense(replica: Replica) -> None:
+    """Give the replica a dense state that only a full update fits."""
     replica._state = replace(replica.state, dense=DenseState.of({"lost": torch.zeros(1)}))
 
 
-def test_a_replica_whose_towers_an_update_does_not_fit_goes_on_with_the_rows_and_gets_full_ones(make_trainer, make_replica, clock):
+def test_a_replica_with_another_dense_state_applies_the_rows_and_gets_a_full_update(make_trainer, make_replica, clock):
     trainer = make_trainer()
     trainer.step(2)
     trainer.checkpoint()
     replica, other = make_replica(trainer), make_replica(trainer)
     requests, gaps, model = Topics.of(trainer.job.log).dense_requests, dense_gaps(), replica.state.model
-    lose_towers(replica)
+    lose_dense(replica)
     trainer.step(3)
     rows = replica.state.table.num_rows
     trainer.publish()
@@ -45,12 +45,12 @@ def test_a_replica_whose_towers_an_update_does_not_fit_goes_on_with_the_rows_and
     for each in (replica, other):
         trainer.lead(each)
         trainer.assert_parity(each)
-    assert tower_forms(trainer) == [DenseForm.FULL, DenseForm.VALUES, DenseForm.FULL]
+    assert dense_forms(trainer) == [DenseForm.FULL, DenseForm.VALUES, DenseForm.FULL]
     trainer.step()
     trainer.publish()
     trainer.lead(replica)
     trainer.assert_parity(replica)
-    assert tower_forms(trainer)[-1] is DenseForm.VALUES and dense_gaps() == gaps + 1
+    assert dense_forms(trainer)[-1] is DenseForm.VALUES and dense_gaps() == gaps + 1
     assert not replica.load_newest(), "no checkpoint was needed"
 
 
@@ -73,19 +73,19 @@ def test_a_sparse_tower_reaches_the_replica_through_its_ramp_and_its_swaps(make_
         ]
         densities.append(round(theirs.density, 3))
     assert densities[0] > densities[4] > densities[-1] - 1e-9 and 0.19 < densities[-1] < 0.21
-    forms = tower_forms(trainer)
+    forms = dense_forms(trainer)
     assert forms[0] is DenseForm.FULL and {DenseForm.VALUES, DenseForm.SWAP} <= set(forms)
     late = make_replica(trainer)  # from the checkpoint of a dense moment, through all that came since
     trainer.lead(late)
     trainer.assert_parity(late)
 
 
-def test_a_replica_that_cannot_ask_serves_on_until_full_towers_come(make_trainer, make_replica):
+def test_a_replica_that_cannot_ask_serves_on_until_the_next_full_update(make_trainer, make_replica):
     trainer = make_trainer()
     trainer.step(2)
     trainer.checkpoint()
     replica = make_replica(trainer, refuses=True)
-    lose_towers(replica)
+    lose_dense(replica)
     for _ in range(3):
         trainer.step()
         trainer.publish()

@@ -1,4 +1,4 @@
-"""The operators' guide, Rolling back: a model that learnt nonsense is replaced by a good checkpoint, and training goes on from there."""
+"""Rolling back as in the operators' guide: a good checkpoint replaces a bad model, and training continues from it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def make_job(folder: Path, *, follow_updates: bool = True) -> JobConfig:
 
 
 def append_examples(log: Log, job: JobConfig, clicked: int, records: range) -> None:
-    """Append records of examples in which one of the two items is always clicked and the other never."""
+    """Append records of examples: one of the two items is always clicked, the other never."""
     for record in records:
         items = np.tile(np.array([LIKED, IGNORED]), 32)
         batch = ExampleBatch(
@@ -60,7 +60,7 @@ def append_examples(log: Log, job: JobConfig, clicked: int, records: range) -> N
 
 
 def train(job: JobConfig) -> Path:
-    """Learn all that is in the log and return the checkpoint that is left."""
+    """Learn all records of the log and return the last checkpoint."""
     run_trainer(job, stop_at_end=True)
     checkpoint = Checkpoint.newest(Path(job.trainer.checkpoint_dir))
     assert checkpoint is not None
@@ -68,7 +68,7 @@ def train(job: JobConfig) -> Path:
 
 
 def margin(job: JobConfig, log: Log) -> tuple[float, str]:
-    """Return by how much a replica that starts now prefers the liked item, and the version of its model."""
+    """Return the preference of a new replica for the liked item, and the version of its model."""
     replica = Replica(job, log if job.serving.follow_updates else None, torch.device("cpu"), ManualClock(0))
     assert replica.load_newest()
     end = log.end_offset(Topics.of(job.log).updates)

@@ -1,4 +1,4 @@
-"""The replica as a real process: before and after its first checkpoint, good and bad requests, following updates, a clean stop."""
+"""The replica as a process: before and after its first checkpoint, valid and bad requests, updates, a clean stop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from monolith_py.io import open_kv, open_log
 from monolith_py.io.codec import decode_impression, encode_features
 from monolith_py.io.log.topics import Topics, create_topics
 from monolith_py.pb import ranking_pb2, ranking_pb2_grpc
-from monolith_py.sync import DenseRequests, Publisher
+from monolith_py.sync import PublishedModel, Publisher
 from monolith_py.training import CheckpointMeta, Trainer, save_checkpoint
 from monolith_serving.client import RankClient
 
@@ -105,7 +105,7 @@ def failure_of(client: RankClient, item_ids: list[int], **arguments: object) -> 
 
 
 class Home:
-    """The trainer's side of the job: its tables, its publisher, and what a user of the replica sees."""
+    """The trainer's side of the job: its tables and publisher, and a client of the replica."""
 
     def __init__(self, config: Path, stack: list[Callable[[], None]]) -> None:
         self.job = job = load_job(config)
@@ -114,9 +114,8 @@ class Home:
         stack.append(self.log.close)
         create_topics(self.log, job.log)
         self.trainer = Trainer(job)
-        requests, dense = DenseRequests(self.log, self.topics.dense_requests), self.trainer.export_dense
-        tables, updates = self.trainer.bags.tables, self.topics.updates
-        self.publisher = Publisher(self.log, updates, tables, dense, job.sync, SystemClock(), requests=requests, generation=1)
+        model = PublishedModel(self.trainer.bags.tables, self.trainer.export_dense)
+        self.publisher = Publisher(self.log, self.topics, model, job.sync, SystemClock(), generation=1)
         stack.append(self.publisher.close)
         address = f"127.0.0.1:{job.serving.port}"
         self.client = RankClient(address)
@@ -228,7 +227,7 @@ def check_bad_requests(home: Home) -> None:
 
 
 def check_updates(home: Home, child: subprocess.Popen[str], old_version: str) -> None:
-    """What the trainer learns is ranked with a moment later."""
+    """Check that the replica soon ranks with what the trainer has learnt."""
     home.learn(30)
     home.publisher.flush(0)
     new_version = "{}.{}".format(*home.publisher.next_delta)
@@ -241,7 +240,7 @@ def check_updates(home: Home, child: subprocess.Popen[str], old_version: str) ->
 
 
 def check_stop(home: Home, child: subprocess.Popen[str], first) -> None:
-    """A stop finishes the requests at hand and logs every impression that was served."""
+    """Check that a stop finishes the requests in progress and logs every served impression."""
     last = home.client.rank(1, [2], request_id="last", timeout_s=CALL_TIMEOUT_S)
     child.terminate()
     assert child.wait() == 0

@@ -1,4 +1,4 @@
-"""Flow (b): a row that training touched reaches a replica over the log, and whatever goes wrong on the way is noticed and healed."""
+"""Flow (b): a row touched in training reaches a replica over the log; each fault on the way is noticed and healed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_replica_and_trainer_predict_the_same(make_trainer, make_replica, encodi
     trainer.assert_parity(replica, tolerance)
 
 
-def test_a_replica_that_starts_late_ends_like_one_that_was_there_all_the_time(make_trainer, make_replica):
+def test_a_replica_that_starts_late_ends_equal_to_one_that_started_early(make_trainer, make_replica):
     trainer = make_trainer()
     trainer.checkpoint()
     early = make_replica(trainer)
@@ -56,7 +56,7 @@ def test_an_evicted_row_reads_zeros_in_the_replica(make_trainer, make_replica):
     trainer.assert_parity(replica)
 
 
-def test_a_restarted_trainer_takes_the_replicas_along(make_trainer, make_replica):
+def test_replicas_follow_a_restarted_trainer(make_trainer, make_replica):
     trainer = make_trainer()
     trainer.checkpoint()
     replica = make_replica(trainer)
@@ -85,7 +85,7 @@ def damage_unknown_table(trainer):
     trainer.log.append(trainer.topic, [encode_delta(delta)], time_ms=START_MS)
 
 
-def damage_towers(trainer):
+def damage_dense(trainer):
     delta = Delta(*trainer.publisher.next_delta, 0, START_MS, dense=DenseUpdate(0, 0, RowEncoding.FP32, full=b"no safetensors"))
     trainer.log.append(trainer.topic, [encode_delta(delta)], time_ms=START_MS)
 
@@ -96,7 +96,7 @@ def damage_trim(trainer):
     trainer.publish()
 
 
-@pytest.mark.parametrize("damage", [damage_gap, damage_record, damage_unknown_table, damage_towers, damage_trim])
+@pytest.mark.parametrize("damage", [damage_gap, damage_record, damage_unknown_table, damage_dense, damage_trim])
 def test_updates_that_cannot_be_followed_are_healed_by_the_next_checkpoint(make_trainer, make_replica, clock, damage):
     trainer = make_trainer()
     trainer.step(2)

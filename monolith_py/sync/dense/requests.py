@@ -13,25 +13,25 @@ logger = logging.getLogger(__name__)
 
 
 class DenseRequests:
-    """The trainer's end of the topic of requests. What they say is for people; that there are more is all that counts."""
+    """Requests as the trainer reads them: only their number matters, their fields are for people."""
 
     def __init__(self, log: Log, topic: str) -> None:
         self._log, self._topic = log, topic
-        self._seen: int | None = None  # end offset at the last look
+        self._seen: int | None = None  # end offset at the last call
 
     def take(self) -> bool:
-        """Return whether there are requests since the last call; at the first, True. A log that cannot be reached has none now."""
+        """Return whether there are new requests since the last call; True at the first call, False if the log cannot be reached."""
         try:
             end = self._log.end_offset(self._topic)
         except LogError as error:
-            logger.warning("no look for requests of dense parameters, next time: %s", error)
+            logger.warning("requests for a full dense state cannot be read, will try again: %s", error)
             return False
         seen, self._seen = self._seen, end
         return end != seen
 
 
 class DenseRequester:
-    """A replica's end: asks at most once per `interval_s`, and does without where the log refuses. For one thread."""
+    """Requests as a replica makes them: at most one per `interval_s`; a refusal of the log is only logged. For one thread."""
 
     def __init__(self, log: Log, topic: str, job: str, clock: Clock, interval_s: float) -> None:
         self._log, self._topic, self._job = log, topic, job
@@ -47,8 +47,8 @@ class DenseRequester:
         try:
             self._log.append(self._topic, [request.SerializeToString()], time_ms=self._clock.now_ms())
         except LogError as error:
-            logger.warning("a full dense state not asked for, next time: %s", error)
+            logger.warning("full dense state not requested, will try again: %s", error)
 
     def answered(self) -> None:
-        """Note that dense parameters fit again, so that the next gap is asked about at once."""
+        """Note that an update fitted, so that the next gap is requested at once."""
         self._due_s = self._clock.monotonic_s()

@@ -1,8 +1,8 @@
-"""Dense parameters as replicas hold them: tensors by name, live atoms of the sparse layers, fingerprint.
+"""Dense state of a replica: tensors by name, live atoms of the sparse layers, fingerprint.
 
-Letters: k live atoms of a layer, h outputs of an atom, O outputs of a layer, n weights of all tensors together. With P the prefix of its
-names, a sparse layer is P.values float32 (k, h), P.bounds int32 (blocks + 1,), P.columns int32 (k,), and P.topology_version int64 (), the
-number of swaps of its atoms. Every other tensor is float32.
+Letters: k live atoms of a layer, h outputs of an atom, n weights of all tensors. A sparse layer of prefix P has the tensors P.values
+float32 (k, h), P.bounds int32 (blocks + 1,), P.columns int32 (k,) and P.topology_version int64 (), its number of swaps. All other tensors
+are float32.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ class SparseLayer:
 
 @dataclass(frozen=True)
 class DenseState:
-    """The tensors of the dense parameters on the CPU; never changed in place. Make one by `of`.
+    """Dense parameters on the CPU; immutable. Make one by `of`.
 
     >>> DenseState.of({"bias": torch.zeros(3)}).pack(RowEncoding.FP16)
     b'\\x00\\x00\\x00\\x00\\x00\\x00'
     """
 
     tensors: Mapping[str, Tensor]
-    layers: Mapping[str, SparseLayer]  # by what the names of their tensors begin with, the dot included
+    layers: Mapping[str, SparseLayer]  # by the prefix of their tensors' names, the dot included
 
     @staticmethod
     def of(tensors: Mapping[str, Tensor]) -> DenseState:
-        """Return the dense parameters that `tensors` are, which the caller leaves as they are from here on.
+        """Return the state of `tensors`, which the caller must not change afterwards.
 
         Raises:
-            ValueError: a tensor is of another dtype or shape than a dense or a sparse layer has; the message names it.
+            ValueError: dtype or shape of a tensor fits no dense and no sparse layer; the message names it.
         """
         tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
         prefixes = sorted(name.removesuffix(_BOUNDS) for name in tensors if _is_named(name, _BOUNDS))
@@ -61,7 +61,7 @@ class DenseState:
 
     @cached_property
     def fingerprint(self) -> int:
-        """Return the CRC-32C of names, shapes and topologies; parameter_sync.proto says over which bytes."""
+        """Return the CRC-32C of names, shapes and topologies, over the bytes that parameter_sync.proto defines."""
         crc = 0
         for name in _in_wire_order(self.tensors):
             tensor = self.tensors[name]
@@ -72,11 +72,11 @@ class DenseState:
 
     @property
     def shapes(self) -> dict[str, torch.Size]:
-        """Return the shape of each tensor that has weights, in the order of their names' bytes."""
+        """Return the shape of each tensor with weights, sorted by the bytes of their names."""
         return {name: self.tensors[name].shape for name in _in_wire_order(self.tensors) if self.tensors[name].dtype == torch.float32}
 
     def pack(self, encoding: RowEncoding) -> bytes:
-        """Return the weights of all tensors, in the order of their names' bytes and each row-major.
+        """Return the weights of all tensors, sorted by the bytes of their names, each row-major.
 
         Raises:
             ValueError: a weight is NaN or infinite.
@@ -84,11 +84,11 @@ class DenseState:
         return b"".join(self._pack(name, encoding) for name in self.shapes)
 
     def num_packed_bytes(self, encoding: RowEncoding) -> int:
-        """Return the size of what `pack` returns."""
+        """Return the size of the bytes of `pack`."""
         return row_bytes(sum(shape.numel() for shape in self.shapes.values()), encoding)
 
     def with_layers(self, layers: Mapping[str, SparseLayer]) -> DenseState:
-        """Return dense parameters whose sparse layers `layers` have other atoms, all of zero weights."""
+        """Return a state in which the sparse layers `layers` have new topologies; all their weights are zero."""
         changed: dict[str, Tensor] = {}
         for prefix, layer in layers.items():
             height = self.tensors[f"{prefix}{_VALUES}"].shape[1]
@@ -99,7 +99,7 @@ class DenseState:
         return DenseState({**self.tensors, **changed}, {**self.layers, **layers})
 
     def with_weights(self, packed: bytes, encoding: RowEncoding) -> DenseState:
-        """Return dense parameters of this fingerprint with the weights `packed`, which must be of `num_packed_bytes`."""
+        """Return a state of this fingerprint with the weights `packed`, `num_packed_bytes` long."""
         row = np.frombuffer(packed, np.uint8)[np.newaxis]
         shapes = self.shapes
         sizes = [shape.numel() for shape in shapes.values()]
@@ -116,7 +116,7 @@ class DenseState:
 
 
 def _in_wire_order(names: Mapping[str, Tensor]) -> Iterator[str]:
-    """Return names in the order of their bytes in UTF-8, which is also that of Python's strings."""
+    """Yield names sorted by their bytes in UTF-8, which is also the order of Python strings."""
     return iter(sorted(names))
 
 
@@ -125,7 +125,7 @@ def _is_named(name: str, part: str) -> bool:
 
 
 def _layer_of(tensors: Mapping[str, Tensor], prefix: str) -> SparseLayer:
-    """Return the sparse layer whose tensors' names begin with `prefix`."""
+    """Return the sparse layer of `prefix`."""
     for part, dtype in {**_TOPOLOGY, _VALUES: torch.float32}.items():
         tensor = tensors.get(f"{prefix}{part}")
         if tensor is None or tensor.dtype != dtype:

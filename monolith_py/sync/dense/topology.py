@@ -1,4 +1,4 @@
-"""Which atoms of a sparse layer live, and the swap that leads from one such set to another.
+"""Live atoms of a sparse layer, and the swap from one set of them to another.
 
 Letters: k live atoms of the layer, r atoms removed, a atoms added. An atom is a block of outputs and one input column; atoms are numbered
 block by block and by column within a block. The key of an atom is block * num_columns + column, so keys ascend with the numbers.
@@ -22,7 +22,7 @@ _MAX_COLUMNS = 1 << 31
 
 @dataclass(frozen=True)
 class LiveAtoms:
-    """The live atoms of one layer: those of block b have the columns `columns[bounds[b] : bounds[b + 1]]`, ascending.
+    """Live atoms of one layer: atoms of block b have the columns `columns[bounds[b] : bounds[b + 1]]`, ascending.
 
     >>> LiveAtoms.of(np.array([0, 2, 3], np.int32), np.array([1, 4, 0], np.int32)).keys(5)
     array([1, 4, 5])
@@ -33,10 +33,10 @@ class LiveAtoms:
 
     @staticmethod
     def of(bounds: Int32Array, columns: Int32Array) -> LiveAtoms:
-        """Return the atoms that `bounds` and `columns` name.
+        """Return the atoms of `bounds` and `columns`.
 
         Raises:
-            ValueError: they name no set of atoms, or not in order.
+            ValueError: they describe no set of atoms, or not in order.
         """
         if bounds.ndim != 1 or columns.ndim != 1 or len(bounds) == 0:
             raise ValueError(f"bounds and columns must be (blocks + 1,) and (k,), got {bounds.shape} and {columns.shape}")
@@ -56,12 +56,12 @@ class LiveAtoms:
 
     @property
     def num_blocks(self) -> int:
-        """Return the number of blocks, those without a live atom counted."""
+        """Return the number of blocks, including those without a live atom."""
         return len(self.bounds) - 1
 
     @property
     def num_columns(self) -> int:
-        """Return the least stride of keys: one more than the greatest column."""
+        """Return the smallest stride of keys: the largest column plus one."""
         return 1 + int(self.columns.max(initial=0))
 
     def keys(self, num_columns: int) -> Int64Array:
@@ -70,7 +70,7 @@ class LiveAtoms:
         return blocks * num_columns + self.columns
 
     def after(self, swap: Swap) -> LiveAtoms:
-        """Return the atoms that live once `swap` is made.
+        """Return the live atoms after `swap`.
 
         Raises:
             WireError: the swap does not fit these atoms.
@@ -94,19 +94,19 @@ class LiveAtoms:
 
 @dataclass(frozen=True)
 class Swap:
-    """Atoms of one layer that go and come, each list as the gaps between its ascending members.
+    """Atoms of one layer that are removed and added. Each list is ascending and holds gaps.
 
-    A gap counts what lies between a member and the one before, so no list can name anything twice or out of order.
+    A gap is the number of skipped values since the member before, so no list can repeat a member or break the order.
     """
 
-    topology_version: int  # the layer's count of swaps afterwards
-    removed: UInt32Array  # (r,) gaps between numbers of atoms before the swap
+    topology_version: int  # number of swaps of the layer, this one included
+    removed: UInt32Array  # (r,) gaps of the indices among the atoms before the swap
     num_columns: int  # stride of the keys
-    added: UInt32Array  # (a,) gaps between keys
+    added: UInt32Array  # (a,) gaps of the keys
 
     @staticmethod
     def between(old: LiveAtoms, new: LiveAtoms, topology_version: int) -> Swap:
-        """Return the swap after which `new` atoms live where `old` ones did; both have the same number of blocks."""
+        """Return the swap from `old` to `new`, which have the same number of blocks."""
         assert old.num_blocks == new.num_blocks, (old.num_blocks, new.num_blocks)
         num_columns = max(old.num_columns, new.num_columns)
         old_keys, new_keys = old.keys(num_columns), new.keys(num_columns)
@@ -115,7 +115,7 @@ class Swap:
 
 
 def _gaps(positions: Int64Array) -> UInt32Array:
-    """Return for each of `positions`, which ascend, how many numbers lie between it and the one before."""
+    """Return the gaps of ascending positions."""
     gaps = np.diff(positions, prepend=-1) - 1
     assert gaps.max(initial=0) < 1 << 32, gaps.max()
     return gaps.astype(np.uint32)

@@ -1,6 +1,6 @@
-"""Updates of the dense state: full, weights only, or weights and swaps; made, applied, to and from protobuf.
+"""Updates of the dense state in three forms: full, weights only, weights and swaps. Made, applied, to and from protobuf.
 
-Letters: n weights of all tensors together.
+Letters: n weights of all tensors.
 """
 
 from __future__ import annotations
@@ -26,45 +26,45 @@ _MAX_FP16 = 65504.0
 
 
 class DenseForm(Enum):
-    """What an update of dense parameters holds."""
+    """Form of a dense update."""
 
     FULL = "full"  # all tensors
-    VALUES = "values"  # every weight, for the fingerprint that the receiver has
-    SWAP = "swap"  # every weight, and what changed of the fingerprint
+    VALUES = "values"  # all weights, for a receiver of the same topology
+    SWAP = "swap"  # all weights, and the swaps of the topology
 
 
 @dataclass(frozen=True)
 class DenseUpdate:
-    """New dense parameters, for a receiver that has the fingerprint `base`, in the full form for any."""
+    """New dense parameters for a receiver of the fingerprint `base`; in the full form for any receiver."""
 
     base: int
-    fingerprint: int  # once it is applied
+    fingerprint: int  # after the update
     encoding: RowEncoding
     full: bytes = b""  # safetensors
-    values: bytes = b""  # (n,) packed as `DenseState.pack` does
+    values: bytes = b""  # (n,) packed by `DenseState.pack`
     swaps: Mapping[str, Swap] = field(default_factory=dict)  # by the layer's prefix
 
     @property
     def form(self) -> DenseForm:
-        """Return which of the three forms this is."""
+        """Return the form."""
         if self.full:
             return DenseForm.FULL
         return DenseForm.SWAP if self.swaps else DenseForm.VALUES
 
     @property
     def num_bytes(self) -> int:
-        """Return the size of the update on the wire, but for some thirty bytes that all forms have."""
+        """Return the size on the wire, without some thirty bytes of every form."""
         swaps: int = sum(_swap_to_wire(*item).ByteSize() for item in self.swaps.items())
         return len(self.full) + len(self.values) + swaps
 
 
 def full_update(state: DenseState, encoding: RowEncoding) -> DenseUpdate:
-    """Return the update that makes any replica's dense parameters `state`.
+    """Return the update that gives any replica the dense state `state`.
 
     Raises:
         ValueError: a weight is NaN or infinite.
     """
-    packed = state.pack(encoding)  # raises what `save` would not
+    packed = state.pack(encoding)  # refuses weights that are not finite; `save` does not
     assert packed, "dense parameters without a weight"
     tensors = dict(state.tensors)
     if encoding is RowEncoding.FP16:
@@ -73,7 +73,7 @@ def full_update(state: DenseState, encoding: RowEncoding) -> DenseUpdate:
 
 
 def next_update(base: DenseState, state: DenseState, encoding: RowEncoding) -> DenseUpdate:
-    """Return the smallest update that makes dense parameters of the fingerprint of `base` into `state`.
+    """Return the smallest update from a state of `base`'s fingerprint to `state`.
 
     Raises:
         ValueError: a weight is NaN or infinite.
@@ -85,7 +85,7 @@ def next_update(base: DenseState, state: DenseState, encoding: RowEncoding) -> D
     }
     layers = {prefix: state.layers[prefix] for prefix in swaps}
     if base.with_layers(layers).fingerprint != state.fingerprint:
-        return full_update(state, encoding)  # not the topologies alone have changed
+        return full_update(state, encoding)  # more than topologies has changed
     update = DenseUpdate(base.fingerprint, state.fingerprint, encoding, values=state.pack(encoding), swaps=swaps)
     if not swaps:
         return update
@@ -93,10 +93,10 @@ def next_update(base: DenseState, state: DenseState, encoding: RowEncoding) -> D
 
 
 def apply_update(state: DenseState, update: DenseUpdate) -> DenseState:
-    """Return the dense parameters that `update` makes of `state`, which stays as it is.
+    """Return the state after `update`; `state` itself is unchanged.
 
     Raises:
-        DenseGap: the update is for another fingerprint than that of `state`.
+        DenseGap: the update needs another fingerprint than that of `state`.
         WireError: the update breaks a rule of its form.
     """
     if update.form is DenseForm.FULL:
@@ -118,7 +118,7 @@ def apply_update(state: DenseState, update: DenseUpdate) -> DenseState:
 
 
 def dense_update_to_wire(update: DenseUpdate) -> pb.DenseUpdate:
-    """Return `update` as a message, with its checksum."""
+    """Return the message of `update`, checksum included."""
     message = pb.DenseUpdate(
         base=update.base,
         fingerprint=update.fingerprint,
@@ -132,10 +132,10 @@ def dense_update_to_wire(update: DenseUpdate) -> pb.DenseUpdate:
 
 
 def dense_update_from_wire(message: pb.DenseUpdate) -> DenseUpdate:
-    """Return the update that `message` is; what depends on the receiver's dense parameters is left to `apply_update`.
+    """Return the update of `message`. `apply_update` checks what depends on the receiver's state.
 
     Raises:
-        WireError: a wrong checksum, an unknown encoding, no form or two, a layer twice, or a weight that is not finite.
+        WireError: a checksum is wrong, an encoding is unknown, no form or two are set, a layer is repeated, or a weight is not finite.
     """
     checksum = dense_checksum(message)
     if message.checksum != checksum:
@@ -157,7 +157,7 @@ def dense_update_from_wire(message: pb.DenseUpdate) -> DenseUpdate:
 
 
 def dense_checksum(message: pb.DenseUpdate) -> int:
-    """Return the CRC-32C that parameter_sync.proto asks for in `message`."""
+    """Return the CRC-32C of `message`, over the bytes that parameter_sync.proto defines."""
     crc = crc32c(np.array([message.base, message.fingerprint, message.encoding & 0xFFFFFFFF], "<u4").tobytes())
     crc = crc32c(message.values, crc32c(message.full, crc))
     for swap in message.swaps:
@@ -168,7 +168,7 @@ def dense_checksum(message: pb.DenseUpdate) -> int:
 
 
 def _differ(base: DenseState, state: DenseState, prefix: str) -> bool:
-    """Return whether the topologies of a layer differ so that a swap can tell how."""
+    """Return whether the topologies of a layer differ by a swap."""
     old, new = base.layers[prefix], state.layers[prefix]
     if old.atoms.num_blocks != new.atoms.num_blocks:
         return False
@@ -188,7 +188,7 @@ def _swap_of(message: pb.LayerSwap) -> Swap:
 
 
 def _from_full(update: DenseUpdate) -> DenseState:
-    """Return the dense parameters of an update in the full form, whatever the replica has."""
+    """Return the state of an update in the full form."""
     dtype = torch.float32 if update.encoding is RowEncoding.FP32 else torch.float16
     try:
         tensors = load(update.full)

@@ -17,7 +17,7 @@ from monolith_py.table import EncodedDelta
 
 
 class DictTable:
-    """Rows in a dict; keeps what was touched until the drain that returned it is acknowledged."""
+    """Rows in a dict; a touched fid is drained again until a drain with it is acknowledged."""
 
     encoding = "fp32"
 
@@ -48,7 +48,7 @@ class DictTable:
 
 
 class DictReplica:
-    """Applies deltas to dicts and keeps their numbers."""
+    """Rows in dicts, changed by deltas; keeps the deltas."""
 
     def __init__(self) -> None:
         self.rows: dict[str, dict[int, np.ndarray]] = {}
@@ -64,7 +64,7 @@ class DictReplica:
 
 
 class FailingLog:
-    """A log that refuses the next appends as planned: each plan is the share of the values that is written all the same."""
+    """A log that refuses the next appends as planned; each plan is the share of the values written all the same."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
@@ -103,7 +103,7 @@ class FailingLog:
 
 
 class Layer:
-    """A sparse layer as a set of (block, column) with a weight row each: what its tensors are made from."""
+    """A sparse layer as a set of (block, column), each with a row of weights."""
 
     def __init__(self, seed: int, blocks: int, columns: int, height: int, density: float) -> None:
         self.generator = np.random.default_rng(seed)
@@ -117,7 +117,7 @@ class Layer:
         self.bias = self.generator.normal(size=self.blocks * self.height).astype(np.float32)
 
     def swap(self, num_removed: int, num_added: int) -> None:
-        """Remove and add as many atoms as asked for, or as there are; the counts may differ, as in a ramp."""
+        """Remove and add atoms, fewer if there are not enough; the counts may differ, as in a ramp."""
         live = sorted(self.live)
         dead = [atom for atom in np.ndindex(self.blocks, self.columns) if atom not in self.live]
         self.live -= {live[index] for index in self.generator.permutation(len(live))[:num_removed]}
@@ -138,7 +138,7 @@ class Layer:
 
 
 class Towers:
-    """Two sparse layers, one of each height, and a dense one."""
+    """Two sparse layers, one of each atom height, and a dense layer."""
 
     def __init__(self, seed: int = 0, density: float = 0.3) -> None:
         self.layers = {"tower.layers.0.": Layer(seed, 3, 20, 16, density), "tower.layers.1.": Layer(seed + 1, 8, 6, 1, density)}

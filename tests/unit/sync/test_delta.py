@@ -1,4 +1,4 @@
-"""Deltas on the wire: what goes in comes out, and what breaks a rule is refused with field, value and rule."""
+"""Deltas on the wire: encoding and decoding give the same delta; a broken rule is refused with field, value and rule."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ def assert_same(left: Delta, right: Delta) -> None:
 
 
 @given(fids, fids, st.sampled_from(RowEncoding))
-def test_rows_and_evictions_come_back_as_they_went(updated, evicted, encoding):
+def test_rows_and_evictions_decode_to_the_same(updated, evicted, encoding):
     rows = pack_rows(np.linspace(-1, 1, len(updated) * 4, dtype=np.float32).reshape(-1, 4), encoding)
     fid_arrays = {"fids": np.array(updated, np.int64), "evicted": np.array(evicted, np.int64)}
     delta = Delta(1, 0, 5, 6, table="a", dim=4, encoding=encoding, rows=rows, steps=(StepMark(2, 3),), **fid_arrays)
     assert_same(decode_delta(encode_delta(delta)), delta)
 
 
-def test_towers_come_back_as_they_went():
+def test_dense_updates_decode_to_the_same():
     dense = full_update(DenseState.of({"bias": torch.ones(3)}), RowEncoding.FP32)
     assert decode_delta(encode_delta(Delta(1, 0, 5, 6, dense=dense))).dense == dense
 
 
-def test_a_sign_of_life_carries_neither_rows_nor_towers():
+def test_an_empty_delta_has_neither_rows_nor_a_dense_update():
     delta = decode_delta(encode_delta(Delta(1, 2, 5, 6)))
     assert (delta.generation, delta.seq, delta.table, delta.dense, len(delta.fids)) == (1, 2, "", None, 0)
 

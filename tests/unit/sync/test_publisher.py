@@ -1,4 +1,4 @@
-"""The publisher: what it publishes when, and that a log that refuses loses nothing, doubles nothing and changes no order."""
+"""The publisher: its deltas and their times; a log that refuses loses no row, doubles none and keeps the order."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from monolith_py.clock import ManualClock
-from monolith_py.config import SyncConfig
+from monolith_py.config import LogConfig, SyncConfig
 from monolith_py.errors import LogError
+from monolith_py.io.log.topics import Topics
 from monolith_py.sync import (
-    DenseRequests,
     DenseState,
+    PublishedModel,
     Publisher,
     RowEncoding,
     StepMark,
@@ -37,12 +38,11 @@ class Setting:
     def __init__(self, log, tables, replica, **config) -> None:
         self.log, self.tables, self.replica = log, tables, replica
         self.clock = ManualClock(START_MS)
-        self.tower = torch.zeros(2)
+        self.bias = torch.zeros(2)
         defaults = {"sparse_interval_s": 1.0, "dense_interval_s": 5.0, "encoding": "fp32", "rows_per_delta": 3}
-        requests = DenseRequests(log, "dense_requests")
-        dense = lambda: {"tower": self.tower}  # noqa: E731
-        settings = SyncConfig(**(defaults | config))
-        self.publisher = Publisher(log, "updates", tables, dense, settings, self.clock, requests=requests, generation=1)
+        settings, topics = SyncConfig(**(defaults | config)), Topics.of(LogConfig(url="sqlite:///log"))
+        model = PublishedModel(tables, lambda: {"bias": self.bias})
+        self.publisher = Publisher(log, topics, model, settings, self.clock, generation=1)
         self.subscriber = Subscriber(log, "updates", offset=0, next_delta=(1, 0))
 
     def step(self, num_rows: int = 1, advance_s: float = 0.0) -> None:
@@ -66,9 +66,9 @@ class Setting:
                 self.replica.apply(delta)
 
 
-def tower_of(delta) -> torch.Tensor:
-    """The tower of a delta, which must carry it whole or for one of the same shape."""
-    return apply_update(DenseState.of({"tower": torch.zeros(2)}), delta.dense).tensors["tower"]
+def bias_of(delta) -> torch.Tensor:
+    """Return the bias in the dense update of a delta."""
+    return apply_update(DenseState.of({"bias": torch.zeros(2)}), delta.dense).tensors["bias"]
 
 
 @pytest.fixture
@@ -84,16 +84,16 @@ def make_setting(failing_log, make_table, replica):
         setting.publisher.close()
 
 
-def test_towers_are_the_first_thing_of_a_generation(make_setting):
+def test_the_dense_state_is_the_first_delta_of_a_generation(make_setting):
     setting = make_setting()
     setting.tables["a"].put(1, 0.5)
     setting.publish()
     first, second = setting.records()
-    assert (first.seq, first.table) == (0, "") and torch.equal(tower_of(first), torch.zeros(2))
+    assert (first.seq, first.table) == (0, "") and torch.equal(bias_of(first), torch.zeros(2))
     assert (second.seq, second.table, second.fids.tolist()) == (1, "a", [1])
 
 
-def test_rows_go_every_sparse_interval_and_towers_every_dense_interval(make_setting):
+def test_rows_are_published_every_sparse_interval_and_dense_parameters_every_dense_interval(make_setting):
     setting = make_setting()
     for _ in range(60):
         setting.tables["a"].put(1, float(setting.clock.now_ms()))
@@ -122,7 +122,7 @@ def test_one_seq_runs_over_all_tables_and_long_drains_are_cut(make_setting):
     assert {delta.watermark_ms for delta in deltas} == {7}
 
 
-def test_the_last_delta_of_a_publish_carries_the_marks_of_its_steps(make_setting):
+def test_the_last_delta_of_a_publication_carries_the_marks_of_its_steps(make_setting):
     setting = make_setting()
     for fid in range(4):
         setting.tables["a"].put(fid, 1.0)
@@ -134,7 +134,7 @@ def test_the_last_delta_of_a_publish_carries_the_marks_of_its_steps(make_setting
     assert not any(delta.steps for delta in others)
 
 
-def test_nothing_new_gives_a_sign_of_life_every_dense_interval_only(make_setting):
+def test_without_changes_there_is_an_empty_delta_every_dense_interval_only(make_setting):
     setting = make_setting()
     for _ in range(44):
         setting.publish()
@@ -176,7 +176,7 @@ def test_rows_are_acknowledged_only_when_the_log_has_them(make_setting):
 
 
 @pytest.mark.parametrize("written", [0.0, 0.5, 1.0])
-def test_a_refused_publish_goes_again_unchanged_before_the_next(make_setting, written):
+def test_a_refused_publication_is_appended_again_unchanged_before_the_next(make_setting, written):
     setting = make_setting()
     for fid in range(4):
         setting.tables["a"].put(fid, 1.0)
@@ -193,19 +193,19 @@ def test_a_refused_publish_goes_again_unchanged_before_the_next(make_setting, wr
     assert {fid: row[0] for fid, row in setting.replica.rows["a"].items()} == {0: 1.0, 1: 2.0, 3: 1.0}
 
 
-def test_flush_publishes_all_that_is_pending_and_the_towers_and_returns_the_end(make_setting):
+def test_flush_publishes_pending_rows_and_the_dense_parameters_and_returns_the_end(make_setting):
     setting = make_setting()
     setting.publish()
     setting.tables["b"].put(3, 1.0)
-    setting.tower = torch.ones(2)
+    setting.bias = torch.ones(2)
     end = setting.publisher.flush(9)
     assert end == setting.log.end_offset("updates") == 3
     _, dense, rows = setting.records()
-    assert torch.equal(tower_of(dense), torch.ones(2)) and rows.fids.tolist() == [3]
+    assert torch.equal(bias_of(dense), torch.ones(2)) and rows.fids.tolist() == [3]
     assert setting.publisher.next_delta == (1, 3)
 
 
-def test_flush_raises_when_the_log_refuses_and_the_next_flush_has_it_all(make_setting):
+def test_flush_raises_when_the_log_refuses_and_the_next_flush_publishes_everything(make_setting):
     setting = make_setting()
     setting.tables["a"].put(1, 1.0)
     setting.log.plans = [0.5, 0.0]
@@ -219,7 +219,7 @@ def test_flush_raises_when_the_log_refuses_and_the_next_flush_has_it_all(make_se
     assert setting.subscriber.next_delta == setting.publisher.next_delta
 
 
-def test_a_fid_evicted_and_born_again_keeps_its_row(make_setting):
+def test_a_fid_evicted_and_inserted_again_keeps_its_row(make_setting):
     setting = make_setting(rows_per_delta=1)
     setting.tables["a"].put(5, 1.0)
     setting.publisher.flush(0)
@@ -265,7 +265,7 @@ def test_rows_reach_the_subscriber_as_the_core_packed_them(make_core_setting, en
     np.testing.assert_array_equal([setting.replica.rows["a"][fid] for fid in range(10)], expected)
 
 
-def test_a_refused_publish_keeps_its_bytes_while_the_rows_go_on_changing(make_core_setting):
+def test_a_refused_publication_keeps_its_bytes_while_the_rows_go_on_changing(make_core_setting):
     setting = make_core_setting("int8")
     table = setting.tables["a"]
     table.find_or_insert([1, 2], now_s=0)

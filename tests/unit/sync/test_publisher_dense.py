@@ -1,4 +1,4 @@
-"""Which form of dense parameters the publisher chooses when, and that replicas end in the trainer's bits whatever the log refuses."""
+"""Dense updates of the publisher: the form of each; replicas end in the trainer's bits whatever the log refuses."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
 from monolith_py.clock import ManualClock
-from monolith_py.config import SyncConfig
+from monolith_py.config import LogConfig, SyncConfig
 from monolith_py.errors import DenseGap, LogError
-from monolith_py.sync import DenseForm, DenseRequester, DenseRequests, DenseState, Publisher, Subscriber, apply_update, decode_delta
+from monolith_py.io.log.topics import Topics
+from monolith_py.sync import DenseForm, DenseRequester, DenseState, PublishedModel, Publisher, Subscriber, apply_update, decode_delta
 
 START_MS = 1_000_000
 
 
 class DenseReplica:
-    """A replica of the dense parameters alone: applies what fits and asks where an update does not."""
+    """A replica without tables: applies dense updates that fit, asks for a full state after one that does not."""
 
     def __init__(self, held: DenseState, requester: DenseRequester) -> None:
         self.held, self.requester = held, requester
@@ -40,19 +41,19 @@ class DenseReplica:
 
 
 class Setting:
-    """A publisher of dense parameters, turn by turn, and a replica that follows it."""
+    """A publisher of dense parameters, one publication at a time, and a replica that follows it."""
 
     def __init__(self, log, dense, table, **config) -> None:
         self.log, self.dense, self.table = log, dense, table
         self.clock = ManualClock(START_MS)
         sync = SyncConfig(**({"sparse_interval_s": 1.0, "dense_interval_s": 1.0, "encoding": "fp32"} | config))
-        requests = DenseRequests(log, "dense_requests")
-        self.publisher = Publisher(log, "updates", {"a": table}, dense.tensors, sync, self.clock, requests=requests, generation=1)
+        topics, model = Topics.of(LogConfig(url="sqlite:///log")), PublishedModel({"a": table}, dense.tensors)
+        self.publisher = Publisher(log, topics, model, sync, self.clock, generation=1)
         self.replica = DenseReplica(DenseState.of(dense.tensors()), DenseRequester(log, "dense_requests", "job", self.clock, 0.5))
         self.subscriber = Subscriber(log, "updates", offset=log.end_offset("updates"), next_delta=(1, 0))
 
-    def turn(self, *, learnt: bool = True) -> None:
-        """Publish what is due a second later, and let the replica follow."""
+    def publish(self, *, learnt: bool = True) -> None:
+        """Publish, let the replica follow, and advance the clock by the interval."""
         if learnt:
             self.publisher.note_step(1)
         self.publisher.maybe_publish(0)
@@ -79,15 +80,15 @@ def published_bytes(form: DenseForm) -> float:
     return REGISTRY.get_sample_value("monolith_dense_published_bytes_total", {"form": form.value}) or 0.0
 
 
-def test_the_first_towers_go_whole_then_their_weights_and_swaps_alone(setting, same_tensors):
+def test_the_first_update_is_full_and_later_ones_hold_weights_and_swaps(setting, same_tensors):
     before = {form: published_bytes(form) for form in DenseForm}
-    setting.turn()
+    setting.publish()
     setting.dense.learn()
-    setting.turn()
+    setting.publish()
     setting.dense.swap(2, 2)
-    setting.turn()
+    setting.publish()
     setting.dense.learn()
-    setting.turn()
+    setting.publish()
     assert setting.replica.forms == [DenseForm.FULL, DenseForm.VALUES, DenseForm.SWAP, DenseForm.VALUES] and setting.replica.gaps == 0
     same_tensors(setting.replica.held.tensors, setting.dense.tensors())
     for form in DenseForm:
@@ -96,37 +97,37 @@ def test_the_first_towers_go_whole_then_their_weights_and_swaps_alone(setting, s
         assert published_bytes(form) - before[form] == expected > 0
 
 
-def test_a_replica_with_other_towers_asks_once_and_gets_them_whole(setting, same_tensors):
-    setting.turn()
+def test_a_replica_with_another_dense_state_asks_once_and_gets_a_full_update(setting, same_tensors):
+    setting.publish()
     setting.dense.swap(1, 0)
     wrong = DenseState.of(setting.dense.tensors())
     setting.dense.swap(0, 1)
-    setting.turn()
+    setting.publish()
     setting.replica.held = wrong
-    setting.turn()
+    setting.publish()
     assert setting.replica.gaps == 1 and setting.replica.held is wrong
     setting.dense.learn()
-    setting.turn()
+    setting.publish()
     assert setting.replica.gaps == 1
     same_tensors(setting.replica.held.tensors, setting.dense.tensors())
-    setting.turn()
+    setting.publish()
     assert setting.replica.forms[-3:] == [DenseForm.VALUES, DenseForm.FULL, DenseForm.VALUES]
 
 
-def test_who_asks_while_nothing_is_learnt_gets_the_towers_all_the_same(setting):
-    setting.turn()
-    setting.turn(learnt=False)
+def test_a_request_is_answered_though_the_trainer_learnt_nothing(setting):
+    setting.publish()
+    setting.publish(learnt=False)
     setting.replica.requester.ask(1, 1, 0)
-    setting.turn(learnt=False)
-    setting.turn(learnt=False)
+    setting.publish(learnt=False)
+    setting.publish(learnt=False)
     assert setting.replica.forms == [DenseForm.FULL, None, DenseForm.FULL, None]
 
 
 @pytest.mark.parametrize("dense_encoding", ["fp32", "fp16"])
 def test_weights_have_the_dense_encoding_of_the_settings(failing_log, make_towers, make_table, dense_encoding):
     setting = Setting(failing_log, make_towers(), make_table(), dense_encoding=dense_encoding)
-    setting.turn()
-    setting.turn()
+    setting.publish()
+    setting.publish()
     setting.publisher.close()
     updates = [decode_delta(record.value).dense for record in failing_log.read("updates", 0, 0, 10)]
     assert [(update.form, update.encoding.value) for update in updates] == [
@@ -137,7 +138,7 @@ def test_weights_have_the_dense_encoding_of_the_settings(failing_log, make_tower
     assert weights.dtype == torch.float32 and torch.equal(weights, setting.dense.tensors()["head.weight"])
 
 
-def test_the_log_is_looked_at_for_requests_only_when_it_is_the_turn_of_towers(failing_log, make_towers, make_table):
+def test_requests_are_read_only_when_dense_parameters_are_due(failing_log, make_towers, make_table):
     looks = []
     end_offset = failing_log.end_offset
     failing_log.end_offset = lambda topic, partition=0: (looks.append(topic), end_offset(topic, partition))[1]
@@ -145,29 +146,29 @@ def test_the_log_is_looked_at_for_requests_only_when_it_is_the_turn_of_towers(fa
     looks.clear()
     for _ in range(20):
         setting.table.put(1, float(setting.clock.now_ms()))
-        setting.turn()
+        setting.publish()
     setting.publisher.close()
     assert looks == ["dense_requests"] * 4
 
 
-def test_towers_are_published_while_requests_cannot_be_read(setting):
+def test_dense_parameters_are_published_while_requests_cannot_be_read(setting):
     setting.log.end_offset = lambda topic, partition=0: (_ for _ in ()).throw(LogError("away"))
-    setting.turn()
-    setting.turn()
+    setting.publish()
+    setting.publish()
     assert setting.replica.forms == [DenseForm.FULL, DenseForm.VALUES]
 
 
 @pytest.mark.parametrize("written", [0.0, 1.0])
-def test_refused_towers_stay_byte_for_byte_and_the_next_build_on_them(setting, same_tensors, written):
-    setting.turn()
+def test_a_refused_dense_update_keeps_its_bytes_and_the_next_builds_on_it(setting, same_tensors, written):
+    setting.publish()
     setting.dense.swap(2, 2)
     setting.log.plans = [written]
-    setting.turn()
-    refused = setting.publisher._publish.values()
+    setting.publish()
+    refused = setting.publisher._publication.values()
     setting.dense.swap(1, 3)
     setting.replica.requester.ask(1, 1, 0)  # a request that comes between changes nothing of the one that waits
-    setting.turn()
-    setting.turn()
+    setting.publish()
+    setting.publish()
     values = [record.value for record in setting.log.read("updates", 0, 0, 100)]
     assert [value for value in values if decode_delta(value).seq == 1] == refused * (1 + round(written))
     assert setting.replica.forms == [DenseForm.FULL, DenseForm.SWAP, DenseForm.FULL] and setting.replica.gaps == 0
@@ -204,9 +205,9 @@ def test_replicas_end_in_the_trainer_s_bits_whatever_is_refused_or_lost(
             setting.replica.held = DenseState.of(make_towers(seed + 1).tensors())
         else:
             setting.table.put(1, float(setting.clock.now_ms()))
-            setting.turn()
+            setting.publish()
     failing_log.plans.clear()
     for _ in range(3):  # a refused one, one that does not fit, the full one
-        setting.turn()
+        setting.publish()
     setting.publisher.close()
     same_tensors(setting.replica.held.tensors, setting.dense.tensors())

@@ -1,4 +1,4 @@
-"""Rows as bytes: what each encoding keeps, and that int8 is FBGEMM's."""
+"""Rows as bytes: the precision of each encoding, and int8 equal to FBGEMM's."""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ def test_a_row_goes_when_all_its_slices_are_zero_and_not_before() -> None:
         (lambda: EmbeddingTable(4, slices=[Slice("a", 4, Sgd(), "ones")]), "initializer must be one of zeros, .*, got 'ones'"),  # type: ignore[arg-type]
         (lambda: EmbeddingTable(4, slices=[Slice("a", 4, Sgd(), encoding="bf16")]), "encoding must be one of fp32, .*, got 'bf16'"),  # type: ignore[arg-type]
         (lambda: make_table().set_lr(0.1, "vex"), "part must be one of .*'bias', 'vec'.*, got 'vex'"),
-        (lambda: make_table().core.set_lr(5, 0.1), "slice must be below 2, got 5"),
+        (lambda: make_table().core.set_lr(5, 0.1), "slice must be below 5, got 5"),
     ],
 )
 def test_a_wrong_name_or_dim_is_refused(make: Callable[[], object], message: str) -> None:

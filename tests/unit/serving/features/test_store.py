@@ -1,4 +1,4 @@
-"""Stored features: read once in a while, unknown ones served empty, broken ones counted."""
+"""Stored features: cached for their time, empty for an unknown entity, counted if broken."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SCHEMA = Schema(
 
 
 class CountingKv(MemoryKv):
-    """Counts the keys it is asked for."""
+    """A store that keeps the keys of its reads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ def test_broken_stored_features_are_served_as_none_and_counted(make_store, kv, v
     assert FEATURES_BAD.labels(entity="item")._value.get() == before + 1
 
 
-def test_features_are_read_again_when_their_time_is_over(make_store, kv, clock):
+def test_features_are_read_again_after_their_cache_time(make_store, kv, clock):
     store = make_store(feature_cache_s=10.0)
     kv.write({"item:1": item(1)})
     store.items([1])

@@ -1,4 +1,4 @@
-"""Calls of many threads: scored together where they meet, alone where they do not, and never after their deadline for nothing."""
+"""Concurrent calls are scored together, a single call by itself, and no call after its deadline."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FAR_S = SystemClock().monotonic_s() + 1e6
 
 
 class Gate:
-    """Scores by doubling; the first group waits until it is opened, so that others gather."""
+    """Scores by doubling; the first group waits for the gate, so that other calls gather."""
 
     def __init__(self) -> None:
         self.entered, self.opened = threading.Event(), threading.Event()
@@ -45,14 +45,14 @@ def queued(batcher: Batcher, count: int) -> None:
         threading.Event().wait(0.001)
 
 
-def test_a_call_that_is_alone_is_scored_alone(gate):
+def test_a_single_call_is_scored_by_itself(gate):
     gate.opened.set()
     batcher = Batcher(gate.score, 8, SystemClock())
     assert [batcher.submit(number, 1, FAR_S) for number in (1, 2)] == [2, 4]
     assert gate.groups == [[1], [2]]
 
 
-def test_calls_that_meet_are_scored_together_up_to_the_largest_size(gate, pool):
+def test_concurrent_calls_are_scored_together_up_to_the_largest_size(gate, pool):
     batcher = Batcher(gate.score, 4, SystemClock())
     first = pool.submit(batcher.submit, 0, 1, FAR_S)
     gate.entered.wait()

@@ -1,4 +1,4 @@
-"""Impression logging: in batches, to the request's partition, through a log that is away, and never in the way of ranking."""
+"""Impression logging: in batches, to the request's partition, again after a refusal, without blocking the ranking threads."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def read(log) -> dict[int, list]:
     return {partition: log.read("impressions", partition, 0, 20_000) for partition in range(PARTITIONS)}
 
 
-def test_every_impression_lies_in_the_partition_of_its_request(log, gated):
+def test_every_impression_is_in_the_partition_of_its_request(log, gated):
     writer = ImpressionWriter(gated, "impressions", ManualClock())
     for number in range(50):
         writer.put(lambda number=number: impression(number))
@@ -84,7 +84,7 @@ def test_impressions_that_gather_are_appended_together(gated):
     assert len(gated.appends) <= 2 * PARTITIONS
 
 
-def test_each_impression_lies_in_the_log_at_its_own_time_in_order(log, gated):
+def test_each_impression_is_appended_with_its_own_time_in_order(log, gated):
     gated.gate.clear()
     writer = ImpressionWriter(gated, "impressions", ManualClock())
     for number in range(60):
@@ -97,7 +97,7 @@ def test_each_impression_lies_in_the_log_at_its_own_time_in_order(log, gated):
         assert [record.time_ms for record in records] == sorted(record.time_ms for record in records)
 
 
-def test_a_log_that_is_away_gets_them_when_it_is_back(log, gated):
+def test_impressions_are_appended_again_once_the_log_accepts_them(log, gated):
     gated.failures = 4
     writer = ImpressionWriter(gated, "impressions", ManualClock())
     for number in range(10):
@@ -106,7 +106,7 @@ def test_a_log_that_is_away_gets_them_when_it_is_back(log, gated):
     assert sum(map(len, read(log).values())) == 10
 
 
-def test_a_log_that_stays_away_costs_a_stop_no_more_than_its_time_and_the_loss_is_counted(gated):
+def test_a_stop_waits_for_a_refusing_log_up_to_its_limit_and_counts_the_loss(gated):
     gated.failures = 10**9
     before = IMPRESSIONS_LOST._value.get()
     writer = ImpressionWriter(gated, "impressions", ManualClock())

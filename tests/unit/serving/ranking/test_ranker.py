@@ -1,4 +1,4 @@
-"""The ranker: what is logged is what was scored, for any mix of requests that are scored together."""
+"""The ranker: impressions hold the scored features and the served scores, for any mix of requests in a batch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FAR_S = SystemClock().monotonic_s() + 1e6
 
 
 class StillReplica:
-    """A replica that stands still: random rows for fids 0..99 of every feature."""
+    """A replica that never changes: random rows for fids 0..99 of every feature."""
 
     def __init__(self, job: JobConfig) -> None:
         schema, generator = Schema.of(job), np.random.default_rng(3)
@@ -142,7 +142,7 @@ def request(user_id: int, item_ids: list[int], tab: int = 7) -> RankInput:
 
 
 def rescored(job: JobConfig, ranker: Ranker, impression: Impression) -> np.ndarray:
-    """Return the probabilities of what was logged, put together as the joiner puts examples together."""
+    """Return the probabilities of the logged features, joined as the joiner joins them into examples."""
     shared = impression.shared.repeat(len(impression.item_ids))
     rows = impression.candidates
     together = FeatureColumns(rows.num_rows, {**shared.sparse, **rows.sparse}, {**shared.dense, **rows.dense})
@@ -181,7 +181,7 @@ def test_counters_of_several_fids_are_their_mean_and_of_none_the_prior(job, rank
     np.testing.assert_allclose(impression.shared.dense["counter_city"], [city], rtol=1e-5)
 
 
-def test_requests_scored_together_get_what_each_gets_alone(job, ranker, impressions, work_factor):
+def test_requests_scored_together_get_the_scores_of_each_on_its_own(job, ranker, impressions, work_factor):
     generator = np.random.default_rng(0)
     requests = [
         request(int(generator.integers(8)), generator.integers(0, 25, generator.integers(1, 30)).tolist(), tab)
@@ -204,7 +204,7 @@ def test_requests_scored_together_get_what_each_gets_alone(job, ranker, impressi
 
 @pytest.mark.parametrize(("max_batch_candidates", "expected"), [(4, [3, 3, 2]), (100, [3, 5])])
 def test_requests_are_scored_together_up_to_the_largest_batch(job, kv, max_batch_candidates, expected):
-    """The first request is scored while two more wait: in one batch or, where their candidates are too many for one, in two."""
+    """Two requests wait while the first is scored: they fit one batch, or have too many candidates for one."""
     serving = job.serving.model_copy(update={"max_batch_candidates": max_batch_candidates})
     job = job.model_copy(update={"serving": serving})
     replica, clock = GatedReplica(job), SystemClock()
@@ -221,7 +221,7 @@ def test_requests_are_scored_together_up_to_the_largest_batch(job, kv, max_batch
     assert replica.batch_sizes == expected
 
 
-def test_a_deadline_that_has_passed_is_not_worked_for(ranker, impressions):
+def test_a_request_past_its_deadline_is_not_scored(ranker, impressions):
     with pytest.raises(TimeoutError):
         ranker.rank(request(1, [1]), SystemClock().monotonic_s())
     assert not impressions.kept
@@ -235,7 +235,7 @@ def test_probabilities_that_are_not_finite_are_never_served(ranker, impressions)
     assert not impressions.kept
 
 
-def test_a_replica_without_a_model_says_so(job, ranker):
+def test_a_replica_without_a_model_is_an_error(job, ranker):
     class EmptyReplica:
         def require_ready(self):
             raise NotReady("no checkpoint yet")

@@ -1,4 +1,4 @@
-"""Rank requests: what breaks a rule is refused with field, value and rule."""
+"""Rank requests: a broken rule is refused with field, value and rule."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def request(**changes) -> pb.RankRequest:
     return pb.RankRequest(**({"request_id": "r", "user_id": 1, "item_ids": [5, 5], "time_ms": 7} | changes))
 
 
-def test_a_good_request_is_taken_as_it_is():
+def test_a_valid_request_keeps_its_fields():
     message = request()
     message.context.sparse.add(name="tab", fids=[3, 4], lengths=[2])
     message.context.dense.add(name="hour", values=[0.5, 1.5])
@@ -36,7 +36,7 @@ def test_a_good_request_is_taken_as_it_is():
     assert (parsed.context.fids.tolist(), parsed.context.lengths.tolist(), parsed.context.dense.tolist()) == ([3, 4], [2], [0.5, 1.5])
 
 
-def test_id_and_time_are_made_where_absent():
+def test_an_absent_id_and_time_are_filled_in():
     parsed = parse(request(request_id="", time_ms=0))
     assert (parsed.request_id, parsed.time_ms) == ("made", 99)
 

@@ -1,4 +1,4 @@
-"""Row ids rest until no reader can hold them."""
+"""Row ids are reclaimed only once no reader can hold them."""
 
 from __future__ import annotations
 

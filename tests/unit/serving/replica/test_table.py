@@ -1,4 +1,4 @@
-"""The replica's tables against dicts of numpy rows, on every device that is there."""
+"""The replica's tables against dicts of numpy rows, on every device of the machine."""
 
 from __future__ import annotations
 

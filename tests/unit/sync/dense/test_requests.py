@@ -1,4 +1,4 @@
-"""Requests for a full dense state: the trainer sees new ones, replicas do not flood it, and both survive an absent log."""
+"""Requests for a full dense state: the trainer sees new ones, replicas ask at most once per interval, and both survive a log that fails."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_replica_asks_once_in_its_interval_until_it_is_answered(failing_log):
     assert requests_in(failing_log)[-1].seq == 99
 
 
-def test_a_log_that_refuses_stops_nobody_and_is_not_asked_all_the_time(failing_log):
+def test_a_log_that_refuses_stops_no_replica_and_is_asked_once_per_interval(failing_log):
     clock = ManualClock(1000)
     replica = DenseRequester(failing_log, TOPIC, "job", clock, 5.0)
     failing_log.plans = [0.0]

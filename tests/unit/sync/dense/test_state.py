@@ -1,4 +1,4 @@
-"""The dense state of a replica: its fingerprint by definition, the order of its weights, and the tensors that it refuses."""
+"""The dense state of a replica: its fingerprint by definition, the order of its weights, refused tensors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_fingerprint_is_the_checksum_that_the_proto_defines(make_towers):
     assert DenseState.of(dense.tensors()).fingerprint == crc32c_bit_by_bit(content)
 
 
-def test_the_fingerprint_does_not_depend_on_weights_and_depends_on_all_else(make_towers):
+def test_the_fingerprint_depends_on_names_shapes_and_topologies_but_not_on_weights(make_towers):
     dense = make_towers()
     fingerprints = [DenseState.of(dense.tensors()).fingerprint]
     dense.learn()
@@ -48,7 +48,7 @@ def test_the_fingerprint_does_not_depend_on_weights_and_depends_on_all_else(make
     assert len(set(fingerprints)) == len(fingerprints)
 
 
-def test_weights_are_packed_by_name_and_come_back(make_towers, same_tensors):
+def test_weights_are_packed_by_name_and_unpack_to_the_same(make_towers, same_tensors):
     state = DenseState.of(make_towers().tensors())
     packed = state.pack(RowEncoding.FP32)
     names = ["head.weight", *(f"tower.layers.{layer}.{part}" for layer in (0, 1) for part in ("bias", "values"))]
@@ -59,7 +59,7 @@ def test_weights_are_packed_by_name_and_come_back(make_towers, same_tensors):
     assert not any(zeros.tensors[name].any() for name in names), "changed in place"
 
 
-def test_a_layer_without_a_live_atom_is_one_too(make_towers, same_tensors):
+def test_a_layer_without_a_live_atom_is_a_layer(make_towers, same_tensors):
     state = DenseState.of(make_towers(density=0.0).tensors())
     assert state.tensors["tower.layers.0.values"].shape == (0, 16)
     same_tensors(state.with_weights(state.pack(RowEncoding.FP32), RowEncoding.FP32).tensors, state.tensors)
@@ -94,7 +94,7 @@ PREFIX = "tower.layers.0."
         ({f"{PREFIX}bounds": torch.tensor([0, 1], dtype=torch.int32)}, f"dense.{PREFIX}bounds must ascend from 0 to"),
     ],
 )
-def test_what_is_no_tower_is_refused_by_name(make_towers, changes, rule):
+def test_a_tensor_that_breaks_a_rule_is_refused_by_name(make_towers, changes, rule):
     tensors = {name: tensor for name, tensor in (make_towers().tensors() | changes).items() if tensor is not None}
     with pytest.raises(ValueError, match=rule):
         DenseState.of(tensors)

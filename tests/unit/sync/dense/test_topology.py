@@ -1,4 +1,4 @@
-"""Live atoms and swaps against plain sets of (block, column), and what of a swap from outside is refused."""
+"""Live atoms and swaps against plain sets of (block, column), and the swaps from outside that are refused."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_swap_leads_from_one_set_of_atoms_to_the_other(old, new):
     assert (len(swap.removed), len(swap.added)) == (len(old - new), len(new - old))
 
 
-def test_gaps_say_how_many_lie_between():
+def test_a_gap_is_the_number_of_keys_in_between():
     old, new = {(0, 0), (0, 3), (1, 1), (2, 4)}, {(0, 3), (0, 4), (1, 1), (3, 0)}
     swap = Swap.between(atoms_of(old), atoms_of(new), topology_version=1)
     assert (swap.num_columns, swap.removed.tolist(), swap.added.tolist()) == (5, [0, 2], [4, 10])
@@ -89,6 +89,6 @@ def test_an_atom_may_be_removed_and_come_back_in_one_swap():
         ([0, 1, 3], [5, 4, 3], "columns must ascend within a block"),
     ],
 )
-def test_what_is_no_ordered_set_of_atoms_is_refused(bounds, columns, rule):
+def test_bounds_and_columns_out_of_order_are_refused(bounds, columns, rule):
     with pytest.raises(ValueError, match=rule):
         LiveAtoms.of(np.array(bounds, np.int32), np.array(columns, np.int32))

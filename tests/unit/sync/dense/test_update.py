@@ -1,4 +1,4 @@
-"""Updates of dense parameters: a chain of them ends in the same bits, a wrong base is a gap, and damage never makes wrong towers."""
+"""Updates of dense parameters: a chain of them ends in the same bits, a wrong base is a gap, and damaged bytes never make a wrong state."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def over_the_wire(update: DenseUpdate) -> DenseUpdate:
 
 
 def repaired(message: pb.DenseUpdate) -> bytes:
-    """Return the message with the checksum of what it holds now, as a sender with a bug would."""
+    """Return the message with a valid checksum of its present fields, as a sender with a bug would send it."""
     message.checksum = dense_checksum(message)
     return message.SerializeToString()
 
@@ -69,7 +69,7 @@ def test_a_chain_of_updates_ends_in_the_trainer_s_bits(make_towers, same_tensors
 
 
 @given(changes)
-def test_an_update_for_other_towers_is_a_gap_and_leaves_what_is_held(make_towers, same_tensors, changes):
+def test_an_update_for_another_state_is_a_gap_and_leaves_the_state_as_it_was(make_towers, same_tensors, changes):
     dense = make_towers()
     held = DenseState.of(dense.tensors())
     before = {name: tensor.clone() for name, tensor in held.tensors.items()}
@@ -88,7 +88,7 @@ def test_an_update_for_other_towers_is_a_gap_and_leaves_what_is_held(make_towers
     same_tensors(held.tensors, before)
 
 
-def test_the_form_is_the_smallest_that_tells_it_all(make_towers):
+def test_the_form_is_the_smallest_that_holds_the_change(make_towers):
     dense = make_towers(density=0.5)
     base = DenseState.of(dense.tensors())
     dense.learn()
@@ -104,7 +104,7 @@ def test_the_form_is_the_smallest_that_tells_it_all(make_towers):
         assert 0 <= len(dense_update_to_wire(update).SerializeToString()) - update.num_bytes < 40
 
 
-def test_towers_of_other_shapes_or_names_go_whole(make_towers):
+def test_a_state_of_other_shapes_or_names_is_sent_in_full(make_towers):
     dense = make_towers()
     base = DenseState.of(dense.tensors())
     for other in ({"head.weight": torch.zeros(8, 2)}, {"more": torch.zeros(1)}):
@@ -122,7 +122,7 @@ def test_fp16_halves_and_is_held_within_its_range(make_towers):
 
 
 def three_forms(make_towers) -> tuple[DenseState, list[DenseUpdate], list[DenseState]]:
-    """Return dense parameters, updates of each form that fit them, and what those make of them."""
+    """Return a dense state, an update of each form that fits it, and the state after each."""
     dense = make_towers()
     base = DenseState.of(dense.tensors())
     dense.learn()
@@ -153,8 +153,8 @@ def test_damaged_bytes_are_refused_or_change_nothing(make_towers, same_tensors, 
 
 @settings(max_examples=300)
 @given(st.data())
-def test_a_sender_s_nonsense_is_refused_or_makes_whole_towers(make_towers, data):
-    """The checksum fits here, so that all that comes after it is tried."""
+def test_any_fields_with_a_valid_checksum_are_refused_or_make_a_whole_state(make_towers, data):
+    """The checksum is valid here, so that the checks after it are tested."""
     base, updates, _ = three_forms(make_towers)
     message = dense_update_to_wire(data.draw(st.sampled_from(updates)))
     for name in ("full", "values"):
@@ -195,7 +195,7 @@ FULL_RULES = [
 
 
 @pytest.mark.parametrize(("full", "rule"), FULL_RULES)
-def test_full_towers_that_are_none_are_refused(make_towers, full, rule):
+def test_a_full_update_that_is_no_dense_state_is_refused(make_towers, full, rule):
     message = pb.DenseUpdate(fingerprint=7, encoding=pb.ROW_ENCODING_FP32, full=full)
     with pytest.raises(WireError, match=rule):
         received(DenseState.of(make_towers().tensors()), repaired(message))
