@@ -21,7 +21,7 @@ SETTINGS = sorted(set(SparseOptimizerConfig.model_fields) - {"kind"})
 
 def make_bags(optimizer: SparseOptimizerConfig | None = None, **settings: Any) -> EmbeddingBags:
     feature = FeatureConfig(name="user", source="user_id", **{"dim": 4, **settings})
-    return EmbeddingBags.of(Schema((feature,), (), ("click",)), optimizer or SparseOptimizerConfig(), seed=3)
+    return EmbeddingBags.of(Schema((feature,), (), ("click",)), optimizer or SparseOptimizerConfig(), seed=3, encoding="fp32")
 
 
 def make_table(**settings: Any) -> EmbeddingTable:
