@@ -42,11 +42,16 @@ class SparseOptimizerConfig(Settings):
 
 
 class DenseOptimizerConfig(Settings):
-    """What learns the towers. The step size is `lr * batch / reference_batch`: small online batches take small steps
-    (linear scaling, Goyal et al. 2017, section 2.1; measured for this use: a tower trained at batch 16 with the rate of 256 gets worse)."""
+    """Optimizer of the dense parameters. It steps once for every `reference_batch` examples, or for every `trainer.batch_size` if
+    larger, at a rate scaled by the size (linear scaling, Goyal et al. 2017, section 2.1).
+
+    Online batches are of any size, and their size depends on their labels: positives come alone, negatives in hundreds. A step for each
+    would let one positive weigh as much in Adam's moments as hundreds of negatives.
+    """
 
     kind: Literal["adam", "adagrad", "sgd"] = "adam"
     lr: Positive = 1e-3
+    # Examples of a step: gradients of smaller batches are summed until there are as many.
     reference_batch: Count = 256
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
