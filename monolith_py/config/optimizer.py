@@ -56,17 +56,18 @@ class SparseOptimizerConfig(Settings):
 
 
 class DenseOptimizerConfig(Settings):
-    """Optimizer of the dense parameters.
+    """Optimizer of the dense parameters. It steps once for every `reference_batch` examples, or for every `trainer.batch_size` if
+    larger, at a rate scaled by the size (linear scaling, Goyal et al. 2017, section 2.1).
 
-    The learning rate of a batch is `lr * batch / reference_batch`, so that small online batches take small steps (linear scaling, Goyal et
-    al. 2017, section 2.1; measured here: a tower trained at batch 16 with the rate of 256 gets worse).
+    Online batches are of any size, and their size depends on their labels: positives come alone, negatives in hundreds. A step for each
+    would let one positive weigh as much in Adam's moments as hundreds of negatives.
     """
 
     # Update rule.
     kind: Literal["adam", "adagrad", "sgd"] = "adam"
     # Learning rate of a batch of reference_batch examples, on their mean gradient.
     lr: Positive = 1e-3
-    # Batch size, in examples, that `lr` is for.
+    # Examples of a step that `lr` is for: gradients of smaller batches are summed until there are as many.
     reference_batch: Count = 256
     # Decay of the first moment of adam.
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9

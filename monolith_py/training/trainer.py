@@ -45,7 +45,10 @@ class Trainer:
         self.schema = Schema.of(job)
         self.bags = EmbeddingBags.of(self.schema, job.optimizer.sparse, job.seed, job.sync.encoding)
         self.model: RankModel = build_model(self.schema, job.model, job.seed)
-        self.optimizer = DenseOptimizer(self.model, job.optimizer.dense, job.model.sparsity, job.seed)
+        dense = job.optimizer.dense
+        # Batches of one size: with steps of several sizes Adam would weigh the examples of small ones more.
+        examples_per_step = max(job.trainer.batch_size, dense.reference_batch)
+        self.optimizer = DenseOptimizer(self.model, dense, job.model.sparsity, job.seed, examples_per_step)
         self.num_examples = 0
         self.num_batches = 0
         self.watermark_ms = 0

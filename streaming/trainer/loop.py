@@ -79,7 +79,8 @@ class OnlineTraining:
     def step(self) -> bool:
         """Learn one batch, if there is one, and return whether there was; publish and save if due."""
         config = self._job.trainer
-        examples = self._source.next_batch(config.batch_size, config.linger_s, self._should_stop)
+        size = self.trainer.optimizer.batch_limit(config.batch_size)
+        examples = self._source.next_batch(size, config.linger_s, self._should_stop)
         if examples is not None:
             started_s = self._clock.monotonic_s()
             self._learn(examples)

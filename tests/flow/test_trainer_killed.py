@@ -60,9 +60,12 @@ precision = "fp32"
 
 [model.sparsity]
 preset = "dsl_online"
-update_interval = 20
-ramp = [40, 300]
+update_interval = 10
+ramp = [20, 200]
 score_batches = 5
+
+[optimizer.dense]
+reference_batch = 96
 
 [trainer]
 batch_size = {batch_size}
