@@ -39,8 +39,8 @@ def make_job(folder: Path, encoding: str = "fp32", model: dict[str, object] | No
             "dense_features": [{"name": "age", "source": "user"}],
             "tasks": [{"name": "click", "action": "click"}, {"name": "like", "action": "like"}],
             "model": {"tower": [16], "precision": "fp32", **(model or {})},
-            "optimizer": {"sparse": {"lr": 0.1}},
-            "trainer": {"checkpoint_dir": f"{folder}/checkpoints"},
+            "optimizer": {"sparse": {"lr": 0.1}, "dense": {"reference_batch": 64}},
+            "trainer": {"checkpoint_dir": f"{folder}/checkpoints", "batch_size": 64},
             "sync": {"encoding": encoding, "rows_per_delta": 64},
             "serving": {"freshness_log": f"{folder}/freshness", **serving},
         }

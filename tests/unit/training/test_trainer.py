@@ -148,7 +148,7 @@ def test_lr_scale_multiplies_the_step_of_live_atoms_only(
     moved = {}
     for lr_scale in (1.0, 4.0):
         model = {"tower": [32, 16], "precision": "fp32", "sparsity": {"preset": "static", "lr_scale": lr_scale}}
-        trainer = Trainer(make_job(model=model, optimizer={"dense": {"kind": "sgd", "lr": 10.0}}))
+        trainer = Trainer(make_job(model=model, optimizer={"dense": {"kind": "sgd", "lr": 1.25, "reference_batch": 32}}))
         before = trainer.export_dense()
         trainer.step(make_examples(0))
         after = trainer.export_dense()
