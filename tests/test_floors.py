@@ -156,3 +156,15 @@ def test_only_the_clock_reads_the_wall_clock() -> None:
 def test_code_is_ascii() -> None:
     core = (ROOT / "monolith_py" / "core").rglob("*.?pp")
     assert not [path.relative_to(ROOT).as_posix() for path in [*SOURCES, *core] if not path.read_bytes().isascii()]
+
+
+def test_a_long_file_says_why() -> None:
+    files = [
+        ROOT / name for name in subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    ]
+    long = [
+        path for path in files if path.suffix in (".py", ".hpp", ".cpp") and path.is_file() and len(path.read_text().splitlines()) > 300
+    ]
+    assert not [
+        path.relative_to(ROOT).as_posix() for path in long if "Longer than 300 lines:" not in "\n".join(path.read_text().splitlines()[:8])
+    ]

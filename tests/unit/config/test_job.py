@@ -1,4 +1,7 @@
-"""Settings: a broken rule is an error with field, rule and value; a setting left out has its default."""
+"""Settings: a broken rule is an error with field, rule and value; a setting left out has its default.
+
+Longer than 300 lines: half of it is the list of refused settings and their texts.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The publisher: its deltas and their times; a log that refuses loses no row, doubles none and keeps the order."""
+"""The publisher: its deltas and their times; a log that refuses loses no row, doubles none and keeps the order.
+
+Longer than 300 lines: the state machine of random failures shares the doubles of the cases before it.
+"""
 
 from __future__ import annotations
 
