@@ -149,7 +149,7 @@ nb::tuple drain(Table& t, const std::string& consumer, bool encoded) {
 }
 
 // Rows of weights as bytes, (n, R), as a drain packs a slice of this encoding.
-nb::object pack_rows(ConstMatrix weights, const std::string& encoding) {
+nb::object pack_rows(const ConstMatrix& weights, const std::string& encoding) {
     const size_t n = weights.shape(0);
     Slice slice;
     slice.dim = static_cast<uint32_t>(weights.shape(1));
