@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from monolith_py.clock import Clock
+from monolith_py.data.events import Action
 from monolith_py.errors import OffsetTrimmed, WireError
 from monolith_py.io import Log, Record
 from monolith_py.io.codec import decode_action
@@ -15,7 +17,7 @@ from monolith_py.io.codec.impression_view import ImpressionView, parse_impressio
 from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_py.observe import metrics
 from monolith_streaming.joiner.position import Position
-from monolith_streaming.joiner.rules import Rules, SeenAction
+from monolith_streaming.joiner.rules import FOREVER_MS, Rules, SeenAction
 from monolith_streaming.joiner.watermark import InputTopic, Watermark
 
 _logger = logging.getLogger(__name__)
@@ -38,79 +40,123 @@ class Refused(NamedTuple):
     reason: str
 
 
-@dataclass
-class Arrivals:
-    """Result of one round of reads, in the order of the offsets."""
+class _Entry(NamedTuple):
+    """A record read and parsed, and not processed yet."""
 
-    impressions: list[SeenImpression] = field(default_factory=list)
-    actions: list[SeenAction] = field(default_factory=list)
-    refused: list[Refused] = field(default_factory=list)
-    num_records: int = 0
+    input_topic: InputTopic
+    time_ms: int  # event time; of an invalid record that of the record before it
+    record: Record
+    parsed: ImpressionView | Action | WireError
+
+
+@dataclass
+class _Buffer:
+    """Records of one topic and partition that were read ahead."""
+
+    entries: deque[_Entry] = field(default_factory=deque)
+    next_offset: int = 0  # of the next read
+    newest_ms: int = 0  # newest event time of the entries
+    has_backlog: bool = False  # the last read was full: the topic has more
 
 
 class Intake:
-    """Reads `topics`, up to `max_records` of a topic and partition at a time."""
+    """Reads `topics` ahead, up to `max_records` of a topic and partition, and merges them by event time.
+
+    A joiner that works off a backlog then sees records in the order in which it would have seen them live: an impression, the actions on
+    it, and the end of its window, before what happened later. A topic without a backlog has no part in this, so live records are
+    processed as they arrive.
+    """
 
     def __init__(
         self, log: Log, topics: Mapping[InputTopic, str], rules: Rules, patterns: WirePatterns, max_records: int, clock: Clock
     ) -> None:
         self._log, self._topics, self._rules, self._patterns = log, topics, rules, patterns
         self._max_records, self._clock = max_records, clock
+        self._buffers: dict[int, dict[InputTopic, _Buffer]] = {}
 
-    def read(self, number: int, position: Position, watermark: Watermark, wait_s: float) -> Arrivals:
-        """Return the next records of partition `number` and move `position` and `watermark` past them; wait up to `wait_s` for each topic.
+    def fill(self, number: int, position: Position, watermark: Watermark, wait_s: float) -> None:
+        """Read partition `number` ahead; wait up to `wait_s` for each topic.
 
-        A topic that is ahead in event time is not read while the other one has a backlog. A topic counts as idle only if it was empty when
-        read after the other one: both may resume between two reads, and the watermark would pass the records of the one read first.
+        A topic counts as idle only if it was empty when read after the other one: both may resume between two reads, and the watermark
+        would pass the records of the one read first.
         """
-        arrivals = Arrivals()
-
-        def read(input_topic: InputTopic, wait_s: float) -> bool:
-            if watermark.is_ahead(input_topic):
-                return False
-            records = self._next_records(number, input_topic, position, wait_s)
-            watermark.note_read(input_topic, len(records), self._max_records, self._clock.monotonic_s())
-            self._sort_out(records, input_topic, watermark, arrivals)
-            return bool(records)
-
         # The log has an impression before the actions on it.
-        has_actions = read(InputTopic.ACTIONS, wait_s)
-        if read(InputTopic.IMPRESSIONS, wait_s) and not has_actions:
-            read(InputTopic.ACTIONS, 0.0)
-        return arrivals
+        has_actions = self._read(number, InputTopic.ACTIONS, position, watermark, wait_s)
+        if self._read(number, InputTopic.IMPRESSIONS, position, watermark, wait_s) and not has_actions:
+            self._read(number, InputTopic.ACTIONS, position, watermark, 0.0)
 
-    def _next_records(self, number: int, input_topic: InputTopic, position: Position, wait_s: float) -> list[Record]:
+    def request_ids(self, number: int) -> list[str]:
+        """Return the request ids of the records that `events` would yield now."""
+        horizon_ms = self._horizon_ms(number)
+        entries = (entry for buffer in self._buffers[number].values() for entry in buffer.entries)
+        return [entry.parsed.request_id for entry in entries if entry.time_ms <= horizon_ms and not isinstance(entry.parsed, WireError)]
+
+    def events(self, number: int, position: Position, watermark: Watermark) -> Iterator[SeenImpression | SeenAction | Refused | None]:
+        """Yield the records read ahead by event time, None for an action without effect; move `position` and `watermark` past each.
+
+        Stops where a topic with a backlog may have an earlier record that was not read yet.
+        """
+        buffers, horizon_ms, wall_ms = self._buffers[number], self._horizon_ms(number), self._clock.now_ms()
+        while heads := [buffer.entries[0] for buffer in buffers.values() if buffer.entries]:
+            entry = min(heads, key=lambda one: (one.time_ms, one.input_topic))
+            if entry.time_ms > horizon_ms:
+                return
+            buffers[entry.input_topic].entries.popleft()
+            position.offsets[entry.input_topic] = entry.record.offset + 1
+            yield self._event(entry, watermark, wall_ms)
+
+    def _horizon_ms(self, number: int) -> int:
+        """Return the event time up to which all records were read."""
+        return min((buffer.newest_ms for buffer in self._buffers[number].values() if buffer.has_backlog), default=FOREVER_MS)
+
+    def _event(self, entry: _Entry, watermark: Watermark, wall_ms: int) -> SeenImpression | SeenAction | Refused | None:
+        record, parsed = entry.record, entry.parsed
+        broken_rule = None if isinstance(parsed, WireError) else watermark.observe(entry.input_topic, entry.time_ms, wall_ms)
+        counter = metrics.IMPRESSIONS_READ if entry.input_topic == InputTopic.IMPRESSIONS else metrics.ACTIONS_READ
+        counter.inc()
+        if isinstance(parsed, WireError):
+            return Refused(record.topic, record.partition, record.offset, record.value, str(parsed))
+        if broken_rule is not None:
+            name = "impression" if entry.input_topic == InputTopic.IMPRESSIONS else "action"
+            return Refused(record.topic, record.partition, record.offset, record.value, f"{name}.{broken_rule}")
+        if isinstance(parsed, Action):
+            return SeenAction(parsed, record.offset, record.value) if self._rules.matters(parsed) else None
+        return SeenImpression(parsed, record.offset)
+
+    def _read(self, number: int, input_topic: InputTopic, position: Position, watermark: Watermark, wait_s: float) -> bool:
+        """Read one topic ahead and return whether it has records to process."""
+        buffer = self._buffers.setdefault(number, {}).get(input_topic)
+        if buffer is None:
+            buffer = self._buffers[number][input_topic] = _Buffer(next_offset=position.offsets[input_topic])
+        wanted = self._max_records - len(buffer.entries)
+        if 2 * wanted >= self._max_records:
+            records = self._next_records(number, input_topic, buffer, position, wait_s if not buffer.entries else 0.0)
+            buffer.has_backlog = len(records) >= wanted
+            for record in records:
+                self._append(buffer, input_topic, record)
+        watermark.note_read(input_topic, len(buffer.entries), self._clock.monotonic_s())
+        return bool(buffer.entries)
+
+    def _next_records(self, number: int, input_topic: InputTopic, buffer: _Buffer, position: Position, wait_s: float) -> list[Record]:
+        wanted = self._max_records - len(buffer.entries)
         try:
-            records = self._log.read(self._topics[input_topic], number, position.offsets[input_topic], self._max_records, timeout_s=wait_s)
+            records = self._log.read(self._topics[input_topic], number, buffer.next_offset, wanted, timeout_s=wait_s)
         except OffsetTrimmed as error:
             _logger.error("records lost, reading on at offset %d: %s", error.start, error)
-            position.offsets[input_topic] = error.start
+            buffer.next_offset = error.start
+            if not buffer.entries:
+                position.offsets[input_topic] = error.start
             return []
         if records:
-            position.offsets[input_topic] = records[-1].offset + 1
+            buffer.next_offset = records[-1].offset + 1
         return records
 
-    def _sort_out(self, records: list[Record], input_topic: InputTopic, watermark: Watermark, arrivals: Arrivals) -> None:
-        wall_ms = self._clock.now_ms()
-        for record in records:
-            try:
-                if input_topic == InputTopic.IMPRESSIONS:
-                    impression = parse_impression(record.value, self._patterns)
-                    _check_time(input_topic, impression.time_ms, watermark, wall_ms)
-                    arrivals.impressions.append(SeenImpression(impression, record.offset))
-                else:
-                    action = decode_action(record.value)
-                    _check_time(input_topic, action.time_ms, watermark, wall_ms)
-                    if self._rules.matters(action):
-                        arrivals.actions.append(SeenAction(action, record.offset, record.value))
-            except WireError as error:
-                arrivals.refused.append(Refused(record.topic, record.partition, record.offset, record.value, str(error)))
-        arrivals.num_records += len(records)
-        counter = metrics.IMPRESSIONS_READ if input_topic == InputTopic.IMPRESSIONS else metrics.ACTIONS_READ
-        counter.inc(len(records))
-
-
-def _check_time(input_topic: InputTopic, time_ms: int, watermark: Watermark, wall_ms: int) -> None:
-    broken_rule = watermark.observe(input_topic, time_ms, wall_ms)
-    if broken_rule is not None:
-        raise WireError(f"{'impression' if input_topic == InputTopic.IMPRESSIONS else 'action'}.{broken_rule}")
+    def _append(self, buffer: _Buffer, input_topic: InputTopic, record: Record) -> None:
+        parsed: ImpressionView | Action | WireError
+        try:
+            parse = parse_impression(record.value, self._patterns) if input_topic == InputTopic.IMPRESSIONS else decode_action(record.value)
+            parsed, time_ms = parse, parse.time_ms
+        except WireError as error:
+            parsed, time_ms = error, buffer.entries[-1].time_ms if buffer.entries else 0
+        buffer.newest_ms = max(buffer.newest_ms, time_ms) if buffer.entries else time_ms
+        buffer.entries.append(_Entry(input_topic, time_ms, record, parsed))

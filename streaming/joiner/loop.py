@@ -29,11 +29,11 @@ from monolith_py.io.retrying import RetryingKv, RetryingLog, RetryPolicy
 from monolith_py.observe import metrics
 from monolith_streaming.joiner.counters import counted
 from monolith_streaming.joiner.emit import examples_of, features_of, increments_of
-from monolith_streaming.joiner.intake import Intake, Refused
+from monolith_streaming.joiner.intake import Intake, Refused, SeenImpression
 from monolith_streaming.joiner.outbox import Outbox, decode_outbox, deliver, encode_outbox
 from monolith_streaming.joiner.position import Position, decode_position, encode_position, outbox_key, position_key
 from monolith_streaming.joiner.request_joiner import RequestJoiner
-from monolith_streaming.joiner.rules import Reason, Rules
+from monolith_streaming.joiner.rules import Reason, Rules, SeenAction
 from monolith_streaming.joiner.waiting import waiting_prefix
 from monolith_streaming.joiner.watermark import InputTopic, Watermark
 
@@ -98,14 +98,10 @@ class JoinerLoop:
         num_records, has_more = 0, False
         wait_s = _IDLE_WAIT_S / (len(InputTopic) * len(self._partitions)) if self._is_idle else 0.0
         for partition in self._partitions:
-            watermark_ms = partition.position.watermark.watermark_ms
-            arrivals = self._intake.read(partition.number, partition.position, partition.watermark, wait_s)
-            self._refused += arrivals.refused
-            num_records += arrivals.num_records
-            partition.joiner.see(arrivals.impressions, arrivals.actions, watermark_ms)
-            watermark_ms = partition.watermark.advance(self._clock.monotonic_s())
-            if watermark_ms is not None:
-                has_more |= partition.joiner.advance(watermark_ms)
+            self._intake.fill(partition.number, partition.position, partition.watermark, wait_s)
+            num, more = self._process(partition)
+            num_records += num
+            has_more |= more
         self._is_idle = num_records == 0 and not has_more
         self._num_records += num_records
         if self._step_began_s is None and self._has_changes:
@@ -113,6 +109,25 @@ class JoinerLoop:
         if has_more or self._is_time_to_commit:
             self.commit()
         return num_records
+
+    def _process(self, partition: PartitionState) -> tuple[int, bool]:
+        """Process the records read ahead and close windows as event time passes; return their number and whether more is due."""
+        number, joiner, watermark, now_s = partition.number, partition.joiner, partition.watermark, self._clock.monotonic_s()
+        joiner.load(self._intake.request_ids(number), watermark.advance(now_s))
+        num_records, watermark_ms = 0, watermark.state.watermark_ms
+        for event in self._intake.events(number, partition.position, watermark):
+            num_records += 1
+            if isinstance(event, SeenImpression):
+                joiner.see_impression(event, watermark_ms)
+            elif isinstance(event, SeenAction):
+                joiner.see_action(event)
+            elif event is not None:
+                self._refused.append(event)
+            watermark_ms = watermark.advance(now_s)
+            if watermark_ms is not None and joiner.is_due(watermark_ms) and joiner.advance(watermark_ms):
+                return num_records, True
+        watermark_ms = watermark.advance(now_s)
+        return num_records, watermark_ms is not None and joiner.advance(watermark_ms)
 
     def ends(self) -> dict[tuple[int, InputTopic], int]:
         """Return the current end offset of each input partition."""

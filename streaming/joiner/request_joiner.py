@@ -7,7 +7,7 @@ times are in memory: a request is loaded from Kv when an action arrives or it is
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from monolith_py.errors import KvError
 from monolith_py.io import Kv
@@ -59,39 +59,48 @@ class RequestJoiner:
         """Return whether this step changed anything."""
         return bool(self._step or self.too_late)
 
-    def see(self, impressions: Sequence[SeenImpression], actions: Sequence[SeenAction], watermark_ms: int | None) -> None:
-        """Process records in the order of their offsets.
+    def load(self, request_ids: Iterable[str], watermark_ms: int | None) -> None:
+        """Load these requests and those that are due at `watermark_ms` into the step, in one read of Kv."""
+        due = [] if watermark_ms is None else self._pop_due(watermark_ms)
+        for request_id in due:
+            heapq.heappush(self._heap, (self._due_ms[request_id], request_id))
+        self._load([*request_ids, *due])
 
-        An impression of a request that would be forgotten by now is refused: its examples may have been emitted long ago.
+    def see_impression(self, seen: SeenImpression, watermark_ms: int | None) -> None:
+        """Process an impression.
+
+        One of a request that would be forgotten by now is refused: its examples may have been emitted long ago.
         """
-        self._load([*(seen.impression.request_id for seen in impressions), *(seen.action.request_id for seen in actions)])
-        for seen_impression in impressions:
-            impression = seen_impression.impression
-            if watermark_ms is not None and watermark_ms >= self._rules.forget_ms(impression.time_ms):
-                self.too_late.append(seen_impression)
-                continue
-            waiting = self._waiting(impression.request_id)
-            if waiting.request.has_arrived:
-                continue
-            waiting.offset, waiting.impression = seen_impression.offset, impression
-            outcome = Outcome()
-            see_impression(self._rules, waiting.request, impression.time_ms, impression.item_ids, outcome)
-            statuses = waiting.request.statuses
-            self.num_waiting += len(statuses) - statuses.count(Status.REPEATED)
-            self._take(waiting, outcome)
-        for seen in actions:
-            waiting = self._waiting(seen.action.request_id)
-            outcome = Outcome()
-            see_action(self._rules, waiting.request, seen, outcome)
-            self._take(waiting, outcome)
+        impression = seen.impression
+        if watermark_ms is not None and watermark_ms >= self._rules.forget_ms(impression.time_ms):
+            self.too_late.append(seen)
+            return
+        self._load([impression.request_id])
+        waiting = self._waiting(impression.request_id)
+        if waiting.request.has_arrived:
+            return
+        waiting.offset, waiting.impression = seen.offset, impression
+        outcome = Outcome()
+        see_impression(self._rules, waiting.request, impression.time_ms, impression.item_ids, outcome)
+        statuses = waiting.request.statuses
+        self.num_waiting += len(statuses) - statuses.count(Status.REPEATED)
+        self._take(waiting, outcome)
+
+    def see_action(self, seen: SeenAction) -> None:
+        """Process an action."""
+        self._load([seen.action.request_id])
+        waiting = self._waiting(seen.action.request_id)
+        outcome = Outcome()
+        see_action(self._rules, waiting.request, seen, outcome)
+        self._take(waiting, outcome)
+
+    def is_due(self, watermark_ms: int) -> bool:
+        """Return whether `advance` to `watermark_ms` would change a request."""
+        return bool(self._heap) and self._heap[0][0] <= watermark_ms
 
     def advance(self, watermark_ms: int) -> bool:
         """Advance event time to `watermark_ms`; return whether more requests are due at it."""
-        due: list[str] = []
-        while self._heap and self._heap[0][0] <= watermark_ms and len(due) < MAX_CLOSED:
-            due_at_ms, request_id = heapq.heappop(self._heap)
-            if self._due_ms.get(request_id) == due_at_ms:
-                due.append(request_id)
+        due = self._pop_due(watermark_ms)
         self._load(due)
         for request_id in due:
             waiting = self._step[request_id]
@@ -99,7 +108,7 @@ class RequestJoiner:
             self._advance(waiting, watermark_ms)
             if self._due_ms.get(request_id, FOREVER_MS) <= watermark_ms:
                 self._forget(request_id)
-        return bool(self._heap) and self._heap[0][0] <= watermark_ms
+        return self.is_due(watermark_ms)
 
     def close_all(self) -> Iterator[None]:
         """Close every open window and refuse every early action, as if their time had passed; yield after each step.
@@ -132,6 +141,15 @@ class RequestJoiner:
         """Drop the step's changes, now that Kv has them."""
         self._step.clear()
         self.emitted, self.refused, self.too_late = [], [], []
+
+    def _pop_due(self, watermark_ms: int) -> list[str]:
+        """Take the requests that are due at `watermark_ms` off the heap, at most MAX_CLOSED, earliest first."""
+        due: list[str] = []
+        while self.is_due(watermark_ms) and len(due) < MAX_CLOSED:
+            due_at_ms, request_id = heapq.heappop(self._heap)
+            if self._due_ms.get(request_id) == due_at_ms:
+                due.append(request_id)
+        return due
 
     def _load(self, request_ids: Iterable[str]) -> None:
         """Load these requests from Kv into the step, except new ones."""

@@ -43,13 +43,11 @@ class Watermark:
         self.state = state
         self._out_of_order_ms, self._idle_s = out_of_order_ms, idle_timeout_s
         self._empty_since_s: list[float | None] = [now_s, now_s]
-        self._has_backlog = [False, False]
         # Newest event time of both topics.
         self.newest_ms = max((time_ms for time_ms in state.newest_ms if time_ms is not None), default=None)
 
-    def note_read(self, input_topic: InputTopic, num_records: int, max_records: int, now_s: float) -> None:
-        """Record that a read of up to `max_records` of `input_topic` returned `num_records`."""
-        self._has_backlog[input_topic] = num_records >= max_records
+    def note_read(self, input_topic: InputTopic, num_records: int, now_s: float) -> None:
+        """Record that `input_topic` had `num_records` to process after a read."""
         if num_records:
             self._empty_since_s[input_topic] = None
         elif self._empty_since_s[input_topic] is None:
@@ -73,13 +71,6 @@ class Watermark:
         if of_topic is None or time_ms > of_topic:
             state.newest_ms[input_topic] = time_ms
         return None
-
-    def is_ahead(self, input_topic: InputTopic) -> bool:
-        """Return whether `input_topic` is ahead of the other one and that has a backlog: more of it would only fill the store."""
-        if not self._has_backlog[1 - input_topic]:
-            return False
-        own_ms, other_ms = self.state.newest_ms[input_topic], self.state.newest_ms[1 - input_topic]
-        return own_ms is not None and other_ms is not None and own_ms > other_ms + self._out_of_order_ms
 
     def advance(self, now_s: float) -> int | None:
         """Move the watermark to `now_s` and return it, None before the first event."""
