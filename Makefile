@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraint
 
 .PHONY: setup demo demo-kafka test test-slow-machine test-tenfold check check-native check-helm bench-table bench-tower bench-train bench-serve bench-stream evidence-table evidence-tower evidence-pool format hooks clean
 
-# Modules that come, go or move change this list; an editable install knows only those that were there when it was made.
+# List of modules: an editable install must be repeated when it changes.
 MODULES := $(VENV)/.modules
 $(shell mkdir -p $(VENV); find monolith_py streaming serving deploy/demo -name '*.py' | sort > $(MODULES).new; \
 	cmp -s $(MODULES).new $(MODULES) || mv $(MODULES).new $(MODULES))
@@ -32,7 +32,7 @@ demo-kafka: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
-# Tests with processes, threads or clocks: no result of theirs may depend on how fast the machine is.
+# Tests with processes, threads or clocks: their results must not depend on the machine's speed.
 RACING := tests/flow tests/contract tests/unit/tower/test_tower_stack.py tests/unit/table/test_threads.py \
 	tests/unit/table/test_snapshot_killed.py tests/unit/test_cli.py tests/unit/observe \
 	$(addprefix tests/unit/,serving streaming sync io deploy training bench)
@@ -58,7 +58,7 @@ check-native: $(READY)
 check-helm: $(READY)
 	$(BIN)/python helm/check.py
 
-# As `monolith train` has it.
+# Same setting as in `monolith train`.
 bench-train bench-tower: export GOMP_SPINCOUNT = 20000
 bench-table bench-tower bench-train bench-serve bench-stream: bench-%: $(READY)
 	$(BIN)/python tests/bench/bench_$*.py

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# fbgemm-gpu-cpu 1.9.0 (torch 2.14.1): stochastic_rounding, on by default, does nothing to fp16 tables on the CPU: small steps are lost.
+# fbgemm-gpu-cpu 1.9.0 (torch 2.14.1): on the CPU stochastic_rounding, on by default, does nothing to fp16 tables; small steps are lost.
 #
-# SplitTableBatchedEmbeddingBagsCodegen documents `stochastic_rounding (bool = True)`: "apply stochastic rounding for weight type that is not
-# SparseType.FP32". With tables in host memory and ComputeDevice.CPU it is taken without a word and ignored: True and False give the same
-# bits, and both round to nearest. A step of less than half the distance to the next fp16 number (2.4e-4 just under 1.0) never moves a weight, however
-# often it is made: 1,000 steps of 1e-4 are worth 0, not 0.1. So an fp16 table that learns on the CPU comes to a stop once its learning rate
-# or its gradients have become small, sooner for large weights than for small ones, and no loss is NaN and nothing warns.
+# SplitTableBatchedEmbeddingBagsCodegen documents `stochastic_rounding (bool = True)`: "apply stochastic rounding for weight type that is
+# not SparseType.FP32". With tables in host memory and ComputeDevice.CPU it is accepted and ignored without a warning: True and False give
+# the same bits, and both round to nearest. A step of less than half the distance to the next fp16 number (2.4e-4 just under 1.0) never
+# moves a weight, however often it is made: 1,000 steps of 1e-4 are worth 0, not 0.1. So an fp16 table that learns on the CPU comes to a
+# stop once its learning rate or its gradients have become small, sooner for large weights than for small ones, and no loss is NaN and
+# nothing warns.
 #
 # Output seen, 2026-11-29 (mean of 4,096 weights that start at 1.0, after 1,000 SGD steps of 1e-4 down; 0.9 is right):
 #   fp32, stochastic_rounding=True:  0.90000
@@ -14,7 +15,7 @@
 #   fp16, stochastic_rounding=False: 1.00000
 #   fp16, random gradients, True and False: the same bits
 #
-# Exits with 0 while this is so, and otherwise not.
+# Exit status 0 while the behaviour is as described, else non-zero.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

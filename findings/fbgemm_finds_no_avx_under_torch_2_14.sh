@@ -2,18 +2,18 @@
 # fbgemm-gpu-cpu 1.9.0 with torch 2.14.0 or 2.14.1, the torch it is built for: FBGEMM finds no AVX2 or AVX-512 on any x86-64 processor and
 # pools embeddings in plain loops, 10 to 60 times slower. Nothing warns, and results are right.
 #
-# Both ask the library cpuinfo what the processor can do. torch's wheel for Linux carries it twice since 2.14, in libc10.so and in libtorch.so,
-# each with its own copy of the flags `cpuinfo_isa`. The loader binds all of torch, libc10's own start-up code too, to libtorch's copy, which is
-# filled. fbgemm.so names libc10.so first among what it needs and is bound to that copy, which stays zero. So
-# fbgemm::fbgemmHasAvx2Support() is false, the reference kernels are taken, and FBGEMM_ENABLE_INSTRUCTIONS does not help. torch itself is not
-# touched. torch 2.13.0 with fbgemm-gpu-cpu 1.8.0 has one copy and is fast. Ways out: TORCH_USE_RTLD_GLOBAL=1 in the environment, as below,
-# or, without making all of torch's symbols global, copying libtorch's flags to libc10's by ctypes.
+# Both ask the library cpuinfo what the processor can do. torch's wheel for Linux carries it twice since 2.14, in libc10.so and in
+# libtorch.so, each with its own copy of the flags `cpuinfo_isa`. The loader binds all of torch, libc10's own start-up code too, to
+# libtorch's copy, which is filled. fbgemm.so names libc10.so first among what it needs and is bound to that copy, which stays zero. So
+# fbgemm::fbgemmHasAvx2Support() is false, the reference kernels are taken, and FBGEMM_ENABLE_INSTRUCTIONS does not help. torch itself is
+# not touched. torch 2.13.0 with fbgemm-gpu-cpu 1.8.0 has one copy and is fast. Ways out: TORCH_USE_RTLD_GLOBAL=1 in the environment, as
+# below, or, without making all of torch's symbols global, copying libtorch's flags to libc10's by ctypes.
 #
 # Output seen on an AMD EPYC with AVX-512, 2026-11-30 (microseconds to pool 2,048 bags of 4 rows of 32 weights, one thread):
 #   as it is:                 AVX2 False, fp32 932, fp16 1211, int8 618
 #   TORCH_USE_RTLD_GLOBAL=1:  AVX2 True, fp32 42, fp16 33, int8 38
 #
-# Exits with 0 while this is so, and otherwise not. Needs an x86-64 processor with AVX2.
+# Exit status 0 while the behaviour is as described, else non-zero. Needs an x86-64 processor with AVX2.
 set -euo pipefail
 grep -qw avx2 /proc/cpuinfo || { echo "this processor has no AVX2" >&2; exit 2; }
 work=$(mktemp -d)

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# torchrec 1.9.2 (torch 2.14.1, CPU): AUC takes equal predictions one after the other, not as half a win each.
+# torchrec 1.9.2 (torch 2.14.1, CPU): AUC ranks equal predictions by their order instead of counting a tie as half.
 #
-# A model that predicts 0.5 for everything has AUC 1.0 if the two positives of four examples came first and 0.0 if they came last; it should
-# be 0.5. The metric sorts by prediction and draws the ROC curve through every single example, also within a run of equal predictions.
-# Its documentation does not say so. Up to 16 examples torch's sort keeps the order of equals; above that it shuffles them, always in the
-# same way, which does not mend it: 10,000 equal predictions give 0.33 or 0.67. It matters where predictions take few values (a model just
-# begun, buckets, a baseline by category, a rounded score) and the order of the examples goes with the label, as in a log whose
-# positives are written when the action comes and whose negatives when the window closes. Predictions of bf16 or finer, which differ
+# A model that predicts 0.5 for everything has AUC 1.0 if the two positives of four examples came first and 0.0 if they came last; it
+# should be 0.5. The metric sorts by prediction and draws the ROC curve through every single example, also within a run of equal
+# predictions. Its documentation does not say so. Up to 16 examples torch's sort keeps the order of equals; above that it shuffles them,
+# always in the same way, which does not mend it: 10,000 equal predictions give 0.33 or 0.67. It matters where predictions take few values
+# (a model just begun, buckets, a baseline by category, a rounded score) and the order of the examples goes with the label, as in a log
+# whose positives are written when the action comes and whose negatives when the window closes. Predictions of bf16 or finer, which differ
 # enough, are right to 0.0001. Counting pairs, as below, gives the same AUC for any order, and so does scikit-learn's roc_auc_score.
 #
 # Output seen, 2026-11-29:
@@ -19,7 +19,7 @@
 #   click rates in fp32, positives first:       AUC 0.6314, by pairs 0.6314
 #   click rates in fp32, positives last:        AUC 0.6314, by pairs 0.6314
 #
-# Exits with 0 while this is so, and otherwise not.
+# Exit status 0 while the behaviour is as described, else non-zero.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

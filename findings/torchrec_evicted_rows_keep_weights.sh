@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# torchrec 1.9.2 (torch 2.14.1, CPU): an id that takes an evicted id's row in a managed-collision table starts with the stranger's weights.
+# torchrec 1.9.2 (torch 2.14.1, CPU): an id that takes an evicted id's row in a managed-collision table starts with the stranger's
+# weights.
 #
-# ManagedCollisionEmbeddingBagCollection gives each id a row of its own and evicts old ids when the table is full. Its collision module says
-# which rows were evicted "to reset", on the assumption that the module behind it does so, and the collection documents an option about
-# updates "of embedding weights on eviction". Used as it is, without DistributedModelParallel, it resets nothing, whatever that option: the
-# function that should is an empty one. Only the sharded variant puts new starting weights in. So the same model trained on one machine
-# unsharded (a test, a notebook, a small job) has new items start as whatever the evicted ones had become, and nothing warns.
+# ManagedCollisionEmbeddingBagCollection gives each id a row of its own and evicts old ids when the table is full. Its collision module
+# says which rows were evicted "to reset", on the assumption that the module behind it does so, and the collection documents an option
+# about updates "of embedding weights on eviction". Used as it is, without DistributedModelParallel, it resets nothing, with either value
+# of that option: its reset function is empty. Only the sharded variant puts new starting weights in. So the same model trained on one
+# machine unsharded (a test, a notebook, a small job) has new items start as whatever the evicted ones had become, and nothing warns.
 #
 # Output seen, 2026-11-29 (three steps that add 1 to what they read, then three new ids in a table of four rows):
 #   allow_in_place_embed_weight_update=False
@@ -15,7 +16,7 @@
 #     ids [21, 22, 23] in rows [0, 1, 2] read [3.0, 3.0, 3.0]
 #   and the same with allow_in_place_embed_weight_update=True. By the table's init_fn the last line should read [0.0, 0.0, 0.0].
 #
-# Exits with 0 while this is so, and otherwise not.
+# Exit status 0 while the behaviour is as described, else non-zero.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

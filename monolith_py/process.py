@@ -37,7 +37,7 @@ class StopSignal:
         return self._is_set
 
     def set(self) -> None:
-        """Request the stop and wake all that wait; for threads and signal handlers."""
+        """Request the stop and wake all waiting threads; for threads and signal handlers."""
         self._is_set = True
         self._wake_ups.put(None)
 
@@ -48,7 +48,7 @@ class StopSignal:
                 self._wake_ups.get(timeout=timeout_s)
             except queue.Empty:
                 return self._is_set
-            self._wake_ups.put(None)  # for the next that waits
+            self._wake_ups.put(None)  # for the next waiting thread
         return True
 
     @contextmanager

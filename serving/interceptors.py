@@ -12,7 +12,7 @@ from monolith_py.clock import Clock
 from monolith_py.errors import KvError, NotReady, WireError
 from monolith_py.observe.metrics import RANK_DURATION_SECONDS, RANK_REQUESTS
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 # Any other exception is INTERNAL.
 CODES: dict[type[Exception], grpc.StatusCode] = {
@@ -55,7 +55,7 @@ class StatusInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # ge
                 code = code_of(error)
                 RANK_REQUESTS.labels(code=code.name).inc()
                 if code is grpc.StatusCode.INTERNAL:
-                    logger.exception("%s failed, request %r", method, getattr(message, "request_id", ""))
+                    _logger.exception("%s failed, request %r", method, getattr(message, "request_id", ""))
                 context.abort(code, str(error))  # raises
             RANK_REQUESTS.labels(code="OK").inc()
             RANK_DURATION_SECONDS.observe(self._clock.monotonic_s() - start_s)

@@ -30,7 +30,7 @@ from monolith_serving.ranking.ranker import Ranker
 from monolith_serving.replica.replica import Replica
 from monolith_serving.service import SERVICE_NAME, RankingService
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 # Time for the requests in progress after a stop signal.
 _DRAIN_S = 5.0
@@ -138,7 +138,7 @@ def _serve(server: grpc.Server, replica: Replica, config: ServingConfig, stop: S
         raise ConfigError(f"serving.host and serving.port must be free to listen on, got {config.host}:{config.port}: {error}") from None
     _set_health(health_servicer, serving=False)
     server.start()
-    logger.info("listening on %s:%d", config.host, port)
+    _logger.info("listening on %s:%d", config.host, port)
     try:
         healthy = announced = False
         while not stop.wait(_HEALTH_INTERVAL_S):
@@ -149,11 +149,11 @@ def _serve(server: grpc.Server, replica: Replica, config: ServingConfig, stop: S
             if now_healthy != healthy:
                 healthy = now_healthy
                 _set_health(health_servicer, serving=healthy)
-                logger.info("health: %s, %.1f s stale", "SERVING" if healthy else "NOT_SERVING", replica.staleness_ms() / 1000)
+                _logger.info("health: %s, %.1f s stale", "SERVING" if healthy else "NOT_SERVING", replica.staleness_ms() / 1000)
     finally:
         health_servicer.enter_graceful_shutdown()
         server.stop(_DRAIN_S).wait()
-    logger.info("stopped")
+    _logger.info("stopped")
 
 
 def is_healthy(replica: Replica, config: ServingConfig) -> bool:

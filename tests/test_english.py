@@ -1,4 +1,4 @@
-"""First lines of docstrings and files open with a noun or a verb: STYLE asks for plain technical English."""
+"""First lines of docstrings and files open with a noun or a verb: CONTRIBUTING.md asks for plain technical English."""
 
 from __future__ import annotations
 

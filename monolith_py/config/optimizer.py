@@ -56,18 +56,18 @@ class SparseOptimizerConfig(Settings):
 
 
 class DenseOptimizerConfig(Settings):
-    """Optimizer of the dense parameters. It steps once for every `reference_batch` examples, or for every `trainer.batch_size` if
-    larger, at a rate scaled by the size (linear scaling, Goyal et al. 2017, section 2.1).
+    """Optimizer of the dense parameters.
 
-    Online batches are of any size, and their size depends on their labels: positives come alone, negatives in hundreds. A step for each
-    would let one positive weigh as much in Adam's moments as hundreds of negatives.
+    It steps once for every `reference_batch` examples (`trainer.batch_size` if larger), at a rate scaled by that number (linear scaling,
+    Goyal et al. 2017, section 2.1). The size of online batches depends on their labels: positives arrive alone, negatives in hundreds.
+    With a step for each batch, one positive would weigh as much in Adam's moments as hundreds of negatives.
     """
 
     # Update rule.
     kind: Literal["adam", "adagrad", "sgd"] = "adam"
     # Learning rate of a batch of reference_batch examples, on their mean gradient.
     lr: Positive = 1e-3
-    # Examples of a step that `lr` is for: gradients of smaller batches are summed until there are as many.
+    # Examples of a step at which `lr` applies; gradients of smaller batches are summed up to this number.
     reference_batch: Count = 256
     # Decay of the first moment of adam.
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9

@@ -2,7 +2,7 @@
 
 `monolith_py.tower` executes them: `rule.topology` (scope, drop_criterion, grow_criterion, protect_swaps, min_layer_share,
 max_layer_density), `rule.density` (density, atom, layer_density), `rule.schedule` (ramp, drop_fraction_schedule) and `rule.drift` (rearm).
-An atom is the unit that is live or dead as a whole. A swap drops live atoms and grows as many dead ones.
+An atom is the unit that is live or dead as a whole. A swap drops live atoms and grows the same number of dead ones.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def decode_counts(value: bytes | None, num_tasks: int) -> Int64Array:
     """Return a stored counter: int64 (1 + T,), zeros for None.
 
     Raises:
-        WireError: the bytes are no counter of `num_tasks` tasks.
+        WireError: the bytes are not a counter of `num_tasks` tasks.
     """
     if value is None:
         return np.zeros(1 + num_tasks, np.int64)
@@ -54,7 +54,7 @@ def counter_values(value: bytes | None, config: CounterConfig, num_tasks: int) -
     [0.0, 0.25]
 
     Raises:
-        WireError: the bytes are no counter of `num_tasks` tasks.
+        WireError: the bytes are not a counter of `num_tasks` tasks.
     """
     counts = decode_counts(value, num_tasks).astype(np.float64)
     values: npt.NDArray[np.float64] = np.empty(1 + num_tasks)

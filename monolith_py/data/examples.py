@@ -18,7 +18,7 @@ from monolith_py.data.columns import FeatureColumns, FloatArray, Int64Array
 class ExampleKind(IntEnum):
     """Kind of an example."""
 
-    LABELLED = 0  # labels as they are
+    LABELLED = 0  # labels are final
     RETRACTION = 1  # emitted as a negative before for the tasks with label 1 here: retract that and learn the positive
 
 

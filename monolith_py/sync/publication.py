@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from monolith_py.errors import ModelNotFinite
 from monolith_py.sync.delta import Delta, StepMark, encode_delta
 from monolith_py.sync.dense.state import DenseState
 from monolith_py.sync.dense.update import DenseUpdate, full_update, next_update
@@ -76,7 +77,7 @@ class DensePart:
         """Return the update to publish, None if replicas need none.
 
         Raises:
-            ValueError: a weight is NaN or infinite.
+            ModelNotFinite: a weight is NaN or infinite.
         """
         asked = self.asked()
         if self.base is None or asked:
@@ -131,7 +132,7 @@ class Publication:
         """Return the deltas as bytes, the same at each call. The first call encodes them and may read the log.
 
         Raises:
-            ValueError: a weight is NaN or infinite; the message names the table.
+            ModelNotFinite: a weight is NaN or infinite; the message names the table.
         """
         return self._values
 
@@ -156,8 +157,8 @@ class Publication:
         fids, rows, evicted = part.delta.fids, part.delta.rows, part.delta.evicted
         try:
             check_rows(rows, self.encoding)
-        except ValueError as error:
-            raise ValueError(f"table {part.table!r}: {error}") from None
+        except ModelNotFinite as error:
+            raise ModelNotFinite(f"table {part.table!r}: {error}") from None
         # Of a fid that has a row again the eviction is left out: it could be in a later delta than the row.
         evicted = evicted[~np.isin(evicted, fids)] if len(evicted) else evicted
         for start in range(0, part.num_deltas(self.rows_per_delta) * self.rows_per_delta, self.rows_per_delta):

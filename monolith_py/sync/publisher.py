@@ -30,7 +30,7 @@ from monolith_py.sync.publication import DensePart, DrainedTable, Publication, S
 from monolith_py.sync.rows import RowEncoding
 from monolith_py.table import EncodedDelta
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _CONSUMER = "replicas"
 
@@ -179,7 +179,7 @@ class Publisher:
             append.result()
         except LogError as error:
             PUBLISH_FAILURES.inc()
-            logger.warning("append refused, will try again: generation %d seq %d: %s", self._generation, publication.first_seq, error)
+            _logger.warning("append refused, will try again: generation %d seq %d: %s", self._generation, publication.first_seq, error)
             return error
         finally:
             self._append = None
@@ -210,7 +210,7 @@ def _report(publication: Publication) -> None:
     form, num_dense_bytes = (publication.dense.form.value, publication.dense.num_bytes) if publication.dense else ("no", 0)
     if publication.dense:
         DENSE_PUBLISHED_BYTES.labels(form=form).inc(num_dense_bytes)
-    logger.info(
+    _logger.info(
         "published generation %d seq %d..%d: %d rows, %d evicted, %d bytes of %s dense parameters",
         publication.generation,
         publication.first_seq,

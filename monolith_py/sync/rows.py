@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from monolith_py import _core
 from monolith_py.data.columns import FloatArray
+from monolith_py.errors import ModelNotFinite
 from monolith_py.pb import parameter_sync_pb2 as pb
 
 ByteArray = npt.NDArray[np.uint8]
@@ -60,12 +61,12 @@ def pack_rows(weights: FloatArray, encoding: RowEncoding) -> ByteArray:
     fp16 rounds to nearest and clips to +-65504; the error of int8 is at most half a scale, plus the rounding of scale and bias to fp16.
 
     Raises:
-        ValueError: a weight is NaN or infinite.
+        ModelNotFinite: a weight is NaN or infinite.
     """
     finite = np.isfinite(weights)
     if not finite.all():
         row = int(np.flatnonzero(~finite.all(axis=1))[0])
-        raise ValueError(f"weights must be finite, got {weights[row][~finite[row]][0]} in row {row} of {len(weights)}")
+        raise ModelNotFinite(f"weights must be finite, got {weights[row][~finite[row]][0]} in row {row} of {len(weights)}")
     return _core.pack_rows(np.ascontiguousarray(weights, np.float32), encoding.value)
 
 
@@ -103,11 +104,11 @@ def check_rows(rows: ByteArray, encoding: RowEncoding) -> None:
     """Check that packed rows uint8 (n, R) are finite.
 
     Raises:
-        ValueError: a weight is NaN or infinite; the message names the row.
+        ModelNotFinite: a weight is NaN or infinite; the message names the row.
     """
     if not rows_are_finite(rows, encoding):
         row = next(row for row in range(len(rows)) if not rows_are_finite(rows[row : row + 1], encoding))
-        raise ValueError(f"weights must be finite, got NaN or Inf in row {row} of {len(rows)}")
+        raise ModelNotFinite(f"weights must be finite, got NaN or Inf in row {row} of {len(rows)}")
 
 
 def _fp16_is_finite(values: ByteArray) -> bool:

@@ -9,7 +9,7 @@ from monolith_py.errors import DeltaGap, WireError
 from monolith_py.io import Log
 from monolith_py.sync.delta import Delta, decode_delta
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 # Records of one read: at the default 8,192 fp16 rows of dim 16 in a delta about 5 MB.
 _MAX_RECORDS = 16
@@ -64,7 +64,7 @@ class Subscriber:
         """
         generation, seq = self._next_delta
         if delta.generation < generation:
-            logger.warning("skipped delta (%d, %d) of an older generation, at (%d, %d)", delta.generation, delta.seq, generation, seq)
+            _logger.warning("skipped delta (%d, %d) of an older generation, at (%d, %d)", delta.generation, delta.seq, generation, seq)
             return False
         expected = (generation, seq) if delta.generation == generation else (delta.generation, 0)
         if delta.seq > expected[1]:

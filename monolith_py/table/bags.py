@@ -1,6 +1,6 @@
 """Pooled embedding look-up as a torch module with TorchRec's types: KeyedJaggedTensor in, KeyedTensor out; backward updates the rows.
 
-torchrec takes 190 MB and a second to load, so only a forward loads it: replicas and commands do without.
+torchrec takes 190 MB and a second to load, so `forward` imports it: replicas and commands never load it.
 Letters: B rows of the batch, F features, n fids over all features, D the sum of the features' dims.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from monolith_py import _core
 from monolith_py.config import FeatureConfig, SparseOptimizerConfig
 from monolith_py.data.schema import Schema
-from monolith_py.errors import TableFull
+from monolith_py.errors import PoisonedBatch, TableFull
 from monolith_py.table.admission import EXACT_COUNT, Admission, MemoryBudget
 from monolith_py.table.embedding_table import EmbeddingTable
 from monolith_py.table.optimizers import Optimizer, optimizer_from
@@ -130,7 +130,7 @@ class EmbeddingBags(nn.Module):
     def forward(self, kjt: KeyedJaggedTensor) -> KeyedTensor:
         """Return the pooled rows of all features, (B, D), in the order of the features.
 
-        Weights of the tensor, if it has some, multiply the rows before pooling; they get no gradient. Backward raises FloatingPointError
+        Weights of the tensor, if it has some, multiply the rows before pooling; they get no gradient. Backward raises PoisonedBatch
         for a gradient that is not finite or too large, and changes no row.
 
         Raises:
@@ -249,5 +249,8 @@ class _PooledLookup(torch.autograd.Function):
         for table in bags.tables.values():
             table.follow_schedules()
         offsets = lookup.offsets.numpy()
-        bags.rows_touched = _core.pooled_backward(bags._cores, ctx.rows, offsets, lookup.weights, bags._pooling, gradient)
+        try:
+            bags.rows_touched = _core.pooled_backward(bags._cores, ctx.rows, offsets, lookup.weights, bags._pooling, gradient)
+        except _core.NotFinite as error:
+            raise PoisonedBatch(str(error)) from None
         return None, None

@@ -15,7 +15,7 @@ from monolith_py.table.admission import Admission, MemoryBudget
 from monolith_py.table.slices import Encoding, Initializer
 
 _VERSION = 2
-_CHUNK_HEAD = "<4sIIIQQQ"  # magic, tag, bucket, crc, entries, rows, bytes
+_CHUNK_HEAD = "<4sIIIQQQ"  # magic, tag, shard_id, crc, entries, rows, bytes
 _HEADER_TAG = 1
 
 # The enums of the core, in its order. Each rule with the parts of its state: name, and whether it is as wide as the slice or one float.
@@ -97,7 +97,7 @@ def read_settings(path: str | Path) -> TableSettings:
         with Path(path).open("rb") as stream:
             magic, tag, *_, size = struct.unpack(_CHUNK_HEAD, stream.read(struct.calcsize(_CHUNK_HEAD)))
             if (magic, tag) != (b"MNLT", _HEADER_TAG):
-                raise CheckpointError(f"{path}: is no table snapshot")
+                raise CheckpointError(f"{path}: is not a table snapshot")
             return _settings(_Fields(stream, size))
     except (OSError, struct.error, UnicodeDecodeError, ValueError, IndexError) as error:
         raise CheckpointError(f"{path}: the header cannot be read: {error}") from None

@@ -64,7 +64,7 @@ class Tower(nn.Module):
         dense = [nn.Linear(inputs, outputs) for inputs, outputs in zip(widths[:-1], sizes, strict=True)]
         self.layers: nn.ModuleList = nn.ModuleList(_sparsified(dense, sparsity, seed))
         self._stacks: list[CoreStack] | None = None  # made at the first forward
-        self._frozen: list[nn.Module] = []  # in a list, so that it is no submodule
+        self._frozen: list[nn.Module] = []  # in a list: not registered as submodules
 
     @property
     def sparse_layers(self) -> list[SparseLinear]:
@@ -184,7 +184,7 @@ def _sparsified(dense: Sequence[nn.Linear], config: SparsityConfig, seed: int) -
 
 
 def _why_dense(index: int, layer: nn.Linear, config: SparsityConfig) -> str | None:
-    """Return the reason for which a layer cannot be sparse, None if it can."""
+    """Return why a layer must stay dense, None if it can be sparse."""
     inputs, outputs = layer.in_features, layer.out_features
     if inputs > MAX_INPUTS:
         return f"model.sparsity takes up to {MAX_INPUTS} inputs, got {inputs}"

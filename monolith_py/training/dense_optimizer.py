@@ -15,7 +15,7 @@ from monolith_py.tower import AtomOptimizer, AtomRule, ParameterOptimizer, Spars
 
 
 class PendingGradients:
-    """Sums of the gradients of batches that are no step yet, with their loss and examples."""
+    """Gradients summed since the last step, with their loss and number of examples."""
 
     def __init__(self) -> None:
         self.num_examples = 0
@@ -51,7 +51,7 @@ class PendingGradients:
         return tensors | {f"sum.{name}": value for name, value in self._sums.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Continue from what `state` returned."""
+        """Restore the result of `state`."""
         num_examples, self._loss = tensors["counts"].tolist()
         self.num_examples = int(num_examples)
         self._gradients, self._sums = {}, {}
@@ -78,7 +78,7 @@ class DenseOptimizer:
     def __init__(
         self, model: RankModel, config: DenseOptimizerConfig, sparsity: SparsityConfig, seed: int, examples_per_step: int | None = None
     ) -> None:
-        """Begin with the model as it is. `examples_per_step`: `reference_batch` by default."""
+        """Start from the model's current parameters. `examples_per_step`: `reference_batch` by default."""
         self._config, self._lr_scale = config, sparsity.lr_scale
         layers = model.tower.sparse_layers
         of_atoms = {id(layer.values) for layer in layers}
@@ -105,16 +105,15 @@ class DenseOptimizer:
     def batch_limit(self, batch_size: int) -> int:
         """Return the number of examples that the next batch may have: it ends where the next step is due.
 
-        Steps then lie at the same examples of a stream, whatever the sizes of its records.
+        Steps then lie at the same examples of a stream, for any record sizes.
         """
         pending = self._pending.num_examples
         return min(batch_size, self._examples_per_step - pending) if pending else batch_size
 
     def step(self, loss: float, num_examples: int) -> bool:
-        """Take in the gradients of a batch, found finite, with its summed loss; step once `examples_per_step` examples are pending.
+        """Add the gradients of a batch, which must be finite, and its summed loss; step once `examples_per_step` examples are pending.
 
-        Gradients of smaller batches are summed until then, so the moments of Adam, the rates, and everything that counts steps weigh
-        examples alike, whatever the batches that they came in. Return whether the topology changed.
+        Adam's moments, rates and step counts then depend on examples, not on batch sizes. Return whether the topology changed.
         """
         layers = self._atoms.layers
         if self._pending.num_examples or num_examples < self._examples_per_step:
@@ -166,5 +165,5 @@ class DenseOptimizer:
         return [*self._plain.values(), *(layer.values for layer in self._atoms.layers)]
 
     def _named_parameters(self) -> dict[str, Tensor]:
-        """Return all parameters as they are now, those of sparse layers by the layer's index."""
+        """Return all current parameters by name, those of sparse layers by the layer's index."""
         return {**self._plain, **{f"atoms.{index}": layer.values for index, layer in enumerate(self._atoms.layers)}}

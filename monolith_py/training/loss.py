@@ -16,8 +16,8 @@ class TaskLoss:
     """Binary cross-entropy of every task, weighted, summed over the batch.
 
     The loss of an example kept with probability r has the weight 1 / r. The expected gradient is that of the whole stream for every task,
-    and served probabilities need no correction. (Monolith B9 and Wang et al., arXiv 2110.13048, shift the logit by log r instead, which is
-    right for one task only: here an example is sampled by all its labels together.)
+    and served probabilities need no correction. (Monolith, arXiv 2209.07663, and Wang et al., arXiv 2110.13048, shift the
+    logit by log r instead, which is right for one task only: here an example is sampled by all its labels together.)
 
     A RETRACTION replaces a learnt negative by a positive: its logit gradient is (p - 1) - p = -1 for tasks with label 1, else 0.
     """

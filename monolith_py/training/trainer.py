@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monolith_py import _core
 from monolith_py.config import JobConfig
 from monolith_py.data.columns import FloatArray
 from monolith_py.data.examples import ExampleBatch, ExampleKind
 from monolith_py.data.schema import Schema
-from monolith_py.errors import PoisonedBatch
+from monolith_py.errors import PoisonedBatch, WireError
 from monolith_py.model import RankModel, build_model
 from monolith_py.model.batch import make_batch
 from monolith_py.observe import metrics
@@ -61,14 +60,14 @@ class Trainer:
         """Predict, then learn; return the predicted probabilities, float32 (B, T).
 
         Raises:
-            PoisonedBatch: prediction, loss or gradient is not finite, or a label is missing; nothing was learnt.
-            WireError: the examples do not fit the schema; nothing was learnt.
+            PoisonedBatch: loss or gradient is not finite; nothing was learnt.
+            WireError: the examples do not fit the schema or lack a label; nothing was learnt.
             TableFull: a table has no free row; nothing was learnt.
         """
         batch = make_batch(examples.features, self.schema)
         missing = [task for task in self.schema.tasks if task not in examples.labels]
         if missing:
-            raise PoisonedBatch(f"examples.labels must have every task, got none for {missing}")
+            raise WireError(f"examples.labels must have every task, got none for {missing}")
         labels = self._loss.labels(examples)
         watermark_ms = max(self.watermark_ms, int(examples.times_ms.max()))
         self.bags.now_s = watermark_ms // 1000
@@ -111,7 +110,7 @@ class Trainer:
             raise PoisonedBatch(f"loss and gradients must be finite, got loss {total}")
         try:
             pooled.backward(leaf.grad)  # type: ignore[no-untyped-call]
-        except _core.NotFinite as error:
+        except PoisonedBatch as error:
             raise PoisonedBatch(f"{error}; loss {total}") from error
         self.optimizer.step(total, num_examples)
 

@@ -21,7 +21,7 @@ from monolith_py.io.codec import decode_features
 from monolith_py.observe.metrics import FEATURES_BAD, FEATURES_MISSING
 from monolith_serving.features.order import FeatureOrder
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -94,7 +94,7 @@ class FeatureStore:
                 rows.append(order.pack(columns, one))
             except WireError as error:
                 FEATURES_BAD.labels(entity=kind).inc()
-                logger.warning("stored features of one %s are ignored: %s", kind, error)
+                _logger.warning("stored features of one %s are ignored: %s", kind, error)
                 rows.append(order.pack(None, one))
             if value is None:
                 FEATURES_MISSING.labels(entity=kind).inc()
@@ -107,6 +107,6 @@ class FeatureStore:
                 values.append(counter_values(value, self._counters, self._num_tasks))
             except WireError as error:
                 FEATURES_BAD.labels(entity="counter").inc()
-                logger.warning("one stored counter is ignored: %s", error)
+                _logger.warning("one stored counter is ignored: %s", error)
                 values.append(counter_values(None, self._counters, self._num_tasks))
         return values

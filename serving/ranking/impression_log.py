@@ -15,7 +15,7 @@ from monolith_py.io.codec import encode_impression
 from monolith_py.io.log.topics import partition_of
 from monolith_py.observe.metrics import IMPRESSIONS_LOGGED, IMPRESSIONS_LOST
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 # Impressions in the queue; further ones are lost, so that ranking never waits.
 _MAX_QUEUED = 10_000
@@ -86,7 +86,7 @@ class ImpressionWriter:
                     give_up_s = give_up_s or now_s + _FLUSH_S
                     if now_s >= give_up_s:
                         IMPRESSIONS_LOST.inc(len(batch))
-                        logger.error("%d impressions lost at stop: %s", len(batch), error)
+                        _logger.error("%d impressions lost at stop: %s", len(batch), error)
                         return
-                logger.warning("impressions not appended, will try again: %s", error)
+                _logger.warning("impressions not appended, will try again: %s", error)
                 self._clock.sleep(_RETRY_S)

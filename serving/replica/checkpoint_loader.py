@@ -10,7 +10,7 @@ import torch
 
 from monolith_py.config import JobConfig
 from monolith_py.data.schema import Schema
-from monolith_py.errors import CheckpointError, WireError
+from monolith_py.errors import CheckpointError, ModelNotFinite, WireError
 from monolith_py.model import build_model
 from monolith_py.sync import DenseState, RowEncoding, pack_rows
 from monolith_py.table import EmbeddingTable
@@ -18,7 +18,7 @@ from monolith_py.training import Checkpoint
 from monolith_serving.replica.model_state import ModelState, with_weights
 from monolith_serving.replica.table import ReplicaTable
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 # Rows packed and assigned in one call.
 _ROWS_AT_ONCE = 2048
@@ -50,7 +50,7 @@ class CheckpointLoader:
                 return None
             loaded = LoadedCheckpoint(checkpoint, self._restore(checkpoint), checkpoint.meta.updates_offset)
         except CheckpointError as error:
-            logger.warning("checkpoint not loaded, will try again: %s", error)
+            _logger.warning("checkpoint not loaded, will try again: %s", error)
             return None
         self._loaded = (checkpoint, checkpoint.meta.saved_ms)
         return loaded
@@ -77,16 +77,16 @@ class CheckpointLoader:
             raise CheckpointError(f"{checkpoint}: job must be {self._job.name!r}, got {meta.job!r}")
         encoding = RowEncoding(self._job.sync.encoding)
         table = ReplicaTable(self._schema.features, encoding, self._device)
-        for name in self._schema.sparse_names:
-            # This restores the optimizer state and the admission counts too, only to drop them: the peak is one table with its state.
-            fids, weights = EmbeddingTable.restore(checkpoint.table(name)).export_rows()
-            for start in range(0, len(fids), _ROWS_AT_ONCE):
-                chunk = slice(start, start + _ROWS_AT_ONCE)
-                table.assign(name, fids[chunk], pack_rows(weights[chunk], encoding), encoding)
         model = build_model(self._schema, self._job.model, self._job.seed).to(self._device)
         try:
+            for name in self._schema.sparse_names:
+                # This restores the optimizer state and the admission counts too, only to drop them: the peak is one table with its state.
+                fids, weights = EmbeddingTable.restore(checkpoint.table(name)).export_rows()
+                for start in range(0, len(fids), _ROWS_AT_ONCE):
+                    chunk = slice(start, start + _ROWS_AT_ONCE)
+                    table.assign(name, fids[chunk], pack_rows(weights[chunk], encoding), encoding)
             dense = DenseState.of(checkpoint.dense())
             model = with_weights(model, dense.tensors)
-        except (ValueError, WireError) as error:
+        except (ValueError, WireError, ModelNotFinite) as error:
             raise CheckpointError(f"{checkpoint}: {error}") from None
         return ModelState(table, model, dense, (meta.generation, meta.next_seq), meta.saved_ms)

@@ -9,7 +9,7 @@ from monolith_py.observe.metrics import DELTAS_APPLIED, REPLICA_BYTES, REPLICA_F
 from monolith_py.sync import Delta, DenseRequester
 from monolith_serving.replica.model_state import ModelState
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 # Rows assigned in one call, so that ranking threads run in between.
 _ROWS_AT_ONCE = 2048
@@ -44,7 +44,7 @@ def _with_dense(state: ModelState, delta: Delta, requester: DenseRequester) -> M
         after = state.after(next_delta, delta.published_ms, delta.dense)
     except DenseGap as error:
         REPLICA_FAULTS.labels(reason=type(error).__name__).inc()
-        logger.warning("model %s keeps its dense state and asks for a full one: %s", state.version, error)
+        _logger.warning("model %s keeps its dense state and asks for a full one: %s", state.version, error)
         requester.ask(delta.generation, delta.seq, state.dense.fingerprint)
         return state.after(next_delta, delta.published_ms)
     if delta.dense is not None:

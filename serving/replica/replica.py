@@ -20,7 +20,7 @@ from monolith_serving.replica.deltas import apply_delta
 from monolith_serving.replica.freshness import Freshness
 from monolith_serving.replica.model_state import ModelState
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 # Longest wait of one read for the first delta, and pause before the next read of a log that cannot be reached.
 _POLL_S = 0.2
@@ -124,7 +124,7 @@ class Replica:
         REPLICA_LOADS.inc()
         if self._updates is not None:
             self._subscriber = self._updates.subscriber(loaded)
-        logger.info(
+        _logger.info(
             "loaded %s: model %s, %d rows, updates from offset %d",
             loaded.checkpoint,
             loaded.state.version,
@@ -155,7 +155,7 @@ class Replica:
             if self._updates.ends_before(self._subscriber.offset):
                 self._give_up(error)
             else:
-                logger.warning("updates cannot be read, will try again: %s", error)
+                _logger.warning("updates cannot be read, will try again: %s", error)
             return False
         finally:
             STALENESS_SECONDS.set(self.staleness_ms() / 1000)
@@ -170,4 +170,4 @@ class Replica:
         assert self._subscriber is not None
         offset, self._subscriber = self._subscriber.offset, None
         REPLICA_FAULTS.labels(reason=type(error).__name__).inc()
-        logger.error("updates cannot be followed from offset %d, waiting for a newer checkpoint: %s", offset, error)
+        _logger.error("updates cannot be followed from offset %d, waiting for a newer checkpoint: %s", offset, error)

@@ -163,7 +163,7 @@ class JoinerLoop:
                 partition.position.examples_end = self._append(partition.number, outbox)  # 5
         self._observe()
         for partition in self._partitions:
-            partition.joiner.forget_step()
+            partition.joiner.clear_step()
         self._refused = []
         self._num_records, self._step_began_s = 0, None
 
@@ -195,7 +195,7 @@ class JoinerLoop:
             outbox = decode_outbox(outbox_value)
             position.examples_end = self._retry.run(lambda: deliver(self._log, examples, number, outbox))
         settings = self._job.joiner
-        watermark = Watermark(self._rules.out_of_order_ms, settings.idle_timeout_s, position.watermark, self._clock.monotonic_s())
+        watermark = Watermark(self._rules.max_out_of_orderness_ms, settings.idle_timeout_s, position.watermark, self._clock.monotonic_s())
         joiner = RequestJoiner(self._rules, self._kv, waiting_prefix(name, number))
         num_requests = joiner.restore()
         _logger.info("%r[%d]: restored, reading on at offsets %s, %d requests remembered", examples, number, position.offsets, num_requests)

@@ -1,4 +1,4 @@
-"""The joiner's process: opens the log and the store, steps until a signal, leaves a position to restart from."""
+"""The joiner's process: opens the log and the store, steps until a signal, writes its position before it ends."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The waiting requests of one partition, their due times, and the changes of a step. Reads Kv, writes nothing.
 
-A step's changes stay in memory until the loop writes them in one transaction (`changes`, then `forget_step`). Between steps only the due
+A step's changes stay in memory until the loop writes them in one transaction (`changes`, then `clear_step`). Between steps only the due
 times are in memory: a request is loaded from Kv when an action arrives or it is due.
 """
 
@@ -137,7 +137,7 @@ class RequestJoiner:
                 puts[self._prefix + request_id] = encode_waiting(waiting, can_emit(self._rules, waiting.request))
         return puts, deletes
 
-    def forget_step(self) -> None:
+    def clear_step(self) -> None:
         """Drop the step's changes, now that Kv has them."""
         self._step.clear()
         self.emitted, self.refused, self.too_late = [], [], []

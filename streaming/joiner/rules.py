@@ -120,10 +120,10 @@ class Rules:
 
     tasks: tuple[str, ...]
     bits: dict[str, int]  # kind of action -> tasks that it makes positive
-    closing: frozenset[str]
+    terminal: frozenset[str]
     window_ms: int
     allowed_lateness_ms: int
-    out_of_order_ms: int
+    max_out_of_orderness_ms: int
     retracts: bool
     negative_rate: float
 
@@ -143,17 +143,17 @@ class Rules:
         return Rules(
             tasks=tuple(task.name for task in job.tasks),
             bits=bits,
-            closing=frozenset(joiner.terminal_actions),
+            terminal=frozenset(joiner.terminal_actions),
             window_ms=round(joiner.window_s * 1000),
             allowed_lateness_ms=round(joiner.allowed_lateness_s * 1000),
-            out_of_order_ms=round(joiner.max_out_of_orderness_s * 1000),
+            max_out_of_orderness_ms=round(joiner.max_out_of_orderness_s * 1000),
             retracts=joiner.late == "retract",
             negative_rate=joiner.negative_rate,
         )
 
     def matters(self, action: Action) -> bool:
         """Return whether an action of this kind can make a label or end a wait."""
-        return action.kind in self.bits or action.kind in self.closing
+        return action.kind in self.bits or action.kind in self.terminal
 
     def sample_rate(self, emission: Emission) -> float:
         """Return the share of such examples that is kept: below 1 only for negatives."""
@@ -202,7 +202,7 @@ def see_action(rules: Rules, request: Request, seen: SeenAction, outcome: Outcom
             request.late.append(LateAction(row, seen))
     else:
         request.labels[row] |= bits
-        if action.kind in rules.closing or request.labels[row] == (1 << len(rules.tasks)) - 1:
+        if action.kind in rules.terminal or request.labels[row] == (1 << len(rules.tasks)) - 1:
             _emit(rules, request, row, max(request.time_ms, action.time_ms), outcome)
 
 
@@ -214,7 +214,7 @@ def advance(rules: Rules, request: Request, watermark_ms: int, outcome: Outcome)
                 if status == Status.WAITING:
                     _emit(rules, request, row, request.deadline_ms, outcome)
         return
-    wait_ms = rules.window_ms + rules.out_of_order_ms
+    wait_ms = rules.window_ms + rules.max_out_of_orderness_ms
     outcome.refused += [(seen, Reason.NO_IMPRESSION) for seen in request.early if watermark_ms >= seen.action.time_ms + wait_ms]
     request.early = [seen for seen in request.early if watermark_ms < seen.action.time_ms + wait_ms]
 
@@ -225,7 +225,7 @@ def due_ms(rules: Rules, request: Request) -> int | None:
         return request.deadline_ms if request.is_waiting else request.deadline_ms + rules.allowed_lateness_ms
     if not request.early:
         return None
-    return min(seen.action.time_ms for seen in request.early) + rules.window_ms + rules.out_of_order_ms
+    return min(seen.action.time_ms for seen in request.early) + rules.window_ms + rules.max_out_of_orderness_ms
 
 
 def can_emit(rules: Rules, request: Request) -> bool:

@@ -39,9 +39,9 @@ class WatermarkState:
 class Watermark:
     """Follows event time. `now_s` is a monotonic clock in seconds."""
 
-    def __init__(self, out_of_order_ms: int, idle_timeout_s: float, state: WatermarkState, now_s: float) -> None:
+    def __init__(self, max_out_of_orderness_ms: int, idle_timeout_s: float, state: WatermarkState, now_s: float) -> None:
         self.state = state
-        self._out_of_order_ms, self._idle_s = out_of_order_ms, idle_timeout_s
+        self._max_out_of_orderness_ms, self._idle_timeout_s = max_out_of_orderness_ms, idle_timeout_s
         self._empty_since_s: list[float | None] = [now_s, now_s]
         # Newest event time of both topics.
         self.newest_ms = max((time_ms for time_ms in state.newest_ms if time_ms is not None), default=None)
@@ -84,10 +84,10 @@ class Watermark:
         newest_ms = self.newest_ms
         if newest_ms is None:
             return None
-        idle_timeout_s = [0.0 if since is None else now_s - since for since in self._empty_since_s]
-        times = [time_ms for time_ms, idle in zip(self.state.newest_ms, idle_timeout_s, strict=True) if idle < self._idle_s]
+        idle_for_s = [0.0 if since is None else now_s - since for since in self._empty_since_s]
+        times = [time_ms for time_ms, idle in zip(self.state.newest_ms, idle_for_s, strict=True) if idle < self._idle_timeout_s]
         if not times:
-            return newest_ms + int(min(idle_timeout_s) * 1000) - self._out_of_order_ms
+            return newest_ms + int(min(idle_for_s) * 1000) - self._max_out_of_orderness_ms
         if None in times:
             return None
-        return min(time_ms for time_ms in times if time_ms is not None) - self._out_of_order_ms
+        return min(time_ms for time_ms in times if time_ms is not None) - self._max_out_of_orderness_ms

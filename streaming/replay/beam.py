@@ -1,9 +1,9 @@
 """The Beam pipeline of the replay. The only module that imports Beam.
 
 Read spans -> group by request -> join each group by the joiner's rules -> group by partition and time -> encode into files.
-Per-key state and timers would run 3,000 events/s; this runs several times as many (DESIGN decision 11). Afterwards only this process
-appends the records, in the order of time. Each record has the replay's name in its metadata, so a second run of an interrupted replay
-appends only the missing ones.
+Per-key state and timers would run 3,000 events/s; this runs several times as many (ARCHITECTURE.md, Decisions). Afterwards this
+process alone appends the records, in the order of time. Each record has the replay's name in its metadata, so a second run of an
+interrupted replay appends only the missing ones.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from monolith_py.io.log.topics import Topics
 from monolith_streaming.joiner.outbox import Outbox, decode_outbox, encode_outbox
 from monolith_streaming.joiner.rules import Rules
 from monolith_streaming.joiner.watermark import InputTopic
-from monolith_streaming.replay.regroup import Joined, Range, Span, encode_bucket, join_group, read_span, spans_of
+from monolith_streaming.replay.regroup import Joined, Range, Span, encode_slot, join_group, read_span, spans_of
 
 # Beam's Python runner by its own name: DirectRunner may choose a runner that downloads a binary at its start.
 LOCAL_RUNNER = ("--runner=FnApiRunner",)
@@ -100,10 +100,10 @@ def run_replay(
 
 
 def _run_pipeline(job: JobConfig, spans: list[Span], within: Range, folder: str, pipeline_args: Sequence[str]) -> dict[str, int]:
-    """Write a file of records into `folder` for each partition and bucket of time; return the counts."""
+    """Write a file of records into `folder` for each partition and slot of time; return the counts."""
     rules, patterns = Rules.of(job), WirePatterns(Schema.of(job).dense_dims)
     write = partial(
-        _write_bucket,
+        _write_slot,
         folder=folder,
         rules=rules,
         patterns=patterns,
@@ -131,8 +131,8 @@ def _count(name: str, increment: int) -> None:
     Metrics.counter(_NAMESPACE, name).inc(increment)
 
 
-def _write_bucket(
-    bucket: tuple[tuple[int, int], Iterable[Joined]],
+def _write_slot(
+    slot: tuple[tuple[int, int], Iterable[Joined]],
     *,
     folder: str,
     rules: Rules,
@@ -140,22 +140,22 @@ def _write_bucket(
     size: int,
     metadata: dict[str, str],
 ) -> None:
-    """Write one file, all of it or none: a runner may call this twice."""
-    (partition, number), joined = bucket
-    newest_ms, values = encode_bucket(joined, rules, patterns, size, metadata)
+    """Write one file atomically; a runner may call this twice."""
+    (partition, number), joined = slot
+    newest_ms, values = encode_slot(joined, rules, patterns, size, metadata)
     path = Path(folder) / f"{partition:05d}-{number:012d}.records"
     with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
         file.write(encode_outbox(Outbox(0, newest_ms, tuple(values))))
     Path(file.name).replace(path)
 
 
-def _append(log: Log, topic: str, partition: int, within: Range, buckets: Iterable[Outbox]) -> tuple[int, int]:
+def _append(log: Log, topic: str, partition: int, within: Range, slots: Iterable[Outbox]) -> tuple[int, int]:
     """Append the records that the partition lacks; return the numbers of records appended and of records found."""
     present = _records_of(log, topic, partition, within)
     num_present = num_written = 0
-    for bucket in buckets:
+    for slot in slots:
         values = []
-        for value in bucket.values:
+        for value in slot.values:
             earlier = next(present, None)
             if earlier is None:
                 values.append(value)
@@ -165,7 +165,7 @@ def _append(log: Log, topic: str, partition: int, within: Range, buckets: Iterab
                 rule = "must have no other replay of this range"
                 raise ConfigError(f"replay output {topic!r}[{partition}] {rule}, got one of {within.name}: choose another")
         if values:
-            log.append(topic, values, time_ms=bucket.time_ms, partition=partition)
+            log.append(topic, values, time_ms=slot.time_ms, partition=partition)
             num_written += len(values)
     if next(present, None) is not None:
         raise ConfigError(f"replay output {topic!r}[{partition}] must have no more records than this replay, got more: choose another")

@@ -23,7 +23,7 @@ from monolith_streaming.joiner.waiting import WaitingRequest
 from monolith_streaming.joiner.watermark import InputTopic
 
 # Emissions of this much event time are sorted and encoded together.
-BUCKET_MS = 10 * 60 * 1000
+SLOT_MS = 10 * 60 * 1000
 SPAN_RECORDS = 2000
 Count = Callable[[str, int], None]
 
@@ -47,7 +47,7 @@ class Grouped(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """Emissions of one request within one bucket of time."""
+    """Emissions of one request within one slot of time."""
 
     offset: int  # of the impression
     value: bytes
@@ -69,7 +69,7 @@ class Range:
 
 def spans_of(log: Log, topics: dict[InputTopic, str], rules: Rules, within: Range) -> list[Span]:
     """Return spans with all impressions of the range and all actions that may belong to them."""
-    bound_ms = rules.out_of_order_ms
+    bound_ms = rules.max_out_of_orderness_ms
     last_ms = within.end_ms + rules.window_ms + rules.allowed_lateness_ms
     times = {
         InputTopic.IMPRESSIONS: (within.start_ms, within.end_ms + bound_ms),
@@ -111,7 +111,7 @@ def read_span(span: Span, url: str, rules: Rules, patterns: WirePatterns, count:
 def join_group(
     group: tuple[tuple[int, str], Iterable[Grouped]], rules: Rules, patterns: WirePatterns, within: Range, count: Count
 ) -> Iterator[tuple[tuple[int, int], Joined]]:
-    """Yield ((partition, bucket of time), emissions) of one request, given all its records."""
+    """Yield ((partition, slot of time), emissions) of one request, given all its records."""
     (partition, request_id), records = group
     by_offset = sorted(records)
     impression = next((record for record in by_offset if record.input_topic == InputTopic.IMPRESSIONS), None)
@@ -129,19 +129,19 @@ def join_group(
         see_action(rules, request, SeenAction(decode_action(action.value), action.offset, action.value), outcome)
     advance(rules, request, FOREVER_MS, outcome)
     count("actions_refused", len(outcome.refused))
-    buckets: dict[int, list[Emission]] = {}
+    slots: dict[int, list[Emission]] = {}
     for emission in outcome.emissions:
         count("sampled_away" if emission.kind is None else emission.kind.name.lower(), 1)
         if emission.kind is not None:
-            buckets.setdefault(emission.known_ms // BUCKET_MS, []).append(emission)
-    for bucket, emissions in buckets.items():
-        yield (partition, bucket), Joined(impression.offset, impression.value, emissions)
+            slots.setdefault(emission.known_ms // SLOT_MS, []).append(emission)
+    for slot, emissions in slots.items():
+        yield (partition, slot), Joined(impression.offset, impression.value, emissions)
 
 
-def encode_bucket(
+def encode_slot(
     joined: Iterable[Joined], rules: Rules, patterns: WirePatterns, examples_per_record: int, metadata: dict[str, str]
 ) -> tuple[int, list[bytes]]:
-    """Return the newest event time of a bucket's examples, and their records in the order in which the labels became known."""
+    """Return the newest event time of a slot's examples, and their records in the order in which the labels became known."""
     ordered: list[tuple[int, int, int, WaitingRequest, Emission]] = []
     for one in joined:
         impression = ImpressionView(one.value)

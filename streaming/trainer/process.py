@@ -1,4 +1,4 @@
-"""The trainer's process: opens the log, trains until a signal, leaves a checkpoint to restart from."""
+"""The trainer's process: opens the log, trains until a signal, writes a checkpoint before it ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def run_trainer(job: JobConfig, *, stop_at_end: bool) -> None:
     Raises:
         CheckpointError: the newest checkpoint does not fit the job, or none can be written.
         LogError: a topic is missing, or the log was away for too long (io/retrying.py).
-        ModelNotFinite: the model has a NaN or infinite parameter.
+        ModelNotFinite: a parameter or row is NaN or infinite.
     """
     set_num_threads(job.trainer.num_threads)
     _core.keep_freed_memory()

@@ -148,7 +148,7 @@ class SnapshotFileReader {
                 throw SnapshotError(path_ + ": torn: ends after " + std::to_string(size_) + " bytes without a trailer");
             std::memcpy(&chunk.head, data_ + at, sizeof chunk.head);
             if (std::memcmp(chunk.head.magic, fresh.magic, sizeof fresh.magic) != 0)
-                throw SnapshotError(path_ + (at == 0 ? ": is no table snapshot"
+                throw SnapshotError(path_ + (at == 0 ? ": is not a table snapshot"
                                                      : ": damaged: no chunk begins at byte " + std::to_string(at)));
             at += sizeof chunk.head;
             chunk.payload = data_ + at;

@@ -9,7 +9,7 @@ from monolith_py.errors import LogError
 from monolith_py.io import Log
 from monolith_py.pb import parameter_sync_pb2 as pb
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 class DenseRequests:
@@ -24,7 +24,7 @@ class DenseRequests:
         try:
             end = self._log.end_offset(self._topic)
         except LogError as error:
-            logger.warning("requests for a full dense state cannot be read, will try again: %s", error)
+            _logger.warning("requests for a full dense state cannot be read, will try again: %s", error)
             return False
         seen, self._seen = self._seen, end
         return end != seen
@@ -47,7 +47,7 @@ class DenseRequester:
         try:
             self._log.append(self._topic, [request.SerializeToString()], time_ms=self._clock.now_ms())
         except LogError as error:
-            logger.warning("full dense state not requested, will try again: %s", error)
+            _logger.warning("full dense state not requested, will try again: %s", error)
 
     def answered(self) -> None:
         """Note that an update fitted, so that the next gap is requested at once."""

@@ -16,6 +16,7 @@ import torch
 from crc32c import crc32c
 from torch import Tensor
 
+from monolith_py.errors import ModelNotFinite
 from monolith_py.sync.dense.topology import LiveAtoms
 from monolith_py.sync.rows import RowEncoding, pack_rows, row_bytes, unpack_rows
 
@@ -79,7 +80,7 @@ class DenseState:
         """Return the weights of all tensors, sorted by the bytes of their names, each row-major.
 
         Raises:
-            ValueError: a weight is NaN or infinite.
+            ModelNotFinite: a weight is NaN or infinite.
         """
         return b"".join(self._pack(name, encoding) for name in self.shapes)
 
@@ -111,8 +112,8 @@ class DenseState:
     def _pack(self, name: str, encoding: RowEncoding) -> bytes:
         try:
             return pack_rows(self.tensors[name].numpy().reshape(1, -1), encoding).tobytes()
-        except ValueError as error:
-            raise ValueError(f"dense.{name}: {error}") from None
+        except ModelNotFinite as error:
+            raise ModelNotFinite(f"dense.{name}: {error}") from None
 
 
 def _in_wire_order(names: Mapping[str, Tensor]) -> Iterator[str]:

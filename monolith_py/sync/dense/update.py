@@ -62,7 +62,7 @@ def full_update(state: DenseState, encoding: RowEncoding) -> DenseUpdate:
     """Return the update that gives any replica the dense state `state`.
 
     Raises:
-        ValueError: a weight is NaN or infinite.
+        ModelNotFinite: a weight is NaN or infinite.
     """
     packed = state.pack(encoding)  # refuses weights that are not finite; `save` does not
     assert packed, "dense parameters without a weight"
@@ -76,7 +76,7 @@ def next_update(base: DenseState, state: DenseState, encoding: RowEncoding) -> D
     """Return the smallest update from a state of `base`'s fingerprint to `state`.
 
     Raises:
-        ValueError: a weight is NaN or infinite.
+        ModelNotFinite: a weight is NaN or infinite.
     """
     swaps = {
         prefix: Swap.between(base.layers[prefix].atoms, layer.atoms, layer.topology_version)

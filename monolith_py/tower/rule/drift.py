@@ -1,7 +1,7 @@
 """Drift test on the progressive loss: the loss of each batch before the model learns from it.
 
 The test compares a fast and a slow exponential mean of the losses. It fires if the fast one is higher by a relevant share of the loss
-(`rise`) and by more than noise (`_NUM_SIGMAS`): single batches are so noisy that a rise alone would fire all the time. Both means weight a
+(`rise`) and by more than noise (`_NUM_SIGMAS`): single batches are noisy: the rise test alone would fire constantly. Both means weight a
 batch by its examples and cover the same number of examples for any batch size.
 
 With decays a and b and n examples in a batch, the difference of the means is a weighted sum of the losses with the variance

@@ -5,6 +5,7 @@ Longer than 300 lines: half of it is the list of refused settings and their text
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator
 from datetime import date
@@ -16,7 +17,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from monolith_py.config import JobConfig, load_job, parse_job
+from monolith_py.config import (
+    JobConfig,
+    JoinerConfig,
+    ServingConfig,
+    SparsityConfig,
+    SyncConfig,
+    TrainerConfig,
+    load_job,
+    parse_job,
+)
+from monolith_py.config.fields import Settings
 from monolith_py.data.schema import Schema
 from monolith_py.errors import ConfigError
 
@@ -285,24 +296,23 @@ def test_any_document_loads_or_is_a_config_error(document: dict[Any, Any]) -> No
     check(document)
 
 
-@pytest.mark.parametrize(
-    ("section", "old", "new"),
-    [
-        ("joiner", "late_window_s", "allowed_lateness_s"),
-        ("joiner", "out_of_order_s", "max_out_of_orderness_s"),
-        ("joiner", "idle_s", "idle_timeout_s"),
-        ("joiner", "closing_actions", "terminal_actions"),
-        ("trainer", "max_wait_s", "linger_s"),
-        ("serving", "num_workers", "grpc_threads"),
-        ("serving", "max_batch", "max_batch_candidates"),
-        ("serving", "default_deadline_ms", "default_deadline_s"),
-        ("sync", "tower_encoding", "dense_encoding"),
-        ("model.sparsity", "every", "update_interval"),
-        ("model.sparsity", "keep", "drop_criterion"),
-        ("model.sparsity", "swap_max", "drop_fraction_max"),
-    ],
-)
+def renamed_keys() -> list[Any]:
+    """Return every former key with its section and its present name."""
+    sections = {
+        "joiner": JoinerConfig,
+        "trainer": TrainerConfig,
+        "serving": ServingConfig,
+        "sync": SyncConfig,
+        "model.sparsity": SparsityConfig,
+    }
+    assert set(sections.values()) == {model for model in Settings.__subclasses__() if model.renamed}
+    return [
+        pytest.param(section, old, new, id=f"{section}.{old}") for section, model in sections.items() for old, new in model.renamed.items()
+    ]
+
+
+@pytest.mark.parametrize(("section", "old", "new"), renamed_keys())
 def test_a_renamed_key_fails_with_its_present_name(section: str, old: str, new: str) -> None:
-    rule = rf"{section}\.{old} is not a setting any more: it is now {section}\.{new}"
+    rule = re.escape(f"{section}.{old} is not a setting any more: it is now {section}.{new}")
     with pytest.raises(ConfigError, match=rule):
         parse_job(changed(f"{section}.{old} = 1"))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from monolith_py.clock import ManualClock
 from monolith_py.config import LogConfig, SyncConfig
-from monolith_py.errors import LogError
+from monolith_py.errors import LogError, ModelNotFinite
 from monolith_py.io.log.topics import Topics
 from monolith_py.sync import (
     DenseState,
@@ -236,7 +236,7 @@ def test_a_fid_evicted_and_inserted_again_keeps_its_row(make_setting):
 def test_a_weight_that_is_not_finite_stops_the_trainer(make_setting):
     setting = make_setting()
     setting.tables["a"].put(1, np.nan)
-    with pytest.raises(ValueError, match="table 'a': weights must be finite"):
+    with pytest.raises(ModelNotFinite, match="table 'a': weights must be finite"):
         setting.publisher.flush(0)
 
 
@@ -290,7 +290,7 @@ def test_a_weight_that_overflowed_in_the_table_stops_the_trainer(make_core_setti
     rows = table.find_or_insert([1], now_s=0)
     table.set_lr(3e38)
     table.update(rows, np.full((1, 8), 2.0**40, np.float32))
-    with pytest.raises(ValueError, match="table 'a': weights must be finite, got NaN or Inf in row 0 of 1"):
+    with pytest.raises(ModelNotFinite, match="table 'a': weights must be finite, got NaN or Inf in row 0 of 1"):
         setting.publisher.flush(0)
 
 

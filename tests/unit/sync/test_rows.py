@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from monolith_py import _core
+from monolith_py.errors import ModelNotFinite
 from monolith_py.sync import RowEncoding, pack_rows, row_bytes, unpack_rows
 from monolith_py.sync.rows import check_rows, rows_are_finite
 
@@ -58,7 +59,7 @@ def test_weights_beyond_half_floats_are_held_at_the_largest():
 def test_a_weight_that_is_not_finite_is_refused_with_its_row(encoding, bad):
     weights = np.zeros((3, 4), np.float32)
     weights[1, 2] = bad
-    with pytest.raises(ValueError, match=f"weights must be finite, got {bad} in row 1 of 3"):
+    with pytest.raises(ModelNotFinite, match=f"weights must be finite, got {bad} in row 1 of 3"):
         pack_rows(weights, encoding)
 
 
@@ -70,7 +71,7 @@ def test_a_weight_that_is_not_finite_shows_in_the_row_that_the_core_packs(encodi
     weights[1, place] = bad
     packed = _core.pack_rows(weights, encoding.value)
     assert rows_are_finite(packed[[0, 2]], encoding)
-    with pytest.raises(ValueError, match="weights must be finite, got NaN or Inf in row 1 of 3"):
+    with pytest.raises(ModelNotFinite, match="weights must be finite, got NaN or Inf in row 1 of 3"):
         check_rows(packed, encoding)
 
 

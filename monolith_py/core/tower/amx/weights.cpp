@@ -1,5 +1,5 @@
 // Gradients of a layer's weights and biases: products over all examples of a batch, in slabs that stay in the L2 cache.
-// Every sum runs over the examples in order, whatever the division of the blocks among threads.
+// Every sum runs over the examples in order, for any division of blocks among threads.
 #include "tower/amx/tile.hpp"
 
 namespace monolith::amx {

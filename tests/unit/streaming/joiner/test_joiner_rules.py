@@ -97,7 +97,7 @@ def test_the_policy_drop_refuses_late_actions(world: World) -> None:
     assert world.labels(job, log) == [("r", 1, LABELLED, (0, 0))]
 
 
-def test_an_action_after_the_late_window_changes_nothing(world: World) -> None:
+def test_an_action_after_the_allowed_lateness_changes_nothing(world: World) -> None:
     job = world.job()
     log = world.log(job)
     world.append(job, log, world.impression("r"), world.action("r", "click", 1100))

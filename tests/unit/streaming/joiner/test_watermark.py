@@ -15,7 +15,7 @@ WALL_MS = NOW_MS + 10 * MAX_JUMP_MS
 
 
 def watermark_of(state: WatermarkState | None = None) -> Watermark:
-    return Watermark(out_of_order_ms=1000, idle_timeout_s=5.0, state=state or WatermarkState(), now_s=100.0)
+    return Watermark(max_out_of_orderness_ms=1000, idle_timeout_s=5.0, state=state or WatermarkState(), now_s=100.0)
 
 
 def read(watermark: Watermark, input_topic: InputTopic, *times_ms: int, now_s: float = 100.0) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from monolith_py.errors import ModelNotFinite
 from monolith_py.sync import DenseState, RowEncoding
 
 
@@ -74,7 +75,7 @@ def test_a_bare_layer_has_no_prefix():
 def test_a_weight_that_is_not_finite_is_named(make_towers):
     dense = make_towers()
     dense.head[1, 3] = np.inf
-    with pytest.raises(ValueError, match=r"dense.head.weight: weights must be finite, got inf"):
+    with pytest.raises(ModelNotFinite, match=r"dense.head.weight: weights must be finite, got inf"):
         DenseState.of(dense.tensors()).pack(RowEncoding.FP16)
 
 

@@ -293,7 +293,7 @@ def test_what_is_not_there_or_is_no_snapshot_is_refused(trainer: Trainer, tmp_pa
         inspect_checkpoint(path, "age")
     with pytest.raises(CheckpointError, match="must have a table of feature 'age', got tags"):
         inspect_checkpoint(path / "tables" / "tags.table", "age", 1)
-    with pytest.raises(CheckpointError, match=r"manifest\.json: is no table snapshot"):
+    with pytest.raises(CheckpointError, match=r"manifest\.json: is not a table snapshot"):
         inspect_checkpoint(path / "manifest.json")
     with pytest.raises(ValueError, match="fid 1 must come with a feature"):
         inspect_checkpoint(path, fid=1)
@@ -304,7 +304,7 @@ def test_settings_are_refused_where_there_is_no_header_to_read(tmp_path: Path) -
     whole = path.read_bytes()
     for content, rule in (
         (b"", "the header cannot be read"),
-        (b"x" * 40, "is no table snapshot"),
+        (b"x" * 40, "is not a table snapshot"),
         (whole[:90], "the header cannot be read"),
         (whole[:40] + b"\x09" + whole[41:], "version must be 2, got 9"),
     ):
