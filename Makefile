@@ -70,7 +70,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 	find monolith_py/core tests/cpp -name '*.hpp' -o -name '*.cpp' | xargs $(BIN)/clang-format -i
 
-# The form of what is committed is checked from now on, in this clone.
+# Enable the commit hook in this clone.
 hooks:
 	git config core.hooksPath githooks
 

@@ -29,6 +29,7 @@ class Settings(BaseModel):
     @classmethod
     def _refuse_renamed(cls, given: Any) -> Any:
         if isinstance(given, Mapping):
-            for old in sorted(cls.renamed.keys() & given.keys()):
-                raise PydanticCustomError("renamed", "{old} is now {new}", {"old": old, "new": cls.renamed[old]})
+            renamed = {old: new for old, new in cls.renamed.items() if old in given}
+            if renamed:
+                raise PydanticCustomError("renamed", "{renamed}", {"renamed": renamed})
         return given

@@ -120,7 +120,8 @@ def _explain(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         return f"{field} is not a setting, got {error['input']!r}"
     if error["type"] == "renamed":
-        return f"{field}.{error['ctx']['old']} is not a setting any more: it is now {field}.{error['ctx']['new']}"
+        renamed = error["ctx"]["renamed"].items()
+        return "\n".join(f"{field}.{old} is not a setting any more: it is now {field}.{new}" for old, new in renamed)
     if error["type"] == "missing":
         return f"{field} is required"
     if error["type"] == "value_error":

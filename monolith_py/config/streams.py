@@ -13,7 +13,7 @@ from monolith_py.config.fields import Count, Positive, Settings
 class LogConfig(Settings):
     """The log that holds all topics of a job."""
 
-    # `sqlite:///path/log.db` or `kafka://host:port[,host:port]`.
+    # `sqlite:///FOLDER` (relative to the working directory; a fourth slash makes it absolute) or `kafka://host:port[,host:port]`.
     url: str = Field(pattern=r"^(sqlite:///.+|kafka://.+)$")
     # Partitions of the topics of impressions, actions and examples; the other topics have one.
     partitions: Count = 1
@@ -24,7 +24,7 @@ class LogConfig(Settings):
 class KvConfig(Settings):
     """The key-value store of stored features, waiting impressions and live counters."""
 
-    # `memory:`, `sqlite:///path/kv.db`, `redis://host:port/db`, `rediss://host:port/db` or `unix://path`.
+    # `memory:`, `sqlite:///FILE` (a fourth slash makes it absolute), `redis://host:port/db`, `rediss://host:port/db` or `unix://path`.
     url: str = Field(pattern=r"^(memory:|sqlite:///.+|rediss?://.+|unix://.+)$")
 
 

@@ -29,10 +29,19 @@ class CheckpointSaving:
     """
 
     def __init__(self, directory: Path, trainer: Trainer, *, keep: int) -> None:
-        """Start step 1; step 3 deletes all checkpoints in `directory` but the newest `keep`. Only one saving may write there."""
+        """Start step 1; step 3 deletes all checkpoints in `directory` but the newest `keep`. Only one saving may write there.
+
+        Raises:
+            CheckpointError: `directory` cannot be written.
+        """
         self._directory, self._trainer, self._keep = directory, trainer, keep
         self._temporary = Checkpoint(directory / ".saving.tmp")
         self._tables: list[TableSaving] = []
+        try:
+            shutil.rmtree(self._temporary.path, ignore_errors=True)
+            self._temporary.tables.mkdir(parents=True)
+        except OSError as error:
+            raise CheckpointError(f"{self._temporary}: {error}") from None
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._copied: Future[None] = self._worker.submit(self._copy)
         self._written: Future[Checkpoint] | None = None
@@ -88,11 +97,6 @@ class CheckpointSaving:
         shutil.rmtree(self._temporary.path, ignore_errors=True)
 
     def _copy(self) -> None:
-        try:
-            shutil.rmtree(self._temporary.path, ignore_errors=True)
-            self._temporary.tables.mkdir(parents=True)
-        except OSError as error:
-            raise CheckpointError(f"{self._temporary}: {error}") from None
         self._tables = self._trainer.bags.start_saving(self._temporary.tables)
         for _ in range(_MAX_ROUNDS):
             num_copied = 0

@@ -316,3 +316,12 @@ def test_a_renamed_key_fails_with_its_present_name(section: str, old: str, new: 
     rule = re.escape(f"{section}.{old} is not a setting any more: it is now {section}.{new}")
     with pytest.raises(ConfigError, match=rule):
         parse_job(changed(f"{section}.{old} = 1"))
+
+
+def test_all_renamed_keys_of_a_section_are_named_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_job(changed("joiner.idle_s = 1\njoiner.closing_actions = []"))
+    assert str(caught.value).splitlines() == [
+        "joiner.idle_s is not a setting any more: it is now joiner.idle_timeout_s",
+        "joiner.closing_actions is not a setting any more: it is now joiner.terminal_actions",
+    ]

@@ -13,7 +13,7 @@ import torch
 from monolith_py.clock import ManualClock
 from monolith_py.config import JobConfig, parse_job
 from monolith_py.data.examples import ExampleBatch
-from monolith_py.errors import ModelNotFinite
+from monolith_py.errors import CheckpointError, ModelNotFinite
 from monolith_py.io.codec import decode_dead_letter, decode_examples, encode_examples
 from monolith_py.io.log.topics import create_topics
 from monolith_py.training import Checkpoint
@@ -164,3 +164,14 @@ def test_a_restart_continues_in_the_middle_of_a_record(
     assert second.trainer.num_examples == 7
     fids = np.sort(second.trainer.bags.tables["item"].export_rows()[0])
     assert fids.tolist() == list(range(1, 8))
+
+
+def test_a_trainer_that_cannot_write_checkpoints_publishes_nothing(
+    tmp_path: Path, world: World, make_job: Callable[..., JobConfig]
+) -> None:
+    (tmp_path / "file").write_text("no folder can be made below a file")
+    job = make_job(checkpoint_dir=str(tmp_path / "file" / "checkpoints"))
+    log = make_log(world, job)
+    with pytest.raises(CheckpointError, match=r"file/checkpoints"):
+        OnlineTraining(job, log, ManualClock(NOW_MS), lambda: False)
+    assert log.end_offset("updates") == 0  # replicas go on with the model that they have
