@@ -114,12 +114,7 @@ def rank(
         pairs = (pair.partition("=") for pair in context or ())
         with RankClient(address) as client:
             result = client.rank(user, item_ids, context={name: _integers(name, value) for name, _, value in pairs}, timeout_s=5.0)
-    table = Table(
-        "rank",
-        "item",
-        *result.task_names,
-        title=f"model {result.model_version}, {result.staleness_ms} ms stale, request {result.request_id}",
-    )
+    table = Table("rank", "item", *result.task_names, title=f"model {result.model_version}, {result.staleness_ms} ms stale")
     by_score = sorted(zip(item_ids, result.scores.tolist(), strict=True), key=lambda row: -row[1][0])
     for place, (item_id, scores) in enumerate(by_score, start=1):
         table.add_row(str(place), str(item_id), *(f"{score:.4f}" for score in scores))

@@ -237,6 +237,7 @@ def test_candidates_are_printed_best_first_with_the_model_that_scored() -> None:
         ["1", "0.1000"],
     ]
     assert "model 2.17, 340 ms stale" in result.stdout
+    assert result.stdout.endswith("request id: r\n")
     (asked,) = replica.asked
     assert (asked.user_id, list(asked.item_ids)) == (26469, [3, 9, 1, 7])
     assert {column.name: list(column.fids) for column in asked.context.sparse} == {"tab": [1, 2], "hour": [23]}
