@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -54,9 +54,28 @@ class _Buffer:
     """Records of one topic and partition that were read ahead."""
 
     entries: deque[_Entry] = field(default_factory=deque)
+    # Oldest event time of each entry and those after it: a record with a time ahead of its neighbours must not hold them back.
+    order_ms: deque[int] = field(default_factory=deque)
     next_offset: int = 0  # of the next read
-    newest_ms: int = 0  # newest event time of the entries
     has_backlog: bool = False  # the last read was full: the topic has more
+
+    def extend(self, entries: Sequence[_Entry]) -> None:
+        """Append entries in the order of their offsets."""
+        oldest_ms, order_ms = FOREVER_MS, []
+        for entry in reversed(entries):
+            oldest_ms = min(oldest_ms, entry.time_ms)
+            order_ms.append(oldest_ms)
+        place = len(self.order_ms) - 1
+        while place >= 0 and self.order_ms[place] > oldest_ms:
+            self.order_ms[place] = oldest_ms
+            place -= 1
+        self.entries.extend(entries)
+        self.order_ms.extend(reversed(order_ms))
+
+    def pop(self) -> _Entry:
+        """Remove the first entry and return it."""
+        self.order_ms.popleft()
+        return self.entries.popleft()
 
 
 class Intake:
@@ -88,8 +107,12 @@ class Intake:
     def request_ids(self, number: int) -> list[str]:
         """Return the request ids of the records that `events` would yield now."""
         horizon_ms = self._horizon_ms(number)
-        entries = (entry for buffer in self._buffers[number].values() for entry in buffer.entries)
-        return [entry.parsed.request_id for entry in entries if entry.time_ms <= horizon_ms and not isinstance(entry.parsed, WireError)]
+        return [
+            entry.parsed.request_id
+            for buffer in self._buffers[number].values()
+            for entry, order_ms in zip(buffer.entries, buffer.order_ms, strict=True)
+            if order_ms <= horizon_ms and not isinstance(entry.parsed, WireError)
+        ]
 
     def events(self, number: int, position: Position, watermark: Watermark) -> Iterator[SeenImpression | SeenAction | Refused | None]:
         """Yield the records read ahead by event time, None for an action without effect; move `position` and `watermark` past each.
@@ -97,17 +120,18 @@ class Intake:
         Stops where a topic with a backlog may have an earlier record that was not read yet.
         """
         buffers, horizon_ms, wall_ms = self._buffers[number], self._horizon_ms(number), self._clock.now_ms()
-        while heads := [buffer.entries[0] for buffer in buffers.values() if buffer.entries]:
-            entry = min(heads, key=lambda one: (one.time_ms, one.input_topic))
-            if entry.time_ms > horizon_ms:
+        while heads := [(buffer.order_ms[0], input_topic) for input_topic, buffer in buffers.items() if buffer.entries]:
+            order_ms, input_topic = min(heads)
+            if order_ms > horizon_ms:
                 return
-            buffers[entry.input_topic].entries.popleft()
+            entry = buffers[input_topic].pop()
             position.offsets[entry.input_topic] = entry.record.offset + 1
             yield self._event(entry, watermark, wall_ms)
 
     def _horizon_ms(self, number: int) -> int:
-        """Return the event time up to which all records were read."""
-        return min((buffer.newest_ms for buffer in self._buffers[number].values() if buffer.has_backlog), default=FOREVER_MS)
+        """Return the event time up to which all records were read, as far as the last record of each backlog tells."""
+        backlogs = (buffer for buffer in self._buffers[number].values() if buffer.has_backlog and buffer.entries)
+        return min((buffer.entries[-1].time_ms for buffer in backlogs), default=FOREVER_MS)
 
     def _event(self, entry: _Entry, watermark: Watermark, wall_ms: int) -> SeenImpression | SeenAction | Refused | None:
         record, parsed = entry.record, entry.parsed
@@ -132,8 +156,11 @@ class Intake:
         if 2 * wanted >= self._max_records:
             records = self._next_records(number, input_topic, buffer, position, wait_s if not buffer.entries else 0.0)
             buffer.has_backlog = len(records) >= wanted
+            time_ms, entries = buffer.entries[-1].time_ms if buffer.entries else 0, []
             for record in records:
-                self._append(buffer, input_topic, record)
+                entries.append(self._parse(input_topic, record, time_ms))
+                time_ms = entries[-1].time_ms
+            buffer.extend(entries)
         watermark.note_read(input_topic, len(buffer.entries), self._clock.monotonic_s())
         return bool(buffer.entries)
 
@@ -151,12 +178,13 @@ class Intake:
             buffer.next_offset = records[-1].offset + 1
         return records
 
-    def _append(self, buffer: _Buffer, input_topic: InputTopic, record: Record) -> None:
-        parsed: ImpressionView | Action | WireError
+    def _parse(self, input_topic: InputTopic, record: Record, before_ms: int) -> _Entry:
+        """Return the entry of a record; `before_ms` is the event time of the record before it, which an invalid one takes."""
         try:
-            parse = parse_impression(record.value, self._patterns) if input_topic == InputTopic.IMPRESSIONS else decode_action(record.value)
-            parsed, time_ms = parse, parse.time_ms
+            if input_topic == InputTopic.IMPRESSIONS:
+                impression = parse_impression(record.value, self._patterns)
+                return _Entry(input_topic, impression.time_ms, record, impression)
+            action = decode_action(record.value)
+            return _Entry(input_topic, action.time_ms, record, action)
         except WireError as error:
-            parsed, time_ms = error, buffer.entries[-1].time_ms if buffer.entries else 0
-        buffer.newest_ms = max(buffer.newest_ms, time_ms) if buffer.entries else time_ms
-        buffer.entries.append(_Entry(input_topic, time_ms, record, parsed))
+            return _Entry(input_topic, before_ms, record, error)

@@ -118,3 +118,22 @@ def test_a_joiner_killed_with_records_read_ahead_reads_them_again(world: World, 
     world.append(job, expected, *(event for _, event in events))
     world.join(job, expected)
     assert world.examples(job, log) == world.examples(job, expected)
+
+
+def test_actions_out_of_order_in_their_topic_do_not_change_the_labels_of_others(world: World) -> None:
+    """Every sixth action has a time 90 s after its neighbours', which is more than the stream's bound: it comes late, and nobody else's."""
+    stream: list[Impression | Action] = []
+    for number in range(240):
+        stream.append(world.impression(f"r{number}", number))
+        if number % 3 == 0:
+            stream.append(world.action(f"r{number}", "click", number + (190 if number % 6 == 0 else 3)))
+    job = world.job(max_records=50, idle_timeout_s=1e6)
+    log = world.log(job)
+    world.append(job, log, *stream)
+    world.join(job, log)
+    for number in range(240):
+        found = [(kind, labels[0]) for request_id, _, kind, labels in world.labels(job, log) if request_id == f"r{number}"]
+        if number % 6 == 0:
+            assert found == [("LABELLED", 0), ("RETRACTION", 1)]
+        else:
+            assert found == [("LABELLED", int(number % 3 == 0))], number
