@@ -12,8 +12,6 @@ import numpy.typing as npt
 
 from monolith_py.data.columns import FloatArray
 
-Float64Array = npt.NDArray[np.float64]
-
 
 def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
     """Return the probability that a positive scores above a negative, ties counting half; NaN without a positive or without a negative."""
