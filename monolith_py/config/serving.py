@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from monolith_py.config.fields import Count, Positive, Settings
+from monolith_py.config.fields import Count, NotNegative, Positive, Settings
 
 
 class ServingConfig(Settings):
@@ -25,16 +25,34 @@ class ServingConfig(Settings):
     port: Annotated[int, Field(ge=0, le=65535)] = 50051
     # Apply updates from the log; false keeps the replica at its first checkpoint.
     follow_updates: bool = True
-    # Append an impression to the log for each request.
+    # Serve gRPC reflection, for tools such as grpcurl, in threads of its own.
+    reflection: bool = False
+    # Append an impression to the log for each answered request, unless the request sets `log_impression` to false.
     log_impressions: bool = True
+    # Largest impression, in bytes; a larger one is counted as lost. The topic must accept records of this size.
+    max_impression_bytes: Count = 8 << 20
+    # Most bytes of impressions that wait for the log; further ones are counted as lost.
+    impression_queue_bytes: Count = 64 << 20
     # Requests handled at the same time; each takes a thread.
     grpc_threads: Count = 16
+    # Most requests that wait for one of these threads; a further one is refused with RESOURCE_EXHAUSTED.
+    max_waiting_requests: Count = 1000
+    # Largest request, in bytes; gRPC refuses a larger one with RESOURCE_EXHAUSTED.
+    max_request_bytes: Count = 1 << 20
     # Most candidates scored in one batch, over all waiting requests.
     max_batch_candidates: Count = 4096
     # Most candidates of a request; a larger one is refused.
     max_candidates: Count = 2000
+    # Most fids of one feature: a request with more is refused, stored features with more are ignored.
+    max_fids: Count = 4096
     # Deadline of a request without one, in seconds.
     default_deadline_s: Positive = 0.2
+    # Time that a request's event time may be ahead of the replica's clock, in seconds; a later one becomes the time of that clock.
+    max_clock_skew_s: NotNegative = 60.0
+    # Answer to a request whose stored features cannot be read in half of its time: scores without them, or UNAVAILABLE.
+    without_features: Literal["serve", "refuse"] = "serve"
+    # Threads that read stored features.
+    feature_threads: Count = 4
     # Time that stored features of users and items stay in the replica's cache, in seconds; 0 turns the cache off.
     feature_cache_s: Annotated[float, Field(ge=0)] = 30.0
     # Most users and items in that cache.
@@ -47,7 +65,16 @@ class ServingConfig(Settings):
     checkpoint_poll_s: Positive = 0.5
     # Age of the newest delta, in seconds, above which the service reports NOT_SERVING; 0 turns this off.
     max_staleness_s: Annotated[float, Field(ge=0)] = 0.0
+    # Time in which the process goes on answering after a stop signal, while its health is NOT_SERVING, in seconds.
+    drain_s: NotNegative = 1.0
     # File that gets a line "time_ms age_s rows" for each training step once its rows are used in scores.
     freshness_log: str | None = None
     # File that gets the port once the replica can rank.
     port_file: str | None = None
+
+    @model_validator(mode="after")
+    def _check_impressions(self) -> ServingConfig:
+        if self.max_impression_bytes > self.impression_queue_bytes:
+            limit = f"impression_queue_bytes {self.impression_queue_bytes}"
+            raise ValueError(f"serving.max_impression_bytes must be <= {limit}, got {self.max_impression_bytes}")
+        return self
