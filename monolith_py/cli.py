@@ -100,8 +100,9 @@ def rank(
     config: Annotated[Path | None, typer.Option(help="The job's TOML file, for its address.", exists=True, dir_okay=False)] = None,
     address: Annotated[str | None, typer.Option(help="Address of the replica, host:port.")] = None,
     context: Annotated[list[str] | None, typer.Option(help="A context feature, name=fid[,fid]. May be repeated.")] = None,
+    log: Annotated[bool, typer.Option("--log", help="Log the impression: the request becomes training data.")] = False,
 ) -> None:
-    """Rank candidates for a user on a replica; print them best first."""
+    """Rank candidates for a user on a replica; print them best first. The request is no training data."""
     from monolith_serving.client import RankClient
 
     with _errors_to_exit():
@@ -113,7 +114,8 @@ def rank(
         item_ids = _integers("candidates", candidates)
         pairs = (pair.partition("=") for pair in context or ())
         with RankClient(address) as client:
-            result = client.rank(user, item_ids, context={name: _integers(name, value) for name, _, value in pairs}, timeout_s=5.0)
+            features = {name: _integers(name, value) for name, _, value in pairs}
+            result = client.rank(user, item_ids, context=features, timeout_s=5.0, log_impression=log)
     table = Table("rank", "item", *result.task_names, title=f"model {result.model_version}, {result.staleness_ms} ms stale")
     by_score = sorted(zip(item_ids, result.scores.tolist(), strict=True), key=lambda row: -row[1][0])
     for place, (item_id, scores) in enumerate(by_score, start=1):

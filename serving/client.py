@@ -53,13 +53,16 @@ class RankClient:
         request_id: str = "",
         time_ms: int = 0,
         timeout_s: float = 1.0,
+        log_impression: bool = True,
     ) -> RankResult:
         """Return the scores of `item_ids` for a user. `context` holds the fids of the request's own sparse features, by name.
+
+        Set `log_impression` to False for debugging and monitoring: a logged impression becomes training data.
 
         Raises:
             RankFailed: the replica refused, or did not answer within `timeout_s`; see `code`.
         """
-        message = _message(user_id, item_ids, context or {}, request_id, time_ms)
+        message = _message(user_id, item_ids, context or {}, request_id, time_ms, log_impression)
         try:
             return _result(self._stub.Rank(message, timeout=timeout_s))
         except grpc.RpcError as error:
@@ -74,9 +77,10 @@ class RankClient:
         request_id: str = "",
         time_ms: int = 0,
         timeout_s: float = 1.0,
+        log_impression: bool = True,
     ) -> Future[RankResult]:
         """Return a future of the result of `rank`. Any number of calls may be in progress."""
-        message = _message(user_id, item_ids, context or {}, request_id, time_ms)
+        message = _message(user_id, item_ids, context or {}, request_id, time_ms, log_impression)
         future: Future[RankResult] = Future()
 
         def settle(call: Any) -> None:
@@ -102,7 +106,7 @@ class RankClient:
 
 
 def _message(
-    user_id: int, item_ids: Sequence[int], context: Mapping[str, Sequence[int]], request_id: str, time_ms: int
+    user_id: int, item_ids: Sequence[int], context: Mapping[str, Sequence[int]], request_id: str, time_ms: int, log_impression: bool
 ) -> ranking_pb2.RankRequest:
     sparse = [example_pb2.SparseColumn(name=name, fids=fids, lengths=[len(fids)]) for name, fids in context.items()]
     return ranking_pb2.RankRequest(
@@ -111,6 +115,7 @@ def _message(
         item_ids=item_ids,
         context=example_pb2.FeatureColumns(sparse=sparse),
         time_ms=time_ms,
+        log_impression=log_impression,
     )
 
 
