@@ -25,8 +25,8 @@ def work_of(group: Sequence[RequestFeatures]) -> int:
 class WorkLimit:
     """Admits requests whose work, after the work admitted before, fits their time. Safe for threads.
 
-    A fid's time is the shortest of the last 16 observations: only what surely comes too late is refused. Each refusal forgets one of
-    them, so a false estimate does not last.
+    A fid's time is the shortest of the last 16 observations: only what surely comes too late is refused. After 16 refusals without a new
+    observation they are forgotten, so a false estimate does not last.
 
     >>> limit = WorkLimit()
     >>> limit.note(1_000, 0.1)
@@ -40,6 +40,7 @@ class WorkLimit:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pending = 0
+        self._num_refused = 0  # since the last observation
         self._seconds_per_work: deque[float] = deque(maxlen=_OBSERVATIONS)
 
     @contextmanager
@@ -52,7 +53,9 @@ class WorkLimit:
         with self._lock:
             expected_s = (self._pending + work) * min(self._seconds_per_work, default=0.0)
             if expected_s > left_s:
-                self._seconds_per_work.popleft()
+                self._num_refused += 1
+                if self._num_refused >= _OBSERVATIONS:
+                    self._seconds_per_work.clear()
                 raise Overloaded(f"request would take {expected_s:.3f} s with those before it, its deadline is in {left_s:.3f} s")
             self._pending += work
         try:
@@ -65,3 +68,4 @@ class WorkLimit:
         """Note that `work` took `duration_s`."""
         with self._lock:
             self._seconds_per_work.append(duration_s / work)
+            self._num_refused = 0

@@ -248,10 +248,12 @@ def check_stop(home: Home, child: subprocess.Popen[str], first) -> None:
     """Check that a stop finishes the requests in progress and logs every served impression."""
     last = home.client.rank(1, [2], request_id="last", timeout_s=CALL_TIMEOUT_S)
     home.client.rank(1, [2], request_id="debug", timeout_s=CALL_TIMEOUT_S, log_impression=False)
+    on_their_way = [home.client.rank_async(1, [1, 2] * 20, request_id=f"late-{number}", timeout_s=CALL_TIMEOUT_S) for number in range(20)]
     child.terminate()
     assert child.wait() == 0
     assert home.health() == "UNAVAILABLE"
     impressions = home.impressions()
+    assert {future.result().request_id for future in on_their_way} <= impressions.keys()
     assert {"first", "last"} <= impressions.keys() and "debug" not in impressions
     impression = impressions["first"]
     assert (impression.time_ms, impression.user_id, impression.item_ids.tolist()) == (EVENT_MS, 1, [1, 2, 2])
