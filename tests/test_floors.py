@@ -46,7 +46,12 @@ DOORS = {
     "fbgemm_gpu": ["serving/replica/row_store.py"],
 }
 # What of `streaming` may load torch; all else there joins, and so does `monolith_py.io`.
-TRAINS = ("monolith_streaming.trainer.loop", "monolith_streaming.trainer.process")
+TRAINS = (
+    "monolith_streaming.backtest",
+    "monolith_streaming.trainer.learner",
+    "monolith_streaming.trainer.loop",
+    "monolith_streaming.trainer.process",
+)
 
 
 def imports(path: Path) -> Iterator[str]:

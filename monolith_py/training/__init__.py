@@ -3,7 +3,7 @@
 from monolith_py.training.checkpoint import Checkpoint, CheckpointMeta, CheckpointSaving, restore_checkpoint, save_checkpoint
 from monolith_py.training.inspection import Inspection, inspect_checkpoint
 from monolith_py.training.loss import TaskLoss
-from monolith_py.training.metrics import ProgressiveWindow, auc, calibration, logloss, normalized_entropy
+from monolith_py.training.metrics import ProgressiveWindow, auc, calibration, logloss, normalized_entropy, per_impression_auc
 from monolith_py.training.trainer import Trainer
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "inspect_checkpoint",
     "logloss",
     "normalized_entropy",
+    "per_impression_auc",
     "restore_checkpoint",
     "save_checkpoint",
 ]
