@@ -85,6 +85,15 @@ class Timeline:
         self._joining = Joining(self._log, job, self._rules, self._patterns, (clock or SystemClock()).now_ms(), end_ms)
         _check_range(self._log, topics.impressions, options)
 
+    def last_ms(self) -> int | None:
+        """Return the time of the last impression in the log; None where the log's last offset has no record."""
+        topic, times = Topics.of(self._job.log).impressions, []
+        for partition in range(self._log.num_partitions(topic)):
+            start, end = self._log.start_offset(topic, partition), self._log.end_offset(topic, partition)
+            records = self._log.read(topic, partition, end - 1, 1) if end > start else []
+            times += [record.time_ms for record in records]
+        return max(times, default=None)
+
     def __iter__(self) -> Iterator[Slice]:
         partitions = [
             PartitionJoiner(self._joining, number) for number in range(self._log.num_partitions(Topics.of(self._job.log).actions))
