@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith_py.data.columns import FloatArray, Int64Array
-from monolith_py.training.metrics import auc, calibration, normalized_entropy, per_impression_auc
+from monolith_py.training.metrics import auc, calibration, label_rate, normalized_entropy, per_impression_auc
 
 NUM_RESAMPLES = 200
 Float64Array = npt.NDArray[np.float64]
@@ -46,7 +46,7 @@ def figures_of(labels: FloatArray, scores: FloatArray, request_codes: Int64Array
         per_impression_auc(labels, scores, request_codes),
         normalized_entropy(labels, scores),
         calibration(labels, scores),
-        float(labels.mean()) if len(labels) else float("nan"),
+        label_rate(labels),
     )
 
 
