@@ -12,8 +12,9 @@ from monolith_py.clock import Clock, SystemClock
 
 _Result = TypeVar("_Result")
 
-# grpcio waits in the handler's thread for the message of a call, without a limit. A message of 1 MiB takes 2 s at 4 Mbit/s.
-RECEIVE_S = 2.0
+# grpcio waits in the handler's thread for the message of a call, without a limit. A message of 1 MiB takes 2 s at 4 Mbit/s; a machine
+# that is short of CPU may take as long until the handler runs.
+RECEIVE_S = 5.0
 _CHECK_S = 0.25
 
 

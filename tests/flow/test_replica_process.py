@@ -65,6 +65,7 @@ port_file = "{folder}/port"
 max_candidates = 50
 checkpoint_poll_s = 0.1
 reflection = true
+default_deadline_s = 60.0
 """
 
 
@@ -189,6 +190,7 @@ def test_a_replica_from_start_to_clean_stop(home: Home, serve, tmp_path: Path):
     first = home.client.rank(1, [1, 2, 2], context={"tab": [5, 6]}, request_id="first", time_ms=EVENT_MS, timeout_s=CALL_TIMEOUT_S)
     assert (first.request_id, first.task_names, first.scores.shape) == ("first", ("click",), (3, 1))
     assert ((first.scores > 0) & (first.scores < 1)).all() and first.scores[1] == first.scores[2]
+    check_calls_without_a_deadline(home)
     check_bad_requests(home)
     check_updates(home, child, first.model_version)
     check_stop(home, child, first)
@@ -210,6 +212,14 @@ def test_a_replica_can_rank_without_logging_impressions(config_without_impressio
     child.terminate()
     assert child.wait(30) == 0
     assert home.impressions() == {}
+
+
+def check_calls_without_a_deadline(home: Home) -> None:
+    """Check that concurrent calls without a deadline, the default of every gRPC client, are answered, and later ones too."""
+    stub = ranking_pb2_grpc.RankingStub(home.channel)
+    for _ in range(3):
+        calls = [stub.Rank.future(ranking_pb2.RankRequest(item_ids=[1, 2])) for _ in range(8)]
+        assert all(len(call.result().scores) == 2 for call in calls)
 
 
 def check_bad_requests(home: Home) -> None:

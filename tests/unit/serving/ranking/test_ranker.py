@@ -284,6 +284,35 @@ def test_without_its_store_a_request_is_refused_if_the_settings_say_so(job, impr
         ranker_on(job, BrokenKv(), impressions, without_features="refuse").rank(request(1, [3]), FAR_S)
 
 
+class HangingKv(MemoryKv):
+    """A store that answers once its gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+
+    def get_many(self, keys):
+        self.gate.wait()
+        return super().get_many(keys)
+
+
+def test_a_store_that_hangs_fails_no_request(job, impressions):
+    """A stopped Redis took down all users, those in the cache too, for 68 s: workers waited 5 s eight times."""
+    kv = HangingKv()
+    kv.gate.set()
+    ranker = ranker_on(job, kv, impressions)
+    rank_and_log(ranker, request(1, [3]))
+    kv.gate.clear()
+    clock = SystemClock()
+    with ThreadPoolExecutor(16) as pool:
+        uncached = [pool.submit(ranker.rank, request(user, [3]), clock.monotonic_s() + 2.0) for user in range(10, 42)]
+        cached = [pool.submit(ranker.rank, request(1, [3]), clock.monotonic_s() + 60.0) for _ in range(8)]
+        assert all(future.exception() is None or isinstance(future.exception(), TimeoutError) for future in uncached)
+        assert all(future.result().features.is_complete for future in cached)
+    assert not ranker.rank(request(99, [3]), clock.monotonic_s() + 60.0).features.is_complete  # at once: the store is known to hang
+    kv.gate.set()
+
+
 class PoisonedReplica(GatedReplica):
     """A model whose scores of the candidates with hour -1 are NaN, as those of a request with huge values are."""
 
