@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import numpy as np
 
+from monolith_py.clock import Clock, SystemClock
 from monolith_py.data.columns import FloatArray
 from monolith_py.errors import RankFailed
 from monolith_py.pb import example_pb2, ranking_pb2
@@ -24,6 +25,9 @@ _OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 ]
+
+# Pause before another try of a replica that is not ready.
+_WAIT_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,8 @@ class RankResult:
 class RankClient:
     """Client of one replica, or of a balancer in front of several, at `address` (host:port). Safe for threads. Close it, or use `with`."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
         self._channel = grpc.insecure_channel(address, options=_OPTIONS)
         self._stub = pb_grpc.RankingStub(self._channel)
 
@@ -67,6 +72,21 @@ class RankClient:
             return _result(self._stub.Rank(message, timeout=timeout_s))
         except grpc.RpcError as error:
             raise _failure(error) from None
+
+    def rank_when_ready(self, user_id: int, item_ids: Sequence[int], *, wait_s: float, **options: Any) -> RankResult:
+        """Return the scores as `rank` does; while the replica cannot be reached or has no model, try again for `wait_s` seconds.
+
+        Raises:
+            RankFailed: as `rank`, after the wait.
+        """
+        until_s = self._clock.monotonic_s() + wait_s
+        while True:
+            try:
+                return self.rank(user_id, item_ids, **options)
+            except RankFailed as error:
+                if error.code != "UNAVAILABLE" or self._clock.monotonic_s() >= until_s:
+                    raise
+            self._clock.sleep(_WAIT_S)
 
     def rank_async(
         self,

@@ -239,6 +239,35 @@ def test_a_ranking_by_hand_is_training_data_only_with_a_flag(options: tuple[str,
     assert asked.HasField("log_impression") and asked.log_impression is is_logged
 
 
+class StartingRanking(FixedRanking):
+    """Has no model for the first three requests."""
+
+    def Rank(self, request: Any, context: Any) -> pb.RankResponse:  # noqa: N802
+        response = super().Rank(request, context)
+        if len(self.asked) <= 3:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the replica has loaded no checkpoint yet")
+        return response
+
+
+def test_a_replica_that_is_still_starting_is_waited_for_if_wanted() -> None:
+    """`monolith serve &` and then `monolith rank`, as the README has them, ended with UNAVAILABLE."""
+    replica = StartingRanking()
+    assert ranked(replica, "--wait", "60").exit_code == 0
+    assert len(replica.asked) == 4
+    replica = StartingRanking()
+    failed = ranked(replica)
+    assert failed.exit_code == 1 and failed.stderr.startswith("RankFailed: UNAVAILABLE: the replica has loaded no checkpoint yet")
+    assert len(replica.asked) == 1
+
+
+def test_ids_beyond_64_bits_are_usage_errors() -> None:
+    address = ("--address", "127.0.0.1:1")
+    assert_usage(monolith("rank", "--user", 1 << 63, "--candidates", "1", *address), "--user", "9223372036854775807")
+    assert_usage(
+        monolith("rank", "--user", 1, "--candidates", str(1 << 63), *address), "candidates must be integers of 64 bits", str(1 << 63)
+    )
+
+
 def test_candidates_are_printed_best_first_with_the_model_that_scored() -> None:
     replica = FixedRanking()
     result = ranked(replica, "--context", "tab=1,2", "--context", "hour=23")
