@@ -19,6 +19,10 @@ from monolith_serving.features.order import FeatureOrder
 from monolith_serving.features.store import FeatureStore, Reading
 from monolith_serving.replica.model_state import SharedBags
 
+# Most fids of a batch that are looked up again for each candidate. A second look-up, for the shared features alone, takes 75 to 115 us
+# (36 features of dim 16, int8), as long as these do.
+_MAX_REPEATED_FIDS = 32_768
+
 
 @dataclass(frozen=True)
 class RequestFeatures:
@@ -75,13 +79,14 @@ class FeatureReader:
     def batch(self, group: Sequence[RequestFeatures]) -> tuple[Batch, SharedBags | None]:
         """Return model input for the candidates of all requests, request by request: B rows.
 
-        The features that the candidates of a request share are beside it, once for each request; None if each has one candidate.
+        The features that the candidates of a request share are beside it, once for each request; None if they are few enough to repeat.
         """
         counts = np.array([len(one.candidates) for one in group], np.int64)
         shared = PackedRows.concat([one.shared for one in group])
         candidates = PackedRows.concat([one.candidates for one in group])
-        if len(candidates) == len(shared):
-            return self._batch(shared.beside(candidates)), None
+        num_repeated = sum(len(one.shared.fids) * (len(one.candidates) - 1) for one in group)
+        if num_repeated <= _MAX_REPEATED_FIDS:
+            return self._batch(shared.repeat(counts).beside(candidates)), None
         num_features, width = candidates.lengths.shape[1], candidates.dense.shape[1]
         no_item = _no_fids(len(shared), num_features, np.zeros((len(shared), width), np.float32))
         no_shared = _no_fids(len(candidates), shared.lengths.shape[1], np.repeat(shared.dense, counts, axis=0))

@@ -162,7 +162,7 @@ class Service:
 
 def sound_request(generator: random.Random) -> pb.RankRequest:
     """Return a valid request."""
-    items = [generator.randrange(60) for _ in range(generator.choice((1, 1, 5, 50)))]
+    items = [generator.randrange(60) for _ in range(generator.choice((1, 1, 5, 50, 150)))]
     message = pb.RankRequest(request_id=f"r{generator.randrange(10**9)}", user_id=generator.randrange(99), item_ids=items, time_ms=NOW_MS)
     fids = [generator.randrange(100) for _ in range(generator.choice((0, 1, 3, 400)))]
     message.context.sparse.add(name="list", fids=fids, lengths=[len(fids)])

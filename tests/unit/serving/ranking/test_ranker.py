@@ -25,6 +25,7 @@ from monolith_py.io.codec import encode_features
 from monolith_py.model import build_model
 from monolith_py.model.batch import make_batch
 from monolith_py.sync import DenseState, RowEncoding, pack_rows
+from monolith_serving.features import request_features
 from monolith_serving.features.store import FeatureStore
 from monolith_serving.ranking.ranker import Ranker, Ranking
 from monolith_serving.ranking.request import RankInput
@@ -347,6 +348,17 @@ def test_a_request_whose_scores_are_not_finite_fails_alone(job, kv, impressions)
     outcomes = scored_together(ranker, replica, [request(0, [1]), request(1, [1, 2]), poisoned_request(), request(2, [3])])
     assert [isinstance(one, ModelNotFinite) for one in outcomes] == [False, False, True, False]
     assert replica.batch_sizes == [1, 5]
+
+
+def test_shared_features_give_the_same_scores_looked_up_once_or_repeated(job, kv, impressions, monkeypatch):
+    ranker = ranker_on(job, kv, impressions)
+    group = [ranker._features.read(user, np.arange(5 * user + 1), request(user, [0]).context, FAR_S) for user in range(4)]
+    scores = []
+    for max_repeated, is_shared in ((10**9, False), (0, True)):
+        monkeypatch.setattr(request_features, "_MAX_REPEATED_FIDS", max_repeated)
+        assert (ranker._features.batch(group)[1] is not None) is is_shared
+        scores.append(np.concatenate([one.scores for one in ranker._score(group)]))
+    np.testing.assert_allclose(*scores, rtol=1e-5)
 
 
 def test_features_that_all_candidates_share_are_looked_up_once(job, kv, impressions):
