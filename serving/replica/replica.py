@@ -105,7 +105,7 @@ class Replica:
         return 0 if state is None else max(0, self._clock.now_ms() - state.published_ms)
 
     def follow(self, stop: StopSignal) -> None:
-        """Load the first checkpoint, then follow updates or checkpoints until `stop`; return after the load if there is neither to follow."""
+        """Load the first checkpoint, then follow updates or checkpoints until `stop`; with neither, return after the load."""
         stays = self._updates is None and not self._serving.follow_checkpoints
         while not stop.is_set():
             if self._subscriber is None:

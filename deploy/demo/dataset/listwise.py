@@ -103,6 +103,11 @@ class ListStream:
         return times_ms
 
     @property
+    def num_actions(self) -> Int64Array:
+        """Return the number of actions at each moment, one click: int64 (m,)."""
+        return np.ones(len(self.clicked), np.int64)
+
+    @property
     def oracle_auc(self) -> float:
         """Return the AUC of the true probabilities over all candidates."""
         return oracle_auc(self.click_probability, self.clicks)
