@@ -24,8 +24,6 @@ from monolith_streaming.trainer.source import ExampleSource
 
 _logger = logging.getLogger(__name__)
 
-_LAG_INTERVAL_S = 5.0
-
 
 class OnlineTraining:
     """Reads `examples`, trains, publishes `updates`, and writes checkpoints with the position after the last example learnt.
@@ -60,7 +58,8 @@ class OnlineTraining:
         self._saved_meta: CheckpointMeta | None = None
         self._saving_since_s = 0.0
         self._save_due_s = clock.monotonic_s() + job.trainer.checkpoint_interval_s
-        self._lag_due_s = clock.monotonic_s()
+        self._report_due_s = clock.monotonic_s()
+        self._reported_examples = self.trainer.num_examples
         if meta is None:
             self.checkpoint()
 
@@ -73,6 +72,7 @@ class OnlineTraining:
             if ends is not None and (not learning or self._source.has_reached(ends)):
                 break
             learning = self.step()
+        self._report()
         self.checkpoint()
         self._publisher.close()
 
@@ -88,9 +88,9 @@ class OnlineTraining:
         self._publisher.maybe_publish(self.trainer.watermark_ms)
         self._advance_checkpoint()
         now_s = self._clock.monotonic_s()
-        if now_s >= self._lag_due_s:
-            self._lag_due_s = now_s + _LAG_INTERVAL_S
-            self._report_lag()
+        if now_s >= self._report_due_s:
+            self._report_due_s = now_s + config.report_interval_s
+            self._report()
         return examples is not None
 
     def checkpoint(self) -> None:
@@ -135,6 +135,7 @@ class OnlineTraining:
             offsets=self._source.positions,
             watermark_ms=self.trainer.watermark_ms,
             saved_ms=self._clock.now_ms(),
+            quality=tuple(self.trainer.quality.report()),
         )
         started_s = self._clock.monotonic_s()
         self._saving.freeze(self._saved_meta)
@@ -146,7 +147,6 @@ class OnlineTraining:
         saving, meta, self._saving = self._saving, self._saved_meta, None
         checkpoint = saving.wait()
         self._saved_batches = meta.step
-        self.trainer.report()
         duration_s = self._clock.monotonic_s() - self._saving_since_s
         metrics.CHECKPOINT_DURATION_SECONDS.set(duration_s)
         metrics.CHECKPOINT_SAVED_TIMESTAMP_SECONDS.set(meta.saved_ms / 1000)
@@ -176,7 +176,16 @@ class OnlineTraining:
         else:
             self._publisher.note_step(self.trainer.bags.rows_touched)
 
-    def _report_lag(self) -> None:
+    def _report(self) -> None:
+        """Set the gauges; log the figures of quality if there are new examples, their faults as warnings."""
         positions = self._source.positions
         for partition, end in self._source.ends().items():
             metrics.EXAMPLE_LAG_RECORDS.labels(partition=str(partition)).set(end - positions[partition][0])
+        figures = self.trainer.report()
+        if self.trainer.num_examples == self._reported_examples:
+            return
+        self._reported_examples = self.trainer.num_examples
+        for quality in figures:
+            _logger.info("%s", quality)
+            if fault := quality.fault():
+                _logger.warning("%s, %s: %s", quality.task, quality.source, fault)
