@@ -39,7 +39,7 @@ def _draw_aucs(axes: Axes, aucs: dict[str, list[float]]) -> None:
     for model, values in aucs.items():
         axes.plot(_middles(values), values, marker=".", color=_COLOURS[model], label=model)
     axes.set(xlabel="hours since noon", ylabel="AUC")
-    axes.legend(fontsize=8, ncols=2)
+    axes.legend(fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
 def _draw_gains(axes: Axes, aucs: dict[str, list[float]]) -> None:
