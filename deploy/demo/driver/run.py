@@ -19,6 +19,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from types import FrameType
@@ -43,7 +44,7 @@ from monolith_py.observe import set_up_logging
 
 def main() -> int:
     """Run the demo and return the exit status."""
-    options = _options()
+    options = parse_options(sys.argv[1:])
     console = Console(highlight=False)
     set_up_logging("WARNING")
     signal.signal(signal.SIGTERM, _interrupt)
@@ -78,7 +79,8 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     return 1 if outcome.broken_promises else 0
 
 
-def _options() -> argparse.Namespace:
+def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options of a command line; a wrong one ends the process with status 2."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m monolith_demo", description=__doc__, formatter_class=formatter)
     parser.add_argument("--list", action="store_true", help="run the list-wise demo; the default is KuaiRand")
@@ -100,7 +102,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--run-folder", type=Path, default=Path(".run"), metavar="DIR", help="parent of the run's folder (default .run)")
     parser.add_argument("--keep", action="store_true", help="keep the live replica (and Kafka and Redis) running until Ctrl-C")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.list and (options.counters or options.days != NUM_DAYS - HISTORY_DAYS):
         parser.error("--counters and --days must not come with --list")
     return options
