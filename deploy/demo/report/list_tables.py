@@ -9,11 +9,12 @@ _PART_H = 6
 
 _MODELS_NOTE = (
     "Each candidate was predicted before any model knew its label. live: replica that follows the trainer. hourly, daily: replicas that "
-    "load the trainer's newest checkpoint at each hour, at midnight. frozen: replica that stays at the end of history, as daily does "
-    "before its midnight. linear: online linear learner (Vowpal Wabbit) on the same features. item rate: running click rate of each item. "
-    "oracle: the true probabilities; they know tastes, quality and positions, so no learner reaches them. per request: mean AUC within a "
-    "request. NE (normalised entropy): log loss over the log loss of the mean label; below 1 is better than predicting the mean. "
-    "calibration: mean prediction over mean label; 1 is exact. versions: different models that answered."
+    "load the trainer's newest checkpoint, one of which is written every 2 s of wall clock, at each hour or at midnight. frozen: replica "
+    "that stays at the end of history, as daily does before its midnight. linear: online linear learner (Vowpal Wabbit) on the same "
+    "features. item rate: running click rate of each item. oracle: the true probabilities; they know tastes, quality and positions, so no "
+    "learner reaches them. per request: mean AUC within a request. NE (normalised entropy): log loss over the log loss of the mean label; "
+    "below 1 is better than predicting the mean. calibration: mean prediction over mean label; 1 is exact. versions: different models "
+    "that answered."
 )
 
 
