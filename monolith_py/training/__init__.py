@@ -3,7 +3,7 @@
 from monolith_py.training.checkpoint import Checkpoint, CheckpointMeta, CheckpointSaving, restore_checkpoint, save_checkpoint
 from monolith_py.training.inspection import Inspection, inspect_checkpoint
 from monolith_py.training.loss import TaskLoss
-from monolith_py.training.metrics import auc, calibration, label_rate, logloss, normalized_entropy
+from monolith_py.training.metrics import auc, calibration, label_rate, logloss, normalized_entropy, per_impression_auc
 from monolith_py.training.quality import Quality, QualityMonitor
 from monolith_py.training.trainer import Trainer
 
@@ -22,6 +22,7 @@ __all__ = [
     "label_rate",
     "logloss",
     "normalized_entropy",
+    "per_impression_auc",
     "restore_checkpoint",
     "save_checkpoint",
 ]

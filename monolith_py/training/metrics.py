@@ -26,6 +26,32 @@ def auc(labels: npt.ArrayLike, scores: npt.ArrayLike, weights: npt.ArrayLike | N
     return float(positives @ (np.cumsum(negatives) - negatives / 2)) / total
 
 
+def per_impression_auc(labels: npt.ArrayLike, scores: npt.ArrayLike, request_codes: npt.ArrayLike) -> float:
+    """Return the mean of the AUC over the requests that have a positive and a negative; NaN if none has both.
+
+    All arrays are (n,); candidates with equal `request_codes`, int64, belong to one request.
+    """
+    requests = np.asarray(request_codes)
+    order = np.lexsort((np.asarray(scores), requests))
+    y, s, r = (np.asarray(labels) > 0.5)[order], np.asarray(scores)[order], requests[order]
+    if not len(r):
+        return float("nan")
+    is_first = np.concatenate([[True], r[1:] != r[:-1]])  # of its request
+    starts = np.flatnonzero(np.concatenate([[True], (r[1:] != r[:-1]) | (s[1:] != s[:-1])]))  # of runs of equal scores in a request
+    counts = np.diff(np.append(starts, len(r)))
+    request_starts = np.flatnonzero(is_first)
+    places = np.cumsum(is_first) - 1
+    ranks = np.repeat(starts + (counts + 1) / 2.0, counts) - request_starts[places]  # from 1 in each request, ties share the mean
+    num = np.bincount(places)
+    num_positive = np.bincount(places, y)
+    rank_sums = np.bincount(places, np.where(y, ranks, 0.0))
+    num_pairs = num_positive * (num - num_positive)
+    both = num_pairs > 0
+    if not both.any():
+        return float("nan")
+    return float(np.mean((rank_sums[both] - num_positive[both] * (num_positive[both] + 1) / 2.0) / num_pairs[both]))
+
+
 def logloss(labels: npt.ArrayLike, probabilities: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> float:
     """Return the mean binary cross-entropy in nats, with probabilities clipped to [1e-7, 1 - 1e-7]; NaN without a prediction."""
     y, weight = np.asarray(labels, np.float64), _weights(labels, weights)

@@ -6,12 +6,10 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
+from monolith_py.data.columns import FloatArray
 from monolith_py.data.examples import ExampleBatch
-from monolith_py.errors import ModelNotFinite, PoisonedBatch, WireError
 from monolith_py.io import Log
 from monolith_py.io.codec import encode_examples
 from monolith_py.io.log.dead_letters import DeadLetters
@@ -20,6 +18,7 @@ from monolith_py.io.retrying import RetryPolicy
 from monolith_py.observe import metrics
 from monolith_py.sync import PublishedModel, Publisher, next_generation
 from monolith_py.training import Checkpoint, CheckpointMeta, CheckpointSaving, Trainer, restore_checkpoint
+from monolith_streaming.trainer.learner import Learner
 from monolith_streaming.trainer.source import ExampleSource
 
 _logger = logging.getLogger(__name__)
@@ -52,6 +51,7 @@ class OnlineTraining:
         log.num_partitions(self._topics.dense_requests)  # a missing topic fails here, not at each publish
         published = PublishedModel(self.trainer.bags.tables, self.trainer.export_dense)
         self._publisher = Publisher(log, self._topics, published, job.sync, clock, generation=generation)
+        self._learner = Learner(self.trainer, self._note_step, self._put_aside)
         self._source = ExampleSource(log, self._topics.examples, meta.offsets if meta else {}, self._dead_letters, clock)
         self._saved_batches = meta.step if meta else -1
         self._saving: CheckpointSaving | None = None
@@ -83,7 +83,7 @@ class OnlineTraining:
         examples = self._source.next_batch(size, config.linger_s, self._should_stop)
         if examples is not None:
             started_s = self._clock.monotonic_s()
-            self._learn(examples)
+            self._learner.learn(examples)
             metrics.STEP_DURATION_SECONDS.observe(self._clock.monotonic_s() - started_s)
         self._publisher.maybe_publish(self.trainer.watermark_ms)
         self._advance_checkpoint()
@@ -152,29 +152,13 @@ class OnlineTraining:
         metrics.CHECKPOINT_SAVED_TIMESTAMP_SECONDS.set(meta.saved_ms / 1000)
         _logger.info("checkpoint %s: %d examples, offsets %s, %.2f s", checkpoint, meta.examples_trained, meta.offsets, duration_s)
 
-    def _learn(self, examples: ExampleBatch, first_row: int = 0) -> None:
-        """Learn the examples from `first_row` of the batch on; halve them while they are poisoned, so that only bad ones are put aside.
+    def _note_step(self, examples: ExampleBatch, probabilities: FloatArray) -> None:
+        self._publisher.note_step(self.trainer.bags.rows_touched)
 
-        Raises:
-            ModelNotFinite: the model is poisoned, not the examples.
-        """
-        try:
-            self.trainer.step(examples)
-        except (PoisonedBatch, WireError) as error:
-            if not all(bool(torch.isfinite(value).all()) for value in self.trainer.model.parameters()):
-                rule = f"must be finite, got NaN or infinity after {self.trainer.num_batches} batches"
-                raise ModelNotFinite(f"dense parameters {rule}: {error}") from None
-            metrics.BATCHES_SKIPPED.labels(reason=type(error).__name__).inc()
-            if len(examples) == 1:
-                _logger.warning("example of request %s put aside: %s", examples.request_ids[0], error)
-                partition, offset = self._source.origin_of(first_row)
-                self._dead_letters.put(self._topics.examples, partition, offset, encode_examples(examples), str(error))
-                return
-            middle = len(examples) // 2
-            self._learn(examples.slice(0, middle), first_row)
-            self._learn(examples.slice(middle, len(examples)), first_row + middle)
-        else:
-            self._publisher.note_step(self.trainer.bags.rows_touched)
+    def _put_aside(self, example: ExampleBatch, row: int, reason: str) -> None:
+        _logger.warning("example of request %s put aside: %s", example.request_ids[0], reason)
+        partition, offset = self._source.origin_of(row)
+        self._dead_letters.put(self._topics.examples, partition, offset, encode_examples(example), reason)
 
     def _report(self) -> None:
         """Set the gauges; log the figures of quality if there are new examples, their faults as warnings."""

@@ -44,6 +44,11 @@ class ImpressionView:
         return int(self.message.time_ms)
 
     @property
+    def user_id(self) -> int:
+        """User of the request."""
+        return int(self.message.user_id)
+
+    @property
     def item_ids(self) -> list[int]:
         """Item of each candidate, (B,); a new list at each call."""
         return list(self.message.item_ids)
