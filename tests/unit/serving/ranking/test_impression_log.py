@@ -233,3 +233,8 @@ def test_a_log_that_was_away_gets_every_impression_once_it_is_back(log, gated):
         threading.Event().wait(0.001)
     writer.close()
     assert sum(map(len, read(log).values())) == 300 and lost("refused") == before
+
+
+def test_a_queue_must_hold_the_largest_impression():
+    with pytest.raises(ValueError, match=r"serving\.max_impression_bytes must be <= impression_queue_bytes 1, got 2"):
+        ServingConfig(max_impression_bytes=2, impression_queue_bytes=1)
