@@ -48,13 +48,17 @@ def topics(config: ConfigOption) -> None:
 
 
 @app.command()
-def join(config: ConfigOption, stop_at_end: StopAtEndOption = False) -> None:
+def join(
+    config: ConfigOption,
+    stop_at_end: StopAtEndOption = False,
+    force: Annotated[bool, typer.Option("--force", help="Start although the state in the store does not follow the log.")] = False,
+) -> None:
     """Run the joiner: join impressions and actions to examples."""
     from monolith_streaming.joiner.process import run_joiner
 
     job = _start(config, "joiner")
     with _errors_to_exit():
-        run_joiner(job, stop_at_end=stop_at_end)
+        run_joiner(job, stop_at_end=stop_at_end, force=force)
 
 
 @app.command()

@@ -76,6 +76,9 @@ EXAMPLES_JOINED = Counter("monolith_examples_joined", "Examples written by the j
 IMPRESSIONS_READ = Counter("monolith_impressions_read", "Impressions read by the joiner")
 ACTIONS_READ = Counter("monolith_actions_read", "Actions read by the joiner")
 ACTIONS_UNMATCHED = Counter("monolith_actions_unmatched", "Actions without a waiting impression", ["reason"])
+ACTIONS_UNUSED = Counter("monolith_actions_unused", "Actions of a kind that no task uses, or of a value of 0 or less", ["reason"])
+IMPRESSIONS_REPEATED = Counter("monolith_impressions_repeated", "Impressions whose request id was seen before")
+RECORDS_LOST = Counter("monolith_records_lost", "Records deleted or damaged before they were read", ["topic"])
 DEAD_LETTERS = Counter("monolith_dead_letters", "Invalid messages appended to the dead-letter topic", ["topic"])
 JOINER_CANDIDATES_WAITING = Gauge("monolith_joiner_candidates_waiting", "Candidates of impressions with an open window")
 JOINER_WATERMARK_TIMESTAMP_SECONDS = Gauge("monolith_joiner_watermark_timestamp_seconds", "Event-time watermark of the joiner, Unix time")
@@ -83,6 +86,7 @@ JOINER_WATERMARK_TIMESTAMP_SECONDS = Gauge("monolith_joiner_watermark_timestamp_
 EXAMPLES_TRAINED = Counter("monolith_examples_trained", "Examples learnt")
 BATCHES_TRAINED = Counter("monolith_batches_trained", "Batches learnt")
 BATCHES_SKIPPED = Counter("monolith_batches_skipped", "Batches not learnt", ["reason"])
+CHECKPOINT_FAILURES = Counter("monolith_checkpoint_failures", "Checkpoints that could not be written")
 STEP_DURATION_SECONDS = Histogram(
     "monolith_step_duration_seconds", "Duration of a training step", buckets=(1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.5, 1, 5)
 )

@@ -10,6 +10,8 @@ from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig
 from monolith_py.errors import ConfigError
 from monolith_py.io import open_kv, open_log
+from monolith_py.io.kv.durability import check_keeps_state
+from monolith_py.io.retrying import RetryPolicy
 from monolith_py.process import StopSignal
 from monolith_streaming.joiner.loop import JoinerLoop
 
@@ -19,19 +21,25 @@ _logger = logging.getLogger(__name__)
 _EMPTY_ROUNDS = 2
 
 
-def run_joiner(job: JobConfig, *, stop_at_end: bool) -> None:
+def run_joiner(job: JobConfig, *, stop_at_end: bool, force: bool = False) -> None:
     """Join until SIGTERM or SIGINT; with `stop_at_end` up to the current end of the log, then close every window and return.
 
+    `force`: start although the state in the store does not follow the log.
+
     Raises:
-        ConfigError: the store does not outlive the process, or the topics do not have the same number of partitions.
+        ConfigError: the store does not outlive the process or evicts state, or the topics do not have the same number of partitions.
         LogError: a topic is missing, or the log was away for too long (io/retrying.py).
         KvError: the store was away for too long.
+        StateMismatch: the state in the store does not follow the log, and not `force`.
+        ClockStepped: the wall clock went back.
     """
     if job.kv.url == "memory:":
         raise ConfigError("kv.url must be a store that outlives the joiner, which keeps its position there, got 'memory:'")
     with StopSignal().installed() as stop, closing(open_log(job.log.url)) as log, closing(open_kv(job.kv.url)) as kv:
-        loop = JoinerLoop(job, log, kv, SystemClock(), stop.is_set)
-        loop.start()
+        clock = SystemClock()
+        RetryPolicy(clock, stop.is_set).run(lambda: check_keeps_state(kv))
+        loop = JoinerLoop(job, log, kv, clock, stop.is_set)
+        loop.start(force=force)
         if stop_at_end:
             _join_to_end(loop, stop.is_set)
         else:

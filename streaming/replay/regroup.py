@@ -14,11 +14,12 @@ from typing import NamedTuple
 
 from monolith_py.errors import WireError
 from monolith_py.io import Log, open_log
-from monolith_py.io.codec import decode_action, encode_examples
+from monolith_py.io.codec import decode_action
 from monolith_py.io.codec.impression_view import ImpressionView, parse_impression
 from monolith_py.io.codec.wire_patterns import WirePatterns
-from monolith_streaming.joiner.emit import examples_of
-from monolith_streaming.joiner.rules import FOREVER_MS, Emission, Outcome, Request, Rules, SeenAction, advance, see_action, see_impression
+from monolith_streaming.joiner.emit import records_of
+from monolith_streaming.joiner.request import Emission, Outcome, Request, SeenAction
+from monolith_streaming.joiner.rules import FOREVER_MS, Rules, advance, see_action, see_impression
 from monolith_streaming.joiner.waiting import WaitingRequest
 from monolith_streaming.joiner.watermark import InputTopic
 
@@ -150,9 +151,8 @@ def encode_slot(
         ordered += [(emission.known_ms, one.offset, index, waiting, emission) for index, emission in enumerate(one.emissions)]
     ordered.sort(key=itemgetter(0, 1, 2))
     pairs = [(waiting, emission) for _, _, _, waiting, emission in ordered]
-    starts = range(0, len(pairs), examples_per_record)
-    batches = [examples_of(pairs[start : start + examples_per_record], rules, patterns) for start in starts]
-    return max(int(batch.times_ms.max()) for batch in batches), [encode_examples(batch, metadata) for batch in batches]
+    newest_ms = max(waiting.request.time_ms for waiting, _ in pairs)
+    return newest_ms, records_of(pairs, rules, patterns, examples_per_record, metadata)
 
 
 def _request_id(input_topic: InputTopic, value: bytes, rules: Rules, patterns: WirePatterns) -> str | None:

@@ -186,10 +186,10 @@ def test_nothing_is_left_in_the_store_but_the_position_when_all_is_forgotten(wor
     loop = world.joiner(job, log, kv)
     world.append(job, log, world.impression("r", items=(1, 2)), world.action("r", "click", 5), world.action("nobody", "like", 5))
     loop.step()
-    assert len(list(kv.scan("joiner:test:waiting:"))) == 2
+    assert len(list(kv.scan("joiner:test:examples:waiting:"))) == 2
     world.append(job, log, world.impression("last", 5000), world.action("x", "share", 5000))
     loop.step()
-    assert [key for key, _ in kv.scan("joiner:test:waiting:")] == ["joiner:test:waiting:0:last"]
+    assert [key for key, _ in kv.scan("joiner:test:examples:waiting:")] == ["joiner:test:examples:waiting:0:last"]
 
 
 def test_more_tasks_than_label_bits_are_refused(world: World) -> None:
