@@ -1,1 +1,1 @@
-"""KuaiRand, the stream of the demo."""
+"""Streams of the demos: KuaiRand, and a generator of list-wise impressions (`listwise`)."""
