@@ -21,6 +21,8 @@ from monolith_py.process import limit_openmp_spins
 
 app = typer.Typer(help="Real-time recommendation training.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
+# Digits of dates such as 20220501, and of the times of today in seconds: as milliseconds both are in 1970.
+_NO_MS_DIGITS = range(8, 12)
 ConfigOption = Annotated[Path, typer.Option("--config", help="The job's TOML file.", exists=True, dir_okay=False)]
 StopAtEndOption = Annotated[bool, typer.Option("--stop-at-end", help="Stop at the present end of the log.")]
 
@@ -217,7 +219,7 @@ def _integers(field: str, text: str) -> list[int]:
 
 
 def _time_ms(field: str, text: str) -> int:
-    if text.isdecimal():
+    if text.isdecimal() and len(text) not in _NO_MS_DIGITS:
         return int(text)
     try:
         time = datetime.fromisoformat(text)

@@ -10,6 +10,7 @@
     |   +-- RecordsDamaged     the log has these records and cannot give them
     +-- KvError                an operation of the key-value store failed
     +-- StateMismatch          the state in the store belongs to another log or job, or is older than the log
+    +-- AlreadyRunning         another process of the same role holds the state
     +-- ClockStepped           the wall clock went back
     +-- TableFull              a table has no free row
     +-- PoisonedBatch          a batch has a loss or gradient that is not finite
@@ -79,6 +80,10 @@ class KvError(MonolithError):
 
 class StateMismatch(MonolithError):
     """The state in the store belongs to another log or job, or is older than the log."""
+
+
+class AlreadyRunning(MonolithError):
+    """Another process of the same role holds the state of the job."""
 
 
 class ClockStepped(MonolithError):

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from monolith_py.config import LogConfig
 from monolith_py.data.columns import FeatureColumns, FloatArray, Int64Array
 
@@ -69,6 +72,12 @@ class EventTimeRule:
     def of(config: LogConfig) -> EventTimeRule:
         """Return the rule of the job with the log `config`."""
         return EventTimeRule(round(config.max_clock_skew_s * 1000))
+
+    def broken(self, times_ms: Int64Array, wall_ms: int) -> npt.NDArray[np.bool_]:
+        """Return for each event time whether `fault` has a rule that it breaks."""
+        in_seconds = (times_ms >= _SECONDS.start) & (times_ms < _SECONDS.stop)
+        broken: npt.NDArray[np.bool_] = (times_ms > wall_ms + self.max_skew_ms) | in_seconds
+        return broken
 
     def fault(self, time_ms: int, wall_ms: int) -> str | None:
         """Return the rule that an event time breaks, None if it breaks none."""

@@ -82,6 +82,15 @@ def decode_action(value: bytes) -> Action:
     return Action(message.request_id, message.item_id, message.kind, message.time_ms, number)
 
 
+def event_time_ms(value: bytes, event: type[Action | Impression], default_ms: int) -> int:
+    """Return the event time in the bytes of an action or impression, valid or not; `default_ms` without one."""
+    try:
+        message = parse(pb.Action() if event is Action else pb.Impression(), value)
+    except WireError:
+        return default_ms
+    return message.time_ms or default_ms
+
+
 def encode_features(columns: FeatureColumns) -> bytes:
     """Return the stored features of one user or one item, one row, as bytes."""
     assert columns.num_rows == 1
