@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from monolith_py.errors import LogError, RecordRefused, WireError
+from monolith_py.errors import LogError, RecordRefused, RecordsDamaged, WireError
 from monolith_py.io import Log, Record
 from monolith_py.io.codec import examples_metadata
 
@@ -125,7 +125,11 @@ def num_foreign(log: Log, topic: str, partition: int, start: int, own: Sequence[
 def _records(log: Log, topic: str, partition: int, start: int) -> Iterator[Record]:
     offset, end = max(start, log.start_offset(topic, partition)), log.end_offset(topic, partition)
     while offset < end:
-        records = log.read(topic, partition, offset, _READ_RECORDS, timeout_s=1.0)
+        try:
+            records = log.read(topic, partition, offset, _READ_RECORDS, timeout_s=1.0)
+        except RecordsDamaged as error:
+            offset = error.next_offset
+            continue
         if not records:
             return
         yield from records

@@ -113,13 +113,16 @@ def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
+_CREDENTIAL_OPTIONS = re.compile(r"[?&](password|username)=.*$", re.DOTALL)
+
+
 def name_of_url(url: str) -> str:
     """Return `url` without user, password and options.
 
     >>> name_of_url("redis://:p@ss/word@host:6379/0?password=other")
     'redis://host:6379/0'
     """
-    scheme, _, rest = url.partition("://")
+    scheme, _, rest = _CREDENTIAL_OPTIONS.sub("", url).partition("://")
     return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
 
 
