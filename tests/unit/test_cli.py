@@ -53,6 +53,7 @@ COMMANDS = {
     "serve": [],
     "replay": ["--start", "0", "--end", "1"],
     "backtest": ["--start", "0", "--output", "unused"],
+    "dead-letters": [],
     "rank": ["--user", "1", "--candidates", "1"],
 }
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from monolith_py.clock import Clock
 from monolith_py.data.events import DeadLetter
-from monolith_py.errors import RecordRefused
-from monolith_py.io.codec import encode_dead_letter
+from monolith_py.errors import RecordRefused, WireError
+from monolith_py.io.codec import decode_dead_letter, encode_dead_letter
 from monolith_py.io.log.log import Log
 from monolith_py.observe.metrics import DEAD_LETTERS
 
@@ -20,6 +20,7 @@ _VALUE_BYTES = 900_000
 _REASON_CHARS = 1000
 # Bytes of one append.
 _APPEND_BYTES = 4 << 20
+_READ_RECORDS = 500
 
 
 class DeadLetters:
@@ -68,3 +69,20 @@ def _cut(letter: DeadLetter, num_bytes: int) -> DeadLetter:
     if len(letter.value) <= num_bytes:
         return letter
     return replace(letter, value=letter.value[:num_bytes], value_bytes=len(letter.value))
+
+
+def read_dead_letters(log: Log, topic: str, last: int) -> Iterator[tuple[int, DeadLetter]]:
+    """Yield (offset, letter) of the newest `last` records of the topic of dead letters, oldest first; skip records of others.
+
+    Raises:
+        LogError: the topic is missing, or the log cannot be read.
+    """
+    end = log.end_offset(topic)
+    offset = max(log.start_offset(topic), end - last)
+    while offset < end and (records := log.read(topic, 0, offset, _READ_RECORDS, timeout_s=1.0)):
+        for record in records:
+            try:
+                yield record.offset, decode_dead_letter(record.value)
+            except WireError as error:
+                _logger.warning("%r offset %d is no dead letter: %s", topic, record.offset, error)
+        offset = records[-1].offset + 1
