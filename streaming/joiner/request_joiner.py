@@ -156,12 +156,12 @@ class RequestJoiner:
 
     def _pop_due(self, watermark_ms: int, most: int) -> list[str]:
         """Take the requests that are due at `watermark_ms` off the heap, at most `most`, earliest first."""
-        due: list[str] = []
+        due: dict[str, None] = {}  # a due time that changes and changes back is on the heap twice
         while self.is_due(watermark_ms) and len(due) < most:
             due_at_ms, request_id = heapq.heappop(self._heap)
             if self._due_ms.get(request_id) == due_at_ms:
-                due.append(request_id)
-        return due
+                due[request_id] = None
+        return list(due)
 
     def _load(self, request_ids: Iterable[str]) -> None:
         """Load these requests from Kv into the step, except new ones."""

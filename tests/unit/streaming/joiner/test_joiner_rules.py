@@ -192,6 +192,20 @@ def test_nothing_is_left_in_the_store_but_the_position_when_all_is_forgotten(wor
     assert [key for key, _ in kv.scan("joiner:test:examples:waiting:")] == ["joiner:test:examples:waiting:0:last"]
 
 
+def test_a_due_time_that_changes_and_changes_back_closes_the_request_once(world: World) -> None:
+    """Found by tests/fuzz: early action due at 120 s, impression at 100 s, closed request at 120 s."""
+    job = world.job(allowed_lateness_s=20, terminal_actions=["end"])
+    log = world.log(job)
+    loop = world.joiner(job, log)
+    world.append(job, log, world.action("r", "end", 10))
+    loop.step()
+    world.append(job, log, world.impression("r"))
+    loop.step()
+    world.append(job, log, world.impression("last", 500), world.action("x", "share", 500))
+    loop.step()
+    assert world.labels(job, log) == [("r", 1, "LABELLED", (0, 0))]
+
+
 def test_more_tasks_than_label_bits_are_refused(world: World) -> None:
     settings = world.job().model_dump()
     settings["tasks"] = [{"name": f"t{index}", "action": "a"} for index in range(MAX_TASKS + 1)]
