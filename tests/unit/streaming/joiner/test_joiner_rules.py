@@ -197,13 +197,12 @@ def test_a_due_time_that_changes_and_changes_back_closes_the_request_once(world:
     job = world.job(allowed_lateness_s=20, terminal_actions=["end"])
     log = world.log(job)
     loop = world.joiner(job, log)
-    world.append(job, log, world.action("r", "end", 10))
-    loop.step()
-    world.append(job, log, world.impression("r"))
-    loop.step()
+    for event in (world.action("r", "like", 10), world.impression("r"), world.action("r", "end", 20)):
+        world.append(job, log, event)
+        loop.step()
     world.append(job, log, world.impression("last", 500), world.action("x", "share", 500))
     loop.step()
-    assert world.labels(job, log) == [("r", 1, "LABELLED", (0, 0))]
+    assert world.labels(job, log) == [("r", 1, "LABELLED", (0, 1))]
 
 
 def test_more_tasks_than_label_bits_are_refused(world: World) -> None:
