@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from monolith_py.config import JobConfig, load_job
-from monolith_py.errors import MonolithError
+from monolith_py.errors import LogError, MonolithError
 from monolith_py.observe import serve_metrics, set_up_logging
 from monolith_py.process import limit_openmp_spins
 
 app = typer.Typer(help="Real-time recommendation training.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
+# Digits of dates such as 20220501, and of the times of today in seconds: as milliseconds both are in 1970.
+_NO_MS_DIGITS = range(8, 12)
 ConfigOption = Annotated[Path, typer.Option("--config", help="The job's TOML file.", exists=True, dir_okay=False)]
 StopAtEndOption = Annotated[bool, typer.Option("--stop-at-end", help="Stop at the present end of the log.")]
 
@@ -48,13 +53,17 @@ def topics(config: ConfigOption) -> None:
 
 
 @app.command()
-def join(config: ConfigOption, stop_at_end: StopAtEndOption = False) -> None:
+def join(
+    config: ConfigOption,
+    stop_at_end: StopAtEndOption = False,
+    force: Annotated[bool, typer.Option("--force", help="Start although the state in the store does not follow the log.")] = False,
+) -> None:
     """Run the joiner: join impressions and actions to examples."""
     from monolith_streaming.joiner.process import run_joiner
 
     job = _start(config, "joiner")
     with _errors_to_exit():
-        run_joiner(job, stop_at_end=stop_at_end)
+        run_joiner(job, stop_at_end=stop_at_end, force=force)
 
 
 @app.command()
@@ -128,6 +137,45 @@ def backtest(
         remark = backtest_job(job, options, output)
     if remark:
         Console(stderr=True).print(remark, markup=False, soft_wrap=True)
+
+
+@app.command("dead-letters")
+def dead_letters(
+    config: ConfigOption,
+    last: Annotated[int, typer.Option(help="Number of the newest letters to list.", min=1)] = 100,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document a line, with the values in base64.")] = False,
+    value_of: Annotated[
+        int | None, typer.Option("--value-of", help="Write the value of the letter at this offset to standard output.", min=0)
+    ] = None,
+) -> None:
+    """List the records that could not be used: topic, partition, offset, time and reason."""
+    from monolith_py.io import open_log
+    from monolith_py.io.log.dead_letters import read_dead_letters
+    from monolith_py.io.log.topics import Topics
+
+    with _errors_to_exit():
+        job = load_job(config)
+        topic = Topics.of(job.log).dead_letters
+        with closing(open_log(job.log.url)) as log:
+            if value_of is not None:
+                last = max(1, log.end_offset(topic) - value_of)
+            letters = list(read_dead_letters(log, topic, last))
+        if value_of is not None:
+            found = next((letter for offset, letter in letters if offset == value_of), None)
+            if found is None:
+                raise LogError(f"{topic!r} has no dead letter at offset {value_of}")
+            sys.stdout.buffer.write(found.value)
+            return
+    if as_json:
+        for offset, letter in letters:
+            typer.echo(json.dumps({"letter": offset, **asdict(letter), "value": base64.b64encode(letter.value).decode()}))
+        return
+    table = Table("letter", "topic", "partition", "offset", "put aside (UTC)", "bytes", "reason")
+    for offset, letter in letters:
+        time = datetime.fromtimestamp(letter.time_ms / 1000, UTC).isoformat(" ", "seconds")[:19]
+        size = letter.value_bytes or len(letter.value)
+        table.add_row(str(offset), letter.topic, str(letter.partition), str(letter.offset), time, str(size), escape(letter.reason))
+    Console().print(table)
 
 
 # More than six parameters: they are the command's options.
@@ -220,7 +268,7 @@ def _integers(field: str, text: str) -> list[int]:
 
 
 def _time_ms(field: str, text: str) -> int:
-    if text.isdecimal():
+    if text.isdecimal() and len(text) not in _NO_MS_DIGITS:
         return int(text)
     try:
         time = datetime.fromisoformat(text)

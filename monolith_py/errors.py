@@ -6,7 +6,12 @@
     +-- LogError               an operation of the log failed
     |   +-- TopicMissing       the topic does not exist
     |   +-- OffsetTrimmed      the offset is older than the oldest record of the log
+    |   +-- RecordRefused      the log will never take this record
+    |   +-- RecordsDamaged     the log has these records and cannot give them
     +-- KvError                an operation of the key-value store failed
+    +-- StateMismatch          the state in the store belongs to another log or job, or is older than the log
+    +-- AlreadyRunning         another process of the same role holds the state
+    +-- ClockStepped           the wall clock went back
     +-- TableFull              a table has no free row
     +-- PoisonedBatch          a batch has a loss or gradient that is not finite
     +-- ModelNotFinite         the model has a parameter or row that is not finite
@@ -58,8 +63,32 @@ class OffsetTrimmed(LogError):
         self.topic, self.partition, self.offset, self.start = topic, partition, offset, start
 
 
+class RecordRefused(LogError):
+    """The log will never take this record: it is too large, or breaks a rule of its topic."""
+
+
+class RecordsDamaged(LogError):
+    """The records [offset, next_offset) cannot be decoded: their batch is damaged, or has an unknown compression."""
+
+    def __init__(self, topic: str, partition: int, offset: int, next_offset: int, cause: str) -> None:
+        super().__init__(f"{topic!r}[{partition}]: records {offset} to {next_offset - 1} cannot be read: {cause}")
+        self.topic, self.partition, self.offset, self.next_offset, self.cause = topic, partition, offset, next_offset, cause
+
+
 class KvError(MonolithError):
     """An operation of the key-value store failed."""
+
+
+class StateMismatch(MonolithError):
+    """The state in the store belongs to another log or job, or is older than the log."""
+
+
+class AlreadyRunning(MonolithError):
+    """Another process of the same role holds the state of the job."""
+
+
+class ClockStepped(MonolithError):
+    """The wall clock went back by more than `log.max_clock_skew_s`."""
 
 
 class TableFull(MonolithError):

@@ -101,6 +101,16 @@ ROWS: dict[str, list[Panel]] = {
         Panel("Candidates in open windows", "short", {"waiting": "sum (monolith_joiner_candidates_waiting)"}),
         Panel("Actions without an impression", "cps", {"{{reason}}": rate("monolith_actions_unmatched_total", "reason")}),
         Panel("Dead letters", "cps", {"{{topic}}": rate("monolith_dead_letters_total", "topic")}),
+        Panel("Records lost", "cps", {"{{topic}}": rate("monolith_records_lost_total", "topic")}),
+        Panel(
+            "Without effect",
+            "cps",
+            {
+                "actions, {{reason}}": rate("monolith_actions_unused_total", "reason"),
+                "repeated impressions": rate("monolith_impressions_repeated_total"),
+                "counters begun anew": rate("monolith_counters_reset_total"),
+            },
+        ),
     ],
     "Trainer": [
         Panel("Examples trained", "cps", {"examples": rate("monolith_examples_trained_total")}),
@@ -122,6 +132,7 @@ ROWS: dict[str, list[Panel]] = {
             "s",
             {"duration": "monolith_checkpoint_duration_seconds > 0", "pause of training": "monolith_checkpoint_pause_seconds > 0"},
         ),
+        Panel("Checkpoints that failed", "cps", {"failures": rate("monolith_checkpoint_failures_total")}),
     ],
     "Towers": [
         Panel("Density of sparse layers", "percentunit", {"density": "monolith_tower_density > 0"}),

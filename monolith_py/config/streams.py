@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from monolith_py.config.fields import Count, Positive, Settings
 
@@ -19,13 +20,27 @@ class LogConfig(Settings):
     partitions: Count = 1
     # Prefix of the topics' names, for instance "shop.".
     topic_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]*$")
+    # Most seconds that an event time may be ahead of the wall clock. Joiner and trainer put later events aside, replay leaves them out.
+    max_clock_skew_s: Annotated[float, Field(ge=0)] = 300.0
 
 
 class KvConfig(Settings):
     """The key-value store of stored features, waiting impressions and live counters."""
 
     # `memory:`, `sqlite:///FILE` (a fourth slash makes it absolute), `redis://host:port/db`, `rediss://host:port/db` or `unix://path`.
-    url: str = Field(pattern=r"^(memory:|sqlite:///.+|rediss?://.+|unix://.+)$")
+    # Without a password: the environment variable MONOLITH_KV_PASSWORD gives it.
+    url: str
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: str) -> str:
+        """Check the form; the error does not repeat the URL, which may hold a password."""
+        if re.fullmatch(r"memory:|sqlite:///.+|rediss?://.+|unix://.+", url) is None:
+            scheme = url.partition(":")[0]
+            raise ValueError(f"kv.url must be memory: or begin with sqlite:///, redis://, rediss:// or unix://, got scheme {scheme[:20]!r}")
+        if not url.startswith("sqlite:") and re.search(r"//[^/]*:.*@|[?&](password|username)=", url) is not None:
+            raise ValueError("kv.url must hold no password, got one: set the environment variable MONOLITH_KV_PASSWORD")
+        return url
 
 
 class JoinerConfig(Settings):

@@ -1,4 +1,4 @@
-"""Impressions served by a replica and actions of users.
+"""Impressions served by a replica, actions of users, the rule on their event time, and dead letters.
 
 Letters: B candidates.
 """
@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
+from monolith_py.config import LogConfig
 from monolith_py.data.columns import FeatureColumns, FloatArray, Int64Array
 
 
@@ -35,3 +39,50 @@ class Action:
     kind: str
     time_ms: int
     value: float = 1.0
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A record that could not be used."""
+
+    topic: str
+    partition: int
+    offset: int
+    value: bytes  # of the record, or its first bytes
+    reason: str
+    time_ms: int = 0  # wall clock at which it was put aside
+    value_bytes: int = 0  # of the whole record if `value` is cut, else 0
+
+
+# Present times in seconds, 2001 to 2065: as milliseconds they are in January 1970.
+_SECONDS = range(10**9, 3 * 10**9)
+
+
+@dataclass(frozen=True)
+class EventTimeRule:
+    """Rule on event time, one for joiner, replay and trainer: at most `max_skew_ms` ahead of the wall clock, and not in seconds.
+
+    >>> EventTimeRule(1_000).fault(5_001, wall_ms=4_000)
+    'time_ms must be at most 1000 ms ahead of the wall clock 4000, got 5001'
+    """
+
+    max_skew_ms: int
+
+    @staticmethod
+    def of(config: LogConfig) -> EventTimeRule:
+        """Return the rule of the job with the log `config`."""
+        return EventTimeRule(round(config.max_clock_skew_s * 1000))
+
+    def broken(self, times_ms: Int64Array, wall_ms: int) -> npt.NDArray[np.bool_]:
+        """Return for each event time whether `fault` has a rule that it breaks."""
+        in_seconds = (times_ms >= _SECONDS.start) & (times_ms < _SECONDS.stop)
+        broken: npt.NDArray[np.bool_] = (times_ms > wall_ms + self.max_skew_ms) | in_seconds
+        return broken
+
+    def fault(self, time_ms: int, wall_ms: int) -> str | None:
+        """Return the rule that an event time breaks, None if it breaks none."""
+        if time_ms > wall_ms + self.max_skew_ms:
+            return f"time_ms must be at most {self.max_skew_ms} ms ahead of the wall clock {wall_ms}, got {time_ms}"
+        if time_ms in _SECONDS:
+            return f"time_ms must be in milliseconds, got {time_ms}: a time of today in seconds"
+        return None

@@ -35,7 +35,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from monolith_py.clock import Clock
-from monolith_py.errors import KvError, LogError, OffsetTrimmed, TopicMissing
+from monolith_py.errors import KvError, LogError, OffsetTrimmed, RecordRefused, RecordsDamaged, TopicMissing
 from monolith_py.io import Kv, Log, Record
 
 _logger = logging.getLogger(__name__)
@@ -45,6 +45,8 @@ _Result = TypeVar("_Result")
 RETRY_S = 60.0
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
+# Errors of the log that no further attempt cures.
+_PERMANENT = (TopicMissing, OffsetTrimmed, RecordRefused, RecordsDamaged)
 
 
 class RetryPolicy:
@@ -68,7 +70,7 @@ class RetryPolicy:
         """Return the result of `operation`, which may run several times.
 
         Raises:
-            LogError: the log was away for RETRY_S, or the process is to stop; `TopicMissing` and `OffsetTrimmed` at once.
+            LogError: the log was away for RETRY_S, or the process is to stop; at once for an error that no attempt cures.
             KvError: the store was away for RETRY_S, or the process is to stop.
         """
         give_up_s = self._clock.monotonic_s() + RETRY_S
@@ -76,7 +78,7 @@ class RetryPolicy:
         while True:
             try:
                 return operation()
-            except (TopicMissing, OffsetTrimmed):
+            except _PERMANENT:
                 raise
             except (LogError, KvError) as error:
                 if self._should_stop() or self._clock.monotonic_s() + pause_s > give_up_s:
@@ -144,8 +146,20 @@ class RetryingKv:
         self._retry.run(lambda: self._kv.write(puts, deletes))
 
     def scan(self, prefix: str) -> Iterator[tuple[str, bytes]]:
-        """Yield every (key, value) with a key that starts with `prefix`; a failed scan restarts before the first is yielded."""
-        yield from self._retry.run(lambda: list(self._kv.scan(prefix)))
+        """Yield every (key, value) with a key that starts with `prefix`, each once, also if the scan fails in between."""
+        scan, yielded = self._kv.scan(prefix), set[str]()
+
+        def following() -> tuple[str, bytes] | None:
+            nonlocal scan
+            try:
+                return next((entry for entry in scan if entry[0] not in yielded), None)
+            except KvError:
+                scan = self._kv.scan(prefix)
+                raise
+
+        while (entry := self._retry.run(following)) is not None:
+            yielded.add(entry[0])
+            yield entry
 
     def close(self) -> None:
         """Free connections and files."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from monolith_py.errors import WireError
+from monolith_py.errors import RecordsDamaged, WireError
 from monolith_py.io import Log
 from monolith_py.sync.delta import decode_delta
 
@@ -19,7 +19,11 @@ def next_generation(log: Log, topic: str, checkpoint_generation: int) -> int:
         stop, first = first, max(start, end - 2 * (end - first) - 1)
         offset = first
         while offset < stop:
-            records = log.read(topic, 0, offset, stop - offset)
+            try:
+                records = log.read(topic, 0, offset, stop - offset)
+            except RecordsDamaged as error:
+                offset = error.next_offset
+                continue
             if not records:
                 break
             newest = max([newest, *(_generation(record.value) for record in records)])

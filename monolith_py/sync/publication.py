@@ -17,6 +17,8 @@ from monolith_py.table import EncodedDelta
 
 # Beyond this number, marks are merged in pairs at the older time of each: no row seems fresher than it is.
 _MAX_MARKS = 4096
+# Most bytes of rows and fids in one delta: half of what Kafka takes in a record.
+_DELTA_BYTES, _FID_BYTES = 8 << 20, 8
 
 
 class StepMarks:
@@ -58,9 +60,14 @@ class DrainedTable:
     dim: int
     delta: EncodedDelta
 
+    def rows_of_a_delta(self, most: int) -> int:
+        """Return the number of rows, and of evictions, in one delta: `most`, fewer if they are wide."""
+        row_bytes = self.delta.rows.shape[1] if len(self.delta.rows) else 0
+        return max(1, min(most, _DELTA_BYTES // (row_bytes + 2 * _FID_BYTES)))
+
     def num_deltas(self, rows_per_delta: int) -> int:
         """Return the number of deltas that hold the rows and evictions."""
-        return -(-max(len(self.delta.fids), len(self.delta.evicted)) // rows_per_delta)
+        return -(-max(len(self.delta.fids), len(self.delta.evicted)) // self.rows_of_a_delta(rows_per_delta))
 
 
 @dataclass(frozen=True)
@@ -161,8 +168,9 @@ class Publication:
             raise ModelNotFinite(f"table {part.table!r}: {error}") from None
         # Of a fid that has a row again the eviction is left out: it could be in a later delta than the row.
         evicted = evicted[~np.isin(evicted, fids)] if len(evicted) else evicted
-        for start in range(0, part.num_deltas(self.rows_per_delta) * self.rows_per_delta, self.rows_per_delta):
-            chunk = slice(start, start + self.rows_per_delta)
+        size = part.rows_of_a_delta(self.rows_per_delta)
+        for start in range(0, part.num_deltas(self.rows_per_delta) * size, size):
+            chunk = slice(start, start + size)
             yield replace(
                 head,
                 table=part.table,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
-from monolith_py.errors import DeltaGap, WireError
+from monolith_py.errors import DeltaGap, RecordsDamaged, WireError
 from monolith_py.io import Log
 from monolith_py.sync.delta import Delta, decode_delta
 
@@ -43,10 +43,14 @@ class Subscriber:
 
         Raises:
             DeltaGap: a delta is missing.
-            WireError: a record is no delta.
+            WireError: a record is no delta, or damaged.
             OffsetTrimmed, LogError: from the log.
         """
-        for record in self._log.read(self._topic, 0, self._offset, _MAX_RECORDS, timeout_s):
+        try:
+            records = self._log.read(self._topic, 0, self._offset, _MAX_RECORDS, timeout_s)
+        except RecordsDamaged as error:
+            raise WireError(str(error)) from error
+        for record in records:
             try:
                 delta = decode_delta(record.value)
             except WireError as error:

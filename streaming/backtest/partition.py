@@ -14,10 +14,11 @@ from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_py.io.log.topics import Topics
 from monolith_streaming.joiner.intake import Intake, SeenImpression
 from monolith_streaming.joiner.position import Position
+from monolith_streaming.joiner.request import Emission, SeenAction
 from monolith_streaming.joiner.request_joiner import RequestJoiner
-from monolith_streaming.joiner.rules import FOREVER_MS, Emission, Rules, SeenAction
+from monolith_streaming.joiner.rules import FOREVER_MS, Rules
 from monolith_streaming.joiner.waiting import WaitingRequest
-from monolith_streaming.joiner.watermark import InputTopic, Watermark
+from monolith_streaming.joiner.watermark import Watermark
 
 
 class Arrived(NamedTuple):
@@ -56,7 +57,7 @@ class Joining:
     job: JobConfig
     rules: Rules
     patterns: WirePatterns
-    now_ms: int  # wall clock; events more than a day ahead of it are refused
+    now_ms: int  # wall clock; events ahead of it are refused
     end_ms: int  # impressions from here on are passed over
 
 
@@ -72,11 +73,11 @@ class PartitionJoiner:
         self._kv = MemoryKv()
         self._joiner = RequestJoiner(joining.rules, self._kv, "")
         topics = Topics.of(joining.job.log)
-        inputs = {InputTopic.IMPRESSIONS: topics.impressions, InputTopic.ACTIONS: topics.actions}
-        self._position = Position([joining.log.start_offset(topic, number) for topic in inputs.values()], 0)
+        inputs = (topics.impressions, topics.actions)
+        self._position = Position([joining.log.start_offset(topic, number) for topic in inputs], 0)
         self._watermark = Watermark(joining.rules.max_out_of_orderness_ms, _IDLE_S, self._position.watermark, 0.0)
         clock = ManualClock(joining.now_ms)
-        self._intake = Intake(joining.log, inputs, joining.rules, joining.patterns, joining.job.joiner.max_records, clock)
+        self._intake = Intake(joining.job, joining.log, joining.rules, joining.patterns, clock)
         self._numbers: dict[str, int] = {}  # request id -> number of its first candidate, as long as the joiner remembers the request
         self._forgets: deque[tuple[int, str]] = deque()  # (watermark of the forgetting, request id)
         self.is_done = False

@@ -6,13 +6,18 @@ not of the sample. A late positive increases only the positives. The new counts 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
 
 from monolith_py.data.columns import FeatureColumns, Int64Array
 from monolith_py.data.counters import counter_key, decode_counts, encode_counts
+from monolith_py.errors import WireError
 from monolith_py.io import Kv
+from monolith_py.observe import metrics
+
+_logger = logging.getLogger(__name__)
 
 
 def counted(kv: Kv, features: FeatureColumns, keys: Sequence[str], increments: Int64Array) -> dict[str, bytes]:
@@ -30,4 +35,14 @@ def counted(kv: Kv, features: FeatureColumns, keys: Sequence[str], increments: I
         added.update(zip((counter_key(name, fid) for fid in fids.tolist()), sums, strict=True))
     stored = kv.get_many(list(added))
     num_tasks = increments.shape[1] - 1
-    return {key: encode_counts(decode_counts(value, num_tasks) + sums) for (key, sums), value in zip(added.items(), stored, strict=True)}
+    return {key: encode_counts(_before(value, num_tasks) + sums) for (key, sums), value in zip(added.items(), stored, strict=True)}
+
+
+def _before(value: bytes | None, num_tasks: int) -> Int64Array:
+    """Return the stored counts; zeros for those of a job with another number of tasks."""
+    try:
+        return decode_counts(value, num_tasks)
+    except WireError as error:
+        metrics.COUNTERS_RESET.inc()
+        _logger.debug("a counter begins anew: %s", error)
+        return decode_counts(None, num_tasks)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from monolith_py.data.columns import FeatureColumns, Int64Array
 from monolith_py.data.examples import ExampleBatch
 from monolith_py.data.served import ServedModel, ServedScores
+from monolith_py.io.codec import encode_examples
 from monolith_py.io.codec.impression_view import ImpressionView
 from monolith_py.io.codec.picked_columns import pick_features
 from monolith_py.io.codec.wire_patterns import WirePatterns
-from monolith_streaming.joiner.rules import Emission, Rules
+from monolith_streaming.joiner.request import Emission
+from monolith_streaming.joiner.rules import Rules
 from monolith_streaming.joiner.waiting import WaitingRequest
 
+# A larger record is cut, unless it is one example: it must fit a topic with Kafka's own limit of 1 MiB.
+MAX_RECORD_BYTES = 1_000_000
 Emitted = Sequence[tuple[WaitingRequest, Emission]]
 
 
@@ -32,6 +36,22 @@ def examples_of(emitted: Emitted, rules: Rules, patterns: WirePatterns) -> Examp
         features=features_of(emitted, patterns),
         served=served_of(emitted, rules.tasks),
     )
+
+
+def records_of(emitted: Emitted, rules: Rules, patterns: WirePatterns, size: int, metadata: Mapping[str, str] | None = None) -> list[bytes]:
+    """Return the examples of these emissions in order, as records of at most `size` examples and about 1 MB."""
+    batches = (examples_of(emitted[start : start + size], rules, patterns) for start in range(0, len(emitted), size))
+    return [value for batch in batches for value in _encoded(batch, metadata)]
+
+
+def _encoded(batch: ExampleBatch, metadata: Mapping[str, str] | None) -> Iterator[bytes]:
+    value = encode_examples(batch, metadata)
+    if len(value) <= MAX_RECORD_BYTES or len(batch) == 1:
+        yield value
+        return
+    middle = len(batch) // 2
+    yield from _encoded(batch.slice(0, middle), metadata)
+    yield from _encoded(batch.slice(middle, len(batch)), metadata)
 
 
 def features_of(emitted: Emitted, patterns: WirePatterns, only: Sequence[str] | None = None) -> FeatureColumns:

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from monolith_py.clock import Clock
-from monolith_py.data.events import Action
-from monolith_py.errors import OffsetTrimmed, WireError
+from monolith_py.config import JobConfig
+from monolith_py.data.events import Action, DeadLetter, EventTimeRule
+from monolith_py.errors import OffsetTrimmed, RecordsDamaged, WireError
 from monolith_py.io import Log, Record
 from monolith_py.io.codec import decode_action
 from monolith_py.io.codec.impression_view import ImpressionView, parse_impression
 from monolith_py.io.codec.wire_patterns import WirePatterns
+from monolith_py.io.log.topics import Topics
 from monolith_py.observe import metrics
+from monolith_streaming.joiner.census import Census
 from monolith_streaming.joiner.position import Position
-from monolith_streaming.joiner.rules import FOREVER_MS, Rules, SeenAction
+from monolith_streaming.joiner.request import SeenAction
+from monolith_streaming.joiner.rules import FOREVER_MS, Rules
 from monolith_streaming.joiner.watermark import InputTopic, Watermark
 
 _logger = logging.getLogger(__name__)
+
+# In a backlog a record counts as ahead of its neighbours only if this many behind it show it.
+_LOOK_AHEAD = 8
+_NAMES = {InputTopic.IMPRESSIONS: "impression", InputTopic.ACTIONS: "action"}
 
 
 class SeenImpression(NamedTuple):
@@ -28,16 +36,6 @@ class SeenImpression(NamedTuple):
 
     impression: ImpressionView
     offset: int
-
-
-class Refused(NamedTuple):
-    """A message for the dead letters."""
-
-    topic: str
-    partition: int
-    offset: int
-    value: bytes
-    reason: str
 
 
 class _Entry(NamedTuple):
@@ -58,6 +56,7 @@ class _Buffer:
     order_ms: deque[int] = field(default_factory=deque)
     next_offset: int = 0  # of the next read
     has_backlog: bool = False  # the last read was full: the topic has more
+    num_valid: int = 0  # entries without those of invalid records
 
     def extend(self, entries: Sequence[_Entry]) -> None:
         """Append entries in the order of their offsets."""
@@ -71,11 +70,14 @@ class _Buffer:
             place -= 1
         self.entries.extend(entries)
         self.order_ms.extend(reversed(order_ms))
+        self.num_valid += sum(not isinstance(entry.parsed, WireError) for entry in entries)
 
     def pop(self) -> _Entry:
         """Remove the first entry and return it."""
         self.order_ms.popleft()
-        return self.entries.popleft()
+        entry = self.entries.popleft()
+        self.num_valid -= not isinstance(entry.parsed, WireError)
+        return entry
 
 
 class Intake:
@@ -86,11 +88,13 @@ class Intake:
     processed as they arrive.
     """
 
-    def __init__(
-        self, log: Log, topics: Mapping[InputTopic, str], rules: Rules, patterns: WirePatterns, max_records: int, clock: Clock
-    ) -> None:
-        self._log, self._topics, self._rules, self._patterns = log, topics, rules, patterns
-        self._max_records, self._clock = max_records, clock
+    def __init__(self, job: JobConfig, log: Log, rules: Rules, patterns: WirePatterns, clock: Clock) -> None:
+        topics = Topics.of(job.log)
+        self._topics = {InputTopic.IMPRESSIONS: topics.impressions, InputTopic.ACTIONS: topics.actions}
+        self._log, self._rules, self._patterns, self._clock = log, rules, patterns, clock
+        self._max_records, self._time_rule = job.joiner.max_records, EventTimeRule.of(job.log)
+        self.census = Census(rules)
+        self._num_ahead = min(_LOOK_AHEAD, self._max_records // (2 * _LOOK_AHEAD))
         self._buffers: dict[int, dict[InputTopic, _Buffer]] = {}
 
     def fill(self, number: int, position: Position, watermark: Watermark, wait_s: float) -> None:
@@ -114,37 +118,48 @@ class Intake:
             if order_ms <= horizon_ms and not isinstance(entry.parsed, WireError)
         ]
 
-    def events(self, number: int, position: Position, watermark: Watermark) -> Iterator[SeenImpression | SeenAction | Refused | None]:
+    def events(self, number: int, position: Position, watermark: Watermark) -> Iterator[SeenImpression | SeenAction | DeadLetter | None]:
         """Yield the records read ahead by event time, None for an action without effect; move `position` and `watermark` past each.
 
         Stops where a topic with a backlog may have an earlier record that was not read yet.
         """
-        buffers, horizon_ms, wall_ms = self._buffers[number], self._horizon_ms(number), self._clock.now_ms()
+        buffers, horizon_ms = self._buffers[number], self._horizon_ms(number)
         while heads := [(buffer.order_ms[0], input_topic) for input_topic, buffer in buffers.items() if buffer.entries]:
             order_ms, input_topic = min(heads)
-            if order_ms > horizon_ms:
+            buffer = buffers[input_topic]
+            if order_ms > horizon_ms or (buffer.has_backlog and len(buffer.entries) <= self._num_ahead):
                 return
-            entry = buffers[input_topic].pop()
+            limit_ms = order_ms if len(buffer.entries) > _LOOK_AHEAD else None
+            entry = buffer.pop()
             position.offsets[entry.input_topic] = entry.record.offset + 1
-            yield self._event(entry, watermark, wall_ms)
+            yield self._event(entry, watermark, limit_ms)
 
     def _horizon_ms(self, number: int) -> int:
-        """Return the event time up to which all records were read, as far as the last record of each backlog tells."""
+        """Return the event time up to which all records were read, as far as the last records of each backlog tell."""
         backlogs = (buffer for buffer in self._buffers[number].values() if buffer.has_backlog and buffer.entries)
-        return min((buffer.entries[-1].time_ms for buffer in backlogs), default=FOREVER_MS)
+        return min((buffer.order_ms[-min(len(buffer.entries), self._num_ahead or 1)] for buffer in backlogs), default=FOREVER_MS)
 
-    def _event(self, entry: _Entry, watermark: Watermark, wall_ms: int) -> SeenImpression | SeenAction | Refused | None:
+    def _event(self, entry: _Entry, watermark: Watermark, limit_ms: int | None) -> SeenImpression | SeenAction | DeadLetter | None:
         record, parsed = entry.record, entry.parsed
-        broken_rule = None if isinstance(parsed, WireError) else watermark.observe(entry.input_topic, entry.time_ms, wall_ms)
+        broken_rule = None
+        if not isinstance(parsed, WireError):
+            broken_rule = watermark.observe(entry.input_topic, entry.time_ms, self._clock.now_ms(), limit_ms)
         counter = metrics.IMPRESSIONS_READ if entry.input_topic == InputTopic.IMPRESSIONS else metrics.ACTIONS_READ
         counter.inc()
         if isinstance(parsed, WireError):
-            return Refused(record.topic, record.partition, record.offset, record.value, str(parsed))
+            return DeadLetter(record.topic, record.partition, record.offset, record.value, str(parsed))
         if broken_rule is not None:
-            name = "impression" if entry.input_topic == InputTopic.IMPRESSIONS else "action"
-            return Refused(record.topic, record.partition, record.offset, record.value, f"{name}.{broken_rule}")
+            reason = f"{_NAMES[entry.input_topic]}.{broken_rule}"
+            return DeadLetter(record.topic, record.partition, record.offset, record.value, reason)
         if isinstance(parsed, Action):
-            return SeenAction(parsed, record.offset, record.value) if self._rules.matters(parsed) else None
+            if not self._rules.matters(parsed):
+                metrics.ACTIONS_UNUSED.labels(reason="kind").inc()
+                return None
+            if parsed.value <= 0 and parsed.kind in self._rules.bits:
+                metrics.ACTIONS_UNUSED.labels(reason="value").inc()
+            self.census.note_action(parsed.kind)
+            return SeenAction(parsed, record.offset, record.value)
+        self.census.note_impression()
         return SeenImpression(parsed, record.offset)
 
     def _read(self, number: int, input_topic: InputTopic, position: Position, watermark: Watermark, wait_s: float) -> bool:
@@ -154,37 +169,54 @@ class Intake:
             buffer = self._buffers[number][input_topic] = _Buffer(next_offset=position.offsets[input_topic])
         wanted = self._max_records - len(buffer.entries)
         if 2 * wanted >= self._max_records:
-            records = self._next_records(number, input_topic, buffer, position, wait_s if not buffer.entries else 0.0)
-            buffer.has_backlog = len(records) >= wanted
-            time_ms, entries = buffer.entries[-1].time_ms if buffer.entries else 0, []
-            for record in records:
-                entries.append(self._parse(input_topic, record, time_ms))
-                time_ms = entries[-1].time_ms
+            before_ms = buffer.entries[-1].time_ms if buffer.entries else 0
+            entries = self._next_entries(input_topic, buffer, (number, position), before_ms, wait_s if not buffer.entries else 0.0)
+            buffer.has_backlog = len(entries) >= wanted
             buffer.extend(entries)
-        watermark.note_read(input_topic, len(buffer.entries), self._clock.monotonic_s())
+        watermark.note_read(input_topic, buffer.num_valid, self._clock.monotonic_s())
         return bool(buffer.entries)
 
-    def _next_records(self, number: int, input_topic: InputTopic, buffer: _Buffer, position: Position, wait_s: float) -> list[Record]:
+    def _next_entries(
+        self, input_topic: InputTopic, buffer: _Buffer, place: tuple[int, Position], before_ms: int, wait_s: float
+    ) -> list[_Entry]:
+        """Read the next records of a partition; `before_ms` is the event time of the record before them."""
+        number, position = place
         wanted = self._max_records - len(buffer.entries)
         try:
             records = self._log.read(self._topics[input_topic], number, buffer.next_offset, wanted, timeout_s=wait_s)
         except OffsetTrimmed as error:
             _logger.error("records lost, reading on at offset %d: %s", error.start, error)
+            metrics.RECORDS_LOST.labels(topic=error.topic).inc(error.start - error.offset)
             buffer.next_offset = error.start
             if not buffer.entries:
                 position.offsets[input_topic] = error.start
             return []
+        except RecordsDamaged as error:
+            _logger.error("reading on at offset %d: %s", error.next_offset, error)
+            metrics.RECORDS_LOST.labels(topic=error.topic).inc(error.next_offset - error.offset)
+            buffer.next_offset = error.next_offset
+            last = Record(error.topic, number, error.next_offset - 1, before_ms, b"")
+            return [_Entry(input_topic, before_ms, last, WireError(str(error)))]
+        entries = []
+        wall_ms = self._clock.now_ms()
+        for record in records:
+            entries.append(self._parse(input_topic, record, before_ms, wall_ms))
+            before_ms = entries[-1].time_ms
         if records:
             buffer.next_offset = records[-1].offset + 1
-        return records
+        return entries
 
-    def _parse(self, input_topic: InputTopic, record: Record, before_ms: int) -> _Entry:
+    def _parse(self, input_topic: InputTopic, record: Record, before_ms: int, wall_ms: int) -> _Entry:
         """Return the entry of a record; `before_ms` is the event time of the record before it, which an invalid one takes."""
+        parsed: ImpressionView | Action
         try:
             if input_topic == InputTopic.IMPRESSIONS:
-                impression = parse_impression(record.value, self._patterns)
-                return _Entry(input_topic, impression.time_ms, record, impression)
-            action = decode_action(record.value)
-            return _Entry(input_topic, action.time_ms, record, action)
+                parsed = parse_impression(record.value, self._patterns)
+            else:
+                parsed = decode_action(record.value)
         except WireError as error:
             return _Entry(input_topic, before_ms, record, error)
+        fault = self._time_rule.fault(parsed.time_ms, wall_ms)
+        if fault is not None:
+            return _Entry(input_topic, before_ms, record, WireError(f"{_NAMES[input_topic]}.{fault}"))
+        return _Entry(input_topic, parsed.time_ms, record, parsed)

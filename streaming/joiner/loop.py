@@ -14,50 +14,35 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
+from monolith_py.data.events import DeadLetter
 from monolith_py.data.schema import Schema
-from monolith_py.errors import ConfigError, LogError
+from monolith_py.errors import ClockStepped, ConfigError, LogError
 from monolith_py.io import Kv, Log
-from monolith_py.io.codec import encode_examples
 from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_py.io.log.dead_letters import DeadLetters
 from monolith_py.io.log.topics import Topics
 from monolith_py.io.retrying import RetryingKv, RetryingLog, RetryPolicy
 from monolith_py.observe import metrics
 from monolith_streaming.joiner.counters import counted
-from monolith_streaming.joiner.emit import examples_of, features_of, increments_of
-from monolith_streaming.joiner.intake import Intake, Refused, SeenImpression
-from monolith_streaming.joiner.outbox import Outbox, decode_outbox, deliver, encode_outbox
-from monolith_streaming.joiner.position import Position, decode_position, encode_position, outbox_key, position_key
-from monolith_streaming.joiner.request_joiner import RequestJoiner
-from monolith_streaming.joiner.rules import Reason, Rules, SeenAction
-from monolith_streaming.joiner.waiting import waiting_prefix
-from monolith_streaming.joiner.watermark import InputTopic, Watermark
+from monolith_streaming.joiner.emit import features_of, increments_of, records_of
+from monolith_streaming.joiner.intake import Intake, SeenImpression
+from monolith_streaming.joiner.outbox import Outbox, deliver, encode_outbox
+from monolith_streaming.joiner.partition import PartitionState
+from monolith_streaming.joiner.position import StateKeys, encode_position
+from monolith_streaming.joiner.request import SeenAction
+from monolith_streaming.joiner.rules import Rules
+from monolith_streaming.joiner.start import NO_OFFSET, Start
+from monolith_streaming.joiner.watermark import InputTopic
 
 _logger = logging.getLogger(__name__)
 
 # Wall-clock wait for records after a round of reads without any, over all partitions.
 _IDLE_WAIT_S = 0.05
-# Refused actions that show a fault and become dead letters; the others are late and only counted.
-_FAULTS = {
-    Reason.NO_IMPRESSION: "action.request_id must be that of an impression, got none within window_s + max_out_of_orderness_s",
-    Reason.NO_CANDIDATE: "action.item_id must be a candidate of its request, got another item",
-}
-_TOO_LATE = "impression.time_ms must be within window_s + allowed_lateness_s of the watermark, got an older one"
-
-
-@dataclass
-class PartitionState:
-    """State of the loop for one partition."""
-
-    number: int
-    position: Position
-    watermark: Watermark
-    joiner: RequestJoiner
-    has_outbox: bool  # Kv has one; its records are in the log
+# Wall-clock seconds between two looks at the number of partitions.
+_PARTITIONS_INTERVAL_S = 60.0
 
 
 class JoinerLoop:
@@ -70,31 +55,39 @@ class JoinerLoop:
         self._rules = Rules.of(job)
         self._patterns = WirePatterns(Schema.of(job).dense_dims)
         self._topics = Topics.of(job.log)
+        self._keys = StateKeys(job.name, self._topics.examples)
         self._inputs = {InputTopic.IMPRESSIONS: self._topics.impressions, InputTopic.ACTIONS: self._topics.actions}
-        self._intake = Intake(self._log, self._inputs, self._rules, self._patterns, job.joiner.max_records, clock)
+        self._intake = Intake(job, self._log, self._rules, self._patterns, clock)
         self._dead_letters = DeadLetters(log, self._topics.dead_letters, clock)
         self._partitions: list[PartitionState] = []
-        self._refused: list[Refused] = []
+        self._refused: list[DeadLetter] = []
         self._num_records = 0  # of the open step
         self._step_began_s: float | None = None
         self._is_idle = False
+        self._look_due_s = clock.monotonic_s() + _PARTITIONS_INTERVAL_S
 
-    def start(self) -> None:
+    def start(self, *, force: bool = False) -> None:
         """Restore the state of the last commit from Kv and deliver its outbox.
 
         Raises:
             ConfigError: the topics do not have the same number of partitions.
+            StateMismatch: the state does not follow the log, and not `force`.
         """
-        counts = {topic: self._log.num_partitions(topic) for topic in (*self._inputs.values(), self._topics.examples)}
+        counts = self._partition_counts()
         if len(set(counts.values())) > 1:
             raise ConfigError(f"topics must have the same number of partitions, got {counts}")
-        self._partitions = [self._open(number) for number in range(counts[self._topics.examples])]
+        start = Start(self._job, self._log, self._kv, self._rules, self._dead_letters, force)
+        self._partitions = self._retry.run(lambda: start.open(counts[self._topics.examples], self._clock.monotonic_s()))
 
     def step(self) -> int:
         """Read and join records, commit if it is time, and return the number of records read.
 
         Waits for records, up to 50 ms, if the previous call found none.
+
+        Raises:
+            ClockStepped: the wall clock went back, so sound records would be refused.
         """
+        self._look()
         num_records, has_more = 0, False
         wait_s = _IDLE_WAIT_S / (len(InputTopic) * len(self._partitions)) if self._is_idle else 0.0
         for partition in self._partitions:
@@ -152,8 +145,10 @@ class JoinerLoop:
         """Make the open step durable, if there is one. The numbers are those of the module's docstring."""
         if not self._has_changes:
             return
-        for letter in self._letters():  # 3
-            self._retry.run(lambda one=letter: self._dead_letters.put(*one))  # type: ignore[misc]
+        letters = self._refused + [
+            letter for partition in self._partitions for letter in partition.letters(self._topics, len(self._partitions))
+        ]
+        self._retry.run(lambda: self._dead_letters.put_all(letters))  # 3
         puts, deletes, outboxes = self._changes()
         self._kv.write(puts, deletes)  # 4
         for partition in self._partitions:
@@ -182,46 +177,11 @@ class JoinerLoop:
             or self._clock.monotonic_s() - self._step_began_s >= settings.linger_s
         )
 
-    def _open(self, number: int) -> PartitionState:
-        """Return the state of partition `number` at the last commit, after delivering its outbox."""
-        name, examples = self._job.name, self._topics.examples
-        position_value, outbox_value = self._kv.get_many([position_key(name, number), outbox_key(name, number)])
-        if position_value is None:
-            starts = [self._log.start_offset(topic, number) for topic in self._inputs.values()]
-            position = Position(starts, self._log.end_offset(examples, number))
-        else:
-            position = decode_position(position_value)
-        if outbox_value is not None:
-            outbox = decode_outbox(outbox_value)
-            position.examples_end = self._retry.run(lambda: deliver(self._log, examples, number, outbox))
-        settings = self._job.joiner
-        watermark = Watermark(self._rules.max_out_of_orderness_ms, settings.idle_timeout_s, position.watermark, self._clock.monotonic_s())
-        joiner = RequestJoiner(self._rules, self._kv, waiting_prefix(name, number))
-        num_requests = joiner.restore()
-        _logger.info("%r[%d]: restored, reading on at offsets %s, %d requests remembered", examples, number, position.offsets, num_requests)
-        return PartitionState(number, position, watermark, joiner, outbox_value is not None)
-
-    def _letters(self) -> list[Refused]:
-        """Return the step's dead letters."""
-        letters = list(self._refused)
-        for partition in self._partitions:
-            joiner, number = partition.joiner, partition.number
-            letters += [
-                Refused(self._topics.actions, number, seen.offset, seen.value, _FAULTS[reason])
-                for seen, reason in joiner.refused
-                if reason in _FAULTS
-            ]
-            letters += [
-                Refused(self._topics.impressions, number, seen.offset, seen.impression.value, _TOO_LATE) for seen in joiner.too_late
-            ]
-        return letters
-
     def _changes(self) -> tuple[dict[str, bytes], list[str], dict[int, Outbox]]:
         """Return the step's puts and deletes in Kv, and the outbox of each partition with examples."""
         puts: dict[str, bytes] = {}
         deletes: list[str] = []
         outboxes: dict[int, Outbox] = {}
-        name = self._job.name
         for partition in self._partitions:
             number = partition.number
             partition_puts, partition_deletes = partition.joiner.changes()
@@ -230,20 +190,19 @@ class JoinerLoop:
             outbox = self._outbox(partition)
             if outbox is not None:
                 outboxes[number] = outbox
-                puts[outbox_key(name, number)] = encode_outbox(outbox)
+                puts[self._keys.outbox(number)] = encode_outbox(outbox)
             elif partition.has_outbox:
-                deletes.append(outbox_key(name, number))
-            puts[position_key(name, number)] = encode_position(partition.position)
+                deletes.append(self._keys.outbox(number))
+            puts[self._keys.position(number)] = encode_position(partition.position)
         return puts | self._counters(), deletes, outboxes
 
     def _outbox(self, partition: PartitionState) -> Outbox | None:
         written = [pair for pair in partition.joiner.emitted if pair[1].kind is not None]
         if not written:
             return None
-        size = self._job.joiner.examples_per_record
-        batches = [examples_of(written[start : start + size], self._rules, self._patterns) for start in range(0, len(written), size)]
-        newest_ms = max(int(batch.times_ms.max()) for batch in batches)
-        return Outbox(partition.position.examples_end, newest_ms, tuple(encode_examples(batch) for batch in batches))
+        newest_ms = max(waiting.request.time_ms for waiting, _ in written)
+        values = records_of(written, self._rules, self._patterns, self._job.joiner.examples_per_record)
+        return Outbox(partition.position.examples_end, newest_ms, tuple(values))
 
     def _counters(self) -> dict[str, bytes]:
         settings = self._job.counters
@@ -260,15 +219,35 @@ class JoinerLoop:
             return self._log.append(examples, outbox.values, time_ms=outbox.time_ms, partition=number)
         except LogError as error:
             _logger.warning("append failed, comparing the log with the outbox: %s", error)
-        return self._retry.run(lambda: deliver(self._log, examples, number, outbox))
+        refused = lambda value, reason: self._dead_letters.put(examples, number, NO_OFFSET, value, reason)  # noqa: E731
+        return self._retry.run(lambda: deliver(self._log, examples, number, outbox, refused))
+
+    def _partition_counts(self) -> dict[str, int]:
+        return {topic: self._log.num_partitions(topic) for topic in (*self._inputs.values(), self._topics.examples)}
+
+    def _look(self) -> None:
+        """Look at the wall clock, and now and then at the census and the number of partitions."""
+        now_ms = self._clock.now_ms()
+        for partition in self._partitions:
+            seen_ms = partition.position.watermark.newest_at_ms
+            if now_ms < seen_ms - round(self._job.log.max_clock_skew_s * 1000):
+                raise ClockStepped(f"the wall clock must not go back by more than log.max_clock_skew_s, was {seen_ms} ms, got {now_ms} ms")
+        now_s = self._clock.monotonic_s()
+        self._intake.census.report(now_s)
+        if now_s < self._look_due_s:
+            return
+        self._look_due_s = now_s + _PARTITIONS_INTERVAL_S
+        for topic, count in self._partition_counts().items():
+            if count > len(self._partitions):
+                _logger.error("topic %r has %d partitions, this joiner reads %d until it restarts", topic, count, len(self._partitions))
 
     def _observe(self) -> None:
         for partition in self._partitions:
             for _, emission in partition.joiner.emitted:
                 label = "sampled_away" if emission.kind is None else emission.kind.name.lower()
                 metrics.EXAMPLES_JOINED.labels(kind=label).inc()
-            for _, reason in partition.joiner.refused:
-                metrics.ACTIONS_UNMATCHED.labels(reason=reason.name.lower()).inc()
+            for seen, reason in partition.joiner.refused:
+                metrics.ACTIONS_UNMATCHED.labels(reason=partition.label(seen, reason, len(self._partitions))).inc()
         metrics.JOINER_CANDIDATES_WAITING.set(sum(partition.joiner.num_waiting for partition in self._partitions))
         watermarks = [partition.position.watermark.watermark_ms for partition in self._partitions]
         metrics.JOINER_WATERMARK_TIMESTAMP_SECONDS.set(min((ms for ms in watermarks if ms is not None), default=0) / 1000)

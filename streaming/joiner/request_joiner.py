@@ -11,26 +11,17 @@ from collections.abc import Iterable, Iterator
 
 from monolith_py.errors import KvError
 from monolith_py.io import Kv
+from monolith_py.observe import metrics
 from monolith_streaming.joiner.intake import SeenImpression
-from monolith_streaming.joiner.rules import (
-    FOREVER_MS,
-    Emission,
-    Outcome,
-    Reason,
-    Request,
-    Rules,
-    SeenAction,
-    Status,
-    advance,
-    can_emit,
-    due_ms,
-    see_action,
-    see_impression,
-)
+from monolith_streaming.joiner.request import Emission, Outcome, Reason, Request, SeenAction, Status
+from monolith_streaming.joiner.rules import FOREVER_MS, Rules, advance, can_emit, due_ms, see_action, see_impression
 from monolith_streaming.joiner.waiting import WaitingRequest, decode_waiting, encode_waiting
 
-# Most requests that one step closes: bounds the memory of a step after a long pause.
-MAX_CLOSED = 4096
+# Most requests that one step closes, and those closed between two looks at the other bounds of a step.
+MAX_CLOSED, _CHUNK = 4096, 256
+_CLOSE_CHUNK = 16  # of `close_all`, which looks only between chunks
+# A step that emits this much closes no further request, so its outbox stays far below the largest value of Redis, 512 MB.
+_MAX_EMITTED, _MAX_EMITTED_BYTES = 1 << 16, 32 << 20
 
 
 class RequestJoiner:
@@ -43,16 +34,20 @@ class RequestJoiner:
         self._step: dict[str, WaitingRequest | None] = {}  # changed in this step; None: forgotten
         self.num_waiting = 0  # candidates
         self.emitted: list[tuple[WaitingRequest, Emission]] = []
+        self._emitted_bytes = 0  # about, of the step's examples
         self.refused: list[tuple[SeenAction, Reason]] = []
         self.too_late: list[SeenImpression] = []
 
-    def restore(self) -> int:
-        """Load the due times of all requests in Kv and return the number of requests."""
-        for key, value in self._kv.scan(self._prefix):
-            request = decode_waiting(key[len(self._prefix) :], value).request
+    @property
+    def num_requests(self) -> int:
+        """Return the number of requests remembered."""
+        return len(self._due_ms)
+
+    def restore(self, request: Request) -> None:
+        """Remember a request that Kv has."""
+        if request.request_id not in self._due_ms:
             self.num_waiting += request.num_waiting
             self._schedule(request)
-        return len(self._due_ms)
 
     @property
     def has_changes(self) -> bool:
@@ -61,7 +56,7 @@ class RequestJoiner:
 
     def load(self, request_ids: Iterable[str], watermark_ms: int | None) -> None:
         """Load these requests and those that are due at `watermark_ms` into the step, in one read of Kv."""
-        due = [] if watermark_ms is None else self._pop_due(watermark_ms)
+        due = [] if watermark_ms is None else self._pop_due(watermark_ms, _CHUNK)
         for request_id in due:
             heapq.heappush(self._heap, (self._due_ms[request_id], request_id))
         self._load([*request_ids, *due])
@@ -78,6 +73,7 @@ class RequestJoiner:
         self._load([impression.request_id])
         waiting = self._waiting(impression.request_id)
         if waiting.request.has_arrived:
+            metrics.IMPRESSIONS_REPEATED.inc()
             return
         waiting.offset, waiting.impression = seen.offset, impression
         outcome = Outcome()
@@ -99,15 +95,22 @@ class RequestJoiner:
         return bool(self._heap) and self._heap[0][0] <= watermark_ms
 
     def advance(self, watermark_ms: int) -> bool:
-        """Advance event time to `watermark_ms`; return whether more requests are due at it."""
-        due = self._pop_due(watermark_ms)
-        self._load(due)
-        for request_id in due:
-            waiting = self._step[request_id]
-            assert waiting is not None, request_id
-            self._advance(waiting, watermark_ms)
-            if self._due_ms.get(request_id, FOREVER_MS) <= watermark_ms:
-                self._forget(request_id)
+        """Advance event time to `watermark_ms`; return whether more requests are due at it than a step may close."""
+        for _ in range(0, MAX_CLOSED, _CHUNK):
+            if self._is_full():
+                break
+            due = self._pop_due(watermark_ms, _CHUNK)
+            self._load(due)
+            for index, request_id in enumerate(due):
+                if self._is_full():
+                    for left in due[index:]:
+                        heapq.heappush(self._heap, (self._due_ms[left], left))
+                    break
+                waiting = self._step[request_id]
+                assert waiting is not None, request_id
+                self._advance(waiting, watermark_ms)
+                if self._due_ms.get(request_id, FOREVER_MS) <= watermark_ms:
+                    self._forget(request_id)
         return self.is_due(watermark_ms)
 
     def close_all(self) -> Iterator[None]:
@@ -117,15 +120,19 @@ class RequestJoiner:
         """
         assert not self._step, "a step is open"
         by_due = sorted(self._due_ms, key=lambda request_id: (self._due_ms[request_id], request_id))
-        for start in range(0, len(by_due), MAX_CLOSED):
-            self._load(by_due[start : start + MAX_CLOSED])
-            for request_id, waiting in list(self._step.items()):
+        for start in range(0, len(by_due), _CLOSE_CHUNK):
+            chunk = by_due[start : start + _CLOSE_CHUNK]
+            self._load(chunk)
+            for request_id in chunk:
+                waiting = self._step[request_id]
                 assert waiting is not None, request_id
                 if waiting.request.has_arrived and not waiting.request.is_waiting:
                     del self._step[request_id]  # closed before: nothing to write
                 else:
                     self._advance(waiting, FOREVER_MS)
-            yield
+            if self._is_full() or len(self._step) >= MAX_CLOSED:
+                yield
+        yield
 
     def changes(self) -> tuple[dict[str, bytes], list[str]]:
         """Return the puts and deletes of this step in Kv."""
@@ -141,15 +148,20 @@ class RequestJoiner:
         """Drop the step's changes, now that Kv has them."""
         self._step.clear()
         self.emitted, self.refused, self.too_late = [], [], []
+        self._emitted_bytes = 0
 
-    def _pop_due(self, watermark_ms: int) -> list[str]:
-        """Take the requests that are due at `watermark_ms` off the heap, at most MAX_CLOSED, earliest first."""
-        due: list[str] = []
-        while self.is_due(watermark_ms) and len(due) < MAX_CLOSED:
+    def _is_full(self) -> bool:
+        """Return whether this step must not close another request."""
+        return len(self.emitted) >= _MAX_EMITTED or self._emitted_bytes >= _MAX_EMITTED_BYTES
+
+    def _pop_due(self, watermark_ms: int, most: int) -> list[str]:
+        """Take the requests that are due at `watermark_ms` off the heap, at most `most`, earliest first."""
+        due: dict[str, None] = {}  # a due time that changes and changes back is on the heap twice
+        while self.is_due(watermark_ms) and len(due) < most:
             due_at_ms, request_id = heapq.heappop(self._heap)
             if self._due_ms.get(request_id) == due_at_ms:
-                due.append(request_id)
-        return due
+                due[request_id] = None
+        return list(due)
 
     def _load(self, request_ids: Iterable[str]) -> None:
         """Load these requests from Kv into the step, except new ones."""
@@ -177,6 +189,8 @@ class RequestJoiner:
         for emission in outcome.emissions:
             self.emitted.append((waiting, emission))
             self.num_waiting -= emission.is_first
+        if outcome.emissions and waiting.impression is not None:
+            self._emitted_bytes += len(waiting.impression.value) + waiting.impression.shared_bytes * len(outcome.emissions)
         self.refused += outcome.refused
         self._schedule(waiting.request)
 

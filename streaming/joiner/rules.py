@@ -11,7 +11,8 @@ not depend on the interleaving of the topics, nor on the moments at which the wa
   positive. If the candidate's negative was sampled away, there is nothing to retract and it emits a LABELLED example. Under `drop` it is
   refused.
 - An action `allowed_lateness_s` or more after the deadline is refused.
-- An action may arrive before its impression. It waits for `window_s` plus `max_out_of_orderness_s`, then it is refused.
+- An action may arrive before its impression. It waits for `window_s` plus `max_out_of_orderness_s`, then it is refused. Copies of one that
+  waits are left out; of more than MAX_EARLY of a request the others are refused.
 - A second impression of the same request, or a second action of the same kind on a candidate, changes nothing.
 
 The key of an example is (request id, item, kind); that of a retraction includes its tasks.
@@ -20,102 +21,21 @@ The key of an example is (request id, item, kind); that of a retraction includes
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from enum import IntEnum
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from monolith_py.config import JobConfig
 from monolith_py.data.events import Action
 from monolith_py.data.examples import ExampleKind
 from monolith_py.errors import ConfigError
+from monolith_streaming.joiner.request import Emission, LateAction, Outcome, Reason, Request, SeenAction, Status
 from monolith_streaming.joiner.sampling import is_kept
 
 # Labels of a candidate are the bits of one 64-bit integer, bit t for task t.
 MAX_TASKS = 64
+# Most actions that wait for the impression of their request: a wrong request id shared by many must not cost more with each.
+MAX_EARLY = 256
 # Later than every deadline.
 FOREVER_MS = 1 << 62
-
-
-class Status(IntEnum):
-    """State of one candidate."""
-
-    WAITING = 0
-    EMITTED = 1
-    SAMPLED_AWAY = 2
-    REPEATED = 3  # an earlier candidate of the request has the same item and makes the examples
-    KNOWN = 4  # its labels are known; it waits for the other candidates of its request
-
-
-class Reason(IntEnum):
-    """Reason for refusing an action."""
-
-    NO_IMPRESSION = 0
-    NO_CANDIDATE = 1
-    LATE = 2
-    EXPIRED = 3
-
-
-class SeenAction(NamedTuple):
-    """An action and its offset in its partition."""
-
-    action: Action
-    offset: int
-    value: bytes  # of the record
-
-
-class LateAction(NamedTuple):
-    """An action after the deadline on a candidate that still waits."""
-
-    row: int
-    seen: SeenAction
-
-
-class Emission(NamedTuple):
-    """One example, or one negative that was sampled away (`kind` None)."""
-
-    row: int
-    kind: ExampleKind | None
-    labels: int  # bit t: label of task t
-    known_ms: int  # event time at which the labels were known
-    is_first: bool  # the first emission of this candidate
-    sample_rate: float = 1.0  # below 1 for a sampled negative, and for the retraction of one
-
-
-@dataclass
-class Outcome:
-    """Result of steps of the state machine."""
-
-    emissions: list[Emission] = field(default_factory=list)
-    refused: list[tuple[SeenAction, Reason]] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Request:
-    """State of one request: B candidates once its impression has arrived, none before."""
-
-    request_id: str
-    time_ms: int = 0  # event time of the impression
-    deadline_ms: int = 0
-    item_ids: Sequence[int] = ()  # (B,)
-    labels: list[int] = field(default_factory=list)  # (B,) positive tasks so far
-    statuses: list[int] = field(default_factory=list)  # (B,) Status
-    early: list[SeenAction] = field(default_factory=list)  # before the impression, in order of arrival
-    late: list[LateAction] = field(default_factory=list)  # for candidates that wait, in order of arrival
-
-    @property
-    def has_arrived(self) -> bool:
-        """Return whether the impression has arrived."""
-        return bool(self.statuses)
-
-    @property
-    def is_waiting(self) -> bool:
-        """Return whether a candidate was not emitted yet."""
-        return Status.WAITING in self.statuses or Status.KNOWN in self.statuses
-
-    @property
-    def num_waiting(self) -> int:
-        """Return the number of candidates that were not emitted yet."""
-        return self.statuses.count(Status.WAITING) + self.statuses.count(Status.KNOWN)
 
 
 @dataclass(frozen=True)
@@ -177,9 +97,11 @@ def see_impression(rules: Rules, request: Request, time_ms: int, item_ids: Seque
     request.labels = [0] * len(item_ids)
     request.statuses = [int(Status.WAITING)] * len(item_ids)
     if len(item_ids) > 1 and len(set(item_ids)) < len(item_ids):
+        seen_items: set[int] = set()
         for row, item_id in enumerate(item_ids):
-            if item_ids.index(item_id) < row:
+            if item_id in seen_items:
                 request.statuses[row] = Status.REPEATED
+            seen_items.add(item_id)
     early, request.early = request.early, []
     for seen in early:
         see_action(rules, request, seen, outcome)
@@ -189,7 +111,7 @@ def see_action(rules: Rules, request: Request, seen: SeenAction, outcome: Outcom
     """Process an action on a candidate of `request`, or on all of it; `rules.matters(action)` must hold."""
     action = seen.action
     if not request.has_arrived:
-        request.early.append(seen)
+        _keep_early(request, seen, outcome)
         return
     closes_request = action.kind in rules.terminal_of_request
     row = request.item_ids.index(action.item_id) if action.item_id in request.item_ids else None
@@ -232,6 +154,19 @@ def can_emit(rules: Rules, request: Request) -> bool:
     return rules.retracts and any(labels != everything for labels in request.labels)
 
 
+def _keep_early(request: Request, seen: SeenAction, outcome: Outcome) -> None:
+    """Let an action wait for its impression, unless it is a copy of one that waits, or one too many."""
+    action = seen.action
+    for other in request.early:
+        same = other.action.item_id == action.item_id and other.action.kind == action.kind
+        if same and (other.action.value > 0) == (action.value > 0) and other.action.time_ms <= action.time_ms:
+            return
+    if len(request.early) == MAX_EARLY:
+        outcome.refused.append((seen, Reason.TOO_MANY))
+    else:
+        request.early.append(seen)
+
+
 def _see_on_candidate(rules: Rules, request: Request, row: int, seen: SeenAction, outcome: Outcome) -> None:
     """Process an action on one candidate, which is not too late for it."""
     action, status = seen.action, request.statuses[row]
@@ -239,7 +174,8 @@ def _see_on_candidate(rules: Rules, request: Request, row: int, seen: SeenAction
     if status not in (Status.WAITING, Status.KNOWN):
         _see_late(rules, request, row, seen, outcome)
     elif action.time_ms >= request.deadline_ms:
-        if bits:
+        # A second one changes nothing, so copies need no place.
+        if bits and not any(entry.row == row and entry.seen.action.kind == action.kind for entry in request.late):
             request.late.append(LateAction(row, seen))
     else:
         request.labels[row] |= bits

@@ -8,12 +8,13 @@ each late action uint32, each action (offset int64, length uint32, bytes), the i
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from monolith_py.errors import WireError
 from monolith_py.io.codec import decode_action
 from monolith_py.io.codec.impression_view import ImpressionView
-from monolith_streaming.joiner.rules import LateAction, Request, SeenAction
+from monolith_streaming.joiner.request import LateAction, Request, SeenAction
 
 _VERSION = 1
 _HEADER = struct.Struct("<BqqqIIII")
@@ -29,9 +30,10 @@ class WaitingRequest:
     impression: ImpressionView | None = None
 
 
-def waiting_prefix(job_name: str, partition: int) -> str:
-    """Return the prefix of the Kv keys of a partition's waiting requests."""
-    return f"joiner:{job_name}:waiting:{partition}:"
+def relabel(request: Request, before: Sequence[str], tasks: Sequence[str]) -> None:
+    """Carry the label bits of `request` from tasks `before` over to `tasks`, by name; a new task starts without labels."""
+    places = [(before.index(task), index) for index, task in enumerate(tasks) if task in before]
+    request.labels = [sum((labels >> old & 1) << new for old, new in places) for labels in request.labels]
 
 
 def encode_waiting(waiting: WaitingRequest, keep_impression: bool) -> bytes:

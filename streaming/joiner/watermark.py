@@ -3,9 +3,11 @@
 It is the newest event time less `max_out_of_orderness_s`, of the topic with the smaller one. An idle topic (no record for
 `idle_timeout_s` of wall clock) does not hold it back; if both are idle, it moves with the wall clock. It never moves back.
 
-**Jumps.** One record with a broken clock must not close every window. A record more than a day ahead of the newest event (plus the wall
-clock since then) is refused. After MAX_REFUSALS refusals in a row in its topic it is accepted: the stream itself has moved on, for
-instance after days of silence in a backlog. A record more than a day ahead of the wall clock is always refused.
+**Jumps.** One record with a broken clock must not close every window. The intake refuses those ahead of the wall clock by more than
+`log.max_clock_skew_s`, and no record moves the watermark past the wall clock. In a backlog, where the wall clock says nothing, a record
+does not move it past those behind it (`observe`). A record more than a day ahead of the newest event (plus the wall clock since then) is
+refused. After MAX_REFUSALS refusals in a row in its topic it is accepted: the stream itself has moved on, for instance after days of
+silence in a backlog.
 """
 
 from __future__ import annotations
@@ -47,24 +49,23 @@ class Watermark:
         self.newest_ms = max((time_ms for time_ms in state.newest_ms if time_ms is not None), default=None)
 
     def note_read(self, input_topic: InputTopic, num_records: int, now_s: float) -> None:
-        """Record that `input_topic` had `num_records` to process after a read."""
+        """Record that `input_topic` had `num_records` valid ones to process after a read; invalid ones are no sign of life."""
         if num_records:
             self._empty_since_s[input_topic] = None
         elif self._empty_since_s[input_topic] is None:
             self._empty_since_s[input_topic] = now_s
 
-    def observe(self, input_topic: InputTopic, time_ms: int, wall_ms: int) -> str | None:
-        """Advance to the event time of one record; return the rule that the time breaks, or None."""
+    def observe(self, input_topic: InputTopic, time_ms: int, wall_ms: int, limit_ms: int | None = None) -> str | None:
+        """Advance to the event time of one record, at most to `limit_ms`; return the rule that the time breaks, or None."""
         state = self.state
-        if time_ms > wall_ms + MAX_JUMP_MS:
-            return f"time_ms must be at most {MAX_JUMP_MS} ms ahead of the wall clock {wall_ms}, got {time_ms}"
         newest_ms = self.newest_ms
         if newest_ms is not None:
-            limit_ms = newest_ms + MAX_JUMP_MS + max(0, wall_ms - state.newest_at_ms)
-            if time_ms > limit_ms and state.refusals[input_topic] < MAX_REFUSALS:
+            furthest_ms = newest_ms + MAX_JUMP_MS + max(0, wall_ms - state.newest_at_ms)
+            if time_ms > furthest_ms and state.refusals[input_topic] < MAX_REFUSALS:
                 state.refusals[input_topic] += 1
                 return f"time_ms must be at most {MAX_JUMP_MS} ms ahead of the newest event {newest_ms}, got {time_ms}"
         state.refusals[input_topic] = 0
+        time_ms = min(time_ms, wall_ms, time_ms if limit_ms is None else limit_ms)
         if newest_ms is None or time_ms > newest_ms:
             self.newest_ms, state.newest_at_ms = time_ms, wall_ms
         of_topic = state.newest_ms[input_topic]

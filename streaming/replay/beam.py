@@ -8,6 +8,7 @@ interrupted replay appends only the missing ones.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -19,6 +20,7 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics, MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig
 from monolith_py.data.schema import Schema
 from monolith_py.errors import ConfigError, WireError
@@ -30,6 +32,8 @@ from monolith_streaming.joiner.outbox import Outbox, decode_outbox, encode_outbo
 from monolith_streaming.joiner.rules import Rules
 from monolith_streaming.joiner.watermark import InputTopic
 from monolith_streaming.replay.regroup import Joined, Range, Span, encode_slot, join_group, read_span, spans_of
+
+_logger = logging.getLogger(__name__)
 
 # Beam's Python runner by its own name: DirectRunner may choose a runner that downloads a binary at its start.
 LOCAL_RUNNER = ("--runner=FnApiRunner",)
@@ -96,6 +100,8 @@ def run_replay(
             files = sorted(Path(folder).glob(f"{partition:05d}-*.records"))
             appended, found = _append(log, output, partition, within, (decode_outbox(file.read_bytes()) for file in files))
             written, present = written + appended, present + found
+    if not counts.get("requests"):
+        _logger.warning("the range %s to %s ms has no impression in %r", start_ms, end_ms, topics.impressions)
     return ReplayResult(topic=output, records_written=written, records_present=present, **{name: counts.get(name, 0) for name in COUNTS})
 
 
@@ -115,7 +121,7 @@ def _run_pipeline(job: JobConfig, spans: list[Span], within: Range, folder: str,
         pipeline
         | "spans" >> beam.Create(spans)
         | "spread" >> beam.Reshuffle()
-        | "read" >> beam.FlatMap(read_span, job.log.url, rules, patterns, _count)
+        | "read" >> beam.FlatMap(read_span, job, rules, patterns, SystemClock(), _count)
         | "by request" >> beam.GroupByKey()
         | "join" >> beam.FlatMap(join_group, rules, patterns, within, _count)
         | "by time" >> beam.GroupByKey()

@@ -12,19 +12,24 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import NamedTuple
 
-from monolith_py.errors import WireError
+from monolith_py.clock import Clock
+from monolith_py.config import JobConfig
+from monolith_py.data.events import Action, EventTimeRule, Impression
+from monolith_py.errors import RecordsDamaged, WireError
 from monolith_py.io import Log, open_log
-from monolith_py.io.codec import decode_action, encode_examples
+from monolith_py.io.codec import decode_action, event_time_ms
 from monolith_py.io.codec.impression_view import ImpressionView, parse_impression
 from monolith_py.io.codec.wire_patterns import WirePatterns
-from monolith_streaming.joiner.emit import examples_of
-from monolith_streaming.joiner.rules import FOREVER_MS, Emission, Outcome, Request, Rules, SeenAction, advance, see_action, see_impression
+from monolith_streaming.joiner.emit import records_of
+from monolith_streaming.joiner.request import Emission, Outcome, Request, SeenAction
+from monolith_streaming.joiner.rules import FOREVER_MS, Rules, advance, see_action, see_impression
 from monolith_streaming.joiner.waiting import WaitingRequest
 from monolith_streaming.joiner.watermark import InputTopic
 
 # Emissions of this much event time are sorted and encoded together.
 SLOT_MS = 10 * 60 * 1000
 SPAN_RECORDS = 2000
+_EVENTS: dict[InputTopic, type[Action | Impression]] = {InputTopic.IMPRESSIONS: Impression, InputTopic.ACTIONS: Action}
 Count = Callable[[str, int], None]
 
 
@@ -79,19 +84,50 @@ def spans_of(log: Log, topics: dict[InputTopic, str], rules: Rules, within: Rang
     for input_topic, topic in topics.items():
         first_ms, stop_ms = times[input_topic]
         for partition in range(log.num_partitions(topic)):
-            first, stop = log.offset_at(topic, partition, max(first_ms, 0)), log.offset_at(topic, partition, stop_ms)
+            first = log.offset_at(topic, partition, max(first_ms, 0))
+            stop = _stop_offset(log, topic, partition, stop_ms, _EVENTS[input_topic])
             spans += [
                 Span(input_topic, topic, partition, start, min(start + SPAN_RECORDS, stop)) for start in range(first, stop, SPAN_RECORDS)
             ]
     return spans
 
 
-def read_span(span: Span, url: str, rules: Rules, patterns: WirePatterns, count: Count) -> Iterator[tuple[tuple[int, str], Grouped]]:
+def _stop_offset(log: Log, topic: str, partition: int, stop_ms: int, event: type[Action | Impression]) -> int:
+    """Return the offset after the last record that may be before `stop_ms`.
+
+    The first record with a later time may be one with a wrong clock, with the whole range behind it: the records that follow are looked
+    at until SPAN_RECORDS in a row are not before `stop_ms`, by the time of the record and by that in it.
+    """
+    stop = offset = log.offset_at(topic, partition, stop_ms)
+    end = log.end_offset(topic, partition)
+    while offset < end and offset - stop < SPAN_RECORDS:
+        try:
+            records = log.read(topic, partition, offset, SPAN_RECORDS, timeout_s=1.0)
+        except RecordsDamaged as error:
+            offset = error.next_offset
+            continue
+        if not records:
+            break
+        for record in records:
+            if min(record.time_ms, event_time_ms(record.value, event, record.time_ms)) < stop_ms:
+                stop = record.offset + 1
+        offset = records[-1].offset + 1
+    return stop
+
+
+def read_span(
+    span: Span, job: JobConfig, rules: Rules, patterns: WirePatterns, clock: Clock, count: Count
+) -> Iterator[tuple[tuple[int, str], Grouped]]:
     """Yield ((partition, request id), record) for the valid records of a span."""
-    topic, offset = span.topic, span.start
-    with closing(open_log(url)) as log:
+    topic, offset, time_rule = span.topic, span.start, EventTimeRule.of(job.log)
+    with closing(open_log(job.log.url)) as log:
         while offset < span.stop:
-            records = log.read(topic, span.partition, offset, min(SPAN_RECORDS, span.stop - offset), timeout_s=1.0)
+            try:
+                records = log.read(topic, span.partition, offset, min(SPAN_RECORDS, span.stop - offset), timeout_s=1.0)
+            except RecordsDamaged as error:
+                count("malformed", error.next_offset - offset)
+                offset = error.next_offset
+                continue
             if not records:
                 return
             offset = records[-1].offset + 1
@@ -99,7 +135,7 @@ def read_span(span: Span, url: str, rules: Rules, patterns: WirePatterns, count:
                 if record.offset >= span.stop:
                     return
                 try:
-                    request_id = _request_id(span.input_topic, record.value, rules, patterns)
+                    request_id = _request_id(span.input_topic, record.value, rules, patterns, (time_rule, clock.now_ms()))
                 except WireError:
                     count("malformed", 1)
                     continue
@@ -150,18 +186,21 @@ def encode_slot(
         ordered += [(emission.known_ms, one.offset, index, waiting, emission) for index, emission in enumerate(one.emissions)]
     ordered.sort(key=itemgetter(0, 1, 2))
     pairs = [(waiting, emission) for _, _, _, waiting, emission in ordered]
-    starts = range(0, len(pairs), examples_per_record)
-    batches = [examples_of(pairs[start : start + examples_per_record], rules, patterns) for start in starts]
-    return max(int(batch.times_ms.max()) for batch in batches), [encode_examples(batch, metadata) for batch in batches]
+    newest_ms = max(waiting.request.time_ms for waiting, _ in pairs)
+    return newest_ms, records_of(pairs, rules, patterns, examples_per_record, metadata)
 
 
-def _request_id(input_topic: InputTopic, value: bytes, rules: Rules, patterns: WirePatterns) -> str | None:
+def _request_id(
+    input_topic: InputTopic, value: bytes, rules: Rules, patterns: WirePatterns, clock: tuple[EventTimeRule, int]
+) -> str | None:
     """Return the request id of a record, None for an action without effect on labels.
 
     Raises:
-        WireError: the record is not valid.
+        WireError: the record is not valid, or its event time breaks the rule.
     """
-    if input_topic == InputTopic.IMPRESSIONS:
-        return parse_impression(value, patterns).request_id
-    action = decode_action(value)
-    return action.request_id if rules.matters(action) else None
+    time_rule, wall_ms = clock
+    event = parse_impression(value, patterns) if input_topic == InputTopic.IMPRESSIONS else decode_action(value)
+    fault = time_rule.fault(event.time_ms, wall_ms)
+    if fault is not None:
+        raise WireError(fault)
+    return event.request_id if not isinstance(event, Action) or rules.matters(event) else None

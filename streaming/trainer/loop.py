@@ -10,6 +10,7 @@ from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
 from monolith_py.data.columns import FloatArray
 from monolith_py.data.examples import ExampleBatch
+from monolith_py.errors import CheckpointError
 from monolith_py.io import Log
 from monolith_py.io.codec import encode_examples
 from monolith_py.io.log.dead_letters import DeadLetters
@@ -18,10 +19,14 @@ from monolith_py.io.retrying import RetryPolicy
 from monolith_py.observe import metrics
 from monolith_py.sync import PublishedModel, Publisher, next_generation
 from monolith_py.training import Checkpoint, CheckpointMeta, CheckpointSaving, Trainer, restore_checkpoint
+from monolith_streaming.trainer.example_rules import ExampleRules
 from monolith_streaming.trainer.learner import Learner
 from monolith_streaming.trainer.source import ExampleSource
 
 _logger = logging.getLogger(__name__)
+
+# Longest wall-clock time from a checkpoint that could not be written to the next attempt.
+_LONGEST_RETRY_S = 60.0
 
 
 class OnlineTraining:
@@ -52,7 +57,8 @@ class OnlineTraining:
         published = PublishedModel(self.trainer.bags.tables, self.trainer.export_dense)
         self._publisher = Publisher(log, self._topics, published, job.sync, clock, generation=generation)
         self._learner = Learner(self.trainer, self._note_step, self._put_aside)
-        self._source = ExampleSource(log, self._topics.examples, meta.offsets if meta else {}, self._dead_letters, clock)
+        offsets, rules = meta.offsets if meta else {}, ExampleRules.of(job, clock)
+        self._source = ExampleSource(log, self._topics.examples, offsets, self._dead_letters, clock, rules)
         self._saved_batches = meta.step if meta else -1
         self._saving: CheckpointSaving | None = None
         self._saved_meta: CheckpointMeta | None = None
@@ -86,7 +92,10 @@ class OnlineTraining:
             self._learner.learn(examples)
             metrics.STEP_DURATION_SECONDS.observe(self._clock.monotonic_s() - started_s)
         self._publisher.maybe_publish(self.trainer.watermark_ms)
-        self._advance_checkpoint()
+        try:
+            self._advance_checkpoint()
+        except CheckpointError as error:
+            self._note_failed_checkpoint(error)
         now_s = self._clock.monotonic_s()
         if now_s >= self._report_due_s:
             self._report_due_s = now_s + config.report_interval_s
@@ -113,6 +122,14 @@ class OnlineTraining:
             self._settle_checkpoint()
         elif self._saving.is_copied and not self._saving.is_frozen:
             self._freeze_checkpoint()
+
+    def _note_failed_checkpoint(self, error: CheckpointError) -> None:
+        """Go on learning and publishing; the next attempt is due after `checkpoint_interval_s`, or a minute if that is longer."""
+        self._saving = None
+        pause_s = min(self._job.trainer.checkpoint_interval_s, _LONGEST_RETRY_S)
+        self._save_due_s = self._clock.monotonic_s() + pause_s
+        metrics.CHECKPOINT_FAILURES.inc()
+        _logger.error("no checkpoint, next attempt in %.0f s: %s", pause_s, error)
 
     def _begin_checkpoint(self) -> None:
         self._saving_since_s = self._clock.monotonic_s()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from contextlib import closing
+from pathlib import Path
 
 from monolith_py import _core
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig
+from monolith_py.errors import CheckpointError
 from monolith_py.io import open_log
 from monolith_py.io.retrying import RetryingLog, RetryPolicy
+from monolith_py.io.role_lock import role_lock
 from monolith_py.process import StopSignal, set_num_threads
 from monolith_streaming.trainer.loop import OnlineTraining
 
@@ -20,6 +23,7 @@ def run_trainer(job: JobConfig, *, stop_at_end: bool) -> None:
     """Train until SIGTERM or SIGINT; with `stop_at_end` up to the current end of the log.
 
     Raises:
+        AlreadyRunning: another trainer writes to the folder of checkpoints.
         CheckpointError: the newest checkpoint does not fit the job, or none can be written.
         LogError: a topic is missing, or the log was away for too long (io/retrying.py).
         ModelNotFinite: a parameter or row is NaN or infinite.
@@ -27,7 +31,8 @@ def run_trainer(job: JobConfig, *, stop_at_end: bool) -> None:
     set_num_threads(job.trainer.num_threads)
     _core.keep_freed_memory()
     clock = SystemClock()
-    with StopSignal().installed() as stop, closing(open_log(job.log.url)) as log:
+    lock = role_lock(Path(job.trainer.checkpoint_dir) / ".trainer.lock", "trainer", CheckpointError)
+    with lock, StopSignal().installed() as stop, closing(open_log(job.log.url)) as log:
         training = OnlineTraining(job, RetryingLog(log, RetryPolicy(clock, stop.is_set)), clock, stop.is_set)
         training.run(stop_at_end=stop_at_end)
     _logger.info("trainer stopped after %d examples, checkpoint written", training.trainer.num_examples)

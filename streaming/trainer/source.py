@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from monolith_py.clock import Clock
+from monolith_py.data.events import DeadLetter
 from monolith_py.data.examples import ExampleBatch
-from monolith_py.errors import WireError
+from monolith_py.errors import OffsetTrimmed, RecordsDamaged, WireError
 from monolith_py.io import Log, Record
-from monolith_py.io.codec import decode_examples
+from monolith_py.io.codec import decode_examples, encode_examples
 from monolith_py.io.log.dead_letters import DeadLetters
+from monolith_py.observe import metrics
+from monolith_streaming.trainer.example_rules import ExampleRules
 
 _logger = logging.getLogger(__name__)
 
 _READ_RECORDS = 64
 _POLL_S = 0.01  # between reads while several partitions are at their end
+_PARTITIONS_INTERVAL_S = 60.0  # between two looks at the number of partitions
 
 
 @dataclass
@@ -35,19 +39,31 @@ class _Cursor:
 
 
 class ExampleSource:
-    """Reads all partitions of `examples`, the earliest record by event time first; puts records that cannot be parsed aside.
+    """Reads all partitions of `examples`, the earliest record by event time first; puts records aside that cannot be learnt.
+
+    A record that cannot be parsed, or does not fit `rules`, is one dead letter. Records that were deleted before they were read are counted
+    and passed over. A partition that is added is read from its first record on.
 
     The order depends only on the log as long as every partition has a record left, so a trainer that restarts at a position gets the same
     batches again.
     """
 
-    def __init__(self, log: Log, topic: str, positions: Mapping[int, tuple[int, int]], dead_letters: DeadLetters, clock: Clock) -> None:
+    def __init__(
+        self,
+        log: Log,
+        topic: str,
+        positions: Mapping[int, tuple[int, int]],
+        dead_letters: DeadLetters,
+        clock: Clock,
+        rules: ExampleRules | None = None,
+    ) -> None:
         """Start at `positions`: partition -> (offset, row); an absent partition starts at its oldest record.
 
         Raises:
             LogError: the topic is missing.
         """
-        self._log, self._topic, self._dead_letters, self._clock = log, topic, dead_letters, clock
+        self._log, self._topic, self._dead_letters, self._clock, self._rules = log, topic, dead_letters, clock, rules
+        self._look_due_s = clock.monotonic_s() + _PARTITIONS_INTERVAL_S
         self._cursors = [
             _Cursor(partition, *positions.get(partition, (log.start_offset(topic, partition), 0)))
             for partition in range(log.num_partitions(topic))
@@ -75,10 +91,8 @@ class ExampleSource:
         """Return `size` examples, fewer after `linger_s`, None if there is none by then.
 
         A batch also ends before a record of other tasks, or of another width of a dense feature.
-
-        Raises:
-            OffsetTrimmed: records at the position are gone.
         """
+        self._look_for_partitions()
         parts: list[ExampleBatch] = []
         self._origins = []
         num, deadline_s = 0, self._clock.monotonic_s() + linger_s
@@ -95,13 +109,49 @@ class ExampleSource:
             if not all(decoded.can_follow(part) for part in parts):
                 break
             part = decoded.slice(cursor.row, min(cursor.row + size - num, len(decoded)))
-            num += len(part)
-            parts.append(part)
-            self._origins.append((num, cursor.partition, cursor.offset))
             cursor.row += len(part)
+            for run in self._in_order(cursor, part):
+                num += len(run)
+                parts.append(run)
+            self._origins.append((num, cursor.partition, cursor.offset))
             if cursor.row == len(decoded):
                 cursor.finish_record()
         return ExampleBatch.concat(parts) if parts else None
+
+    def _in_order(self, cursor: _Cursor, part: ExampleBatch) -> list[ExampleBatch]:
+        """Return the examples of `part` whose event time is in order; put the others aside."""
+        if self._rules is None:
+            return [part]
+        runs, broken = self._rules.split(part)
+        if broken:
+            _logger.warning("%r[%d] offset %d: %d examples put aside: %s", self._topic, cursor.partition, cursor.offset, *_first(broken))
+            letters = [DeadLetter(self._topic, cursor.partition, cursor.offset, encode_examples(one), rule) for one, rule in broken]
+            self._dead_letters.put_all(letters)
+        return runs
+
+    def _look_for_partitions(self) -> None:
+        """Add partitions that the topic has got, now and then."""
+        now_s = self._clock.monotonic_s()
+        if now_s < self._look_due_s:
+            return
+        self._look_due_s = now_s + _PARTITIONS_INTERVAL_S
+        for partition in range(len(self._cursors), self._log.num_partitions(self._topic)):
+            _logger.warning("%r has a new partition %d, read from its first record on", self._topic, partition)
+            self._cursors.append(_Cursor(partition, self._log.start_offset(self._topic, partition), 0))
+
+    def _read(self, cursor: _Cursor, timeout_s: float = 0.0) -> None:
+        """Read the next records of a partition; pass over those that are gone or damaged."""
+        try:
+            cursor.records.extend(self._log.read(self._topic, cursor.partition, cursor.offset, _READ_RECORDS, timeout_s))
+        except OffsetTrimmed as error:
+            _logger.error("examples lost, reading on at offset %d: %s", error.start, error)
+            metrics.RECORDS_LOST.labels(topic=self._topic).inc(error.start - error.offset)
+            cursor.offset, cursor.row = error.start, 0
+        except RecordsDamaged as error:
+            _logger.error("reading on at offset %d: %s", error.next_offset, error)
+            metrics.RECORDS_LOST.labels(topic=self._topic).inc(error.next_offset - error.offset)
+            self._dead_letters.put(self._topic, cursor.partition, error.offset, b"", str(error))
+            cursor.offset, cursor.row = error.next_offset, 0
 
     def _earliest(self) -> _Cursor | None:
         """Return the cursor at the earliest record, its `decoded` set; None if every partition is at its end."""
@@ -114,14 +164,17 @@ class ExampleSource:
         """Decode the next record with examples left, if the log has one."""
         while cursor.decoded is None:
             if not cursor.records:
-                cursor.records.extend(self._log.read(self._topic, cursor.partition, cursor.offset, _READ_RECORDS))
+                offset = cursor.offset
+                self._read(cursor)
                 if not cursor.records:
+                    if cursor.offset != offset:
+                        continue
                     return
             record = cursor.records[0]
             if record.offset != cursor.offset:  # offsets may have holes
                 cursor.offset, cursor.row = record.offset, 0
             try:
-                cursor.decoded = decode_examples(record.value)
+                cursor.decoded = self._decode(record)
             except WireError as error:
                 _logger.warning("%s[%d] offset %d put aside: %s", record.topic, record.partition, record.offset, error)
                 self._dead_letters.put(record.topic, record.partition, record.offset, record.value, str(error))
@@ -136,4 +189,14 @@ class ExampleSource:
             self._clock.sleep(min(_POLL_S, timeout_s))
             return
         only = self._cursors[0]
-        only.records.extend(self._log.read(self._topic, only.partition, only.offset, _READ_RECORDS, timeout_s))
+        self._read(only, timeout_s)
+
+    def _decode(self, record: Record) -> ExampleBatch:
+        decoded = decode_examples(record.value)
+        if self._rules is not None:
+            self._rules.check(decoded)
+        return decoded
+
+
+def _first(broken: Sequence[tuple[ExampleBatch, str]]) -> tuple[int, str]:
+    return len(broken), broken[0][1]

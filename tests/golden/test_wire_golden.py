@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from monolith_py.data.columns import FeatureColumns, SparseColumn
-from monolith_py.data.events import Action, Impression
+from monolith_py.data.events import Action, DeadLetter, Impression
 from monolith_py.data.examples import ExampleBatch
 from monolith_py.io import codec
 from monolith_py.pb import parameter_sync_pb2 as pb
@@ -128,7 +128,7 @@ def test_stored_features_have_the_pinned_bytes_and_they_mean_the_same() -> None:
 
 
 def test_a_dead_letter_has_the_pinned_bytes() -> None:
-    value = codec.encode_dead_letter("actions", 2, 17, b"\xff\x00", "action.kind must not be empty, got ''", 1_649_000_000_000)
+    value = codec.encode_dead_letter(DeadLetter("actions", 2, 17, b"\xff\x00", "action.kind must not be empty, got ''", 1_649_000_000_000))
     assert value == GOLDEN["dead_letter"]
 
 

@@ -53,6 +53,7 @@ COMMANDS = {
     "serve": [],
     "replay": ["--start", "0", "--end", "1"],
     "backtest": ["--start", "0", "--output", "unused"],
+    "dead-letters": [],
     "rank": ["--user", "1", "--candidates", "1"],
 }
 
@@ -180,6 +181,15 @@ def test_a_replay_takes_times_in_utc_unless_they_say_otherwise(write_job: Callab
     result = monolith("replay", "--config", path, "--start", day[0], "--end", day[1])
     assert result.exit_code == 0, result.output
     assert "shop.examples-replay-1651708800000-1651795200000" in result.stdout
+
+
+def test_a_date_of_digits_is_a_date_and_seconds_are_refused(write_job: Callable[..., Path]) -> None:
+    """--start 20220501 was a time in 1970, and the replay of nothing a success: faults.md, f14."""
+    path = write_job()
+    result = monolith("replay", "--config", path, "--start", "20220502", "--end", "20220501")
+    assert_fails(result, "ConfigError: replay end must be after its start 1651449600000, got 1651363200000")
+    for text in ("1651363200", "165136320012"[:11]):
+        assert_usage(monolith("replay", "--config", path, "--start", text, "--end", "5"), "start must be ISO 8601 or milliseconds", text)
 
 
 def test_a_replay_of_nothing_or_of_no_time_is_refused(write_job: Callable[..., Path]) -> None:

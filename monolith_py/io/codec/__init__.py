@@ -10,6 +10,7 @@ from monolith_py.io.codec.events import (
     encode_dead_letter,
     encode_features,
     encode_impression,
+    event_time_ms,
 )
 from monolith_py.io.codec.examples import decode_examples, encode_examples, examples_metadata
 
@@ -26,5 +27,6 @@ __all__ = [
     "encode_examples",
     "encode_features",
     "encode_impression",
+    "event_time_ms",
     "examples_metadata",
 ]

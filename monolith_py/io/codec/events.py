@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import numpy as np
 
 from monolith_py.data.columns import FeatureColumns
-from monolith_py.data.events import Action, Impression
+from monolith_py.data.events import Action, DeadLetter, Impression
 from monolith_py.errors import WireError
 from monolith_py.io.codec.columns import columns_from_proto, columns_to_proto, read_columns
-from monolith_py.io.codec.impression_rules import check_event, check_features, check_request
+from monolith_py.io.codec.impression_rules import check_event, check_features, check_request, check_text
 from monolith_py.io.codec.messages import parse, serialize
 from monolith_py.pb import example_pb2 as pb
 
@@ -68,15 +69,26 @@ def decode_action(value: bytes) -> Action:
     """Return the action in `value`.
 
     Raises:
-        WireError: no action, no request id, no kind, no time, or a value that is not finite.
+        WireError: no action, no request id, no kind, no time, a text that is too long, or a value that is not finite.
     """
     message = parse(pb.Action(), value)
     check_event("action", message.request_id, message.time_ms)
     if not message.kind:
         raise WireError("action.kind must not be empty, got ''")
-    if not math.isfinite(message.value):
-        raise WireError(f"action.value must be finite, got {message.value}")
-    return Action(message.request_id, message.item_id, message.kind, message.time_ms, message.value)
+    check_text("action.kind", message.kind)
+    number = message.value if message.HasField("value") else 1.0
+    if not math.isfinite(number):
+        raise WireError(f"action.value must be finite, got {number}")
+    return Action(message.request_id, message.item_id, message.kind, message.time_ms, number)
+
+
+def event_time_ms(value: bytes, event: type[Action | Impression], default_ms: int) -> int:
+    """Return the event time in the bytes of an action or impression, valid or not; `default_ms` without one."""
+    try:
+        message = parse(pb.Action() if event is Action else pb.Impression(), value)
+    except WireError:
+        return default_ms
+    return message.time_ms or default_ms
 
 
 def encode_features(columns: FeatureColumns) -> bytes:
@@ -94,16 +106,16 @@ def decode_features(value: bytes) -> FeatureColumns:
     return columns_from_proto(parse(pb.StoredFeatures(), value).columns, 1, "features")
 
 
-def encode_dead_letter(topic: str, partition: int, offset: int, value: bytes, reason: str, time_ms: int) -> bytes:
+def encode_dead_letter(letter: DeadLetter) -> bytes:
     """Return a refused message with its place in the log, the reason and the wall clock, as bytes."""
-    message = pb.DeadLetter(topic=topic, partition=partition, offset=offset, reason=reason, time_ms=time_ms, value=value)
-    return serialize(message)
+    return serialize(pb.DeadLetter(**asdict(letter)))
 
 
-def decode_dead_letter(value: bytes) -> pb.DeadLetter:
+def decode_dead_letter(value: bytes) -> DeadLetter:
     """Return the dead letter in `value`.
 
     Raises:
         WireError: no dead letter.
     """
-    return parse(pb.DeadLetter(), value)
+    message = parse(pb.DeadLetter(), value)
+    return DeadLetter(message.topic, message.partition, message.offset, message.value, message.reason, message.time_ms, message.value_bytes)

@@ -6,15 +6,29 @@ from monolith_py.errors import WireError
 from monolith_py.io.codec.columns import check_columns, check_finite
 from monolith_py.pb import example_pb2 as pb
 
+# Longest text in an event, in characters: ids and names, no contents.
+MAX_TEXT_CHARS = 512
+
+
+def check_text(field: str, text: str) -> None:
+    """Check the length of a text.
+
+    Raises:
+        WireError: it is longer than MAX_TEXT_CHARS.
+    """
+    if len(text) > MAX_TEXT_CHARS:
+        raise WireError(f"{field} must have at most {MAX_TEXT_CHARS} characters, got {len(text)}")
+
 
 def check_event(kind: str, request_id: str, time_ms: int) -> None:
     """Check the fields that impressions and actions share.
 
     Raises:
-        WireError: the request id is empty, or the time is not positive.
+        WireError: the request id is empty or too long, or the time is not positive.
     """
     if not request_id:
         raise WireError(f"{kind}.request_id must not be empty, got ''")
+    check_text(f"{kind}.request_id", request_id)
     if time_ms <= 0:
         raise WireError(f"{kind}.time_ms must be > 0, got {time_ms}")
 
@@ -34,6 +48,8 @@ def check_request(message: pb.Impression) -> None:
         raise WireError(f"impression.task_names must be unique and not empty, got {list(tasks)}")
     if len(scores) != num_candidates * num_tasks:
         raise WireError(f"impression.scores must have {num_candidates} candidates x {num_tasks} tasks, got {len(scores)} values")
+    check_text("impression.arm", message.arm)
+    check_text("impression.model_version", message.model_version)
     check_finite(scores, "impression.scores")
 
 

@@ -59,6 +59,11 @@ class ImpressionView:
         message = self.message
         return ServedModel(message.arm, message.model_version)
 
+    @property
+    def shared_bytes(self) -> int:
+        """Size of the features that all candidates share, which each example repeats."""
+        return int(self.message.shared.ByteSize())
+
     def scores_of(self, row: int, tasks: Sequence[str]) -> list[float]:
         """Return the served score of candidate `row` for each of `tasks`; NaN without one, and for one that is no probability."""
         names, scores = self.message.task_names, self.message.scores

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
-from typing import cast
+from typing import Any, cast
 
 import redis
 from redis.backoff import ExponentialBackoff
@@ -32,8 +32,7 @@ class RedisKv:
     """
 
     def __init__(self, url: str, *, password: str | None = None) -> None:
-        # The password, if any, stays out of errors.
-        self._name = re.sub(r"//[^@/]*@", "//", url)
+        self._name = name_of_url(url)
         try:
             # A retried write is safe: puts and deletes are idempotent.
             self._client = redis.Redis.from_url(
@@ -43,20 +42,31 @@ class RedisKv:
                 socket_connect_timeout=_SOCKET_TIMEOUT_S,
                 retry=Retry(ExponentialBackoff(cap=_LONGEST_PAUSE_S, base=0.01), _RETRIES),
             )
-        except ValueError as error:
-            raise ConfigError(f"kv.url must be an address of a Redis server, got {self._name!r}: {error}") from None
+        except ValueError:  # its text quotes the URL, with the password
+            raise ConfigError(f"kv.url must be an address of a Redis server, got {self._name!r}") from None
+
+    def policy(self) -> dict[str, str]:
+        """Return the server's settings of eviction and persistence; those that it does not show are absent."""
+        with self._mapped_errors():
+            found = {**self._client.info("memory"), **self._client.info("persistence")}
+            names = ("maxmemory", "maxmemory_policy", "aof_enabled")
+            policy = {name: str(found[name]) for name in names if name in found}
+            with suppress(redis.ResponseError):  # a managed server may forbid CONFIG
+                for name, value in cast(dict[Any, Any], self._client.config_get("appendfsync")).items():
+                    policy[_text(name)] = _text(value)
+        return policy
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return the value of each key, None for an absent one."""
         values: list[bytes | None] = []
-        with _mapped_errors(self._name):
+        with self._mapped_errors():
             for start in range(0, len(keys), _CHUNK):
                 values.extend(self._mget(keys[start : start + _CHUNK]))
         return values
 
     def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
         """Put, then delete, in one atomic step: a key in both is absent afterwards."""
-        with _mapped_errors(self._name), self._client.pipeline(transaction=True) as pipeline:
+        with self._mapped_errors(), self._client.pipeline(transaction=True) as pipeline:
             entries = iter(puts.items())
             while chunk := dict(islice(entries, _CHUNK)):
                 pipeline.mset(chunk)
@@ -69,7 +79,7 @@ class RedisKv:
         pattern = re.sub(r"([\\*?\[\]^])", r"\\\1", prefix) + "*"
         cursor, seen = 0, set[bytes]()
         while True:
-            with _mapped_errors(self._name):
+            with self._mapped_errors():
                 cursor, keys = cast(tuple[int, list[bytes]], self._client.scan(cursor, match=pattern, count=_CHUNK))
                 new = list(dict.fromkeys(key for key in keys if key not in seen))
                 values = self._mget(new) if new else []
@@ -87,11 +97,47 @@ class RedisKv:
     def _mget(self, keys: Sequence[str] | Sequence[bytes]) -> list[bytes | None]:
         return cast(list[bytes | None], self._client.mget(list(keys)))
 
+    @contextmanager
+    def _mapped_errors(self) -> Iterator[None]:
+        """Map errors of redis-py to `KvError`. A server that has become a replica is left: the next call asks its name again."""
+        try:
+            with mapped_errors(self._name):
+                yield
+        except KvError as error:
+            if isinstance(error.__cause__, redis.ReadOnlyError | redis.exceptions.ExecAbortError):
+                self._client.connection_pool.disconnect()
+            raise
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+_CREDENTIAL_OPTIONS = re.compile(r"[?&](password|username)=.*$", re.DOTALL)
+
+
+def name_of_url(url: str) -> str:
+    """Return `url` without user, password and options.
+
+    >>> name_of_url("redis://:p@ss/word@host:6379/0?password=other")
+    'redis://host:6379/0'
+    """
+    scheme, _, rest = _CREDENTIAL_OPTIONS.sub("", url).partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
+
+
+# redis-py quotes the whole command, with keys and values, before the error of a pipeline.
+_QUOTED_COMMAND = re.compile(r"^Command # \d+ \(.*\) of pipeline caused error: ", re.DOTALL)
+# A server quotes the arguments of a command that it does not know.
+_QUOTED_ARGUMENTS = re.compile(r",? with args beginning with:.*", re.DOTALL)
+_MESSAGE_CHARS = 200
+
 
 @contextmanager
-def _mapped_errors(name: str) -> Iterator[None]:
-    """Map errors of redis-py to `KvError` with the server and the cause."""
+def mapped_errors(name: str) -> Iterator[None]:
+    """Map errors of redis-py to `KvError` with the server and the cause, without keys and values."""
     try:
         yield
     except (redis.RedisError, OSError) as error:
-        raise KvError(f"{name}: {error}") from error
+        text = _QUOTED_ARGUMENTS.sub("", _QUOTED_COMMAND.sub("", str(error)))
+        raise KvError(f"{name}: {text[:_MESSAGE_CHARS] or type(error).__name__}") from error

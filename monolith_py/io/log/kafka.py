@@ -13,30 +13,34 @@ the event time.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from kafka import IsolationLevel, KafkaAdminClient, KafkaProducer, OffsetSpec, TopicPartition
-from kafka.errors import (
-    KafkaError,
-    RetriableError,
-    TopicAlreadyExistsError,
-    UnknownTopicOrPartitionError,
-)
+from kafka import IsolationLevel, KafkaAdminClient, OffsetSpec, TopicPartition
+from kafka.admin import ConfigFilterType, ConfigResource, ConfigResourceType
+from kafka.errors import RetriableError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
 
 from monolith_py.clock import Clock, SystemClock
-from monolith_py.errors import LogError, OffsetTrimmed, TopicMissing
-from monolith_py.io.log.kafka_reader import PartitionReader
+from monolith_py.errors import LogError, OffsetTrimmed, RecordRefused, RecordsDamaged, TopicMissing
+from monolith_py.io.log.kafka_errors import mapped_errors
+from monolith_py.io.log.kafka_producer import EVENT_TIME, RecordProducer
+from monolith_py.io.log.kafka_reader import DamagedBatch, PartitionReader
+from monolith_py.io.log.kafka_topics import MAX_RECORD_BYTES, TOPIC_SETTINGS, setting_faults
 from monolith_py.io.log.log import Record, check_read, check_topic, event_times
+
+_logger = logging.getLogger(__name__)
 
 # A broker that was killed is back within 6 to 15 s. Afterwards a call fails with a LogError.
 _TIMEOUT_S = 30.0
 _RETRY_PAUSE_S = 0.1
-# Largest record: far above a delta of 8192 rows or 4096 examples.
-_MAX_RECORD_BYTES = 16 << 20
+# A batch that cannot be decoded is fetched again this often: the connection may have damaged it, not the disk.
+_DAMAGED_ATTEMPTS = 3
+# The number of partitions is asked for again after this time: an operator may add some.
+_PARTITIONS_AGE_S = 30.0
+_LARGEST_TIME_MS = 2**63 - 1
 # Kafka's limit includes the record's own header.
 _RECORD_OVERHEAD_BYTES = 1024
 _CONNECTION = {
@@ -44,8 +48,6 @@ _CONNECTION = {
     "request_timeout_ms": 10_000,
     "bootstrap_timeout_ms": int(_TIMEOUT_S * 1000),
 }
-# Milliseconds since the Unix epoch, 8 bytes, big-endian.
-_EVENT_TIME = "event_time_ms"
 _SCAN_RECORDS = 5_000
 _Result = TypeVar("_Result")
 
@@ -62,39 +64,35 @@ class KafkaLog:
         self._timeout_s = timeout_s
         self._name = f"kafka://{','.join(servers)}"
         self._lock = threading.Lock()
-        self._num_partitions: dict[str, int] = {}
+        self._num_partitions: dict[str, tuple[int, float]] = {}  # and when it was asked for
         self._readers: dict[tuple[str, TopicPartition], PartitionReader] = {}
-        self._producer: KafkaProducer | None = None
+        self._producer = RecordProducer(self._settings, timeout_s, self._clock)
         self._closed = False
-        with _mapped_errors(self._name):
+        with mapped_errors(self._name):
             self._admin = KafkaAdminClient(**self._settings)
 
     def create_topic(self, topic: str, num_partitions: int = 1) -> None:
-        """Create `topic` with the cluster's default number of replicas; do nothing if it exists."""
+        """Create `topic` with the cluster's default number of replicas; warn of settings of an existing one."""
         check_topic(topic, num_partitions)
-        configs = {
-            "retention.ms": "-1",
-            "max.message.bytes": str(_MAX_RECORD_BYTES),
-            "message.timestamp.type": "CreateTime",
-            # Replayed and simulated streams may be ahead of the broker's clock.
-            "message.timestamp.after.max.ms": str(2**63 - 1),
-        }
-        wanted = {topic: {"num_partitions": num_partitions, "replication_factor": -1, "configs": configs}}
+        wanted = {topic: {"num_partitions": num_partitions, "replication_factor": -1, "configs": TOPIC_SETTINGS}}
         try:
             self._retry(topic, lambda: self._admin.create_topics(wanted, wait_for_metadata=True))
         except LogError as error:
             if not isinstance(error.__cause__, TopicAlreadyExistsError):
                 raise
+            for fault in setting_faults(topic, self._settings_of(topic)):
+                _logger.warning("%s", fault)
 
     def num_partitions(self, topic: str) -> int:
         """Return the number of partitions."""
-        count = self._num_partitions.get(topic)
-        if count is None:
+        count, asked_s = self._num_partitions.get(topic, (0, 0.0))
+        now_s = time.monotonic()
+        if count == 0 or now_s - asked_s > _PARTITIONS_AGE_S:
             (found,) = self._retry(topic, lambda: self._admin.describe_topics([topic]))
             count = len(found["partitions"])
             if count == 0:
                 raise TopicMissing(topic)
-            self._num_partitions[topic] = count
+            self._num_partitions[topic] = count, now_s
         return count
 
     def append(self, topic: str, values: Sequence[bytes], *, time_ms: int | Sequence[int], partition: int = 0) -> int:
@@ -105,26 +103,14 @@ class KafkaLog:
         times_ms = event_times(time_ms, len(values))
         self._partition(topic, partition)
         for value in values:
-            if len(value) > _MAX_RECORD_BYTES - _RECORD_OVERHEAD_BYTES:
-                raise LogError(f"{topic!r}[{partition}]: a record must have at most {_MAX_RECORD_BYTES >> 20} MiB, got {len(value)} bytes")
+            if len(value) > MAX_RECORD_BYTES - _RECORD_OVERHEAD_BYTES:
+                raise RecordRefused(
+                    f"{topic!r}[{partition}]: a record must have at most {MAX_RECORD_BYTES >> 20} MiB, got {len(value)} bytes"
+                )
         if not values:
             return self.end_offset(topic, partition)
-        with _mapped_errors(f"{self._name}: {topic!r}[{partition}]"):
-            producer = self._open_producer()
-            now_ms = self._clock.now_ms()
-            sent = [
-                producer.send(
-                    topic,
-                    value,
-                    headers=[(_EVENT_TIME, at_ms.to_bytes(8, "big"))],
-                    partition=partition,
-                    timestamp_ms=max(at_ms, now_ms),
-                )
-                for value, at_ms in zip(values, times_ms, strict=True)
-            ]
-            # The producer itself gives up after its delivery timeout; the margin is for its thread to report it.
-            acknowledged = [future.get(timeout=2 * self._timeout_s) for future in sent]
-        last = int(acknowledged[-1].offset)
+        with mapped_errors(f"{self._name}: {topic!r}[{partition}]"):
+            last = self._producer.send(TopicPartition(topic, partition), values, times_ms)
         # The broker does not return the offset of a record that it already had before a retry.
         return last + 1 if last >= 0 else self.end_offset(topic, partition)
 
@@ -135,6 +121,7 @@ class KafkaLog:
 
         Raises:
             OffsetTrimmed: records at `offset` existed and are gone.
+            RecordsDamaged: records at `offset` cannot be decoded.
             LogError: `offset` is beyond the end of the log, or the broker stays away.
         """
         check_read(offset, max_records)
@@ -144,11 +131,22 @@ class KafkaLog:
     def _read(self, reader: PartitionReader, offset: int, max_records: int, timeout_s: float) -> list[Record]:
         topic, partition = reader.name
         gives_up = time.monotonic() + timeout_s + self._timeout_s
+        num_damaged = 0
         while True:
-            with _mapped_errors(f"{self._name}: {topic!r}[{partition}]"):
-                records = reader.poll(offset, max_records, timeout_s)
+            try:
+                with mapped_errors(f"{self._name}: {topic!r}[{partition}]"):
+                    records = reader.poll(offset, max_records, timeout_s)
+            except DamagedBatch as error:
+                num_damaged += 1
+                if num_damaged < _DAMAGED_ATTEMPTS:
+                    _logger.warning("%r[%d]: reading offset %d again: %s", topic, partition, offset, error)
+                    continue
+                with mapped_errors(self._name):
+                    readable = reader.offset_after_damage(offset, self.end_offset(topic, partition), self._timeout_s)
+                raise RecordsDamaged(topic, partition, offset, readable, str(error)) from error
             if records:
-                return [Record(topic, partition, one.offset, _event_time_ms(one), one.value) for one in records]
+                # A null value is a tombstone: an empty record here, which every decoder refuses.
+                return [Record(topic, partition, one.offset, _event_time_ms(one), one.value or b"") for one in records]
             # An empty poll has four possible reasons: there is no record, the broker is away (the look-up waits for it), the offset is out
             # of range, or records exist and have not arrived yet.
             end = self.end_offset(topic, partition)
@@ -196,14 +194,12 @@ class KafkaLog:
 
     def close(self) -> None:
         """Close all connections."""
-        with self._lock, _mapped_errors(self._name):
+        with self._lock, mapped_errors(self._name):
             self._closed = True
             readers, self._readers = self._readers, {}
-            producer, self._producer = self._producer, None
             for reader in readers.values():
                 reader.close()
-            if producer is not None:
-                producer.close(timeout=self._timeout_s)
+            self._producer.close()
             self._admin.close()
 
     def _partition(self, topic: str, partition: int) -> TopicPartition:
@@ -223,27 +219,22 @@ class KafkaLog:
         found = self._retry(topic, lambda: self._admin.list_partition_offsets({name: spec}, isolation_level=IsolationLevel.READ_COMMITTED))
         return int(found[name].offset)
 
-    def _open_producer(self) -> KafkaProducer:
-        with self._lock:
-            if self._producer is None:
-                self._producer = KafkaProducer(
-                    **self._settings,
-                    acks="all",
-                    enable_idempotence=True,
-                    max_request_size=_MAX_RECORD_BYTES,
-                    batch_size=256 << 10,
-                    max_block_ms=int(self._timeout_s * 1000),
-                    delivery_timeout_ms=int(max(self._timeout_s * 1000, _CONNECTION["request_timeout_ms"] + 1)),
-                    allow_auto_create_topics=False,
-                )
-            return self._producer
+    def _settings_of(self, topic: str) -> dict[str, Any]:
+        """Return the settings of an existing topic by name, defaults included; none where the cluster does not show them."""
+        resource = ConfigResource(ConfigResourceType.TOPIC, topic)
+        try:
+            found = self._retry(topic, lambda: self._admin.describe_configs([resource], config_filter=ConfigFilterType.ALL))
+        except LogError as error:
+            _logger.warning("settings of topic %r are unknown: %s", topic, error)
+            return {}
+        return next((settings for topics in found.values() for name, settings in topics.items() if name == topic), {})
 
     def _retry(self, topic: str, operation: Callable[[], _Result]) -> _Result:
         """Return the result of `operation`; while the broker is away, repeat it until the timeout."""
         deadline = time.monotonic() + self._timeout_s
         while True:
             try:
-                with _mapped_errors(self._name):
+                with mapped_errors(self._name):
                     return operation()
             except LogError as error:
                 missing = isinstance(error.__cause__, UnknownTopicOrPartitionError)
@@ -258,17 +249,10 @@ class KafkaLog:
 
 
 def _event_time_ms(record: Any) -> int:
-    """Return the event time in the record's header, or the timestamp of a record of another producer."""
-    for name, value in record.headers:
-        if name == _EVENT_TIME and value is not None and len(value) == 8:
-            return int.from_bytes(value, "big")
-    return int(record.timestamp)
-
-
-@contextmanager
-def _mapped_errors(name: str) -> Iterator[None]:
-    """Map errors of kafka-python to `LogError` with the cluster and the cause."""
-    try:
-        yield
-    except (KafkaError, OSError) as error:
-        raise LogError(f"{name}: {error or type(error).__name__}") from error
+    """Return the event time in the record's header, or the timestamp of a record of another producer, 0 without one."""
+    for name, value in record.headers or ():
+        if name == EVENT_TIME and value is not None and len(value) == 8:
+            time_ms = int.from_bytes(value, "big")
+            if time_ms <= _LARGEST_TIME_MS:
+                return time_ms
+    return max(int(record.timestamp or 0), 0)

@@ -18,7 +18,7 @@ class Record:
     partition: int
     offset: int
     time_ms: int  # event time given at append
-    value: bytes
+    value: bytes  # empty for Kafka's null
 
 
 class Log(Protocol):
@@ -41,6 +41,9 @@ class Log(Protocol):
         `time_ms` is event time: one for all values, or one for each.
 
         After a `LogError` the log has none of the values or, on Kafka, perhaps some or all: read it before appending again.
+
+        Raises:
+            RecordRefused: the log will never take one of the values; further appends are not affected.
         """
         ...
 
@@ -52,6 +55,7 @@ class Log(Protocol):
 
         Raises:
             OffsetTrimmed: records at `offset` existed and are gone.
+            RecordsDamaged: records at `offset` exist and cannot be decoded; read on at its `next_offset`.
             LogError: `offset` is beyond the end of the log: it lost records, or is another log.
         """
         ...

@@ -214,7 +214,10 @@ def test_there_are_shipped_settings() -> None:
         (None, "No such file or directory"),
         (b"name = ", "Invalid value"),
         (b"\xff\xfe", "can't decode"),
-        (SMALLEST.replace("memory:", "disk:").encode(), "kv.url: String should match pattern"),
+        (
+            SMALLEST.replace("memory:", "disk:").encode(),
+            "kv.url must be memory: or begin with sqlite:///, redis://",
+        ),
     ],
     ids=["absent", "no TOML", "no text", "broken rule"],
 )
@@ -325,3 +328,13 @@ def test_all_renamed_keys_of_a_section_are_named_at_once() -> None:
         "joiner.idle_s is not a setting any more: it is now joiner.idle_timeout_s",
         "joiner.closing_actions is not a setting any more: it is now joiner.terminal_actions",
     ]
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://:secret@host:6379/0", "redis://:s/ecret@host", "unix:///run/redis.sock?password=secret", "reddis://:secret@h"]
+)
+def test_a_password_in_the_job_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_job(tomllib.loads(SMALLEST.replace("memory:", url)))
+    assert "ecret" not in str(caught.value)
+    assert "kv.url must" in str(caught.value)

@@ -45,6 +45,8 @@ def test_every_rule_says_how_urgent_it_is_and_what_to_do(rules: list[dict[str, A
         "staleness_seconds",
         "example_lag_records",
         "dead_letters_total",
+        "records_lost_total",
+        "checkpoint_failures_total",
         "progressive_ne",
         "served_calibration_ratio",
         "label_rate",

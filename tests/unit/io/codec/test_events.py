@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from monolith_py.data.columns import FeatureColumns, SparseColumn
-from monolith_py.data.events import Action, Impression
+from monolith_py.data.events import Action, DeadLetter, Impression
 from monolith_py.errors import WireError
 from monolith_py.io import codec
 from monolith_py.pb import example_pb2 as pb
@@ -111,9 +111,24 @@ def test_columns_of_several_rows_are_decoded_unchanged(sent: FeatureColumns) -> 
 
 
 def test_a_dead_letter_is_decoded_unchanged() -> None:
-    letter = codec.decode_dead_letter(codec.encode_dead_letter("actions", 3, 17, b"\xff\x00", "action.kind must not be empty", 5))
-    assert (letter.topic, letter.partition, letter.offset, letter.value) == ("actions", 3, 17, b"\xff\x00")
-    assert (letter.reason, letter.time_ms) == ("action.kind must not be empty", 5)
+    letter = DeadLetter("actions", 3, 17, b"\xff\x00", "action.kind must not be empty", 5, 2_000_000)
+    assert codec.decode_dead_letter(codec.encode_dead_letter(letter)) == letter
+
+
+def test_an_action_without_a_value_has_the_value_1() -> None:
+    """proto3 clients in other languages set only what they name: newcomer.md, P5."""
+    message = pb.Action(request_id="r", item_id=1, kind="click", time_ms=5)
+    assert codec.decode_action(message.SerializeToString()).value == 1.0
+    message.value = 0.0
+    assert codec.decode_action(message.SerializeToString()).value == 0.0
+
+
+@pytest.mark.parametrize("field", ["request_id", "kind"])
+def test_a_text_beyond_512_characters_is_refused_without_being_quoted(field: str) -> None:
+    texts = {"request_id": "r", "kind": "click"} | {field: "x" * 513}
+    value = pb.Action(item_id=1, time_ms=5, **texts).SerializeToString()
+    with pytest.raises(WireError, match=rf"^action\.{field} must have at most 512 characters, got 513$"):
+        codec.decode_action(value)
 
 
 @pytest.mark.parametrize(

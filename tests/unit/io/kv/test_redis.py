@@ -9,7 +9,7 @@ import redis
 
 from monolith_py.errors import KvError
 from monolith_py.io import Kv
-from monolith_py.io.kv.redis import _mapped_errors
+from monolith_py.io.kv.redis import mapped_errors
 
 
 @pytest.mark.needs_redis
@@ -24,7 +24,7 @@ def test_every_error_of_the_client_is_mapped() -> None:
     unmapped = set()
     for error in [*errors, ConnectionResetError]:
         try:
-            with _mapped_errors("redis://x"):
+            with mapped_errors("redis://x"):
                 raise error.__new__(error)
         except KvError:
             pass

@@ -16,7 +16,8 @@ from kafka import KafkaProducer
 from monolith_demo.driver.kafka_broker import KafkaBroker
 from monolith_py.errors import LogError
 from monolith_py.io import Log
-from monolith_py.io.log.kafka import KafkaLog, _mapped_errors
+from monolith_py.io.log.kafka import KafkaLog
+from monolith_py.io.log.kafka_errors import mapped_errors
 
 Make = Callable[..., Log]
 NUMBERS = itertools.count()
@@ -136,7 +137,7 @@ def test_every_error_of_the_client_is_mapped() -> None:
     unmapped = set()
     for error in [*errors, ConnectionResetError, TimeoutError]:
         try:
-            with _mapped_errors("kafka://x"):
+            with mapped_errors("kafka://x"):
                 raise error.__new__(error)
         except LogError:
             pass

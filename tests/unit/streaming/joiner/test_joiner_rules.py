@@ -186,10 +186,23 @@ def test_nothing_is_left_in_the_store_but_the_position_when_all_is_forgotten(wor
     loop = world.joiner(job, log, kv)
     world.append(job, log, world.impression("r", items=(1, 2)), world.action("r", "click", 5), world.action("nobody", "like", 5))
     loop.step()
-    assert len(list(kv.scan("joiner:test:waiting:"))) == 2
+    assert len(list(kv.scan("joiner:test:examples:waiting:"))) == 2
     world.append(job, log, world.impression("last", 5000), world.action("x", "share", 5000))
     loop.step()
-    assert [key for key, _ in kv.scan("joiner:test:waiting:")] == ["joiner:test:waiting:0:last"]
+    assert [key for key, _ in kv.scan("joiner:test:examples:waiting:")] == ["joiner:test:examples:waiting:0:last"]
+
+
+def test_a_due_time_that_changes_and_changes_back_closes_the_request_once(world: World) -> None:
+    """Found by tests/fuzz: early action due at 120 s, impression at 100 s, closed request at 120 s."""
+    job = world.job(allowed_lateness_s=20, terminal_actions=["end"])
+    log = world.log(job)
+    loop = world.joiner(job, log)
+    for event in (world.action("r", "like", 10), world.impression("r"), world.action("r", "end", 20)):
+        world.append(job, log, event)
+        loop.step()
+    world.append(job, log, world.impression("last", 500), world.action("x", "share", 500))
+    loop.step()
+    assert world.labels(job, log) == [("r", 1, "LABELLED", (0, 1))]
 
 
 def test_more_tasks_than_label_bits_are_refused(world: World) -> None:

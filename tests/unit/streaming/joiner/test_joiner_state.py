@@ -14,7 +14,7 @@ from monolith_py.io.codec import encode_action
 from monolith_py.io.codec.impression_view import ImpressionView
 from monolith_streaming.joiner.outbox import Outbox, decode_outbox, deliver, encode_outbox
 from monolith_streaming.joiner.position import Position, decode_position, encode_position
-from monolith_streaming.joiner.rules import LateAction, Request, SeenAction
+from monolith_streaming.joiner.request import LateAction, Request, SeenAction
 from monolith_streaming.joiner.waiting import WaitingRequest, decode_waiting, encode_waiting
 from monolith_streaming.joiner.watermark import WatermarkState
 
@@ -76,14 +76,18 @@ def test_a_position_is_decoded_unchanged() -> None:
 
 def test_the_stored_form_of_a_position_is_pinned() -> None:
     watermark = b'{"watermark_ms": 3, "newest_ms": [1, null], "newest_at_ms": 4, "refusals": [0, 2]}'
-    value = b'{"version": 1, "offsets": [5, 7], "examples_end": 9, "reached": ' + watermark + b"}"
-    assert encode_position(Position([5, 7], 9, WatermarkState(3, [1, None], 4, [0, 2]))) == value
+    value = b'{"version": 2, "tasks": ["a", "b"], "offsets": [5, 7], "examples_end": 9, "reached": ' + watermark + b"}"
+    assert encode_position(Position([5, 7], 9, WatermarkState(3, [1, None], 4, [0, 2]), ["a", "b"])) == value
 
 
-@pytest.mark.parametrize("value", [b"", b"[]", b'{"version": 2}', b'{"version": 1, "offsets": []}', b"\xff"])
+@pytest.mark.parametrize("value", [b"", b"[]", b'{"version": 1}', b'{"version": 2, "offsets": []}', b"\xff"])
 def test_a_position_of_another_form_is_refused(value: bytes) -> None:
     with pytest.raises(WireError, match=r"position(\.version)? must be"):
         decode_position(value)
+
+
+def no_refusal(value: bytes, reason: str) -> None:
+    raise AssertionError(reason)
 
 
 @pytest.mark.parametrize("present", [[], [b"a"], [b"a", b"b"], [b"a", b"b", b"c"], [b"x", b"a", b"y", b"b"]])
@@ -92,8 +96,8 @@ def test_a_delivery_appends_missing_records_also_between_those_of_another_writer
     log.create_topic("t")
     log.append("t", [b"a", b"old"], time_ms=1)
     log.append("t", present, time_ms=1)
-    end = deliver(log, "t", 0, Outbox(2, 7, (b"a", b"b", b"c")))
+    end = deliver(log, "t", 0, Outbox(2, 7, (b"a", b"b", b"c")), no_refusal)
     values = [record.value for record in log.read("t", 0, 2, 100)]
     assert [value for value in values if value in b"abc"] == [b"a", b"b", b"c"]
     assert end == 2 + len(values)
-    assert deliver(log, "t", 0, Outbox(2, 7, (b"a", b"b", b"c"))) == end
+    assert deliver(log, "t", 0, Outbox(2, 7, (b"a", b"b", b"c")), no_refusal) == end

@@ -42,6 +42,15 @@ def test_increments_add_up_by_fid_and_a_repeated_fid_of_a_row_counts_once() -> N
     assert {key: decode_counts(value, 1).tolist() for key, value in puts.items()} == {"counter:tags:7": [12, 6], "counter:tags:8": [1, 1]}
 
 
+def test_a_counter_of_another_number_of_tasks_begins_anew() -> None:
+    """A successor job with one task more ended at its first step: faults.md, f09."""
+    kv = MemoryKv()
+    kv.write({counter_key("tags", 7): encode_counts(np.array([10, 5]))})
+    tags = FeatureColumns(1, {"tags": SparseColumn(np.array([7]), np.ones(1, np.int32))})
+    puts = counted(kv, tags, ["tags"], np.array([[1, 1, 0]]))
+    assert decode_counts(puts["counter:tags:7"], 2).tolist() == [1, 1, 0]
+
+
 def test_late_positives_increase_only_the_positives(world: World) -> None:
     job = world.job(counters={"enabled": True, "keys": ["user"]})
     log, kv = world.log(job), MemoryKv()

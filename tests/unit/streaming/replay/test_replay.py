@@ -11,6 +11,7 @@ import pytest
 
 from monolith_py.errors import ConfigError
 from monolith_py.io import Log, SqliteKv, open_log
+from monolith_py.io.codec import encode_action
 from monolith_streaming.replay.beam import run_replay
 
 World = Any
@@ -147,3 +148,49 @@ def test_a_malformed_record_is_counted_and_left_out(world: World, tmp_path: Path
 def test_an_empty_range_is_refused(world: World) -> None:
     with pytest.raises(ConfigError, match=f"replay end must be after its start {world.now_ms}, got {world.now_ms}"):
         replay(world, world.job(), 0, 0)
+
+
+@pytest.mark.parametrize("place", ["impression", "action", "both"])
+def test_a_record_with_a_broken_clock_hides_no_range_behind_it(world: World, tmp_path: Path, place: str) -> None:
+    """A replay of any later range ended there: 1 positive instead of 60, exit 0: faults.md, f07; streams.md, E1."""
+    job = world.job(f"sqlite:///{tmp_path / 'log'}", terminal_actions=["click"])
+    log = open_log(job.log.url)
+    world.create_topics(log, job)
+    if place != "action":
+        world.append(job, log, world.impression("broken", time_ms=world.now_ms * 1000))
+        world.append(job, log, world.impression("ahead", 86_400))
+    if place != "impression":
+        broken = world.action("broken", "click", 0)
+        world.append(job, log, type(broken)("broken", 1, "click", world.now_ms * 1000), world.action("ahead", "click", 86_400))
+    for number in range(60):
+        world.append(job, log, world.impression(f"r{number}", number), world.action(f"r{number}", "click", number + 0.5))
+    log.close()
+    result = replay(world, job, 0, 60)
+    log = open_log(job.log.url)
+    labels = [tuple(int(v[row]) for v in b.labels.values()) for b in world.batches(job, log, result.topic) for row in range(len(b))]
+    log.close()
+    assert labels == [(1, 0)] * 60
+
+
+def test_actions_that_were_imported_later_are_found_by_the_time_in_them(world: World, tmp_path: Path) -> None:
+    """A plain producer's timestamp is the time of sending: streams.md, K8."""
+    job = world.job(f"sqlite:///{tmp_path / 'log'}")
+    log = open_log(job.log.url)
+    world.create_topics(log, job)
+    for number in range(60):
+        world.append(job, log, world.impression(f"r{number}", number))
+        action = world.action(f"r{number}", "click", number + 0.5)
+        log.append("actions", [encode_action(action)], time_ms=action.time_ms + 30 * 86_400_000)
+    log.close()
+    result = replay(world, job, 0, 60)
+    log = open_log(job.log.url)
+    labels = [int(v) for b in world.batches(job, log, result.topic) for v in b.labels["is_click"]]
+    log.close()
+    assert labels == [1] * 60
+
+
+def test_a_replay_that_finds_nothing_says_so(world: World, joined: Any, caplog: pytest.LogCaptureFixture) -> None:
+    job, _ = joined
+    result = replay(world, job, -9_000, -8_000)
+    assert result.requests == 0
+    assert any("has no impression in 'impressions'" in line for line in caplog.messages)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from monolith_py.clock import ManualClock
+from monolith_py.config import JobConfig, parse_job
 from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.examples import ExampleBatch
 from monolith_py.io import Record
@@ -58,3 +60,22 @@ def timed_log(world: Any) -> Callable[[ManualClock], Any]:
             return records
 
     return TimedLog
+
+
+@pytest.fixture
+def make_job(tmp_path: Path) -> Callable[..., JobConfig]:
+    def make(partitions: int = 1, features: dict[str, Any] | None = None, **trainer: Any) -> JobConfig:
+        return parse_job(
+            {
+                "name": "online",
+                "log": {"url": "sqlite:///unused", "partitions": partitions},
+                "kv": {"url": "memory:"},
+                "features": [{"name": "item", "source": "item_id", "dim": 4, **(features or {})}],
+                "dense_features": [{"name": "age", "source": "item", "dim": 2}],
+                "tasks": [{"name": "click", "action": "click"}],
+                "model": {"tower": [8], "precision": "fp32"},
+                "trainer": {"checkpoint_dir": f"{tmp_path}/checkpoints", "batch_size": 8, "linger_s": 0.0, "num_threads": 1, **trainer},
+            }
+        )
+
+    return make

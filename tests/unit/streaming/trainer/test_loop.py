@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from monolith_py.clock import ManualClock
-from monolith_py.config import JobConfig, parse_job
+from monolith_py.config import JobConfig
 from monolith_py.data.examples import ExampleBatch
 from monolith_py.data.served import ServedModel, ServedScores
 from monolith_py.errors import CheckpointError, ModelNotFinite
@@ -23,25 +23,6 @@ from monolith_streaming.trainer.loop import OnlineTraining
 
 World = Any
 NOW_MS = 1_700_000_000_000
-
-
-@pytest.fixture
-def make_job(tmp_path: Path) -> Callable[..., JobConfig]:
-    def make(partitions: int = 1, features: dict[str, Any] | None = None, **trainer: Any) -> JobConfig:
-        return parse_job(
-            {
-                "name": "online",
-                "log": {"url": "sqlite:///unused", "partitions": partitions},
-                "kv": {"url": "memory:"},
-                "features": [{"name": "item", "source": "item_id", "dim": 4, **(features or {})}],
-                "dense_features": [{"name": "age", "source": "item", "dim": 2}],
-                "tasks": [{"name": "click", "action": "click"}],
-                "model": {"tower": [8], "precision": "fp32"},
-                "trainer": {"checkpoint_dir": f"{tmp_path}/checkpoints", "batch_size": 8, "linger_s": 0.0, "num_threads": 1, **trainer},
-            }
-        )
-
-    return make
 
 
 def make_log(world: World, job: JobConfig) -> Any:
@@ -191,7 +172,7 @@ def test_expired_rows_are_evicted_at_multiples_of_the_interval_of_event_time(
     world: World, make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch]
 ) -> None:
     job = make_job(features={"ttl_s": 100}, evict_interval_s=1000.0)
-    log, clock = make_log(world, job), ManualClock(NOW_MS)
+    log, clock = make_log(world, job), ManualClock(NOW_MS + 2_000_000)
     training = OnlineTraining(job, log, clock, lambda: False)
     table = training.trainer.bags.tables["item"]
 

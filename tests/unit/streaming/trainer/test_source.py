@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from monolith_py.clock import ManualClock
 from monolith_py.data.examples import ExampleBatch
-from monolith_py.errors import OffsetTrimmed, TopicMissing
+from monolith_py.errors import RecordsDamaged, TopicMissing
 from monolith_py.io import Log
 from monolith_py.io.codec import decode_dead_letter, encode_examples
 from monolith_py.io.log.dead_letters import DeadLetters
@@ -224,7 +225,7 @@ def test_the_ends_are_reached_when_the_last_row_before_them_is_handed_out(
     assert source.has_reached(ends) and not source.has_reached(source.ends())
 
 
-def test_a_new_source_starts_at_the_oldest_record_and_one_before_it_is_refused(
+def test_a_source_before_the_oldest_record_goes_on_there_and_counts_what_is_lost(
     make_log: Callable[..., Log], make_examples: Examples, make_source: Callable[..., ExampleSource]
 ) -> None:
     log = make_log()
@@ -233,8 +234,38 @@ def test_a_new_source_starts_at_the_oldest_record_and_one_before_it_is_refused(
     append(log, make_examples(1, 2), make_examples(3), make_examples(4))
     log.trim("examples", 0, 1)
     assert items_of(make_source(log), 8) == [[3, 4]]
-    with pytest.raises(OffsetTrimmed):
-        make_source(log, {0: (0, 1)}).next_batch(8, 0.0, going)
+    before = REGISTRY.get_sample_value("monolith_records_lost_total", {"topic": "examples"}) or 0.0
+    assert items_of(make_source(log, {0: (0, 1)}), 8) == [[3, 4]]
+    assert REGISTRY.get_sample_value("monolith_records_lost_total", {"topic": "examples"}) == before + 1
+
+
+def test_a_damaged_record_is_passed_over(new_log: MakeLog, make_examples: Examples, make_source: Callable[..., ExampleSource]) -> None:
+    log = new_log()
+    append(log, make_examples(1), make_examples(2), make_examples(3))
+    read = log.read
+
+    def read_damaged(topic: str, partition: int, offset: int, max_records: int, timeout_s: float = 0.0) -> Any:
+        if topic == "examples" and offset == 1:
+            raise RecordsDamaged(topic, partition, 1, 2, "wrong checksum")
+        return read(topic, partition, offset, 1, timeout_s)
+
+    log.read = read_damaged
+    assert items_of(make_source(log), 1) == [[1], [3]]
+    log.read = read
+    assert letters(log) == [("examples", 0, 1, b"")]
+
+
+def test_a_partition_that_is_added_is_read(
+    new_log: MakeLog, make_examples: Examples, make_source: Callable[..., ExampleSource], clock: ManualClock
+) -> None:
+    log = new_log()
+    append(log, make_examples(1))
+    source = make_source(log)
+    assert items_of(source, 8) == [[1]]
+    log.records["examples"].append([])
+    append(log, make_examples(2), partition=1)
+    clock.advance(61.0)
+    assert items_of(source, 8) == [[2]]
 
 
 def test_after_a_hole_in_the_offsets_the_next_record_is_read_from_its_first_row(

@@ -1,0 +1,39 @@
+"""Settings of Kafka topics: of those that the log creates, and the check of those that exist."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+# Largest record: far above a delta of 8192 rows or 4096 examples.
+MAX_RECORD_BYTES = 16 << 20
+# Largest timestamp: no limit.
+_FOREVER_MS = 2**63 - 1
+
+TOPIC_SETTINGS = {
+    "retention.ms": "-1",
+    "max.message.bytes": str(MAX_RECORD_BYTES),
+    "message.timestamp.type": "CreateTime",
+    # Replayed and simulated streams may be ahead of the broker's clock.
+    "message.timestamp.after.max.ms": str(_FOREVER_MS),
+}
+
+
+def setting_faults(topic: str, settings: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a line for each setting of an existing topic that refuses, changes or deletes records of ours.
+
+    >>> list(setting_faults("actions", {"cleanup.policy": {"value": "compact"}}))
+    ["topic 'actions': cleanup.policy must be delete, got compact: a compacted topic refuses records without a key"]
+    """
+    values = {name: str(entry["value"]) for name, entry in settings.items()}
+    policy = values.get("cleanup.policy", "delete")
+    if policy != "delete":
+        yield f"topic {topic!r}: cleanup.policy must be delete, got {policy}: a compacted topic refuses records without a key"
+    max_bytes = int(values.get("max.message.bytes", MAX_RECORD_BYTES))
+    if max_bytes < MAX_RECORD_BYTES:
+        yield f"topic {topic!r}: max.message.bytes should be {MAX_RECORD_BYTES}, got {max_bytes}: larger records become dead letters"
+    after_ms = int(values.get("message.timestamp.after.max.ms", _FOREVER_MS))
+    if after_ms < _FOREVER_MS:
+        yield f"topic {topic!r}: message.timestamp.after.max.ms should be {_FOREVER_MS}, got {after_ms}: records ahead of it are refused"
+    if values.get("message.timestamp.type", "CreateTime") != "CreateTime":
+        yield f"topic {topic!r}: message.timestamp.type must be CreateTime, got {values['message.timestamp.type']}"

@@ -1,0 +1,57 @@
+"""State of the joiner's loop for one partition, and the dead letters of a step of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from monolith_py.data.events import DeadLetter
+from monolith_py.io.log.topics import Topics, partition_of
+from monolith_streaming.joiner.position import Position
+from monolith_streaming.joiner.request import Reason, SeenAction
+from monolith_streaming.joiner.request_joiner import RequestJoiner
+from monolith_streaming.joiner.rules import MAX_EARLY
+from monolith_streaming.joiner.watermark import Watermark
+
+# Refused actions that show a fault and become dead letters; the others are late and only counted.
+_FAULTS = {
+    Reason.NO_IMPRESSION: "action.request_id must be that of an impression, got none within window_s + max_out_of_orderness_s",
+    Reason.NO_CANDIDATE: "action.item_id must be a candidate of its request, got another item",
+    Reason.TOO_MANY: f"action.request_id must have at most {MAX_EARLY} actions before its impression, got more",
+}
+_TOO_LATE = "impression.time_ms must be within window_s + allowed_lateness_s of the watermark, got an older one"
+
+
+@dataclass
+class PartitionState:
+    """State of the loop for one partition."""
+
+    number: int
+    position: Position
+    watermark: Watermark
+    joiner: RequestJoiner
+    has_outbox: bool  # Kv has one; its records are in the log
+
+    def letters(self, topics: Topics, num_partitions: int) -> list[DeadLetter]:
+        """Return the dead letters of the open step, without those of the intake."""
+        letters = [
+            DeadLetter(topics.actions, self.number, seen.offset, seen.value, self.fault(seen, reason, num_partitions))
+            for seen, reason in self.joiner.refused
+            if reason in _FAULTS
+        ]
+        letters += [
+            DeadLetter(topics.impressions, self.number, seen.offset, seen.impression.value, _TOO_LATE) for seen in self.joiner.too_late
+        ]
+        return letters
+
+    def fault(self, seen: SeenAction, reason: Reason, num_partitions: int) -> str:
+        """Return the rule that a refused action breaks; an action in another partition than its impression is told from one without."""
+        expected = partition_of(seen.action.request_id, num_partitions)
+        if reason == Reason.NO_IMPRESSION and expected != self.number:
+            return f"action must be in partition {expected} of {num_partitions} by murmur2 of its request id, got {self.number}"
+        return _FAULTS[reason]
+
+    def label(self, seen: SeenAction, reason: Reason, num_partitions: int) -> str:
+        """Return the reason for refusing an action as the label of its metric."""
+        if reason == Reason.NO_IMPRESSION and partition_of(seen.action.request_id, num_partitions) != self.number:
+            return "wrong_partition"
+        return reason.name.lower()

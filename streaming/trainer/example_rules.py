@@ -1,0 +1,57 @@
+"""Rules on examples beyond their format: those of the job's schema, and the one on event time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from monolith_py.clock import Clock
+from monolith_py.config import JobConfig
+from monolith_py.data.events import EventTimeRule
+from monolith_py.data.examples import ExampleBatch
+from monolith_py.data.schema import Schema
+from monolith_py.errors import WireError
+
+
+@dataclass(frozen=True)
+class ExampleRules:
+    """Rules on the examples of one job."""
+
+    tasks: tuple[str, ...]
+    widths: Mapping[str, int]  # dense feature -> dim
+    time_rule: EventTimeRule
+    clock: Clock
+
+    @staticmethod
+    def of(job: JobConfig, clock: Clock) -> ExampleRules:
+        """Return the rules of `job`."""
+        schema = Schema.of(job)
+        return ExampleRules(tuple(schema.tasks), schema.dense_dims, EventTimeRule.of(job.log), clock)
+
+    def check(self, record: ExampleBatch) -> None:
+        """Check that a record fits the schema: it is put aside as a whole, not example by example.
+
+        Raises:
+            WireError: a task has no label, or a dense feature has another width.
+        """
+        missing = [task for task in self.tasks if task not in record.labels]
+        if missing:
+            raise WireError(f"examples.labels must have every task, got none for {missing}")
+        for name, values in record.features.dense.items():
+            expected = self.widths.get(name, values.shape[1])
+            if values.shape[1] != expected:
+                raise WireError(f"examples.d_{name} must have {expected} values a row, got {values.shape[1]}")
+
+    def split(self, part: ExampleBatch) -> tuple[list[ExampleBatch], list[tuple[ExampleBatch, str]]]:
+        """Return the runs of examples whose event time is in order, and each of the others with the rule that it breaks."""
+        wall_ms = self.clock.now_ms()
+        broken = self.time_rule.broken(part.times_ms, wall_ms)
+        if not broken.any():
+            return [part], []
+        edges = [0, *(np.flatnonzero(np.diff(broken)) + 1).tolist(), len(part)]
+        runs = [part.slice(start, stop) for start, stop in pairwise(edges) if not broken[start]]
+        ones = [part.slice(row, row + 1) for row in np.flatnonzero(broken).tolist()]
+        return runs, [(one, f"examples.{self.time_rule.fault(int(one.times_ms[0]), wall_ms)}") for one in ones]

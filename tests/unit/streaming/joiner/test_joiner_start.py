@@ -1,0 +1,178 @@
+"""A store that was emptied, restored or belongs to another job is recognised at the start, and state is carried over by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from monolith_py.clock import ManualClock
+from monolith_py.config import JobConfig
+from monolith_py.errors import RecordRefused, StateMismatch
+from monolith_py.io import Log, MemoryKv
+from monolith_py.io.codec import encode_examples
+from monolith_streaming.joiner.loop import JoinerLoop
+
+World = Any
+
+
+def fill(world: World, job: JobConfig, log: Log, first: int = 0, num: int = 30) -> None:
+    for number in range(first, first + num):
+        world.append(job, log, world.impression(f"r{number}", number), world.action(f"r{number}", "end", number))
+
+
+def step_to_end(loop: JoinerLoop) -> None:
+    ends = loop.ends()
+    while not loop.has_reached(ends):
+        loop.step()
+
+
+@pytest.fixture
+def job(world: World) -> JobConfig:
+    found: JobConfig = world.job(terminal_actions=["end"])
+    return found
+
+
+def copy_of(kv: MemoryKv) -> MemoryKv:
+    copy = MemoryKv()
+    copy.write(dict(kv.scan("")))
+    return copy
+
+
+def forced(job: JobConfig, log: Log, kv: MemoryKv) -> JoinerLoop:
+    loop = JoinerLoop(job, log, kv, ManualClock(1_800_000_000_000))
+    loop.start(force=True)
+    return loop
+
+
+def test_an_empty_store_beside_a_log_with_examples_is_refused_unless_forced(world: World, job: JobConfig) -> None:
+    log = world.log(job)
+    fill(world, job, log)
+    step_to_end(world.joiner(job, log))
+    with pytest.raises(StateMismatch, match=r"'examples'\[0\] must have no examples of a joiner while the store has no position"):
+        world.joiner(job, log, MemoryKv())
+    step_to_end(forced(job, log, MemoryKv()))
+    assert max(world.examples(job, log).values()) == 2
+
+
+def test_a_log_with_examples_of_a_replay_only_is_not_refused(world: World, job: JobConfig) -> None:
+    """deploy/README.md, Replay: history is replayed into a job's topic before its joiner starts."""
+    log, other = world.log(job), world.log(job)
+    fill(world, job, other)
+    step_to_end(world.joiner(job, other))
+    for batch in world.batches(job, other):
+        log.append("examples", [encode_examples(batch, {"replay": "1-2"})], time_ms=1)
+    fill(world, job, log, first=100, num=3)
+    step_to_end(world.joiner(job, log))
+    assert len(world.labels(job, log)) == 33
+
+
+def test_a_store_that_is_older_than_the_log_is_refused_unless_forced(world: World, job: JobConfig) -> None:
+    log, kv = world.log(job), MemoryKv()
+    loop = world.joiner(job, log, kv)
+    fill(world, job, log)
+    step_to_end(loop)
+    backup = copy_of(kv)
+    fill(world, job, log, first=30)
+    step_to_end(loop)
+    fill(world, job, log, first=60)
+    step_to_end(loop)
+    with pytest.raises(StateMismatch, match="the store is older than the log, or another joiner runs"):
+        world.joiner(job, log, backup)
+    step_to_end(forced(job, log, backup))
+    assert {f"r{number}" for number in range(90)} == {row[0] for row in world.labels(job, log)}
+
+
+def test_a_position_beyond_the_end_of_the_log_is_refused_at_once(world: World, job: JobConfig) -> None:
+    log, kv = world.log(job), MemoryKv()
+    fill(world, job, log)
+    step_to_end(world.joiner(job, log, kv))
+    again = world.log(job)
+    with pytest.raises(StateMismatch, match=r"'impressions'\[0\] must reach offset 30, up to which the store says it was read, got 0"):
+        world.joiner(job, again, kv)
+    loop = forced(job, again, kv)
+    fill(world, job, again, first=50, num=4)
+    step_to_end(loop)
+    assert [row[0] for row in world.labels(job, again)] == [f"r{number}" for number in range(50, 54)]
+
+
+def test_another_topic_prefix_starts_at_the_beginning_of_its_own_topics(world: World, job: JobConfig) -> None:
+    """deploy/README.md advises another prefix for changed features; the state of the former topics must not go there."""
+    log, kv = world.log(job), MemoryKv()
+    fill(world, job, log)
+    loop = world.joiner(job, log, kv)
+    world.append(job, log, world.impression("old", 30))
+    step_to_end(loop)
+    other = job.model_copy(update={"log": job.log.model_copy(update={"topic_prefix": "new."})})
+    world.create_topics(log, other)
+    fill(world, other, log, first=100, num=5)
+    loop = world.joiner(other, log, kv)
+    step_to_end(loop)
+    loop.close_all()
+    assert [row[0] for row in world.labels(other, log)] == [f"r{number}" for number in range(100, 105)]
+
+
+def test_labels_of_waiting_requests_follow_their_tasks(world: World, job: JobConfig) -> None:
+    """Reordered tasks made 50 likes of 50 clicks: streams.md, A7."""
+    log, kv = world.log(job), MemoryKv()
+    loop = world.joiner(job, log, kv)
+    world.append(job, log, world.impression("r"), world.action("r", "click", 1))
+    step_to_end(loop)
+    click, like = job.tasks
+    added = like.model_copy(update={"name": "is_share", "action": "share"})
+    other = job.model_copy(update={"tasks": (like, added, click)})
+    loop = world.joiner(other, log, kv)
+    world.append(other, log, world.action("r", "share", 2))
+    step_to_end(loop)
+    loop = world.joiner(other, log, kv)
+    loop.close_all()
+    (batch,) = world.batches(other, log)
+    assert {task: values.tolist() for task, values in batch.labels.items()} == {"is_like": [0.0], "is_share": [1.0], "is_click": [1.0]}
+
+
+def test_a_delivered_outbox_is_not_delivered_again_after_a_trim(world: World, job: JobConfig, make_log: Callable[..., Log]) -> None:
+    """The outbox stays in the store until the next commit: streams.md, A4 and K17."""
+    log, kv = make_log(), MemoryKv()
+    world.create_topics(log, job)
+    fill(world, job, log)
+    step_to_end(world.joiner(job, log, kv))
+    end = log.end_offset("examples")
+    log.trim("examples", 0, end)
+    world.joiner(job, log, kv)
+    assert log.end_offset("examples") == end
+
+
+class StrictLog:
+    """A log in memory whose topic of examples refuses values beyond `most` bytes."""
+
+    def __init__(self, log: Any, most: int) -> None:
+        self._log, self._most = log, most
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    def append(self, topic: str, values: Any, *, time_ms: int, partition: int = 0) -> int:
+        if topic == "examples" and any(len(value) > self._most for value in values):
+            raise RecordRefused("a record must be smaller")
+        end: int = self._log.append(topic, values, time_ms=time_ms, partition=partition)
+        return end
+
+
+def test_an_example_that_the_log_refuses_is_put_aside_and_the_others_are_written(world: World) -> None:
+    job = world.job(terminal_actions=["end"], examples_per_record=1)
+    inner = world.log(job)
+    fill(world, job, inner, num=3)
+    size = max(map(len, (record.value for record in inner.read("impressions", 0, 0, 10))))
+    log = StrictLog(inner, 20_000)
+    tags = world.impression("large", 1, (2,)).candidates.sparse["tags"]
+    many = type(tags)(tags.fids.repeat(1_500), tags.lengths * 1_500)
+    candidates = world.impression("large", 1, (2,)).candidates
+    candidates.sparse["tags"] = many
+    world.append(job, inner, world.impression("large", 1, (2,), candidates=candidates), world.action("large", "end", 2, item=2))
+    fill(world, job, inner, first=10, num=3)
+    assert size < 20_000
+    world.join(job, log)
+    assert len(world.labels(job, inner)) == 6
+    ((topic, offset, reason),) = world.dead_letters(job, inner)
+    assert (topic, offset, reason) == ("examples", -1, "a record must be smaller")
