@@ -150,17 +150,17 @@ def test_a_rate_is_set_for_one_slice_or_for_all(part: str | None) -> None:
     assert table.gather(rows)[0].tolist() == expected
 
 
-def test_a_row_goes_when_all_its_slices_are_zero_and_not_before() -> None:
+def test_a_row_counts_as_freed_when_all_its_slices_are_zero_and_not_before() -> None:
     parts = [Slice("bias", 4, Sgd(lr=1.0), "zeros"), Slice("vec", 4, GroupAdagrad(lr=1.0, l2=100.0))]
     table = make_table(parts)
     rows = table.find_or_insert([1, 2], 0)
     gradients = np.zeros((2, 8), np.float32)
     gradients[0, 0] = 1.0
     table.update(rows, gradients)
-    assert table.find([1, 2]).tolist() == [rows[0], _core.NO_ROW]
+    assert (table.stats().freed, table.drain("a").evicted.tolist()) == (1, [2])
     assert table.gather(rows[:1])[0].tolist() == [-1.0] + [0.0] * 7
     table.update(rows[:1], -gradients[:1])
-    assert (len(table), table.stats().freed) == (0, 2)
+    assert (len(table), table.stats().freed, table.drain("a").evicted.tolist()) == (2, 2, [1, 2])
 
 
 @pytest.mark.parametrize(
