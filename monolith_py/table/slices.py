@@ -38,7 +38,7 @@ class Slice:
         """
         if self.dim < 1:
             raise ValueError(f"dim of slice {self.name!r} must be >= 1, got {self.dim!r}")
-        if not abs(self.init_scale) <= np.finfo(np.float32).max:
+        if not abs(self.init_scale) <= float(np.finfo(np.float32).max):
             raise ValueError(f"init_scale of slice {self.name!r} must be finite in float32, got {self.init_scale!r}")
         rule = self.optimizer
         return _core.Slice(self.name, self.dim, rule.kind, rule.hyperparameters(), self.initializer, self.init_scale, self.encoding)

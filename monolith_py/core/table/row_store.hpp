@@ -59,7 +59,7 @@ class RowStore {
     float* state(uint32_t row) const { return view().state + size_t{row} * state_width_; }
     int64_t& fid(uint32_t row) const { return reinterpret_cast<int64_t*>(fids_.data())[row]; }
     size_t end() const { return end_; }  // every allocated row is below
-    size_t bytes() const { return weights_.bytes() + state_.bytes() + fids_.bytes() + free_.size() * sizeof(uint32_t); }
+    size_t bytes() const { return weights_.bytes() + state_.bytes() + fids_.bytes() + end_ * sizeof(uint32_t); }
 
   private:
     uint32_t dim_, state_width_;
