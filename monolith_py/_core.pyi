@@ -80,12 +80,17 @@ class Table:
     def find(self, fids: Int64Array, rows: UInt32Array) -> None: ...
     def find_or_insert(self, fids: Int64Array, now_s: int, rows: UInt32Array) -> None: ...  # NO_ROW for fids not admitted
     def gather(self, rows: UInt32Array, weights: FloatArray) -> None: ...  # (n, dim); zeros for NO_ROW
-    def update(self, rows: UInt32Array, gradients: FloatArray) -> int: ...  # sums equal rows, skips NO_ROW; rows updated
+    def lookup(self, fids: Int64Array, weights: FloatArray) -> None: ...  # (n, dim); find and gather under one lock
+    def update(
+        self, rows: UInt32Array, gradients: FloatArray, fids: Int64Array | None = None
+    ) -> int: ...  # sums equal rows, skips NO_ROW and rows of another fid; rows updated
     def evict(self, now_s: int, max_slots: int) -> Int64Array: ...  # rows not seen for more than ttl_s; max_slots 0: look at all
     def drain(
         self, consumer: str, encoded: bool
     ) -> tuple[int, Int64Array, Any, Int64Array]: ...  # ticket, fids, weights (n, dim) or packed rows (n, R), evicted
     def ack(self, consumer: str, ticket: int) -> None: ...
+    def forget(self, consumer: str) -> bool: ...  # False: no such consumer
+    def waiting(self) -> dict[str, int]: ...  # changes that wait for each consumer
     def export_rows(self) -> tuple[Int64Array, FloatArray]: ...  # fids (n,), weights (n, dim), sorted by fid
     def entries(self) -> tuple[Int64Array, UInt32Array, npt.NDArray[np.uint16], Int64Array]: ...  # fids, rows, counts, seen_s
     def state(self, rows: UInt32Array) -> FloatArray: ...
@@ -118,18 +123,20 @@ def pooled_forward(
     weights: FloatArray | None,  # (n,) factor of each row; None: 1
     pooling: Sequence[int],  # (F,) 0 sums, 1 takes the mean, -n keeps the rows of the first n fids
     now_s: int,
-    insert: bool,  # True: find_or_insert (training); False: find
+    learns: Sequence[bool],  # (F,) True: find_or_insert (training); False: find
     pooled: FloatArray,  # out, (B, sum of widths)
     rows: UInt32Array,  # out, (n,)
-) -> None: ...
+) -> list[int]: ...  # (F,) rows that each table has freed so far, for `pooled_backward`
 def pooled_backward(
     tables: Sequence[Table],
-    rows: UInt32Array,  # (n,) from pooled_forward
+    fids: Int64Array,  # (n,)
+    rows: UInt32Array,  # (n,) from pooled_forward; NO_ROW is written where the row was freed since
+    released: Sequence[int],  # (F,) from pooled_forward
     offsets: Int64Array,
     weights: FloatArray | None,
     pooling: Sequence[int],
     gradients: FloatArray,  # (B, sum of widths), below 2^48
-) -> int: ...  # rows updated
+) -> tuple[int, int]: ...  # rows updated; positions whose row was freed since
 def has_amx() -> bool: ...  # whether bf16 stacks run in AMX
 
 class TowerTape:

@@ -1,8 +1,9 @@
 """Embedding tables, and the torch module of pooled look-ups in them."""
 
 from monolith_py.table.admission import Admission, MemoryBudget
-from monolith_py.table.bags import EmbeddingBags, Feature
+from monolith_py.table.bags import EmbeddingBags
 from monolith_py.table.embedding_table import NO_ROW, EmbeddingTable
+from monolith_py.table.feature import Feature
 from monolith_py.table.optimizers import (
     Adadelta,
     Adagrad,

@@ -6,87 +6,50 @@ Letters: B rows of the batch, F features, n fids over all features, D the sum of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from monolith_py import _core
-from monolith_py.config import FeatureConfig, SparseOptimizerConfig
+from monolith_py.config import SparseOptimizerConfig
 from monolith_py.data.schema import Schema
-from monolith_py.errors import PoisonedBatch, TableFull
-from monolith_py.table.admission import EXACT_COUNT, Admission, MemoryBudget
+from monolith_py.table import bags_saving
 from monolith_py.table.embedding_table import EmbeddingTable
+from monolith_py.table.feature import Feature, feature_from
 from monolith_py.table.optimizers import Optimizer, optimizer_from
+from monolith_py.table.pooled_lookup import Lookup, PooledLookup, RowSteps
 from monolith_py.table.saving import TableSaving, table_file
-from monolith_py.table.slices import Encoding, Initializer, Slice
-from monolith_py.table.views import FloatArray, Int64Array, UInt32Array
+from monolith_py.table.slices import Encoding
+from monolith_py.table.views import Int64Array
 
 if TYPE_CHECKING:
     from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-
-@dataclass(frozen=True)
-class Feature:
-    """A sparse feature: pooling of its bags, and settings of its table as in `EmbeddingTable`.
-
-    `pooling` is "sum", "mean" (over all fids of the bag, also those without a row), or "first": the rows of the first `length` fids side
-    by side, padded with zeros. A feature with `table` shares the table of the feature of that name; its own table settings have no effect.
-    """
-
-    name: str
-    dim: int = 16
-    pooling: str = "sum"
-    length: int = 0
-    table: str | None = None
-    slices: tuple[Slice, ...] = ()
-    initializer: Initializer = "uniform"
-    init_scale: float = 0.01
-    admit_after: int = 1
-    admission: Admission = EXACT_COUNT
-    ttl_s: int | None = None
-    budget: MemoryBudget | None = None
-
-    def __post_init__(self) -> None:
-        if self.pooling not in ("sum", "mean", "first"):
-            raise ValueError(f"pooling of feature {self.name!r} must be 'sum', 'mean' or 'first', got {self.pooling!r}")
-        if (self.pooling == "first") != (self.length > 0):
-            raise ValueError(f"length of feature {self.name!r} must be > 0 for pooling 'first' and 0 for others, got {self.length!r}")
-
-    def make_table(self, optimizer: Optimizer, seed: int) -> EmbeddingTable:
-        """Return an empty table of the feature's settings."""
-        return EmbeddingTable(
-            self.dim,
-            None if self.slices else optimizer,
-            slices=self.slices,
-            name=self.name,
-            initializer=self.initializer,
-            init_scale=self.init_scale,
-            admit_after=self.admit_after,
-            admission=self.admission,
-            ttl_s=self.ttl_s,
-            budget=self.budget,
-            seed=seed,
-        )
+_MOST_SECONDS = 2**40
 
 
 class EmbeddingBags(nn.Module):
     """One table for each feature; forward looks up and pools the rows, backward updates them.
 
-    In training mode, a forward that builds a graph counts sightings and inserts rows; any other forward only looks up. `now_s` is the
-    event time of the batch in seconds, used by admission and expiry. The rows are not parameters: a torch optimizer does not see them
-    and `state_dict` does not hold them; use `save` and `restore`. Gradients of the rows must be below 2^48, so that their squares are
-    finite.
+    In training mode, a forward that builds a graph counts sightings and inserts rows, and the end of a backward pass takes one optimizer
+    step with the gradients of all look-ups in it. `eval()`, `torch.no_grad()` and `requires_grad_(False)` only look up. With
+    `defers_steps` gradients add up over backward passes until `step` is called: for gradient accumulation, clipping and scaled losses.
+    Rows learn from the gradient as it is: a sum over examples, or their mean with a learning rate that much larger.
+
+    `now_s` is the event time of the batch in seconds, used by admission and expiry: set it, or give it to `forward`. The rows are no
+    parameters, so a torch optimizer does not see them; `state_dict` holds them as bytes, `save` and `restore` use files. Do not recompute
+    the bags by `torch.utils.checkpoint`: a second forward counts its fids again. Gradients of the rows must be below 2^48, so that their
+    squares are finite. Tables live in one process.
 
     >>> from monolith_py.table import Sgd
     >>> from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
     >>> bags = EmbeddingBags([Feature("user_id", dim=4)], optimizer=Sgd(lr=1.0))
     >>> kjt = KeyedJaggedTensor.from_lengths_sync(keys=["user_id"], values=torch.tensor([7, 8, 7]), lengths=torch.tensor([1, 2]))
-    >>> pooled = bags(kjt)
+    >>> pooled = bags(kjt, now_s=1_700_000_000)
     >>> pooled["user_id"].shape
     torch.Size([2, 4])
     >>> pooled.values().sum().backward()
@@ -94,7 +57,7 @@ class EmbeddingBags(nn.Module):
     2
     """
 
-    def __init__(self, features: Sequence[Feature], optimizer: Optimizer, *, seed: int = 0) -> None:
+    def __init__(self, features: Sequence[Feature], optimizer: Optimizer, *, seed: int = 0, defers_steps: bool = False) -> None:
         """Make one empty table for each feature; start values are a pure function of (`seed`, feature, fid).
 
         Raises:
@@ -105,152 +68,219 @@ class EmbeddingBags(nn.Module):
         if not names or len(set(names)) != len(names):
             raise ValueError(f"features must be at least one, of different names, got {names}")
         self.features = tuple(features)
-        self.now_s = 0
-        self.rows_touched = 0
-        self.tables = {
-            feature.name: feature.make_table(optimizer, seed + index) for index, feature in enumerate(features) if feature.table is None
-        }
+        self._now_s: int | None = None
+        self._optimizer, self._seeds = optimizer, {feature.name: seed + index for index, feature in enumerate(features)}
+        self.tables = {feature.name: self._make_table(feature) for feature in features if feature.table is None}
         for feature in features:
             if feature.table is not None and feature.table not in self.tables:
                 raise ValueError(f"table of feature {feature.name!r} must be one of {sorted(self.tables)}, got {feature.table!r}")
-        tables = [self.tables[feature.table or feature.name] for feature in features]
         self._names = names
-        self._dims = [table.dim * (feature.length or 1) for feature, table in zip(features, tables, strict=True)]
+        self._dims = [self._table(feature).dim * (feature.length or 1) for feature in features]
         self._pooling = [-feature.length if feature.pooling == "first" else int(feature.pooling == "mean") for feature in features]
-        self._cores = [table.core for table in tables]
-        # Autograd calls the backward of a function only if an input requires a gradient.
-        self._grad_anchor = torch.zeros(0, requires_grad=True)
+        self._frozen: set[str] = set()
+        self._steps = RowSteps(defers_steps, self._follow_schedules)
+        # Autograd calls the backward of a function only if an input requires a gradient. A parameter, so that `requires_grad_` of a
+        # module around this one freezes it.
+        self.anchor = nn.Parameter(torch.zeros(0))
 
     @staticmethod
     def of(schema: Schema, config: SparseOptimizerConfig, seed: int, encoding: Encoding) -> EmbeddingBags:
         """Return the bags of a job's schema; drains pack their rows in `encoding`."""
         optimizer = optimizer_from(config.for_features(len(schema.features)))
-        return EmbeddingBags([_feature(feature, optimizer, encoding) for feature in schema.features], optimizer, seed=seed)
+        return EmbeddingBags([feature_from(feature, optimizer, encoding) for feature in schema.features], optimizer, seed=seed)
 
-    def forward(self, kjt: KeyedJaggedTensor) -> KeyedTensor:
-        """Return the pooled rows of all features, (B, D), in the order of the features.
+    @property
+    def now_s(self) -> int:
+        """Return the event time of the batch in seconds, 0 before it is set."""
+        return self._now_s or 0
 
-        Weights of the tensor, if it has some, multiply the rows before pooling; they get no gradient. Backward raises PoisonedBatch
+    @now_s.setter
+    def now_s(self, now_s: float) -> None:
+        self._now_s = _seconds(now_s)
+
+    @property
+    def rows_touched(self) -> int:
+        """Return the number of rows that the last step updated."""
+        return self._steps.rows_touched
+
+    @property
+    def rows_dropped(self) -> int:
+        """Return the number of positions in the last step whose row was freed between forward and backward: they learnt nothing."""
+        return self._steps.rows_dropped
+
+    def forward(self, kjt: KeyedJaggedTensor, now_s: float | None = None) -> KeyedTensor:
+        """Return the pooled rows of all features, (B, D), in the order of the features; `now_s` sets the attribute of that name.
+
+        Weights of the tensor, if it has some, multiply the rows before pooling; they get their gradient. Backward raises PoisonedBatch
         for a gradient that is not finite or too large, and changes no row.
 
         Raises:
-            ValueError: a feature is missing, or fids are not int64.
+            ValueError: a feature is missing, fids are not int64 on the CPU, or weights are not finite.
+            RuntimeError: torch.distributed runs several processes: their tables would diverge.
             TableFull: a table would have more than 4,294,967,294 rows.
         """
         from torchrec.sparse.jagged_tensor import KeyedTensor
 
-        if kjt.keys() != self._names:
-            present = kjt.keys()
-            missing = [name for name in self._names if name not in present]
-            if missing:
-                raise ValueError(f"the KeyedJaggedTensor must have features {self._names}, got {present} without {missing}")
-            kjt = kjt.permute([kjt.keys().index(name) for name in self._names])
-        values = kjt.values()
-        if values.dtype != torch.int64:
-            raise ValueError(f"values of the KeyedJaggedTensor must be int64, got {values.dtype}")
-        weights = kjt.weights_or_none()
-        lookup = _Lookup(
-            bags=self,
+        if now_s is not None:
+            self.now_s = now_s
+        kjt = self._checked(kjt)
+        weights = _checked_weights(kjt)
+        builds_graph = torch.is_grad_enabled()
+        may_learn = self.training and builds_graph and self.anchor.requires_grad
+        learns = [may_learn and name not in self._frozen for name in self._names]
+        if may_learn:
+            self._check_training()
+        lookup = Lookup(
+            cores=[self._table(feature).core for feature in self.features],
+            pooling=self._pooling,
+            learns=learns,
+            width=sum(self._dims),
             num_rows=kjt.stride(),
-            fids=values.contiguous(),
-            offsets=kjt.offsets().to(torch.int64).contiguous(),
-            weights=None if weights is None else weights.detach().to(torch.float32).contiguous().numpy(),
-            inserts=self.training and torch.is_grad_enabled(),
+            offsets=kjt.offsets().to(torch.int64).contiguous().numpy(),
+            now_s=self.now_s,
+            steps=self._steps,
         )
-        pooled: Tensor = _PooledLookup.apply(self._grad_anchor, lookup)
+        anchor = self.anchor if any(learns) else None
+        pooled: Tensor = PooledLookup.apply(anchor, kjt.values().contiguous(), weights, lookup)
         return KeyedTensor(self._names, self._dims, pooled, key_dim=1)
+
+    def step(self, scale: float = 1.0) -> None:
+        """Take the optimizer step of `defers_steps` with the sum of the gradients since the last one, times `scale`.
+
+        Raises:
+            PoisonedBatch: a gradient is not finite or too large; no row was changed.
+            ValueError: steps are not deferred, or `scale` is not finite.
+        """
+        if not self._steps.defers:
+            raise ValueError("step needs EmbeddingBags with defers_steps=True: each backward pass takes its own step")
+        if not math.isfinite(scale):
+            raise ValueError(f"scale must be finite, got {scale!r}")
+        self._steps.step(scale)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the gradients that wait for `step`."""
+        self._steps.clear()
+        super().zero_grad(set_to_none)
+
+    def requires_grad_(self, requires_grad: bool = True, features: Collection[str] | None = None) -> Self:
+        """Freeze or release all features, or those of the given names: a frozen one counts, inserts and updates nothing.
+
+        Raises:
+            ValueError: a name is of no feature.
+        """
+        if features is None:
+            self._frozen.clear()
+            return super().requires_grad_(requires_grad)
+        if unknown := sorted(set(features) - set(self._names)):
+            raise ValueError(f"features must be of {self._names}, got {unknown}")
+        self._frozen = self._frozen - set(features) if requires_grad else self._frozen | set(features)
+        return self
 
     def set_lr(self, lr: float) -> None:
         """Set the learning rate of all tables."""
         for table in self.tables.values():
             table.set_lr(lr)
 
-    def evict(self, now_s: int) -> dict[str, Int64Array]:
+    def evict(self, now_s: float) -> dict[str, Int64Array]:
         """Evict expired rows; return their fids by table."""
-        return {name: table.evict(now_s) for name, table in self.tables.items()}
+        return {name: table.evict(_seconds(now_s)) for name, table in self.tables.items()}
 
-    def save(self, directory: Path) -> None:
-        """Write a snapshot of each table to `<feature>.table` in `directory`.
+    def save(self, directory: str | Path) -> None:
+        """Write a snapshot of each table to `<feature>.table` in `directory`, all or none, and a list of them.
 
         Raises:
-            CheckpointError: a file cannot be written.
+            CheckpointError: a file cannot be written; those of an earlier call are unchanged.
         """
-        for saving in self.start_saving(directory):
-            saving.finish()
-            saving.commit()
+        bags_saving.save(self.tables, Path(directory))
 
-    def start_saving(self, directory: Path) -> list[TableSaving]:
+    def start_saving(self, directory: str | Path) -> list[TableSaving]:
         """Start a snapshot of each table that is written while the tables change."""
-        return [table.start_saving(table_file(directory, name)) for name, table in self.tables.items()]
+        return [table.start_saving(table_file(Path(directory), name)) for name, table in self.tables.items()]
 
-    def restore(self, directory: Path) -> None:
-        """Restore the tables, which must be empty, from the snapshots of `save`.
+    def restore(self, directory: str | Path) -> None:
+        """Restore the tables, which must be empty, from the snapshots of `save`, all or none.
 
         Raises:
-            CheckpointError: a file is absent, torn, damaged or of other settings.
+            CheckpointError: a file is absent, torn, damaged, of other settings or of another call of `save`, or a table is not empty.
         """
-        for name, table in self.tables.items():
-            table.restore_from(table_file(directory, name))
+        bags_saving.restore(self.tables, self._make_tables(), Path(directory))
+
+    def get_extra_state(self) -> dict[str, Tensor]:
+        """Return the snapshot of each table, uint8 (bytes,), for `state_dict`."""
+        return bags_saving.to_tensors(self.tables)
+
+    def set_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        """Replace the content of the tables by the snapshots in `state`, for `load_state_dict`.
+
+        Raises:
+            CheckpointError: a table is missing, or a snapshot is damaged or of other settings.
+        """
+        bags_saving.from_tensors(self.tables, self._make_tables(), state)
+
+    def extra_repr(self) -> str:
+        """Return the text in torch's `repr`: each table with its dim and rows."""
+        return "\n".join(f"{name}: dim={table.dim}, rows={len(table)}" for name, table in self.tables.items())
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        raise TypeError("EmbeddingBags cannot be pickled or copied: use save and restore")
+        raise TypeError("EmbeddingBags cannot be pickled or copied: use save and restore, or state_dict")
 
+    def _table(self, feature: Feature) -> EmbeddingTable:
+        return self.tables[feature.table or feature.name]
 
-def _feature(config: FeatureConfig, optimizer: Optimizer, encoding: Encoding) -> Feature:
-    """Return the feature of the settings."""
-    sketch = {"sketch_bytes": config.sketch_bytes, "window_s": config.sketch_window_s}
-    admission = Admission(config.admission, **{name: value for name, value in sketch.items() if value is not None})
-    budget = MemoryBudget(config.budget_bytes, config.eviction, config.half_life_s) if config.budget_bytes else None
-    return Feature(
-        config.name,
-        config.dim,
-        config.pooling,
-        slices=(Slice("weights", config.dim, optimizer, config.initializer, config.init_scale, encoding),),
-        admit_after=config.admit_after,
-        admission=admission,
-        ttl_s=config.ttl_s,
-        budget=budget,
-    )
+    def _make_table(self, feature: Feature) -> EmbeddingTable:
+        return feature.make_table(self._optimizer, self._seeds[feature.name])
 
+    def _make_tables(self) -> dict[str, EmbeddingTable]:
+        return {feature.name: self._make_table(feature) for feature in self.features if feature.table is None}
 
-@dataclass(frozen=True)
-class _Lookup:
-    """One look-up of a batch in the tables of all features."""
-
-    bags: EmbeddingBags
-    num_rows: int  # B
-    fids: Tensor  # int64 (n,)
-    offsets: Tensor  # int64 (F * B + 1,)
-    weights: FloatArray | None  # (n,)
-    inserts: bool  # count sightings and insert rows
-
-
-class _PooledLookup(torch.autograd.Function):
-    """Look-up and pooling in the core; backward updates the rows and returns no gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, anchor: Tensor, lookup: _Lookup) -> Tensor:
-        bags, fids, offsets = lookup.bags, lookup.fids.numpy(), lookup.offsets.numpy()
-        pooled = torch.empty(lookup.num_rows, sum(bags._dims))  # (B, D)
-        rows: UInt32Array = np.empty(len(fids), np.uint32)
-        out = pooled.numpy()
-        try:
-            _core.pooled_forward(bags._cores, fids, offsets, lookup.weights, bags._pooling, bags.now_s, lookup.inserts, out, rows)
-        except _core.TableFull as error:
-            raise TableFull(str(error)) from None
-        ctx.lookup, ctx.rows = lookup, rows
-        return pooled
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
-        lookup: _Lookup = ctx.lookup
-        bags = lookup.bags
-        gradient = gradients[0].to(torch.float32).contiguous().numpy()
-        for table in bags.tables.values():
+    def _follow_schedules(self) -> None:
+        for table in self.tables.values():
             table.follow_schedules()
-        offsets = lookup.offsets.numpy()
-        try:
-            bags.rows_touched = _core.pooled_backward(bags._cores, ctx.rows, offsets, lookup.weights, bags._pooling, gradient)
-        except _core.NotFinite as error:
-            raise PoisonedBatch(str(error)) from None
-        return None, None
+
+    def _checked(self, kjt: KeyedJaggedTensor) -> KeyedJaggedTensor:
+        """Return `kjt` with the features of the bags in their order."""
+        if kjt.variable_stride_per_key():
+            raise ValueError("the KeyedJaggedTensor must have one batch size for all features, got one for each")
+        values = kjt.values()
+        if values.dtype != torch.int64:
+            raise ValueError(f"values of the KeyedJaggedTensor must be int64, got {values.dtype}")
+        if values.device.type != "cpu":
+            raise ValueError(f"values of the KeyedJaggedTensor must be on the CPU, got {values.device}")
+        present = kjt.keys()
+        if present == self._names:
+            return kjt
+        if missing := [name for name in self._names if name not in present]:
+            raise ValueError(f"the KeyedJaggedTensor must have features {self._names}, got {present} without {missing}")
+        return kjt.permute([present.index(name) for name in self._names])
+
+    def _check_training(self) -> None:
+        """Refuse tables that would diverge; warn once of rows that would never expire."""
+        distributed = torch.distributed
+        if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+            raise RuntimeError(f"EmbeddingBags must train in one process, got {distributed.get_world_size()}: their tables would diverge")
+        if self._now_s is None:
+            self._now_s = 0
+            if timed := [feature.name for feature in self.features if feature.ttl_s is not None]:
+                warnings.warn(f"now_s was never set, so rows of {timed} do not expire by ttl_s: give it to forward", stacklevel=4)
+
+
+def _checked_weights(kjt: KeyedJaggedTensor) -> Tensor | None:
+    weights: Tensor | None = kjt.weights_or_none()
+    if weights is not None and not bool(torch.isfinite(weights.detach()).all()):
+        raise ValueError("weights of the KeyedJaggedTensor must be finite, got NaN or Inf")
+    return weights
+
+
+def _seconds(now_s: float) -> int:
+    """Return whole seconds.
+
+    Raises:
+        ValueError: `now_s` is no number of seconds within 2^40 of the epoch.
+    """
+    try:
+        seconds = math.floor(now_s)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"now_s must be event time in seconds, got {now_s!r}") from None
+    if abs(seconds) > _MOST_SECONDS:
+        raise ValueError(f"now_s must be within 2^40 seconds of the epoch, got {now_s!r}")
+    return seconds

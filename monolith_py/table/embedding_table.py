@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith_py import _core
-from monolith_py.errors import TableFull
+from monolith_py.errors import PoisonedBatch, TableFull
 from monolith_py.table.admission import EXACT_COUNT, NO_BUDGET, Admission, MemoryBudget
 from monolith_py.table.optimizers import Optimizer
 from monolith_py.table.saving import TableSaving, snapshot_errors
 from monolith_py.table.slices import Encoding, Initializer, Slice
+from monolith_py.table.table_settings import read_settings
 from monolith_py.table.views import EncodedDelta, Entries, FloatArray, Int64Array, TableDelta, TableStats, UInt32Array
 
 NO_ROW = _core.NO_ROW
@@ -26,7 +27,8 @@ NO_ROW = _core.NO_ROW
 class EmbeddingTable:
     """Rows of float32 weights by 64-bit fid; every int64 is a valid fid, and two fids never share a row.
 
-    One thread may write while others call `find` and `gather`. Times are event time in whole seconds.
+    One thread may write while others call `lookup`. `find` and `gather` are safe beside it, too, but a row found may be another
+    fid's when it is gathered. Times are event time in whole seconds.
 
     >>> from monolith_py.table import Sgd
     >>> table = EmbeddingTable(dim=4, optimizer=Sgd(lr=1.0), init_scale=0.0)
@@ -103,6 +105,13 @@ class EmbeddingTable:
         self.core.find(keys, rows)
         return rows
 
+    def lookup(self, fids: npt.ArrayLike) -> FloatArray:
+        """Return the weights of each fid, int64 (n,) -> float32 (n, D), zeros without a row; safe beside a thread that evicts."""
+        keys = _fids(fids)
+        weights = np.empty((len(keys), self.dim), np.float32)
+        self.core.lookup(keys, weights)
+        return weights
+
     def find_or_insert(self, fids: npt.ArrayLike, now_s: int) -> UInt32Array:
         """Count a sighting of each fid and return its row, int64 (n,) -> uint32 (n,); `NO_ROW` for a fid that is not yet admitted.
 
@@ -123,10 +132,20 @@ class EmbeddingTable:
         self.core.gather(rows, weights)
         return weights
 
-    def update(self, rows: UInt32Array, gradients: FloatArray) -> None:
-        """Take one optimizer step for each distinct row with the sum of its gradients, float32 (n, D); skip `NO_ROW`."""
+    def update(self, rows: UInt32Array, gradients: FloatArray, fids: npt.ArrayLike | None = None) -> None:
+        """Take one optimizer step for each distinct row with the sum of its gradients, float32 (n, D); skip `NO_ROW`.
+
+        With `fids`, int64 (n,), rows that no longer belong to their fid are skipped, too: rows found before a later eviction or
+        insertion, which may have freed them.
+
+        Raises:
+            PoisonedBatch: a gradient is NaN, infinite, or 2^48 or more; no row was changed.
+        """
         self.follow_schedules()
-        self.core.update(rows, gradients)
+        try:
+            self.core.update(rows, gradients, None if fids is None else _fids(fids))
+        except _core.NotFinite as error:
+            raise PoisonedBatch(str(error)) from None
 
     def set_lr(self, lr: float, part: str | None = None) -> None:
         """Set the learning rate of all slices, or of the slice named `part`; it replaces a schedule.
@@ -171,6 +190,19 @@ class EmbeddingTable:
         """
         self.core.ack(consumer, ticket)
 
+    def consumers(self) -> dict[str, int]:
+        """Return each consumer with the number of changes that wait for it. They take memory until it drains and acknowledges."""
+        return self.core.waiting()
+
+    def forget(self, consumer: str) -> None:
+        """Forget a consumer that will not return; its next drain would return every row.
+
+        Raises:
+            ValueError: no consumer has this name.
+        """
+        if not self.core.forget(consumer):
+            raise ValueError(f"consumer must be one of {sorted(self.consumers())}, got {consumer!r}")
+
     def export_rows(self) -> tuple[Int64Array, FloatArray]:
         """Return all fids, int64 (n,), sorted, and their weights, float32 (n, D)."""
         return self.core.export_rows()
@@ -210,10 +242,10 @@ class EmbeddingTable:
         return TableSaving(self.core, Path(path), increment=increment)
 
     def restore_from(self, path: str | Path, share: tuple[int, int] = (0, 1)) -> None:
-        """Restore this table from a snapshot of equal settings: an empty table from a base, its parent's content from an increment.
+        """Restore this table from a snapshot of equal layout: an empty table from a base, its parent's content from an increment.
 
-        Learning rates, budget and encodings may differ. `share` (k, n) restores the k-th of n shares of the fids, so that n tables, also
-        of several processes, can divide one snapshot.
+        Slices must be equal in names, dims and optimizers; all other settings may differ. `share` (k, n) restores the k-th of n shares of
+        the fids, so that n tables, also of several processes, can divide one snapshot.
 
         Raises:
             CheckpointError: the file is absent, torn, damaged, of a table with other settings, or an increment on another snapshot.
@@ -226,7 +258,7 @@ class EmbeddingTable:
     def restore(cls, path: str | Path, *increments: str | Path, share: tuple[int, int] = (0, 1)) -> EmbeddingTable:
         """Return a table with the settings and rows of the snapshot at `path`, then of `increments`; its name is that of the file.
 
-        A learning rate that followed a schedule stays at its last value; `set_lr` sets another.
+        Learning rates are those of the last file. One that followed a schedule stays at its last value; `set_lr` sets another.
 
         Raises:
             CheckpointError: a file is absent, torn or damaged, or an increment does not follow the snapshot before it.
@@ -238,6 +270,8 @@ class EmbeddingTable:
         table._schedules = []
         for increment in increments:
             table.restore_from(increment, share)
+        for index, part in enumerate(read_settings([path, *increments][-1]).slices):
+            table.core.set_lr(index, part.hyperparameters["lr"])
         return table
 
 

@@ -5,12 +5,33 @@ Letters: g the row's gradient (summed over the batch), w its weights, D the slic
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import ClassVar
+
+import numpy as np
 
 from monolith_py.config import SparseOptimizerConfig
 from monolith_py.errors import ConfigError
 from monolith_py.table.schedules import Schedule
+
+
+def _single(value: float) -> np.float32:
+    """Return a float32, infinite if the value is too large for it."""
+    with np.errstate(over="ignore"):
+        return np.float32(value)
+
+
+# Ranges of hyperparameters in float32, in which a row stays finite. A divisor must not be zero for a gradient whose square is: eps > 0.
+_Check = Callable[[np.float32], bool]
+_NOT_NEGATIVE: tuple[str, _Check] = (">= 0 and finite", lambda value: bool(0 <= value < math.inf))
+_DECAY: tuple[str, _Check] = (">= 0 and < 1", lambda value: bool(0 <= value < 1))
+_RANGES: dict[str, tuple[str, _Check]] = {
+    **dict.fromkeys(("weight_decay", "clip_norm", "initial_accumulator", "l1", "l2", "beta"), _NOT_NEGATIVE),
+    **dict.fromkeys(("momentum", "rho", "beta1", "beta2"), _DECAY),
+    "eps": ("> 0 and finite", lambda value: bool(0 < value < math.inf)),
+}
 
 
 @dataclass(frozen=True)
@@ -27,11 +48,12 @@ class Optimizer:
     clip_norm: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.rate(0) > 0 and not callable(self.lr):
-            raise ValueError(f"lr must be > 0, got {self.lr!r}")
-        for name in ("weight_decay", "clip_norm"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)!r}")
+        if not callable(self.lr) and not 0 < _single(self.lr) < math.inf:
+            raise ValueError(f"lr must be > 0 and finite, got {self.lr!r}")
+        for name, (rule, holds) in _RANGES.items():
+            value = getattr(self, name, None)
+            if value is not None and not holds(_single(value)):
+                raise ValueError(f"{name} must be {rule}, got {value!r}")
 
     def rate(self, step: int) -> float:
         """Return the learning rate of step `step`."""
@@ -132,13 +154,17 @@ class Ftrl(Optimizer):
     l2: float = 0.0
     beta: float = 0.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_divisor(self.initial_accumulator, self.beta, self.l2)
+
 
 @dataclass(frozen=True)
 class GroupAdagrad(Optimizer):
-    """n += max(g^2); Adagrad's step, then the proximal step of the group lasso of strength `l2`, which frees rows that become zero.
+    """n += max(g^2); Adagrad's step, then the proximal step of the group lasso of strength `l2`, which sets short rows to zero.
 
-    Monolith's AdaGradWithGroupLasso; Yang et al. 2010, equation 9. One float of state. A freed row is evicted: replicas get a tombstone,
-    and the fid starts as a new one at its next sighting.
+    Monolith's AdaGradWithGroupLasso; Yang et al. 2010, equation 9. One float of state. A row at zero keeps its state, so that it can
+    leave zero again; drains report it as evicted, and it leaves the table by TTL or budget.
     """
 
     kind = "group_adagrad"
@@ -149,9 +175,9 @@ class GroupAdagrad(Optimizer):
 
 @dataclass(frozen=True)
 class GroupFtrl(Optimizer):
-    """FTRL with group sparsity (Ni et al. 2021, algorithm 1): a row with |z| below l2 * sqrt(D) is zero and is freed.
+    """FTRL with group sparsity (Ni et al. 2021, algorithm 1): a row with |z| below l2 * sqrt(D) is zero.
 
-    2 D floats of state. A freed row is evicted, as in `GroupAdagrad`.
+    2 D floats of state. A row at zero keeps them, as in `GroupAdagrad`: z must add up over steps before the row leaves zero.
     """
 
     kind = "group_ftrl"
@@ -159,6 +185,20 @@ class GroupFtrl(Optimizer):
     beta: float = 1.0
     l1: float = 0.0
     l2: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_divisor(self.initial_accumulator, self.beta, 0.0)
+
+
+def _check_divisor(initial_accumulator: float, beta: float, l2: float) -> None:
+    """Check that FTRL divides by no zero: a gradient of 1e-25 has a square of zero in float32.
+
+    Raises:
+        ValueError: all addends of the divisor may be zero.
+    """
+    if not max(_single(initial_accumulator), _single(beta), _single(l2)) > 0:
+        raise ValueError(f"initial_accumulator or beta of FTRL must be > 0, got {initial_accumulator!r} and {beta!r}")
 
 
 _RULES = (Sgd, Momentum, Adagrad, RowwiseAdagrad, Adadelta, RmsProp, Adam, AmsGrad, AdamW, Ftrl, GroupAdagrad, GroupFtrl)

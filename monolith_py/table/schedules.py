@@ -15,6 +15,16 @@ class Schedule(Protocol):
         ...
 
 
+def _check_steps(steps: int) -> None:
+    """Check the length of a decay.
+
+    Raises:
+        ValueError: `steps` is below 1.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be >= 1, got {steps!r}")
+
+
 @dataclass(frozen=True)
 class Warmup:
     """Linear increase from 0 to `lr` in `steps` (Goyal et al. 2017, section 2.2), then the schedule `after`, its step 0 being the next.
@@ -47,6 +57,9 @@ class PolynomialDecay:
     end: float = 0.0
     power: float = 1.0
 
+    def __post_init__(self) -> None:
+        _check_steps(self.steps)
+
     def __call__(self, step: int) -> float:
         """Return the learning rate of step `step`, counted from 0."""
         left = 1 - min(step, self.steps) / self.steps
@@ -65,6 +78,9 @@ class CosineDecay:
     steps: int
     end: float = 0.0
 
+    def __post_init__(self) -> None:
+        _check_steps(self.steps)
+
     def __call__(self, step: int) -> float:
         """Return the learning rate of step `step`, counted from 0."""
         return self.end + (self.lr - self.end) * (1 + math.cos(math.pi * min(step, self.steps) / self.steps)) / 2
@@ -81,6 +97,9 @@ class StepDecay:
     lr: float
     steps: int
     factor: float
+
+    def __post_init__(self) -> None:
+        _check_steps(self.steps)
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of step `step`, counted from 0."""

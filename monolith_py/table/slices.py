@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from monolith_py import _core
 from monolith_py.table.optimizers import Optimizer
 
@@ -32,9 +34,11 @@ class Slice:
         """Return the slice of the core.
 
         Raises:
-            ValueError: `dim` is below 1, or initializer or encoding is unknown.
+            ValueError: `dim` is below 1, `init_scale` is not finite, or initializer or encoding is unknown.
         """
         if self.dim < 1:
             raise ValueError(f"dim of slice {self.name!r} must be >= 1, got {self.dim!r}")
+        if not abs(self.init_scale) <= float(np.finfo(np.float32).max):
+            raise ValueError(f"init_scale of slice {self.name!r} must be finite in float32, got {self.init_scale!r}")
         rule = self.optimizer
         return _core.Slice(self.name, self.dim, rule.kind, rule.hyperparameters(), self.initializer, self.init_scale, self.encoding)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
@@ -93,14 +95,38 @@ def read_settings(path: str | Path) -> TableSettings:
     Raises:
         CheckpointError: the file cannot be read or has no snapshot header of this version.
     """
+    with _unreadable(path):
+        return _settings(_header(path))
+
+
+@contextmanager
+def _unreadable(path: str | Path) -> Iterator[None]:
+    """Raise CheckpointError for a header that cannot be read."""
     try:
-        with Path(path).open("rb") as stream:
-            magic, tag, *_, size = struct.unpack(_CHUNK_HEAD, stream.read(struct.calcsize(_CHUNK_HEAD)))
-            if (magic, tag) != (b"MNLT", _HEADER_TAG):
-                raise CheckpointError(f"{path}: is not a table snapshot")
-            return _settings(_Fields(stream, size))
+        yield
     except (OSError, struct.error, UnicodeDecodeError, ValueError, IndexError) as error:
         raise CheckpointError(f"{path}: the header cannot be read: {error}") from None
+
+
+def _header(path: str | Path) -> _Fields:
+    with _unreadable(path), Path(path).open("rb") as stream:
+        magic, tag, *_, size = struct.unpack(_CHUNK_HEAD, stream.read(struct.calcsize(_CHUNK_HEAD)))
+        if (magic, tag) != (b"MNLT", _HEADER_TAG):
+            raise CheckpointError(f"{path}: is not a table snapshot")
+        return _Fields(stream, size)
+
+
+def read_snapshot_id(path: str | Path) -> int:
+    """Return the number of the snapshot at `path`; only the header is read.
+
+    Raises:
+        CheckpointError: the file cannot be read or has no snapshot header of this version.
+    """
+    with _unreadable(path):
+        header = _header(path)
+        _check_version(header)
+        (number,) = header.take("Q")
+        return int(number)
 
 
 class _Fields:
@@ -122,10 +148,14 @@ class _Fields:
         return str(value.decode())
 
 
-def _settings(header: _Fields) -> TableSettings:
+def _check_version(header: _Fields) -> None:
     (version,) = header.take("I")
     if version != _VERSION:
         raise ValueError(f"version must be {_VERSION}, got {version}")
+
+
+def _settings(header: _Fields) -> TableSettings:
+    _check_version(header)
     _id, _parent, seed, admission, admit_after, sketch_bytes, window_s = header.take("QQQIIQq")
     ttl_s, eviction, budget_bytes, half_life_s, num_slices = header.take("qIQqQ")
     kind, order = _ADMISSIONS[admission], _EVICTIONS[eviction]

@@ -54,6 +54,6 @@ class TableStats:
     admitted: int  # rows created since the table was made
     filtered: int  # look-ups of fids not yet admitted, since the table was made
     evicted: int  # rows evicted by TTL or budget since the table was made
-    freed: int  # rows set to zero and freed by their optimizer since the table was made
+    freed: int  # rows set to zero by their optimizer since the table was made; consumers free them, the table keeps their state
     bytes: int  # memory of id map, rows and optimizer state
     id_map_capacity: int  # entries

@@ -184,6 +184,7 @@ def _take_step(
         _core.tower_adam(into, given, *moments, steps, lr, rule.beta1, rule.beta2, rule.eps, grad_scale)
     else:
         _core.tower_adagrad(into, given, fields["sum"], lr, rule.eps, grad_scale)
+    torch.autograd.graph.increment_version(values)  # a backward of a forward before this step must fail, as in torch
 
 
 def _copy_of(expected: Tensor, tensors: Mapping[str, Tensor], name: str) -> Tensor:

@@ -78,7 +78,7 @@ class Tower(nn.Module):
     @property
     def num_live_weights(self) -> int:
         """Return the number of live weights, without biases."""
-        return sum(layer.values.numel() if isinstance(layer, SparseLinear) else layer.weight.numel() for layer in self._linears)
+        return sum(layer.num_live_weights if isinstance(layer, SparseLinear) else layer.weight.numel() for layer in self._linears)
 
     @property
     def density(self) -> float:
@@ -92,7 +92,22 @@ class Tower(nn.Module):
         return self._in_core()[0].engine if self._uses_core() else "torch"
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Return the last layer's output (B, O); `inputs` (B, w) are concatenated, their widths sum to I."""
+        """Return the last layer's output (B, O); `inputs` (B, w) are concatenated, their widths sum to I.
+
+        More leading dimensions than B are kept.
+
+        Raises:
+            ValueError: the widths of the inputs do not sum to I.
+        """
+        if (width := sum(part.shape[-1] for part in inputs)) != self.in_features:
+            raise ValueError(f"inputs must have {self.in_features} columns together, got {width}")
+        leading = inputs[0].shape[:-1]
+        if len(leading) == 1:
+            return self._forward(inputs)
+        return self._forward(tuple(part.reshape(-1, part.shape[-1]) for part in inputs)).view(*leading, -1)
+
+    def _forward(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        """Return the last layer's output (B, O)."""
         if not self.layers:
             return inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1)
         if inputs[0].device.type == "cpu" and self._uses_core():
@@ -126,7 +141,9 @@ class Tower(nn.Module):
             self._frozen = [nn.Sequential(*(Prepacked(*_dense(layer), bf16=self._bf16) for layer in self._linears))]
 
     def _uses_core(self) -> bool:
-        if self._atom == "neuron":
+        if self._atom == "neuron" or torch.compiler.is_compiling():
+            return False
+        if any(parameter.dtype != torch.float32 for parameter in self.parameters()):
             return False
         return bool(self.layers) and (bool(self.sparse_layers) or (self._bf16 and bool(_core.has_amx())))
 

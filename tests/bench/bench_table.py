@@ -101,8 +101,8 @@ def core_step(core: _core.Table, batches: Sequence[Ids], pool: int) -> Callable[
 
     def step(index: int) -> None:
         fids = batches[index % len(batches)].fids
-        _core.pooled_forward([core], fids, offsets, None, [0], NOW_S, True, pooled, rows)
-        _core.pooled_backward([core], rows, offsets, None, [0], gradients)
+        released = _core.pooled_forward([core], fids, offsets, None, [0], NOW_S, [True], pooled, rows)
+        _core.pooled_backward([core], fids, rows, released, offsets, None, [0], gradients)
 
     return step
 

@@ -37,7 +37,7 @@ const std::vector<int64_t>& fids() {
         std::vector<int64_t> found = {0, -1, 1, std::numeric_limits<int64_t>::min(),
                                       std::numeric_limits<int64_t>::max()};
         for (int64_t fid = 2; found.size() < 256; ++fid)
-            if ((hash_fid(fid) >> 26 & 0x3F) < 3) found.push_back(fid);
+            if ((hash_fid(fid) * bucket_factors().first >> 58) < 3) found.push_back(fid);
         return found;
     }();
     return fids;
@@ -84,7 +84,8 @@ class Mirrored {
             case 2:
                 return update(batch(bytes), bytes);
             case 3:
-                now_s_ += int64_t{bytes.next()} << (bytes.next() % 16);
+                // Farther from the last batch a time would not be believed: tests/unit/table/test_wrong_times.py.
+                now_s_ = std::min(now_s_ + (int64_t{bytes.next()} << (bytes.next() % 16)), batch_s_ + 4'000);
                 return;
             case 4:
                 return evict();
@@ -131,6 +132,7 @@ class Mirrored {
     }
 
     void find_or_insert(const std::vector<int64_t>& batch, int64_t now_s) {
+        batch_s_ = now_s;
         std::vector<uint32_t> rows(batch.size());
         table_->find_or_insert(batch.data(), batch.size(), now_s, rows.data());
         for (int64_t fid : batch) {
@@ -231,7 +233,7 @@ class Mirrored {
     std::unique_ptr<EmbeddingTable> table_;
     std::unordered_map<int64_t, Entry> entries_;
     std::map<int, Consumer> consumers_;
-    int64_t now_s_ = 1000;
+    int64_t now_s_ = 1000, batch_s_ = 1000;
 };
 
 }  // namespace

@@ -112,7 +112,7 @@ struct Pool {
         return table.weights(row)[d];
     }
     Batch batch() const { return {features, offsets.data(), nullptr, kBags, kWidth}; }
-    void forward() { pooled_forward(batch(), fids.data(), 0, true, pooled.data(), rows.data()); }
+    void forward() { pooled_forward(batch(), fids.data(), 0, {true, true, true}, pooled.data(), rows.data()); }
 };
 
 TEST(features_that_share_a_table_read_the_same_rows) {

@@ -118,14 +118,46 @@ TEST(fids_of_the_same_buckets_make_the_map_grow) {
     uint32_t row = 0;
     // Both buckets of each fid are among the first three of a new map, which hold twelve fids.
     const Shard first = map.shard(0);
+    const BucketFactors factors = map.view().factors;
     for (int64_t fid = 0; row < 30; ++fid) {
         const uint64_t hash = hash_fid(fid);
-        if (first_bucket(first, hash) < first.buckets + 3 && second_bucket(first, hash) < first.buckets + 3)
+        if (first_bucket(first, hash, factors) < first.buckets + 3 &&
+            second_bucket(first, hash, factors) < first.buckets + 3)
             insert(map, model, fid, row++);
     }
     CHECK(model.size() < slots / 2);
     CHECK(map.capacity() > slots);
     check_same(map, model);
+}
+
+// The inverse of an odd number modulo 2^64, by Newton's method.
+uint64_t inverse(uint64_t odd) {
+    uint64_t x = odd;
+    for (int i = 0; i < 6; ++i) x *= 2 - odd * x;
+    return x;
+}
+
+// The fid of a hash: `mix` backwards.
+int64_t fid_of(uint64_t hash) {
+    hash ^= hash >> 33;
+    hash *= inverse(0xC4CEB9FE1A85EC53ull);
+    hash ^= hash >> 33;
+    hash *= inverse(0xFF51AFD7ED558CCDull);
+    return static_cast<int64_t>(hash ^ hash >> 33);
+}
+
+// Anyone can compute fids of neighbouring hashes; without the secret factors nine of them took 28 GiB.
+TEST(crafted_fids_of_neighbouring_hashes_take_no_more_memory_than_others) {
+    for (uint64_t spacing : {1ull, 1ull << 12, 1ull << 32, 1ull << 40}) {
+        IdMap map;
+        for (uint64_t i = 0; i < 2'000; ++i) {
+            const int64_t fid = fid_of((7ull << 40) + i * spacing);
+            CHECK(hash_fid(fid) == (7ull << 40) + i * spacing);
+            map.insert(fid, static_cast<uint32_t>(i), 0, 0);
+        }
+        CHECK(map.size() == 2'000);
+        CHECK(map.capacity() < 16'000);
+    }
 }
 
 TEST(an_erased_fid_is_gone_and_may_come_back) {

@@ -1,4 +1,4 @@
-// Tests of the row store: stable, disjoint addresses, reuse of rows, and the initial optimizer state.
+// Tests of the row store: rows that move with their content, reuse of rows, and the initial optimizer state.
 #include <set>
 
 #include "check.hpp"
@@ -14,21 +14,18 @@ uint32_t allocate(RowStore& store) {
     return rows.at(0);
 }
 
-TEST(rows_keep_their_address_and_never_overlap) {
+TEST(rows_keep_their_content_and_never_overlap) {
     for (uint32_t state : {0u, 1u, 8u, 17u}) {
-        constexpr uint32_t kDim = 8, kNum = 5'000;
-        RowStore store(kDim, state, 100);
-        std::vector<float*> addresses;
+        constexpr uint32_t kDim = 8, kNum = 200'000;  // several times the addresses reserved first
+        RowStore store(kDim, state);
         for (uint32_t i = 0; i < kNum; ++i) {
             const uint32_t row = allocate(store);
             CHECK(row == i);
-            addresses.push_back(store.weights(row));
             for (uint32_t d = 0; d < kDim; ++d) store.weights(row)[d] = static_cast<float>(i * 2);
             for (uint32_t d = 0; d < state; ++d) store.state(row)[d] = static_cast<float>(i * 2 + 1);
         }
         CHECK(store.end() == kNum);
         for (uint32_t row = 0; row < kNum; ++row) {
-            CHECK(store.weights(row) == addresses[row]);
             for (uint32_t d = 0; d < kDim; ++d) CHECK(store.weights(row)[d] == static_cast<float>(row * 2));
             for (uint32_t d = 0; d < state; ++d) CHECK(store.state(row)[d] == static_cast<float>(row * 2 + 1));
         }
@@ -36,7 +33,7 @@ TEST(rows_keep_their_address_and_never_overlap) {
 }
 
 TEST(released_rows_are_allocated_before_new_ones) {
-    RowStore store(4, 1, 100);
+    RowStore store(4, 1);
     std::vector<uint32_t> all;
     store.allocate(3'000, all);
     std::set<uint32_t> released;
@@ -50,7 +47,7 @@ TEST(released_rows_are_allocated_before_new_ones) {
 }
 
 TEST(a_full_store_stays_as_it_was) {
-    RowStore store(4, 1, 100);
+    RowStore store(4, 1);
     std::vector<uint32_t> rows;
     store.allocate(3, rows);
     store.release(1);

@@ -18,12 +18,13 @@ struct World {
     void insert(int64_t fid, uint32_t row) {
         rows[fid] = row;
         fids[row] = fid;
-        touched.reserve(row + 1);
+        touched.reserve(row + 1, 1);
         touched.cancel_eviction(fid);
         touched.touch(row);
     }
     void evict(int64_t fid) {
-        touched.evict(rows.at(fid), fid);
+        touched.record_eviction(fid);
+        touched.untouch(rows.at(fid));
         rows.erase(fid);
     }
     TouchedSet::Drained drain() {
@@ -135,7 +136,7 @@ TEST(pending_changes_survive_save_and_restore) {
     World restored;
     restored.rows = {{70, 0}, {30, 1}};
     restored.fids = {{0, 70}, {1, 30}};
-    restored.touched.reserve(2);
+    restored.touched.reserve(2, 0);
     restored.touched.restore(world.touched.pending([&](uint32_t row) { return world.fids.at(row); }),
                              world.touched.pending_evicted());
     CHECK(restored.drains({0, 1}, {20, 50}));

@@ -1,12 +1,14 @@
 // Python bindings of the pooled look-up and its backward pass.
 #include "table/pooled.hpp"
 
+#include <nanobind/stl/pair.h>
+
 #include <algorithm>
 #include <functional>
 #include <mutex>
 #include <numeric>
 #include <shared_mutex>
-#include <stdexcept>
+#include <utility>
 
 #include "bindings/arrays.hpp"
 #include "bindings/module.hpp"
@@ -16,10 +18,6 @@
 namespace {
 
 using namespace monolith;
-
-struct NotFinite : std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
 
 // Lock each distinct table once, in address order, so that two calls cannot deadlock.
 template <typename Lock>
@@ -83,42 +81,51 @@ void bind_pooled(nb::module_& m) {
     m.def(
         "pooled_forward",
         [](const std::vector<Table*>& tables, const Fids& fids, const Fids& offsets,
-           const std::optional<ConstFloats>& scales, const std::vector<int>& pooling, int64_t now_s, bool insert,
-           const Matrix& pooled, const Rows& rows) {
+           const std::optional<ConstFloats>& scales, const std::vector<int>& pooling, int64_t now_s,
+           const std::vector<bool>& learns, const Matrix& pooled, const Rows& rows) {
             const std::vector<Feature> features = features_of(tables, pooling);
             check_bags(features, offsets, scales, fids.size(), pooled.shape(0), pooled.shape(1));
             expect_time(now_s);
             expect("rows", fids.size(), rows.size());
+            expect("learns", features.size(), learns.size());
             nb::gil_scoped_release nogil;
             const Batch batch{features, offsets.data(), scales ? scales->data() : nullptr, pooled.shape(0),
                               pooled.shape(1)};
             const auto run = [&](const auto& /*locks*/) {
-                pooled_forward(batch, fids.data(), now_s, insert, pooled.data(), rows.data());
+                pooled_forward(batch, fids.data(), now_s, learns, pooled.data(), rows.data());
+                std::vector<uint64_t> released;
+                for (const Feature& feature : features) released.push_back(feature.table->num_released());
+                return released;
             };
-            if (insert)
-                run(lock_all<std::unique_lock<std::shared_mutex>>(tables));
-            else
-                run(lock_all<std::shared_lock<std::shared_mutex>>(tables));
+            if (std::find(learns.begin(), learns.end(), true) != learns.end())
+                return run(lock_all<std::unique_lock<std::shared_mutex>>(tables));
+            return run(lock_all<std::shared_lock<std::shared_mutex>>(tables));
         },
         "tables"_a, nb::arg("fids").noconvert(), nb::arg("offsets").noconvert(), nb::arg("weights").noconvert().none(),
-        "pooling"_a, "now_s"_a, "insert"_a, nb::arg("pooled").noconvert(), nb::arg("rows").noconvert());
+        "pooling"_a, "now_s"_a, "learns"_a, nb::arg("pooled").noconvert(), nb::arg("rows").noconvert());
     m.def(
         "pooled_backward",
-        [](const std::vector<Table*>& tables, const ConstRows& rows, const Fids& offsets,
-           const std::optional<ConstFloats>& scales, const std::vector<int>& pooling, const ConstMatrix& gradients) {
+        [](const std::vector<Table*>& tables, const Fids& fids, const Rows& rows, const std::vector<uint64_t>& released,
+           const Fids& offsets, const std::optional<ConstFloats>& scales, const std::vector<int>& pooling,
+           const ConstMatrix& gradients) {
             const std::vector<Feature> features = features_of(tables, pooling);
             check_bags(features, offsets, scales, rows.size(), gradients.shape(0), gradients.shape(1));
+            expect("fids", rows.size(), fids.size());
+            expect("released", features.size(), released.size());
             nb::gil_scoped_release nogil;
             const Batch batch{features, offsets.data(), scales ? scales->data() : nullptr, gradients.shape(0),
                               gradients.shape(1)};
-            if (!all_bounded(gradients.data(), gradients.size()))
-                throw NotFinite(
-                    "gradient of the pooled rows must be below 2^48, got NaN, Inf or more; no row was changed");
+            expect_bounded(gradients.data(), gradients.size());
             auto locks = lock_all<std::unique_lock<std::shared_mutex>>(tables);
-            for (size_t f = 0; f < tables.size(); ++f)
+            size_t num_dropped = 0;
+            for (size_t f = 0; f < tables.size(); ++f) {
                 expect_rows(tables[f]->table, rows.data() + batch.begin(f), batch.size(f));
-            return pooled_backward(batch, rows.data(), gradients.data());
+                if (tables[f]->table.num_released() != released[f])
+                    num_dropped += drop_freed(batch, f, fids.data(), rows.data());
+            }
+            return std::pair(pooled_backward(batch, rows.data(), gradients.data()), num_dropped);
         },
-        "tables"_a, nb::arg("rows").noconvert(), nb::arg("offsets").noconvert(), nb::arg("weights").noconvert().none(),
-        "pooling"_a, nb::arg("gradients").noconvert());
+        "tables"_a, nb::arg("fids").noconvert(), nb::arg("rows").noconvert(), "released"_a,
+        nb::arg("offsets").noconvert(), nb::arg("weights").noconvert().none(), "pooling"_a,
+        nb::arg("gradients").noconvert());
 }

@@ -69,7 +69,9 @@ class Saving {
         writer();
         try {
             return step();
-        } catch (const SnapshotError&) {
+        } catch (const std::invalid_argument&) {
+            throw;
+        } catch (...) {  // an error of the file, or no memory
             end(false);
             throw;
         }

@@ -85,6 +85,11 @@ Slice slice_of(const std::string& name, uint32_t dim, const std::string& optimiz
     return slice;
 }
 
+void expect_seconds(const char* field, int64_t value) {
+    if (value < 0 || value > kMostSeconds)
+        refuse(std::string(field) + " must be in 0..2^40, got " + std::to_string(value));
+}
+
 TableSettings settings_of(const std::vector<Slice>& slices, uint64_t seed, const std::string& admission,
                           int64_t admit_after, uint64_t sketch_bytes, int64_t sketch_window_s, int64_t ttl_s,
                           const std::string& eviction, uint64_t budget_bytes, int64_t half_life_s) {
@@ -95,7 +100,11 @@ TableSettings settings_of(const std::vector<Slice>& slices, uint64_t seed, const
         refuse("dim must be a positive multiple of 4, got " + std::to_string(settings.dim()));
     if (admit_after < 1 || admit_after > 65535)
         refuse("admit_after must be in 1..65535, got " + std::to_string(admit_after));
-    if (ttl_s < 0) refuse("ttl_s must be >= 0, got " + std::to_string(ttl_s));
+    expect_seconds("ttl_s", ttl_s);
+    expect_seconds("sketch_window_s", sketch_window_s);
+    expect_seconds("half_life_s", half_life_s);
+    if (settings.dim() > kMostDim)
+        refuse("dim must be at most " + std::to_string(kMostDim) + ", got " + std::to_string(settings.dim()));
     settings.seed = seed;
     settings.admission = named<Admission>("admission", admission,
                                           {{"count", Admission::kCount},

@@ -4,11 +4,13 @@
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/unique_ptr.h>
 
+#include <cmath>
 #include <memory>
 #include <mutex>
-#include <numeric>
+#include <optional>
 
 #include "bindings/arrays.hpp"
+#include "bindings/consumers.hpp"
 #include "bindings/module.hpp"
 #include "bindings/saving.hpp"
 #include "bindings/settings.hpp"
@@ -55,7 +57,7 @@ nb::class_<Table> bind_settings(nb::module_& m) {
                 if (slice >= t.table.settings().slices.size())
                     refuse("slice must be below " + std::to_string(t.table.settings().slices.size()) + ", got " +
                            std::to_string(slice));
-                if (!(lr >= 0)) refuse("lr must be >= 0, got " + std::to_string(lr));
+                if (!(lr >= 0) || std::isinf(lr)) refuse("lr must be >= 0, got " + std::to_string(lr));
                 std::unique_lock lock(t.mutex);
                 t.table.set_lr(slice, lr);
             },
@@ -94,16 +96,34 @@ void bind_batches(nb::class_<Table>& table) {
             },
             nb::arg("rows").noconvert(), nb::arg("weights").noconvert())
         .def(
+            "lookup",
+            [](Table& t, const Fids& fids, const Matrix& weights) {
+                expect_matrix("weights", fids.size(), t.table.dim(), weights);
+                nb::gil_scoped_release nogil;
+                std::vector<uint32_t> rows(fids.size());
+                std::shared_lock lock(t.mutex);
+                t.table.find(fids.data(), fids.size(), rows.data());
+                t.table.gather(rows.data(), rows.size(), weights.data());
+            },
+            nb::arg("fids").noconvert(), nb::arg("weights").noconvert())
+        .def(
             "update",
-            [](Table& t, const ConstRows& rows, const ConstMatrix& gradients) {
+            [](Table& t, const ConstRows& rows, const ConstMatrix& gradients, const std::optional<Fids>& fids) {
                 const uint32_t dim = t.table.dim();
                 expect_matrix("gradients", rows.size(), dim, gradients);
+                if (fids) expect("fids", rows.size(), fids->size());
                 nb::gil_scoped_release nogil;
+                expect_bounded(gradients.data(), gradients.size());
                 std::unique_lock lock(t.mutex);
                 expect_rows(t.table, rows.data(), rows.size());
-                return t.table.update(rows.data(), rows.size(), {gradients.data(), dim, nullptr, nullptr});
+                std::vector<uint32_t> kept;
+                for (size_t i = 0; fids && i < rows.size(); ++i)
+                    kept.push_back(holds(t.table, rows.data()[i], fids->data()[i]) ? rows.data()[i] : kNoRow);
+                return t.table.update(fids ? kept.data() : rows.data(), rows.size(),
+                                      {gradients.data(), dim, nullptr, nullptr});
             },
-            nb::arg("rows").noconvert(), nb::arg("gradients").noconvert())
+            nb::arg("rows").noconvert(), nb::arg("gradients").noconvert(),
+            nb::arg("fids").noconvert().none() = nb::none())
         .def(
             "evict",
             [](Table& t, int64_t now_s, size_t max_slots) {
@@ -117,65 +137,6 @@ void bind_batches(nb::class_<Table>& table) {
                 return vector_array(evicted);
             },
             "now_s"_a, "max_slots"_a);
-}
-
-// Returns the ticket, fids and weights of the touched rows, and the evicted fids.
-nb::tuple drain(Table& t, const std::string& consumer, bool encoded) {
-    size_t width = t.table.dim();
-    if (encoded) {
-        width = 0;
-        for (const Slice& slice : t.table.settings().slices) width += encoded_bytes(slice.encoding, slice.dim);
-    }
-    TouchedSet::Drained drained;
-    std::vector<int64_t> fids;
-    std::unique_ptr<uint8_t[]> bytes;
-    std::unique_ptr<float[]> weights;
-    {
-        nb::gil_scoped_release nogil;
-        std::unique_lock lock(t.mutex);
-        drained = t.table.drain(consumer);
-        for (const uint32_t row : drained.rows) fids.push_back(t.table.fid(row));
-        if (encoded) {
-            bytes.reset(new uint8_t[fids.size() * width + 1]);
-            t.table.encode(drained.rows.data(), fids.size(), bytes.get(), width);
-        } else {
-            weights.reset(new float[fids.size() * width + 1]);
-            t.table.gather(drained.rows.data(), fids.size(), weights.get());
-        }
-    }
-    const nb::object rows = encoded ? matrix_array(std::move(bytes), fids.size(), width)
-                                    : matrix_array(std::move(weights), fids.size(), width);
-    return nb::make_tuple(drained.ticket, vector_array(fids), rows, vector_array(drained.evicted));
-}
-
-// Rows of weights as bytes, (n, R), as a drain packs a slice of this encoding.
-nb::object pack_rows(const ConstMatrix& weights, const std::string& encoding) {
-    const size_t n = weights.shape(0);
-    Slice slice;
-    slice.dim = static_cast<uint32_t>(weights.shape(1));
-    slice.encoding = named<Encoding>("encoding", encoding, kEncodings);
-    if (slice.dim == 0 && encoded_bytes(slice.encoding, 0) > 0) refuse("weights must have a column, got none");
-    const size_t width = encoded_bytes(slice.encoding, slice.dim);
-    std::unique_ptr<uint8_t[]> bytes(new uint8_t[n * width + 1]);
-    {
-        nb::gil_scoped_release nogil;
-        std::vector<uint32_t> rows(n);
-        std::iota(rows.begin(), rows.end(), 0u);
-        const RowsView view{const_cast<float*>(weights.data()), nullptr, slice.dim, 0};
-        kernels().encode(view, &slice, 1, rows.data(), n, bytes.get(), width);
-    }
-    return matrix_array(std::move(bytes), n, width);
-}
-
-void bind_consumers(nb::class_<Table>& table) {
-    table.def("drain", &drain, "consumer"_a, "encoded"_a)
-        .def(
-            "ack",
-            [](Table& t, const std::string& consumer, uint64_t ticket) {
-                std::unique_lock lock(t.mutex);
-                t.table.ack(consumer, ticket);
-            },
-            "consumer"_a, "ticket"_a);
 }
 
 void bind_inspection(nb::class_<Table>& table) {

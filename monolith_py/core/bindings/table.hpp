@@ -7,6 +7,7 @@
 #include <string>
 
 #include "table/embedding_table.hpp"
+#include "tower/interaction.hpp"
 
 namespace monolith {
 
@@ -17,11 +18,24 @@ struct Table {
     explicit Table(const TableSettings& settings) : table(settings) {}
 };
 
-// Event time in seconds. The limit is 30,000 years on either side: sums of times cannot overflow.
+// Event time in seconds.
 inline void expect_time(int64_t now_s) {
-    constexpr int64_t kMost = int64_t{1} << 40;
-    if (now_s < -kMost || now_s > kMost)
+    if (now_s < -kMostSeconds || now_s > kMostSeconds)
         throw std::invalid_argument("now_s must be within 2^40 seconds of the epoch, got " + std::to_string(now_s));
+}
+
+// A gradient is not finite or too large.
+struct NotFinite : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+inline void expect_bounded(const float* gradients, size_t n) {
+    if (!all_bounded(gradients, n))
+        throw NotFinite("gradient of the pooled rows must be below 2^48, got NaN, Inf or more; no row was changed");
+}
+
+// Whether an allocated row is that of the fid. The caller holds the table's lock.
+inline bool holds(const EmbeddingTable& table, uint32_t row, int64_t fid) {
+    return row < kCandidate && table.fid(row) == fid;
 }
 
 // Rows must be NO_ROW or allocated. The caller holds the table's lock.

@@ -80,6 +80,10 @@ class Reader {
         field(value);
         return value;
     }
+    void skip(size_t size) {
+        if (size > left()) fail(std::to_string(size));
+        data_ += size;
+    }
     void bytes(void* out, size_t size) {
         if (size > left()) fail(std::to_string(size));
         if (size > 0) std::memcpy(out, data_, size);  // an empty vector may have no address

@@ -40,19 +40,29 @@ struct Shard {
     uint32_t limit = 0;  // number of entries above which it grows
 };
 
-// The map as the kernels see it. The top bits of a hash choose the shard, the other bits two buckets in it.
+// Odd factors that choose the two buckets of a hash.
+struct BucketFactors {
+    uint64_t first, second;
+};
+
+// The map as the kernels see it. The top bits of a hash choose the shard, its products with the factors two buckets.
 struct MapView {
     const Shard* shards;
     int shift;  // 63 - log2(number of shards)
+    BucketFactors factors;
 
     [[gnu::always_inline]] size_t shard_of(uint64_t hash) const { return (hash >> 1) >> shift; }
 };
 
-[[gnu::always_inline]] inline Bucket* first_bucket(const Shard& shard, uint64_t hash) {
-    return shard.buckets + (uint64_t{static_cast<uint32_t>(hash)} * shard.num_buckets >> 32);
+// Multiply-shift hashing (Dietzfelbinger et al. 1997): whatever the hashes, few share buckets under random factors.
+[[gnu::always_inline]] inline Bucket* bucket_of(const Shard& shard, uint64_t hash, uint64_t factor) {
+    return shard.buckets + (((hash * factor) >> 32) * shard.num_buckets >> 32);
 }
-[[gnu::always_inline]] inline Bucket* second_bucket(const Shard& shard, uint64_t hash) {
-    return shard.buckets + (((hash * 0x9E3779B97F4A7C15ull) >> 32) * shard.num_buckets >> 32);
+[[gnu::always_inline]] inline Bucket* first_bucket(const Shard& shard, uint64_t hash, const BucketFactors& factors) {
+    return bucket_of(shard, hash, factors.first);
+}
+[[gnu::always_inline]] inline Bucket* second_bucket(const Shard& shard, uint64_t hash, const BucketFactors& factors) {
+    return bucket_of(shard, hash, factors.second);
 }
 
 }  // namespace monolith

@@ -7,11 +7,14 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <new>
+#include <utility>
 #include <vector>
 
 #include "index/arena.hpp"
 #include "index/bucket.hpp"
 #include "index/hash.hpp"
+#include "index/secret.hpp"
 
 namespace monolith {
 
@@ -19,8 +22,9 @@ namespace monolith {
 // needs the whole map. Calls over the whole map (`size`, `for_each`) must not run beside a change.
 class IdMap {
   public:
-    // The map may take `share` of the machine's memory.
-    explicit IdMap(double share = 1.0) : shards_(1), arena_(share) { allocate(shards_[0], kFirstBuckets); }
+    explicit IdMap(BucketFactors factors = bucket_factors()) : shards_(1), factors_(factors) {
+        allocate(shards_[0], kFirstBuckets);
+    }
 
     size_t size() const {
         size_t sum = 0;
@@ -35,22 +39,22 @@ class IdMap {
     size_t bytes() const { return arena_.bytes(); }
     size_t num_shards() const { return shards_.size(); }
     const Shard& shard(size_t index) const { return shards_[index]; }
-    MapView view() const { return {shards_.data(), shift_}; }
+    MapView view() const { return {shards_.data(), shift_, factors_}; }
     size_t shard_of(uint64_t hash) const { return view().shard_of(hash); }
 
     // Inlined by force: GCC 12 assumes that a function that only prefetches has no effect, and drops the call.
     [[gnu::always_inline]] void prefetch(int64_t fid) const {
         const uint64_t hash = hash_fid(fid);
         const Shard& shard = shards_[shard_of(hash)];
-        __builtin_prefetch(first_bucket(shard, hash), 1);
-        __builtin_prefetch(second_bucket(shard, hash), 1);
+        __builtin_prefetch(first_bucket(shard, hash, factors_), 1);
+        __builtin_prefetch(second_bucket(shard, hash, factors_), 1);
     }
 
     Slot find(int64_t fid) const {
         const uint64_t hash = hash_fid(fid);
         const Shard& shard = shards_[shard_of(hash)];
-        if (Slot slot = match(first_bucket(shard, hash), fid)) return slot;
-        return match(second_bucket(shard, hash), fid);
+        if (Slot slot = match(first_bucket(shard, hash, factors_), fid)) return slot;
+        return match(second_bucket(shard, hash, factors_), fid);
     }
     // Row of a fid, kCandidate or kNoRow.
     uint32_t row_of(int64_t fid) const {
@@ -58,7 +62,8 @@ class IdMap {
         return slot ? slot.row() : kNoRow;
     }
 
-    // Insert an absent fid. The slot stays valid until the next insert into its shard. May grow the shard.
+    // Insert an absent fid. The slot stays valid until the next insert into its shard. May grow the shard; on failure
+    // (std::bad_alloc) the map stays as it was, as in `expect`.
     Slot insert(int64_t fid, uint32_t row, uint16_t seen, uint16_t count) {
         Shard& shard = shards_[shard_of(hash_fid(fid))];
         if (shard.size >= shard.limit) grow(shard);
@@ -130,9 +135,9 @@ class IdMap {
         slot.count() = count;
     }
 
-    static Slot place(const Shard& shard, int64_t fid, uint32_t row, uint16_t seen, uint16_t count) {
+    Slot place(const Shard& shard, int64_t fid, uint32_t row, uint16_t seen, uint16_t count) const {
         const uint64_t hash = hash_fid(fid);
-        Bucket *first = first_bucket(shard, hash), *second = second_bucket(shard, hash);
+        Bucket *first = first_bucket(shard, hash, factors_), *second = second_bucket(shard, hash, factors_);
         Slot slot = empty(first);
         if (!slot) slot = empty(second);
         if (!slot) slot = make_room(shard, first, second);
@@ -143,7 +148,7 @@ class IdMap {
     // Free a slot in one of two full buckets by the shortest chain of displacements, found by breadth-first search
     // (libcuckoo, Li et al. 2014, section 4.2). Returns kNoSlot, and leaves the shard as it was, when the search
     // exceeds kMaxNodes buckets.
-    static Slot make_room(const Shard& shard, Bucket* first, Bucket* second) {
+    Slot make_room(const Shard& shard, Bucket* first, Bucket* second) const {
         struct Node {
             Bucket* bucket;
             int parent, index;
@@ -156,8 +161,8 @@ class IdMap {
         for (int head = 0; head < tail; ++head)
             for (int i = 0; i < kSlotsPerBucket; ++i) {
                 const uint64_t hash = hash_fid(nodes[head].bucket->keys[i]);
-                Bucket* other = first_bucket(shard, hash);
-                if (other == nodes[head].bucket) other = second_bucket(shard, hash);
+                Bucket* other = first_bucket(shard, hash, factors_);
+                if (other == nodes[head].bucket) other = second_bucket(shard, hash, factors_);
                 if (other == nodes[head].bucket) continue;
                 if (Slot free = empty(other)) {
                     Slot from{nodes[head].bucket, i};
@@ -182,8 +187,8 @@ class IdMap {
             Shard larger;
             allocate(larger, static_cast<uint32_t>(num_buckets));
             if (fill(larger, shard) == FillStatus::kFilled) {
-                arena_.release(shard.buckets, shard.num_buckets);
-                shard = larger;
+                std::swap(shard, larger);
+                arena_.release(larger.buckets, larger.num_buckets);
                 return;
             }
             arena_.release(larger.buckets, larger.num_buckets);
@@ -191,12 +196,12 @@ class IdMap {
     }
 
     enum class FillStatus { kFilled, kNoRoom };
-    static FillStatus fill(Shard& larger, const Shard& shard) {
+    FillStatus fill(Shard& larger, const Shard& shard) const {
         constexpr uint32_t kAhead = 8;
         for (uint32_t b = 0; b < shard.num_buckets; ++b) {
             if (b + kAhead < shard.num_buckets)
                 for (const int64_t key : shard.buckets[b + kAhead].keys)
-                    __builtin_prefetch(first_bucket(larger, hash_fid(key)), 1);
+                    __builtin_prefetch(first_bucket(larger, hash_fid(key), factors_), 1);
             for (int i = 0; i < kSlotsPerBucket; ++i) {
                 const Slot s{&shard.buckets[b], i};
                 if (s.row() != kNoRow && !place(larger, s.key(), s.row(), s.seen(), s.count()))
@@ -210,20 +215,30 @@ class IdMap {
     // Split one shard into kShards, of sizes 1.5^(i / kShards) times the smallest, so that no two grow at the same
     // time.
     void split() {
-        const Shard whole = shards_[0];
         const double least = kOneShard / (kShards * kSlotsPerBucket * kMaxLoad);
-        shards_.assign(kShards, Shard{});
-        shift_ = 63 - 8;
-        for (size_t i = 0; i < kShards; ++i)
-            allocate(shards_[i],
-                     static_cast<uint32_t>(std::ceil(1.25 * least * std::pow(1.5, static_cast<double>(i) / kShards))));
-        for_each_in(whole, [&](Slot s) { insert(s.key(), s.row(), s.seen(), s.count()); });
-        arena_.release(whole.buckets, whole.num_buckets);
+        std::vector<Shard> whole(kShards);
+        shards_.swap(whole);
+        shift_ = kShiftOfMany;
+        try {
+            for (size_t i = 0; i < kShards; ++i)
+                allocate(shards_[i], static_cast<uint32_t>(
+                                         std::ceil(1.25 * least * std::pow(1.5, static_cast<double>(i) / kShards))));
+            for_each_in(whole[0], [&](Slot s) { insert(s.key(), s.row(), s.seen(), s.count()); });
+        } catch (const std::bad_alloc&) {
+            shards_.swap(whole);
+            shift_ = kShiftOfOne;
+            for (const Shard& shard : whole)
+                if (shard.buckets) arena_.release(shard.buckets, shard.num_buckets);
+            throw;
+        }
+        arena_.release(whole[0].buckets, whole[0].num_buckets);
     }
 
+    static constexpr int kShiftOfOne = 63, kShiftOfMany = 63 - 8;
     std::vector<Shard> shards_;
     BucketArena arena_;
-    int shift_ = 63;
+    BucketFactors factors_;
+    int shift_ = kShiftOfOne;
 };
 
 }  // namespace monolith

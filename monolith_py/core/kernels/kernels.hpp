@@ -50,10 +50,10 @@ struct UpdateJob {
     Gradients gradients;
     const uint64_t* order;  // row << 32 | position, sorted by row; positions of one row in their order of summation
     size_t n;
-    float* sum;         // room for one row
-    uint32_t* updated;  // out: each updated row once; room for n
-    uint32_t* zeroed;   // out: updated rows whose weights are all zero; null: not wanted
-    size_t num_zeroed;  // out
+    float* sum;          // room for one row
+    uint32_t* updated;   // out: each updated row once; room for n
+    bool counts_zeroed;  // whether to count the rows that the step sets to zero
+    size_t num_zeroed;   // out
 };
 
 // Pooled rows of the examples [begin, end), feature by feature: (B, F * D).

@@ -59,6 +59,11 @@ struct Slice {
     uint32_t weights_at = 0, state_at = 0;  // offset in a row, in floats; set by the table
 };
 
+// Largest settings of a table. Seconds: 30,000 years, so that sums of times cannot overflow.
+constexpr uint32_t kMostDim = 1 << 20;
+constexpr int64_t kMostSeconds = int64_t{1} << 40;
+constexpr uint64_t kMostSketchBytes = uint64_t{1} << 40;
+
 enum class Admission : uint32_t { kCount, kSketch, kProportional, kGeometric };
 
 enum class Eviction : uint32_t { kNone, kLru, kLfu, kScore };
@@ -126,8 +131,8 @@ inline TableSettings laid_out(TableSettings settings) {
     return settings;
 }
 
-// Whether the rule can bring a whole slice to zero; such rows are freed.
-inline bool frees_rows(Optimizer optimizer) {
+// Whether the rule can bring a whole slice to zero.
+inline bool zeroes_rows(Optimizer optimizer) {
     return optimizer == Optimizer::kGroupAdagrad || optimizer == Optimizer::kGroupFtrl;
 }
 

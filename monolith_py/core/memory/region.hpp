@@ -1,8 +1,7 @@
-// Memory that grows and never moves: a reserved address range whose pages are touched before their first use.
+// Memory that grows in place, or moves with its pages: an address range whose pages are touched before their first use.
 #pragma once
 
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <condition_variable>
@@ -66,60 +65,97 @@ class Pretoucher {
     bool running_ = false;
 };
 
+// The process may not reserve more addresses. Python raises MemoryError with this text.
+struct AddressesExhausted : std::bad_alloc {
+    const char* what() const noexcept override {
+        return "no addresses are left for rows: raise the limit of `ulimit -v`, or set vm.overcommit_memory to 0 or 1";
+    }
+};
+
+#ifdef MONOLITH_TEST_ALLOCATIONS
+void before_reserving();  // throws std::bad_alloc when a test says so
+#else
+inline void before_reserving() {}
+#endif
+
 class Region {
   public:
-    // Reserve `share` of the machine's memory as addresses, at least 4 GiB; untouched addresses cost nothing. They are
-    // readable and writable from the start: changing a part's protection would block threads that touch other parts.
-    explicit Region(double share = 1.0)
-        : reserved_(std::max<size_t>(size_t{1} << 32, static_cast<size_t>(share * physical_bytes()))) {
-        void* data = ::mmap(nullptr, reserved_ + kHugePage, PROT_READ | PROT_WRITE,
-                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (data == MAP_FAILED) throw std::bad_alloc();
-        mapped_ = static_cast<char*>(data);
-        data_ = mapped_ + (-reinterpret_cast<uintptr_t>(mapped_) & (kHugePage - 1));
+    // Reserve `bytes` of addresses, with none at first use; untouched addresses cost no memory. They are readable and
+    // writable from the start: changing a part's protection would block threads that touch other parts.
+    explicit Region(size_t bytes = 0) {
+        if (bytes > 0) reserve(bytes);
     }
     Region(const Region&) = delete;
     Region& operator=(const Region&) = delete;
     ~Region() {
+        if (!data_) return;
         Pretoucher::instance().forget(data_, ready_);
-        ::munmap(mapped_, reserved_ + kHugePage);
+        ::munmap(data_, reserved_);
     }
 
     char* data() const { return data_; }
     size_t bytes() const { return ready_; }  // in use or touched ahead
+    size_t reserved() const { return reserved_; }
 
-    // Make the first `bytes` usable; new memory reads zero. Throws std::bad_alloc beyond the reserved range. One thread
-    // at a time; others may read and write the memory that is usable already.
+    // Make the first `bytes` usable; new memory reads zero. Beyond the reserved addresses, twice as many are reserved
+    // and the pages move there: no other thread may then use the region. On failure (std::bad_alloc) nothing changes.
+    // Addresses are reserved by use: shares of the machine's memory left no room for the tables of a large machine.
     void ensure(size_t bytes) {
         const size_t spare = ahead(bytes);
         if (bytes + spare / 2 <= ready_) return;
-        const size_t page = spare >= kHugePage ? kHugePage : 4096;
-        const size_t end = std::min((bytes + spare + page - 1) / page * page, reserved_);
-        if (bytes > end) throw std::bad_alloc();
+        if (bytes > reserved_) reserve(std::max({kFirst, 2 * reserved_, bytes + spare}));
+        const size_t page = spare >= kHugePage ? kHugePage : kPage;
+        const size_t end = std::min(rounded(bytes + spare, page), reserved_);
         if (page == kHugePage) {
             if (!is_huge_) ::madvise(data_, reserved_, MADV_HUGEPAGE);
             is_huge_ = true;
             for (size_t at = ready_; at < end; at += kHugePage)
                 Pretoucher::instance().request(data_ + at, std::min(kHugePage, end - at));
         }
-        ready_ = end;
+        ready_ = std::max(ready_, end);
     }
 
   private:
-    static constexpr size_t kHugePage = size_t{1} << 21;
-    static double physical_bytes() {
-        return static_cast<double>(::sysconf(_SC_PHYS_PAGES)) * static_cast<double>(::sysconf(_SC_PAGESIZE));
-    }
+    static constexpr size_t kPage = 4096, kHugePage = size_t{1} << 21, kFirst = size_t{1} << 18;
+    static size_t rounded(size_t bytes, size_t page) { return (bytes + page - 1) / page * page; }
     // Bytes to touch beyond the request: 1/32 of it, from one page to 16 MiB; huge pages from 2 MiB on.
     static size_t ahead(size_t bytes) {
-        const size_t least = bytes >= kHugePage ? kHugePage : 4096;
+        const size_t least = bytes >= kHugePage ? kHugePage : kPage;
         return std::clamp(bytes / 32, least, size_t{16} << 20);
     }
 
-    const size_t reserved_;
-    size_t ready_ = 0;
+    // Reserve at least `bytes` and move the pages there. Ranges of huge pages begin on one, so that they move whole.
+    void reserve(size_t bytes) {
+        before_reserving();
+        const bool is_large = bytes >= kHugePage;
+        bytes = rounded(bytes, is_large ? kHugePage : kPage);
+        char* const target = mapped(bytes, is_large ? kHugePage : kPage, data_ ? PROT_NONE : PROT_READ | PROT_WRITE);
+        if (data_) {
+            Pretoucher::instance().forget(data_, ready_);
+            // The moved mapping takes the whole target: as two mappings it could not move again.
+            if (::mremap(data_, reserved_, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, target) == MAP_FAILED) {
+                ::munmap(target, bytes);
+                throw AddressesExhausted();
+            }
+        }
+        data_ = target;
+        reserved_ = bytes;
+    }
+    // Map `bytes` at a multiple of `alignment`.
+    static char* mapped(size_t bytes, size_t alignment, int access) {
+        const size_t size = bytes + alignment - kPage;
+        void* const found = ::mmap(nullptr, size, access, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (found == MAP_FAILED) throw AddressesExhausted();
+        char* const begin = static_cast<char*>(found);
+        const size_t head = -reinterpret_cast<uintptr_t>(begin) & (alignment - 1), tail = size - head - bytes;
+        if (head > 0) ::munmap(begin, head);
+        if (tail > 0) ::munmap(begin + head + bytes, tail);
+        return begin + head;
+    }
+
+    size_t reserved_ = 0, ready_ = 0;
     bool is_huge_ = false;
-    char *mapped_, *data_;
+    char* data_ = nullptr;
 };
 
 }  // namespace monolith

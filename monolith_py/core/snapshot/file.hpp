@@ -3,6 +3,7 @@
 #pragma once
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -43,8 +44,17 @@ struct Chunk {
 class SnapshotFileWriter {
   public:
     explicit SnapshotFileWriter(std::string path) : path_(std::move(path)), temporary_(path_ + ".tmp") {
-        file_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+        file_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
         if (file_ < 0) fail();
+        if (!is_ours()) {
+            ::close(std::exchange(file_, -1));
+            throw SnapshotError(path_ + ": another snapshot is being written there");
+        }
+        if (::ftruncate(file_, 0) != 0) {
+            const int reason = errno;
+            ::close(std::exchange(file_, -1));
+            throw SnapshotError(path_ + ": " + std::strerror(reason));
+        }
     }
     SnapshotFileWriter(const SnapshotFileWriter&) = delete;
     SnapshotFileWriter& operator=(const SnapshotFileWriter&) = delete;
@@ -72,14 +82,23 @@ class SnapshotFileWriter {
         end.head.num_entries = num_chunks_;
         write(end);
         if (::fsync(file_) != 0) fail();
-        if (::close(std::exchange(file_, -1)) != 0 || std::rename(temporary_.c_str(), path_.c_str()) != 0) {
+        // The lock of the file is held until it has its name: then no other writer can take it for its own.
+        if (std::rename(temporary_.c_str(), path_.c_str()) != 0) {
             const int reason = errno;
             ::unlink(temporary_.c_str());
+            ::close(std::exchange(file_, -1));
             throw SnapshotError(path_ + ": " + std::strerror(reason));
         }
+        if (::close(std::exchange(file_, -1)) != 0) fail();
     }
 
   private:
+    // Lock the file; false if another writer has it, or has just given it its name.
+    bool is_ours() const {
+        struct stat held{}, named{};
+        return ::flock(file_, LOCK_EX | LOCK_NB) == 0 && ::fstat(file_, &held) == 0 &&
+               ::stat(temporary_.c_str(), &named) == 0 && held.st_ino == named.st_ino;
+    }
     [[noreturn]] void fail() { throw SnapshotError(path_ + ": " + std::strerror(errno)); }
     void write_all(const char* data, size_t size) {
         while (size > 0) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "memory/thread_pool.hpp"
@@ -13,29 +14,41 @@ namespace monolith {
 
 class EntryLoader {
   public:
-    EntryLoader(TableContent& content, const SnapshotFileReader& file, Share share)
-        : content_(content), file_(file), share_(share) {}
+    // `step_s`: seconds of a tick of the snapshot.
+    EntryLoader(TableContent& content, const SnapshotFileReader& file, Share share, int64_t step_s)
+        : content_(content), file_(file), share_(share), step_s_(step_s) {}
 
-    // Load all chunks. The table has the snapshot's state already, which defines the base of event times. Rows are
-    // allocated in file order. Chunks of one shard each load in parallel, if the map has the same shards; the other
-    // chunks follow one by one. Needs the table exclusively.
-    void load() {
+    // Check the sizes of all chunks and allocate their rows, in file order.
+    void prepare() {
         const size_t num_rows = plan();
+        is_taken_.assign(num_rows, 0);
         content_.store.allocate(num_rows, ids_);
+    }
+
+    // Load all chunks. The table has the snapshot's state already, which defines the base of event times. Chunks of one
+    // shard each load in parallel, if the map has the same shards; the other chunks follow one by one. Needs the table
+    // exclusively.
+    void load() {
         size_t num_parallel = 0;
         if (content_.map.num_shards() == IdMap::kShards)
             while (num_parallel < parts_.size() && parts_[num_parallel].chunk->head.shard_id == num_parallel)
                 ++num_parallel;
         ThreadPool::instance().run(num_parallel, [&](size_t c) { load_chunk(parts_[c]); });
         for (size_t c = num_parallel; c < parts_.size(); ++c) load_chunk(parts_[c]);
+    }
+    // Count what was loaded, also before a failure, and release the other rows.
+    ~EntryLoader() {
         for (size_t c = parts_.size(); c-- > 0;) {
             const Part& own = parts_[c];
-            for (size_t i = own.chunk->head.num_rows; i-- > own.num_used;) content_.store.release(ids_[own.ids_at + i]);
             for (const uint32_t row : own.freed) content_.store.release(row);
             content_.counts.rows += static_cast<uint64_t>(own.rows);
             content_.counts.candidates += static_cast<uint64_t>(own.candidates);
         }
+        for (size_t i = ids_.size(); i-- > 0;)
+            if (!is_taken_[i]) content_.store.release(ids_[i]);
     }
+    EntryLoader(const EntryLoader&) = delete;
+    EntryLoader& operator=(const EntryLoader&) = delete;
 
   private:
     // One chunk of entries, and the effect of its load.
@@ -51,6 +64,11 @@ class EntryLoader {
         size_t num_rows = 0, num_entries = 0;
         for (const MappedChunk& chunk : file_.chunks())
             if (chunk.head.tag == static_cast<uint32_t>(ChunkTag::kEntries)) {
+                if (chunk.head.num_entries > chunk.head.bytes / sizeof(EntryHead) ||
+                    chunk.head.num_rows > chunk.head.num_entries)
+                    throw SnapshotError(file_.path() + ": damaged: a chunk of " + std::to_string(chunk.head.bytes) +
+                                        " bytes announces " + std::to_string(chunk.head.num_entries) + " entries and " +
+                                        std::to_string(chunk.head.num_rows) + " rows");
                 parts_.push_back({&chunk, num_rows});
                 num_rows += chunk.head.num_rows;
                 num_entries += chunk.head.num_entries;
@@ -81,6 +99,11 @@ class EntryLoader {
     Slot place(const EntryHead& head, Part& own) {
         IdMap& map = content_.map;
         Slot slot = map.find(head.fid);
+        if (head.kind > EntryKind::kGone) throw SnapshotError(file_.path() + ": damaged: an entry has no known kind");
+        if (head.kind == EntryKind::kRow && (!slot || slot.row() == kCandidate) &&
+            own.num_used == own.chunk->head.num_rows)
+            throw SnapshotError(file_.path() + ": damaged: a chunk has more rows than it announces, " +
+                                std::to_string(own.num_used));
         if (slot && head.kind != EntryKind::kRow && slot.row() != kCandidate) {
             own.freed.push_back(slot.row());
             --own.rows;
@@ -93,7 +116,7 @@ class EntryLoader {
             --own.candidates;
             return kNoSlot;
         }
-        const uint16_t seen = content_.ticks.relative(head.seen);
+        const uint16_t seen = content_.ticks.relative(content_.ticks.converted(head.seen, step_s_));
         if (!slot) {
             slot = map.insert(head.fid, kCandidate, seen, head.count);
             ++own.candidates;
@@ -101,7 +124,9 @@ class EntryLoader {
         slot.seen() = seen;
         slot.count() = head.count;
         if (head.kind == EntryKind::kRow && slot.row() == kCandidate) {
-            slot.row() = ids_[own.ids_at + own.num_used++];
+            const size_t id = own.ids_at + own.num_used++;
+            slot.row() = ids_[id];
+            is_taken_[id] = 1;
             content_.store.fid(slot.row()) = head.fid;
             --own.candidates;
             ++own.rows;
@@ -113,7 +138,9 @@ class EntryLoader {
     const SnapshotFileReader& file_;
     Share share_;
     std::vector<Part> parts_;
-    std::vector<uint32_t> ids_;  // allocated rows, by chunk
+    const int64_t step_s_;
+    std::vector<uint32_t> ids_;      // allocated rows, by chunk
+    std::vector<uint8_t> is_taken_;  // by id
 };
 
 }  // namespace monolith

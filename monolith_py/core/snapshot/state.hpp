@@ -17,17 +17,18 @@ inline void write_state(Writer& out, const TableContent& content) {
     if (content.sketch) out.bytes(content.sketch->data(), content.sketch->bytes());
 }
 
-inline void read_state(const SnapshotFileReader& file, Share share, TableContent& content) {
+inline void read_state(const SnapshotFileReader& file, const TableSettings& saved, Share share, TableContent& content) {
     Reader in = file.reader(file.only(ChunkTag::kState));
-    content.ticks.read(in, content.map);
+    content.ticks.read(in, content.map, EventTicks::step_s(saved.ttl_s));
     Counts::visit(in, content.counts);
     content.changes.read(in, [&](int64_t fid) { return share.has(fid); });
     const auto sketch_bytes = in.value<uint64_t>();
-    if (sketch_bytes != (content.sketch ? content.sketch->bytes() : 0))
-        throw SnapshotError(file.path() + ": is of another table: sketch_bytes expected " +
-                            std::to_string(content.sketch ? content.sketch->bytes() : 0) + ", got " +
-                            std::to_string(sketch_bytes));
-    if (content.sketch) in.bytes(content.sketch->data(), sketch_bytes);
+    // Counts of another sketch have no place here: it starts empty.
+    if (content.sketch && sketch_bytes == content.sketch->bytes() &&
+        saved.sketch_window_s == content.settings.sketch_window_s)
+        in.bytes(content.sketch->data(), sketch_bytes);
+    else
+        in.skip(sketch_bytes);
 }
 
 }  // namespace monolith

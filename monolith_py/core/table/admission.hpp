@@ -38,8 +38,7 @@ class SlidingSketch {
     // Count one occurrence; returns the number in the window, including it. Saturates at 65,535.
     uint32_t add(uint64_t hash, int64_t now_s) {
         Line& line = lines_[(hash >> 1) >> shift_];
-        const auto pane = static_cast<uint32_t>(now_s / pane_s_);
-        advance(line, pane);
+        advance(line, pane_of(now_s));
         uint32_t cells[kDepth], sum = 0;
         choose(hash, cells);
         const auto least_of = [&](const uint16_t* counts) {
@@ -47,7 +46,7 @@ class SlidingSketch {
         };
         for (const auto& counts : line.counts) sum += least_of(counts);
         // A time before the line's newest pane counts in the newest pane.
-        uint16_t* counts = line.counts[line.pane % kPanes];
+        uint16_t* counts = line.counts[place(line.pane)];
         const uint16_t least = least_of(counts);
         for (const uint32_t cell : cells)
             if (counts[cell] == least && least < 0xFFFF) ++counts[cell];
@@ -59,18 +58,26 @@ class SlidingSketch {
 
   private:
     static constexpr int kPanes = 4, kCells = 7, kDepth = 3;
+    static constexpr int64_t kMostPane = int64_t{1} << 30;
     struct alignas(64) Line {
-        uint32_t pane = 0, unused = 0;
+        int32_t pane = 0, unused = 0;
         uint16_t counts[kPanes][kCells] = {};
     };
     static_assert(sizeof(Line) == 64);
 
     const Line& line(uint64_t hash) const { return lines_[(hash >> 1) >> shift_]; }
 
-    static void advance(Line& line, uint32_t pane) {
-        if (pane <= line.pane) return;
-        const uint32_t stale = std::min<uint32_t>(pane - line.pane, kPanes);
-        for (uint32_t k = 0; k < stale; ++k) std::memset(line.counts[(pane - k) % kPanes], 0, sizeof line.counts[0]);
+    int32_t pane_of(int64_t now_s) const {
+        const int64_t pane = now_s / pane_s_ - (now_s % pane_s_ < 0);
+        return static_cast<int32_t>(std::clamp<int64_t>(pane, -kMostPane, kMostPane));
+    }
+    static uint32_t place(int32_t pane) { return static_cast<uint32_t>(pane) % kPanes; }
+    // A line more than a window ahead of `pane` starts over: its pane was a wrong time, and would never end.
+    static void advance(Line& line, int32_t pane) {
+        const int64_t steps = int64_t{pane} - line.pane;
+        if (steps <= 0 && steps >= -kPanes) return;
+        const auto stale = static_cast<int32_t>(steps < 0 ? kPanes : std::min<int64_t>(steps, kPanes));
+        for (int32_t k = 0; k < stale; ++k) std::memset(line.counts[place(pane - k)], 0, sizeof line.counts[0]);
         line.pane = pane;
     }
 

@@ -7,9 +7,11 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "bytes/archive.hpp"
@@ -23,10 +25,10 @@ class Changes {
   public:
     Changes(const IdMap& map, const RowStore& store) : map_(map), store_(store) {}
 
-    // Record changes. Call `reserve` first if rows may be new.
+    // Record changes. Call `reserve` first: it alone may fail.
 
-    void reserve() {
-        each([&](TouchedSet& touched) { touched.reserve(store_.end()); });
+    void reserve(size_t num_rows) {
+        each([&](TouchedSet& touched) { touched.reserve(store_.end(), num_rows); });
     }
     void record_inserted(const std::vector<uint32_t>& rows) {
         each([&](TouchedSet& touched) {
@@ -36,24 +38,40 @@ class Changes {
             }
         });
     }
+    // Needs no `reserve`. On failure (std::bad_alloc) nothing changes.
     void record_evicted(uint32_t row, int64_t fid) {
-        each([&](TouchedSet& touched) { touched.evict(row, fid); });
+        try {
+            each([&](TouchedSet& touched) { touched.record_eviction(fid); });
+        } catch (...) {
+            each([&](TouchedSet& touched) { touched.cancel_eviction(fid); });
+            throw;
+        }
+        each([&](TouchedSet& touched) { touched.untouch(row); });
+    }
+    // Newly flagged rows of one consumer.
+    struct Fresh {
+        std::vector<uint32_t> rows;
+        size_t num = 0;
+    };
+    // Make room in `fresh` for up to n updated rows.
+    void reserve_fresh(size_t n, std::vector<Fresh>& fresh) const {
+        if (fresh.size() < num_sets()) fresh.resize(num_sets());
+        for (size_t i = 0; i < num_sets(); ++i)
+            if (fresh[i].rows.size() < n) fresh[i].rows.resize(n);
     }
     // Flag updated rows. The newly flagged ones go to `fresh`, one list per consumer; pass them to `append_updated`
     // afterwards.
-    void flag_updated(const uint32_t* rows, size_t n, std::vector<std::vector<uint32_t>>& fresh) {
-        fresh.resize(consumers_.size() + 1);
+    void flag_updated(const uint32_t* rows, size_t n, std::vector<Fresh>& fresh) {
         size_t i = 0;
         each([&](TouchedSet& touched) {
-            std::vector<uint32_t>& own = fresh[i++];
-            own.resize(n);
-            own.resize(touched.flag(rows, n, own.data()));
+            Fresh& own = fresh[i++];
+            own.num = touched.flag(rows, n, own.rows.data());
         });
     }
-    void append_updated(const std::vector<std::vector<uint32_t>>& fresh) {
+    void append_updated(const std::vector<Fresh>& fresh) {
         size_t i = 0;
         each([&](TouchedSet& touched) {
-            touched.append(fresh[i].data(), fresh[i].size());
+            touched.append(fresh[i].rows.data(), fresh[i].num);
             ++i;
         });
     }
@@ -62,24 +80,26 @@ class Changes {
 
     // Return the changes since the last drain; a consumer's first drain returns every live row.
     TouchedSet::Drained drain(const std::string& consumer) {
-        const bool is_new = !consumers_.contains(consumer);
-        TouchedSet& touched = consumers_[consumer];
-        touched.reserve(store_.end());
-        if (is_new)
-            map_.for_each([&](Slot slot) {
-                if (slot.row() < kCandidate) touched.touch(slot.row());
-            });
-        TouchedSet::Drained drained = drain(touched);
-        // Drop rows whose fid was erased after the update.
-        std::vector<int64_t> fids;
-        for (const uint32_t row : drained.rows) fids.push_back(store_.fid(row));
-        std::vector<uint32_t> found(fids.size());
-        find_rows(map_, {fids.data(), fids.size(), found.data()});
-        size_t num = 0;
-        for (size_t i = 0; i < found.size(); ++i)
-            if (found[i] == drained.rows[i]) drained.rows[num++] = found[i];
-        drained.rows.resize(num);
+        if (const auto known = consumers_.find(consumer); known != consumers_.end()) {
+            known->second.reserve(store_.end(), 0);
+            return without_freed(drain(known->second));
+        }
+        TouchedSet fresh;
+        fresh.reserve(store_.end(), map_.size());
+        map_.for_each([&](Slot slot) {
+            if (slot.row() < kCandidate) fresh.touch(slot.row());
+        });
+        TouchedSet::Drained drained = drain(fresh);
+        consumers_.emplace(consumer, std::move(fresh));
         return drained;
+    }
+    // Forget a consumer: its next drain is a first one. Returns whether there was one.
+    bool forget(const std::string& consumer) { return consumers_.erase(consumer) > 0; }
+    // Rows and evicted fids that wait for each consumer.
+    std::map<std::string, size_t> waiting() const {
+        std::map<std::string, size_t> waiting;
+        for (const auto& [name, touched] : consumers_) waiting[name] = touched.num_waiting();
+        return waiting;
     }
     void ack(const std::string& consumer, uint64_t ticket) {
         const auto found = consumers_.find(consumer);
@@ -109,30 +129,41 @@ class Changes {
 
     bool is_tracking() const { return tracker_ != nullptr; }
     void start_tracking() {
-        tracker_ = std::make_unique<Tracker>();
-        tracker_->touched.reserve(store_.end());
+        auto tracker = std::make_unique<Tracker>();
+        tracker->touched.reserve(store_.end(), 0);
+        tracker_ = std::move(tracker);
     }
     void stop_tracking() { tracker_.reset(); }
     // A look-up with insertion has changed the counts and times of its fids.
     void record_occurrences(const Lookup& lookup, bool counts_candidates) {
         if (!tracker_) return;
-        tracker_->touched.reserve(store_.end());
-        for (size_t i = 0; i < lookup.n; ++i)
-            if (lookup.rows[i] < kCandidate)
-                tracker_->touched.touch(lookup.rows[i]);
-            else if (counts_candidates)
-                tracker_->candidates.insert(lookup.fids[i]);
+        try {
+            tracker_->touched.reserve(store_.end(), lookup.n);
+            for (size_t i = 0; i < lookup.n; ++i)
+                if (lookup.rows[i] < kCandidate)
+                    tracker_->touched.touch(lookup.rows[i]);
+                else if (counts_candidates)
+                    tracker_->candidates.insert(lookup.fids[i]);
+        } catch (const std::bad_alloc&) {
+            tracker_->is_whole = false;
+        }
     }
     void record_erased_candidate(int64_t fid) {
         if (tracker_) tracker_->candidates.insert(fid);
     }
-    size_t num_tracked() const { return tracker_->touched.num_pending() + tracker_->candidates.size(); }
+    // A change could not be tracked: a snapshot in progress fails, and the next one must be a base.
+    void lose_track() {
+        if (tracker_) tracker_->is_whole = false;
+    }
+    size_t num_tracked() const { return whole_tracker().touched.num_pending() + whole_tracker().candidates.size(); }
     // Fids tracked since the last call.
     std::vector<int64_t> take_tracked() {
-        const TouchedSet::Drained drained = drain(tracker_->touched);
-        tracker_->touched.ack_all();
-        std::vector<int64_t> fids(tracker_->candidates.begin(), tracker_->candidates.end());
-        tracker_->candidates.clear();
+        Tracker& tracker = whole_tracker();
+        std::vector<int64_t> fids(tracker.candidates.begin(), tracker.candidates.end());
+        fids.reserve(fids.size() + tracker.touched.num_pending());
+        const TouchedSet::Drained drained = drain(tracker.touched);
+        tracker.touched.ack_all();
+        tracker.candidates.clear();
         for (const uint32_t row : drained.rows) fids.push_back(store_.fid(row));
         fids.insert(fids.end(), drained.evicted.begin(), drained.evicted.end());
         return fids;
@@ -147,13 +178,32 @@ class Changes {
   private:
     struct Tracker {
         TouchedSet touched;
-        std::unordered_set<int64_t> candidates;  // counted, admitted or erased
+        std::unordered_set<int64_t, FidHash> candidates;  // counted, admitted or erased
+        bool is_whole = true;
     };
+
+    Tracker& whole_tracker() const {
+        if (!tracker_->is_whole) throw SnapshotError("changes since the snapshot could not be tracked: out of memory");
+        return *tracker_;
+    }
+    size_t num_sets() const { return consumers_.size() + (tracker_ ? 1 : 0); }
 
     template <typename F>
     void each(F&& visit) {
         for (auto& [name, touched] : consumers_) visit(touched);
         if (tracker_) visit(tracker_->touched);
+    }
+    // Drop rows that were updated after they had been freed.
+    TouchedSet::Drained without_freed(TouchedSet::Drained drained) const {
+        std::vector<int64_t> fids(drained.rows.size());
+        std::vector<uint32_t> found(fids.size());
+        for (size_t i = 0; i < fids.size(); ++i) fids[i] = store_.fid(drained.rows[i]);
+        find_rows(map_, {fids.data(), fids.size(), found.data()});
+        size_t num = 0;
+        for (size_t i = 0; i < found.size(); ++i)
+            if (found[i] == drained.rows[i]) drained.rows[num++] = found[i];
+        drained.rows.resize(num);
+        return drained;
     }
     TouchedSet::Drained drain(TouchedSet& touched) const {
         return touched.drain([&](int64_t fid) { return map_.row_of(fid); },

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <utility>
@@ -29,7 +30,8 @@ class EmbeddingTable {
     RowsView rows() const { return content_.store.view(); }
     // Every allocated row is below. Rows passed to this table must be below, or NO_ROW.
     size_t end_row() const { return content_.store.end(); }
-    uint64_t num_updates() const { return content_.counts.updates; }  // calls of update
+    uint64_t num_released() const { return content_.store.num_released(); }  // rows freed so far
+    uint64_t num_updates() const { return content_.counts.updates; }         // calls of update
     void set_lr(size_t slice, float lr) { content_.settings.slices[slice].hyperparameters.lr = lr; }
 
     // Look-up.
@@ -62,10 +64,14 @@ class EmbeddingTable {
         const Lookup lookup{fids, n, rows};
         const size_t num_parts = parts(n);
         ThreadPool& pool = ThreadPool::instance();
-        insertion_.begin(now_s, num_parts);
+        const AbandonInsertions guard{{&insertion_}};
+        insertion_.begin(now_s, num_parts, Shrink::kYes);
         pool.run(num_parts, [&](size_t part) { insertion_.record_occurrences(lookup, part); });
-        if (insertion_.plan() == Plan::kInsert)
+        if (insertion_.plan() == Plan::kInsert) {
             pool.run(num_parts, [&](size_t part) { insertion_.insert(lookup, part); });
+            insertion_.allocate_rows();
+            pool.run(num_parts, [&](size_t part) { insertion_.start_rows(lookup, part); });
+        }
         insertion_.finish(lookup);
     }
 
@@ -73,7 +79,7 @@ class EmbeddingTable {
     // Take one optimizer step for each row of `rows` with the sum of its gradients; returns the number of rows.
     size_t update(const uint32_t* rows, size_t n, const Gradients& gradients) {
         const size_t num_parts = UpdateStep::parts(n);
-        update_step_.begin(num_parts);
+        update_step_.begin(num_parts, n);
         ThreadPool::instance().run(num_parts, [&](size_t part) { update_step_.run(rows, n, gradients, part); });
         return update_step_.finish();
     }
@@ -84,14 +90,28 @@ class EmbeddingTable {
     // at, continuing from the last call; 0: all.
     std::vector<int64_t> evict(int64_t now_s, size_t max_slots) {
         if (content_.settings.ttl_s == 0) return {};
-        return ttl_evictor_.evict_expired(content_.ticks.tick(now_s, content_.map), max_slots);
+        if (!content_.ticks.has_base()) return {};
+        return ttl_evictor_.evict_expired(content_.ticks.expiry(now_s), max_slots);
     }
 
     // Consumers of changes.
 
     // Return the changes since the consumer's last drain; its first drain returns every live row.
     TouchedSet::Drained drain(const std::string& consumer) { return content_.changes.drain(consumer); }
+    // Move rows of zeros from the changed to the evicted: an absent row reads the same. Their state stays here.
+    void evict_zeros(TouchedSet::Drained& drained) const {
+        if (!update_step_.may_zero_rows()) return;
+        const auto is_zero = [&](uint32_t row) {
+            return std::all_of(weights(row), weights(row) + dim(), [](float weight) { return weight == 0; });
+        };
+        const auto zeros = std::stable_partition(drained.rows.begin(), drained.rows.end(), std::not_fn(is_zero));
+        std::for_each(zeros, drained.rows.end(), [&](uint32_t row) { drained.evicted.push_back(fid(row)); });
+        drained.rows.erase(zeros, drained.rows.end());
+        std::sort(drained.evicted.begin(), drained.evicted.end());
+    }
     void ack(const std::string& consumer, uint64_t ticket) { content_.changes.ack(consumer, ticket); }
+    bool forget(const std::string& consumer) { return content_.changes.forget(consumer); }
+    std::map<std::string, size_t> waiting() const { return content_.changes.waiting(); }
 
     // Inspection.
 

@@ -46,8 +46,9 @@ class Cursor {
 
 // Erase an entry; count it as evicted if it has a row.
 inline void evict(TableContent& content, Slot slot) {
-    content.counts.evicted += slot.row() != kCandidate;
+    const bool has_row = slot.row() != kCandidate;
     content.erase_entry(slot);
+    content.counts.evicted += has_row;
 }
 
 class TtlEvictor {
@@ -56,9 +57,9 @@ class TtlEvictor {
 
     // Evict entries not seen for more than ttl_s at tick `now`; returns the fids that had rows, sorted. `max_slots`:
     // slots to look at, continuing from the last call; 0: all.
-    std::vector<int64_t> evict_expired(uint16_t now, size_t max_slots) {
+    std::vector<int64_t> evict_expired(int64_t now, size_t max_slots) {
         std::vector<int64_t> evicted;
-        const int64_t oldest = int64_t{now} - content_.ticks.span(content_.settings.ttl_s);
+        const int64_t oldest = now - content_.ticks.span(content_.settings.ttl_s);
         const size_t all = content_.map.capacity();
         cursor_.sweep(content_.map, max_slots == 0 ? all : std::min(max_slots, all), [&](Slot slot) {
             if (slot.seen() >= oldest) return Visit::kContinue;
@@ -89,7 +90,7 @@ class BudgetEvictor {
             const std::optional<double> threshold = threshold_of(now, target);
             if (!threshold) return;
             cursor_.sweep(content_.map, content_.map.capacity(), [&](Slot slot) {
-                if (slot.seen() < now && priority(slot, now) <= *threshold) evict(content_, slot);
+                if (may_go(slot, now) && priority(slot, now) <= *threshold) evict(content_, slot);
                 return content_.used_bytes() > target ? Visit::kContinue : Visit::kStop;
             });
         }
@@ -106,7 +107,7 @@ class BudgetEvictor {
             Cursor at(content_.map, mix(++content_.counts.samples));
             at.sweep(content_.map, kSlotsPerBucket, [&](Slot slot) {
                 ++num_seen;
-                if (slot.seen() < now) sample.push_back(priority(slot, now));
+                if (may_go(slot, now)) sample.push_back(priority(slot, now));
                 return Visit::kContinue;
             });
         }
@@ -117,6 +118,8 @@ class BudgetEvictor {
         const double share = std::clamp(2 * (used - target) / may_go, 1.0 / 32, 1.0);
         return sample[std::min(sample.size() - 1, static_cast<size_t>(share * static_cast<double>(sample.size())))];
     }
+
+    static bool may_go(Slot slot, uint16_t now) { return slot.seen() < now; }
 
     // The lowest priority is evicted first.
     double priority(Slot slot, uint16_t now) const {

@@ -13,60 +13,108 @@
 
 namespace monolith {
 
-// Outcome of `plan`: whether the phase `insert` follows.
+// Outcome of `plan`: whether the phases of insertion follow.
 enum class Plan { kNothingMissed, kInsert };
 
-// Phases: `begin`; `record_occurrences` for all parts; `plan`; if that returns kInsert, `insert` for all parts;
-// `finish`. Parts of a phase may run together; everything else needs the table exclusively. A fid gets its row in the
-// batch of its admission: all its occurrences in the batch have the row.
+// Whether `begin` may evict rows to keep the memory budget.
+enum class Shrink { kYes, kNo };
+
+// Phases: `begin`; `record_occurrences` for all parts; `plan`; if that returns kInsert, `insert` for all parts,
+// `allocate_rows`, `start_rows` for all parts; `finish`. Parts of a phase may run together; everything else needs the
+// table exclusively. A fid gets its row in the batch of its admission: all its occurrences in the batch have the row.
+// After a phase that failed (TableFull, std::bad_alloc), `abandon` takes the new rows back; counts of fids stay.
 class Insertion {
   public:
     explicit Insertion(TableContent& content) : content_(content), budget_evictor_(content) {}
 
-    void begin(int64_t now_s, size_t parts) {
-        now_ = content_.ticks.tick(now_s, content_.map);
+    void begin(int64_t now_s, size_t parts, Shrink shrink) {
+        now_ = content_.ticks.take(now_s, content_.map);
         now_s_ = now_s;
-        if (content_.settings.eviction != Eviction::kNone) budget_evictor_.shrink(now_);
+        if (shrink == Shrink::kYes && content_.settings.eviction != Eviction::kNone) budget_evictor_.shrink(now_);
         parts_.resize(std::max(parts_.size(), parts));
         num_parts_ = parts;
+        is_open_ = true;
+        for (Part& part : parts_) part.clear();
     }
     void record_occurrences(const Lookup& lookup, size_t part) {
         Part& own = parts_[part];
-        own.missed.resize(lookup.n);
+        if (own.missed.size() < lookup.n) own.missed.resize(lookup.n);
         own.num_missed = kernels().record_occurrences(content_.map.view(), lookup.fids, lookup.n, first_shard(part),
                                                       first_shard(part + 1), now_, lookup.rows, own.missed.data());
     }
     Plan plan() {
         size_t num_missed = 0;
-        for (size_t p = 0; p < num_parts_; ++p) {
-            parts_[p].ids_at = num_missed;
-            num_missed += parts_[p].num_missed;
-        }
-        ids_.clear();
+        for (size_t p = 0; p < num_parts_; ++p) num_missed += parts_[p].num_missed;
         if (num_missed == 0) return Plan::kNothingMissed;
         content_.map.expect(num_missed);  // a split means that there was one shard, so one part has all
-        content_.store.allocate(num_missed, ids_);
         ++content_.counts.plans;
         return Plan::kInsert;
     }
+    // Enter the missed fids into the map. An admitted fid has its number within the part in place of a row.
     void insert(const Lookup& lookup, size_t part) {
         Part& own = parts_[part];
         const size_t begin = first_shard(part), end = first_shard(part + 1);
         sort_by_shard(lookup, own, begin, end);
-        own.inserted.clear();
-        own.unused.clear();
-        own.num_filtered = 0;
-        own.candidates = 0;
+        own.admitted.reserve(own.num_missed);
         for (size_t shard = begin; shard < end; ++shard)
             insert_into_shard(lookup, own, own.starts[shard - begin], own.starts[shard - begin + 1]);
     }
+    // Allocate one row for each admitted fid: memory follows rows, not sightings.
+    void allocate_rows() {
+        size_t num = 0;
+        for (size_t p = 0; p < num_parts_; ++p) {
+            parts_[p].ids_at = num;
+            num += parts_[p].admitted.size();
+        }
+        content_.store.allocate(num, ids_);
+        content_.changes.reserve(num);
+    }
+    void start_rows(const Lookup& lookup, size_t part) {
+        const Part& own = parts_[part];
+        const uint32_t* const ids = ids_.data() + own.ids_at;
+        for (size_t i = 0; i < own.admitted.size(); ++i) {
+            if (i + kAhead < own.admitted.size()) content_.map.prefetch(own.admitted[i + kAhead]);
+            start_row(own.admitted[i], ids[i]);
+        }
+        for (size_t i = 0; i < own.num_missed; ++i) {
+            uint32_t& row = lookup.rows[own.missed[i]];
+            if (row != kNoRow) row = ids[row];
+        }
+    }
     void finish(const Lookup& lookup) {
-        if (!ids_.empty()) apply_parts();
+        apply_parts();
         content_.changes.record_occurrences(lookup, content_.settings.admission == Admission::kCount);
+        close();
+    }
+    // Undo the insertions of a batch without `finish`; no effect after it.
+    void abandon() noexcept {
+        if (!is_open_) return;
+        const bool keeps_candidates =
+            content_.settings.admission == Admission::kCount && content_.settings.admit_after > 1;
+        for (size_t p = 0; p < num_parts_; ++p) {
+            Part& own = parts_[p];
+            for (const int64_t fid : own.admitted) {
+                const Slot slot = content_.map.find(fid);
+                if (keeps_candidates)
+                    slot.row() = kCandidate;
+                else
+                    content_.map.erase(slot);
+            }
+            if (keeps_candidates) own.candidates += static_cast<int64_t>(own.admitted.size());
+            content_.counts.candidates += static_cast<uint64_t>(own.candidates);
+        }
+        for (size_t i = ids_.size(); i-- > 0;) {
+            content_.store.fid(ids_[i]) = 0;
+            content_.store.release(ids_[i]);
+        }
+        content_.changes.lose_track();  // of the occurrences
+        close();
     }
 
   private:
     static constexpr size_t kAhead = 16;
+    // Of each fid in a batch, for the probabilistic rules.
+    using Occurrences = std::unordered_map<int64_t, uint32_t, FidHash>;
 
     // State of one part.
     struct Part {
@@ -74,9 +122,16 @@ class Insertion {
         size_t num_missed = 0, ids_at = 0;
         std::vector<uint32_t> by_shard, starts;  // positions ordered by shard; first position of each shard
         std::vector<int64_t> fids;               // fids in the order of by_shard
-        std::vector<uint32_t> inserted, unused;
+        std::vector<int64_t> admitted;           // fids that get a row
         uint64_t num_filtered = 0;
         int64_t candidates = 0;
+
+        void clear() {
+            num_missed = ids_at = 0;
+            num_filtered = 0;
+            candidates = 0;
+            admitted.clear();
+        }
     };
 
     size_t first_shard(size_t part) const { return content_.map.num_shards() * part / num_parts_; }
@@ -103,12 +158,9 @@ class Insertion {
     void insert_into_shard(const Lookup& lookup, Part& own, size_t from, size_t to) {
         IdMap& map = content_.map;
         const TableSettings& settings = content_.settings;
-        const uint32_t* ids = ids_.data() + own.ids_at;
-        const uint32_t* const end_ids = ids + to;
-        ids += from;
         size_t without = 0;
-        const size_t inserted_before = own.inserted.size();
-        std::unordered_map<int64_t, uint32_t> occurrences;  // in this batch, for the probabilistic rules
+        const size_t admitted_before = own.admitted.size();
+        Occurrences occurrences;
         for (size_t k = from; k < to; ++k) {
             if (k + kAhead < own.num_missed) {
                 const int64_t coming = own.fids[k + kAhead];
@@ -131,7 +183,7 @@ class Insertion {
                     continue;
                 }
                 slot = map.insert(fid, kCandidate, now_, static_cast<uint16_t>(std::min<uint32_t>(count, 0xFFFF)));
-                lookup.rows[at] = admit(slot, fid, *ids++, own);
+                lookup.rows[at] = admit(slot, fid, own);
                 continue;
             }
             slot.seen() = std::max(slot.seen(), now_);
@@ -140,13 +192,12 @@ class Insertion {
                 lookup.rows[at] = slot.row();
             } else if (slot.count() >= settings.admit_after) {
                 --own.candidates;
-                lookup.rows[at] = admit(slot, fid, *ids++, own);
+                lookup.rows[at] = admit(slot, fid, own);
             } else {
                 ++without;
             }
         }
-        own.unused.insert(own.unused.end(), ids, end_ids);
-        if (without > 0 && own.inserted.size() > inserted_before) without -= fill_in(lookup, own, from, to);
+        if (without > 0 && own.admitted.size() > admitted_before) without -= fill_in(lookup, own, from, to);
         own.num_filtered += without;
     }
 
@@ -164,19 +215,24 @@ class Insertion {
         return num;
     }
 
-    uint32_t admit(Slot slot, int64_t fid, uint32_t row, Part& own) {
+    // Mark a fid as admitted; returns its number within the part. `admitted` has room.
+    static uint32_t admit(Slot slot, int64_t fid, Part& own) {
+        slot.row() = static_cast<uint32_t>(own.admitted.size());
+        own.admitted.push_back(fid);
+        return slot.row();
+    }
+
+    void start_row(int64_t fid, uint32_t row) {
         const TableSettings& settings = content_.settings;
         const RowStore& store = content_.store;
-        slot.row() = row;
+        content_.map.find(fid).row() = row;
         store.fid(row) = fid;
         kernels().start_row(settings.slices.data(), settings.slices.size(), seeded_hash(settings.seed, fid),
                             store.weights(row), store.state(row));
-        own.inserted.push_back(row);
-        return row;
     }
 
     // Whether this occurrence admits a fid without an entry.
-    bool admits(int64_t fid, std::unordered_map<int64_t, uint32_t>& occurrences, uint32_t* count) {
+    bool admits(int64_t fid, Occurrences& occurrences, uint32_t* count) {
         const TableSettings& settings = content_.settings;
         switch (settings.admission) {
             case Admission::kCount:
@@ -201,17 +257,17 @@ class Insertion {
     // Apply the effects of all parts to the table.
     void apply_parts() {
         Counts& counts = content_.counts;
-        content_.changes.reserve();
+        content_.changes.record_inserted(ids_);
+        counts.rows += ids_.size();
+        counts.admitted += ids_.size();
         for (size_t p = 0; p < num_parts_; ++p) {
-            const Part& own = parts_[p];
-            content_.changes.record_inserted(own.inserted);
-            counts.rows += own.inserted.size();
-            counts.admitted += own.inserted.size();
-            counts.filtered += own.num_filtered;
-            counts.candidates += static_cast<uint64_t>(own.candidates);
+            counts.filtered += parts_[p].num_filtered;
+            counts.candidates += static_cast<uint64_t>(parts_[p].candidates);
         }
-        for (size_t p = num_parts_; p-- > 0;)
-            for (size_t i = parts_[p].unused.size(); i-- > 0;) content_.store.release(parts_[p].unused[i]);
+    }
+    void close() {
+        ids_.clear();
+        is_open_ = false;
     }
 
     TableContent& content_;
@@ -220,7 +276,16 @@ class Insertion {
     uint16_t now_ = 0;
     std::vector<Part> parts_;
     size_t num_parts_ = 1;
-    std::vector<uint32_t> ids_;  // rows allocated for the missed positions
+    std::vector<uint32_t> ids_;  // rows allocated for the admitted fids
+    bool is_open_ = false;       // between `begin` and `finish`
+};
+
+// Abandons the insertions that are not finished at the end of the scope.
+struct AbandonInsertions {
+    std::vector<Insertion*> insertions;
+    ~AbandonInsertions() {
+        for (Insertion* insertion : insertions) insertion->abandon();
+    }
 };
 
 }  // namespace monolith

@@ -61,14 +61,22 @@ inline void largest_first(std::vector<Piece>& pieces) {
                      [](const Piece& a, const Piece& b) { return a.size / a.parts > b.size / b.parts; });
 }
 
-inline void look_up(const Batch& batch, const int64_t* fids, int64_t now_s, bool insert, uint32_t* rows) {
+// Look up the fids of all features; those of a feature that `learns` are counted and inserted.
+inline void look_up(const Batch& batch, const int64_t* fids, int64_t now_s, const std::vector<bool>& learns,
+                    uint32_t* rows) {
     ThreadPool& pool = ThreadPool::instance();
     const auto lookup = [&](size_t f) { return Lookup{fids + batch.begin(f), batch.size(f), rows + batch.begin(f)}; };
-    for (const std::vector<size_t>& round : rounds_of(batch.features)) {
+    const std::vector<std::vector<size_t>> rounds = rounds_of(batch.features);
+    AbandonInsertions guard;
+    for (const Feature& feature : batch.features) guard.insertions.push_back(&feature.table->insertion());
+    for (const std::vector<size_t>& round : rounds) {
         std::vector<Piece> pieces, inserts;
         for (size_t f : round) {
             const size_t size = batch.size(f), parts = batch.features[f].table->parts(size);
-            if (insert) batch.features[f].table->insertion().begin(now_s, parts);
+            // A later round must not evict rows of an earlier one: the batch uses them.
+            if (learns[f])
+                batch.features[f].table->insertion().begin(now_s, parts,
+                                                           &round == &rounds[0] ? Shrink::kYes : Shrink::kNo);
             for (size_t p = 0; p < parts; ++p) pieces.push_back({f, p, parts, size});
         }
         largest_first(pieces);
@@ -76,28 +84,38 @@ inline void look_up(const Batch& batch, const int64_t* fids, int64_t now_s, bool
             const Piece& piece = pieces[i];
             const Lookup one = lookup(piece.feature);
             EmbeddingTable& table = *batch.features[piece.feature].table;
-            if (insert)
+            if (learns[piece.feature])
                 table.insertion().record_occurrences(one, piece.part);
             else
                 table.find_part(one, piece.part, piece.parts);
         });
-        if (!insert) continue;
         std::vector<size_t> planned;
         for (size_t f : round)
-            if (batch.features[f].table->insertion().plan() == Plan::kInsert) planned.push_back(f);
+            if (learns[f] && batch.features[f].table->insertion().plan() == Plan::kInsert) planned.push_back(f);
         for (const Piece& piece : pieces)
             if (std::find(planned.begin(), planned.end(), piece.feature) != planned.end()) inserts.push_back(piece);
         pool.run(inserts.size(), [&](size_t i) {
             const Piece& piece = inserts[i];
             batch.features[piece.feature].table->insertion().insert(lookup(piece.feature), piece.part);
         });
-        for (size_t f : round) batch.features[f].table->insertion().finish(lookup(f));
+        for (size_t f : planned) batch.features[f].table->insertion().allocate_rows();
+        pool.run(inserts.size(), [&](size_t i) {
+            const Piece& piece = inserts[i];
+            batch.features[piece.feature].table->insertion().start_rows(lookup(piece.feature), piece.part);
+        });
+        for (size_t f : round)
+            if (learns[f]) batch.features[f].table->insertion().finish(lookup(f));
     }
+    // A fid may get its row in a later round: then its occurrences in earlier ones have it, too.
+    for (size_t r = 0; r + 1 < rounds.size(); ++r)
+        for (size_t f : rounds[r])
+            if (learns[f] && batch.features[f].table->settings().admit_after > 1)
+                batch.features[f].table->find(fids + batch.begin(f), batch.size(f), rows + batch.begin(f));
 }
 
-inline void pooled_forward(const Batch& batch, const int64_t* fids, int64_t now_s, bool insert, float* pooled,
-                           uint32_t* rows) {
-    look_up(batch, fids, now_s, insert, rows);
+inline void pooled_forward(const Batch& batch, const int64_t* fids, int64_t now_s, const std::vector<bool>& learns,
+                           float* pooled, uint32_t* rows) {
+    look_up(batch, fids, now_s, learns, rows);
     ThreadPool& pool = ThreadPool::instance();
     const std::vector<size_t> columns = batch.columns();
     const auto threads = static_cast<size_t>(pool.num_threads());
@@ -165,6 +183,18 @@ inline void add_sources(const Batch& batch, size_t f, const uint32_t* rows, cons
     }
 }
 
+// Replace rows that were freed since the look-up by kNoRow; returns their number. A freed row may have another fid.
+inline size_t drop_freed(const Batch& batch, size_t f, const int64_t* fids, uint32_t* rows) {
+    const EmbeddingTable& table = *batch.features[f].table;
+    size_t num_dropped = 0;
+    for (auto i = batch.begin(f); i < batch.end(f); ++i) {
+        if (rows[i] >= kCandidate || table.fid(rows[i]) == fids[i]) continue;
+        rows[i] = kNoRow;
+        ++num_dropped;
+    }
+    return num_dropped;
+}
+
 // Returns the number of updated rows.
 inline size_t pooled_backward(const Batch& batch, const uint32_t* rows, const float* gradients) {
     ThreadPool& pool = ThreadPool::instance();
@@ -189,7 +219,7 @@ inline size_t pooled_backward(const Batch& batch, const uint32_t* rows, const fl
         size_t size = 0;
         for (size_t f : tables[t].second) size += batch.size(f);
         const size_t parts = UpdateStep::parts(size);
-        sources[t].table->update_step().begin(parts);
+        sources[t].table->update_step().begin(parts, size);
         for (size_t p = 0; p < parts; ++p) pieces.push_back({t, p, parts, size});
     }
     largest_first(pieces);

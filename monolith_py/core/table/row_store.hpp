@@ -1,7 +1,7 @@
-// Rows at stable addresses: weights, optimizer state and fid of each, recycled by a free list.
+// Rows: weights, optimizer state and fid of each, recycled by a free list. A row keeps its id until it is released.
 //
-// Concurrency: `allocate` and `release` need the store exclusively. The accessors may run together; threads may write
-// to different rows.
+// Concurrency: `allocate` and `release` need the store exclusively: `allocate` may move all rows to other addresses.
+// The accessors may run together; threads may write to different rows.
 #pragma once
 
 #include <algorithm>
@@ -24,14 +24,7 @@ struct TableFull : std::length_error {
 
 class RowStore {
   public:
-    // `row_bytes`: memory of one row in the whole table. Each region may take 1.5 times its share of the machine's
-    // memory.
-    RowStore(uint32_t dim, uint32_t state_width, double row_bytes)
-        : dim_(dim),
-          state_width_(state_width),
-          weights_(1.5 * dim * sizeof(float) / row_bytes),
-          state_(1.5 * state_width * sizeof(float) / row_bytes),
-          fids_(1.5 * sizeof(int64_t) / row_bytes) {}
+    RowStore(uint32_t dim, uint32_t state_width) : dim_(dim), state_width_(state_width) {}
 
     // Append `n` free rows to `rows`, the last released first; their content is undefined. On failure (TableFull,
     // std::bad_alloc) the store and `rows` stay as they were.
@@ -41,6 +34,8 @@ class RowStore {
             throw TableFull("table is full: rows must be at most " + std::to_string(kCandidate) + ", got " +
                             std::to_string(end));
         rows.reserve(rows.size() + n);
+        if (free_.capacity() < end)
+            free_.reserve(std::max(end, 2 * free_.capacity()));  // so that `release` never fails
         weights_.ensure(end * dim_ * sizeof(float));
         state_.ensure(end * state_width_ * sizeof(float));
         fids_.ensure(end * sizeof(int64_t));
@@ -48,7 +43,14 @@ class RowStore {
         free_.resize(free_.size() - num_reused);
         while (end_ < end) rows.push_back(static_cast<uint32_t>(end_++));
     }
-    void release(uint32_t row) { free_.push_back(row); }
+    // Free a row. A position that still has its id no longer finds its fid there.
+    void release(uint32_t row) noexcept {
+        fid(row) = ~fid(row);
+        free_.push_back(row);
+        ++num_released_;
+    }
+    uint64_t num_released() const { return num_released_; }  // calls of `release`
+    size_t num_free() const { return free_.size(); }
 
     RowsView view() const {
         return {reinterpret_cast<float*>(weights_.data()), reinterpret_cast<float*>(state_.data()), dim_, state_width_};
@@ -57,15 +59,14 @@ class RowStore {
     float* state(uint32_t row) const { return view().state + size_t{row} * state_width_; }
     int64_t& fid(uint32_t row) const { return reinterpret_cast<int64_t*>(fids_.data())[row]; }
     size_t end() const { return end_; }  // every allocated row is below
-    size_t bytes() const {
-        return weights_.bytes() + state_.bytes() + fids_.bytes() + free_.capacity() * sizeof(uint32_t);
-    }
+    size_t bytes() const { return weights_.bytes() + state_.bytes() + fids_.bytes() + end_ * sizeof(uint32_t); }
 
   private:
     uint32_t dim_, state_width_;
     Region weights_, state_, fids_;
     std::vector<uint32_t> free_;
     size_t end_ = 0;
+    uint64_t num_released_ = 0;
 };
 
 }  // namespace monolith

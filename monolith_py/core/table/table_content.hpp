@@ -18,7 +18,8 @@ namespace monolith {
 // Rows and candidates are current numbers; the others count from the table's creation.
 struct Counts {
     uint64_t rows = 0, candidates = 0;
-    uint64_t admitted = 0, filtered = 0, evicted = 0, freed = 0;
+    uint64_t admitted = 0, filtered = 0, evicted = 0;
+    uint64_t freed = 0;  // rows set to zero by their rule: consumers free them, the table keeps their state
     // Batches updated; batches with missed fids; draws of the budget evictor.
     uint64_t updates = 0, plans = 0, samples = 0;
 
@@ -34,27 +35,26 @@ struct TableContent {
         : settings(laid_out(given)),
           row_bytes(static_cast<double>(sizeof(float) * (settings.dim() + state_width(settings)) + sizeof(int64_t)) +
                     kSlotBytes),
-          map(2 * kSlotBytes / row_bytes),
-          store(settings.dim(), state_width(settings), row_bytes),
+          store(settings.dim(), state_width(settings)),
           ticks(settings.ttl_s),
           changes(map, store) {
         if (settings.admission == Admission::kSketch)
             sketch = std::make_unique<SlidingSketch>(settings.sketch_bytes, settings.sketch_window_s);
     }
 
-    // Erase an entry and its row, if it has one. Needs the table exclusively.
+    // Erase an entry and its row, if it has one. Needs the table exclusively. On failure (std::bad_alloc) nothing
+    // changes.
     void erase_entry(Slot slot) {
         const uint32_t row = slot.row();
-        const int64_t fid = slot.key();
-        map.erase(slot);
         if (row == kCandidate) {
+            changes.record_erased_candidate(slot.key());
             --counts.candidates;
-            changes.record_erased_candidate(fid);
-            return;
+        } else {
+            changes.record_evicted(row, slot.key());
+            store.release(row);
+            --counts.rows;
         }
-        changes.record_evicted(row, fid);
-        store.release(row);
-        --counts.rows;
+        map.erase(slot);
     }
 
     int64_t seen_s(Slot slot) const { return ticks.seconds(ticks.absolute(slot.seen())); }

@@ -1,24 +1,29 @@
 // Rows touched and fids evicted since a consumer's last acknowledged drain.
 //
 // Concurrency: `flag` may run on several threads for different rows; every other call needs the set exclusively.
+// On failure (std::bad_alloc) a call loses no change: it may be recorded already, and is returned again.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 #include <unordered_set>
 #include <vector>
 
 #include "index/bucket.hpp"
+#include "index/secret.hpp"
 
 namespace monolith {
 
 class TouchedSet {
   public:
-    // Make room for rows below `end`. Required before rows are touched.
-    void reserve(size_t end) {
+    // Make room for rows below `end`, of which `more` may be touched: then `touch`, `flag` and `append` do not fail.
+    void reserve(size_t end, size_t more) {
         if (end > flags_.size()) flags_.resize(std::max(end, flags_.size() + flags_.size() / 2));
+        if (rows_.size() > 2 * flags_.size() + kFewRows) compact();
+        if (rows_.size() + more > rows_.capacity()) rows_.reserve(std::max(rows_.size() + more, 2 * rows_.capacity()));
     }
     void touch(uint32_t row) {
         if (flags_[row]) return;
@@ -38,12 +43,12 @@ class TouchedSet {
         return num;
     }
     void append(const uint32_t* fresh, size_t n) { rows_.insert(rows_.end(), fresh, fresh + n); }
+    void record_eviction(int64_t fid) { evicted_.insert(fid); }
     void cancel_eviction(int64_t fid) {
         if (!evicted_.empty()) evicted_.erase(fid);
     }
-    void evict(uint32_t row, int64_t fid) {
+    void untouch(uint32_t row) {
         if (row < flags_.size()) flags_[row] = 0;  // a drain skips its entry in rows_
-        evicted_.insert(fid);
     }
 
     struct Drained {
@@ -55,23 +60,27 @@ class TouchedSet {
     // Return everything pending, including earlier drains without acknowledgement. `row_of` finds a fid's row.
     template <typename RowOf, typename FidOf>
     Drained drain(RowOf&& row_of, FidOf&& fid_of) {
+        reserve(flags_.size(), in_flight_.size());
         for (int64_t fid : in_flight_)
             if (const uint32_t row = row_of(fid); row < kCandidate) touch(row);
         for (int64_t fid : evicted_in_flight_)
             if (row_of(fid) >= kCandidate) evicted_.insert(fid);
-        Drained drained{++ticket_, {}, {evicted_.begin(), evicted_.end()}};
-        for (uint32_t row : rows_)
-            if (flags_[row]) {
-                drained.rows.push_back(row);
-                flags_[row] = 0;
-            }
+        Drained drained{ticket_ + 1, {}, {evicted_.begin(), evicted_.end()}};
+        std::copy_if(rows_.begin(), rows_.end(), std::back_inserter(drained.rows),
+                     [&](uint32_t row) { return flags_[row] != 0; });
         std::sort(drained.rows.begin(), drained.rows.end());
+        // A row touched, evicted and touched again is listed twice.
+        drained.rows.erase(std::unique(drained.rows.begin(), drained.rows.end()), drained.rows.end());
         std::sort(drained.evicted.begin(), drained.evicted.end());
+        std::vector<int64_t> fids(drained.rows.size()), evicted = drained.evicted;
+        std::transform(drained.rows.begin(), drained.rows.end(), fids.begin(), fid_of);
+        // From here on nothing fails.
+        for (uint32_t row : drained.rows) flags_[row] = 0;
         rows_.clear();
         evicted_.clear();
-        in_flight_.clear();
-        for (uint32_t row : drained.rows) in_flight_.push_back(fid_of(row));
-        evicted_in_flight_ = drained.evicted;
+        in_flight_.swap(fids);
+        evicted_in_flight_.swap(evicted);
+        ++ticket_;
         return drained;
     }
 
@@ -105,13 +114,25 @@ class TouchedSet {
         evicted_in_flight_ = evicted;
     }
     size_t num_pending() const { return rows_.size() + evicted_.size(); }
-    size_t bytes() const { return flags_.capacity() + rows_.capacity() * sizeof(uint32_t); }
+    // Rows and evicted fids of the next drain, at most.
+    size_t num_waiting() const { return num_pending() + in_flight_.size() + evicted_in_flight_.size(); }
+    size_t bytes() const {
+        constexpr size_t kNodeBytes = 32;  // of an unordered set, with its share of the buckets
+        return flags_.capacity() + rows_.capacity() * sizeof(uint32_t) + evicted_.size() * kNodeBytes +
+               (in_flight_.capacity() + evicted_in_flight_.capacity()) * sizeof(int64_t);
+    }
 
   private:
-    static constexpr size_t kAhead = 32;
+    static constexpr size_t kAhead = 32, kFewRows = 1024;
+    // Drop entries of rows that were evicted, or are listed twice: the list follows rows, not changes.
+    void compact() {
+        std::erase_if(rows_, [&](uint32_t row) { return !flags_[row]; });
+        std::sort(rows_.begin(), rows_.end());
+        rows_.erase(std::unique(rows_.begin(), rows_.end()), rows_.end());
+    }
     std::vector<uint8_t> flags_;  // by row
     std::vector<uint32_t> rows_;
-    std::unordered_set<int64_t> evicted_;
+    std::unordered_set<int64_t, FidHash> evicted_;
     std::vector<int64_t> in_flight_, evicted_in_flight_;
     uint64_t ticket_ = 0, acked_ = 0;
 };

@@ -15,23 +15,28 @@ namespace monolith {
 class UpdateStep {
   public:
     explicit UpdateStep(TableContent& content) : content_(content) {
-        for (const Slice& slice : content.settings.slices) frees_ = frees_ || frees_rows(slice.optimizer);
+        for (const Slice& slice : content.settings.slices) zeroes_ = zeroes_ || zeroes_rows(slice.optimizer);
     }
 
+    bool may_zero_rows() const { return zeroes_; }
     // Number of parts for a batch of n.
     static size_t parts(size_t n) { return parts_of(n, 8192); }
 
-    void begin(size_t parts) {
+    // Make room for a batch of up to n positions; the other phases do not fail.
+    void begin(size_t parts, size_t n) {
         parts_.resize(std::max(parts_.size(), parts));
         num_parts_ = parts;
-        content_.changes.reserve();
+        for (size_t p = 0; p < parts; ++p) {
+            Part& own = parts_[p];
+            if (own.order.size() < 2 * n) own.order.resize(2 * n);
+            if (own.updated.size() < n) own.updated.resize(n);
+            own.sum.resize(content_.settings.dim());
+            content_.changes.reserve_fresh(n, own.fresh);
+        }
+        content_.changes.reserve(n);
     }
     void run(const uint32_t* rows, size_t n, const Gradients& gradients, size_t part) {
         Part& own = parts_[part];
-        own.order.resize(2 * n);
-        own.updated.resize(n);
-        own.sum.resize(content_.settings.dim());
-        if (frees_) own.zeroed.resize(n);
         size_t num = 0;
         uint64_t* order = kernels().sort_rows(rows, n, part, num_parts_, own.order.data(), own.order.data() + n, &num);
         const std::vector<Slice>& slices = content_.settings.slices;
@@ -44,7 +49,7 @@ class UpdateStep {
             .n = num,
             .sum = own.sum.data(),
             .updated = own.updated.data(),
-            .zeroed = frees_ ? own.zeroed.data() : nullptr,
+            .counts_zeroed = zeroes_,
             .num_zeroed = 0,
         };
         own.num_updated = kernels().update(job);
@@ -57,8 +62,8 @@ class UpdateStep {
         for (size_t p = 0; p < num_parts_; ++p) {
             content_.changes.append_updated(parts_[p].fresh);
             num_updated += parts_[p].num_updated;
+            content_.counts.freed += parts_[p].num_zeroed;
         }
-        if (frees_) free_zeroed();
         ++content_.counts.updates;
         return num_updated;
     }
@@ -68,28 +73,13 @@ class UpdateStep {
     struct Part {
         std::vector<uint64_t> order;
         std::vector<float> sum;
-        std::vector<uint32_t> updated, zeroed;
+        std::vector<uint32_t> updated;
         size_t num_updated = 0, num_zeroed = 0;
-        std::vector<std::vector<uint32_t>> fresh;  // newly flagged rows, one list per consumer
+        std::vector<Changes::Fresh> fresh;  // newly flagged rows, one list per consumer
     };
 
-    // Erase rows that their rule has brought to zero: an absent row reads the same. In the order of rows, so that the
-    // result does not depend on parts.
-    void free_zeroed() {
-        std::vector<uint32_t> zeroed;
-        for (size_t p = 0; p < num_parts_; ++p)
-            zeroed.insert(zeroed.end(), parts_[p].zeroed.data(), parts_[p].zeroed.data() + parts_[p].num_zeroed);
-        std::sort(zeroed.begin(), zeroed.end());
-        for (const uint32_t row : zeroed) {
-            const Slot slot = content_.map.find(content_.store.fid(row));
-            if (!slot || slot.row() != row) continue;
-            content_.erase_entry(slot);
-            ++content_.counts.freed;
-        }
-    }
-
     TableContent& content_;
-    bool frees_ = false;  // a rule may bring rows to zero
+    bool zeroes_ = false;  // a rule may bring rows to zero
     std::vector<Part> parts_;
     size_t num_parts_ = 1;
 };

@@ -32,6 +32,7 @@ class CoreStack:
         self._core = _core.TowerStack(shapes, _HEIGHTS[atom], bf16)
         self._topology_versions: list[int | None] = [None] * len(layers)  # of the loaded topologies
         self._frozen = False
+        self._num_loads = 0
 
     @property
     def engine(self) -> str:
@@ -44,7 +45,10 @@ class CoreStack:
         self._frozen = True
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Return the last layer's outputs, float32 (B, O); `inputs`, float32 (B, w), are concatenated."""
+        """Return the last layer's outputs, float32 (B, O); `inputs`, float32 (B, w), are concatenated.
+
+        As with torch's layers, a graph may hold several forwards, and run backward more than once if it is retained.
+        """
         parts = [part.float().contiguous() for part in inputs]
         parameters = [tensor for layer in self._layers for tensor in (_parameter(layer), _bias(layer))]
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*parts, *parameters)):
@@ -60,7 +64,7 @@ class CoreStack:
         if tape_owner is None:
             self._core.forward(arrays, outputs.numpy())
         else:
-            tape_owner.tape = self._core.forward_tape(arrays, outputs.numpy())
+            tape_owner.tape, tape_owner.load = self._core.forward_tape(arrays, outputs.numpy()), self._num_loads
         return outputs
 
     def _load(self, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
@@ -71,6 +75,7 @@ class CoreStack:
                 self._topology_versions[index] = topology_version
         values = [self._to_atoms(layer, weight.detach()).numpy() for layer, weight in zip(self._layers, weights, strict=True)]
         self._core.load(values, [bias.detach().numpy() for bias in biases])
+        self._num_loads += 1
 
     def _to_atoms(self, layer: Layer, weight: Tensor) -> Tensor:
         """Return the weights of a layer in the order of the core, (k, h)."""
@@ -94,14 +99,17 @@ class _Run(torch.autograd.Function):
     def forward(ctx: Any, stack: CoreStack, num_parts: int, *tensors: Tensor) -> Tensor:
         parts, parameters = tensors[:num_parts], tensors[num_parts:]
         ctx.stack, ctx.widths, ctx.needs = stack, [part.shape[1] for part in parts], [part.requires_grad for part in parts]
-        ctx.save_for_backward(*parts)  # the tape refers to them
+        ctx.save_for_backward(*tensors)  # the tape refers to the parts; the parameters may be loaded again
         stack._load(parameters[::2], parameters[1::2])
+        ctx.versions = list(stack._topology_versions)
         return stack._compute(parts, ctx)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         stack: CoreStack = ctx.stack
-        ctx.saved_tensors  # noqa: B018 - raises if a part has changed since forward
+        saved = ctx.saved_tensors  # raises if a part or parameter has changed since forward
+        if ctx.tape is None or ctx.load != stack._num_loads:
+            _record_again(ctx, saved)
         gradient = gradients[0].float().contiguous()
         parts = [torch.empty(len(gradient), width) if needs else None for width, needs in zip(ctx.widths, ctx.needs, strict=True)]
         height = _HEIGHTS[stack._atom]
@@ -119,6 +127,21 @@ class _Run(torch.autograd.Function):
         ctx.tape = None
         weights = [stack._from_atoms(layer, value) for layer, value in zip(stack._layers, values, strict=True)]
         return (None, None, *parts, *(tensor for pair in zip(weights, biases, strict=True) for tensor in pair))
+
+
+def _record_again(ctx: Any, saved: Sequence[Tensor]) -> None:
+    """Make the tape of a forward again, after another load or a backward.
+
+    Raises:
+        RuntimeError: the topology has changed since the forward.
+    """
+    stack: CoreStack = ctx.stack
+    num_parts = len(ctx.widths)
+    parts, parameters = saved[:num_parts], saved[num_parts:]
+    if ctx.versions != [int(layer.topology_version) if isinstance(layer, SparseLinear) else 0 for layer in stack._layers]:
+        raise RuntimeError("the topology of a sparse layer has changed between forward and backward: call forward again")
+    stack._load(parameters[::2], parameters[1::2])
+    stack._compute(parts, ctx)
 
 
 def _parameter(layer: Layer) -> Tensor:

@@ -74,6 +74,13 @@ class SparseLinear(nn.Module):
         return len(self.columns)
 
     @property
+    def num_live_weights(self) -> int:
+        """Return the number of live weights, without those of the padding."""
+        padding = self.num_blocks * self.atom_size - self.out_features if self.atom == "16x1" else 0
+        in_last_block = int(self.bounds[-1] - self.bounds[-2]) if padding else 0
+        return self.values.numel() - in_last_block * padding
+
+    @property
     def density(self) -> float:
         """Return the share of live atoms."""
         return self.num_live / self.num_atoms
@@ -168,7 +175,8 @@ class SparseLinear(nn.Module):
             if error:
                 error_msgs.append(f"{prefix.rstrip('.')}: {error}")
                 return
-            self.values = nn.Parameter(torch.empty_like(parts["values"], device=self.values.device))
+            if self.values.shape != parts["values"].shape:  # else an optimizer made before goes on with the same parameter
+                self.values = nn.Parameter(torch.empty_like(parts["values"], device=self.values.device))
             self.columns = torch.empty_like(parts["columns"], device=self.columns.device)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
 

@@ -121,7 +121,14 @@ def test_the_pooled_backward_refuses_wild_rows_before_it_changes_any_table(table
     before = [one.export_rows()[1] for one in (table, other)]
     with pytest.raises(ValueError, match="rows must be NO_ROW or below 2"):  # row 2 is one of `table`, not of `other`
         _core.pooled_backward(
-            [table.core, other.core], uint32(0, 1, wild), np.array([0, 1, 2, 2, 3]), None, [0] * 2, np.ones((2, 2 * DIM), np.float32)
+            [table.core, other.core],
+            np.array([1, 2, 1]),
+            uint32(0, 1, wild),
+            [0, 0],
+            np.array([0, 1, 2, 2, 3]),
+            None,
+            [0] * 2,
+            np.ones((2, 2 * DIM), np.float32),
         )
     for one, weights in zip((table, other), before, strict=True):
         np.testing.assert_array_equal(one.export_rows()[1], weights)
@@ -131,9 +138,9 @@ def test_the_pooled_backward_refuses_wild_rows_before_it_changes_any_table(table
 def test_offsets_must_part_the_fids_into_bags(table: EmbeddingTable, offsets: list[int]) -> None:
     pooled, rows = np.full((2, DIM), 7, np.float32), np.full(3, 7, np.uint32)
     with pytest.raises(ValueError, match="offsets"):
-        _core.pooled_forward([table.core], np.array([1, 2, 9]), np.array(offsets), None, [0], 0, True, pooled, rows)
+        _core.pooled_forward([table.core], np.array([1, 2, 9]), np.array(offsets), None, [0], 0, [True], pooled, rows)
     with pytest.raises(ValueError, match="offsets"):
-        _core.pooled_backward([table.core], uint32(0, 1, 2), np.array(offsets), None, [0], pooled)
+        _core.pooled_backward([table.core], np.array([1, 2, 9]), uint32(0, 1, 2), [0], np.array(offsets), None, [0], pooled)
     assert len(table) == 3 and (pooled == 7).all() and (rows == 7).all()
 
 

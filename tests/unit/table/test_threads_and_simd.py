@@ -108,11 +108,11 @@ def pooled(num_bags: int) -> Result:
         fids = np.minimum(generator.zipf(1.2, offsets[-1]), 60_000).astype(np.int64)
         weights = generator.normal(size=len(fids)).astype(np.float32) if step else None
         out, rows = np.empty((num_bags, 16 + 8 + 32), np.float32), np.empty(len(fids), np.uint32)
-        _core.pooled_forward(cores, fids, offsets, weights, pooling, step, True, out, rows)
+        released = _core.pooled_forward(cores, fids, offsets, weights, pooling, step, [True] * len(cores), out, rows)
         gradients = generator.normal(size=out.shape).astype(np.float32)
-        num = _core.pooled_backward(cores, rows, offsets, weights, pooling, gradients)
+        num, _ = _core.pooled_backward(cores, fids, rows, released, offsets, weights, pooling, gradients)
         looked = np.empty_like(out)
-        _core.pooled_forward(cores, fids, offsets, weights, pooling, step, False, looked, rows.copy())
+        _core.pooled_forward(cores, fids, offsets, weights, pooling, step, [False] * len(cores), looked, rows.copy())
         result |= {f"out {step}": out, f"rows {step}": rows, f"looked {step}": looked, f"num {step}": np.array(num)}
     for at, table in enumerate(tables):
         result |= {f"{name} of {at}": value for name, value in contents(table).items()}

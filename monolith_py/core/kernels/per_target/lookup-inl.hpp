@@ -53,8 +53,8 @@ template <bool kPart>
         const uint64_t hash = kPart ? hashes[begin + i] : hash_fid(fids[at]);
         const Shard& shard = map.shards[map.shard_of(hash)];
         group->at[i] = at;
-        group->first[i] = first_bucket(shard, hash);
-        group->second[i] = second_bucket(shard, hash);
+        group->first[i] = first_bucket(shard, hash, map.factors);
+        group->second[i] = second_bucket(shard, hash, map.factors);
         __builtin_prefetch(group->first[i], 0, 3);
     }
 }

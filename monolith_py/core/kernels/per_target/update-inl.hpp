@@ -68,7 +68,7 @@ uint64_t* sort_rows(const uint32_t* rows, size_t n, size_t part, size_t parts, u
     }
 }
 
-// Not inlined: else computed for every row, also where `zeroed` is null.
+// Not inlined: else computed for every row, also where it is not wanted.
 [[gnu::noinline]] bool is_zero(const float* values, uint32_t n) {
     for (uint32_t i = 0; i < n; ++i)
         if (values[i] != 0) return false;
@@ -108,9 +108,10 @@ template <uint32_t kDim, typename Step>
             }
         } while (++k < n && static_cast<uint32_t>(order[k] >> 32) == row);
         float* const w = weights + size_t{row} * dim;
+        const bool may_become_zero = job.counts_zeroed && !is_zero(w, dim);
         step(w, state + size_t{row} * state_width, sum.values());
         updated[num_updated++] = row;
-        if (job.zeroed && is_zero(w, dim)) job.zeroed[job.num_zeroed++] = row;
+        if (may_become_zero) job.num_zeroed += is_zero(w, dim);
     }
     return num_updated;
 }

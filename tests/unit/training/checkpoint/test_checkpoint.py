@@ -148,8 +148,7 @@ def test_a_checkpoint_of_another_job_or_other_settings_is_refused(
         restore_checkpoint(path, Trainer(make_job()), "other")
     with pytest.raises(CheckpointError, match="does not fit this job's model"):
         restore_checkpoint(path, Trainer(make_job(model={"tower": [4], "precision": "fp32"})), "training")
-    with pytest.raises(CheckpointError, match=r"user_id\.table.*seed expected 9, got 0"):
-        restore_checkpoint(path, Trainer(make_job(seed=9)), "training")
+    restore_checkpoint(path, Trainer(make_job(seed=9)), "training")  # start values of later rows differ, the rows do not
     with pytest.raises(CheckpointError, match=r"manifest\.json"):
         _ = Checkpoint.at(tmp_path, 99).meta
 
