@@ -46,7 +46,7 @@ from monolith_streaming.joiner.loop import JoinerLoop
 from monolith_streaming.trainer.loop import OnlineTraining
 
 # Records of one round of a topic; a tenth of as many sound ones lies between them.
-ROUND = 1_000
+ROUND = 250
 
 
 @dataclass
