@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 
 from monolith_py.clock import Clock, SystemClock
 from monolith_py.config import JobConfig, ServingConfig
+from monolith_py.data.events import EventTimeRule
 from monolith_py.data.schema import Schema
 from monolith_py.errors import ConfigError
 from monolith_py.io import Log, open_kv, open_log
@@ -69,7 +70,7 @@ def run_server(job: JobConfig) -> None:
         ranker = Ranker(job, replica, store, impressions, clock)
         follower = Follower(replica, stop)
         stack.callback(follower.close)
-        service = RankingService(ranker, replica, Schema.of(job).tasks, config, clock)
+        service = RankingService(ranker, replica, Schema.of(job).tasks, config, clock, EventTimeRule.of(job.log))
         _serve(make_server(service, config, clock), replica, config, stop, clock)
         stop.set()
         follower.raise_failure()

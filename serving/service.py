@@ -9,6 +9,7 @@ from typing import Any
 
 from monolith_py.clock import Clock
 from monolith_py.config import ServingConfig
+from monolith_py.data.events import EventTimeRule
 from monolith_py.observe.metrics import IMPRESSIONS_WITHHELD
 from monolith_py.pb import ranking_pb2 as pb
 from monolith_py.pb import ranking_pb2_grpc as pb_grpc
@@ -26,9 +27,11 @@ _NO_DEADLINE_S = 86_400.0
 class RankingService(pb_grpc.RankingServicer):  # type: ignore[misc]  # generated code has no types
     """Answers Rank from many threads."""
 
-    def __init__(self, ranker: Ranker, replica: Replica, task_names: tuple[str, ...], config: ServingConfig, clock: Clock) -> None:
+    def __init__(
+        self, ranker: Ranker, replica: Replica, task_names: tuple[str, ...], config: ServingConfig, clock: Clock, time_rule: EventTimeRule
+    ) -> None:
         self._ranker, self._replica, self._task_names = ranker, replica, task_names
-        self._config, self._clock = config, clock
+        self._config, self._clock, self._time_rule = config, clock, time_rule
 
     def Rank(self, message: pb.RankRequest, context: Any) -> pb.RankResponse:  # noqa: N802 (the name in the proto)
         """Return the scores of the request's candidates.
@@ -39,7 +42,8 @@ class RankingService(pb_grpc.RankingServicer):  # type: ignore[misc]  # generate
             NotReady, KvError, Overloaded, TimeoutError, ModelNotFinite: see `Ranker.rank`.
         """
         deadline_s = self._clock.monotonic_s() + self._time_limit_s(context)
-        request = parse_request(message, self._ranker.context_order, self._config, request_id=uuid.uuid4().hex, now_ms=self._clock.now_ms())
+        own_id, now_ms = uuid.uuid4().hex, self._clock.now_ms()
+        request = parse_request(message, self._ranker.context_order, self._config, self._time_rule, request_id=own_id, now_ms=now_ms)
         if not context.is_active():
             raise CancelledError
         ranking = self._ranker.rank(request, deadline_s, context.is_active)

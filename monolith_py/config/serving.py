@@ -51,8 +51,6 @@ class ServingConfig(Settings):
     max_fids: Count = 4096
     # Deadline of a request without one, in seconds.
     default_deadline_s: Positive = 0.2
-    # Time that a request's event time may be ahead of the replica's clock, in seconds; a later one becomes the time of that clock.
-    max_clock_skew_s: NotNegative = 60.0
     # Answer to a request whose stored features cannot be read in half of its time: scores without them, or UNAVAILABLE.
     without_features: Literal["serve", "refuse"] = "serve"
     # Threads that read stored features.

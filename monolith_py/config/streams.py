@@ -20,7 +20,8 @@ class LogConfig(Settings):
     partitions: Count = 1
     # Prefix of the topics' names, for instance "shop.".
     topic_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]*$")
-    # Most seconds that an event time may be ahead of the wall clock. Joiner and trainer put later events aside, replay leaves them out.
+    # Most seconds that an event time may be ahead of the wall clock. Rank replaces a later one by its clock, joiner and trainer put later
+    # events aside, replay leaves them out.
     max_clock_skew_s: Annotated[float, Field(ge=0)] = 300.0
 
 

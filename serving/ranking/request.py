@@ -8,6 +8,7 @@ import numpy as np
 
 from monolith_py.config import ServingConfig
 from monolith_py.data.columns import Int64Array
+from monolith_py.data.events import EventTimeRule
 from monolith_py.data.packed_rows import PackedRow
 from monolith_py.errors import WireError
 from monolith_py.io.codec import columns_from_proto
@@ -32,8 +33,12 @@ class RankInput:
     context: PackedRow
 
 
-def parse_request(message: pb.RankRequest, order: FeatureOrder, config: ServingConfig, *, request_id: str, now_ms: int) -> RankInput:
+def parse_request(
+    message: pb.RankRequest, order: FeatureOrder, config: ServingConfig, time_rule: EventTimeRule, *, request_id: str, now_ms: int
+) -> RankInput:
     """Return the request of `message`; `request_id` and `now_ms` fill empty fields, `order` is the order of context features.
+
+    `now_ms` also replaces an event time that is too far ahead of it.
 
     Raises:
         WireError: a field breaks its rule.
@@ -42,7 +47,7 @@ def parse_request(message: pb.RankRequest, order: FeatureOrder, config: ServingC
     if not 1 <= num_candidates <= config.max_candidates:
         raise WireError(f"item_ids must have 1 to {config.max_candidates} candidates, got {num_candidates}")
     _check_request_id(message.request_id)
-    time_ms = _event_time_ms(message.time_ms, config, now_ms)
+    time_ms = _event_time_ms(message.time_ms, time_rule, now_ms)
     for sparse in message.context.sparse:
         if len(sparse.fids) > config.max_fids:
             raise WireError(f"context.{sparse.name}.fids must have at most {config.max_fids} fids, got {len(sparse.fids)}")
@@ -76,7 +81,7 @@ def _check_request_id(request_id: str) -> None:
         raise WireError(f"request_id must be printable, got {request_id!r}")
 
 
-def _event_time_ms(time_ms: int, config: ServingConfig, now_ms: int) -> int:
+def _event_time_ms(time_ms: int, rule: EventTimeRule, now_ms: int) -> int:
     """Return the event time of a request: its own, or `now_ms` if it has none or one that is too far ahead.
 
     Raises:
@@ -84,7 +89,7 @@ def _event_time_ms(time_ms: int, config: ServingConfig, now_ms: int) -> int:
     """
     if time_ms and time_ms < MIN_TIME_MS:
         raise WireError(f"time_ms must be 0 or >= {MIN_TIME_MS} (milliseconds since 1970), got {time_ms}")
-    if time_ms > now_ms + config.max_clock_skew_s * 1000:
+    if time_ms > now_ms + rule.max_skew_ms:
         RANK_TIMES_REPLACED.inc()
         return now_ms
     return time_ms or now_ms

@@ -21,7 +21,7 @@ import torch
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig, parse_job
 from monolith_py.data.columns import FeatureColumns, SparseColumn
-from monolith_py.data.events import Impression
+from monolith_py.data.events import EventTimeRule, Impression
 from monolith_py.data.schema import Schema
 from monolith_py.io import MemoryKv
 from monolith_py.io.codec import decode_impression, encode_features, encode_impression
@@ -145,7 +145,7 @@ class Service:
             kv.write({f"item:{item}": encode_features(FeatureColumns(1, {"tags": column}))})
         store = FeatureStore(kv, schema, job.counters, job.serving, clock)
         ranker = Ranker(job, replica, store, self.impressions, clock)  # type: ignore[arg-type]
-        service = RankingService(ranker, replica, schema.tasks, job.serving, clock)  # type: ignore[arg-type]
+        service = RankingService(ranker, replica, schema.tasks, job.serving, clock, EventTimeRule.of(job.log))  # type: ignore[arg-type]
         interceptor = StatusInterceptor(SERVICE_NAME, CallThreads(1, "fuzz"), 1, clock)
         handler = grpc.unary_unary_rpc_method_handler(service.Rank, pb.RankRequest.FromString)
         details = type("Details", (), {"method": METHOD})

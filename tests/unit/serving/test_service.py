@@ -9,6 +9,7 @@ import pytest
 
 from monolith_py.clock import ManualClock
 from monolith_py.config import ServingConfig
+from monolith_py.data.events import EventTimeRule
 from monolith_py.data.schema import Schema
 from monolith_py.pb import ranking_pb2
 from monolith_serving.features.order import FeatureOrder
@@ -66,7 +67,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def service(ranker, clock) -> RankingService:
-    return RankingService(ranker, StaleReplica(), ("click", "like"), ServingConfig(default_deadline_s=0.75), clock)
+    return RankingService(ranker, StaleReplica(), ("click", "like"), ServingConfig(default_deadline_s=0.75), clock, EventTimeRule(60_000))
 
 
 @pytest.mark.parametrize(("remaining_s", "expected_s"), [(None, 0.75), (9.2e18, 0.75), (3.0, 3.0), (3600.0, 30.0)])

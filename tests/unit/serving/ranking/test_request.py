@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from monolith_py.config import DenseFeatureConfig, FeatureConfig, ServingConfig
+from monolith_py.data.events import EventTimeRule
 from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
 from monolith_py.observe.metrics import RANK_TIMES_REPLACED
@@ -24,8 +25,8 @@ NOW_MS = 1_700_000_000_000
 
 
 def parse(message: pb.RankRequest):
-    config = ServingConfig(max_candidates=3, max_fids=4, max_clock_skew_s=60.0)
-    return parse_request(message, ORDER, config, request_id="made", now_ms=NOW_MS)
+    config = ServingConfig(max_candidates=3, max_fids=4)
+    return parse_request(message, ORDER, config, EventTimeRule(60_000), request_id="made", now_ms=NOW_MS)
 
 
 def request(**changes) -> pb.RankRequest:
