@@ -130,13 +130,13 @@ def pooled_forward(
 def pooled_backward(
     tables: Sequence[Table],
     fids: Int64Array,  # (n,)
-    rows: UInt32Array,  # (n,) from pooled_forward; NO_ROW is written where the row was freed since
+    rows: UInt32Array,  # (n,) from pooled_forward; changed where the row was freed since
     released: Sequence[int],  # (F,) from pooled_forward
     offsets: Int64Array,
     weights: FloatArray | None,
     pooling: Sequence[int],
     gradients: FloatArray,  # (B, sum of widths), below 2^48
-) -> tuple[int, int]: ...  # rows updated; positions whose row was freed since
+) -> tuple[int, int]: ...  # rows updated; positions whose fid lost its row since
 def has_amx() -> bool: ...  # whether bf16 stacks run in AMX
 
 class TowerTape:

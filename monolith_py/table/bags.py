@@ -105,7 +105,7 @@ class EmbeddingBags(nn.Module):
 
     @property
     def rows_dropped(self) -> int:
-        """Return the number of positions in the last step whose row was freed between forward and backward: they learnt nothing."""
+        """Return the number of positions in the last step whose fid lost its row between forward and backward: they learnt nothing."""
         return self._steps.rows_dropped
 
     def forward(self, kjt: KeyedJaggedTensor, now_s: float | None = None) -> KeyedTensor:

@@ -62,7 +62,7 @@ class RowSteps:
     defers: bool
     before_step: Callable[[], None]
     rows_touched: int = 0  # updated by the last step
-    rows_dropped: int = 0  # positions of the last step whose row was freed after the look-up
+    rows_dropped: int = 0  # positions of the last step whose fid lost its row after the look-up
     _waiting: list[RowGradients] = field(default_factory=list)
     _pass: int = -1  # backward pass of what waits
 

@@ -183,14 +183,15 @@ inline void add_sources(const Batch& batch, size_t f, const uint32_t* rows, cons
     }
 }
 
-// Replace rows that were freed since the look-up by kNoRow; returns their number. A freed row may have another fid.
+// Replace rows that were freed since the look-up, and may have another fid: by the fid's row of now, or by kNoRow.
+// Returns the number of positions without a row.
 inline size_t drop_freed(const Batch& batch, size_t f, const int64_t* fids, uint32_t* rows) {
     const EmbeddingTable& table = *batch.features[f].table;
     size_t num_dropped = 0;
     for (auto i = batch.begin(f); i < batch.end(f); ++i) {
         if (rows[i] >= kCandidate || table.fid(rows[i]) == fids[i]) continue;
-        rows[i] = kNoRow;
-        ++num_dropped;
+        table.find(&fids[i], 1, &rows[i]);
+        num_dropped += rows[i] == kNoRow;
     }
     return num_dropped;
 }
