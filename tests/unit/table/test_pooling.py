@@ -154,7 +154,7 @@ def test_features_that_share_a_table_share_rows_sightings_and_memory() -> None:
     assert list(module.tables) == ["seen", "own"]
     pooled = module(make_kjt({"seen": [[1]], "liked": [[1]], "own": [[1]]}))
     assert len(module.tables["seen"]) == 1 and len(module.tables["own"]) == 0
-    assert not pooled["seen"].any() and pooled["liked"].all(), "the second sighting of the batch is the one of the second feature"
+    assert pooled["seen"].all() and torch.equal(pooled["seen"], pooled["liked"]), "the sightings of one batch count together"
     again = module(make_kjt({"seen": [[1]], "liked": [[1]], "own": [[2]]}))
     assert torch.equal(again["seen"], again["liked"])
 

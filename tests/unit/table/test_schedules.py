@@ -128,7 +128,7 @@ def test_a_rate_that_has_come_down_to_zero_takes_no_step(rule: Optimizer) -> Non
 
 @pytest.mark.parametrize("rule", [Sgd, Adagrad, Ftrl])
 def test_a_rate_that_is_no_schedule_must_be_positive(rule: type[Optimizer]) -> None:
-    with pytest.raises(ValueError, match=r"lr must be > 0, got -0\.1"):
+    with pytest.raises(ValueError, match=r"lr must be > 0 and finite, got -0\.1"):
         rule(lr=-0.1)
     assert rule(lr=Warmup(0.1, steps=1)).rate(0) == 0.1
 
@@ -136,5 +136,5 @@ def test_a_rate_that_is_no_schedule_must_be_positive(rule: type[Optimizer]) -> N
 @pytest.mark.parametrize("setting", ["weight_decay", "clip_norm"])
 @pytest.mark.parametrize("value", [-1.0, float("nan")])
 def test_decay_and_clip_must_not_be_negative(setting: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"{setting} must be >= 0, got {value}"):
+    with pytest.raises(ValueError, match=f"{setting} must be >= 0 and finite, got {value}"):
         Sgd(**{setting: value})

@@ -6,9 +6,10 @@ Longer than 300 lines: every number is recomputed from the table, and all cases 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -161,7 +162,8 @@ def test_ages_of_a_table_s_file_count_back_from_its_newest_sighting(tmp_path: Pa
     minute, hour, day = 60, 3600, 86400
     ages = [0, minute - 10, minute, 5 * minute - 10, 5 * minute, hour - 10, hour, 12 * hour, 3 * day - 10, 3 * day]
     for age_s in sorted(ages, reverse=True):
-        table.find_or_insert([age_s], NOW_S - age_s)
+        for _ in range(3):  # a time far from the last one is believed when it comes again
+            table.find_or_insert([age_s], NOW_S - age_s)
     found = inspect_checkpoint(save_table(tmp_path, table), "item")
     assert (found.meta, found.now_s) == (None, NOW_S)
     assert found.histograms is not None
@@ -176,7 +178,8 @@ def test_times_are_kept_in_the_steps_and_for_the_span_that_are_told(tmp_path: Pa
     step_s, span_s = settings.seen_step_s, settings.seen_span_s
     ages_s = (4 * span_s, span_s, span_s - step_s - 1, 1, 0)
     for place, age_s in enumerate(ages_s):
-        table.find_or_insert([place], NOW_S - age_s)
+        for _ in range(3):  # a time far from the last one is believed when it comes again
+            table.find_or_insert([place], NOW_S - age_s)
     entries = table.entries()
     seen_s = dict(zip(entries.fids.tolist(), entries.seen_s.tolist(), strict=True))
     for place in (2, 3, 4):
@@ -341,8 +344,11 @@ def test_the_document_is_json_with_times_as_numbers_and_dates(trainer: Trainer, 
 
 def test_a_number_that_json_does_not_have_is_null(tmp_path: Path) -> None:
     table = EmbeddingTable(4, Sgd(lr=1.0))
-    table.update(table.find_or_insert([7], NOW_S), np.array([[np.inf, np.nan, 0, 1]], np.float32))
+    table.find_or_insert([7], NOW_S)
     found = inspect_checkpoint(save_table(tmp_path, table), fid=7)
+    assert found.fid is not None
+    broken = replace(found.fid.slices[0], weights=[math.inf, math.nan, 0.0, 1.0])  # no table writes such a row
+    found = replace(found, fid=replace(found.fid, slices=(broken,)))
     assert document_of(found)["fid"]["slices"][0]["weights"][:2] == [None, None]  # type: ignore[index]
     assert document_of(found)["fid"]["seen"] == "2023-11-14T22:13:20+00:00"  # type: ignore[index]
 
