@@ -29,16 +29,19 @@ class BiasStart:
         self.bias, self._limit = bias, num_examples
         positives, total = _PRIOR
         self._sums = torch.tensor([0.0, total, *[positives] * len(bias)], dtype=torch.float64)  # examples, weights, positives by task
+        self._is_over = False
         self._before: tuple[Tensor, Tensor] | None = None  # sums and bias before the present batch
 
-    def add(self, labels: Tensor, weights: Tensor) -> None:
-        """Add a batch, labels (B, T) and weights (B,), and set the bias; no effect after the first `num_examples`."""
-        if self._sums[0] >= self._limit:
-            self._before = None
+    def add(self, labels: Tensor, sample_rates: Tensor) -> None:
+        """Add a batch, labels (B, T) and sample rates (B,), and set the bias; no effect after the first `num_examples`."""
+        self._before = None
+        if self._is_over:
             return
+        weights = 1.0 / sample_rates
         self._before = self._sums, self.bias.detach().clone()
         added = torch.cat((torch.tensor([len(labels)]), weights.sum().reshape(1), weights @ labels))
         self._sums = self._sums + added
+        self._is_over = bool(self._sums[0] >= self._limit)
         with torch.no_grad():
             self.bias.copy_(torch.logit(self._sums[2:] / self._sums[1]))
 
@@ -46,6 +49,7 @@ class BiasStart:
         """Take the last batch back, which was not learnt."""
         if self._before is not None:
             self._sums, bias = self._before
+            self._is_over, self._before = False, None
             with torch.no_grad():
                 self.bias.copy_(bias)
 
@@ -56,3 +60,4 @@ class BiasStart:
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Restore the result of `state`."""
         self._sums, self._before = tensors["sums"].clone(), None
+        self._is_over = bool(self._sums[0] >= self._limit)

@@ -183,16 +183,17 @@ class QualityMonitor:
 class _Counted:
     """Labels and weights of m counts: one for each of B examples, and one for each negative that a retraction takes back."""
 
-    rows: npt.NDArray[np.int64]  # (m,) of the batch
+    rows: npt.NDArray[np.int64] | None  # (m,) of the batch; None for all B in order
     labels: FloatArray  # (m, T)
     weights: FloatArray  # (m,)
 
     @staticmethod
     def of(examples: ExampleBatch, labels: FloatArray) -> _Counted:
-        rows, weights = np.arange(len(examples)), 1.0 / examples.sample_rates
+        weights = 1.0 / examples.sample_rates
         taken = np.flatnonzero(examples.kinds == ExampleKind.RETRACTION)
         if not len(taken):
-            return _Counted(rows, labels, weights)
+            return _Counted(None, labels, weights)
+        rows = np.arange(len(examples))
         taken_back = -weights[taken]
         weights[taken] = 1.0
         negatives = np.zeros((len(taken), labels.shape[1]), np.float32)
@@ -200,10 +201,13 @@ class _Counted:
 
     def add_to(self, window: QualityWindow, place: int, scores: FloatArray, of_model: npt.NDArray[np.bool_] | None = None) -> None:
         """Add the counts of task `place` with their scores, float32 (B,), where there is one; only those of `of_model`, bool (B,)."""
-        known = ~np.isnan(scores) if of_model is None else of_model & ~np.isnan(scores)
-        kept = known[self.rows]
-        if kept.any():
-            window.add(self.labels[kept, place], scores[self.rows[kept]], self.weights[kept])
+        known = np.isfinite(scores) if of_model is None else of_model & np.isfinite(scores)
+        if self.rows is not None:
+            known, scores = known[self.rows], scores[self.rows]
+        if known.all():
+            window.add(self.labels[:, place], scores, self.weights)
+        elif known.any():
+            window.add(self.labels[known, place], scores[known], self.weights[known])
 
 
 def _rows_by_source(models: Sequence[ServedModel], codes: npt.NDArray[np.int32]) -> Iterator[tuple[Source, npt.NDArray[np.bool_] | None]]:

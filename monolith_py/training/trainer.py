@@ -71,7 +71,7 @@ class Trainer:
         self.bags.now_s = watermark_ms // 1000
         if not self.model.training:
             self.model.train()
-        self.optimizer.bias_start.add(labels, 1.0 / torch.from_numpy(examples.sample_rates))
+        self.optimizer.bias_start.add(labels, torch.from_numpy(examples.sample_rates))
         try:
             pooled = self.bags(batch.sparse()).values()
             leaf = pooled.detach().requires_grad_()  # the first backward, of the dense parameters, ends here

@@ -27,7 +27,7 @@ def test_the_bias_depends_on_the_examples_and_not_on_their_batches(sizes: list[i
     weights = torch.from_numpy(generator.choice([1.0, 4.0], 300).astype(np.float32))
     start = BiasStart(torch.zeros(2), num_examples=300)
     for batch in torch.split(torch.arange(300), sizes):
-        start.add(labels[batch], weights[batch])
+        start.add(labels[batch], 1.0 / weights[batch])
     expected = ((weights @ labels + 1) / (weights.sum() + 10)).tolist()
     assert rates(start) == pytest.approx(expected, rel=1e-5)
     start.add(torch.ones(50, 2), torch.ones(50))
@@ -52,4 +52,16 @@ def test_a_batch_that_is_not_learnt_does_not_count(make_job: Callable[..., JobCo
     with pytest.raises(PoisonedBatch):
         trainer.step(poisoned)
     assert bool((trainer.optimizer.bias_start.state()["sums"] == before["sums"]).all())
+    assert bool((trainer.model.head.bias == bias).all())
+
+
+def test_a_batch_that_is_not_learnt_later_changes_no_bias(
+    make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch]
+) -> None:
+    trainer = Trainer(make_job(trainer={"checkpoint_dir": "unused", "batch_size": 32}, optimizer={"dense": {"reference_batch": 32}}))
+    trainer.step(make_examples(0))
+    before, bias = trainer.optimizer.bias_start.state()["sums"], trainer.model.head.bias.detach().clone()
+    with pytest.raises(PoisonedBatch):
+        trainer.step(replace(make_examples(1), sample_rates=np.full(32, 1e-45, np.float32)))
+    assert bool((trainer.optimizer.bias_start.state()["sums"] == before).all())
     assert bool((trainer.model.head.bias == bias).all())
