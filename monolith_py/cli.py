@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from monolith_py.config import JobConfig, load_job
+from monolith_py.config.explain import mask_url
 from monolith_py.errors import LogError, MonolithError
 from monolith_py.observe import serve_metrics, set_up_logging
 from monolith_py.process import limit_openmp_spins
@@ -26,6 +28,21 @@ app = typer.Typer(help="Real-time recommendation training.", no_args_is_help=Tru
 
 # Digits of dates such as 20220501, and of the times of today in seconds: as milliseconds both are in 1970.
 _NO_MS_DIGITS = range(8, 12)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        Console().print(f"monolith {version('monolith-py')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version_wanted: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)] = False,
+) -> None:
+    """Real-time recommendation training."""
+
+
 ConfigOption = Annotated[Path, typer.Option("--config", help="The job's TOML file.", exists=True, dir_okay=False)]
 StopAtEndOption = Annotated[bool, typer.Option("--stop-at-end", help="Stop at the present end of the log.")]
 
@@ -34,7 +51,18 @@ StopAtEndOption = Annotated[bool, typer.Option("--stop-at-end", help="Stop at th
 def check_config(config: ConfigOption) -> None:
     """Check the job's settings and print them, defaults included, as JSON."""
     with _errors_to_exit():
-        Console().print_json(load_job(config).model_dump_json())
+        job = load_job(config).model_dump(mode="json")
+        for store in ("log", "kv"):
+            job[store]["url"] = mask_url(job[store]["url"])
+        Console().print_json(data=job)
+
+
+@app.command()
+def settings() -> None:
+    """Print all settings of a job as commented TOML: meaning, range and default of each."""
+    from monolith_py.config.reference import settings_reference
+
+    sys.stdout.write(settings_reference(JobConfig))
 
 
 @app.command()
@@ -67,14 +95,22 @@ def join(
 
 
 @app.command()
-def train(config: ConfigOption, stop_at_end: StopAtEndOption = False) -> None:
+def train(
+    config: ConfigOption,
+    stop_at_end: StopAtEndOption = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start a new model although the log holds updates of an older one.")] = False,
+    reset_table: Annotated[
+        list[str] | None, typer.Option("--reset-table", help="Start this feature's table anew in place of restoring it. May be repeated.")
+    ] = None,
+) -> None:
     """Run the trainer: learn from examples and publish rows and dense parameters to the replicas."""
     limit_openmp_spins()
     from monolith_streaming.trainer.process import run_trainer
+    from monolith_streaming.trainer.start import StartOptions
 
     job = _start(config, "trainer")
     with _errors_to_exit():
-        run_trainer(job, stop_at_end=stop_at_end)
+        run_trainer(job, stop_at_end=stop_at_end, options=StartOptions(fresh, tuple(reset_table or ())))
 
 
 @app.command()

@@ -52,6 +52,7 @@ TRAINS = (
     "monolith_streaming.trainer.learner",
     "monolith_streaming.trainer.loop",
     "monolith_streaming.trainer.process",
+    "monolith_streaming.trainer.start",
 )
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from monolith_py.config.fields import Count, Name, NotNegative, Positive, Settings
+from monolith_py.config.fields import Bytes, Name, Positive, Settings, WholeSeconds, Width
 
 
 class FeatureConfig(Settings):
@@ -23,23 +23,23 @@ class FeatureConfig(Settings):
     # Distribution of the start values of a row.
     initializer: Literal["zeros", "constant", "uniform", "normal", "xavier"] = "uniform"
     # Value of "constant", half the width of "uniform", standard deviation of "normal", gain of "xavier".
-    init_scale: NotNegative = 0.01
+    init_scale: Annotated[float, Field(ge=0, le=1e6)] = 0.01
     # Sightings of a fid before it gets a row.
     admit_after: Annotated[int, Field(ge=1, le=65535)] = 1
     # Method of counting sightings; `monolith_py.table.Admission` describes each.
     admission: Literal["count", "sketch", "proportional", "geometric"] = "count"
     # Memory of the counts of admission = "sketch", in bytes; 4 MiB if left out.
-    sketch_bytes: Annotated[int, Field(ge=64)] | None = None
+    sketch_bytes: Annotated[int, Field(ge=64, le=1 << 40)] | None = None
     # Window of the counts of admission = "sketch", in seconds of event time; a day if left out.
-    sketch_window_s: Count | None = None
+    sketch_window_s: WholeSeconds | None = None
     # Time to live of a row after its last sighting, in seconds of event time; without it rows do not expire.
-    ttl_s: Count | None = None
+    ttl_s: WholeSeconds | None = None
     # Memory limit of the table's rows in bytes, kept by eviction; without it the table grows without limit.
-    budget_bytes: Count | None = None
+    budget_bytes: Bytes | None = None
     # Eviction order under the budget: least recently seen, least often seen, or lowest score.
     eviction: Literal["lru", "lfu", "score"] = "score"
     # Half-life of the score, in seconds of event time since the last sighting.
-    half_life_s: Count = 86_400
+    half_life_s: WholeSeconds = 86_400
 
     @model_validator(mode="after")
     def _check_what_has_no_effect(self) -> FeatureConfig:
@@ -50,7 +50,7 @@ class FeatureConfig(Settings):
             ("eviction = 'score'", ("half_life_s",) if self.eviction != "score" else ()),
         ):
             for name in names:
-                if getattr(self, name) != type(self).model_fields[name].default:
+                if not self.is_default(name):
                     raise ValueError(f"features.{self.name}.{name} must come with {needs}, got {getattr(self, name)!r} without")
         return self
 
@@ -63,7 +63,7 @@ class DenseFeatureConfig(Settings):
     # Origin of its values: stored features of the user or item, or the context of the request ("counter": reserved for `counters.keys`).
     source: Literal["user", "item", "context", "counter"]
     # Number of values.
-    dim: Count = 1
+    dim: Width = 1
 
 
 class CounterConfig(Settings):
@@ -78,6 +78,12 @@ class CounterConfig(Settings):
     # Rate of a fid without examples.
     prior_rate: Annotated[float, Field(gt=0, lt=1)] = 0.3
 
+    @model_validator(mode="after")
+    def _check_keys(self) -> CounterConfig:
+        if self.enabled and not self.keys:
+            raise ValueError("counters.keys must name a feature with counters.enabled, got ()")
+        return self
+
 
 class TaskConfig(Settings):
     """One binary label."""
@@ -85,6 +91,6 @@ class TaskConfig(Settings):
     # Name of the task, in examples, scores and metrics.
     name: Name
     # Kind of action that makes the label 1.
-    action: str = Field(min_length=1)
+    action: str = Field(min_length=1, max_length=128)
     # Factor of the task's loss.
     weight: Positive = 1.0

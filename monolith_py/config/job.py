@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
+from monolith_py.config.explain import explain
 from monolith_py.config.features import CounterConfig, DenseFeatureConfig, FeatureConfig, TaskConfig
 from monolith_py.config.fields import Name, Settings
 from monolith_py.config.model import ModelConfig
@@ -36,7 +37,8 @@ class JobConfig(Settings):
     features: Annotated[tuple[FeatureConfig, ...], Field(min_length=1)]
     dense_features: tuple[DenseFeatureConfig, ...] = ()
     counters: CounterConfig = CounterConfig()
-    tasks: Annotated[tuple[TaskConfig, ...], Field(min_length=1)]
+    # At most as many as an impression has label bits.
+    tasks: Annotated[tuple[TaskConfig, ...], Field(min_length=1, max_length=64)]
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     joiner: JoinerConfig = JoinerConfig()
@@ -67,9 +69,24 @@ class JobConfig(Settings):
         stray = sorted(feature.name for feature in self.dense_features if feature.source == "counter")
         if stray:
             raise ValueError(f"dense_features.source must be user, item or context: counter features come from counters.keys, got {stray}")
+        if self.model.bottom and not (self.dense_features or self.counters.enabled):
+            raise ValueError(f"model.bottom must come with dense features, got {list(self.model.bottom)} without")
         unknown = sorted(set(self.counters.keys) - {feature.name for feature in self.features})
         if unknown:
             raise ValueError(f"counters.keys must name features, got {unknown}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_ports(self) -> JobConfig:
+        """Refuse a port used twice: processes of a job may run on one machine."""
+        users: dict[int, str] = {}
+        ports = {"serving.port": self.serving.port}
+        ports |= {f"observe.{role}_port": getattr(self.observe, f"{role}_port") for role in ("joiner", "trainer", "serving")}
+        for field, port in ports.items():
+            if port in users:
+                raise ValueError(f"{field} must differ from {users[port]}, got {port} for both")
+            if port:
+                users[port] = field
         return self
 
 
@@ -82,7 +99,7 @@ def parse_job(settings: Mapping[str, Any]) -> JobConfig:
     try:
         return JobConfig.model_validate(_lists_to_tuples(settings))
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(one) for one in error.errors() if not _follows(one))) from None
+        raise ConfigError("\n".join(explain(one, settings, JobConfig) for one in error.errors() if not _follows(one))) from None
 
 
 def load_job(path: str | Path) -> JobConfig:
@@ -113,17 +130,3 @@ def _lists_to_tuples(value: Any) -> Any:
 def _follows(error: Any) -> bool:
     """Return whether an array is only too short because its invalid items, reported by other errors, were left out."""
     return error["type"] == "too_short" and bool(error["input"])
-
-
-def _explain(error: Any) -> str:
-    field = ".".join(str(part) for part in error["loc"]) or "job"
-    if error["type"] == "extra_forbidden":
-        return f"{field} is not a setting, got {error['input']!r}"
-    if error["type"] == "renamed":
-        renamed = error["ctx"]["renamed"].items()
-        return "\n".join(f"{field}.{old} is not a setting any more: it is now {field}.{new}" for old, new in renamed)
-    if error["type"] == "missing":
-        return f"{field} is required"
-    if error["type"] == "value_error":
-        return str(error["ctx"]["error"])
-    return f"{field}: {error['msg']}, got {error['input']!r}"

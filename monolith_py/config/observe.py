@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
-
-from monolith_py.config.fields import Settings
+from monolith_py.config.fields import Port, Settings
 
 
 class ObserveConfig(Settings):
@@ -15,8 +13,8 @@ class ObserveConfig(Settings):
     # Least level of log lines on standard error.
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     # Port of the joiner's Prometheus metrics; 0 turns them off.
-    joiner_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    joiner_port: Port = 0
     # Port of the trainer's Prometheus metrics; 0 turns them off.
-    trainer_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    trainer_port: Port = 0
     # Port of a replica's Prometheus metrics; 0 turns them off.
-    serving_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    serving_port: Port = 0

@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from monolith_py.config.fields import Count, NotNegative, Positive, Settings, Share
+
+# Settings of the rules in monolith_py.table.optimizers, beside those of all rules.
+_OF_ALL = ("lr", "weight_decay", "clip_norm")
+_OF_KIND = {
+    "sgd": (),
+    "momentum": ("momentum", "nesterov"),
+    "adagrad": ("eps", "initial_accumulator"),
+    "rowwise_adagrad": ("eps", "initial_accumulator"),
+    "adadelta": ("rho", "eps"),
+    "rmsprop": ("rho", "eps"),
+    "adam": ("beta1", "beta2", "eps"),
+    "amsgrad": ("beta1", "beta2", "eps"),
+    "adamw": ("beta1", "beta2", "eps"),
+    "ftrl": ("initial_accumulator", "l1", "l2", "beta"),
+    "group_adagrad": ("eps", "initial_accumulator", "l2"),
+    "group_ftrl": ("initial_accumulator", "beta", "l1", "l2"),
+}
+# Defaults of the rules whose sum divides a step.
+_FTRL_DEFAULTS: dict[str, dict[str, float]] = {
+    "ftrl": {"initial_accumulator": 0.01, "beta": 0.0, "l2": 0.0},
+    "group_ftrl": {"initial_accumulator": 0.0, "beta": 1.0},
+}
 
 
 class SparseOptimizerConfig(Settings):
@@ -59,6 +81,19 @@ class SparseOptimizerConfig(Settings):
     # Smoothing of the learning rate of ftrl and group_ftrl.
     beta: NotNegative | None = None
 
+    @model_validator(mode="after")
+    def _check_what_has_no_effect(self) -> SparseOptimizerConfig:
+        for name in self.model_fields_set - {"kind", *_OF_ALL, *_OF_KIND[self.kind]}:
+            if getattr(self, name) is not None:
+                kinds = [kind for kind, names in _OF_KIND.items() if name in names]
+                needs = f"kind = {', '.join(repr(kind) for kind in kinds)}"
+                raise ValueError(f"optimizer.sparse.{name} must come with {needs}, got {getattr(self, name)!r} with {self.kind!r}")
+        if self.kind in _FTRL_DEFAULTS:
+            addends = {name: getattr(self, name) for name in _FTRL_DEFAULTS[self.kind]}
+            if not any(_FTRL_DEFAULTS[self.kind][name] if value is None else value for name, value in addends.items()):
+                raise ValueError(f"optimizer.sparse.beta or initial_accumulator must be > 0 with {self.kind!r}, got 0 for both")
+        return self
+
     def for_features(self, num_features: int) -> SparseOptimizerConfig:
         """Return the settings of a job with so many sparse features, with the defaults of a job's adagrad filled in.
 
@@ -86,9 +121,9 @@ class DenseOptimizerConfig(Settings):
     # Examples of a step at which `lr` applies; gradients of smaller batches are summed up to this number.
     reference_batch: Count = 256
     # Decay of the first moment of adam.
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta1: Share = 0.9
     # Decay of the second moment of adam.
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    beta2: Share = 0.999
     # Constant added to the denominator of a step of adam and adagrad.
     eps: Positive = 1e-8
     # Highest norm of the mean gradient over all dense parameters; no clipping if left out.
@@ -96,10 +131,13 @@ class DenseOptimizerConfig(Settings):
 
     @model_validator(mode="after")
     def _check_what_has_no_effect(self) -> DenseOptimizerConfig:
-        idle = {"adam": (), "adagrad": ("beta1", "beta2"), "sgd": ("beta1", "beta2", "eps")}[self.kind]
-        for name in idle:
-            if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"optimizer.dense.{name} must come with kind = 'adam', got {getattr(self, name)!r} without")
+        for needs, names, there in (
+            ("kind = 'adam'", ("beta1", "beta2"), self.kind == "adam"),
+            ("kind = 'adam' or 'adagrad'", ("eps",), self.kind != "sgd"),
+        ):
+            for name in names:
+                if not there and not self.is_default(name):
+                    raise ValueError(f"optimizer.dense.{name} must come with {needs}, got {getattr(self, name)!r} without")
         return self
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from monolith_py.config.fields import Count, Name, NotNegative, Positive, Settings
+from monolith_py.config.fields import Count, FilePath, Name, Port, Seconds, SecondsOrZero, Settings, Threads
 
 
 class ServingConfig(Settings):
@@ -22,9 +22,9 @@ class ServingConfig(Settings):
     # Arm of an experiment that this replica serves, in its impressions and in the figures of served quality.
     arm: Name = "live"
     # Address that the gRPC server listens on.
-    host: str = "127.0.0.1"
+    host: FilePath = "127.0.0.1"
     # Port of the gRPC server; 0 takes a free one.
-    port: Annotated[int, Field(ge=0, le=65535)] = 50051
+    port: Port = 50051
     # Apply updates from the log; false keeps the replica at its first checkpoint, unless follow_checkpoints is set.
     follow_updates: bool = True
     # Load each newer checkpoint of the trainer, in place of updates: a refresh in batches. Needs follow_updates = false.
@@ -38,7 +38,7 @@ class ServingConfig(Settings):
     # Most bytes of impressions that wait for the log; further ones are counted as lost.
     impression_queue_bytes: Count = 64 << 20
     # Requests handled at the same time; each takes a thread.
-    grpc_threads: Count = 16
+    grpc_threads: Annotated[int, Field(ge=1, le=1024)] = 16
     # Most requests that wait for one of these threads; a further one is refused with RESOURCE_EXHAUSTED.
     max_waiting_requests: Count = 1000
     # Largest request, in bytes; gRPC refuses a larger one with RESOURCE_EXHAUSTED.
@@ -50,32 +50,40 @@ class ServingConfig(Settings):
     # Most fids of one feature: a request with more is refused, stored features with more are ignored.
     max_fids: Count = 4096
     # Deadline of a request without one, in seconds.
-    default_deadline_s: Positive = 0.2
+    default_deadline_s: Seconds = 0.2
     # Answer to a request whose stored features cannot be read in half of its time: scores without them, or UNAVAILABLE.
     without_features: Literal["serve", "refuse"] = "serve"
     # Threads that read stored features.
-    feature_threads: Count = 4
+    feature_threads: Annotated[int, Field(ge=1, le=1024)] = 4
     # Time that stored features of users and items stay in the replica's cache, in seconds; 0 turns the cache off.
-    feature_cache_s: Annotated[float, Field(ge=0)] = 30.0
+    feature_cache_s: SecondsOrZero = 30.0
     # Most users and items in that cache.
     feature_cache_entries: Count = 200_000
     # Threads of torch; 0 takes all cores.
-    num_threads: Annotated[int, Field(ge=0)] = 1
+    num_threads: Threads = 1
     # Device of rows and model; "auto" takes a CUDA device if there is one.
     device: Literal["auto", "cpu", "cuda"] = "auto"
     # Interval of looking for a checkpoint while the replica needs one or follows them, in seconds.
-    checkpoint_poll_s: Positive = 0.5
+    checkpoint_poll_s: Seconds = 0.5
     # Age of the newest delta, in seconds, above which the service reports NOT_SERVING; 0 turns this off.
-    max_staleness_s: Annotated[float, Field(ge=0)] = 0.0
+    max_staleness_s: SecondsOrZero = 0.0
     # Time in which the process goes on answering after a stop signal, while its health is NOT_SERVING, in seconds.
-    drain_s: NotNegative = 1.0
+    drain_s: SecondsOrZero = 1.0
     # File that gets a line "time_ms age_s rows" for each training step once its rows are used in scores.
-    freshness_log: str | None = None
+    freshness_log: FilePath | None = None
     # File that gets the port once the replica can rank.
-    port_file: str | None = None
+    port_file: FilePath | None = None
 
     @model_validator(mode="after")
     def _check_across_settings(self) -> ServingConfig:
+        for needs, names, there in (
+            ("feature_cache_s above 0", ("feature_cache_entries",), self.feature_cache_s > 0),
+            ("follow_updates = true", ("freshness_log",), self.follow_updates),
+            ("follow_updates or follow_checkpoints", ("max_staleness_s",), self.follow_updates or self.follow_checkpoints),
+        ):
+            for name in names:
+                if not there and not self.is_default(name):
+                    raise ValueError(f"serving.{name} must come with {needs}, got {getattr(self, name)!r} without")
         if self.follow_checkpoints and self.follow_updates:
             raise ValueError("serving.follow_checkpoints must come with follow_updates = false, got follow_updates = true")
         if self.max_impression_bytes > self.impression_queue_bytes:

@@ -6,23 +6,48 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
-from monolith_py.config.fields import Count, Positive, Settings
+from monolith_py.config.fields import Count, FilePath, Seconds, SecondsOrZero, Settings, rule_error
+
+# Host or IPv6 address, with an optional port.
+_SERVER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/@?#\[\]]+)(:(?P<port>[0-9]{1,5}))?")
+
+
+def _is_server(text: str) -> bool:
+    server = _SERVER.fullmatch(text)
+    return server is not None and 0 < int(server["port"] or 1) < 65536
+
+
+def _check_log_url(url: str) -> str:
+    servers = url.removeprefix("kafka://").removesuffix("/").split(",")
+    if url.startswith("kafka://") and not all(map(_is_server, servers)):
+        raise rule_error("be kafka://host:port[,host:port]")
+    return url
+
+
+def _check_kv_url(url: str) -> str:
+    if not re.match("rediss?://", url):
+        return url
+    _, _, address = url.partition("//")[2].rpartition("@")
+    server, _, database = address.partition("?")[0].partition("/")
+    if not (_is_server(server) and re.fullmatch("[0-9]*", database)):
+        raise rule_error("be redis://host:port/db, with a number as db")
+    return url
 
 
 class LogConfig(Settings):
     """The log that holds all topics of a job."""
 
     # `sqlite:///FOLDER` (relative to the working directory; a fourth slash makes it absolute) or `kafka://host:port[,host:port]`.
-    url: str = Field(pattern=r"^(sqlite:///.+|kafka://.+)$")
+    url: Annotated[FilePath, Field(pattern=r"^(sqlite:///.+|kafka://.+)$"), AfterValidator(_check_log_url)]
     # Partitions of the topics of impressions, actions and examples; the other topics have one.
-    partitions: Count = 1
+    partitions: Annotated[int, Field(ge=1, le=10_000)] = 1
     # Prefix of the topics' names, for instance "shop.".
-    topic_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]*$")
+    topic_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]*$", max_length=200)
     # Most seconds that an event time may be ahead of the wall clock. Rank replaces a later one by its clock, joiner and trainer put later
     # events aside, replay leaves them out.
-    max_clock_skew_s: Annotated[float, Field(ge=0)] = 300.0
+    max_clock_skew_s: SecondsOrZero = 300.0
 
 
 class KvConfig(Settings):
@@ -30,7 +55,7 @@ class KvConfig(Settings):
 
     # `memory:`, `sqlite:///FILE` (a fourth slash makes it absolute), `redis://host:port/db`, `rediss://host:port/db` or `unix://path`.
     # Without a password: the environment variable MONOLITH_KV_PASSWORD gives it.
-    url: str
+    url: FilePath
 
     @field_validator("url")
     @classmethod
@@ -41,7 +66,7 @@ class KvConfig(Settings):
             raise ValueError(f"kv.url must be memory: or begin with sqlite:///, redis://, rediss:// or unix://, got scheme {scheme[:20]!r}")
         if not url.startswith("sqlite:") and re.search(r"//[^/]*:.*@|[?&](password|username)=", url) is not None:
             raise ValueError("kv.url must hold no password, got one: set the environment variable MONOLITH_KV_PASSWORD")
-        return url
+        return _check_kv_url(url)
 
 
 class JoinerConfig(Settings):
@@ -55,7 +80,7 @@ class JoinerConfig(Settings):
     }
 
     # Time that an impression waits for its actions, in seconds.
-    window_s: Positive = 600.0
+    window_s: Seconds = 600.0
     # Unit of emission: each candidate once its labels are known, or all candidates of a request once those of the last are. "candidate"
     # learns a click on a list up to `window_s` sooner, but before the list's negatives: predictions come out too high.
     emit: Literal["candidate", "request"] = "request"
@@ -66,16 +91,16 @@ class JoinerConfig(Settings):
     # Effect of an action after its impression was emitted: a RETRACTION example, or none.
     late: Literal["retract", "drop"] = "retract"
     # Time after the window that an emitted impression is kept for late actions, in seconds.
-    allowed_lateness_s: Annotated[float, Field(ge=0)] = 3600.0
+    allowed_lateness_s: SecondsOrZero = 3600.0
     # Share of the examples without a positive label that is kept; the trainer weights their loss by its inverse.
-    negative_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    negative_rate: Annotated[float, Field(ge=1e-6, le=1)] = 1.0
     # Most seconds by which event times may be out of order, between topics and within one.
-    max_out_of_orderness_s: Annotated[float, Field(ge=0)] = 5.0
+    max_out_of_orderness_s: SecondsOrZero = 5.0
     # Wall-clock seconds without a new record, after which the watermark advances with the wall clock.
-    idle_timeout_s: Positive = 5.0
+    idle_timeout_s: Seconds = 5.0
     # Most records in one read of a topic's partition, and in one commit.
     max_records: Count = 2000
     # Most examples in a record of topic `examples`.
     examples_per_record: Annotated[int, Field(ge=1, le=4096)] = 256
     # Wall-clock seconds after which a record with fewer examples is written.
-    linger_s: Annotated[float, Field(ge=0)] = 0.1
+    linger_s: SecondsOrZero = 0.1

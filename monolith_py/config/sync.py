@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from monolith_py.config.fields import Count, Positive, Settings
+from monolith_py.config.fields import Count, Seconds, Settings
 
 
 class SyncConfig(Settings):
@@ -16,9 +16,9 @@ class SyncConfig(Settings):
     }
 
     # Wall-clock seconds between publications of changed rows.
-    sparse_interval_s: Positive = 1.0
+    sparse_interval_s: Seconds = 1.0
     # Wall-clock seconds between publications of the dense parameters.
-    dense_interval_s: Positive = 5.0
+    dense_interval_s: Seconds = 5.0
     # Encoding of rows in deltas and in a replica's memory.
     encoding: Literal["fp32", "fp16", "int8"] = "fp16"
     # Encoding of dense parameters; the topology of sparse layers is always exact.

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from pydantic import Field
-
-from monolith_py.config.fields import Count, Positive, Settings
+from monolith_py.config.fields import Count, FilePath, Seconds, SecondsOrZero, Settings, Threads
 
 
 class TrainerConfig(Settings):
@@ -20,16 +18,16 @@ class TrainerConfig(Settings):
     # Examples of a training step.
     batch_size: Count = 256
     # Wall-clock seconds after which a smaller batch is trained.
-    linger_s: Annotated[float, Field(ge=0)] = 0.1
+    linger_s: SecondsOrZero = 0.1
     # Folder of the job's checkpoints, read by the replicas too.
-    checkpoint_dir: str = Field(min_length=1)
+    checkpoint_dir: FilePath
     # Wall-clock seconds between checkpoints.
-    checkpoint_interval_s: Positive = 60.0
+    checkpoint_interval_s: Seconds = 60.0
     # Number of checkpoints kept; older ones are deleted.
     checkpoints_kept: Count = 3
     # Wall-clock seconds between two lines of the log with the figures of quality, which also renew the gauges.
-    report_interval_s: Positive = 5.0
+    report_interval_s: Seconds = 5.0
     # Event-time seconds between evictions of expired rows.
-    evict_interval_s: Positive = 3600.0
+    evict_interval_s: Seconds = 3600.0
     # Threads of the tables and of torch; 0 takes all cores.
-    num_threads: Annotated[int, Field(ge=0)] = 0
+    num_threads: Threads = 0

@@ -63,6 +63,7 @@ class PublishedModel:
 
     tables: Mapping[str, TouchedRows]
     dense: Callable[[], Mapping[str, Tensor]]  # returns copies of the dense tensors
+    identity: int = 0  # `Layout.identity`: replicas of another one refuse the dense parameters
 
 
 class Publisher:
@@ -140,7 +141,7 @@ class Publisher:
         """Return the dense part of the next publication, and start the next dense interval."""
         base, has_learnt = self._base, self._has_learnt
         if base is None or has_learnt:
-            self._base = DenseState.of(self._model.dense())
+            self._base = DenseState.of(self._model.dense(), self._model.identity)
         assert self._base is not None
         self._has_learnt = False
         self._dense_due_s = self._clock.monotonic_s() + self._config.dense_interval_s

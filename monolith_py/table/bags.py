@@ -19,7 +19,7 @@ from monolith_py.config import SparseOptimizerConfig
 from monolith_py.data.schema import Schema
 from monolith_py.table import bags_saving
 from monolith_py.table.embedding_table import EmbeddingTable
-from monolith_py.table.feature import Feature, feature_from
+from monolith_py.table.feature import Feature, feature_from, table_seed
 from monolith_py.table.optimizers import Optimizer, optimizer_from
 from monolith_py.table.pooled_lookup import Lookup, PooledLookup, RowSteps
 from monolith_py.table.saving import TableSaving, table_file
@@ -69,7 +69,7 @@ class EmbeddingBags(nn.Module):
             raise ValueError(f"features must be at least one, of different names, got {names}")
         self.features = tuple(features)
         self._now_s: int | None = None
-        self._optimizer, self._seeds = optimizer, {feature.name: seed + index for index, feature in enumerate(features)}
+        self._optimizer, self._seeds = optimizer, {feature.name: table_seed(seed, feature.name) for feature in features}
         self.tables = {feature.name: self._make_table(feature) for feature in features if feature.table is None}
         for feature in features:
             if feature.table is not None and feature.table not in self.tables:

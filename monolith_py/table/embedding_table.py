@@ -244,7 +244,8 @@ class EmbeddingTable:
     def restore_from(self, path: str | Path, share: tuple[int, int] = (0, 1)) -> None:
         """Restore this table from a snapshot of equal layout: an empty table from a base, its parent's content from an increment.
 
-        Slices must be equal in names, dims and optimizers; all other settings may differ. `share` (k, n) restores the k-th of n shares of
+        Slices must be equal in names and dims; all other settings may differ. The state of another optimizer starts anew. Times of
+        sightings keep the resolution of the saved table: a thousandth of its `ttl_s`. `share` (k, n) restores the k-th of n shares of
         the fids, so that n tables, also of several processes, can divide one snapshot.
 
         Raises:

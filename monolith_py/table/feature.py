@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import blake2b
 
 from monolith_py.config import FeatureConfig
 from monolith_py.table.admission import EXACT_COUNT, Admission, MemoryBudget
@@ -56,6 +57,15 @@ class Feature:
             budget=self.budget,
             seed=seed,
         )
+
+
+def table_seed(seed: int, name: str) -> int:
+    """Return the seed of the table `name` in a model of `seed`, in [0, 2^64): other tables have no part in it.
+
+    >>> table_seed(1, "user_id") - table_seed(0, "user_id")
+    1
+    """
+    return (seed + int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")) % (1 << 64)
 
 
 def feature_from(config: FeatureConfig, optimizer: Optimizer, encoding: Encoding) -> Feature:

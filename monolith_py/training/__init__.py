@@ -1,6 +1,12 @@
 """Online training: the step, its loss and metrics, checkpoints and their inspection."""
 
-from monolith_py.training.checkpoint import Checkpoint, CheckpointMeta, CheckpointSaving, restore_checkpoint, save_checkpoint
+from monolith_py.training.checkpoint import (
+    Checkpoint,
+    CheckpointMeta,
+    CheckpointSaving,
+    restore_checkpoint,
+    save_checkpoint,
+)
 from monolith_py.training.inspection import Inspection, inspect_checkpoint
 from monolith_py.training.loss import TaskLoss
 from monolith_py.training.metrics import auc, calibration, label_rate, logloss, normalized_entropy, per_impression_auc

@@ -14,6 +14,7 @@ from torch import Tensor
 
 # Positives and examples counted before the first one: an unknown rate is 0.1.
 _PRIOR = (1.0, 10.0)
+UNKNOWN_RATE = _PRIOR[0] / _PRIOR[1]
 
 
 class BiasStart:

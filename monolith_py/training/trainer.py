@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 from monolith_py.config import JobConfig
 from monolith_py.data.columns import FloatArray
 from monolith_py.data.examples import ExampleBatch
+from monolith_py.data.layout import Layout
 from monolith_py.data.schema import Schema
 from monolith_py.errors import PoisonedBatch, WireError
 from monolith_py.model import RankModel, build_model
@@ -45,7 +48,11 @@ class Trainer:
         dense = job.optimizer.dense
         # Batches of one size: with steps of several sizes Adam would weigh the examples of small ones more.
         examples_per_step = max(job.trainer.batch_size, dense.reference_batch)
-        self.optimizer = DenseOptimizer(self.model, dense, job.model.sparsity, job.seed, examples_per_step)
+        self._new_optimizer = partial(DenseOptimizer, self.model, dense, job.model.sparsity, job.seed, examples_per_step)
+        self.optimizer = self._new_optimizer()
+        self.layout = Layout.of(job)
+        # Of the model, for its checkpoints.
+        self.settings: dict[str, Any] = job.model_dump(mode="json", include={"seed", "features", "tasks", "model", "optimizer"})
         self.num_examples = 0
         self.num_batches = 0
         self.watermark_ms = 0
@@ -93,6 +100,10 @@ class Trainer:
     def export_dense(self) -> dict[str, Tensor]:
         """Return copies of the dense parameters by name, those that replicas need beside the rows."""
         return {name: value.detach().clone().contiguous() for name, value in self.model.state_dict().items()}
+
+    def restart_optimizer(self) -> None:
+        """Start the optimizer of the dense parameters anew, from their current values and topology."""
+        self.optimizer = self._new_optimizer()
 
     def resume(self, *, num_batches: int, num_examples: int, watermark_ms: int) -> None:
         """Set the counts to those of a checkpoint; call after restoring tables, model and optimizer."""

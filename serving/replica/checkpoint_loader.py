@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from monolith_py.config import JobConfig
+from monolith_py.data.layout import Layout
 from monolith_py.data.schema import Schema
 from monolith_py.errors import CheckpointError, ModelNotFinite, WireError
 from monolith_py.model import build_model
@@ -41,6 +42,7 @@ class CheckpointLoader:
         self._schema = Schema.of(job)
         self._directory = Path(job.trainer.checkpoint_dir)
         self._loaded: tuple[Checkpoint, int] | None = None  # and when it was saved
+        self._refusal = ""  # logged last
 
     def load_newest(self) -> LoadedCheckpoint | None:
         """Return the newest intact checkpoint; None if there is none, it cannot be read, or it is the one returned last."""
@@ -50,8 +52,11 @@ class CheckpointLoader:
                 return None
             loaded = LoadedCheckpoint(checkpoint, self._restore(checkpoint), checkpoint.meta.updates_offset)
         except CheckpointError as error:
-            _logger.warning("checkpoint not loaded, will try again: %s", error)
+            if str(error) != self._refusal:  # a job that has changed may wait long for a checkpoint of its own
+                _logger.warning("checkpoint not loaded, will try again: %s", error)
+            self._refusal = str(error)
             return None
+        self._refusal = ""
         self._loaded = (checkpoint, checkpoint.meta.saved_ms)
         return loaded
 
@@ -75,6 +80,9 @@ class CheckpointLoader:
         meta = checkpoint.meta
         if meta.job != self._job.name:
             raise CheckpointError(f"{checkpoint}: job must be {self._job.name!r}, got {meta.job!r}")
+        layout = Layout.of(self._job)
+        if difference := layout.difference(checkpoint.model.layout):
+            raise CheckpointError(f"{checkpoint}: is of a job with another layout: {difference}")
         encoding = RowEncoding(self._job.sync.encoding)
         table = ReplicaTable(self._schema.features, encoding, self._device)
         model = build_model(self._schema, self._job.model, self._job.seed).to(self._device)
@@ -85,7 +93,7 @@ class CheckpointLoader:
                 for start in range(0, len(fids), _ROWS_AT_ONCE):
                     chunk = slice(start, start + _ROWS_AT_ONCE)
                     table.assign(name, fids[chunk], pack_rows(weights[chunk], encoding), encoding)
-            dense = DenseState.of(checkpoint.dense())
+            dense = DenseState.of(checkpoint.dense(), layout.identity(meta.model_id))
             model = with_weights(model, dense.tensors)
         except (ValueError, WireError, ModelNotFinite) as error:
             raise CheckpointError(f"{checkpoint}: {error}") from None

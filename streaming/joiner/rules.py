@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from monolith_py.config import JobConfig
 from monolith_py.data.events import Action
 from monolith_py.data.examples import ExampleKind
-from monolith_py.errors import ConfigError
 from monolith_streaming.joiner.request import Emission, LateAction, Outcome, Reason, Request, SeenAction, Status
 from monolith_streaming.joiner.sampling import is_kept
 
@@ -55,13 +54,8 @@ class Rules:
 
     @staticmethod
     def of(job: JobConfig) -> Rules:
-        """Return the rules of `job`.
-
-        Raises:
-            ConfigError: there are more tasks than a candidate has label bits.
-        """
-        if len(job.tasks) > MAX_TASKS:
-            raise ConfigError(f"tasks must be at most {MAX_TASKS}, got {len(job.tasks)}")
+        """Return the rules of `job`."""
+        assert len(job.tasks) <= MAX_TASKS, len(job.tasks)
         bits: dict[str, int] = {}
         for index, task in enumerate(job.tasks):
             bits[task.action] = bits.get(task.action, 0) | 1 << index

@@ -17,11 +17,12 @@ from monolith_py.io.log.dead_letters import DeadLetters
 from monolith_py.io.log.topics import Topics
 from monolith_py.io.retrying import RetryPolicy
 from monolith_py.observe import metrics
-from monolith_py.sync import PublishedModel, Publisher, next_generation
-from monolith_py.training import Checkpoint, CheckpointMeta, CheckpointSaving, Trainer, restore_checkpoint
+from monolith_py.sync import PublishedModel, Publisher
+from monolith_py.training import CheckpointMeta, CheckpointSaving
 from monolith_streaming.trainer.example_rules import ExampleRules
 from monolith_streaming.trainer.learner import Learner
 from monolith_streaming.trainer.source import ExampleSource
+from monolith_streaming.trainer.start import RESUME, StartOptions, start_trainer
 
 _logger = logging.getLogger(__name__)
 
@@ -35,11 +36,11 @@ class OnlineTraining:
     A restart from a checkpoint repeats exactly the examples after it, so the surviving state has learnt each example once.
     """
 
-    def __init__(self, job: JobConfig, log: Log, clock: Clock, should_stop: Callable[[], bool]) -> None:
+    def __init__(self, job: JobConfig, log: Log, clock: Clock, should_stop: Callable[[], bool], options: StartOptions = RESUME) -> None:
         """Restore the newest checkpoint; without one, write a first checkpoint, for replicas to start from.
 
         Raises:
-            CheckpointError: the newest checkpoint is of another job or has other settings.
+            CheckpointError: `start_trainer` documents the causes.
             LogError: a topic is missing or the log cannot be reached.
         """
         self._job, self._clock, self._should_stop = job, clock, should_stop
@@ -47,15 +48,12 @@ class OnlineTraining:
         self._log, self._topics = log, Topics.of(job.log)
         self._retry = RetryPolicy(clock, should_stop)
         self._dead_letters = DeadLetters(log, self._topics.dead_letters, clock)
-        self.trainer = Trainer(job)
-        checkpoint = Checkpoint.newest(self._directory)
-        meta = restore_checkpoint(checkpoint, self.trainer, job.name) if checkpoint else None
-        if meta:
-            _logger.info("restored %s: %d examples learnt", checkpoint, meta.examples_trained)
-        generation = next_generation(log, self._topics.updates, meta.generation if meta else 0)
+        start = start_trainer(job, log, options, clock.now_ms())
+        self.trainer, meta = start.trainer, start.meta
         log.num_partitions(self._topics.dense_requests)  # a missing topic fails here, not at each publish
-        published = PublishedModel(self.trainer.bags.tables, self.trainer.export_dense)
-        self._publisher = Publisher(log, self._topics, published, job.sync, clock, generation=generation)
+        published = PublishedModel(self.trainer.bags.tables, self.trainer.export_dense, self.trainer.layout.identity(start.model_id))
+        self._model_id = start.model_id
+        self._publisher = Publisher(log, self._topics, published, job.sync, clock, generation=start.generation)
         self._learner = Learner(self.trainer, self._note_step, self._put_aside)
         offsets, rules = meta.offsets if meta else {}, ExampleRules.of(job, clock)
         self._source = ExampleSource(log, self._topics.examples, offsets, self._dead_letters, clock, rules)
@@ -63,7 +61,8 @@ class OnlineTraining:
         self._saving: CheckpointSaving | None = None
         self._saved_meta: CheckpointMeta | None = None
         self._saving_since_s = 0.0
-        self._save_due_s = clock.monotonic_s() + job.trainer.checkpoint_interval_s
+        # Replicas of a changed job need a checkpoint of it. It comes after the first batch: at the same step it would replace the old one.
+        self._save_due_s = clock.monotonic_s() + (0 if start.changes else job.trainer.checkpoint_interval_s)
         self._report_due_s = clock.monotonic_s()
         self._reported_examples = self.trainer.num_examples
         if meta is None:
@@ -153,6 +152,7 @@ class OnlineTraining:
             watermark_ms=self.trainer.watermark_ms,
             saved_ms=self._clock.now_ms(),
             quality=tuple(self.trainer.quality.report()),
+            model_id=self._model_id,
         )
         started_s = self._clock.monotonic_s()
         self._saving.freeze(self._saved_meta)

@@ -15,16 +15,17 @@ from monolith_py.io.retrying import RetryingLog, RetryPolicy
 from monolith_py.io.role_lock import role_lock
 from monolith_py.process import StopSignal, set_num_threads
 from monolith_streaming.trainer.loop import OnlineTraining
+from monolith_streaming.trainer.start import RESUME, StartOptions
 
 _logger = logging.getLogger(__name__)
 
 
-def run_trainer(job: JobConfig, *, stop_at_end: bool) -> None:
+def run_trainer(job: JobConfig, *, stop_at_end: bool, options: StartOptions = RESUME) -> None:
     """Train until SIGTERM or SIGINT; with `stop_at_end` up to the current end of the log.
 
     Raises:
         AlreadyRunning: another trainer writes to the folder of checkpoints.
-        CheckpointError: the newest checkpoint does not fit the job, or none can be written.
+        CheckpointError: no checkpoint can be written, or `start_trainer` refuses.
         LogError: a topic is missing, or the log was away for too long (io/retrying.py).
         ModelNotFinite: a parameter or row is NaN or infinite.
     """
@@ -33,6 +34,6 @@ def run_trainer(job: JobConfig, *, stop_at_end: bool) -> None:
     clock = SystemClock()
     lock = role_lock(Path(job.trainer.checkpoint_dir) / ".trainer.lock", "trainer", CheckpointError)
     with lock, StopSignal().installed() as stop, closing(open_log(job.log.url)) as log:
-        training = OnlineTraining(job, RetryingLog(log, RetryPolicy(clock, stop.is_set)), clock, stop.is_set)
+        training = OnlineTraining(job, RetryingLog(log, RetryPolicy(clock, stop.is_set)), clock, stop.is_set, options)
         training.run(stop_at_end=stop_at_end)
     _logger.info("trainer stopped after %d examples, checkpoint written", training.trainer.num_examples)

@@ -77,7 +77,7 @@ class MiniTrainer:
         self.publisher = self.new_publisher(next_generation(log, self.topic, 0))
 
     def new_publisher(self, generation: int) -> Publisher:
-        model = PublishedModel(self.bags.tables, self.trainer.export_dense)
+        model = PublishedModel(self.bags.tables, self.trainer.export_dense, self.trainer.layout.identity(""))
         return Publisher(self.log, Topics.of(self.job.log), model, self.job.sync, self.clock, generation=generation)
 
     def step(self, count: int = 1) -> None:

@@ -23,7 +23,7 @@ def dense_forms(trainer) -> list[DenseForm]:
 
 def lose_dense(replica: Replica) -> None:
     """Give the replica a dense state that only a full update fits."""
-    replica._state = replace(replica.state, dense=DenseState.of({"lost": torch.zeros(1)}))
+    replica._state = replace(replica.state, dense=DenseState.of({"lost": torch.zeros(1)}, replica.state.dense.identity))
 
 
 def test_a_replica_with_another_dense_state_applies_the_rows_and_gets_a_full_update(make_trainer, make_replica, clock):

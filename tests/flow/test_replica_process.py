@@ -117,7 +117,7 @@ class Home:
         stack.append(self.log.close)
         create_topics(self.log, job.log)
         self.trainer = Trainer(job)
-        model = PublishedModel(self.trainer.bags.tables, self.trainer.export_dense)
+        model = PublishedModel(self.trainer.bags.tables, self.trainer.export_dense, self.trainer.layout.identity(""))
         self.publisher = Publisher(self.log, self.topics, model, job.sync, SystemClock(), generation=1)
         stack.append(self.publisher.close)
         address = f"127.0.0.1:{job.serving.port}"

@@ -8,9 +8,11 @@ import os
 import socket
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +104,7 @@ def assert_usage(result: Result, *words: str) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_setting_that_breaks_a_rule_ends_any_command_with_one_line(write_job: Callable[..., Path], command: str) -> None:
     path = write_job("partitions = 2", "partitions = 0")
-    rule = "log.partitions: Input should be greater than or equal to 1, got 0"
+    rule = "log.partitions must be >= 1, got 0"
     assert_fails(monolith(command, "--config", path, *COMMANDS[command]), f"ConfigError: {path}: {rule}")
 
 
@@ -294,3 +296,8 @@ def test_candidates_are_printed_best_first_with_the_model_that_scored() -> None:
     (asked,) = replica.asked
     assert (asked.user_id, list(asked.item_ids)) == (26469, [3, 9, 1, 7])
     assert {column.name: list(column.fids) for column in asked.context.sparse} == {"tab": [1, 2], "hour": [23]}
+
+
+def test_settings_prints_the_reference_and_version_the_version() -> None:
+    assert tomllib.loads(monolith("settings").stdout)["joiner"]["window_s"] == 600.0
+    assert monolith("--version").stdout == f"monolith {version('monolith-py')}\n"

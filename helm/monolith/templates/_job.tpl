@@ -3,6 +3,13 @@ The job's TOML as JSON. Checks the rules of a cluster, beyond those of monolith_
 (include "monolith.job" . | fromJson).
 */}}
 {{- define "monolith.job" -}}
+{{- if gt (len .Values.job) 1000000 -}}
+{{- fail (printf "job must be at most 1000000 bytes, a ConfigMap takes no more, got %d" (len .Values.job)) -}}
+{{- end -}}
+{{- $fullname := include "monolith.fullname" . -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $fullname) -}}
+{{- fail (printf "the names of objects must begin with a lower-case letter, as a Service's must, got %q: set fullnameOverride" $fullname) -}}
+{{- end -}}
 {{- $job := fromToml .Values.job -}}
 {{- with get $job "Error" -}}
 {{- fail (printf "job must be a TOML document: %s" .) -}}
@@ -15,26 +22,34 @@ The job's TOML as JSON. Checks the rules of a cluster, beyond those of monolith_
 {{- if not (regexMatch "^rediss?://" $kv) -}}
 {{- fail (printf "job: kv.url must begin with redis:// or rediss:// on a cluster, got %q" $kv) -}}
 {{- end -}}
-{{- if regexMatch "^rediss?://[^@/]*:[^@/]*@" $kv -}}
+{{- if regexMatch "^rediss?://.*:.*@" $kv -}}
 {{- fail "job: kv.url must hold no password: a ConfigMap is no Secret; set kvPassword.existingSecret" -}}
 {{- end -}}
 {{- $folder := dig "trainer" "checkpoint_dir" "" $job -}}
 {{- if not (regexMatch "^/.+" $folder) -}}
 {{- fail (printf "job: trainer.checkpoint_dir must be an absolute folder, the volume is mounted there, got %q" $folder) -}}
 {{- end -}}
+{{- if or (regexMatch "^/(tmp|etc|proc|sys|dev|usr|bin|lib)?(/|$)" $folder) (regexMatch ":|(^|/)[.][.]?(/|$)" $folder) -}}
+{{- fail (printf "job: trainer.checkpoint_dir must be a folder of its own without ':', '.' and '..', the volume is mounted there, got %q" $folder) -}}
+{{- end -}}
 {{- $host := dig "serving" "host" "" $job -}}
 {{- if not (has $host (list "0.0.0.0" "[::]")) -}}
 {{- fail (printf "job: serving.host must be \"0.0.0.0\" or \"[::]\" in a pod, got %q" $host) -}}
 {{- end -}}
+{{- $ports := dict -}}
 {{- range $path := list "serving.port" "observe.joiner_port" "observe.trainer_port" "observe.serving_port" -}}
 {{- $parts := splitList "." $path -}}
 {{- $port := dig (first $parts) (last $parts) 0 $job -}}
 {{- if lt (int $port) 1 -}}
 {{- fail (printf "job: %s must be a port, probes need it, got %v" $path $port) -}}
 {{- end -}}
+{{- if or (lt (int $port) 1024) (gt (int $port) 65535) -}}
+{{- fail (printf "job: %s must be in 1024..65535, processes run without root, got %v" $path $port) -}}
 {{- end -}}
-{{- if eq (int $job.serving.port) (int $job.observe.serving_port) -}}
-{{- fail (printf "job: observe.serving_port must differ from serving.port, got %v for both" $job.serving.port) -}}
+{{- if hasKey $ports (toString $port) -}}
+{{- fail (printf "job: %s must differ from %s, got %v for both" $path (get $ports (toString $port)) $port) -}}
+{{- end -}}
+{{- $_ := set $ports (toString $port) $path -}}
 {{- end -}}
 {{- toJson $job -}}
 {{- end -}}

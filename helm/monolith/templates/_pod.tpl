@@ -3,6 +3,11 @@
 {{- define "monolith.podMetadata" -}}
 {{- $root := .root -}}
 {{- $job := include "monolith.job" $root | fromJson -}}
+{{- range $key, $_ := (get $root.Values .component).podAnnotations -}}
+{{- if has $key (list "checksum/job" "prometheus.io/scrape" "prometheus.io/port" "prometheus.io/path") -}}
+{{- fail (printf "%s.podAnnotations must not have %s, the chart sets it" $.component $key) -}}
+{{- end -}}
+{{- end -}}
 labels:
   {{- include "monolith.selector" . | nindent 2 }}
 annotations:
@@ -76,6 +81,13 @@ securityContext:
 resources:
   {{- toYaml (get $root.Values .component).resources | nindent 2 }}
 {{- $password := $root.Values.kvPassword }}
+{{- $names := list -}}
+{{- range $root.Values.env -}}
+{{- if or (has .name $names) (and $password.existingSecret (eq .name "MONOLITH_KV_PASSWORD")) -}}
+{{- fail (printf "env must name each variable once, got %s twice" .name) -}}
+{{- end -}}
+{{- $names = append $names .name -}}
+{{- end }}
 {{- if or $password.existingSecret $root.Values.env }}
 env:
   {{- if $password.existingSecret }}

@@ -1,11 +1,14 @@
 // Loads the entries of a snapshot into a table.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "memory/thread_pool.hpp"
+#include "snapshot/conversion.hpp"
 #include "snapshot/entries.hpp"
 #include "snapshot/file.hpp"
 #include "table/table_content.hpp"
@@ -14,9 +17,9 @@ namespace monolith {
 
 class EntryLoader {
   public:
-    // `step_s`: seconds of a tick of the snapshot.
-    EntryLoader(TableContent& content, const SnapshotFileReader& file, Share share, int64_t step_s)
-        : content_(content), file_(file), share_(share), step_s_(step_s) {}
+    // `saved`: settings of the snapshot.
+    EntryLoader(TableContent& content, const SnapshotFileReader& file, Share share, const TableSettings& saved)
+        : content_(content), file_(file), share_(share), saved_(saved), step_s_(EventTicks::step_s(saved.ttl_s)) {}
 
     // Check the sizes of all chunks and allocate their rows, in file order.
     void prepare() {
@@ -50,6 +53,22 @@ class EntryLoader {
     EntryLoader(const EntryLoader&) = delete;
     EntryLoader& operator=(const EntryLoader&) = delete;
 
+    // Newest time of the entries in ticks of the table; std::nullopt if the snapshot has the same ticks.
+    std::optional<int64_t> newest_seen() const {
+        if (step_s_ == EventTicks::step_s(content_.settings.ttl_s)) return std::nullopt;
+        const size_t row_bytes = RowConversion(content_.settings, saved_).row_bytes();
+        int64_t newest = 0;
+        for (const Part& part : parts_) {
+            Reader entries = file_.reader(*part.chunk);
+            for (uint64_t left = part.chunk->head.num_entries; left > 0; --left) {
+                const auto head = entries.value<EntryHead>();
+                if (head.kind != EntryKind::kGone) newest = std::max(newest, head.seen);
+                if (head.kind == EntryKind::kRow) entries.skip(row_bytes);
+            }
+        }
+        return content_.ticks.converted(newest, step_s_);
+    }
+
   private:
     // One chunk of entries, and the effect of its load.
     struct Part {
@@ -78,20 +97,19 @@ class EntryLoader {
     }
 
     void load_chunk(Part& own) {
-        const RowsView table = content_.store.view();
-        const size_t weights_bytes = table.dim * sizeof(float), state_bytes = table.state_width * sizeof(float);
-        std::vector<char> skipped(weights_bytes + state_bytes);  // row of another share
+        RowConversion row(content_.settings, saved_);
         Reader entries = file_.reader(*own.chunk);
         for (uint64_t left = own.chunk->head.num_entries; left > 0; --left) {
-            const auto head = entries.value<EntryHead>();
+            auto head = entries.value<EntryHead>();
+            // Without an exact count of sightings nothing would track or admit a candidate.
+            if (head.kind == EntryKind::kCandidate && content_.settings.admission != Admission::kCount)
+                head.kind = EntryKind::kGone;
             const Slot slot = share_.has(head.fid) ? place(head, own) : kNoSlot;
             if (head.kind != EntryKind::kRow) continue;
-            if (slot) {
-                entries.bytes(content_.store.weights(slot.row()), weights_bytes);
-                entries.bytes(content_.store.state(slot.row()), state_bytes);
-            } else {
-                entries.bytes(skipped.data(), skipped.size());
-            }
+            if (slot)
+                row.read(entries, content_.store.weights(slot.row()), content_.store.state(slot.row()));
+            else  // of another share
+                row.skip(entries);
         }
     }
 
@@ -138,7 +156,8 @@ class EntryLoader {
     const SnapshotFileReader& file_;
     Share share_;
     std::vector<Part> parts_;
-    const int64_t step_s_;
+    const TableSettings& saved_;
+    const int64_t step_s_;           // seconds of a tick of the snapshot
     std::vector<uint32_t> ids_;      // allocated rows, by chunk
     std::vector<uint8_t> is_taken_;  // by id
 };

@@ -68,8 +68,8 @@ inline SnapshotMeta read_meta(const SnapshotFileReader& file) {
     return meta;
 }
 
-// Check the settings that define the layout of a row. All others may differ: rates, start values, seed, admission,
-// time to live, memory budget and encodings.
+// Check the settings that define the weights of a row. All others may differ: optimizers, start values, seed,
+// admission, time to live, memory budget and encodings.
 inline void check_settings(const std::string& path, const TableSettings& expected, const TableSettings& got) {
     const auto check = [&](const std::string& field, auto want, auto have) {
         if (want != have)
@@ -83,7 +83,6 @@ inline void check_settings(const std::string& path, const TableSettings& expecte
         if (want.name != have.name)
             throw SnapshotError(path + ": is of another table: slice expected " + want.name + ", got " + have.name);
         check(of + "dim", want.dim, have.dim);
-        check(of + "optimizer", static_cast<uint32_t>(want.optimizer), static_cast<uint32_t>(have.optimizer));
     }
 }
 

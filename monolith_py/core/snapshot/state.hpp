@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "snapshot/entries.hpp"
 #include "snapshot/file.hpp"
@@ -17,9 +18,11 @@ inline void write_state(Writer& out, const TableContent& content) {
     if (content.sketch) out.bytes(content.sketch->data(), content.sketch->bytes());
 }
 
-inline void read_state(const SnapshotFileReader& file, const TableSettings& saved, Share share, TableContent& content) {
+// `newest`: as for EventTicks::read.
+inline void read_state(const SnapshotFileReader& file, const TableSettings& saved, Share share, TableContent& content,
+                       std::optional<int64_t> newest) {
     Reader in = file.reader(file.only(ChunkTag::kState));
-    content.ticks.read(in, content.map, EventTicks::step_s(saved.ttl_s));
+    content.ticks.read(in, content.map, newest);
     Counts::visit(in, content.counts);
     content.changes.read(in, [&](int64_t fid) { return share.has(fid); });
     const auto sketch_bytes = in.value<uint64_t>();

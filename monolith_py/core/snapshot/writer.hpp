@@ -137,9 +137,9 @@ inline void restore(EmbeddingTable& table, const std::string& path, Share share)
                             std::to_string(table.snapshot_id()));
     if (meta.parent == 0 && table.snapshot_id() + table.num_rows() != 0)
         throw SnapshotError(path + ": is a base, but the table is not new");
-    EntryLoader loader(table.content(), file, share, EventTicks::step_s(meta.settings.ttl_s));
+    EntryLoader loader(table.content(), file, share, meta.settings);
     loader.prepare();
-    read_state(file, meta.settings, share, table.content());
+    read_state(file, meta.settings, share, table.content(), loader.newest_seen());
     loader.load();
     table.content().snapshot_id = meta.id;
 }

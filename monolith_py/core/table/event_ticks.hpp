@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
+#include <optional>
 
 #include "bytes/archive.hpp"
 #include "index/id_map.hpp"
@@ -56,11 +57,12 @@ class EventTicks {
     }
 
     void write(Writer& out) const { out.fields(base_, has_base_); }
-    // Restore the base of a snapshot with ticks of `step_s`; entries of `map` keep their time.
-    void read(Reader& in, const IdMap& map, int64_t step_s) {
+    // Restore the base of a snapshot; entries of `map` keep their time. `newest`: time of the newest entry of a
+    // snapshot with other ticks. In shorter ticks its base may be too far back for 16 bits.
+    void read(Reader& in, const IdMap& map, std::optional<int64_t> newest) {
         const int64_t old_base = base_;
         in.fields(base_, has_base_);
-        base_ = converted(base_, step_s);
+        if (newest) base_ = *newest - kClockAfterMove;
         has_clock_ = false;
         map.for_each([&](Slot slot) { slot.seen() = relative(old_base + slot.seen()); });
     }

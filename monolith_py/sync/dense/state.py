@@ -8,7 +8,7 @@ are float32.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -43,10 +43,11 @@ class DenseState:
 
     tensors: Mapping[str, Tensor]
     layers: Mapping[str, SparseLayer]  # by the prefix of their tensors' names, the dot included
+    identity: int = 0  # of the model: its layout and id
 
     @staticmethod
-    def of(tensors: Mapping[str, Tensor]) -> DenseState:
-        """Return the state of `tensors`, which the caller must not change afterwards.
+    def of(tensors: Mapping[str, Tensor], identity: int = 0) -> DenseState:
+        """Return the state of `tensors`, which the caller must not change afterwards, in the model of `identity`.
 
         Raises:
             ValueError: dtype or shape of a tensor fits no dense and no sparse layer; the message names it.
@@ -58,12 +59,12 @@ class DenseState:
         for name, tensor in tensors.items():
             if name not in topologies and tensor.dtype != torch.float32:
                 raise ValueError(f"dense.{name} must be torch.float32, got {tensor.dtype}")
-        return DenseState(tensors, layers)
+        return DenseState(tensors, layers, identity)
 
     @cached_property
     def fingerprint(self) -> int:
-        """Return the CRC-32C of names, shapes and topologies, over the bytes that parameter_sync.proto defines."""
-        crc = 0
+        """Return the CRC-32C of names, shapes and topologies, over the bytes that parameter_sync.proto defines, from the identity on."""
+        crc = self.identity
         for name in _in_wire_order(self.tensors):
             tensor = self.tensors[name]
             crc = crc32c(name.encode() + b"\0" + np.array([tensor.ndim, *tensor.shape], "<i8").tobytes(), crc)
@@ -97,7 +98,7 @@ class DenseState:
             changed[f"{prefix}{_COLUMNS}"] = torch.from_numpy(layer.atoms.columns)
             changed[f"{prefix}{_VERSION}"] = torch.tensor(layer.topology_version, dtype=torch.int64)
             changed[f"{prefix}{_VALUES}"] = torch.zeros(layer.atoms.num_atoms, height)
-        return DenseState({**self.tensors, **changed}, {**self.layers, **layers})
+        return replace(self, tensors={**self.tensors, **changed}, layers={**self.layers, **layers})
 
     def with_weights(self, packed: bytes, encoding: RowEncoding) -> DenseState:
         """Return a state of this fingerprint with the weights `packed`, `num_packed_bytes` long."""
@@ -107,7 +108,7 @@ class DenseState:
         weights = torch.from_numpy(unpack_rows(row, sum(sizes), encoding)[0].copy())  # (n,)
         parts = torch.split(weights, sizes) if sizes else ()
         changed = {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
-        return DenseState({**self.tensors, **changed}, self.layers)
+        return replace(self, tensors={**self.tensors, **changed})
 
     def _pack(self, name: str, encoding: RowEncoding) -> bytes:
         try:

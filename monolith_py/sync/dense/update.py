@@ -100,7 +100,7 @@ def apply_update(state: DenseState, update: DenseUpdate) -> DenseState:
         WireError: the update breaks a rule of its form.
     """
     if update.form is DenseForm.FULL:
-        return _from_full(update)
+        return _from_full(update, state.identity)
     if update.base != state.fingerprint:
         raise DenseGap(update.base, state.fingerprint)
     layers = {}
@@ -187,8 +187,8 @@ def _swap_of(message: pb.LayerSwap) -> Swap:
     return Swap(message.topology_version, np.array(message.removed, np.uint32), message.num_columns, np.array(message.added, np.uint32))
 
 
-def _from_full(update: DenseUpdate) -> DenseState:
-    """Return the state of an update in the full form."""
+def _from_full(update: DenseUpdate, identity: int) -> DenseState:
+    """Return the state of an update in the full form, which must be of the model `identity`."""
     dtype = torch.float32 if update.encoding is RowEncoding.FP32 else torch.float16
     try:
         tensors = load(update.full)
@@ -197,9 +197,10 @@ def _from_full(update: DenseUpdate) -> DenseState:
                 raise WireError(f"dense.full must have weights of {dtype}, got {tensor.dtype} in {name!r}")
             if not torch.isfinite(tensor).all():
                 raise WireError(f"dense.full must be finite, got NaN or Inf in {name!r}")
-        state = DenseState.of({name: tensor.float() if tensor.dtype == dtype else tensor for name, tensor in tensors.items()})
+        state = DenseState.of({name: tensor.float() if tensor.dtype == dtype else tensor for name, tensor in tensors.items()}, identity)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise WireError(f"dense.full must be dense parameters in the safetensors format, got {len(update.full)} bytes: {error}") from None
     if state.fingerprint != update.fingerprint:
-        raise WireError(f"dense.full must be of fingerprint {update.fingerprint:08x}, got {state.fingerprint:08x}")
+        cause = "of another model, of other or reordered features, or damaged"
+        raise WireError(f"dense.full must be of fingerprint {update.fingerprint:08x}, got {state.fingerprint:08x}: {cause}")
     return state

@@ -113,6 +113,11 @@ class TopologyUpdater:
         if self._drift is not None:
             self._drift.restore({name: float(value) for name, value in parts["drift"].items()})
 
+    def resume(self, num_steps: int) -> None:
+        """Continue the schedule after `num_steps` steps of the optimizer, for layers without a saved state."""
+        if self._step != num_steps:
+            self._step = self._steps_since_armed = num_steps
+
     def _is_scoring(self) -> bool:
         """Return whether the gradients of the next step count for the next swap."""
         config = self.config

@@ -1,6 +1,6 @@
 """Layout of a checkpoint: its folder, its files and their formats. No other module knows them.
 
-<directory>/step-000000001234/manifest.json           version, meta, and size and CRC-32C of every other file
+<directory>/step-000000001234/manifest.json           version, meta, model, and size and CRC-32C of every other file
                               tables/<feature>.table  rows, optimizer state, admission, ages, pending drains
                               dense.safetensors       dense parameters of the model
                               optimizer.safetensors   state of the dense optimizer, random state of torch
@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from monolith_py.data.layout import Layout
 from monolith_py.errors import CheckpointError, CheckpointVersion
 from monolith_py.table import table_file
 from monolith_py.training.quality import Quality
@@ -28,7 +29,8 @@ from monolith_py.training.quality import Quality
 _logger = logging.getLogger(__name__)
 
 # 2: the dense parameters are in dense.safetensors, and sparse layers have a `topology_version`.
-VERSION = 2
+# 3: the manifest has the settings and the layout of the model.
+VERSION = 3
 _TABLES, _DENSE, _OPTIMIZER, _MANIFEST = "tables", "dense.safetensors", "optimizer.safetensors", "manifest.json"
 _BLOCK_BYTES = 1 << 22
 
@@ -47,10 +49,19 @@ class CheckpointMeta:
     watermark_ms: int  # event time
     saved_ms: int  # wall clock
     quality: tuple[Quality, ...] = ()  # of the last predictions of each task; none in older checkpoints
+    model_id: str = ""  # of the model since its tables were last started anew: no replica mixes two
 
     def document(self) -> dict[str, Any]:
         """Return the meta as a JSON document."""
         return {**asdict(self), "quality": [quality.document() for quality in self.quality]}
+
+
+@dataclass(frozen=True)
+class ModelMeta:
+    """Settings and layout of the model in a checkpoint. Settings are plain values: those of another release need not load any more."""
+
+    layout: Layout
+    settings: Mapping[str, Any]  # sections seed, features, tasks, model and optimizer of the job
 
 
 @dataclass(frozen=True)
@@ -137,6 +148,15 @@ class Checkpoint:
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise CheckpointError(f"{self.path / _MANIFEST}: {type(error).__name__}: {error}") from None
 
+    @cached_property
+    def model(self) -> ModelMeta:
+        """Return settings and layout of the model, read once."""
+        document = self._manifest()["model"]
+        try:
+            return ModelMeta(Layout.from_document(document["layout"]), dict(document["settings"]))
+        except (TypeError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{self.path / _MANIFEST}: {type(error).__name__}: {error}") from None
+
     def dense(self) -> dict[str, Tensor]:
         """Return the dense parameters by name, on the CPU."""
         return _load(self.path / _DENSE)
@@ -145,7 +165,7 @@ class Checkpoint:
         """Return the state of the dense optimizer and the random state of torch, by name."""
         return _load(self.path / _OPTIMIZER)
 
-    def write(self, meta: CheckpointMeta, dense: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
+    def write(self, meta: CheckpointMeta, model: ModelMeta, dense: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
         """Write every file but the tables, which must be complete: the manifest lists them.
 
         Raises:
@@ -155,7 +175,8 @@ class Checkpoint:
             save_file(dense, self.path / _DENSE)
             save_file(optimizer, self.path / _OPTIMIZER)
             files = {str(file.relative_to(self.path)): _fingerprint(file) for file in self.files()}
-            manifest = {"version": VERSION, "meta": meta.document(), "files": files}
+            described = {"layout": model.layout.document(), "settings": model.settings}
+            manifest = {"version": VERSION, "meta": meta.document(), "model": described, "files": files}
             (self.path / _MANIFEST).write_text(json.dumps(manifest, indent=1))
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{self.path}: {error}") from None
@@ -189,8 +210,8 @@ class Checkpoint:
         version = manifest.get("version") if isinstance(manifest, dict) else None
         if isinstance(version, int) and version != VERSION:
             raise CheckpointVersion(self.path, VERSION, version)
-        if version is None or not all(isinstance(manifest.get(part), dict) for part in ("meta", "files")):
-            raise CheckpointError(f"{file}: must have version, meta and files")
+        if version is None or not all(isinstance(manifest.get(part), dict) for part in ("meta", "model", "files")):
+            raise CheckpointError(f"{file}: must have version, meta, model and files")
         return manifest
 
 

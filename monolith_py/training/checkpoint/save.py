@@ -12,7 +12,7 @@ from torch import Tensor
 
 from monolith_py.errors import CheckpointError
 from monolith_py.table import TableSaving
-from monolith_py.training.checkpoint.layout import Checkpoint, CheckpointMeta
+from monolith_py.training.checkpoint.layout import Checkpoint, CheckpointMeta, ModelMeta
 from monolith_py.training.trainer import Trainer
 
 # Tables copied first change while the others are copied; after a few rounds little is left for `freeze`.
@@ -111,7 +111,7 @@ class CheckpointSaving:
         try:
             for table in self._tables:
                 table.commit()
-            temporary.write(meta, dense, optimizer)
+            temporary.write(meta, ModelMeta(self._trainer.layout, self._trainer.settings), dense, optimizer)
             for file in [*temporary.files(), temporary.tables, temporary.path]:
                 _sync(file)
             if checkpoint.path.exists():  # saved at the same step before: nothing was learnt since

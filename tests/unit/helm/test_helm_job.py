@@ -54,6 +54,16 @@ def test_a_changed_job_restarts_every_pod(render, defaults, default_values):
         ("kafka://kafka:9092", "sqlite:///log", 'log.url must begin with kafka:// on a cluster, got "sqlite:///log"'),
         ("redis://redis:6379/0", "memory:", 'kv.url must begin with redis:// or rediss:// on a cluster, got "memory:"'),
         ("redis://redis:6379/0", "redis://:hunter2@redis:6379/0", "kv.url must hold no password"),
+        ("redis://redis:6379/0", "redis://:hun/ter2@redis:6379/0", "kv.url must hold no password"),
+        ("redis://redis:6379/0", "redis://:hunter2@x@redis:6379/0", "kv.url must hold no password"),
+        ('"/checkpoints/shop"', '"/"', "trainer.checkpoint_dir must be"),
+        ('"/checkpoints/shop"', '"/tmp"', "trainer.checkpoint_dir must be a folder of its own without"),
+        ('"/checkpoints/shop"', '"/etc/monolith/shop"', "trainer.checkpoint_dir must be a folder of its own without"),
+        ('"/checkpoints/shop"', '"/data/a:b"', "trainer.checkpoint_dir must be a folder of its own without"),
+        ('"/checkpoints/shop"', '"/data/../tmp"', "trainer.checkpoint_dir must be a folder of its own without"),
+        ("port = 50051", "port = 80", "serving.port must be in 1024..65535, processes run without root, got 80"),
+        ("port = 50051", "port = 70000", "serving.port must be in 1024..65535, processes run without root, got 70000"),
+        ("trainer_port = 9102", "trainer_port = 9101", "observe.trainer_port must differ from observe.joiner_port, got 9101 for both"),
         (
             '"/checkpoints/shop"',
             '"checkpoints"',
@@ -83,3 +93,37 @@ def test_a_headless_service_of_another_type_is_refused(refusal):
 def test_an_autoscaler_whose_bounds_cross_is_refused(refusal):
     said = refusal({"serving": {"autoscaling": {"enabled": True, "minReplicas": 5, "maxReplicas": 3}}})
     assert "serving.autoscaling.minReplicas must be <= maxReplicas 3, got 5" in said
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"fullnameOverride": "9shop"}, "fullnameOverride"),
+        ({"nameOverride": "Shop_1"}, "nameOverride"),
+        ({"image": {"tag": "not a tag"}}, "tag"),
+        ({"image": {"repository": "Registry/Monolith"}}, "repository"),
+        ({"image": {"pullSecrets": [{"name": "Under_Score"}]}}, "name"),
+        ({"kvPassword": {"existingSecret": "Redis Credentials"}}, "existingSecret"),
+        ({"kvPassword": {"key": "a b"}}, "key"),
+        ({"env": [{"name": "1A", "value": "x"}]}, "name"),
+        ({"env": [{"name": "A", "value": "x", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}, "env"),
+        ({"env": [{"name": "A", "value": "x"}, {"name": "A", "value": "y"}]}, "env must name each variable once, got A twice"),
+        (
+            {"env": [{"name": "MONOLITH_KV_PASSWORD", "value": "x"}], "kvPassword": {"existingSecret": "redis"}},
+            "env must name each variable once, got MONOLITH_KV_PASSWORD twice",
+        ),
+        ({"checkpoints": {"existingClaim": "My Claim"}}, "existingClaim"),
+        ({"securityContext": {"runAsUser": 3_000_000_000}}, "runAsUser"),
+        ({"trainer": {"resources": {"limits": {"memory": "8 GB"}}}}, "memory"),
+        ({"serving": {"podDisruptionBudget": {"enabled": True, "maxUnavailable": "150%"}}}, "maxUnavailable"),
+        ({"serving": {"autoscaling": {"enabled": True}, "resources": {"requests": {"cpu": None}}}}, "needs serving.resources.requests.cpu"),
+        ({"networkPolicy": {"enabled": True, "clients": [{}]}}, "clients"),
+        (
+            {"joiner": {"podAnnotations": {"prometheus.io/port": "1"}}},
+            "joiner.podAnnotations must not have prometheus.io/port, the chart sets it",
+        ),
+        ({"job": "#" * 1_000_001}, "job must be at most 1000000 bytes, a ConfigMap takes no more, got 1000001"),
+    ],
+)
+def test_values_that_a_cluster_would_refuse_are_refused(refusal, values, message):
+    assert message in refusal(values)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monolith_py.table import EmbeddingTable, Sgd
+from monolith_py.table import EmbeddingBags, EmbeddingTable, Feature, Sgd
 
 any_fid = st.integers(-(2**63), 2**63 - 1)
 
@@ -63,3 +63,15 @@ def test_absent_fids_read_zeros(fids):
     table.find_or_insert(list(dict.fromkeys(fids)), 0)
     assert not table.gather(table.find(fids)).any()
     assert len(table) == 0
+
+
+def test_start_values_of_a_feature_do_not_depend_on_the_others() -> None:
+    def start_values(*names: str, seed: int = 3) -> dict[str, list[list[float]]]:
+        bags = EmbeddingBags([Feature(name, dim=4) for name in names], Sgd(), seed=seed)
+        fids = np.arange(5)
+        return {name: table.gather(table.find_or_insert(fids, 0)).tolist() for name, table in bags.tables.items()}
+
+    alone, after, before = start_values("user"), start_values("item", "user"), start_values("user", "tag")
+    assert alone["user"] == after["user"] == before["user"]
+    assert after["item"] != after["user"]
+    assert start_values("user", seed=4)["user"] != alone["user"]

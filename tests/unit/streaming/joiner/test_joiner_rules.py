@@ -208,5 +208,5 @@ def test_a_due_time_that_changes_and_changes_back_closes_the_request_once(world:
 def test_more_tasks_than_label_bits_are_refused(world: World) -> None:
     settings = world.job().model_dump()
     settings["tasks"] = [{"name": f"t{index}", "action": "a"} for index in range(MAX_TASKS + 1)]
-    with pytest.raises(ConfigError, match="tasks must be at most 64, got 65"):
+    with pytest.raises(ConfigError, match=r"tasks must have at most 64 item\(s\), got 65"):
         Rules.of(parse_job(settings))

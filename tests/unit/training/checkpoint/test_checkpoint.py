@@ -63,7 +63,7 @@ def test_training_goes_on_bit_equal_from_a_checkpoint(
     for seed in range(5, 10):
         one.step(make_examples(seed))
     two = Trainer(job)
-    meta = restore_checkpoint(path, two, "training")
+    meta = restore_checkpoint(path, two, "training").meta
     assert (meta.offsets, meta.generation, meta.next_seq, meta.updates_offset) == ({0: (5, 3), 1: (9, 0)}, 2, 17, 23)
     for seed in range(5, 10):
         two.step(make_examples(seed))
@@ -138,7 +138,7 @@ def test_only_the_newest_are_kept_and_a_torn_write_leaves_no_checkpoint(
     assert newest.path.name == "step-000000000004"
 
 
-def test_a_checkpoint_of_another_job_or_other_settings_is_refused(
+def test_a_checkpoint_of_another_job_is_refused(
     make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch], tmp_path: Path
 ) -> None:
     trainer = Trainer(make_job())
@@ -146,9 +146,6 @@ def test_a_checkpoint_of_another_job_or_other_settings_is_refused(
     path = save(tmp_path, trainer)
     with pytest.raises(CheckpointError, match="is of job 'training', expected 'other'"):
         restore_checkpoint(path, Trainer(make_job()), "other")
-    with pytest.raises(CheckpointError, match="does not fit this job's model"):
-        restore_checkpoint(path, Trainer(make_job(model={"tower": [4], "precision": "fp32"})), "training")
-    restore_checkpoint(path, Trainer(make_job(seed=9)), "training")  # start values of later rows differ, the rows do not
     with pytest.raises(CheckpointError, match=r"manifest\.json"):
         _ = Checkpoint.at(tmp_path, 99).meta
 

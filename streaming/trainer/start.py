@@ -1,0 +1,93 @@
+"""Start of the trainer: from the newest checkpoint, or as a new model."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from monolith_py.config import JobConfig
+from monolith_py.errors import CheckpointError, ConfigError
+from monolith_py.io import Log
+from monolith_py.io.log.topics import Topics
+from monolith_py.sync import next_generation
+from monolith_py.training import Checkpoint, CheckpointMeta, Trainer, restore_checkpoint
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StartOptions:
+    """Options of `monolith train` for a start that would otherwise be refused."""
+
+    fresh: bool = False  # start a new model although the log holds updates of an older one
+    reset_tables: tuple[str, ...] = ()  # features whose tables start anew in place of being restored
+
+
+RESUME = StartOptions()
+
+
+@dataclass(frozen=True)
+class Start:
+    """A trainer at its start; `meta` of the checkpoint that it continues, None for a new model."""
+
+    trainer: Trainer
+    meta: CheckpointMeta | None
+    generation: int  # of its updates
+    model_id: str
+    changes: tuple[str, ...] = ()  # of the job since the checkpoint
+
+
+def start_trainer(job: JobConfig, log: Log, options: StartOptions, now_ms: int) -> Start:
+    """Return a trainer restored from the newest checkpoint of the job; without a checkpoint, a new model. Nothing is written.
+
+    Raises:
+        CheckpointError: the newest checkpoint is of another job, or a feature has another dim; none is intact; or the folder has none
+            although the log holds updates, or has one with `fresh`.
+        ConfigError: a table to be reset is of no feature.
+        LogError: the topic of the updates is missing, or the log cannot be reached.
+    """
+    names = [feature.name for feature in job.features]
+    unknown = sorted(set(options.reset_tables) - set(names))
+    if unknown:
+        raise ConfigError(f"--reset-table must name a feature, one of {names}, got {unknown}")
+    topic, directory = Topics.of(job.log).updates, Path(job.trainer.checkpoint_dir)
+    _check_folder(directory, options)
+    checkpoint = Checkpoint.newest(directory)
+    if checkpoint is None:
+        _check_new_model(directory, log, topic, options)
+        generation = next_generation(log, topic, 0)
+        return Start(Trainer(job), None, generation, f"{generation}-{now_ms}")
+    trainer = Trainer(job)
+    restored = restore_checkpoint(checkpoint, trainer, job.name, options.reset_tables)
+    meta = restored.meta
+    _logger.info("restored %s: %d examples learnt", checkpoint, meta.examples_trained)
+    generation = next_generation(log, topic, meta.generation)
+    # Replicas that hold rows of a table that starts anew must load a checkpoint: its new rows come one by one.
+    model_id = f"{generation}-{now_ms}" if options.reset_tables else meta.model_id
+    return Start(trainer, meta, generation, model_id, restored.changes)
+
+
+def _check_folder(directory: Path, options: StartOptions) -> None:
+    """Refuse a new model beside checkpoints of another one: a later start would take whichever learnt more batches."""
+    found = Checkpoint.all_in(directory)
+    if options.fresh and found:
+        raise CheckpointError(
+            f"trainer.checkpoint_dir must hold no checkpoint with --fresh, got {found[0]}: move it away, or leave out --fresh"
+        )
+
+
+def _check_new_model(directory: Path, log: Log, topic: str, options: StartOptions) -> None:
+    """Refuse a new model unless the log was never used or `fresh` is set: its first update replaces the model of every replica."""
+    damaged = len(Checkpoint.all_in(directory))
+    if damaged:
+        raise CheckpointError(
+            f"trainer.checkpoint_dir must hold an intact checkpoint, got {str(directory)!r} with {damaged} damaged: "
+            "move them away and start with --fresh for a new model"
+        )
+    end = log.end_offset(topic)
+    if end > 0 and not options.fresh:
+        raise CheckpointError(
+            f"trainer.checkpoint_dir must hold the checkpoints of this job, got {str(directory)!r} without one although topic {topic!r} "
+            f"has {end} updates: a new model would replace that of every replica; start with --fresh if that is meant"
+        )

@@ -1,0 +1,128 @@
+"""Settings that a process would refuse, or that would have no effect, are refused when they are read."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from monolith_py.config import parse_job
+from monolith_py.config.optimizer import _OF_ALL, _OF_KIND
+from monolith_py.errors import ConfigError
+from monolith_py.table import optimizers
+
+SMALLEST = """
+name = "shop"
+log.url = "sqlite:///log"
+kv.url = "memory:"
+features = [{name = "user_id", source = "user_id"}]
+tasks = [{name = "is_click", action = "click"}]
+trainer.checkpoint_dir = "checkpoints"
+"""
+
+
+def changed(change: str) -> dict[str, Any]:
+    document = tomllib.loads(SMALLEST)
+    for key, value in tomllib.loads(change).items():
+        document[key] = {**document.get(key, {}), **value} if isinstance(value, dict) else value
+    return document
+
+
+def feature(settings: str) -> str:
+    return f'features = [{{name = "user_id", source = "user_id"}}, {{name = "video_id", source = "item_id", {settings}}}]'
+
+
+REFUSED = {
+    # Bounds of the types that hold the values.
+    feature("ttl_s = 9223372036854775807"): "features.video_id.ttl_s must be <= 3155760000, got 9223372036854775807",
+    feature("ttl_s = 9223372036854775808"): "features.video_id.ttl_s must be <= 3155760000, got 9223372036854775808",
+    feature("init_scale = 1e39"): "features.video_id.init_scale must be <= 1000000, got 1e+39",
+    feature("budget_bytes = 9223372036854775808"): "features.video_id.budget_bytes must be <= 9223372036854775807, got 9223372036854775808",
+    feature('admission = "sketch", sketch_bytes = 2199023255552'): (
+        "features.video_id.sketch_bytes must be <= 1099511627776, got 2199023255552"
+    ),
+    "optimizer.sparse.lr = 1e39": "optimizer.sparse.lr must be within float32, 1.18e-38 to 3.4e+38, got 1e+39",
+    "optimizer.sparse.eps = 1e-50": "optimizer.sparse.eps must be within float32, 1.18e-38 to 3.4e+38, got 1e-50",
+    "optimizer.dense.beta2 = 0.99999999999": "optimizer.dense.beta2 must be below 1 in float32, got 0.99999999999",
+    "joiner.window_s = 1e300": "joiner.window_s must be <= 3155760000, got 1e+300",
+    "joiner.negative_rate = 1e-320": "joiner.negative_rate must be >= 1e-06, got 1e-320",
+    "trainer.batch_size = 9223372036854775808": "trainer.batch_size must be <= 2147483647, got 9223372036854775808",
+    "trainer.num_threads = 100000": "trainer.num_threads must be <= 1024, got 100000",
+    "model.tower = [64, 10000000000]": "model.tower.#2 must be <= 65536, got 10000000000",
+    'trainer.checkpoint_dir = "a\\u0000b"': "trainer.checkpoint_dir must have no NUL character, got 'a\\x00b'",
+    f'log.topic_prefix = "{"p" * 201}"': f"log.topic_prefix must have at most 200 characters, got '{'p' * 199}...",
+    # Addresses.
+    'log.url = "kafka://broker:9o92"': "log.url must be kafka://host:port[,host:port], got 'kafka://broker:9o92'",
+    'log.url = "kafka://a:9092,,b:9092"': "log.url must be kafka://host:port[,host:port], got 'kafka://a:9092,,b:9092'",
+    'log.url = "kafka://user:secret@broker:9092"': "log.url must be kafka://host:port[,host:port], got 'kafka://***@broker:9092'",
+    'kv.url = "redis://host:99999/0"': "kv.url must be redis://host:port/db, with a number as db, got 'redis://host:99999/0'",
+    'kv.url = "redis://host:6379/db"': "kv.url must be redis://host:port/db, with a number as db, got 'redis://host:6379/db'",
+    'kv.url = "redis://:p@ss/word@host:6379/0"': "kv.url must hold no password, got one: set the environment variable MONOLITH_KV_PASSWORD",
+    # Ports.
+    "observe.trainer_port = 50051": "observe.trainer_port must differ from serving.port, got 50051 for both",
+    "observe = {joiner_port = 9100, serving_port = 9100}": ("observe.serving_port must differ from observe.joiner_port, got 9100 for both"),
+    'optimizer.sparse = {kind = "ftrl", initial_accumulator = 0}': (
+        "optimizer.sparse.beta or initial_accumulator must be > 0 with 'ftrl', got 0 for both"
+    ),
+    'optimizer.sparse = {kind = "group_ftrl", beta = 0.0}': (
+        "optimizer.sparse.beta or initial_accumulator must be > 0 with 'group_ftrl', got 0 for both"
+    ),
+    # Settings without effect.
+    'optimizer.sparse = {kind = "adam", rho = 0.5}': (
+        "optimizer.sparse.rho must come with kind = 'adadelta', 'rmsprop', got 0.5 with 'adam'"
+    ),
+    "optimizer.sparse.l2 = 0.0": (
+        "optimizer.sparse.l2 must come with kind = 'ftrl', 'group_adagrad', 'group_ftrl', got 0.0 with 'adagrad'"
+    ),
+    'optimizer.dense = {kind = "sgd", eps = 1e-6}': "optimizer.dense.eps must come with kind = 'adam' or 'adagrad', got 1e-06 without",
+    "model.bottom = [16]": "model.bottom must come with kind = 'dlrm', got [16] without",
+    'model = {kind = "dlrm", bottom = [16]}': "model.bottom must come with dense features, got [16] without",
+    "model = {tower = [], dropout = 0.1}": "model.dropout must come with a layer in model.tower, got 0.1 without",
+    'model = {tower = [], sparsity = {preset = "dsl"}}': "model.sparsity.preset must come with a layer in model.tower, got 'dsl' without",
+    "counters.enabled = true": "counters.keys must name a feature with counters.enabled, got ()",
+    "serving = {feature_cache_s = 0.0, feature_cache_entries = 5}": (
+        "serving.feature_cache_entries must come with feature_cache_s above 0, got 5 without"
+    ),
+    "serving = {follow_updates = false, max_staleness_s = 30.0}": (
+        "serving.max_staleness_s must come with follow_updates or follow_checkpoints, got 30.0 without"
+    ),
+    # Unknown keys, with a suggestion; their values may be misplaced secrets.
+    "joiner.windows_s = 5": "joiner.windows_s is not a setting: did you mean window_s?",
+    "trainer.window_s = 5": "trainer.window_s is not a setting: did you mean joiner.window_s?",
+    "join.window_s = 5": "join is not a setting: did you mean joiner?",
+    'kv.password = "hunter2"': "kv.password is not a setting",
+    feature("tll_s = 60"): "features.video_id.tll_s is not a setting: did you mean ttl_s?",
+    "features = [{dim = 8, source = 'item'}]": "features.#1.name must be set, got no value",
+}
+
+
+@pytest.mark.parametrize("change", REFUSED)
+def test_a_setting_that_a_process_would_refuse_is_refused(change: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_job(changed(change))
+    assert str(caught.value) == REFUSED[change]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        feature("ttl_s = 3155760000"),
+        "optimizer.sparse = {lr = 1.2e-38, eps = 3.4e38, clip_norm = 0}",
+        "observe = {joiner_port = 0, trainer_port = 0}",
+        'log.url = "kafka://[::1]:9092,b/"',
+        'kv.url = "rediss://user@host/0?health_check_interval=5"',
+        'optimizer.sparse = {kind = "ftrl", l2 = 0.0}',
+        'counters.keys = ["user_id"]',
+    ],
+)
+def test_a_setting_that_a_process_takes_is_taken(change: str) -> None:
+    parse_job(changed(change))
+
+
+def test_the_settings_of_each_rule_are_those_of_its_class() -> None:
+    rules = {rule.kind: rule for rule in optimizers._RULES}
+    assert {kind: {field.name for field in fields(rule)} for kind, rule in rules.items()} == {
+        kind: {*_OF_ALL, *names} for kind, names in _OF_KIND.items()
+    }

@@ -1,0 +1,109 @@
+"""A new model is started only where none is expected: its first update replaces the model of every replica."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from monolith_py.clock import ManualClock
+from monolith_py.config import JobConfig, parse_job
+from monolith_py.data.examples import ExampleBatch
+from monolith_py.errors import CheckpointError
+from monolith_py.io import Log, open_log
+from monolith_py.io.codec import encode_examples
+from monolith_py.io.log.topics import create_topics
+from monolith_py.sync import decode_delta
+from monolith_py.training import Checkpoint
+from monolith_streaming.trainer.loop import OnlineTraining
+from monolith_streaming.trainer.start import StartOptions
+
+FRESH = StartOptions(fresh=True)
+
+
+@pytest.fixture
+def make_job(tmp_path: Path) -> Callable[..., JobConfig]:
+    def make(folder: str = "checkpoints") -> JobConfig:
+        return parse_job(
+            {
+                "name": "online",
+                "log": {"url": "sqlite:///unused"},
+                "kv": {"url": "memory:"},
+                "features": [{"name": "item", "source": "item_id", "dim": 4}],
+                "dense_features": [{"name": "age", "source": "item", "dim": 2}],
+                "tasks": [{"name": "click", "action": "click"}],
+                "model": {"tower": [8], "precision": "fp32"},
+                "trainer": {"checkpoint_dir": str(tmp_path / folder), "linger_s": 0.0, "num_threads": 1},
+            }
+        )
+
+    return make
+
+
+@pytest.fixture
+def log(make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch], tmp_path: Path) -> Iterator[Log]:
+    """A log with three examples."""
+    with closing(open_log(f"sqlite:///{tmp_path}/log")) as log:
+        create_topics(log, make_job().log)
+        log.append("examples", [encode_examples(make_examples(1, 2, 3))], time_ms=1)
+        yield log
+
+
+def train(job: JobConfig, log: Log, options: StartOptions | None = None) -> OnlineTraining:
+    training = OnlineTraining(job, log, ManualClock(1_700_000_000_000), lambda: False, options or StartOptions())
+    training.run(stop_at_end=True)
+    return training
+
+
+def generations(log: Log) -> list[int]:
+    return sorted({decode_delta(record.value).generation for record in log.read("updates", 0, 0, 1000)})
+
+
+def test_a_mistyped_folder_publishes_nothing(log: Log, make_job: Callable[..., JobConfig], tmp_path: Path) -> None:
+    train(make_job(), log)
+    end = log.end_offset("updates")
+    rule = f"'{tmp_path}/checkpiont' without one although topic 'updates' has {end} updates.*--fresh"
+    with pytest.raises(CheckpointError, match=rule):
+        train(make_job("checkpiont"), log)
+    assert log.end_offset("updates") == end
+    assert not Checkpoint.all_in(tmp_path / "checkpiont")
+    assert train(make_job(), log).trainer.num_examples == 3
+
+
+def test_fresh_starts_a_new_model_in_a_generation_of_its_own(log: Log, make_job: Callable[..., JobConfig]) -> None:
+    train(make_job(), log)
+    assert train(make_job("other"), log, FRESH).trainer.num_examples == 3
+    assert generations(log) == [1, 2]
+
+
+def test_a_log_that_was_never_used_needs_no_fresh(log: Log, make_job: Callable[..., JobConfig]) -> None:
+    train(make_job(), log)
+    assert generations(log) == [1]
+
+
+def test_updates_that_were_trimmed_away_count_as_updates(log: Log, make_job: Callable[..., JobConfig]) -> None:
+    train(make_job(), log)
+    log.trim("updates", 0, log.end_offset("updates"))
+    with pytest.raises(CheckpointError, match="--fresh"):
+        train(make_job("other"), log)
+
+
+def test_fresh_beside_a_checkpoint_is_refused(log: Log, make_job: Callable[..., JobConfig]) -> None:
+    train(make_job(), log)
+    with pytest.raises(CheckpointError, match=r"must hold no checkpoint with --fresh, got .*/checkpoints/step-000000000001: move it away"):
+        train(make_job(), log, FRESH)
+
+
+def test_damaged_checkpoints_alone_start_no_new_model(log: Log, make_job: Callable[..., JobConfig], tmp_path: Path) -> None:
+    train(make_job(), log)
+    end = log.end_offset("updates")
+    for checkpoint in Checkpoint.all_in(tmp_path / "checkpoints"):
+        (checkpoint.path / "dense.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"must hold an intact checkpoint, got .* with 2 damaged"):
+        train(make_job(), log)
+    assert log.end_offset("updates") == end
+    shutil.rmtree(tmp_path / "checkpoints")
+    train(make_job(), log, FRESH)
