@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
-
-from crc32c import crc32c
+from zlib import crc32
 
 from monolith_py.config import JobConfig
 from monolith_py.data.schema import Schema
@@ -62,8 +61,8 @@ class Layout:
         return json.dumps(self.document(), sort_keys=True, separators=(",", ":"))
 
     def identity(self, model_id: str) -> int:
-        """Return the CRC-32C of the layout and the id of the model, the base of fingerprints of its dense parameters."""
-        return crc32c(f"{self._text}|{model_id}".encode())
+        """Return the CRC-32 of the layout and the id of the model, the base of fingerprints of its dense parameters."""
+        return crc32(f"{self._text}|{model_id}".encode())
 
     def difference(self, other: Layout) -> str:
         """Return the first part in which `other` differs, with both values; "" if they are equal."""
