@@ -142,7 +142,7 @@ def test_what_is_absent_or_no_file_is_refused(tmp_path: Path, path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("dim", 8), ("optimizer", RowwiseAdagrad())],
+    [("dim", 8)],
 )
 def test_a_table_of_another_layout_is_refused_and_stays_empty(path: Path, setting: str, value: Any) -> None:
     saved(path)

@@ -32,6 +32,7 @@ from monolith_py.table import (
     optimizer_from,
     read_settings,
 )
+from monolith_py.table.feature import table_seed
 from monolith_py.training import CheckpointMeta, Inspection, Trainer, inspect_checkpoint, save_checkpoint
 from monolith_py.training.inspection import Bin
 
@@ -87,9 +88,22 @@ def test_it_tells_what_the_checkpoint_and_its_tables_tell(trainer: Trainer, tmp_
 
 def test_it_tells_the_settings_in_the_words_of_the_job(trainer: Trainer, tmp_path: Path) -> None:
     tags, user_id = (report.settings for report in inspect_checkpoint(save(tmp_path, trainer)).tables)
-    assert (user_id.dim, user_id.seed, user_id.admit_after, user_id.ttl_s, user_id.seen_step_s) == (8, 0, 1, 7 * 86400, 605)
+    assert (user_id.dim, user_id.seed, user_id.admit_after, user_id.ttl_s, user_id.seen_step_s) == (
+        8,
+        table_seed(0, "user_id"),
+        1,
+        7 * 86400,
+        605,
+    )
     assert user_id.budget == MemoryBudget(1 << 30, "score", half_life_s=60)
-    assert (tags.dim, tags.seed, tags.admit_after, tags.admission, tags.ttl_s, tags.budget) == (8, 1, 16, Admission(), None, None)
+    assert (tags.dim, tags.seed, tags.admit_after, tags.admission, tags.ttl_s, tags.budget) == (
+        8,
+        table_seed(0, "tags"),
+        16,
+        Admission(),
+        None,
+        None,
+    )
     (part,) = tags.slices
     assert (part.name, part.dim, part.optimizer, part.initializer, part.init_scale) == ("weights", 8, "adam", "normal", 0.125)
     assert part.hyperparameters == Adam(lr=0.05, beta1=0.75).hyperparameters()
@@ -272,8 +286,8 @@ def test_of_several_the_newest_intact_is_taken_and_the_refused_are_told(
     [
         ('"offsets"', '"offsats"', "KeyError: 'offsets'"),
         ('"job"', '"jib"', "unexpected keyword argument"),
-        ('"files": {', '"failes": {', "must have version, meta and files"),
-        ('"version"', '"vorsion"', "must have version, meta and files"),
+        ('"files": {', '"failes": {', "must have version, meta, model and files"),
+        ('"version"', '"vorsion"', "must have version, meta, model and files"),
         ("{", "(", "Expecting value"),
     ],
 )
