@@ -93,6 +93,43 @@ def replay(
         Console().print(run_replay(job, start_ms=_time_ms("start", start), end_ms=_time_ms("end", end), output=output))
 
 
+# More than six parameters: they are the command's options.
+@app.command()
+def backtest(
+    config: ConfigOption,
+    start: Annotated[str, typer.Option(help="First request that is scored: ISO 8601, or milliseconds since the epoch.")],
+    output: Annotated[Path, typer.Option(help="Folder of figures.json, scores.parquet, auc.png and calibration.png.", file_okay=False)],
+    end: Annotated[str | None, typer.Option(help="End of the scored requests, exclusive, in the same form.")] = None,
+    order: Annotated[
+        Literal["service", "time"], typer.Option(help="Learn an example when its label is known, or at the time of its impression.")
+    ] = "service",
+    batches: Annotated[
+        Literal["as_joined", "even"], typer.Option(help="Learn examples as soon as a slice ends, or in full batches only.")
+    ] = "as_joined",
+    arm: Annotated[list[str] | None, typer.Option(help="live, hourly, daily, frozen or NAME=SECONDS. May be repeated.")] = None,
+    slice_s: Annotated[float, typer.Option("--slice-s", help="Event time between two steps of scoring and learning, in seconds.")] = 1.0,
+) -> None:
+    """Train the job on its log again and score each request before its labels are known; changes nothing of the job."""
+    limit_openmp_spins()
+    from monolith_streaming.backtest.options import Arm, BacktestOptions
+    from monolith_streaming.backtest.process import backtest_job
+
+    with _errors_to_exit():
+        job = load_job(config)
+        set_up_logging("WARNING")  # lines of INFO would break the progress bar
+        options = BacktestOptions(
+            start_ms=_time_ms("start", start),
+            end_ms=None if end is None else _time_ms("end", end),
+            order=order,
+            batches=batches,
+            arms=tuple(map(Arm.parse, arm)) if arm else BacktestOptions.arms,
+            slice_s=slice_s,
+        )
+        remark = backtest_job(job, options, output)
+    if remark:
+        Console(stderr=True).print(remark, markup=False, soft_wrap=True)
+
+
 @app.command()
 def rank(
     user: Annotated[int, typer.Option(help="User id.")],

@@ -22,7 +22,7 @@ DOORS = {
     "kafka": ["monolith_py/io/log/kafka*.py"],
     "redis": ["monolith_py/io/kv/redis.py"],
     "sqlite3": ["monolith_py/io/log/sqlite.py", "monolith_py/io/sqlite_file.py"],
-    "pyarrow": ["monolith_py/io/codec/examples.py"],
+    "pyarrow": ["monolith_py/io/codec/examples.py", "monolith_py/io/codec/served_columns.py", "streaming/backtest/scores_file.py"],
     "google": ["monolith_py/io/codec/messages.py", "monolith_py/sync/delta.py"],
     "monolith_py.pb": [
         "monolith_py/io/codec/*.py",
@@ -36,7 +36,8 @@ DOORS = {
     ],
     "crc32c": ["monolith_py/sync/dense/*.py", "monolith_py/training/checkpoint/layout.py"],
     "safetensors": ["monolith_py/sync/dense/update.py", "monolith_py/training/checkpoint/layout.py"],
-    "rich": ["monolith_py/cli.py", "monolith_py/training/inspection/view.py"],
+    "rich": ["monolith_py/cli.py", "monolith_py/training/inspection/view.py", "streaming/backtest/view.py"],
+    "matplotlib": ["streaming/backtest/plots.py"],
     "prometheus_client": ["monolith_py/observe/metrics.py"],
     "typer": ["monolith_py/cli.py"],
     "apache_beam": ["streaming/replay/beam.py"],
@@ -46,7 +47,12 @@ DOORS = {
     "fbgemm_gpu": ["serving/replica/row_store.py"],
 }
 # What of `streaming` may load torch; all else there joins, and so does `monolith_py.io`.
-TRAINS = ("monolith_streaming.trainer.loop", "monolith_streaming.trainer.process")
+TRAINS = (
+    "monolith_streaming.backtest",
+    "monolith_streaming.trainer.learner",
+    "monolith_streaming.trainer.loop",
+    "monolith_streaming.trainer.process",
+)
 
 
 def imports(path: Path) -> Iterator[str]:

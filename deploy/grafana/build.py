@@ -50,9 +50,13 @@ ROWS: dict[str, list[Panel]] = {
         Panel("Processes", "short", {"{{role}}": "sum by (role) (monolith_process)"}),
         Panel("Freshness: row updated to servable", "s", quantiles("monolith_freshness_seconds")),
         Panel("Age of the newest applied delta", "s", {"{{instance}}": "monolith_staleness_seconds > 0"}),
-        Panel("Progressive AUC", "short", {"{{task}}": "monolith_progressive_auc"}),
-        Panel("Progressive normalised entropy (1 = predicting the mean)", "short", {"{{task}}": "monolith_progressive_ne"}),
-        Panel("Calibration (mean prediction over mean label)", "short", {"{{task}}": "monolith_calibration_ratio"}),
+        Panel("AUC of served scores", "short", {"{{task}} {{arm}} {{generation}}": "monolith_served_auc"}),
+        Panel("Normalised entropy of served scores (1 = the mean)", "short", {"{{task}} {{arm}} {{generation}}": "monolith_served_ne"}),
+        Panel(
+            "Calibration of served scores (mean score over mean label)",
+            "short",
+            {"{{task}} {{arm}} {{generation}}": "monolith_served_calibration_ratio"},
+        ),
     ],
     "Serving": [
         Panel("Rank requests by code", "reqps", {"{{code}}": rate("monolith_rank_requests_total", "code")}),
@@ -101,6 +105,11 @@ ROWS: dict[str, list[Panel]] = {
             {"trained": rate("monolith_batches_trained_total"), "skipped {{reason}}": rate("monolith_batches_skipped_total", "reason")},
         ),
         Panel("Duration of a step", "s", quantiles("monolith_step_duration_seconds")),
+        Panel("AUC before learning", "short", {"{{task}}": "monolith_progressive_auc"}),
+        Panel("Normalised entropy before learning", "short", {"{{task}}": "monolith_progressive_ne"}),
+        Panel("Calibration before learning", "short", {"{{task}}": "monolith_progressive_calibration_ratio"}),
+        Panel("Mean label", "short", {"{{task}}": "monolith_label_rate"}),
+        Panel("Served scores in the window", "short", {"{{task}} {{arm}} {{generation}}": "monolith_served_predictions"}),
         Panel("Age of the last checkpoint", "s", {"age": "time() - (monolith_checkpoint_saved_timestamp_seconds > 0)"}),
         Panel(
             "Duration of the last checkpoint",

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from monolith_py.config.fields import Count, Positive, Settings
+from monolith_py.config.fields import Count, Name, Positive, Settings
 
 
 class ServingConfig(Settings):
@@ -19,6 +19,8 @@ class ServingConfig(Settings):
         "default_deadline_ms": "default_deadline_s (seconds)",
     }
 
+    # Arm of an experiment that this replica serves, in its impressions and in the figures of served quality.
+    arm: Name = "live"
     # Address that the gRPC server listens on.
     host: str = "127.0.0.1"
     # Port of the gRPC server; 0 takes a free one.

@@ -40,8 +40,12 @@ class JoinerConfig(Settings):
 
     # Time that an impression waits for its actions, in seconds.
     window_s: Positive = 600.0
-    # Kinds of action that close the window at once, as every label is known then.
+    # Unit of emission: each candidate once its labels are known, or all candidates of a request once those of the last are.
+    emit: Literal["candidate", "request"] = "candidate"
+    # Kinds of action after which every label of their candidate is known: it does not wait for the window to close.
     terminal_actions: tuple[str, ...] = ()
+    # Kinds of action after which every label of their request is known. Their item need not be a candidate.
+    request_terminal_actions: tuple[str, ...] = ()
     # Effect of an action after its impression was emitted: a RETRACTION example, or none.
     late: Literal["retract", "drop"] = "retract"
     # Time after the window that an emitted impression is kept for late actions, in seconds.

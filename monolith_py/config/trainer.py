@@ -27,6 +27,8 @@ class TrainerConfig(Settings):
     checkpoint_interval_s: Positive = 60.0
     # Number of checkpoints kept; older ones are deleted.
     checkpoints_kept: Count = 3
+    # Wall-clock seconds between two lines of the log with the figures of quality, which also renew the gauges.
+    report_interval_s: Positive = 5.0
     # Event-time seconds between evictions of expired rows.
     evict_interval_s: Positive = 3600.0
     # Threads of the tables and of torch; 0 takes all cores.

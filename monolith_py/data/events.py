@@ -23,6 +23,7 @@ class Impression:
     scores: FloatArray  # (B, tasks)
     task_names: tuple[str, ...] = ()
     model_version: str = ""
+    arm: str = ""
 
 
 @dataclass(frozen=True)

@@ -13,21 +13,22 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith_py.data.columns import FeatureColumns, FloatArray, Int64Array
+from monolith_py.data.served import ServedScores
 
 
 class ExampleKind(IntEnum):
     """Kind of an example."""
 
-    LABELLED = 0  # labels are final
-    RETRACTION = 1  # emitted as a negative before for the tasks with label 1 here: retract that and learn the positive
+    LABELLED = 0  # labels of the candidate, as far as they are known
+    RETRACTION = 1  # emitted before, and the tasks with label 1 here were negative then
 
 
 @dataclass(frozen=True)
 class ExampleBatch:
     """B examples, column-major.
 
-    The key of an example is (request id, item, kind). For a RETRACTION only tasks with label 1 are learnt, with the constant
-    logit gradient -1: the gradient of a positive (p - 1) less that of the negative learnt before (p).
+    The key of an example is (request id, item, kind). A RETRACTION takes back a negative of weight 1 / `sample_rates` and has weight 1
+    itself (`monolith_py.training.loss`).
     """
 
     request_ids: tuple[str, ...]  # (B,)
@@ -37,6 +38,7 @@ class ExampleBatch:
     sample_rates: FloatArray  # (B,) share kept by sampling, in (0, 1]
     labels: Mapping[str, FloatArray]  # task -> (B,), 0 or 1
     features: FeatureColumns  # B rows
+    served: ServedScores | None = None  # B scores at request time; None without any
 
     def __len__(self) -> int:
         return len(self.request_ids)
@@ -51,6 +53,7 @@ class ExampleBatch:
             self.sample_rates[start:stop],
             {task: values[start:stop] for task, values in self.labels.items()},
             self.features.slice(start, stop),
+            self.served.slice(start, stop) if self.served else None,
         )
 
     def can_follow(self, other: ExampleBatch) -> bool:
@@ -72,4 +75,5 @@ class ExampleBatch:
             np.concatenate([b.sample_rates for b in batches]),
             {task: np.concatenate([b.labels[task] for b in batches]) for task in first.labels},
             FeatureColumns.concat([b.features for b in batches]),
+            ServedScores.concat([b.served for b in batches], [len(b) for b in batches]),
         )

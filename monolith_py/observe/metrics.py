@@ -86,9 +86,23 @@ BATCHES_SKIPPED = Counter("monolith_batches_skipped", "Batches not learnt", ["re
 STEP_DURATION_SECONDS = Histogram(
     "monolith_step_duration_seconds", "Duration of a training step", buckets=(1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.5, 1, 5)
 )
-PROGRESSIVE_AUC = Gauge("monolith_progressive_auc", "AUC of progressive predictions in the last window", ["task"])
-PROGRESSIVE_NE = Gauge("monolith_progressive_ne", "Normalised entropy of progressive predictions in the last window", ["task"])
-CALIBRATION_RATIO = Gauge("monolith_calibration_ratio", "Mean progressive prediction / mean label in the last window", ["task"])
+# Figures of the last window by the name of their field in `Quality`: of predictions just before learning, and of served scores.
+PROGRESSIVE = {
+    Gauge("monolith_progressive_auc", "AUC of predictions before learning in the last window", ["task"]): "auc",
+    Gauge("monolith_progressive_ne", "Normalised entropy of predictions before learning in the last window", ["task"]): "ne",
+    Gauge(
+        "monolith_progressive_calibration_ratio", "Mean prediction before learning / mean label in the last window", ["task"]
+    ): "calibration",
+    Gauge("monolith_label_rate", "Mean label of the examples in the last window", ["task"]): "label_rate",
+}
+SERVED = {
+    Gauge("monolith_served_auc", "AUC of served scores in the last window", ["task", "arm", "generation"]): "auc",
+    Gauge("monolith_served_ne", "Normalised entropy of served scores in the last window", ["task", "arm", "generation"]): "ne",
+    Gauge(
+        "monolith_served_calibration_ratio", "Mean served score / mean label in the last window", ["task", "arm", "generation"]
+    ): "calibration",
+    Gauge("monolith_served_predictions", "Served scores in the last window", ["task", "arm", "generation"]): "num_predictions",
+}
 EXAMPLE_LAG_RECORDS = Gauge("monolith_example_lag_records", "Records of topic `examples` not yet read by the trainer", ["partition"])
 CHECKPOINT_DURATION_SECONDS = Gauge("monolith_checkpoint_duration_seconds", "Duration of the last checkpoint, concurrent with training")
 CHECKPOINT_PAUSE_SECONDS = Gauge(
@@ -141,6 +155,12 @@ REPLICA_FAULTS = Counter(
 )
 IMPRESSIONS_LOGGED = Counter("monolith_impressions_logged", "Impressions acknowledged by the log")
 IMPRESSIONS_LOST = Counter("monolith_impressions_lost", "Impressions that could not be logged")
+
+
+def clear_quality() -> None:
+    """Remove the gauges of served models, which come and go."""
+    for gauge in SERVED:
+        gauge.clear()
 
 
 def serve_metrics(port: int, role: str) -> None:

@@ -3,7 +3,8 @@
 from monolith_py.training.checkpoint import Checkpoint, CheckpointMeta, CheckpointSaving, restore_checkpoint, save_checkpoint
 from monolith_py.training.inspection import Inspection, inspect_checkpoint
 from monolith_py.training.loss import TaskLoss
-from monolith_py.training.metrics import ProgressiveWindow, auc, calibration, logloss, normalized_entropy
+from monolith_py.training.metrics import auc, calibration, label_rate, logloss, normalized_entropy, per_impression_auc
+from monolith_py.training.quality import Quality, QualityMonitor
 from monolith_py.training.trainer import Trainer
 
 __all__ = [
@@ -11,14 +12,17 @@ __all__ = [
     "CheckpointMeta",
     "CheckpointSaving",
     "Inspection",
-    "ProgressiveWindow",
+    "Quality",
+    "QualityMonitor",
     "TaskLoss",
     "Trainer",
     "auc",
     "calibration",
     "inspect_checkpoint",
+    "label_rate",
     "logloss",
     "normalized_entropy",
+    "per_impression_auc",
     "restore_checkpoint",
     "save_checkpoint",
 ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from monolith_py.data.examples import ExampleBatch, ExampleKind
 
@@ -19,7 +19,9 @@ class TaskLoss:
     and served probabilities need no correction. (Monolith, arXiv 2209.07663, and Wang et al., arXiv 2110.13048, shift the
     logit by log r instead, which is right for one task only: here an example is sampled by all its labels together.)
 
-    A RETRACTION replaces a learnt negative by a positive: its logit gradient is (p - 1) - p = -1 for tasks with label 1, else 0.
+    A RETRACTION takes back a negative of weight 1 / r and has the weight 1 of a positive, which is never sampled: its logit gradient is
+    (p - y) - p / r for label y. That is -y for r = 1. Together with the negative learnt before it gives p - y, whether that was sampled or
+    not: a negative that was sampled away turns positive as a plain example of weight 1.
     """
 
     def __init__(self, tasks: tuple[str, ...], weights: tuple[float, ...]) -> None:
@@ -37,5 +39,5 @@ class TaskLoss:
         if not retractions.any():
             return binary_cross_entropy_with_logits(logits, labels, weights, reduction="sum")
         losses = binary_cross_entropy_with_logits(logits, labels, reduction="none")
-        losses = torch.where(torch.from_numpy(retractions).unsqueeze(1), -logits * labels, losses)
-        return (losses * weights).sum()
+        taken_back = -logits * labels * self._weights + softplus(logits) * (self._weights - weights)
+        return torch.where(torch.from_numpy(retractions).unsqueeze(1), taken_back, losses * weights).sum()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from monolith_py.config import JobConfig
 from monolith_py.data.columns import FloatArray
-from monolith_py.data.examples import ExampleBatch, ExampleKind
+from monolith_py.data.examples import ExampleBatch
 from monolith_py.data.schema import Schema
 from monolith_py.errors import PoisonedBatch, WireError
 from monolith_py.model import RankModel, build_model
@@ -25,19 +25,17 @@ from monolith_py.table import EmbeddingBags
 from monolith_py.tower.rule.history import SwapHistory
 from monolith_py.training.dense_optimizer import DenseOptimizer
 from monolith_py.training.loss import TaskLoss
-from monolith_py.training.metrics import ProgressiveWindow, auc, calibration, normalized_entropy
+from monolith_py.training.quality import BEFORE_LEARNING, Quality, QualityMonitor
 
 _logger = logging.getLogger(__name__)
 
-_METRIC_WINDOW = 20_000  # predictions
-_METRIC_INTERVAL = 100  # batches
-
 
 class Trainer:
-    """Model, optimizers and progressive metrics of a job.
+    """Model, optimizers and figures of a job.
 
-    `step` predicts before it learns, so the metrics are progressive. Rows learn from the summed gradient of the batch, as from its
-    examples one by one; dense parameters from the mean gradient, at the rate of `DenseOptimizerConfig`.
+    `step` predicts before it learns; `quality` has the figures of those predictions and of the served scores in the examples. Rows learn
+    from the summed gradient of the batch, as from its examples one by one; dense parameters from the mean gradient of
+    `examples_per_step` examples, at the rate of `DenseOptimizerConfig`.
     """
 
     def __init__(self, job: JobConfig) -> None:
@@ -54,7 +52,7 @@ class Trainer:
         self._evict_interval_s, self._evict_due_s = job.trainer.evict_interval_s, 0.0
         self._loss = TaskLoss(self.schema.tasks, tuple(task.weight for task in job.tasks))
         self._counters = metrics.TotalCounters()
-        self._windows = {task: ProgressiveWindow(_METRIC_WINDOW) for task in self.schema.tasks}
+        self.quality = QualityMonitor(self.schema.tasks)
 
     def step(self, examples: ExampleBatch) -> FloatArray:
         """Predict, then learn; return the predicted probabilities, float32 (B, T).
@@ -81,7 +79,9 @@ class Trainer:
         self.watermark_ms = watermark_ms
         self.num_examples += len(examples)
         self.num_batches += 1
-        self._measure(examples, labels, probabilities)
+        self.quality.add(examples, labels.numpy(), probabilities)
+        metrics.EXAMPLES_TRAINED.inc(len(examples))
+        metrics.BATCHES_TRAINED.inc()
         self._evict()
         return probabilities
 
@@ -114,22 +114,10 @@ class Trainer:
             raise PoisonedBatch(f"{error}; loss {total}") from error
         self.optimizer.step(total, num_examples)
 
-    def _measure(self, examples: ExampleBatch, labels: Tensor, probabilities: FloatArray) -> None:
-        labelled = examples.kinds == ExampleKind.LABELLED
-        for place, task in enumerate(self.schema.tasks):
-            self._windows[task].add(labels.numpy()[labelled, place], probabilities[labelled, place])
-        metrics.EXAMPLES_TRAINED.inc(len(examples))
-        metrics.BATCHES_TRAINED.inc()
-        if self.num_batches % _METRIC_INTERVAL == 0:
-            self.report()
-
-    def report(self) -> None:
-        """Set the gauges of progressive metrics, tables and topology; advance the counters."""
-        for task, window in self._windows.items():
-            task_labels, task_scores = window.values()
-            metrics.PROGRESSIVE_AUC.labels(task=task).set(auc(task_labels, task_scores))
-            metrics.PROGRESSIVE_NE.labels(task=task).set(normalized_entropy(task_labels, task_scores))
-            metrics.CALIBRATION_RATIO.labels(task=task).set(calibration(task_labels, task_scores))
+    def report(self) -> list[Quality]:
+        """Set the gauges of quality, tables and topology, advance the counters, and return the quality."""
+        found = self.quality.report()
+        _report_quality(found)
         if self.optimizer.updater is not None:
             _report_topology(self.optimizer.updater.history)
         for name, table in self.bags.tables.items():
@@ -139,6 +127,7 @@ class Trainer:
             metrics.TABLE_CANDIDATES.labels(table=name).set(stats.candidates)
         for counter, total in self._totals():
             self._counters.advance(counter, total)
+        return found
 
     def _totals(self) -> Iterator[tuple[metrics.Counter, float]]:
         """Yield each counter of tables and topology with its total since the start of the job."""
@@ -159,6 +148,16 @@ class Trainer:
             self._evict_due_s = due_s
             if num := sum(map(np.size, evicted.values())):
                 _logger.info("evicted %d expired rows", num)
+
+
+def _report_quality(found: list[Quality]) -> None:
+    """Set the gauges of these figures, and remove those of models without."""
+    metrics.clear_quality()
+    for quality in found:
+        gauges, labels = (metrics.PROGRESSIVE, {}) if quality.source == BEFORE_LEARNING else (metrics.SERVED, quality.source._asdict())
+        labels.pop("kind", None)
+        for gauge, name in gauges.items():
+            gauge.labels(task=quality.task, **labels).set(getattr(quality, name))
 
 
 def _report_topology(history: SwapHistory) -> None:

@@ -41,7 +41,7 @@ class Ranker:
     def __init__(self, job: JobConfig, replica: Replica, store: FeatureStore, impressions: ImpressionWriter | None, clock: Clock) -> None:
         self._replica, self._impressions, self._clock = replica, impressions, clock
         schema = Schema.of(job)
-        self._tasks = schema.tasks
+        self._tasks, self._arm = schema.tasks, job.serving.arm
         self._features = FeatureReader(schema, job.counters, store)
         self._batcher: Batcher[RequestFeatures, Ranking] = Batcher(self._score, job.serving.max_batch_candidates, clock)
 
@@ -90,4 +90,5 @@ class Ranker:
             ranking.scores,
             self._tasks,
             ranking.model_version,
+            self._arm,
         )

@@ -8,6 +8,7 @@ import numpy as np
 
 from monolith_py.data.columns import FeatureColumns, Int64Array
 from monolith_py.data.examples import ExampleBatch
+from monolith_py.data.served import ServedModel, ServedScores
 from monolith_py.io.codec.impression_view import ImpressionView
 from monolith_py.io.codec.picked_columns import pick_features
 from monolith_py.io.codec.wire_patterns import WirePatterns
@@ -26,15 +27,29 @@ def examples_of(emitted: Emitted, rules: Rules, patterns: WirePatterns) -> Examp
         item_ids=np.array([request.item_ids[emission.row] for request, emission in zip(requests, emissions, strict=True)], np.int64),
         times_ms=np.array([request.time_ms for request in requests], np.int64),
         kinds=np.array([emission.kind for emission in emissions], np.uint8),
-        sample_rates=np.array([rules.sample_rate(emission) for emission in emissions], np.float32),
+        sample_rates=np.array([emission.sample_rate for emission in emissions], np.float32),
         labels={task: _bit(emissions, index).astype(np.float32) for index, task in enumerate(rules.tasks)},
         features=features_of(emitted, patterns),
+        served=served_of(emitted, rules.tasks),
     )
 
 
 def features_of(emitted: Emitted, patterns: WirePatterns, only: Sequence[str] | None = None) -> FeatureColumns:
     """Return the features of the emitted candidates in order; `only` names the features to keep."""
     return pick_features([(_impression(waiting), emission.row) for waiting, emission in emitted], patterns, only)
+
+
+def served_of(emitted: Emitted, tasks: Sequence[str]) -> ServedScores | None:
+    """Return the scores at request time of the emitted candidates, for `tasks`; None if their impressions have none."""
+    models: dict[ServedModel, int] = {}
+    codes, rows = [], []
+    for waiting, emission in emitted:
+        impression = _impression(waiting)
+        codes.append(models.setdefault(impression.model, len(models)))
+        rows.append(impression.scores_of(emission.row, tasks))
+    by_task = np.array(rows, np.float32).T  # (T, B)
+    scores = {task: values for task, values in zip(tasks, by_task, strict=True) if not np.isnan(values).all()}
+    return ServedScores(scores, tuple(models), np.array(codes, np.int32)) if scores else None
 
 
 def increments_of(emitted: Emitted, num_tasks: int) -> Int64Array:

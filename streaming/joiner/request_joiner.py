@@ -50,7 +50,7 @@ class RequestJoiner:
         """Load the due times of all requests in Kv and return the number of requests."""
         for key, value in self._kv.scan(self._prefix):
             request = decode_waiting(key[len(self._prefix) :], value).request
-            self.num_waiting += request.statuses.count(Status.WAITING)
+            self.num_waiting += request.num_waiting
             self._schedule(request)
         return len(self._due_ms)
 

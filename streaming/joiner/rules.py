@@ -3,8 +3,10 @@
 The emissions depend on event times and on the order of the request's own actions, which share a partition and so keep their order. They do
 not depend on the interleaving of the topics, nor on the moments at which the watermark moves:
 
-- A candidate's example is emitted as soon as its labels are known: a terminal action arrived, or every task is positive. Otherwise it is
-  emitted when the window closes, with the labels of all actions before the deadline (event time).
+- The labels of a candidate are known once a terminal action arrived, or every task is positive. Those of all candidates are known after a
+  terminal action of the request, and when the window closes: they are the actions before the deadline (event time).
+- `joiner.emit` = candidate: an example is emitted as soon as its labels are known. request: all examples of a request are emitted together,
+  as soon as the labels of the last one are known.
 - An action after the deadline, or after the example was emitted, is late. Under `retract` it emits a RETRACTION of the tasks that it turns
   positive. If the candidate's negative was sampled away, there is nothing to retract and it emits a LABELLED example. Under `drop` it is
   refused.
@@ -41,6 +43,7 @@ class Status(IntEnum):
     EMITTED = 1
     SAMPLED_AWAY = 2
     REPEATED = 3  # an earlier candidate of the request has the same item and makes the examples
+    KNOWN = 4  # its labels are known; it waits for the other candidates of its request
 
 
 class Reason(IntEnum):
@@ -75,11 +78,7 @@ class Emission(NamedTuple):
     labels: int  # bit t: label of task t
     known_ms: int  # event time at which the labels were known
     is_first: bool  # the first emission of this candidate
-
-    @property
-    def is_negative(self) -> bool:
-        """Return whether no task is positive."""
-        return self.labels == 0
+    sample_rate: float = 1.0  # below 1 for a sampled negative, and for the retraction of one
 
 
 @dataclass
@@ -110,8 +109,13 @@ class Request:
 
     @property
     def is_waiting(self) -> bool:
-        """Return whether a candidate waits for its window to close."""
-        return Status.WAITING in self.statuses
+        """Return whether a candidate was not emitted yet."""
+        return Status.WAITING in self.statuses or Status.KNOWN in self.statuses
+
+    @property
+    def num_waiting(self) -> int:
+        """Return the number of candidates that were not emitted yet."""
+        return self.statuses.count(Status.WAITING) + self.statuses.count(Status.KNOWN)
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,9 @@ class Rules:
 
     tasks: tuple[str, ...]
     bits: dict[str, int]  # kind of action -> tasks that it makes positive
-    terminal: frozenset[str]
+    terminal: frozenset[str]  # kinds of action that end the wait of their candidate
+    terminal_of_request: frozenset[str]  # and of all candidates
+    emits_requests: bool  # all candidates of a request together
     window_ms: int
     allowed_lateness_ms: int
     max_out_of_orderness_ms: int
@@ -144,6 +150,8 @@ class Rules:
             tasks=tuple(task.name for task in job.tasks),
             bits=bits,
             terminal=frozenset(joiner.terminal_actions),
+            terminal_of_request=frozenset(joiner.request_terminal_actions),
+            emits_requests=joiner.emit == "request",
             window_ms=round(joiner.window_s * 1000),
             allowed_lateness_ms=round(joiner.allowed_lateness_s * 1000),
             max_out_of_orderness_ms=round(joiner.max_out_of_orderness_s * 1000),
@@ -153,11 +161,7 @@ class Rules:
 
     def matters(self, action: Action) -> bool:
         """Return whether an action of this kind can make a label or end a wait."""
-        return action.kind in self.bits or action.kind in self.terminal
-
-    def sample_rate(self, emission: Emission) -> float:
-        """Return the share of such examples that is kept: below 1 only for negatives."""
-        return self.negative_rate if emission.is_negative else 1.0
+        return action.kind in self.bits or action.kind in self.terminal or action.kind in self.terminal_of_request
 
     def forget_ms(self, time_ms: int) -> int:
         """Return the watermark at which a request with an impression of this event time is forgotten."""
@@ -182,37 +186,29 @@ def see_impression(rules: Rules, request: Request, time_ms: int, item_ids: Seque
 
 
 def see_action(rules: Rules, request: Request, seen: SeenAction, outcome: Outcome) -> None:
-    """Process an action on a candidate of `request`; `rules.matters(action)` must hold."""
+    """Process an action on a candidate of `request`, or on all of it; `rules.matters(action)` must hold."""
     action = seen.action
     if not request.has_arrived:
         request.early.append(seen)
         return
-    try:
-        row = request.item_ids.index(action.item_id)
-    except ValueError:
+    closes_request = action.kind in rules.terminal_of_request
+    row = request.item_ids.index(action.item_id) if action.item_id in request.item_ids else None
+    if row is None and not closes_request:
         outcome.refused.append((seen, Reason.NO_CANDIDATE))
-        return
-    bits = rules.bits.get(action.kind, 0) if action.value > 0 else 0
-    if action.time_ms >= request.deadline_ms + rules.allowed_lateness_ms:
+    elif action.time_ms >= request.deadline_ms + rules.allowed_lateness_ms:
         outcome.refused.append((seen, Reason.EXPIRED))
-    elif request.statuses[row] != Status.WAITING:
-        _see_late(rules, request, row, seen, outcome)
-    elif action.time_ms >= request.deadline_ms:
-        if bits:
-            request.late.append(LateAction(row, seen))
     else:
-        request.labels[row] |= bits
-        if action.kind in rules.terminal or request.labels[row] == (1 << len(rules.tasks)) - 1:
-            _emit(rules, request, row, max(request.time_ms, action.time_ms), outcome)
+        if row is not None:
+            _see_on_candidate(rules, request, row, seen, outcome)
+        if closes_request and action.time_ms < request.deadline_ms:
+            _emit_all(rules, request, max(request.time_ms, action.time_ms), outcome)
 
 
 def advance(rules: Rules, request: Request, watermark_ms: int, outcome: Outcome) -> None:
     """Advance event time to `watermark_ms`: close the window, or refuse actions that waited too long for their impression."""
     if request.has_arrived:
         if watermark_ms >= request.deadline_ms:
-            for row, status in enumerate(request.statuses):
-                if status == Status.WAITING:
-                    _emit(rules, request, row, request.deadline_ms, outcome)
+            _emit_all(rules, request, request.deadline_ms, outcome)
         return
     wait_ms = rules.window_ms + rules.max_out_of_orderness_ms
     outcome.refused += [(seen, Reason.NO_IMPRESSION) for seen in request.early if watermark_ms >= seen.action.time_ms + wait_ms]
@@ -236,12 +232,40 @@ def can_emit(rules: Rules, request: Request) -> bool:
     return rules.retracts and any(labels != everything for labels in request.labels)
 
 
+def _see_on_candidate(rules: Rules, request: Request, row: int, seen: SeenAction, outcome: Outcome) -> None:
+    """Process an action on one candidate, which is not too late for it."""
+    action, status = seen.action, request.statuses[row]
+    bits = rules.bits.get(action.kind, 0) if action.value > 0 else 0
+    if status not in (Status.WAITING, Status.KNOWN):
+        _see_late(rules, request, row, seen, outcome)
+    elif action.time_ms >= request.deadline_ms:
+        if bits:
+            request.late.append(LateAction(row, seen))
+    else:
+        request.labels[row] |= bits
+        if status == Status.WAITING and (action.kind in rules.terminal or request.labels[row] == (1 << len(rules.tasks)) - 1):
+            request.statuses[row] = Status.KNOWN
+            known_ms = max(request.time_ms, action.time_ms)
+            if not rules.emits_requests:
+                _emit(rules, request, row, known_ms, outcome)
+            elif Status.WAITING not in request.statuses:
+                _emit_all(rules, request, known_ms, outcome)
+
+
+def _emit_all(rules: Rules, request: Request, known_ms: int, outcome: Outcome) -> None:
+    """Emit the first example of each candidate that has none yet."""
+    for row, status in enumerate(request.statuses):
+        if status in (Status.WAITING, Status.KNOWN):
+            _emit(rules, request, row, known_ms, outcome)
+
+
 def _emit(rules: Rules, request: Request, row: int, known_ms: int, outcome: Outcome) -> None:
     """Emit the candidate's first example, then process its late actions."""
     labels = request.labels[row]
     kept = labels != 0 or is_kept(request.request_id, request.item_ids[row], rules.negative_rate)
     request.statuses[row] = Status.EMITTED if kept else Status.SAMPLED_AWAY
-    outcome.emissions.append(Emission(row, ExampleKind.LABELLED if kept else None, labels, known_ms, True))
+    sample_rate = 1.0 if labels else rules.negative_rate
+    outcome.emissions.append(Emission(row, ExampleKind.LABELLED if kept else None, labels, known_ms, True, sample_rate))
     if request.late:
         late = [entry for entry in request.late if entry.row == row]
         request.late = [entry for entry in request.late if entry.row != row]
@@ -258,7 +282,10 @@ def _see_late(rules: Rules, request: Request, row: int, seen: SeenAction, outcom
         outcome.refused.append((seen, Reason.LATE))
         return
     kind = ExampleKind.RETRACTION if request.statuses[row] == Status.EMITTED else ExampleKind.LABELLED
+    # The first retraction of a sampled negative takes back its weight; the candidate then has the weight 1 of a positive.
+    was_negative = request.labels[row] == 0
+    sample_rate = rules.negative_rate if kind == ExampleKind.RETRACTION and was_negative else 1.0
     request.labels[row] |= fresh
     request.statuses[row] = Status.EMITTED
     known_ms = max(request.deadline_ms if action.time_ms >= request.deadline_ms else request.time_ms, action.time_ms)
-    outcome.emissions.append(Emission(row, kind, fresh, known_ms, False))
+    outcome.emissions.append(Emission(row, kind, fresh, known_ms, False, sample_rate))

@@ -2,8 +2,8 @@
 
 The choice depends only on the ids and the rate: restarts and replays keep the same examples, and a higher rate keeps a superset.
 
-A negative that was sampled away and turns positive late is emitted as a whole example of weight 1. Positives are few, and each is worth
-more than an exact rate of negatives: the example's other tasks are, in expectation, learnt as negatives a second time.
+A negative that turns positive late ends with the weight 1 of a positive: the retraction of a kept one takes back its weight 1 / rate, and
+one that was sampled away is emitted as a whole example.
 """
 
 from __future__ import annotations

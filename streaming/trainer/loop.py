@@ -6,12 +6,10 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
+from monolith_py.data.columns import FloatArray
 from monolith_py.data.examples import ExampleBatch
-from monolith_py.errors import ModelNotFinite, PoisonedBatch, WireError
 from monolith_py.io import Log
 from monolith_py.io.codec import encode_examples
 from monolith_py.io.log.dead_letters import DeadLetters
@@ -20,11 +18,10 @@ from monolith_py.io.retrying import RetryPolicy
 from monolith_py.observe import metrics
 from monolith_py.sync import PublishedModel, Publisher, next_generation
 from monolith_py.training import Checkpoint, CheckpointMeta, CheckpointSaving, Trainer, restore_checkpoint
+from monolith_streaming.trainer.learner import Learner
 from monolith_streaming.trainer.source import ExampleSource
 
 _logger = logging.getLogger(__name__)
-
-_LAG_INTERVAL_S = 5.0
 
 
 class OnlineTraining:
@@ -54,13 +51,15 @@ class OnlineTraining:
         log.num_partitions(self._topics.dense_requests)  # a missing topic fails here, not at each publish
         published = PublishedModel(self.trainer.bags.tables, self.trainer.export_dense)
         self._publisher = Publisher(log, self._topics, published, job.sync, clock, generation=generation)
+        self._learner = Learner(self.trainer, self._note_step, self._put_aside)
         self._source = ExampleSource(log, self._topics.examples, meta.offsets if meta else {}, self._dead_letters, clock)
         self._saved_batches = meta.step if meta else -1
         self._saving: CheckpointSaving | None = None
         self._saved_meta: CheckpointMeta | None = None
         self._saving_since_s = 0.0
         self._save_due_s = clock.monotonic_s() + job.trainer.checkpoint_interval_s
-        self._lag_due_s = clock.monotonic_s()
+        self._report_due_s = clock.monotonic_s()
+        self._reported_examples = self.trainer.num_examples
         if meta is None:
             self.checkpoint()
 
@@ -73,6 +72,7 @@ class OnlineTraining:
             if ends is not None and (not learning or self._source.has_reached(ends)):
                 break
             learning = self.step()
+        self._report()
         self.checkpoint()
         self._publisher.close()
 
@@ -83,14 +83,14 @@ class OnlineTraining:
         examples = self._source.next_batch(size, config.linger_s, self._should_stop)
         if examples is not None:
             started_s = self._clock.monotonic_s()
-            self._learn(examples)
+            self._learner.learn(examples)
             metrics.STEP_DURATION_SECONDS.observe(self._clock.monotonic_s() - started_s)
         self._publisher.maybe_publish(self.trainer.watermark_ms)
         self._advance_checkpoint()
         now_s = self._clock.monotonic_s()
-        if now_s >= self._lag_due_s:
-            self._lag_due_s = now_s + _LAG_INTERVAL_S
-            self._report_lag()
+        if now_s >= self._report_due_s:
+            self._report_due_s = now_s + config.report_interval_s
+            self._report()
         return examples is not None
 
     def checkpoint(self) -> None:
@@ -135,6 +135,7 @@ class OnlineTraining:
             offsets=self._source.positions,
             watermark_ms=self.trainer.watermark_ms,
             saved_ms=self._clock.now_ms(),
+            quality=tuple(self.trainer.quality.report()),
         )
         started_s = self._clock.monotonic_s()
         self._saving.freeze(self._saved_meta)
@@ -146,37 +147,29 @@ class OnlineTraining:
         saving, meta, self._saving = self._saving, self._saved_meta, None
         checkpoint = saving.wait()
         self._saved_batches = meta.step
-        self.trainer.report()
         duration_s = self._clock.monotonic_s() - self._saving_since_s
         metrics.CHECKPOINT_DURATION_SECONDS.set(duration_s)
         metrics.CHECKPOINT_SAVED_TIMESTAMP_SECONDS.set(meta.saved_ms / 1000)
         _logger.info("checkpoint %s: %d examples, offsets %s, %.2f s", checkpoint, meta.examples_trained, meta.offsets, duration_s)
 
-    def _learn(self, examples: ExampleBatch, first_row: int = 0) -> None:
-        """Learn the examples from `first_row` of the batch on; halve them while they are poisoned, so that only bad ones are put aside.
+    def _note_step(self, examples: ExampleBatch, probabilities: FloatArray) -> None:
+        self._publisher.note_step(self.trainer.bags.rows_touched)
 
-        Raises:
-            ModelNotFinite: the model is poisoned, not the examples.
-        """
-        try:
-            self.trainer.step(examples)
-        except (PoisonedBatch, WireError) as error:
-            if not all(bool(torch.isfinite(value).all()) for value in self.trainer.model.parameters()):
-                rule = f"must be finite, got NaN or infinity after {self.trainer.num_batches} batches"
-                raise ModelNotFinite(f"dense parameters {rule}: {error}") from None
-            metrics.BATCHES_SKIPPED.labels(reason=type(error).__name__).inc()
-            if len(examples) == 1:
-                _logger.warning("example of request %s put aside: %s", examples.request_ids[0], error)
-                partition, offset = self._source.origin_of(first_row)
-                self._dead_letters.put(self._topics.examples, partition, offset, encode_examples(examples), str(error))
-                return
-            middle = len(examples) // 2
-            self._learn(examples.slice(0, middle), first_row)
-            self._learn(examples.slice(middle, len(examples)), first_row + middle)
-        else:
-            self._publisher.note_step(self.trainer.bags.rows_touched)
+    def _put_aside(self, example: ExampleBatch, row: int, reason: str) -> None:
+        _logger.warning("example of request %s put aside: %s", example.request_ids[0], reason)
+        partition, offset = self._source.origin_of(row)
+        self._dead_letters.put(self._topics.examples, partition, offset, encode_examples(example), reason)
 
-    def _report_lag(self) -> None:
+    def _report(self) -> None:
+        """Set the gauges; log the figures of quality if there are new examples, their faults as warnings."""
         positions = self._source.positions
         for partition, end in self._source.ends().items():
             metrics.EXAMPLE_LAG_RECORDS.labels(partition=str(partition)).set(end - positions[partition][0])
+        figures = self.trainer.report()
+        if self.trainer.num_examples == self._reported_examples:
+            return
+        self._reported_examples = self.trainer.num_examples
+        for quality in figures:
+            _logger.info("%s", quality)
+            if fault := quality.fault():
+                _logger.warning("%s, %s: %s", quality.task, quality.source, fault)

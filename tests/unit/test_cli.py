@@ -52,6 +52,7 @@ COMMANDS = {
     "train": ["--stop-at-end"],
     "serve": [],
     "replay": ["--start", "0", "--end", "1"],
+    "backtest": ["--start", "0", "--output", "unused"],
     "rank": ["--user", "1", "--candidates", "1"],
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,8 +17,13 @@ from monolith_py.config import parse_job
 from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.examples import ExampleBatch
 from monolith_py.table import EmbeddingTable, Sgd
-from monolith_py.training import CheckpointMeta, Trainer, save_checkpoint
+from monolith_py.training import CheckpointMeta, Quality, Trainer, save_checkpoint
+from monolith_py.training.quality import BEFORE_LEARNING, Source
 
+QUALITY = (
+    Quality("click", Source("served", "live", "2"), 20_000, 900.0, 0.7345, 0.8714, 1.02, 0.045),
+    Quality("click", BEFORE_LEARNING, 20_000, 0.0, math.nan, math.nan, math.nan, 0.0),
+)
 # Item 11 is seen by all eight users of a batch, item 12 once.
 ITEMS = [11, 11, 11, 11, 11, 11, 11, 12]
 
@@ -68,7 +74,7 @@ def make_checkpoint(tmp_path: Path) -> Callable[[], Path]:
         kinds, weights = np.zeros(num, np.uint8), np.ones(num, np.float32)
         trainer.step(ExampleBatch(ids, np.arange(num), times_ms, kinds, weights, labels, FeatureColumns(num, sparse)))
         meta = CheckpointMeta(
-            "shop", trainer.num_batches, trainer.num_examples, 2, 17, 23, {0: (5, 3)}, trainer.watermark_ms, 1_800_000_000_000
+            "shop", trainer.num_batches, trainer.num_examples, 2, 17, 23, {0: (5, 3)}, trainer.watermark_ms, 1_800_000_000_000, QUALITY
         )
         return save_checkpoint(tmp_path / "checkpoints", trainer, meta, keep=3).path
 
@@ -95,6 +101,23 @@ def test_a_checkpoint_is_shown_with_a_line_for_each_table(make_checkpoint: Calla
     settings = " ".join(result.stdout.replace("│", " ").split())
     assert "admit after 1 (count), ttl 1 d " in settings
     assert "admit after 3 (count), budget 1.0 GiB score" in settings
+
+
+def test_the_quality_in_a_checkpoint_is_shown(make_checkpoint: Callable[[], Path]) -> None:
+    path = make_checkpoint()
+    lines = [line.split() for line in monolith("inspect", path).stdout.replace("│", " ").splitlines() if "20,000" in line]
+    assert lines == [
+        ["click", "served", "by", "live", "2", "20,000", "0.7345", "0.8714", "1.020", "0.0450"],
+        ["click", "before", "learning", "20,000", "nan", "nan", "nan", "0.0000"],
+    ]
+    served, before = json.loads(monolith("inspect", path, "--json").stdout)["checkpoint"]["quality"]
+    assert (served["arm"], served["generation"], served["auc"], before["kind"], before["auc"]) == (
+        "live",
+        "2",
+        0.7345,
+        "before learning",
+        None,
+    )
 
 
 def test_a_folder_of_checkpoints_shows_the_newest_intact_and_why_others_were_passed_over(make_checkpoint: Callable[[], Path]) -> None:

@@ -29,6 +29,7 @@ def encode_impression(impression: Impression) -> bytes:
         scores=impression.scores.ravel().tolist(),
         task_names=impression.task_names,
         model_version=impression.model_version,
+        arm=impression.arm,
     )
     return serialize(message)
 
@@ -53,6 +54,7 @@ def decode_impression(value: bytes) -> Impression:
         scores=np.array(message.scores, np.float32).reshape(num_candidates, num_tasks),
         task_names=tuple(message.task_names),
         model_version=message.model_version,
+        arm=message.arm,
     )
 
 

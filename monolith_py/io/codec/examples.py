@@ -1,8 +1,9 @@
 """Examples to and from an Arrow IPC stream of one record batch: readable by any Arrow library, decoded without a copy of the features.
 
 Columns: request_id string, item_id int64, time_ms int64, kind uint8, sample_rate float32, `label_<task>` float32, a sparse feature
-`s_<name>` list<int64>, a dense one `d_<name>` fixed_size_list<float32>[width]. Nothing is null. The schema's metadata has the format
-version under `monolith.examples`, and the writer's own entries. Letters: B examples.
+`s_<name>` list<int64>, a dense one `d_<name>` fixed_size_list<float32>[width], and those of served scores (served_columns.py), if there
+are any. Nothing is null. The schema's metadata has the format version under `monolith.examples`, and the writer's own entries.
+Letters: B examples.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pyarrow as pa
 from monolith_py.data.columns import FeatureColumns, FloatArray, SparseColumn
 from monolith_py.data.examples import ExampleBatch, ExampleKind
 from monolith_py.errors import WireError
+from monolith_py.io.codec.served_columns import SCORE_PREFIX, TEXT_TYPE, TEXTS, read_served, served_columns
 
 _VERSION_KEY, _VERSION = b"monolith.examples", b"1"
 _FIXED = {
@@ -58,6 +60,9 @@ def encode_examples(batch: ExampleBatch, metadata: Mapping[str, str] | None = No
     for name, dense in batch.features.dense.items():
         fields.append((f"d_{name}", dense.shape[1]))
         arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(dense.ravel()), dense.shape[1]))
+    for name, array in served_columns(batch.served).items() if batch.served else ():
+        fields.append((name, None))
+        arrays.append(array)
     texts = {key.encode(): text.encode() for key, text in (metadata or {}).items()}
     schema = _schema(tuple(fields)).with_metadata({_VERSION_KEY: _VERSION, **texts})
     sink = pa.BufferOutputStream()
@@ -81,21 +86,22 @@ def decode_examples(value: bytes) -> ExampleBatch:
             raise WireError(f"examples must have a column {name}, got {sorted(columns)}")
         _require_type(name, columns[name], kind)
     labels: dict[str, FloatArray] = {}
+    scores: dict[str, FloatArray] = {}
     sparse: dict[str, SparseColumn] = {}
     dense: dict[str, FloatArray] = {}
     for name, column in columns.items():
-        if name in _FIXED:
+        if name in _FIXED or name in TEXTS:
             continue
         prefix, _, rest = name.partition("_")
-        if prefix == "label" and rest:
+        if prefix in ("label", "score") and rest:
             _require_type(name, column, pa.float32())
-            labels[rest] = np.array(column)
+            (labels if prefix == "label" else scores)[rest] = np.array(column)
         elif prefix == "s" and rest:
             sparse[rest] = _sparse_column(name, column)
         elif prefix == "d" and rest:
             dense[rest] = _dense_column(name, column)
         else:
-            raise WireError(f"examples columns must begin with label_, s_ or d_, got {name!r}")
+            raise WireError(f"examples columns must begin with label_, score_, s_ or d_, got {name!r}")
     batch = ExampleBatch(
         request_ids=tuple(columns["request_id"].to_pylist()),
         item_ids=np.array(columns["item_id"]),
@@ -104,6 +110,7 @@ def decode_examples(value: bytes) -> ExampleBatch:
         sample_rates=np.array(columns["sample_rate"]),
         labels=labels,
         features=FeatureColumns(record.num_rows, sparse, dense),
+        served=read_served(columns, scores),
     )
     _check(batch)
     return batch
@@ -125,12 +132,14 @@ def examples_metadata(value: bytes) -> dict[str, str]:
 
 @lru_cache(maxsize=64)
 def _schema(fields: _Fields) -> pa.Schema:
-    types = {"s": _FIDS, "l": pa.float32()}
+    types = {"s": _FIDS, "label": pa.float32(), "score": pa.float32()}
 
     def type_of(name: str, width: int | None) -> pa.DataType:
         if name in _FIXED:
             return _FIXED[name]
-        return types[name[0]] if width is None else pa.list_(pa.float32(), width)
+        if name in TEXTS:
+            return TEXT_TYPE
+        return types[name.partition("_")[0]] if width is None else pa.list_(pa.float32(), width)
 
     return pa.schema([pa.field(name, type_of(name, width), nullable=False) for name, width in fields])
 
@@ -201,6 +210,9 @@ def _check(batch: ExampleBatch) -> None:
         **{f"s_{feature}": len(column) for feature, column in batch.features.sparse.items()},
         **{f"d_{feature}": len(dense) for feature, dense in batch.features.dense.items()},
     }
+    if batch.served:
+        lengths["model_version"] = len(batch.served)
+        lengths |= {f"{SCORE_PREFIX}{task}": len(scores) for task, scores in batch.served.scores.items()}
     for name, length in lengths.items():
         if length != num_rows:
             raise WireError(f"examples.{name} must have {num_rows} rows, got {length}")
@@ -211,6 +223,8 @@ def _check(batch: ExampleBatch) -> None:
     _require("sample_rate", batch.sample_rates, (batch.sample_rates > 0) & (batch.sample_rates <= 1), "must be in (0, 1]")
     _require("kind", batch.kinds, batch.kinds <= max(ExampleKind), f"must be one of {[int(kind) for kind in ExampleKind]}")
     _require("time_ms", batch.times_ms, batch.times_ms > 0, "must be > 0")
+    for task, scores in batch.served.scores.items() if batch.served else ():
+        _require(f"{SCORE_PREFIX}{task}", scores, np.isnan(scores) | ((scores >= 0) & (scores <= 1)), "must be in [0, 1]")
     for name, dense in batch.features.dense.items():
         _require(f"d_{name}", dense, np.isfinite(dense), "must be finite")
     if "" in batch.request_ids:

@@ -5,8 +5,10 @@ Arrays of 36 columns take 200 us an impression: all the time there is at 5,000 i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
+from monolith_py.data.served import ServedModel
 from monolith_py.errors import WireError
 from monolith_py.io.codec.impression_rules import check_features, check_request
 from monolith_py.io.codec.messages import parse
@@ -42,9 +44,27 @@ class ImpressionView:
         return int(self.message.time_ms)
 
     @property
+    def user_id(self) -> int:
+        """User of the request."""
+        return int(self.message.user_id)
+
+    @property
     def item_ids(self) -> list[int]:
         """Item of each candidate, (B,); a new list at each call."""
         return list(self.message.item_ids)
+
+    @property
+    def model(self) -> ServedModel:
+        """Model that scored the candidates."""
+        message = self.message
+        return ServedModel(message.arm, message.model_version)
+
+    def scores_of(self, row: int, tasks: Sequence[str]) -> list[float]:
+        """Return the served score of candidate `row` for each of `tasks`; NaN without one, and for one that is no probability."""
+        names, scores = self.message.task_names, self.message.scores
+        first = row * len(names)
+        by_task = {name: score for name, score in zip(names, scores[first : first + len(names)], strict=True) if 0.0 <= score <= 1.0}
+        return [by_task.get(task, math.nan) for task in tasks]
 
     def flat_columns(self, patterns: WirePatterns) -> FlatColumns | None:
         """Return the features, None if there are several candidates or columns of other than one fid."""

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from monolith_py.errors import CheckpointError, CheckpointVersion
 from monolith_py.table import table_file
+from monolith_py.training.quality import Quality
 
 _logger = logging.getLogger(__name__)
 
@@ -45,6 +46,11 @@ class CheckpointMeta:
     offsets: dict[int, tuple[int, int]]  # partition of `examples` -> (offset, row) of the next example
     watermark_ms: int  # event time
     saved_ms: int  # wall clock
+    quality: tuple[Quality, ...] = ()  # of the last predictions of each task; none in older checkpoints
+
+    def document(self) -> dict[str, Any]:
+        """Return the meta as a JSON document."""
+        return {**asdict(self), "quality": [quality.document() for quality in self.quality]}
 
 
 @dataclass(frozen=True)
@@ -126,6 +132,7 @@ class Checkpoint:
         meta = dict(self._manifest()["meta"])
         try:
             meta["offsets"] = {int(partition): (int(offset), int(row)) for partition, (offset, row) in meta["offsets"].items()}
+            meta["quality"] = tuple(Quality.from_document(document) for document in meta.get("quality", ()))
             return CheckpointMeta(**meta)
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise CheckpointError(f"{self.path / _MANIFEST}: {type(error).__name__}: {error}") from None
@@ -148,7 +155,7 @@ class Checkpoint:
             save_file(dense, self.path / _DENSE)
             save_file(optimizer, self.path / _OPTIMIZER)
             files = {str(file.relative_to(self.path)): _fingerprint(file) for file in self.files()}
-            manifest = {"version": VERSION, "meta": asdict(meta), "files": files}
+            manifest = {"version": VERSION, "meta": meta.document(), "files": files}
             (self.path / _MANIFEST).write_text(json.dumps(manifest, indent=1))
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{self.path}: {error}") from None

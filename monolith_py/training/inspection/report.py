@@ -214,7 +214,7 @@ def _find(table: EmbeddingTable, entries: Entries, fid: int, settings: TableSett
 
 def _meta_document(meta: CheckpointMeta) -> dict[str, Any]:
     offsets = [{"partition": partition, "offset": offset, "row": row} for partition, (offset, row) in sorted(meta.offsets.items())]
-    return {**asdict(meta), "offsets": offsets, "watermark": iso(meta.watermark_ms / 1000), "saved": iso(meta.saved_ms / 1000)}
+    return {**meta.document(), "offsets": offsets, "watermark": iso(meta.watermark_ms / 1000), "saved": iso(meta.saved_ms / 1000)}
 
 
 def _table_document(table: TableReport) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from rich.table import Table
 from monolith_py.table import TableSettings
 from monolith_py.training.checkpoint import CheckpointMeta
 from monolith_py.training.inspection import Bin, FidReport, Inspection, TableReport, iso
+from monolith_py.training.quality import Quality
 
 _MIN_WIDTH = 140  # a narrower terminal folds the lines instead of squeezing the numbers
 _UNITS_S = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -22,6 +23,8 @@ def print_inspection(inspection: Inspection) -> None:
     for name, text in _facts(inspection):
         facts.add_row(name, text)
     console.print(facts)
+    if inspection.meta and inspection.meta.quality:
+        console.print(_quality(inspection.meta.quality))
     console.print(_tables(inspection.tables))
     name = inspection.tables[0].name if inspection.tables else ""
     if inspection.histograms:
@@ -52,6 +55,16 @@ def _facts(inspection: Inspection) -> list[tuple[str, str]]:
         ("examples", f"next by partition: {', '.join(offsets) or 'none'}"),
         ("updates", f"next offset {meta.updates_offset:,}, seq {meta.next_seq:,}"),
     ]
+
+
+def _quality(figures: tuple[Quality, ...]) -> Table:
+    table = Table("task", "predictions", title="quality of the last predictions", title_justify="left")
+    for column in ("number", "AUC", "NE", "calibration", "label rate"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for one in figures:
+        numbers = (f"{one.auc:.4f}", f"{one.ne:.4f}", f"{one.calibration:.3f}", f"{one.label_rate:.4f}")
+        table.add_row(one.task, str(one.source), f"{one.num_predictions:,}", *numbers)
+    return table
 
 
 def _tables(reports: tuple[TableReport, ...]) -> Table:

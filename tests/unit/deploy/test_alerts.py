@@ -46,6 +46,8 @@ def test_every_rule_says_how_urgent_it_is_and_what_to_do(rules: list[dict[str, A
         "example_lag_records",
         "dead_letters_total",
         "progressive_ne",
+        "served_calibration_ratio",
+        "label_rate",
         "checkpoint_saved_timestamp_seconds",
         "freshness_seconds_bucket",
     ],

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monolith_py.training import ProgressiveWindow, auc, calibration, logloss, normalized_entropy
+from monolith_py.training import auc, calibration, label_rate, logloss, normalized_entropy
 
 predictions = st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9, 1.0])), min_size=1, max_size=40)
 
@@ -45,8 +46,26 @@ def test_calibration_is_mean_prediction_over_mean_label() -> None:
     assert math.isnan(calibration([0, 0], [0.5, 0.5]))
 
 
-def test_a_window_keeps_the_newest_batches_that_fill_it() -> None:
-    window = ProgressiveWindow(5)
-    for number in range(6):
-        window.add(np.full(2, number % 2, np.float32), np.full(2, number, np.float32))
-    assert window.values()[1].tolist() == [3, 3, 4, 4, 5, 5]
+@given(predictions, st.randoms(use_true_random=False))
+def test_a_weight_counts_a_prediction_several_times(pairs: list[tuple[bool, float]], random: Any) -> None:
+    weights = [random.randint(0, 3) for _ in pairs]
+    labels, scores = np.array([label for label, _ in pairs]), np.array([score for _, score in pairs])
+    copies = np.repeat(np.arange(len(pairs)), weights)
+    for figure in (auc, logloss, normalized_entropy, calibration):
+        assert figure(labels, scores, weights) == pytest.approx(figure(labels[copies], scores[copies]), nan_ok=True)
+    assert label_rate(labels, weights) == pytest.approx(labels[copies].mean() if len(copies) else math.nan, nan_ok=True)
+
+
+@given(predictions)
+def test_a_negative_weight_takes_a_prediction_back(pairs: list[tuple[bool, float]]) -> None:
+    labels, scores = np.array([label for label, _ in pairs]), np.array([score for _, score in pairs])
+    first_labels = labels.copy()
+    first_labels[: len(pairs) // 2] = False  # the first half was counted as negative before its label was known
+    late = np.flatnonzero(labels != first_labels)
+    counted = (
+        np.concatenate([first_labels, np.zeros(len(late)), np.ones(len(late))]),
+        np.concatenate([scores, scores[late], scores[late]]),
+        np.concatenate([np.ones(len(pairs)), -np.ones(len(late)), np.ones(len(late))]),
+    )
+    for figure in (auc, logloss, normalized_entropy, calibration):
+        assert figure(*counted) == pytest.approx(figure(labels, scores), nan_ok=True)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.examples import ExampleBatch
+from monolith_py.data.served import ServedModel, ServedScores
 from monolith_py.errors import WireError
 from monolith_py.io.codec import decode_examples, encode_examples, examples_metadata
 
@@ -36,7 +37,15 @@ def make_batch(num_rows: int = 4, seed: int = 0) -> ExampleBatch:
             },
             {"age": generator.random((num_rows, 1), np.float32), "embedding": generator.random((num_rows, 3), np.float32)},
         ),
+        served=make_served(num_rows, generator) if seed % 2 else None,
     )
+
+
+def make_served(num_rows: int, generator: np.random.Generator) -> ServedScores:
+    scores = generator.random(num_rows, np.float32)
+    scores[generator.random(num_rows) < 0.2] = np.nan
+    models = (ServedModel("live", "3.41"), ServedModel("live", "3.42"), ServedModel("trial", "3.41"))
+    return ServedScores({"click": scores}, models, generator.integers(0, 3, num_rows).astype(np.int32))
 
 
 def assert_equal(left: ExampleBatch, right: ExampleBatch) -> None:
@@ -52,6 +61,17 @@ def assert_equal(left: ExampleBatch, right: ExampleBatch) -> None:
     for name, column in left.features.sparse.items():
         assert np.array_equal(column.fids, right.features.sparse[name].fids)
         assert np.array_equal(column.lengths, right.features.sparse[name].lengths)
+    assert served_rows(left) == served_rows(right)
+
+
+def served_rows(batch: ExampleBatch) -> list[tuple[ServedModel, dict[str, str]]]:
+    served = batch.served
+    if served is None:
+        return []
+    return [
+        (served.models[code], {task: str(scores[row]) for task, scores in served.scores.items()})
+        for row, code in enumerate(served.model_codes.tolist())
+    ]
 
 
 def replace_column(value: bytes, name: str, column: pa.Array | None) -> bytes:
@@ -167,12 +187,41 @@ FLOATS = pa.list_(pa.float32(), 1)
         ("d_age", pa.array([[1.0], [None]], FLOATS), r"examples.d_age must have no null"),
         ("d_age", pa.array([[1.0], [NAN]], FLOATS), r"examples.d_age must be finite, got \[nan\] at row 1"),
         ("d_age", pa.array([1.0, 2.0], pa.float32()), r"examples.d_age must be of type fixed_size_list<float32>, got float"),
-        ("x_age", pa.array([1.0, 2.0], pa.float32()), r"examples columns must begin with label_, s_ or d_, got 'x_age'"),
+        (
+            "score_click",
+            pa.array([0.5, 0.5], pa.float32()),
+            r"examples must have columns arm and model_version beside served scores, got \[\]",
+        ),
+        ("arm", pa.array(["a", "b"]), r"examples must have columns arm and model_version beside served scores, got \['arm'\]"),
+        ("x_age", pa.array([1.0, 2.0], pa.float32()), r"examples columns must begin with label_, score_, s_ or d_, got 'x_age'"),
     ],
 )
 def test_a_foreign_record_that_breaks_a_rule_is_refused(name: str, column: pa.Array | None, message: str) -> None:
     with pytest.raises(WireError, match=message):
         decode_examples(replace_column(encode_examples(make_batch(2)), name, column))
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "message"),
+    [
+        ("score_click", pa.array([0.5, 1.5], pa.float32()), r"examples.score_click must be in \[0, 1\], got 1.5 at row 1"),
+        ("score_click", pa.array([0.5, 0.5], pa.float64()), r"examples.score_click must be of type float, got double"),
+        ("arm", pa.array(["a", "b"]), r"examples.arm must be of type dictionary<.*>, got string"),
+        ("arm", pa.array([None, "b"]).dictionary_encode(), r"examples.arm must have no null, got 1"),
+        ("model_version", None, r"examples must have columns arm and model_version beside served scores, got \['arm'\]"),
+    ],
+)
+def test_a_foreign_record_with_broken_served_scores_is_refused(name: str, column: pa.Array | None, message: str) -> None:
+    with pytest.raises(WireError, match=message):
+        decode_examples(replace_column(encode_examples(make_batch(2, seed=1)), name, column))
+
+
+def test_texts_with_codes_of_their_own_are_combined() -> None:
+    value = encode_examples(make_batch(3, seed=1))
+    for name, texts in (("arm", ["a", "b", "a"]), ("model_version", ["1.1", "1.2", "1.2"])):
+        value = replace_column(value, name, pa.array(texts).dictionary_encode())
+    rows = served_rows(decode_examples(value))
+    assert [model for model, _ in rows] == [ServedModel("a", "1.1"), ServedModel("b", "1.2"), ServedModel("a", "1.2")]
 
 
 def test_a_record_of_another_version_is_refused() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from monolith_py.data.examples import ExampleKind
 from monolith_streaming.joiner.sampling import is_kept
 
 World = Any
@@ -62,4 +63,7 @@ def test_a_late_positive_of_a_negative_that_was_sampled_away_is_a_whole_example(
     got = world.labels(job, log)
     assert [row[1:] for row in got if row[0] == away] == [(1, "LABELLED", (1, 0)), (1, "RETRACTION", (0, 1))]
     assert [row[1:] for row in got if row[0] == kept] == [(1, "LABELLED", (0, 0)), (1, "RETRACTION", (1, 0)), (1, "RETRACTION", (0, 1))]
-    assert {rate for request_id, _, _, labels, rate, *_ in world.examples(job, log) if any(labels)} == {1.0}
+    rates = {(request_id, kind, labels): rate for request_id, _, kind, labels, rate, *_ in world.examples(job, log) if any(labels)}
+    retraction = int(ExampleKind.RETRACTION)
+    assert rates.pop((kept, retraction, (1, 0))) == 0.25  # takes back a negative of weight 4
+    assert rates.keys() >= {(kept, retraction, (0, 1)), (away, retraction, (0, 1))} and set(rates.values()) == {1.0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from monolith_py.clock import ManualClock
 from monolith_py.config import JobConfig, parse_job
 from monolith_py.data.examples import ExampleBatch
+from monolith_py.data.served import ServedModel, ServedScores
 from monolith_py.errors import CheckpointError, ModelNotFinite
 from monolith_py.io.codec import decode_dead_letter, decode_examples, encode_examples
 from monolith_py.io.log.topics import create_topics
@@ -129,6 +131,60 @@ def test_a_checkpoint_is_written_every_interval_in_which_something_was_learnt(
     training.step()
     training.checkpoint()
     assert steps_saved(job) == [0, 1], "nothing was learnt since"
+
+
+def test_quality_is_logged_while_training_and_kept_in_the_checkpoint(
+    world: World, make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "monolith_streaming.trainer.loop")
+    job = make_job(report_interval_s=5.0)
+    log, clock = make_log(world, job), ManualClock(NOW_MS)
+    training = OnlineTraining(job, log, clock, lambda: False)
+
+    def lines() -> list[str]:
+        return [record.message for record in caplog.records if record.message.startswith("click, ")]
+
+    append(log, served(make_examples(*range(1, 9)), 0.9))
+    training.step()
+    assert len(lines()) == 2 and "click, served by live 3: AUC" in lines()[0] and "click, before learning: AUC" in lines()[1]
+    append(log, served(make_examples(*range(9, 17)), 0.9))
+    training.step()
+    assert len(lines()) == 2, "the interval has not passed"
+    clock.advance(5.0)
+    training.step()
+    assert len(lines()) == 4 and "of 16 predictions" in lines()[-1]
+    clock.advance(5.0)
+    training.step()
+    assert len(lines()) == 4, "nothing was learnt since"
+    training.run(stop_at_end=True)
+    checkpoint = Checkpoint.newest(Path(job.trainer.checkpoint_dir))
+    assert checkpoint is not None
+    assert [str(quality) for quality in checkpoint.meta.quality] == lines()[-2:]
+
+
+def test_a_calibration_far_from_1_and_a_task_without_positives_are_warnings(
+    world: World, make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch], caplog: pytest.LogCaptureFixture
+) -> None:
+    job = make_job(batch_size=256)
+    for positive, fault in (
+        (True, "click, served by live 3: calibration 0.10 is far from 1"),
+        (False, "no positive label in 2,304 predictions"),
+    ):
+        caplog.clear()
+        log = make_log(world, job)
+        for start in range(0, 2304, 256):
+            examples = served(make_examples(*range(start, start + 256)), 0.1)
+            append(log, replace(examples, labels={"click": np.full(256, float(positive), np.float32)}))
+        train(make_job(batch_size=256, checkpoint_dir=f"{job.trainer.checkpoint_dir}-{positive}"), log, ManualClock(NOW_MS))
+        assert any(fault in record.message and record.levelname == "WARNING" for record in caplog.records)
+
+
+def served(examples: ExampleBatch, score: float) -> ExampleBatch:
+    num = len(examples)
+    return replace(
+        examples,
+        served=ServedScores({"click": np.full(num, score, np.float32)}, (ServedModel("live", "3.41"),), np.zeros(num, np.int32)),
+    )
 
 
 def test_expired_rows_are_evicted_at_multiples_of_the_interval_of_event_time(
