@@ -25,10 +25,10 @@ NAMESPACES = {
 }
 # Settings that are tried; the report has the best of each stream, which favours Vowpal Wabbit.
 SETTINGS = {
-    "generated": ("", "-l 0.1", "-l 2", "-q ut -q ia", "-l 0.1 -q ut", "-l 2 -q ut", "-q ut -q th"),
     "kuairand": ("-q ut -q vt -q ud -q ug -q td -q tg",),
-    "mind": ("", "-l 0.1", "-l 0.02", "-q ia -q ih", "-l 0.1 -q ia -q ih", "-l 0.1 -q ui", "--ftrl --ftrl_alpha 0.02"),
-    "obd": ("", "-l 0.1", "-l 0.02", "-q im -q io", "-l 0.02 -q im -q io", "-l 0.02 -q ui", "--ftrl --ftrl_alpha 0.02"),
+    "mind": ("", "-q ia -q ih", "-l 0.1 -q ia -q ih"),
+    "obd": ("", "-l 0.1", "-q im -q io"),
+    "generated": ("", "-q ut -q ia", "-l 1 -q ut -q ia", "-q ut -q ia -q th"),
 }
 
 

@@ -141,8 +141,8 @@ def generated_stream(seed: int, num_requests: int = GENERATED_REQUESTS) -> Onlin
     lengths = np.diff(made.offsets)
     stream = list_stream(
         "generated",
-        f"generated news lists with drift (deploy/demo/dataset/listwise.py), {num_requests:,} requests of {lengths.mean():.0f} candidates on "
-        f"average in {GENERATED_DAYS:.0f} days; another world for each seed",
+        f"generated news lists with drift (deploy/demo/dataset/listwise.py), {num_requests:,} requests of {lengths.mean():.0f} candidates "
+        f"on average in {GENERATED_DAYS * num_requests / GENERATED_REQUESTS:.1f} days; another world for each seed",
         made.times_ms,
         users=made.users,
         lengths=lengths,
