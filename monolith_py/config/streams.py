@@ -40,8 +40,9 @@ class JoinerConfig(Settings):
 
     # Time that an impression waits for its actions, in seconds.
     window_s: Positive = 600.0
-    # Unit of emission: each candidate once its labels are known, or all candidates of a request once those of the last are.
-    emit: Literal["candidate", "request"] = "candidate"
+    # Unit of emission: each candidate once its labels are known, or all candidates of a request once those of the last are. "candidate"
+    # learns a click on a list up to `window_s` sooner, but before the list's negatives: predictions come out too high.
+    emit: Literal["candidate", "request"] = "request"
     # Kinds of action after which every label of their candidate is known: it does not wait for the window to close.
     terminal_actions: tuple[str, ...] = ()
     # Kinds of action after which every label of their request is known. Their item need not be a candidate.

@@ -62,12 +62,15 @@ class BacktestResult:
     def gains(self, base: str) -> dict[str, dict[str, Gain]]:
         """Return the gain in AUC of every other arm over arm `base`: arm -> task -> gain.
 
+        Intervals are over users, or over requests if all have the same user.
+
         Raises:
             KeyError: no arm is named `base`.
         """
+        groups = self.user_codes if self.user_codes.any() else self.request_codes
         return {
             arm: {
-                task: gain_of(values, scores[:, place], self.scores[base][:, place], self.user_codes)
+                task: gain_of(values, scores[:, place], self.scores[base][:, place], groups)
                 for place, (task, values) in enumerate(self.labels.items())
             }
             for arm, scores in self.scores.items()

@@ -42,7 +42,7 @@ PARTS = {
     "forward": [("table/bags.py", "forward"), ("monolith_py/model/ranking.py", "forward")],
     "backward": [("torch/_tensor.py", "backward")],
     "optimizer": [("training/dense_optimizer.py", "step")],
-    "metrics": [("training/trainer.py", "_measure")],
+    "quality": [("training/quality.py", "add")],
     "rows_forward": [("table/bags.py", "forward")],  # part of forward
     "rows_backward": [("table/bags.py", "backward")],  # part of backward: dedup, update
 }

@@ -126,10 +126,10 @@ class World:
 
     @staticmethod
     def job(log_url: str = "sqlite:///unused", kv_url: str = "sqlite:///unused", **settings: Any) -> JobConfig:
-        """A job with tasks click and like, window 100 s, late window 1000 s, out of order 10 s; `settings` replace the joiner's."""
+        """A job with tasks click and like, window 100 s, late 1000 s, out of order 10 s, emit candidate; `settings` are the joiner's."""
         counters = settings.pop("counters", {})
         partitions = settings.pop("partitions", 1)
-        joiner = {"window_s": 100, "allowed_lateness_s": 1000, "max_out_of_orderness_s": 10, "linger_s": 0, **settings}
+        joiner = {"window_s": 100, "allowed_lateness_s": 1000, "max_out_of_orderness_s": 10, "linger_s": 0, "emit": "candidate", **settings}
         return parse_job(
             {
                 "name": "test",

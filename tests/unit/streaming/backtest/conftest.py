@@ -25,7 +25,8 @@ class Stream:
     @staticmethod
     def job(log_url: str = "sqlite:///unused", **sections: dict[str, Any]) -> JobConfig:
         """A job with tasks click, features user (shared) and item, window 100 s, lateness 1000 s, out of order 10 s, batches of 8."""
-        joiner = {"window_s": 100, "allowed_lateness_s": 1000, "max_out_of_orderness_s": 10, **sections.pop("joiner", {})}
+        joiner = {"window_s": 100, "allowed_lateness_s": 1000, "max_out_of_orderness_s": 10, "emit": "candidate"}
+        joiner |= sections.pop("joiner", {})
         trainer = {"checkpoint_dir": "unused", "batch_size": 8, **sections.pop("trainer", {})}
         document: dict[str, Any] = {
             "name": "test",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from monolith_py.data.events import Impression
 from monolith_py.errors import ConfigError
 from monolith_py.training import Trainer, auc
 from monolith_streaming.backtest import FROZEN, LIVE, Backtest, BacktestOptions, Timeline, run_backtest
@@ -42,6 +44,14 @@ def test_two_runs_have_the_same_bits(stream: Any, filled_log: Callable[..., Any]
         assert all(first.scores[arm].tobytes() == other.scores[arm].tobytes() for arm in first.scores)
         assert first.request_ids == other.request_ids and first.figures() == other.figures()
     assert first.gains("frozen") == second.gains("frozen")
+
+
+def test_intervals_are_over_requests_where_all_have_one_user(stream: Any, filled_log: Callable[..., Any]) -> None:
+    job = stream.job()
+    events = [replace(event, user_id=0) if isinstance(event, Impression) else event for event in stream.events(100)]
+    options = BacktestOptions(start_ms=stream.start_ms + 1_000_000, slice_s=60, arms=(LIVE, FROZEN))
+    gain = run_backtest(job, Timeline(job, filled_log(job, events), options), options).gains("frozen")["live"]["is_click"]
+    assert gain.low < gain.auc < gain.high
 
 
 def test_the_job_is_left_alone(stream: Any, filled_log: Callable[..., Any], tmp_path: Path) -> None:

@@ -56,9 +56,12 @@ def joined_live(world: World, job: Any, events: list[tuple[float, Any]]) -> Exam
     return ExampleBatch.concat(world.batches(job, log))
 
 
-def known_s(examples: ExampleBatch, events: list[tuple[float, Any]]) -> np.ndarray:
-    """Return the event time at which the labels of each example were known, seconds: the last action's, or the end of the window."""
-    acted = {(event.request_id, event.item_id): at_s for at_s, event in events if isinstance(event, Action)}
+def known_s(examples: ExampleBatch, events: list[tuple[float, Any]], emit: str) -> np.ndarray:
+    """Return the event time at which each example was known, seconds: the last action's, or the end of the window.
+
+    No request has actions on all of its candidates, so whole requests are known at the end of the window.
+    """
+    acted = {(event.request_id, event.item_id): at_s for at_s, event in events if isinstance(event, Action) and emit == "candidate"}
     shown = {event.request_id: at_s for at_s, event in events if isinstance(event, Impression)}
     keys = zip(examples.request_ids, examples.item_ids.tolist(), strict=True)
     return np.array([acted.get(key, shown[key[0]] + WINDOW_S) for key in keys])
@@ -68,14 +71,15 @@ def batches(examples: ExampleBatch, size: int = 256) -> Iterator[ExampleBatch]:
     return (examples.slice(start, start + size) for start in range(0, len(examples), size))
 
 
+@pytest.mark.parametrize("emit", ["candidate", "request"])
 @pytest.mark.parametrize("max_records", [7, 100, 2000])
 def test_a_backlog_gives_the_examples_in_the_order_in_which_their_labels_were_known(
-    world: World, events: list[tuple[float, Any]], max_records: int
+    world: World, events: list[tuple[float, Any]], max_records: int, emit: str
 ) -> None:
-    job = world.job(max_records=max_records, examples_per_record=256)
+    job = world.job(max_records=max_records, examples_per_record=256, emit=emit)
     examples = joined_in_one_go(world, job, events)
     assert len(examples) == NUM_REQUESTS * NUM_CANDIDATES
-    times_s = known_s(examples, events)
+    times_s = known_s(examples, events, emit)
     # A window closes when event time is OUT_OF_ORDER_S past its end. Event time stops at the last impression, and then all windows close.
     within_s = times_s[times_s < (NUM_REQUESTS - 1) * SECONDS_BETWEEN - OUT_OF_ORDER_S]
     inversions_s = np.maximum.accumulate(within_s) - within_s
@@ -86,8 +90,9 @@ def test_a_backlog_gives_the_examples_in_the_order_in_which_their_labels_were_kn
     assert shares.max() < 0.45
 
 
-def test_a_backlog_gives_nearly_the_order_of_the_live_joiner(world: World, events: list[tuple[float, Any]]) -> None:
-    job = world.job(examples_per_record=256, idle_timeout_s=1e6)
+@pytest.mark.parametrize("emit", ["candidate", "request"])
+def test_a_backlog_gives_nearly_the_order_of_the_live_joiner(world: World, events: list[tuple[float, Any]], emit: str) -> None:
+    job = world.job(examples_per_record=256, idle_timeout_s=1e6, emit=emit)
     live, late = joined_live(world, job, events), joined_in_one_go(world, job, events)
     places = [{key: place for place, key in enumerate(zip(one.request_ids, one.item_ids.tolist(), strict=True))} for one in (live, late)]
     assert places[0].keys() == places[1].keys()
