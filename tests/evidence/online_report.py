@@ -62,7 +62,10 @@ _HISTORY_TEXT = (
     "The history of each stream is joined by `monolith join --stop-at-end` from one backlog, and by `monolith replay`; the trainer learns "
     "each topic of examples, and the model, frozen, scores the other requests."
 )
-_RECIPE_TEXT = "Live AUC less that of the defaults, paired by seed, and calibration of live in brackets. A recipe is better only if it is on all streams."
+_RECIPE_TEXT = (
+    "Live AUC less that of the defaults, paired by seed, and calibration of live in brackets. A recipe is better only if it is better on "
+    "all streams."
+)
 
 
 def read_bars(found: Sequence[Bar]) -> str:
