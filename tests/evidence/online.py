@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from online_passes import HistoryOutcome, StreamOutcome, run_history, run_stream, stream_of
+from online_passes import HistoryOutcome, StreamOutcome, merged, run_history, run_stream, stream_of
 from online_report import write_report
 from online_variants import CLAIMS, RECIPES, STREAMS, differs
 from side_by_side import side_by_side
@@ -29,7 +29,7 @@ MOST_SEEDS = 10
 # Streams whose data may not be shipped, and their files.
 _FILES = {"mind": "mind_5k.parquet", "obd": "obd_60k.parquet"}
 
-Task = tuple[str, str, int]  # what, stream, seed; of a history the number of seeds
+Task = tuple[str, str, int]  # claims or recipes, stream, seed; or history, stream, number of seeds
 
 _options: dict[str, tuple[Path, bool]] = {}  # of a worker: folder of data, quick
 
@@ -72,18 +72,24 @@ def run_all(
     streams: Sequence[str], num_seeds: int, jobs: int, given: tuple[Path, bool]
 ) -> tuple[dict[str, list[StreamOutcome]], dict[str, HistoryOutcome]]:
     """Return the outcomes of each stream in the order of their seeds, and those of its history."""
-    tasks: list[Task] = [("history", stream, num_seeds) for stream in streams]
-    tasks += [("stream", stream, seed) for seed in range(num_seeds) for stream in streams]
-    results: dict[str, list[StreamOutcome]] = {stream: [] for stream in streams}
+    tasks = tasks_of(streams, num_seeds)
+    results: dict[str, dict[int, StreamOutcome]] = {stream: {} for stream in streams}
     histories: dict[str, HistoryOutcome] = {}
-    for (what, stream, _), outcome in side_by_side(tasks, _run, jobs, _receive, given):
+    for (what, stream, seed), outcome in side_by_side(tasks, _run, jobs, _receive, given):
         if what == "history":
             histories[stream] = outcome
         else:
-            results[stream].append(outcome)
-    for outcomes in results.values():
-        outcomes.sort(key=lambda outcome: outcome.seed)
-    return results, {stream: histories[stream] for stream in streams}
+            earlier = results[stream].get(seed)
+            results[stream][seed] = outcome if earlier is None else merged(earlier, outcome)
+    by_seed = {stream: [outcomes[seed] for seed in sorted(outcomes)] for stream, outcomes in results.items()}
+    return by_seed, {stream: histories[stream] for stream in streams}
+
+
+def tasks_of(streams: Sequence[str], num_seeds: int) -> list[Task]:
+    """Return all passes."""
+    tasks: list[Task] = [("history", stream, num_seeds) for stream in streams]
+    tasks += [("claims", stream, seed) for seed in range(num_seeds) for stream in streams]
+    return tasks + [("recipes", stream, seed) for seed in range(min(num_seeds, NUM_RECIPE_SEEDS)) for stream in streams]
 
 
 def _receive(given: tuple[Path, bool]) -> None:
@@ -95,8 +101,8 @@ def _run(what: str, stream: str, number: int) -> StreamOutcome | HistoryOutcome:
     data, quick = _options["given"]
     if what == "history":
         return run_history(stream_of(stream, 0, data, quick=quick), range(number))
-    variants = (*CLAIMS, *RECIPES) if number < NUM_RECIPE_SEEDS else CLAIMS
-    return run_stream(stream_of(stream, number, data, quick=quick), number, [variant for variant in variants if differs(variant, stream)])
+    variants = CLAIMS if what == "claims" else RECIPES
+    return run_stream(stream_of(stream, number, data, quick=quick), number, [one for one in variants if differs(one, stream)])
 
 
 def _commit() -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,19 @@ _HOUR_MS = 3600 * 1000
 _MIND_FILE, _OBD_FILE = "mind_5k.parquet", "obd_60k.parquet"
 _MIND_TIME = "%m/%d/%Y %I:%M:%S %p"
 _OBD_USER = tuple(f"user_feature_{number}" for number in range(4))
+
+
+@dataclass(frozen=True)
+class Lists:
+    """R requests with n candidates, one fid of each feature, as the data have them."""
+
+    times_ms: Int64Array  # (R,)
+    users: Int64Array  # (R,) fids
+    lengths: Int64Array  # (R,) candidates of each request
+    items: Int64Array  # (n,) fids
+    shared: dict[str, Int64Array]  # (R,) each
+    candidates: dict[str, Int64Array]  # (n,) each
+    clicks: npt.NDArray[np.bool_]  # (n,)
 
 
 def kuairand_stream() -> OnlineStream:
@@ -93,14 +107,16 @@ def mind_of(table: pa.Table, seed: int) -> OnlineStream:
     return list_stream(
         "mind",
         f"MIND-small news, a sample of {len(rows):,} requests with {lengths.mean():.0f} candidates each",
-        times_ms,
-        users=_fids([user for _, _, user, _ in rows]),
-        lengths=lengths,
-        items=items,
-        shared={"hour": times_ms % _DAY_MS // _HOUR_MS},
-        candidates={"first_day": first_days, "age": days - first_days},
-        clicks=clicks,
-        seed=seed,
+        Lists(
+            times_ms,
+            users=_fids([user for _, _, user, _ in rows]),
+            lengths=lengths,
+            items=items,
+            shared={"hour": times_ms % _DAY_MS // _HOUR_MS},
+            candidates={"first_day": first_days, "age": days - first_days},
+            clicks=clicks,
+        ),
+        seed,
     )
 
 
@@ -124,14 +140,16 @@ def obd_of(table: pa.Table, seed: int) -> OnlineStream:
     return list_stream(
         "obd",
         f"Open Bandit (ZOZO), a sample of {len(items):,} single items",
-        times_ms,
-        users=_fids(["/".join(row) for row in zip(*profile.values(), strict=True)]),
-        lengths=np.ones(len(items), np.int64),
-        items=items,
-        shared={"hour": times_ms % _DAY_MS // _HOUR_MS, **{name: _fids(values) for name, values in profile.items()}},
-        candidates={"position": np.asarray(table.column("position"), np.int64), "affinity": affinity.astype(np.int64)},
-        clicks=np.asarray(table.column("click"), np.int64) > 0,
-        seed=seed,
+        Lists(
+            times_ms,
+            users=_fids(["/".join(row) for row in zip(*profile.values(), strict=True)]),
+            lengths=np.ones(len(items), np.int64),
+            items=items,
+            shared={"hour": times_ms % _DAY_MS // _HOUR_MS, **{name: _fids(values) for name, values in profile.items()}},
+            candidates={"position": np.asarray(table.column("position"), np.int64), "affinity": affinity.astype(np.int64)},
+            clicks=np.asarray(table.column("click"), np.int64) > 0,
+        ),
+        seed,
     )
 
 
@@ -143,18 +161,20 @@ def generated_stream(seed: int, num_requests: int = GENERATED_REQUESTS) -> Onlin
         "generated",
         f"generated news lists with drift (deploy/demo/dataset/listwise.py), {num_requests:,} requests of {lengths.mean():.0f} candidates "
         f"on average in {GENERATED_DAYS * num_requests / GENERATED_REQUESTS:.1f} days; another world for each seed",
-        made.times_ms,
-        users=made.users,
-        lengths=lengths,
-        items=made.items,
-        shared={"hour": made.times_ms % _DAY_MS // _HOUR_MS},
-        candidates={
-            "topic": made.item_topics[made.items - 1],
-            "publisher": made.item_publishers[made.items - 1],
-            "age": made.ages_h,
-        },
-        clicks=made.clicks,
-        seed=seed,
+        Lists(
+            made.times_ms,
+            users=made.users,
+            lengths=lengths,
+            items=made.items,
+            shared={"hour": made.times_ms % _DAY_MS // _HOUR_MS},
+            candidates={
+                "topic": made.item_topics[made.items - 1],
+                "publisher": made.item_publishers[made.items - 1],
+                "age": made.ages_h,
+            },
+            clicks=made.clicks,
+        ),
+        seed,
     )
     delays = "click delays are the generator's: log-normal, median 30 s"
     return dataclasses.replace(
@@ -165,20 +185,10 @@ def generated_stream(seed: int, num_requests: int = GENERATED_REQUESTS) -> Onlin
     )
 
 
-def list_stream(
-    name: str,
-    about: str,
-    times_ms: Int64Array,
-    *,
-    users: Int64Array,
-    lengths: Int64Array,
-    items: Int64Array,
-    shared: dict[str, Int64Array],
-    candidates: dict[str, Int64Array],
-    clicks: npt.NDArray[np.bool_],
-    seed: int,
-) -> OnlineStream:
-    """Return a stream of one task, click, with user and item and one fid of each other feature, and drawn click delays."""
+def list_stream(name: str, about: str, lists: Lists, seed: int) -> OnlineStream:
+    """Return a stream of one task, click, with user and item and one fid of each other feature; `seed` draws the click delays."""
+    times_ms, users, lengths, items = lists.times_ms, lists.users, lists.lengths, lists.items
+    shared, candidates = lists.shared, lists.candidates
     delays_ms = np.random.default_rng(seed).exponential(CLICK_DELAY_MS, len(items)).astype(np.int64) + 1
     starts = np.r_[0, np.cumsum(lengths)]
     live_from = int(HISTORY_SHARE * len(times_ms))
@@ -197,7 +207,7 @@ def list_stream(
         items,
         {"user_id": _column(users), **{feature: _column(fids) for feature, fids in shared.items()}},
         {"item_id": _column(items), **{feature: _column(fids) for feature, fids in candidates.items()}},
-        {"click": clicks},
+        {"click": lists.clicks},
         np.repeat(times_ms, lengths) + delays_ms,
         np.zeros(len(items), np.bool_),
         np.arange(len(times_ms)),

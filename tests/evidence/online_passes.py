@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -84,13 +84,15 @@ def stream_of(name: str, seed: int, data: Path, *, quick: bool) -> OnlineStream:
 
 
 def run_stream(stream: OnlineStream, seed: int, variants: Sequence[OnlineVariant]) -> StreamOutcome:
-    """Return the outcome of all variants and controls."""
+    """Return the outcome of the variants, and of the controls if the defaults are one of them."""
     _one_thread()
     first = int(stream.starts[stream.live_from])
     labels = stream.labels[stream.tasks[0]][first:].astype(np.float32)
     groups = np.unique(stream.groups[stream.request_of[first:]], return_inverse=True)[1]
-    controls = {"constant": constant(stream), "popularity": popularity(stream)}
-    controls |= {f"vowpal {setting}".strip(): vowpal(stream, setting) for setting in SETTINGS[stream.name]}
+    controls = {}
+    if DEFAULT in variants:
+        controls = {"constant": constant(stream), "popularity": popularity(stream)}
+        controls |= {f"vowpal {setting}".strip(): vowpal(stream, setting) for setting in SETTINGS[stream.name]}
     scored = {name: _scored_control(stream, labels, scores, groups) for name, scores in controls.items()}
     arms: dict[tuple[str, str], Scored] = {}
     with tempfile.TemporaryDirectory(prefix="online-") as folder:
@@ -107,6 +109,11 @@ def run_stream(stream: OnlineStream, seed: int, variants: Sequence[OnlineVariant
         oracle=float("nan") if stream.truth is None else auc(labels, stream.truth[first:]),
         label_age_s=label_ages_s(stream),
     )
+
+
+def merged(one: StreamOutcome, other: StreamOutcome) -> StreamOutcome:
+    """Return two outcomes of one stream and seed as one."""
+    return replace(one, arms={**one.arms, **other.arms}, controls={**one.controls, **other.controls})
 
 
 def run_history(stream: OnlineStream, seeds: Sequence[int]) -> HistoryOutcome:

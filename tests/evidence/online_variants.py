@@ -37,7 +37,6 @@ class OnlineVariant:
     arms: tuple[Arm, ...] = (LIVE, FROZEN)
     batches: Literal["as_joined", "even"] = "as_joined"
     counters: bool = False
-    is_recipe: bool = False  # tried against the defaults, with fewer seeds
 
     def sections_of(self, stream: OnlineStream) -> dict[str, Any]:
         """Return the settings for `stream`."""
@@ -65,20 +64,11 @@ CLAIMS = (DEFAULT, EVEN, OTHER, NO_USER, COUNTERS, SAMPLED, LATE)
 RESAMPLED = (("default", "live"), ("default", "frozen"), ("even", "live"), ("other", "live"))
 
 
-def _sparse(**settings: Any) -> dict[str, Any]:
-    return {"optimizer": {"sparse": settings}}
-
-
-def _recipe(name: str, label: str, sections: dict[str, Any]) -> OnlineVariant:
-    return OnlineVariant(name, label, sections, is_recipe=True)
-
-
+# Changes of a default, tried on fewer seeds.
 RECIPES = (
-    _recipe("rows_005", "rows: adagrad, lr 0.05", _sparse(kind="adagrad", lr=0.05)),
-    _recipe("rows_rowwise", "rows: rowwise_adagrad", _sparse(kind="rowwise_adagrad")),
-    _recipe("rows_adam", "rows: adam", _sparse(kind="adam")),
-    _recipe("dense_slow", "dense lr 0.0003", {"optimizer": {"dense": {"lr": 0.0003}}}),
-    _recipe("dense_fast", "dense lr 0.003", {"optimizer": {"dense": {"lr": 0.003}}}),
+    OnlineVariant("rows_005", "rows: adagrad, lr 0.05", {"optimizer": {"sparse": {"kind": "adagrad", "lr": 0.05}}}),
+    OnlineVariant("rows_rowwise", "rows: rowwise_adagrad", {"optimizer": {"sparse": {"kind": "rowwise_adagrad"}}}),
+    OnlineVariant("dense_fast", "dense lr 0.003", {"optimizer": {"dense": {"lr": 0.003}}}),
 )
 
 

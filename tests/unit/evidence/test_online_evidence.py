@@ -35,18 +35,16 @@ def stream(data: ModuleType) -> Any:
     lengths = generator.integers(1, 5, 60)
     num = int(lengths.sum())
     items = np.concatenate([generator.permutation(9)[:length] for length in lengths])
-    made = data.list_stream(
-        "mind",
-        "made",
-        1_700_000_000_000 + 240_000 * np.arange(60),
+    lists = data.Lists(
+        times_ms=1_700_000_000_000 + 240_000 * np.arange(60),
         users=generator.integers(0, 12, 60),
         lengths=lengths,
         items=items,
         shared={"hour": np.arange(60) % 24},
         candidates={"age": items % 3},
         clicks=generator.random(num) < 0.35,
-        seed=1,
     )
+    made = data.list_stream("mind", "made", lists, seed=1)
     return dataclasses.replace(made, is_terminal=generator.random(num) < 0.2)
 
 
