@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: setup demo demo-kafka test test-slow-machine test-tenfold check check-native check-helm bench-table bench-tower bench-train bench-serve bench-stream evidence-table evidence-tower evidence-pool evidence-online format hooks clean
+.PHONY: setup demo demo-kafka demo-list test test-slow-machine test-tenfold check check-native check-helm bench-table bench-tower bench-train bench-serve bench-stream evidence-table evidence-tower evidence-pool evidence-online format hooks clean
 
 # List of modules: an editable install must be repeated when it changes.
 MODULES := $(VENV)/.modules
@@ -28,6 +28,9 @@ demo: $(READY)
 
 demo-kafka: $(READY)
 	$(BIN)/python -m monolith_demo --kafka
+
+demo-list: $(READY)
+	$(BIN)/python -m monolith_demo --list
 
 test: $(READY)
 	$(BIN)/python -m pytest

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from monolith_py.config.fields import Count, Name, Positive, Settings
 
@@ -25,8 +25,10 @@ class ServingConfig(Settings):
     host: str = "127.0.0.1"
     # Port of the gRPC server; 0 takes a free one.
     port: Annotated[int, Field(ge=0, le=65535)] = 50051
-    # Apply updates from the log; false keeps the replica at its first checkpoint.
+    # Apply updates from the log; false keeps the replica at its first checkpoint, unless follow_checkpoints is set.
     follow_updates: bool = True
+    # Load each newer checkpoint of the trainer, in place of updates: a refresh in batches. Needs follow_updates = false.
+    follow_checkpoints: bool = False
     # Append an impression to the log for each request.
     log_impressions: bool = True
     # Requests handled at the same time; each takes a thread.
@@ -45,7 +47,7 @@ class ServingConfig(Settings):
     num_threads: Annotated[int, Field(ge=0)] = 1
     # Device of rows and model; "auto" takes a CUDA device if there is one.
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    # Interval of looking for a checkpoint while the replica needs one, in seconds.
+    # Interval of looking for a checkpoint while the replica needs one or follows them, in seconds.
     checkpoint_poll_s: Positive = 0.5
     # Age of the newest delta, in seconds, above which the service reports NOT_SERVING; 0 turns this off.
     max_staleness_s: Annotated[float, Field(ge=0)] = 0.0
@@ -53,3 +55,9 @@ class ServingConfig(Settings):
     freshness_log: str | None = None
     # File that gets the port once the replica can rank.
     port_file: str | None = None
+
+    @model_validator(mode="after")
+    def _check_what_has_no_effect(self) -> ServingConfig:
+        if self.follow_checkpoints and self.follow_updates:
+            raise ValueError("serving.follow_checkpoints must come with follow_updates = false, got follow_updates = true")
+        return self

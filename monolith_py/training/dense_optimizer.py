@@ -12,6 +12,7 @@ from monolith_py.config import DenseOptimizerConfig
 from monolith_py.config.sparsity import SparsityConfig
 from monolith_py.model import RankModel
 from monolith_py.tower import AtomOptimizer, AtomRule, ParameterOptimizer, SparseLinear, TopologyUpdater
+from monolith_py.training.bias_start import BiasStart
 
 
 class PendingGradients:
@@ -72,7 +73,8 @@ class DenseOptimizer:
     """Optimizer of the model's parameters, from the gradients of a loss summed over the batch.
 
     The values of sparse layers, which change in number, have an `AtomOptimizer`; all other parameters have a `ParameterOptimizer` of the
-    same rule. `updater` moves the topology of the sparse layers and is None without one; `seed` is for its random growth.
+    same rule. `updater` moves the topology of the sparse layers and is None without one; `seed` is for its random growth. `bias_start` sets
+    the bias of a new model until the first step.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class DenseOptimizer:
         self.updater = TopologyUpdater(layers, self._atoms, sparsity, seed) if layers else None
         self._examples_per_step = examples_per_step or config.reference_batch
         self._pending = PendingGradients()
+        self.bias_start = BiasStart(model.head.bias, self._examples_per_step)
 
     def before_backward(self) -> None:
         """Clear the gradients of the previous step; call before backward."""
@@ -142,6 +145,7 @@ class DenseOptimizer:
         tensors |= {f"atoms.{name}": value for name, value in self._atoms.state().items()}
         if self.updater is not None:
             tensors |= {f"topology.{name}": value for name, value in self.updater.state().items()}
+        tensors |= {f"bias_start.{name}": value for name, value in self.bias_start.state().items()}
         return tensors | {f"pending.{name}": value for name, value in self._pending.state().items()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
@@ -150,7 +154,7 @@ class DenseOptimizer:
         Raises:
             KeyError, ValueError: the state is of another model or of other settings.
         """
-        parts: dict[str, dict[str, Tensor]] = {"whole": {}, "atoms": {}, "topology": {}, "pending": {}}
+        parts: dict[str, dict[str, Tensor]] = {"whole": {}, "atoms": {}, "topology": {}, "pending": {}, "bias_start": {}}
         for key, value in tensors.items():
             part, _, name = key.partition(".")
             parts[part][name] = value
@@ -159,6 +163,7 @@ class DenseOptimizer:
         if self.updater is not None:
             self.updater.restore(parts["topology"])
         self._pending.restore(parts["pending"])
+        self.bias_start.restore(parts["bias_start"])
 
     def _parameters(self) -> list[Tensor]:
         """Return all current parameters: an update of the topology replaces those of sparse layers."""

@@ -71,10 +71,15 @@ class Trainer:
         self.bags.now_s = watermark_ms // 1000
         if not self.model.training:
             self.model.train()
-        pooled = self.bags(batch.sparse()).values()
-        leaf = pooled.detach().requires_grad_()  # the first backward, of the dense parameters, ends here
-        logits = self.model(leaf, torch.from_numpy(batch.dense))
-        self._learn(pooled, leaf, self._loss(logits, labels, examples), len(examples))
+        self.optimizer.bias_start.add(labels, 1.0 / torch.from_numpy(examples.sample_rates))
+        try:
+            pooled = self.bags(batch.sparse()).values()
+            leaf = pooled.detach().requires_grad_()  # the first backward, of the dense parameters, ends here
+            logits = self.model(leaf, torch.from_numpy(batch.dense))
+            self._learn(pooled, leaf, self._loss(logits, labels, examples), len(examples))
+        except BaseException:
+            self.optimizer.bias_start.undo()
+            raise
         probabilities: FloatArray = torch.sigmoid(logits.detach()).numpy()
         self.watermark_ms = watermark_ms
         self.num_examples += len(examples)

@@ -65,7 +65,7 @@ class Replica:
     """
 
     def __init__(self, job: JobConfig, log: Log | None, device: torch.device, clock: Clock) -> None:
-        """Start without a state; `log` is None for a replica that stays at its checkpoint."""
+        """Start without a state; `log` is None for a replica that follows no updates."""
         self._serving, self._checkpoint_dir, self._clock = job.serving, job.trainer.checkpoint_dir, clock
         self._loader = CheckpointLoader(job, device)
         self._updates = None if log is None else UpdatesLog.of(job, log, clock)
@@ -105,10 +105,11 @@ class Replica:
         return 0 if state is None else max(0, self._clock.now_ms() - state.published_ms)
 
     def follow(self, stop: StopSignal) -> None:
-        """Load the first checkpoint, then follow the updates until `stop`; return after the load if there is no log to follow."""
+        """Load the first checkpoint, then follow updates or checkpoints until `stop`; with neither, return after the load."""
+        stays = self._updates is None and not self._serving.follow_checkpoints
         while not stop.is_set():
             if self._subscriber is None:
-                if self.is_ready and self._updates is None:
+                if self.is_ready and stays:
                     return
                 if not self.load_newest():
                     stop.wait(self._serving.checkpoint_poll_s)

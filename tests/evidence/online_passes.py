@@ -28,7 +28,7 @@ from monolith_py.io import open_log
 from monolith_py.io.log.topics import create_topics
 from monolith_py.model.batch import make_batch
 from monolith_py.training import Trainer, auc
-from monolith_streaming.backtest import Backtest, BacktestOptions, BacktestResult, Figures, Slice, Timeline
+from monolith_streaming.backtest import BacktestOptions, BacktestResult, Figures, Slice, Timeline, run_backtest
 from monolith_streaming.backtest.figures import figures_of
 from monolith_streaming.joiner.process import run_joiner
 from monolith_streaming.replay.beam import run_replay
@@ -184,18 +184,7 @@ def _results(
         key = f"{job.log.url} {job.joiner} {[feature.name for feature in job.features]}"
         if key not in kept:
             kept = {key: list(_timeline(job, served, options))}
-        backtest = Backtest(job, options)
-        if variant.starts_at_rate:
-            start_at_rate(backtest.trainer, stream)
-        yield variant, backtest.run(kept[key])
-
-
-def start_at_rate(trainer: Trainer, stream: OnlineStream) -> None:
-    """Set the head's biases to the log-odds of the label rates of the history."""
-    history = slice(0, int(stream.starts[stream.live_from]))
-    rates = torch.tensor([float(stream.labels[task][history].mean()) for task in stream.tasks])
-    with torch.no_grad():
-        trainer.model.head.bias.copy_(torch.logit(rates))
+        yield variant, run_backtest(job, kept[key], options)
 
 
 def _timeline(job: JobConfig, stream: OnlineStream, options: BacktestOptions) -> Iterator[Slice]:

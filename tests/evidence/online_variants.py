@@ -37,7 +37,6 @@ class OnlineVariant:
     arms: tuple[Arm, ...] = (LIVE, FROZEN)
     batches: Literal["as_joined", "even"] = "as_joined"
     counters: bool = False
-    starts_at_rate: bool = False  # biases of the head start at the log-odds of the history's label rates, not at about 0
 
     def sections_of(self, stream: OnlineStream) -> dict[str, Any]:
         """Return the settings for `stream`."""
@@ -67,7 +66,6 @@ RESAMPLED = (("default", "live"), ("default", "frozen"), ("even", "live"), ("oth
 
 # Changes of a default, tried on fewer seeds.
 RECIPES = (
-    OnlineVariant("bias_rate", "head's biases start at the log-odds of the history's label rates", starts_at_rate=True),
     OnlineVariant("rows_005", "rows: adagrad, lr 0.05", {"optimizer": {"sparse": {"kind": "adagrad", "lr": 0.05}}}),
     OnlineVariant("rows_rowwise", "rows: rowwise_adagrad", {"optimizer": {"sparse": {"kind": "rowwise_adagrad"}}}),
     OnlineVariant("dense_fast", "dense lr 0.003", {"optimizer": {"dense": {"lr": 0.003}}}),

@@ -72,6 +72,16 @@ class Stream:
         return self.times_ms + self.plays_ms
 
     @property
+    def offsets(self) -> Int64Array:
+        """Return the first candidate of each request, and the end of the last: int64 (n + 1,)."""
+        return np.arange(len(self) + 1)
+
+    @property
+    def action_requests(self) -> Int64Array:
+        """Return the impression of each moment of actions, which is itself: int64 (n,)."""
+        return np.arange(len(self))
+
+    @property
     def num_actions(self) -> Int64Array:
         """Return the number of actions on each impression: int64 (n,)."""
         return self.clicks.astype(np.int64) + self.long_views + (self.plays_ms > 0)
@@ -79,6 +89,14 @@ class Stream:
     def request_id(self, index: int) -> str:
         """Return the request id of one impression."""
         return f"kuairand-{index:06d}"
+
+    def candidates(self, index: int) -> list[int]:
+        """Return the video of one impression, as a list of one."""
+        return [int(self.videos[index])]
+
+    def context(self, index: int) -> dict[str, list[int]]:
+        """Return the context features of one impression: the tab of the app."""
+        return {"tab": [int(self.tabs[index])]}
 
     def actions(self, index: int) -> list[Action]:
         """Return the actions on one impression: click and long_view at the end of the play, then `play_end`, at the same time.
@@ -151,7 +169,16 @@ class Dataset:
     stream: Stream
     num_history: int
     users: dict[int, FeatureColumns]
-    videos: dict[int, FeatureColumns]
+    items: dict[int, FeatureColumns]  # videos
+
+    @property
+    def requests(self) -> Requests:
+        """Return the source of the impressions."""
+        return Requests(self.stream, self.users, self.items)
+
+    def when(self, index: int) -> str:
+        """Return the day of one impression, for the progress bar."""
+        return f"day {self.stream.days[index]}"
 
     @property
     def labels(self) -> dict[str, BoolArray]:

@@ -27,7 +27,8 @@ the draw is the position.
 A click comes after a log-normal delay, median 30 s, sigma 1: 0.14 % of the clicks come after 10 minutes. The constants give a click rate
 of about 8 % and an oracle AUC of about 0.82.
 
-What changes in 24 hours: most items. Their quality is known only from their clicks, so a model without them has topic, publisher and age.
+Five of eight candidates of a day are of items that were born in that day. Their quality shows in their clicks only: a model of the day
+before knows their topic, publisher and age.
 """
 
 from __future__ import annotations
@@ -101,6 +102,11 @@ class ListStream:
         """Return the time of each click: int64 (m,)."""
         times_ms: Int64Array = self.times_ms[self.action_requests] + self.click_delays_ms[self.clicked]
         return times_ms
+
+    @property
+    def num_actions(self) -> Int64Array:
+        """Return the number of actions at each moment, one click: int64 (m,)."""
+        return np.ones(len(self.clicked), np.int64)
 
     @property
     def oracle_auc(self) -> float:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from rich.progress import Progress
 
-from monolith_demo.dataset.kuairand import Dataset
+from monolith_demo.dataset.stream import Dataset
 from monolith_demo.driver.children import Children
 from monolith_demo.driver.job_files import JobFiles
 from monolith_demo.report.ledger import scrape

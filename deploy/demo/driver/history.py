@@ -10,7 +10,8 @@ from operator import itemgetter
 import numpy as np
 import numpy.typing as npt
 
-from monolith_demo.dataset.kuairand import Requests, Stream
+from monolith_demo.dataset.kuairand import Stream
+from monolith_demo.dataset.stream import ImpressionSource, RequestStream
 from monolith_py.config import JobConfig
 from monolith_py.data.columns import FeatureColumns
 from monolith_py.data.counters import counter_values, encode_counts
@@ -25,22 +26,25 @@ _RECORDS_AT_ONCE = 1000
 Timed = tuple[int, str, bytes]  # event time in milliseconds, request id, encoded record
 
 
-def write_features(kv: Kv, users: Mapping[int, FeatureColumns], videos: Mapping[int, FeatureColumns]) -> None:
-    """Write the stored features of all users and videos under the keys that replicas read."""
+def write_features(kv: Kv, users: Mapping[int, FeatureColumns], items: Mapping[int, FeatureColumns]) -> None:
+    """Write the stored features of users and items under the keys that replicas read."""
     rows = [(f"user:{user}", columns) for user, columns in users.items()]
-    rows += [(f"item:{video}", columns) for video, columns in videos.items()]
+    rows += [(f"item:{item}", columns) for item, columns in items.items()]
     for start in range(0, len(rows), _FEATURES_AT_ONCE):
         kv.write({key: encode_features(columns) for key, columns in rows[start : start + _FEATURES_AT_ONCE]})
 
 
-def write_history(log: Log, job: JobConfig, stream: Stream, count: int, requests: Requests, note: Callable[[int], None]) -> int:
+def write_history(
+    log: Log, job: JobConfig, stream: RequestStream, count: int, requests: ImpressionSource, note: Callable[[int], None]
+) -> int:
     """Append the first `count` impressions and their actions to the log in time order, and return the number of records.
 
-    Actions of plays that end after the next impression are left to the live phase. `note` gets the number of records of each chunk.
+    Actions that come after the next impression are left to the live phase. `note` gets the number of records of each chunk.
     """
     topics = Topics.of(job.log)
     impressions = requests.impressions(range(count))
     if job.counters.enabled:
+        assert isinstance(stream, Stream)  # the only demo with live counters
         impressions = ServedCounters(job, stream, count).serve(impressions)
     shown = ((impression.time_ms, 0, impression.request_id, encode_impression(impression)) for impression in impressions)
     ended = history_actions(stream, count).tolist()
@@ -55,8 +59,8 @@ def write_history(log: Log, job: JobConfig, stream: Stream, count: int, requests
     return total
 
 
-def action_records(stream: Stream, index: int) -> Iterator[Timed]:
-    """Yield the records of the actions on one impression."""
+def action_records(stream: RequestStream, index: int) -> Iterator[Timed]:
+    """Yield the records of the actions of one moment."""
     for action in stream.actions(index):
         yield action.time_ms, action.request_id, encode_action(action)
 
@@ -72,11 +76,13 @@ def append_records(log: Log, topic: str, num_partitions: int, records: Sequence[
         log.append(topic, values, time_ms=times_ms, partition=partition)
 
 
-def history_actions(stream: Stream, count: int) -> npt.NDArray[np.int64]:
-    """Return the indices among the first `count` impressions whose play ends before impression `count`, sorted by that end: int64 (m,)."""
-    ends_ms = stream.action_times_ms[:count]
-    order = np.argsort(ends_ms, kind="stable")
-    return order if count == len(stream) else order[ends_ms[order] < stream.times_ms[count]]
+def history_actions(stream: RequestStream, count: int) -> npt.NDArray[np.int64]:
+    """Return the moments of actions on the first `count` requests before request `count`, sorted by time: int64 (m,)."""
+    moments = np.flatnonzero(stream.action_requests < count)
+    times_ms = stream.action_times_ms[moments]
+    order = np.argsort(times_ms, kind="stable")
+    kept = order if count == len(stream) else order[times_ms[order] < stream.times_ms[count]]
+    return moments[kept]
 
 
 class ServedCounters:

@@ -1,17 +1,19 @@
-"""Job files of one run: deploy/configs/demo.toml with the run's paths and ports, in three variants."""
+"""Job files of one run: a template of deploy/configs with the run's paths and ports, one variant for each kind of process."""
 
 from __future__ import annotations
 
 import copy
 import json
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from monolith_py.config import JobConfig, load_job
 
-TEMPLATE = Path(__file__).resolve().parents[2] / "configs" / "demo.toml"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+TEMPLATE = CONFIGS / "demo.toml"
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Services:
     joiner_metrics: int
     trainer_metrics: int
     live_metrics: int
+    batch_ports: tuple[int, ...] = field(default=(), kw_only=True)  # of the replicas that are refreshed in batches
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,12 @@ class JobFiles:
     history: Path  # joiner and trainer of history; all cores
     live: Path  # joiner, trainer and live replica
     frozen: Path  # replica that stays at the end of history
+    batch: dict[str, Path] = field(default_factory=dict)  # replicas that are refreshed in batches, by name
+
+    @property
+    def replicas(self) -> dict[str, Path]:
+        """Return the job files of all replicas by name, the live one first and the frozen one last."""
+        return {"live": self.live, **self.batch, "frozen": self.frozen}
 
     @property
     def job(self) -> JobConfig:
@@ -46,11 +55,13 @@ class JobFiles:
         return load_job(self.frozen)
 
 
-def write_job_files(run: Path, services: Services, *, counters: bool) -> JobFiles:
-    """Write the job files into the folder `run` and return their paths."""
-    live = tomllib.loads(TEMPLATE.read_text())
+def write_job_files(
+    run: Path, services: Services, *, counters: bool = False, template: Path = TEMPLATE, batch: Sequence[str] = ()
+) -> JobFiles:
+    """Write the job files into the folder `run` and return their paths; `batch` names the replicas that are refreshed in batches."""
+    live = tomllib.loads(template.read_text())
     live["log"]["url"], live["kv"]["url"] = services.log_url, services.kv_url
-    live["counters"]["enabled"] = counters
+    live.setdefault("counters", {})["enabled"] = counters
     live["trainer"]["checkpoint_dir"] = str(run / "checkpoints")
     live["serving"].update(port=services.live_port, freshness_log=str(run / "freshness.log"))
     live["observe"] = {
@@ -58,17 +69,26 @@ def write_job_files(run: Path, services: Services, *, counters: bool) -> JobFile
         "trainer_port": services.trainer_metrics,
         "serving_port": services.live_metrics,
     }
-    frozen = copy.deepcopy(live)
-    frozen["trainer"]["checkpoint_dir"] = str(run / "checkpoints-frozen")
-    frozen["serving"].update(port=services.frozen_port, follow_updates=False, log_impressions=False)
-    del frozen["serving"]["freshness_log"], frozen["observe"]
     history = copy.deepcopy(live)
     history["trainer"]["num_threads"] = 0
-    files = JobFiles(run / "history.toml", run / "live.toml", run / "frozen.toml")
-    for path, document in ((files.history, history), (files.live, live), (files.frozen, frozen)):
-        path.write_text(to_toml(document))
-        load_job(path)
-    return files
+    documents = {"history": history, "live": live, "frozen": _apart(live, run, "frozen", services.frozen_port)}
+    for name, port in zip(batch, services.batch_ports, strict=True):
+        documents[name] = _apart(live, run, name, port)
+        documents[name]["serving"]["follow_checkpoints"] = True
+    paths = {name: run / f"{name}.toml" for name in documents}
+    for name, document in documents.items():
+        paths[name].write_text(to_toml(document))
+        load_job(paths[name])
+    return JobFiles(paths["history"], paths["live"], paths["frozen"], {name: paths[name] for name in batch})
+
+
+def _apart(live: dict[str, Any], run: Path, name: str, port: int) -> dict[str, Any]:
+    """Return the job of a replica that has checkpoints of its own, follows no updates and logs nothing."""
+    document = copy.deepcopy(live)
+    document["trainer"]["checkpoint_dir"] = str(run / f"checkpoints-{name}")
+    document["serving"].update(port=port, follow_updates=False, log_impressions=False)
+    del document["serving"]["freshness_log"], document["observe"]
+    return document
 
 
 def to_toml(document: dict[str, Any]) -> str:

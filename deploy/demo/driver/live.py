@@ -1,12 +1,12 @@
-"""Replay of the live phase: impressions are scored over gRPC in event-time order, and their actions are appended afterwards.
+"""Replay of the live phase: requests are scored over gRPC in event-time order, and the actions on them are appended afterwards.
 
-Event time is compressed to an even load, the same number of impressions in each second of the wall clock: nights pass faster than
+Event time is compressed to an even load, the same number of requests in each second of the wall clock: nights pass faster than
 evenings. The replay slows down where the replicas cannot keep up.
 
-No label is known early: an impression's actions are appended only after both replicas have scored it and its play has ended in
+No label is known early: the actions on a request are appended only after every replica has scored it and their time has come in
 compressed time.
 
-Letters: n impressions of the live phase, T tasks.
+Letters: n requests of the live phase, C candidates of these, T tasks.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import partial
 from operator import itemgetter
 from typing import Any, Protocol
@@ -23,11 +24,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from monolith_demo.dataset.kuairand import Stream
+from monolith_demo.dataset.stream import RequestStream
 from monolith_demo.driver.history import Timed, action_records, history_actions
 from monolith_py.clock import Clock
 
-# Impressions in flight at one time.
+# Requests in flight at one time.
 _MAX_IN_FLIGHT = 64
 _TIMEOUT_S = 10.0  # a replica takes milliseconds
 _TICK_S = 0.005
@@ -57,7 +58,7 @@ class Ranker(Protocol):
 class Served:
     """Answers of one replica."""
 
-    scores: npt.NDArray[np.float32]  # (n, T)
+    scores: npt.NDArray[np.float32]  # (C, T)
     latencies_s: npt.NDArray[np.float64]  # (n,) measured by the client
     versions: list[str]  # (n,)
 
@@ -71,41 +72,68 @@ class Progress:
     lag_s: float  # behind the timetable
 
 
+@dataclass(frozen=True)
+class Mark:
+    """Work of the driver at a moment of event time; the replay stands still meanwhile."""
+
+    time_ms: int
+    work: Callable[[], None]
+
+
+class _Kind(IntEnum):
+    """Kinds of entries of the timetable, in their order at equal times."""
+
+    MARK = 0
+    REQUEST = 1
+    ACTIONS = 2
+
+
 class Replay:
-    """Replay of the impressions of `stream` from index `first` on; `append` gets the records of actions, on the thread that calls `run`."""
+    """Replay of the requests of `stream` from index `first` on; `append` gets the records of actions, on the thread that calls `run`."""
 
     def __init__(
-        self, stream: Stream, first: int, rankers: Sequence[Ranker], num_tasks: int, append: Callable[[list[Timed]], None], clock: Clock
+        self,
+        stream: RequestStream,
+        first: int,
+        rankers: Sequence[Ranker],
+        num_tasks: int,
+        append: Callable[[list[Timed]], None],
+        clock: Clock,
     ) -> None:
         self._stream, self._first, self._rankers, self._append, self._clock = stream, first, rankers, append, clock
         count = len(stream) - first
-        self.served = [Served(np.zeros((count, num_tasks), np.float32), np.zeros(count), [""] * count) for _ in rankers]
+        self._rows = stream.offsets[first:] - stream.offsets[first]  # (n + 1,)
+        self._action_requests = stream.action_requests
+        num_candidates = int(self._rows[-1])
+        self.served = [Served(np.zeros((num_candidates, num_tasks), np.float32), np.zeros(count), [""] * count) for _ in rankers]
         self._unanswered = np.full(count, len(rankers))
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
         self._sent = 0
         self._answered = 0
         self._next_actions_s = self._next_note_s = 0.0
-        self._waiting: deque[int] = deque()  # impressions whose play has ended and whose answers may be missing
+        self._waiting: deque[int] = deque()  # moments of actions that have come, on requests whose answers may be missing
 
-    def run(self, duration_s: float, note: Callable[[Progress], None], check: Callable[[], None]) -> float:
+    def run(self, duration_s: float, note: Callable[[Progress], None], check: Callable[[], None], marks: Sequence[Mark] = ()) -> float:
         """Replay within about `duration_s` and return the seconds taken; `note` and `check` are called about once a second.
 
         Raises:
             RankFailed: a replica refused or did not answer a request.
         """
         began_s = self._clock.monotonic_s()
-        for due_s, index, is_impression in self._timetable(duration_s):
+        for due_s, index, kind in self._timetable(duration_s, marks):
             while True:
                 behind_s = self._clock.monotonic_s() - began_s - due_s
                 self._turn(behind_s, note, check)
-                if behind_s >= 0 and not (is_impression and self._is_full()):
+                if behind_s >= 0 and not (kind == _Kind.REQUEST and self._is_full()):
                     break
                 self._clock.sleep(min(_TICK_S, max(_SHORTEST_SLEEP_S, -behind_s)))
-            if is_impression:
+            if kind == _Kind.REQUEST:
                 self._send(index)
-            else:
+            elif kind == _Kind.ACTIONS:
                 self._waiting.append(index)
+            else:
+                marks[index].work()
         while self._waiting or self._count_answered() < len(self._unanswered):
             self._turn(0.0, note, check)
             self._clock.sleep(_TICK_S)
@@ -125,20 +153,18 @@ class Replay:
             check()
             note(Progress(self._sent, self._count_answered(), max(0.0, behind_s)))
 
-    def _timetable(self, duration_s: float) -> Iterator[tuple[float, int, bool]]:
-        """Yield (seconds from the start, impression, True), or False at the end of its play, in order of event time."""
+    def _timetable(self, duration_s: float, marks: Sequence[Mark]) -> Iterator[tuple[float, int, int]]:
+        """Yield (seconds from the start, index, kind) of each request, moment of actions and mark, in order of event time."""
         stream, first = self._stream, self._first
         shown_ms = stream.times_ms[first:]
-        count = len(shown_ms)
-        done_before = history_actions(stream, first)
-        ends = np.setdiff1d(np.flatnonzero(stream.num_actions > 0), done_before)
-        times_ms = np.concatenate([shown_ms, stream.action_times_ms[ends]])
-        indices = np.concatenate([np.arange(first, len(stream)), ends])
-        is_impression = np.arange(len(indices)) < count
-        due_s = np.interp(times_ms, shown_ms, np.linspace(0.0, duration_s, count))
-        # At equal times the impression comes before the end of its play.
-        order = np.lexsort((~is_impression, times_ms))
-        yield from zip(due_s[order].tolist(), indices[order].tolist(), is_impression[order].tolist(), strict=True)
+        acted = np.setdiff1d(np.flatnonzero(stream.num_actions > 0), history_actions(stream, first))
+        marks_ms = np.array([mark.time_ms for mark in marks], np.int64)
+        times_ms = np.concatenate([shown_ms, stream.action_times_ms[acted], marks_ms])
+        indices = np.concatenate([np.arange(first, len(stream)), acted, np.arange(len(marks))])
+        kinds = np.repeat([_Kind.REQUEST, _Kind.ACTIONS, _Kind.MARK], [len(shown_ms), len(acted), len(marks)])
+        due_s = np.interp(times_ms, shown_ms, np.linspace(0.0, duration_s, len(shown_ms)))
+        order = np.lexsort((kinds, times_ms))
+        yield from zip(due_s[order].tolist(), indices[order].tolist(), kinds[order].tolist(), strict=True)
 
     def _send(self, index: int) -> None:
         stream, row = self._stream, index - self._first
@@ -147,8 +173,8 @@ class Replay:
             began_s = self._clock.monotonic_s()
             future = ranker.rank_async(
                 int(stream.users[index]),
-                [int(stream.videos[index])],
-                context={"tab": [int(stream.tabs[index])]},
+                stream.candidates(index),
+                context=stream.context(index),
                 request_id=stream.request_id(index),
                 time_ms=int(stream.times_ms[index]),
                 timeout_s=_TIMEOUT_S,
@@ -162,20 +188,21 @@ class Replay:
             return
         result, served = future.result(), self.served[replica]
         served.latencies_s[row] = self._clock.monotonic_s() - began_s
-        served.scores[row] = result.scores[0]
+        served.scores[self._rows[row] : self._rows[row + 1]] = result.scores
         served.versions[row] = result.model_version
         with self._lock:
             self._unanswered[row] -= 1
 
     def _send_actions(self) -> None:
-        """Append the actions of the waiting impressions that both replicas have scored."""
+        """Append the waiting actions on requests that every replica has scored."""
         records: list[Timed] = []
         for _ in range(len(self._waiting)):
-            index = self._waiting.popleft()
-            if index >= self._first and self._unanswered[index - self._first]:
-                self._waiting.append(index)
+            moment = self._waiting.popleft()
+            request = self._action_requests[moment]
+            if request >= self._first and self._unanswered[request - self._first]:
+                self._waiting.append(moment)
             else:
-                records += action_records(self._stream, index)
+                records += action_records(self._stream, moment)
         if records:
             # The sort is stable: a `play_end` before a label of its request would close the example without that label.
             self._append(sorted(records, key=itemgetter(0)))

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from monolith_demo.dataset.kuairand import Requests
 from monolith_demo.driver.children import ProcessDied
 from monolith_demo.driver.context import CounterBar, RunContext
-from monolith_demo.driver.history import Timed, append_records, write_features, write_history
-from monolith_demo.driver.live import Progress, Replay
+from monolith_demo.driver.history import Timed, append_records, history_actions, write_features, write_history
+from monolith_demo.driver.live import Mark, Progress, Replay
 from monolith_demo.report.towers import TowerPass, compare_towers
 from monolith_py.clock import SystemClock
+from monolith_py.config import load_job
 from monolith_py.io import open_kv
 from monolith_py.io.log.topics import Topics, create_topics
 from monolith_py.training import Checkpoint, auc
@@ -25,7 +25,7 @@ from monolith_serving.client import RankClient
 
 _JOINED, _TRAINED = "monolith_examples_joined_total", "monolith_examples_trained_total"
 _CHECK_S = 1.0
-_LEAST_FOR_AUC = 1000  # impressions
+_LEAST_FOR_AUC = 1000  # requests
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,15 @@ def prepare(run: RunContext) -> None:
     """Create the topics and write the stored features."""
     create_topics(run.log, run.job.log)
     with closing(open_kv(run.job.kv.url)) as kv:
-        write_features(kv, run.data.users, run.data.videos)
+        write_features(kv, run.data.users, run.data.items)
 
 
 def write_and_join(run: RunContext) -> None:
     """Write history while a joiner reads it; a second joiner closes the last windows."""
     data, children = run.data, run.children
-    num_records = data.num_history + int(data.stream.num_actions[: data.num_history].sum())
+    num_records = data.num_history + int(data.stream.num_actions[history_actions(data.stream, data.num_history)].sum())
     writing = run.progress.add_task("history: written to the log", total=num_records)
-    joining = CounterBar(run, "history: joined to examples", data.num_history, run.job.observe.joiner_port, _JOINED)
+    joining = CounterBar(run, "history: joined to examples", _num_examples(run), run.job.observe.joiner_port, _JOINED)
     children.start("joiner-history", "join", run.files.history)
     checked_s = 0.0
 
@@ -61,8 +61,7 @@ def write_and_join(run: RunContext) -> None:
             children.check()
             joining.update()
 
-    requests = Requests(data.stream, data.users, data.videos)
-    written = write_history(run.log, run.job, data.stream, data.num_history, requests, note)
+    written = write_history(run.log, run.job, data.stream, data.num_history, data.requests, note)
     run.progress.update(writing, completed=written, total=written)
     joining.keep()
     children.stop("joiner-history")
@@ -71,24 +70,31 @@ def write_and_join(run: RunContext) -> None:
 
 
 def train_history(run: RunContext) -> float:
-    """Train history in one pass, copy the checkpoint for the frozen replica, and return examples/s.
+    """Train history in one pass, copy the checkpoint for the replicas that follow no updates, and return examples/s.
 
     Raises:
         ProcessDied: the trainer failed, or wrote no checkpoint.
     """
-    training = CounterBar(run, "history: trained, one pass", run.data.num_history, run.job.observe.trainer_port, _TRAINED)
+    training = CounterBar(run, "history: trained, one pass", _num_examples(run), run.job.observe.trainer_port, _TRAINED)
     run.children.start("trainer-history", "train", run.files.history, "--stop-at-end")
     examples_per_s = training.follow("trainer-history")
     checkpoints = Path(run.job.trainer.checkpoint_dir)
     checkpoint = Checkpoint.newest(checkpoints)
     if checkpoint is None:
         raise ProcessDied(f"trainer-history must leave a checkpoint in {checkpoints}, got none")
-    shutil.copytree(checkpoint.path, Path(run.files.frozen_job.trainer.checkpoint_dir) / checkpoint.path.name)
+    for name, path in run.files.replicas.items():
+        if name != "live":
+            shutil.copytree(checkpoint.path, Path(load_job(path).trainer.checkpoint_dir) / checkpoint.path.name)
     return examples_per_s
 
 
-def replay_live(run: RunContext, duration_s: float) -> LivePhase:
-    """Start joiner, trainer and two replicas, and replay the live impressions through them within about `duration_s`."""
+def _num_examples(run: RunContext) -> int:
+    """Return the number of examples of history."""
+    return int(run.data.stream.offsets[run.data.num_history])
+
+
+def replay_live(run: RunContext, duration_s: float, marks: Sequence[Mark] = ()) -> LivePhase:
+    """Start joiner, trainer and all replicas, and replay the live requests through them within about `duration_s`."""
     data, topics = run.data, Topics.of(run.job.log)
     addresses = _start_live(run)
     replaying = run.progress.add_task("live: scored, then learnt", total=len(data.stream) - data.num_history)
@@ -103,35 +109,42 @@ def replay_live(run: RunContext, duration_s: float) -> LivePhase:
         clients = [stack.enter_context(RankClient(address)) for address in addresses]
         replay = Replay(data.stream, data.num_history, clients, len(run.job.tasks), append, SystemClock())
         began_ms = SystemClock().now_ms()
-        took_s = replay.run(duration_s, note, run.children.check)
+        took_s = replay.run(duration_s, note, run.children.check, marks)
     return LivePhase(replay, began_ms, took_s)
 
 
-def _start_live(run: RunContext) -> tuple[str, str]:
-    """Start the processes of the live phase and return the addresses of the live and the frozen replica, which serve."""
-    files, children, serving = run.files, run.children, run.job.serving
-    addresses = f"{serving.host}:{serving.port}", f"{serving.host}:{files.frozen_job.serving.port}"
-    starting = run.progress.add_task("live: starting joiner, trainer and two replicas", total=2)
-    children.start("frozen-replica", "serve", files.frozen)
-    children.start("live-replica", "serve", files.live)
+def _start_live(run: RunContext) -> list[str]:
+    """Start the processes of the live phase and return the addresses of all replicas, which serve: the live one first."""
+    files, children = run.files, run.children
+    starting = run.progress.add_task(f"live: starting joiner, trainer and {len(files.replicas)} replicas", total=len(files.replicas))
+    for name, path in reversed(files.replicas.items()):
+        children.start(_process(name), "serve", path)
     children.start("trainer", "train", files.live)
     children.start("joiner", "join", files.live)
-    for name, address in zip(("live-replica", "frozen-replica"), addresses, strict=True):
-        children.wait_serving(name, address)
+    addresses = []
+    for name, path in files.replicas.items():
+        serving = load_job(path).serving
+        addresses.append(f"{serving.host}:{serving.port}")
+        children.wait_serving(_process(name), addresses[-1])
         run.progress.advance(starting)
     return addresses
 
 
+def _process(replica: str) -> str:
+    return f"{replica}-replica"
+
+
 def _live_text(run: RunContext, replay: Replay, at: Progress) -> str:
-    """Return the text of the live bar: the day and the AUC so far."""
-    stream, first = run.data.stream, run.data.num_history
-    day = int(stream.days[min(first + at.num_answered, len(stream) - 1)])
+    """Return the text of the live bar: the time and the AUC so far."""
+    data, first = run.data, run.data.num_history
+    when = data.when(min(first + at.num_answered, len(data.stream) - 1))
     if at.num_answered < _LEAST_FOR_AUC:
-        return f"live: scored, then learnt, day {day}"
-    labels = stream.long_views[first : first + at.num_answered]
-    live, frozen = (auc(labels, served.scores[: at.num_answered, 0].astype(np.float64)) for served in replay.served)
+        return f"live: scored, then learnt, {when}"
+    begin, end = data.stream.offsets[[first, first + at.num_answered]]
+    labels = next(iter(data.labels.values()))[begin:end]
+    live, frozen = (auc(labels, served.scores[: end - begin, 0].astype(np.float64)) for served in (replay.served[0], replay.served[-1]))
     behind = f", {at.lag_s:.0f} s behind" if at.lag_s >= 1 else ""
-    return f"live: day {day}, AUC {live:.4f}, frozen {frozen:.4f}{behind}"
+    return f"live: {when}, AUC {live:.4f}, frozen {frozen:.4f}{behind}"
 
 
 def drain(run: RunContext) -> None:
@@ -139,7 +152,7 @@ def drain(run: RunContext) -> None:
     children = run.children
     ending = run.progress.add_task("end: last windows closed, last examples trained", total=4)
     steps: tuple[Callable[[], object], ...] = (
-        lambda: children.stop("live-replica", "frozen-replica", "joiner"),
+        lambda: children.stop(*map(_process, run.files.replicas), "joiner"),
         lambda: run.run_to_end("joiner-end", "join"),
         lambda: children.stop("trainer"),
         lambda: run.run_to_end("trainer-end", "train"),

@@ -1,11 +1,13 @@
-"""Demo of online learning: two weeks of real short-video impressions
-through joiner, trainer, parameter sync and two gRPC replicas.
+"""Demos of online learning: a stream of impressions through joiner, trainer,
+parameter sync and gRPC replicas. Without --list: two weeks of real
+short-video impressions (KuaiRand), ten days of history and four live. With
+--list: three days of generated news-like lists, two of history and one live,
+with replicas that are refreshed hourly and daily beside the live one.
 
 1. Prepare: a run folder with job files; topics; stored features.
-2. History: ten days are written to the log, joined to examples and trained
-   in one pass.
-3. Live: a live and a frozen replica score each impression of four more days
-   before any model learns from it; its actions follow at the end of the play.
+2. History is written to the log, joined to examples and trained in one pass.
+3. Live: a live and a frozen replica score each request before any model
+   learns from it; its actions follow at their time.
 4. End: the processes stop, the records in the log are counted, the report is
    written.
 """
@@ -17,6 +19,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from types import FrameType
@@ -24,26 +27,24 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from monolith_demo.dataset.kuairand import HISTORY_DAYS, NUM_DAYS, load_dataset
+from monolith_demo.dataset.kuairand import HISTORY_DAYS, NUM_DAYS
 from monolith_demo.driver.children import Children, ProcessDied
 from monolith_demo.driver.context import RunContext
-from monolith_demo.driver.demo import run_demo
+from monolith_demo.driver.demo import KUAIRAND
 from monolith_demo.driver.job_files import JobFiles, write_job_files
+from monolith_demo.driver.list_demo import LIST
+from monolith_demo.driver.outcome import Demo, Outcome
 from monolith_demo.driver.services import services
-from monolith_demo.report.findings import Findings
 from monolith_demo.report.page import Surroundings, print_report, write_html
 from monolith_demo.report.provenance import provenance
 from monolith_py.errors import MonolithError
 from monolith_py.io import open_log
 from monolith_py.observe import set_up_logging
 
-# A user with many impressions, and five videos with many.
-_USER, _VIDEOS, _TAB = 26469, (2303, 3018, 3159, 445, 4569), 1
-
 
 def main() -> int:
     """Run the demo and return the exit status."""
-    options = _options()
+    options = parse_options(sys.argv[1:])
     console = Console(highlight=False)
     set_up_logging("WARNING")
     signal.signal(signal.SIGTERM, _interrupt)
@@ -59,31 +60,38 @@ def main() -> int:
 
 def _run(options: argparse.Namespace, console: Console) -> int:
     began_s = time.monotonic()
+    demo = LIST if options.list else KUAIRAND
     folder = _fresh_folder(options.run_folder)
     with ExitStack() as stack:
-        where = stack.enter_context(services(folder, kafka=options.kafka))
-        files = write_job_files(folder, where, counters=options.counters)
+        where = stack.enter_context(services(folder, kafka=options.kafka, num_batch=len(demo.batch)))
+        files = write_job_files(folder, where, counters=options.counters, template=demo.template, batch=demo.batch)
         console.print(f"Run folder {_shown(folder)}: job files, process logs, checkpoints. Log {where.log_url}, store {where.kv_url}")
         log = stack.enter_context(closing(open_log(where.log_url)))
         children = stack.enter_context(Children(folder / "logs"))
-        run = RunContext(load_dataset(options.days), files, files.job, children, log, _progress(console))
-        found = run_demo(run, live_seconds=options.live_seconds, live_days=options.days)
-        _report(found, options, folder, files, console)
-        console.print(f"\nTook {time.monotonic() - began_s:.0f} s: " + ", ".join(f"{name} {s:.0f} s" for name, s in found.took_s.items()))
+        took_s: dict[str, float] = {}
+        outcome = demo.play(lambda data: RunContext(data, files, files.job, children, log, _progress(console), took_s), options)
+        _report(outcome, demo, options, files, console)
+        console.print(f"\nTook {time.monotonic() - began_s:.0f} s: " + ", ".join(f"{name} {s:.0f} s" for name, s in took_s.items()))
         if options.keep:
             children.start("live-replica", "serve", files.live)
             console.print("The live replica is running; Ctrl-C stops it.")
             children.finish("live-replica")
-    return 1 if found.broken_promises() else 0
+    return 1 if outcome.broken_promises else 0
 
 
-def _options() -> argparse.Namespace:
+def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options of a command line; a wrong one ends the process with status 2."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m monolith_demo", description=__doc__, formatter_class=formatter)
+    parser.add_argument("--list", action="store_true", help="run the list-wise demo; the default is KuaiRand")
     parser.add_argument("--kafka", action="store_true", help="start Apache Kafka and Redis and run on them; the default is SQLite files")
     parser.add_argument("--counters", action="store_true", help="turn live counters on; with them a frozen model is as good as a live one")
     parser.add_argument(
-        "--live-seconds", type=float, default=240.0, metavar="S", help="wall-clock seconds for four live days (default 240)"
+        "--live-seconds",
+        type=float,
+        default=240.0,
+        metavar="S",
+        help="wall-clock seconds for four live days, with --list for the one (default 240)",
     )
     parser.add_argument(
         "--days",
@@ -94,7 +102,10 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--run-folder", type=Path, default=Path(".run"), metavar="DIR", help="parent of the run's folder (default .run)")
     parser.add_argument("--keep", action="store_true", help="keep the live replica (and Kafka and Redis) running until Ctrl-C")
-    return parser.parse_args()
+    options = parser.parse_args(arguments)
+    if options.list and (options.counters or options.days != NUM_DAYS - HISTORY_DAYS):
+        parser.error("--counters and --days must not come with --list")
+    return options
 
 
 def _progress(console: Console) -> Progress:
@@ -109,45 +120,34 @@ def _fresh_folder(parent: Path) -> Path:
     return folder
 
 
-def _report(found: Findings, options: argparse.Namespace, folder: Path, files: JobFiles, console: Console) -> None:
-    """Print the report, and write it as a page into `folder` and its parent."""
-    around = Surroundings(provenance(), _notes(found, options), _commands(files, options))
-    print_report(found, around.provenance, console)
-    page, latest = folder / "report.html", folder.parent / "demo-report.html"
-    write_html(found, around, page)
+def _report(outcome: Outcome, demo: Demo, options: argparse.Namespace, files: JobFiles, console: Console) -> None:
+    """Print the report, and write it as a page into the run's folder and its parent."""
+    around = Surroundings(provenance(), outcome.notes, _commands(files, demo, options))
+    print_report(outcome.contents, around.provenance, console)
+    folder = files.live.parent
+    page, latest = folder / "report.html", folder.parent / demo.page
+    write_html(outcome.contents, around, page)
     shutil.copyfile(page, latest)
     console.print(f"\nReport with plots: {_shown(page)}; copy of the latest: {_shown(latest)}")
-    for promise in found.broken_promises():
+    for promise in outcome.broken_promises:
         console.print(f"BROKEN: {promise}", style="red", markup=False)
     console.print("\nTo try next:")
     for command in around.commands:
         console.print(f"  {command}", soft_wrap=True, markup=False)
     console.print()
-    for name, value, unit in found.figures():
+    for name, value, unit in outcome.figures:
         console.print(f"figure {name} {value:.6g} {unit}")
 
 
-def _notes(found: Findings, options: argparse.Namespace) -> list[str]:
-    counters = "Live counters were on; they stand in for online training." if options.counters else "Live counters were off."
-    return [
-        f"{found.history_impressions:,} impressions of KuaiRand's first {HISTORY_DAYS} days were trained as history, in one pass. "
-        f"Two replicas then scored the next {len(found.days):,} over gRPC, each before any model learned from it, in {found.live_s:.0f} s "
-        f"of wall clock. The live replica follows the trainer, the frozen one stays at the end of history. {counters}",
-        "The video rate and the linear learner are computed outside the system and learn each label at once; the trainer gets it at the "
-        "end of the play, or after ten minutes for a video that was not played.",
-        "Data: KuaiRand-Pure, Gao et al., CIKM 2022, https://kuairand.com, CC BY-SA 4.0.",
-    ]
-
-
-def _commands(files: JobFiles, options: argparse.Namespace) -> list[str]:
+def _commands(files: JobFiles, demo: Demo, options: argparse.Namespace) -> list[str]:
     """Return shell commands to try on the run's job."""
-    live, videos = _shown(files.live), ",".join(map(str, _VIDEOS))
+    live = _shown(files.live)
     monolith = f"{_shown(Path(sys.executable).parent / 'monolith')}"
-    rank = f"{monolith} rank --config {live} --user {_USER} --candidates {videos} --context tab={_TAB}"
+    rank = f"{monolith} rank --config {live} {demo.rank_flags}"
     if options.kafka and not options.keep:
-        again = f"{_shown(Path(sys.executable))} -m monolith_demo --kafka --keep"
+        again = f"{_shown(Path(sys.executable))} -m monolith_demo {'--list ' if options.list else ''}--kafka --keep"
         return [f"{again}    # keeps Kafka, Redis and the live replica running; then", rank]
-    replay = f"{monolith} replay --config {live} --start 2022-05-05 --end 2022-05-06    # the same joiner, as a Beam pipeline"
+    replay = f"{monolith} replay --config {live} {demo.replay_flags}    # the same joiner, as a Beam pipeline"
     return [rank, replay] if options.keep else [f"{monolith} serve --config {live} &", rank, replay]
 
 

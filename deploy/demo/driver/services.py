@@ -12,14 +12,15 @@ from monolith_demo.driver.ports import free_ports
 
 
 @contextmanager
-def services(run: Path, *, kafka: bool) -> Iterator[Services]:
-    """Yield the URLs and ports of the run in the folder `run`; Kafka and Redis stop at the end of the block."""
-    ports = free_ports(6)
+def services(run: Path, *, kafka: bool, num_batch: int = 0) -> Iterator[Services]:
+    """Yield URLs and ports of the run in the folder `run`, with `num_batch` extra replicas; Kafka and Redis stop at the end."""
+    redis_port, *rest = free_ports(6 + num_batch)
+    own, batch_ports = rest[:5], tuple(rest[5:])
     if not kafka:
-        yield Services(f"sqlite:///{run}/log", f"sqlite:///{run}/kv.db", *ports[:5])
+        yield Services(f"sqlite:///{run}/log", f"sqlite:///{run}/kv.db", *own, batch_ports=batch_ports)
         return
-    with _broker(run / "kafka") as log_url, _redis(run / "redis.rdb", ports[5]) as kv_url:
-        yield Services(log_url, kv_url, *ports[:5])
+    with _broker(run / "kafka") as log_url, _redis(run / "redis.rdb", redis_port) as kv_url:
+        yield Services(log_url, kv_url, *own, batch_ports=batch_ports)
 
 
 @contextmanager

@@ -8,21 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith_demo.report.ledger import Ledger
-from monolith_demo.report.measures import Quality, quality, weighted_percentile
+from monolith_demo.report.measures import Headline, Quality, quality, weighted_percentile
 from monolith_demo.report.towers import DENSE, SPARSE, TowerPass
 from monolith_py.table import TableStats
 
 # Models, by their names in the report.
 LIVE, FROZEN, LINEAR, VIDEO_RATE = "live", "frozen", "linear", "video rate"
 MAIN_TASK = "long_view"
-
-
-@dataclass(frozen=True)
-class Headline:
-    """Answer of the report in one sentence, and its main figures as (name, value)."""
-
-    answer: str
-    figures: list[tuple[str, str]]
 
 
 @dataclass

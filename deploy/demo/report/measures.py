@@ -14,6 +14,14 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
+class Headline:
+    """Answer of the report in one sentence, and its main figures as (name, value)."""
+
+    answer: str
+    figures: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
 class Quality:
     """Quality of n predictions."""
 
@@ -34,3 +42,21 @@ def weighted_percentile(values: FloatArray, weights: FloatArray, percent: float)
     order = np.argsort(values)
     share = np.cumsum(weights[order]) / weights.sum()
     return float(values[order][min(int(np.searchsorted(share, percent / 100)), len(values) - 1)])
+
+
+def request_auc(requests: npt.NDArray[np.int64], labels: BoolArray, predictions: FloatArray) -> float:
+    """Return the mean AUC within a request, over requests with both labels; NaN if there is none. `requests` int64 (n,) is sorted.
+
+    >>> request_auc(np.array([0, 0, 0, 1, 1, 2]), np.array([True, False, False, False, True, True]), np.array([.3, .1, .3, .2, .1, .5]))
+    0.375
+    """
+    order = np.lexsort((predictions, requests))
+    _, groups, sizes = np.unique(np.stack([requests[order], predictions[order]]), axis=1, return_inverse=True, return_counts=True)
+    ranks = np.empty(len(requests))
+    ranks[order] = (np.cumsum(sizes) - (sizes - 1) / 2)[groups.reshape(-1)]  # mean rank of equal predictions, over all requests
+    _, starts, counts = np.unique(requests, return_index=True, return_counts=True)
+    positives = np.add.reduceat(labels.astype(np.int64), starts)
+    sums = np.add.reduceat(np.where(labels, ranks, 0.0), starts) - positives * starts
+    pairs = positives * (counts - positives)
+    both = pairs > 0
+    return float(((sums - positives * (positives + 1) / 2)[both] / pairs[both]).mean()) if both.any() else float("nan")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from monolith_demo.report.findings import Findings
-from monolith_demo.report.plots import draw
+from monolith_demo.report.measures import Headline
 from monolith_demo.report.provenance import Provenance
-from monolith_demo.report.tables import ReportTable, tables
+from monolith_demo.report.tables import ReportTable
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -31,17 +30,26 @@ code, pre { background: #f4f4f4; padding: .1rem .3rem } pre { white-space: pre-w
 
 
 @dataclass(frozen=True)
+class Contents:
+    """Measured part of a report."""
+
+    headline: Headline
+    tables: Sequence[ReportTable]
+    plots: Mapping[str, bytes]  # PNG by title
+
+
+@dataclass(frozen=True)
 class Surroundings:
-    """Text of the report beside its findings."""
+    """Text of the report beside its contents."""
 
     provenance: Provenance
     notes: Sequence[str]  # on how the run was done
     commands: Sequence[str]  # to try next
 
 
-def write_html(found: Findings, around: Surroundings, path: Path) -> None:
+def write_html(contents: Contents, around: Surroundings, path: Path) -> None:
     """Write the report to `path` as one HTML page without other files."""
-    headline = found.headline()
+    headline = contents.headline
     parts = [
         "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'>",
         f"<title>monolith demo</title><style>{_STYLE}</style>",
@@ -52,23 +60,23 @@ def write_html(found: Findings, around: Surroundings, path: Path) -> None:
         f"<p class='small'>{html.escape(str(around.provenance))}</p>",
         *(f"<p>{html.escape(note)}</p>" for note in around.notes),
         "<div class='plots'>",
-        *(_figure(title, png) for title, png in draw(found).items()),
+        *(_figure(title, png) for title, png in contents.plots.items()),
         "</div>",
-        *(_html_table(table) for table in tables(found)),
+        *(_html_table(table) for table in contents.tables),
         f"<h2>To try next</h2><pre>{html.escape(chr(10).join(around.commands))}</pre>",
     ]
     path.write_text("\n".join(parts) + "\n")
 
 
-def print_report(found: Findings, provenance: Provenance, console: Console) -> None:
+def print_report(contents: Contents, provenance: Provenance, console: Console) -> None:
     """Print the headline, the provenance and the tables."""
-    headline = found.headline()
+    headline = contents.headline
     console.print()
     console.print(headline.answer, style="bold", markup=False)
     for name, value in headline.figures:
         console.print(f"  {value:>10}  {name}", markup=False)
     console.print(str(provenance), style="dim", markup=False)
-    for table in tables(found):
+    for table in contents.tables:
         console.print()
         console.print(table.as_rich())
         if table.note:

@@ -22,18 +22,19 @@ def draw(found: Findings) -> dict[str, bytes]:
     """Return the plots as PNG, by title."""
     task = next(iter(found.labels))
     return {
-        f"AUC of {task} by day": _png(lambda axes: _draw_days(axes, found, task)),
-        "Gain in AUC so far, live - frozen": _png(lambda axes: _draw_gain(axes, found)),
-        "Freshness: share of updated rows served within": _png(
-            lambda axes: _draw_share(axes, found.freshness_s, found.freshness_rows, "seconds")
+        f"AUC of {task} by day": png(lambda axes: _draw_days(axes, found, task)),
+        "Gain in AUC so far, live - frozen": png(lambda axes: _draw_gain(axes, found)),
+        "Freshness: share of updated rows served within": png(
+            lambda axes: draw_share(axes, found.freshness_s, found.freshness_rows, "seconds")
         ),
-        "Rank over gRPC: share of requests answered within": _png(
-            lambda axes: _draw_share(axes, found.rank_s * 1000, np.ones(len(found.rank_s)), "milliseconds", log=True)
+        "Rank over gRPC: share of requests answered within": png(
+            lambda axes: draw_share(axes, found.rank_s * 1000, np.ones(len(found.rank_s)), "milliseconds", log=True)
         ),
     }
 
 
-def _png(paint: Callable[[Axes], None]) -> bytes:
+def png(paint: Callable[[Axes], None]) -> bytes:
+    """Return the plot that `paint` draws, as PNG."""
     figure = Figure(figsize=(6, 3.8), layout="constrained")
     paint(figure.subplots())
     buffer = io.BytesIO()
@@ -61,7 +62,7 @@ def _draw_gain(axes: Axes, found: Findings) -> None:
     axes.legend(fontsize=8)
 
 
-def _draw_share(axes: Axes, values: np.ndarray, weights: np.ndarray, unit: str, *, log: bool = False) -> None:
+def draw_share(axes: Axes, values: np.ndarray, weights: np.ndarray, unit: str, *, log: bool = False) -> None:
     """Draw the cumulative share of the weight over the values."""
     order = np.argsort(values)
     if len(order):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from rich import box
 from rich.table import Table
@@ -52,7 +53,7 @@ def tables(found: Findings) -> list[ReportTable]:
         *quality,
         replace(last, note=_QUALITY_NOTE),
         _towers_table(found),
-        _delay_table(found),
+        delay_table(found, "one candidate"),
         _work_table(found),
         _rows_table(found),
         _count_table(found),
@@ -96,14 +97,27 @@ def _towers_table(found: Findings) -> ReportTable:
     return ReportTable("Sparse tower against a dense one", columns, rows, note)
 
 
-def _delay_table(found: Findings) -> ReportTable:
+class Delays(Protocol):
+    """Delays of a run."""
+
+    def freshness(self, percent: float) -> float:
+        """Return the percentile of freshness over updated rows, in seconds."""
+        ...
+
+    def rank_ms(self, percent: float) -> float:
+        """Return the percentile of Rank latency, in milliseconds."""
+        ...
+
+
+def delay_table(found: Delays, request: str) -> ReportTable:
+    """Return the delays of the live replica; `request` describes the size of a request."""
     rows = [
         ("freshness", f"{found.freshness(50):.2f} s", f"{found.freshness(99):.2f} s"),
         ("Rank over gRPC", f"{found.rank_ms(50):.1f} ms", f"{found.rank_ms(99):.1f} ms"),
     ]
     note = (
         "freshness: from the update of a row in the trainer until the live replica serves it; rows of one training step share one value. "
-        "Rank: one candidate, measured by the client; all processes share this machine."
+        f"Rank: {request}, measured by the client; all processes share this machine."
     )
     return ReportTable("Delays", ("", "p50", "p99"), rows, note)
 

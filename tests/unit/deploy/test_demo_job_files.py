@@ -10,13 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monolith_demo.driver.job_files import TEMPLATE, JobFiles, Services, to_toml, write_job_files
+from monolith_demo.driver.job_files import CONFIGS, TEMPLATE, JobFiles, Services, to_toml, write_job_files
 from monolith_py.config import JobConfig, load_job
 
 
 def write(folder: Path, *, counters: bool = False) -> JobFiles:
     where = Services(f"sqlite:///{folder}/log", f"sqlite:///{folder}/kv.db", 1, 2, 3, 4, 5)
     return write_job_files(folder, where, counters=counters)
+
+
+def write_list(folder: Path) -> JobFiles:
+    where = Services(f"sqlite:///{folder}/log", f"sqlite:///{folder}/kv.db", 1, 2, 3, 4, 5, batch_ports=(6, 7))
+    return write_job_files(folder, where, template=CONFIGS / "demo-list.toml", batch=("hourly", "daily"))
 
 
 def differences(one: JobConfig, two: JobConfig) -> dict[str, tuple[Any, Any]]:
@@ -67,6 +72,24 @@ def test_history_is_trained_with_all_cores_into_the_same_checkpoints(tmp_path: P
     assert differences(files.job, load_job(files.history)) == {"trainer.num_threads": (1, 0)}
 
 
+def test_replicas_of_a_batch_refresh_follow_checkpoints_of_their_own(tmp_path: Path) -> None:
+    files = write_list(tmp_path)
+    assert list(files.replicas) == ["live", "hourly", "daily", "frozen"]
+    frozen = files.frozen_job
+    for name, port in (("hourly", 6), ("daily", 7)):
+        changes = differences(frozen, load_job(files.replicas[name]))
+        assert {key: new for key, (_, new) in changes.items()} == {
+            "trainer.checkpoint_dir": f"{tmp_path}/checkpoints-{name}",
+            "serving.port": port,
+            "serving.follow_checkpoints": True,
+        }
+    assert files.job.serving.follow_updates and not files.job.counters.enabled
+
+
+def test_the_demo_without_a_batch_refresh_has_two_replicas(tmp_path: Path) -> None:
+    assert list(write(tmp_path).replicas) == ["live", "frozen"]
+
+
 @pytest.mark.parametrize("counters", [False, True])
 def test_counters_are_on_when_they_are_asked_for(tmp_path: Path, counters: bool) -> None:
     files = write(tmp_path, counters=counters)
@@ -93,6 +116,7 @@ def test_what_is_written_as_toml_reads_as_it_was(document: dict[str, Any]) -> No
     assert tomllib.loads(to_toml(document)) == document
 
 
-def test_the_template_survives_being_written() -> None:
-    document = tomllib.loads(TEMPLATE.read_text())
+@pytest.mark.parametrize("template", ["demo.toml", "demo-list.toml"])
+def test_the_template_survives_being_written(template: str) -> None:
+    document = tomllib.loads((CONFIGS / template).read_text())
     assert tomllib.loads(to_toml(document)) == document

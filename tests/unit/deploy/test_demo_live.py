@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from monolith_demo.dataset.kuairand import Stream
+from monolith_demo.dataset.listwise import ListStream, generate
 from monolith_demo.driver.history import history_actions
-from monolith_demo.driver.live import Replay
+from monolith_demo.driver.live import Mark, Replay
 from monolith_py.clock import ManualClock
 from monolith_py.errors import RankFailed
 from monolith_py.io.codec import decode_action
@@ -82,14 +83,15 @@ class SlowRanker:
                 future.set_exception(RankFailed("UNAVAILABLE", "gone"))
             else:
                 self.answered[request_id] = self._clock.monotonic_s()
-                scores = np.array([[number / 1000, 1 - number / 1000]], np.float32)
+                items = self.requests[number]["items"]
+                scores = np.array([[number / 1000 + row / 10_000, 1 - number / 1000] for row in range(len(items))], np.float32)
                 future.set_result(RankResult(request_id, scores, ("long_view", "click"), f"1.{number // 10}", 0))
 
 
 class World:
     """Replay of a stream to replicas, with the records appended and the progress notes."""
 
-    def __init__(self, stream: Stream, *delays_s: Callable[[int], float], refuses: int | None = None) -> None:
+    def __init__(self, stream: Stream | ListStream, *delays_s: Callable[[int], float], refuses: int | None = None) -> None:
         self.stream, self.clock = stream, TickingClock()
         self.rankers = [SlowRanker(self.clock, delay_s, refuses) for delay_s in delays_s]
         self.appended: list[Event] = []
@@ -100,8 +102,8 @@ class World:
     def _append(self, records: list[Any]) -> None:
         self.appended += [(self.clock.monotonic_s(), decode_action(value)) for _, _, value in records]
 
-    def run(self, check: Callable[[], None] = lambda: None) -> float:
-        return self.replay.run(DURATION_S, self.notes.append, check)
+    def run(self, check: Callable[[], None] = lambda: None, marks: Sequence[Mark] = ()) -> float:
+        return self.replay.run(DURATION_S, self.notes.append, check, marks)
 
     def due_s(self, time_ms: int) -> float:
         """Return the clock time of an event time: impression k of n is due k / (n - 1) of the duration after the start."""
@@ -235,3 +237,41 @@ def test_a_process_that_has_died_ends_the_replay_within_a_second(make_stream: Ma
     with pytest.raises(Died):
         world.run(check)
     assert world.clock.monotonic_s() - world.began_s < 2.6
+
+
+def test_scores_of_lists_are_kept_candidate_by_candidate() -> None:
+    stream = generate(0, num_requests=250, days=0.1)
+    world = World(stream, delays(3, 0.3), delays(4, 0.3), delays(5, 0.01))
+    world.run()
+    assert len(world.replay.served) == 3
+    begin = int(stream.offsets[FIRST])
+    number = stream.requests[begin:] - FIRST
+    for served, ranker in zip(world.replay.served, world.rankers, strict=True):
+        assert [request["items"] for request in ranker.requests] == [stream.candidates(index) for index in range(FIRST, 250)]
+        np.testing.assert_allclose(served.scores[:, 0], number / 1000 + stream.positions[begin:] / 10_000, rtol=1e-5)
+        assert len(served.versions) == len(served.latencies_s) == 200
+
+
+def test_every_click_of_a_list_comes_once_at_its_time_and_after_all_replicas_have_answered() -> None:
+    stream = generate(1, num_requests=400, days=0.02)
+    world = World(stream, delays(3, 0.2), delays(4, 0.6), delays(5, 0.05))
+    world.run()
+    for at_s, action in world.appended:
+        assert at_s >= world.due_s(action.time_ms) - 1e-6
+        if action.request_id in world.rankers[0].answered:
+            assert at_s >= max(ranker.answered[action.request_id] for ranker in world.rankers)
+    before = [action for moment in history_actions(stream, FIRST) for action in stream.actions(moment)]
+    live = [action for _, action in world.appended]
+    assert Counter(before + live) == Counter(action for moment in range(len(stream.clicked)) for action in stream.actions(moment))
+    assert max(Counter(action.request_id for action in live).values()) >= 3  # several clicks of one request
+
+
+def test_the_work_of_a_mark_is_done_between_the_requests_before_and_after_it(make_stream: MakeStream) -> None:
+    stream = make_stream(250)
+    world = World(stream, delays(1, 0.01), delays(2, 0.01))
+    seen: list[tuple[int, int]] = []
+    times_ms = [int(stream.times_ms[index]) for index in (120, 60, 200)] + [int(stream.times_ms[90]) + 1]
+    marks = [Mark(time_ms, lambda time_ms=time_ms: seen.append((time_ms, len(world.rankers[0].requests)))) for time_ms in times_ms]
+    world.run(marks=marks)
+    expected = [(time_ms, int((stream.times_ms[FIRST:] < time_ms).sum())) for time_ms in sorted(times_ms)]
+    assert seen == expected

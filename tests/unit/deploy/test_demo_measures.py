@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from monolith_demo.report.measures import quality, weighted_percentile
+from monolith_demo.report.measures import quality, request_auc, weighted_percentile
 
 SCORES = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9, 1.0])
 PAIRS = st.lists(st.tuples(st.booleans(), SCORES), min_size=2, max_size=40)
@@ -62,3 +62,13 @@ def test_a_weighted_percentile_is_the_smallest_value_that_so_much_of_the_weight_
 
 def test_a_percentile_of_nothing_is_not_a_number() -> None:
     assert math.isnan(weighted_percentile(np.array([]), np.array([]), 50))
+
+
+@given(st.lists(PAIRS, min_size=1, max_size=6))
+def test_request_auc_is_the_mean_over_requests_with_both_labels(requests: list[list[tuple[bool, float]]]) -> None:
+    labels, scores = arrays([pair for pairs in requests for pair in pairs])
+    numbers = np.repeat(np.arange(len(requests)) * 3, [len(pairs) for pairs in requests])
+    aucs = [quality(*arrays(pairs)).auc for pairs in requests]
+    known = [auc for auc in aucs if not math.isnan(auc)]
+    got = request_auc(numbers, labels, scores)
+    assert got == pytest.approx(sum(known) / len(known)) if known else math.isnan(got)

@@ -15,12 +15,13 @@ import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
+from monolith_demo.driver.demo import KUAIRAND, outcome_of
 from monolith_demo.driver.job_files import Services, write_job_files
 from monolith_demo.driver.run import _report
 from monolith_demo.report.findings import FROZEN, LINEAR, LIVE, VIDEO_RATE, Findings
 from monolith_demo.report.ledger import Ledger
 from monolith_demo.report.measures import Quality, quality
-from monolith_demo.report.page import Surroundings, print_report, write_html
+from monolith_demo.report.page import Contents, Surroundings, print_report, write_html
 from monolith_demo.report.provenance import Provenance
 from monolith_demo.report.tables import tables
 from monolith_demo.report.towers import DENSE, SPARSE, TowerPass
@@ -121,6 +122,12 @@ def test_the_quality_of_a_day_is_that_of_its_impressions(found: Findings) -> Non
     assert by_day[13][LIVE] == quality(found.labels["click"][of_day], found.predictions["click"][LIVE][of_day])
 
 
+def contents(found: Findings) -> Contents:
+    """Return the contents of the report."""
+    made: Contents = outcome_of(found, counters=False).contents
+    return made
+
+
 def headline_gain(found: Findings) -> str:
     """Recompute the gain of the headline."""
     live, frozen = (auc(found.labels["long_view"], found.predictions["long_view"][model]) for model in (LIVE, FROZEN))
@@ -130,14 +137,14 @@ def headline_gain(found: Findings) -> str:
 def write_page(found: Findings, folder: Path, *, notes: Sequence[str] = (), commands: Sequence[str] = ()) -> str:
     """Return the text of the page."""
     path = folder / "report.html"
-    write_html(found, Surroundings(Provenance("2026-11-29 08:00 UTC", "abc123", "A CPU, 2 CPUs"), notes, commands), path)
+    write_html(contents(found), Surroundings(Provenance("2026-11-29 08:00 UTC", "abc123", "A CPU, 2 CPUs"), notes, commands), path)
     return path.read_text()
 
 
 def printed(found: Findings, width: int) -> str:
     """Return the report printed on a terminal of `width` columns."""
     console = Console(file=io.StringIO(), width=width)
-    print_report(found, Provenance("2026-11-29 08:00 UTC", None, "A CPU, 2 CPUs"), console)
+    print_report(contents(found), Provenance("2026-11-29 08:00 UTC", None, "A CPU, 2 CPUs"), console)
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 
@@ -201,11 +208,11 @@ def test_the_terminal_shows_the_answer_first(found: Findings) -> None:
 def test_a_broken_promise_is_printed_and_so_are_figures_and_the_way_on(found: Findings, tmp_path: Path, dead_letters: int) -> None:
     folder = tmp_path / "demo-1"
     folder.mkdir()
-    files = write_job_files(folder, Services("sqlite:///log", "sqlite:///kv.db", 1, 2, 3, 4, 5), counters=False)
+    files = write_job_files(folder, Services("sqlite:///log", "sqlite:///kv.db", 1, 2, 3, 4, 5))
     console = Console(file=io.StringIO(), width=200)
-    options = argparse.Namespace(kafka=False, counters=False, keep=False)
+    options = argparse.Namespace(kafka=False, keep=False)
     broken = replace(found, ledger=replace(found.ledger, dead_letters=dead_letters))
-    _report(broken, options, folder, files, console)
+    _report(outcome_of(broken, counters=False), KUAIRAND, options, files, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     lines = text.splitlines()
     assert [line for line in lines if line.startswith("BROKEN")] == (["BROKEN: dead letters must be 0, got 3"] if dead_letters else [])

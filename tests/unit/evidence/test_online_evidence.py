@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 
 from monolith_py.io import open_log
 from monolith_streaming.backtest import BacktestOptions, Timeline
@@ -158,14 +157,6 @@ def test_open_bandit_takes_the_affinity_to_the_shown_item(data: ModuleType) -> N
 def test_a_positive_is_younger_when_labels_are_learnt_as_they_come(evidence: Evidence, stream: Any) -> None:
     ages = evidence("online_passes").label_ages_s(dataclasses.replace(stream, is_terminal=np.zeros(len(stream.items), bool)))
     assert 0 < ages["candidate"] < ages["request"] <= 600
-
-
-def test_a_head_that_starts_at_the_rate_of_the_history_predicts_it(evidence: Evidence, stream: Any, tmp_path: Path) -> None:
-    passes = evidence("online_passes")
-    trainer = passes.Trainer(stream.job(0, str(tmp_path)))
-    passes.start_at_rate(trainer, stream)
-    rate = stream.labels["click"][: stream.starts[stream.live_from]].mean()
-    assert torch.sigmoid(trainer.model.head.bias).item() == pytest.approx(rate, abs=1e-5)
 
 
 def test_no_two_variants_have_one_name(evidence: Evidence) -> None:

@@ -39,12 +39,31 @@ def test_the_prediction_is_made_before_the_batch_is_learnt(
     assert np.ptp(trainer.step(make_examples(0))[:, 0]) < 0.2  # nothing was learnt yet, whatever the labels of this batch
 
 
+def test_a_new_model_starts_from_the_label_rates_of_its_first_examples(
+    make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch]
+) -> None:
+    examples = make_examples(0)
+    rare = replace(examples, labels={"click": np.eye(1, 32, dtype=np.float32)[0], "like": np.ones(32, np.float32)})
+    kept = replace(rare, sample_rates=np.where(rare.labels["click"] == 1, 1.0, 0.1).astype(np.float32))
+    for first, rates in ((rare, (2 / 42, 33 / 42)), (kept, (2 / 321, 312 / 321))):
+        trainer = Trainer(make_job())
+        np.testing.assert_allclose(trainer.step(first).mean(axis=0), rates, rtol=0.25)
+        for _ in range(8):
+            trainer.step(first)
+        bias = trainer.model.head.bias.detach().clone()
+        trainer.step(first)
+        # From now on the bias moves by the steps of the optimizer, of at most about its rate.
+        assert float((trainer.model.head.bias.detach() - bias).abs().max()) < 0.01
+
+
 def test_rows_learn_from_the_sum_and_towers_from_the_mean(
     make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch]
 ) -> None:
     job = make_job(optimizer={"sparse": {"kind": "sgd", "lr": 1.0}})
     examples = make_examples(0)
     once, twice = Trainer(job), Trainer(job)
+    for trainer in (once, twice):
+        trainer.optimizer.bias_start.add(torch.ones(1000, 2) * 0.5, torch.ones(1000))  # past the examples that set the bias
     before = snapshot(once)
     once.step(examples)
     twice.step(ExampleBatch.concat([examples, examples]))
@@ -122,11 +141,11 @@ def test_dense_parameters_step_once_for_each_reference_batch(
 ) -> None:
     config = make_job(optimizer={"dense": {"kind": "sgd", "lr": 0.01, "reference_batch": 64}})
     trainer = Trainer(config)
-    before = trainer.export_dense()["head.bias"]
+    before = trainer.export_dense()["head.weight"]
     trainer.step(make_examples(0))
-    assert bool((trainer.export_dense()["head.bias"] == before).all())
+    assert bool((trainer.export_dense()["head.weight"] == before).all())
     trainer.step(make_examples(1))
-    assert (trainer.export_dense()["head.bias"] - before).abs().min() > 0
+    assert (trainer.export_dense()["head.weight"] - before).abs().max() > 0
 
 
 def test_larger_batches_take_proportionally_larger_steps(
@@ -134,12 +153,12 @@ def test_larger_batches_take_proportionally_larger_steps(
 ) -> None:
     moved = []
     for reference_batch in (8, 32):
-        dense = {"kind": "sgd", "lr": 0.01, "reference_batch": reference_batch}
+        dense = {"kind": "sgd", "lr": 1.0, "reference_batch": reference_batch}
         trainer = Trainer(make_job(optimizer={"dense": dense}))
-        before = trainer.export_dense()["head.bias"]
+        before = trainer.export_dense()["head.weight"]
         trainer.step(make_examples(0))
-        moved.append(trainer.export_dense()["head.bias"] - before)
-    torch.testing.assert_close(moved[0], 4 * moved[1], rtol=1e-4, atol=0)
+        moved.append(trainer.export_dense()["head.weight"] - before)
+    torch.testing.assert_close(moved[0], 4 * moved[1], rtol=1e-3, atol=1e-6)
 
 
 def test_lr_scale_multiplies_the_step_of_live_atoms_only(

@@ -1,33 +1,39 @@
-"""The replica before its first checkpoint: it is not ready, and looks again at the interval of its settings."""
+"""The replica and checkpoints: not ready before the first, then it stays at it or follows newer ones, by its settings."""
 
 from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from monolith_py.clock import ManualClock
 from monolith_py.config import JobConfig, parse_job
-from monolith_py.errors import NotReady
+from monolith_py.errors import ConfigError, NotReady
+from monolith_py.training import CheckpointMeta, Trainer, save_checkpoint
 from monolith_serving.replica.replica import Replica
 
 
 class CountedStop:
-    """A stop signal that is set after `num_waits` waits, and keeps their lengths."""
+    """A stop signal that is set after `num_waits` waits, and keeps their lengths; `during(k)` is called in wait k."""
 
-    def __init__(self, num_waits: int) -> None:
-        self._num_waits = num_waits
+    def __init__(self, num_waits: int, during: Callable[[int], None] = lambda _: None) -> None:
+        self._num_waits, self._during = num_waits, during
         self.waits_s: list[float] = []
 
     def is_set(self) -> bool:
         return len(self.waits_s) >= self._num_waits
 
     def wait(self, timeout_s: float) -> bool:
+        self._during(len(self.waits_s))
         self.waits_s.append(timeout_s)
         return self.is_set()
 
 
-@pytest.fixture
-def job(tmp_path) -> JobConfig:
+def make_job(folder: Path, **serving: Any) -> JobConfig:
     return parse_job(
         {
             "name": "replica",
@@ -35,10 +41,22 @@ def job(tmp_path) -> JobConfig:
             "kv": {"url": "memory:"},
             "features": [{"name": "item_id", "source": "item_id", "dim": 8}],
             "tasks": [{"name": "click", "action": "click"}],
-            "trainer": {"checkpoint_dir": str(tmp_path / "checkpoints")},
-            "serving": {"checkpoint_poll_s": 0.125},
+            "model": {"tower": [8], "precision": "fp32"},
+            "trainer": {"checkpoint_dir": str(folder / "checkpoints"), "num_threads": 1},
+            "serving": {"checkpoint_poll_s": 0.125, **serving},
         }
     )
+
+
+def save(job: JobConfig, step: int) -> Path:
+    """Write a checkpoint of an untrained model and return its folder."""
+    meta = CheckpointMeta("replica", step, 0, 1, step, 0, {0: (0, 0)}, 0, 1_000 * step)
+    return save_checkpoint(Path(job.trainer.checkpoint_dir), Trainer(job), meta, keep=10).path
+
+
+@pytest.fixture
+def job(tmp_path) -> JobConfig:
+    return make_job(tmp_path)
 
 
 @pytest.fixture
@@ -59,3 +77,55 @@ def test_a_replica_without_a_checkpoint_is_not_ready(replica, job):
     for ask in (replica.require_ready, lambda: replica.state):
         with pytest.raises(NotReady, match=r"no checkpoint in '.*checkpoints' yet"):
             ask()
+
+
+def versions(job: JobConfig, num_waits: int, during: Callable[[int], None]) -> list[str]:
+    """Return the version of the model in each wait of a replica without a log; `during(k)` runs at the end of wait k."""
+    replica, seen = Replica(job, None, torch.device("cpu"), ManualClock(1_000_000)), []
+
+    def wait(number: int) -> None:
+        seen.append(replica.state.version if replica.is_ready else "none")
+        during(number)
+
+    stop = CountedStop(num_waits, wait)
+    replica.follow(stop)
+    replica.close()
+    assert set(stop.waits_s) <= {0.125}
+    return [*seen, replica.state.version]
+
+
+def test_a_replica_that_follows_nothing_stays_at_its_first_checkpoint(tmp_path):
+    job = make_job(tmp_path, follow_updates=False)
+    save(job, 1)
+    assert versions(job, 5, lambda _: None) == ["1.1"]  # no wait
+
+
+def test_a_replica_that_follows_checkpoints_loads_each_newer_one(tmp_path):
+    job = make_job(tmp_path, follow_updates=False, follow_checkpoints=True)
+
+    def during(number: int) -> None:
+        if number in (0, 2, 5):
+            save(job, number + 10)
+
+    assert versions(job, 7, during) == ["none", "1.10", "1.10", "1.12", "1.12", "1.12", "1.15", "1.15"]
+
+
+def test_a_replica_that_follows_checkpoints_goes_back_with_the_folder_and_passes_damaged_ones_over(tmp_path):
+    job = make_job(tmp_path, follow_updates=False, follow_checkpoints=True)
+    save(job, 1)
+
+    def during(number: int) -> None:
+        if number == 0:
+            save(job, 2)
+        elif number == 1:
+            (save(job, 3) / "dense.safetensors").write_bytes(b"torn")
+        elif number == 2:
+            for step in (2, 3):
+                shutil.rmtree(Path(job.trainer.checkpoint_dir) / f"step-{step:012d}")
+
+    assert versions(job, 4, during) == ["1.1", "1.2", "1.2", "1.1", "1.1"]
+
+
+def test_checkpoints_cannot_be_followed_beside_updates(tmp_path):
+    with pytest.raises(ConfigError, match="follow_checkpoints must come with follow_updates = false, got follow_updates = true"):
+        make_job(tmp_path, follow_checkpoints=True)
