@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from online_findings import Bar, Outcomes, Pick, arm, bars, best_vowpal, control, difference, first, mean_of, spread_of
 from online_passes import NUM_PARTS, HistoryOutcome
-from online_variants import BY_EMIT, CLAIMS, DEFAULT, NO_USER, RECIPES, SLICE_S
+from online_variants import BY_EMIT, CLAIMS, DEFAULT, NO_USER, OTHER, RECIPES, SLICE_S, OnlineVariant
 
 _ARMS = ("live", "hourly", "daily", "frozen")
 
@@ -115,25 +115,31 @@ def _row(outcomes: Outcomes, label: str, pick: Pick) -> list[str]:
 def _emit_table(results: Mapping[str, Outcomes]) -> str:
     rows = []
     for stream, outcomes in results.items():
-        for emit, variant in (*BY_EMIT.items(), ("candidate, without user_id", NO_USER)):
-            if (variant.name, "live") not in outcomes[0].arms:
-                continue
-            pick = arm(variant.name)
-            age_s = np.mean([outcome.label_age_s[emit.partition(",")[0]] for outcome in outcomes])
-            gap = difference(outcomes, pick, arm(BY_EMIT["candidate"].name))
-            rows.append(
-                [
-                    stream,
-                    emit,
-                    f"{mean_of(outcomes, pick, 'auc'):.4f}",
-                    "-" if variant is BY_EMIT["candidate"] else gap.text,
-                    _number(mean_of(outcomes, pick, "per_impression_auc")),
-                    f"{mean_of(outcomes, pick, 'ne'):.4f}",
-                    f"{mean_of(outcomes, pick, 'calibration'):.3f} ± {_number(spread_of(outcomes, pick, 'calibration'), 3)}",
-                    f"{age_s:.0f} s",
-                ]
-            )
-    return _markdown(["stream", "emit", "live AUC", "less candidate", "per request", "NE", "calibration", "age"], rows)
+        emits = {**BY_EMIT, "candidate, without user_id": NO_USER}
+        if (OTHER.name, "live") not in outcomes[0].arms:
+            emits = {"either": DEFAULT}
+        rows += [_emit_row(stream, outcomes, emit, variant) for emit, variant in emits.items()]
+    return _markdown(
+        ["stream", "emit", "live AUC", "less candidate", "per request", "NE", "calibration", "frozen calibration", "age"], rows
+    )
+
+
+def _emit_row(stream: str, outcomes: Outcomes, emit: str, variant: OnlineVariant) -> list[str]:
+    pick, candidate = arm(variant.name), BY_EMIT["candidate"]
+    has_other = emit != "either" and variant is not candidate
+    frozen = (variant.name, "frozen") in outcomes[0].arms
+    age_s = np.mean([outcome.label_age_s["request" if emit == "request" else "candidate"] for outcome in outcomes])
+    return [
+        stream,
+        emit,
+        f"{mean_of(outcomes, pick, 'auc'):.4f}",
+        difference(outcomes, pick, arm(candidate.name)).text if has_other else "-",
+        _number(mean_of(outcomes, pick, "per_impression_auc")),
+        f"{mean_of(outcomes, pick, 'ne'):.4f}",
+        f"{mean_of(outcomes, pick, 'calibration'):.3f} ± {_number(spread_of(outcomes, pick, 'calibration'), 3)}",
+        f"{mean_of(outcomes, arm(variant.name, 'frozen'), 'calibration'):.3f}" if frozen else "-",
+        f"{age_s:.0f} s",
+    ]
 
 
 def _history_table(histories: Mapping[str, HistoryOutcome]) -> str:
