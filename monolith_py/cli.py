@@ -130,15 +130,18 @@ def backtest(
         Console(stderr=True).print(remark, markup=False, soft_wrap=True)
 
 
+# More than six parameters: they are the command's options.
 @app.command()
 def rank(
-    user: Annotated[int, typer.Option(help="User id.")],
+    user: Annotated[int, typer.Option(help="User id.", min=-(1 << 63), max=(1 << 63) - 1)],
     candidates: Annotated[str, typer.Option(help="Item ids, separated by commas.")],
     config: Annotated[Path | None, typer.Option(help="The job's TOML file, for its address.", exists=True, dir_okay=False)] = None,
     address: Annotated[str | None, typer.Option(help="Address of the replica, host:port.")] = None,
     context: Annotated[list[str] | None, typer.Option(help="A context feature, name=fid[,fid]. May be repeated.")] = None,
+    log: Annotated[bool, typer.Option("--log", help="Log the impression: the request becomes training data.")] = False,
+    wait: Annotated[float, typer.Option(help="Time to wait for a replica that is still starting, in seconds.", min=0.0)] = 0.0,
 ) -> None:
-    """Rank candidates for a user on a replica; print them best first."""
+    """Rank candidates for a user on a replica; print them best first. The request is no training data."""
     from monolith_serving.client import RankClient
 
     with _errors_to_exit():
@@ -150,7 +153,8 @@ def rank(
         item_ids = _integers("candidates", candidates)
         pairs = (pair.partition("=") for pair in context or ())
         with RankClient(address) as client:
-            result = client.rank(user, item_ids, context={name: _integers(name, value) for name, _, value in pairs}, timeout_s=5.0)
+            features = {name: _integers(name, value) for name, _, value in pairs}
+            result = client.rank_when_ready(user, item_ids, wait_s=wait, context=features, timeout_s=5.0, log_impression=log)
     table = Table("rank", "item", *result.task_names, title=f"model {result.model_version}, {result.staleness_ms} ms stale")
     by_score = sorted(zip(item_ids, result.scores.tolist(), strict=True), key=lambda row: -row[1][0])
     for place, (item_id, scores) in enumerate(by_score, start=1):
@@ -207,9 +211,12 @@ def _errors_to_exit() -> Iterator[None]:
 
 def _integers(field: str, text: str) -> list[int]:
     try:
-        return [int(part) for part in text.split(",") if part.strip()]
+        numbers = [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
-        raise typer.BadParameter(f"{field} must be integers separated by commas, got {text!r}") from None
+        numbers = [1 << 64]
+    if not all(-(1 << 63) <= number < 1 << 63 for number in numbers):
+        raise typer.BadParameter(f"{field} must be integers of 64 bits separated by commas, got {text!r}")
+    return numbers
 
 
 def _time_ms(field: str, text: str) -> int:

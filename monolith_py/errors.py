@@ -15,6 +15,7 @@
     +-- DeltaGap               a delta does not follow the last applied one
     +-- DenseGap               an update of the dense parameters does not fit the ones held
     +-- NotReady               a process cannot answer yet
+    +-- Overloaded             a process has more work than it can finish in time
     +-- RankFailed             a replica failed to rank a request
 
 A wrong argument of a caller is a plain `ValueError`; a broken invariant of our own is an `assert`.
@@ -103,6 +104,10 @@ class DenseGap(MonolithError):
 
 class NotReady(MonolithError):
     """A process cannot answer yet."""
+
+
+class Overloaded(MonolithError):
+    """A process has more work than it can finish in time."""
 
 
 class RankFailed(MonolithError):

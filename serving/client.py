@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import numpy as np
 
+from monolith_py.clock import Clock, SystemClock
 from monolith_py.data.columns import FloatArray
 from monolith_py.errors import RankFailed
 from monolith_py.pb import example_pb2, ranking_pb2
@@ -24,6 +25,9 @@ _OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 ]
+
+# Pause before another try of a replica that is not ready.
+_WAIT_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,8 @@ class RankResult:
 class RankClient:
     """Client of one replica, or of a balancer in front of several, at `address` (host:port). Safe for threads. Close it, or use `with`."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
         self._channel = grpc.insecure_channel(address, options=_OPTIONS)
         self._stub = pb_grpc.RankingStub(self._channel)
 
@@ -53,17 +58,35 @@ class RankClient:
         request_id: str = "",
         time_ms: int = 0,
         timeout_s: float = 1.0,
+        log_impression: bool = True,
     ) -> RankResult:
         """Return the scores of `item_ids` for a user. `context` holds the fids of the request's own sparse features, by name.
+
+        Set `log_impression` to False for debugging and monitoring: a logged impression becomes training data.
 
         Raises:
             RankFailed: the replica refused, or did not answer within `timeout_s`; see `code`.
         """
-        message = _message(user_id, item_ids, context or {}, request_id, time_ms)
+        message = _message(user_id, item_ids, context or {}, request_id, time_ms, log_impression)
         try:
             return _result(self._stub.Rank(message, timeout=timeout_s))
         except grpc.RpcError as error:
             raise _failure(error) from None
+
+    def rank_when_ready(self, user_id: int, item_ids: Sequence[int], *, wait_s: float, **options: Any) -> RankResult:
+        """Return the scores as `rank` does; while the replica cannot be reached or has no model, try again for `wait_s` seconds.
+
+        Raises:
+            RankFailed: as `rank`, after the wait.
+        """
+        until_s = self._clock.monotonic_s() + wait_s
+        while True:
+            try:
+                return self.rank(user_id, item_ids, **options)
+            except RankFailed as error:
+                if error.code != "UNAVAILABLE" or self._clock.monotonic_s() >= until_s:
+                    raise
+            self._clock.sleep(_WAIT_S)
 
     def rank_async(
         self,
@@ -74,9 +97,10 @@ class RankClient:
         request_id: str = "",
         time_ms: int = 0,
         timeout_s: float = 1.0,
+        log_impression: bool = True,
     ) -> Future[RankResult]:
         """Return a future of the result of `rank`. Any number of calls may be in progress."""
-        message = _message(user_id, item_ids, context or {}, request_id, time_ms)
+        message = _message(user_id, item_ids, context or {}, request_id, time_ms, log_impression)
         future: Future[RankResult] = Future()
 
         def settle(call: Any) -> None:
@@ -102,7 +126,7 @@ class RankClient:
 
 
 def _message(
-    user_id: int, item_ids: Sequence[int], context: Mapping[str, Sequence[int]], request_id: str, time_ms: int
+    user_id: int, item_ids: Sequence[int], context: Mapping[str, Sequence[int]], request_id: str, time_ms: int, log_impression: bool
 ) -> ranking_pb2.RankRequest:
     sparse = [example_pb2.SparseColumn(name=name, fids=fids, lengths=[len(fids)]) for name, fids in context.items()]
     return ranking_pb2.RankRequest(
@@ -111,6 +135,7 @@ def _message(
         item_ids=item_ids,
         context=example_pb2.FeatureColumns(sparse=sparse),
         time_ms=time_ms,
+        log_impression=log_impression,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,9 @@ from monolith_py.io import Log, open_kv, open_log
 from monolith_py.io.log.topics import Topics
 from monolith_py.pb import ranking_pb2_grpc as pb_grpc
 from monolith_py.process import StopSignal, set_num_threads
+from monolith_serving.call_threads import CallThreads
 from monolith_serving.features.store import FeatureStore
-from monolith_serving.interceptors import StatusInterceptor
+from monolith_serving.interceptors import StatusInterceptor, ThreadsInterceptor
 from monolith_serving.ranking.impression_log import ImpressionWriter
 from monolith_serving.ranking.ranker import Ranker
 from monolith_serving.replica.replica import Replica
@@ -32,8 +32,13 @@ from monolith_serving.service import SERVICE_NAME, RankingService
 
 _logger = logging.getLogger(__name__)
 
-# Time for the requests in progress after a stop signal.
-_DRAIN_S = 5.0
+# Time for the requests in progress once new ones are refused.
+_FINISH_S = 5.0
+# Threads of the other services: they share none with Rank.
+_HEALTH_THREADS = 2
+_REFLECTION_THREADS = 2
+# A reflection stream serves one look at the service; a client that holds it for longer is cut off.
+_REFLECTION_S = 10.0
 _HEALTH_INTERVAL_S = 0.1
 
 
@@ -55,16 +60,17 @@ def run_server(job: JobConfig) -> None:
         stack.callback(replica.close)
         impressions = None
         if config.log_impressions:
-            impressions = ImpressionWriter(_open_topics(job, [topics.impressions], stack), topics.impressions, clock)
+            impressions = ImpressionWriter(_open_topics(job, [topics.impressions], stack), topics.impressions, config, clock)
             stack.callback(impressions.close)
         kv = open_kv(job.kv.url)
         stack.callback(kv.close)
         store = FeatureStore(kv, Schema.of(job), job.counters, config, clock)
+        stack.callback(store.close)
         ranker = Ranker(job, replica, store, impressions, clock)
         follower = Follower(replica, stop)
         stack.callback(follower.close)
         service = RankingService(ranker, replica, Schema.of(job).tasks, config, clock)
-        _serve(make_server(service, config, clock), replica, config, stop)
+        _serve(make_server(service, config, clock), replica, config, stop, clock)
         stop.set()
         follower.raise_failure()
 
@@ -120,18 +126,27 @@ def _open_topics(job: JobConfig, topics: Sequence[str], stack: ExitStack) -> Log
 
 def make_server(service: pb_grpc.RankingServicer, config: ServingConfig, clock: Clock) -> grpc.Server:
     """Return a gRPC server with the ranking service, without a port and not started."""
-    threads = ThreadPoolExecutor(config.grpc_threads, thread_name_prefix="rank")
-    interceptors: list[grpc.ServerInterceptor[Any, Any]] = [StatusInterceptor(SERVICE_NAME, clock)]
-    server = grpc.server(threads, interceptors=interceptors, options=[("grpc.so_reuseport", 0)])
+    threads = CallThreads(config.grpc_threads, "rank")
+    others = {
+        health.SERVICE_NAME: CallThreads(_HEALTH_THREADS, "health"),
+        reflection.SERVICE_NAME: CallThreads(_REFLECTION_THREADS, "reflection", limit_s=_REFLECTION_S),
+    }
+    interceptors: list[grpc.ServerInterceptor[Any, Any]] = [
+        ThreadsInterceptor(others),
+        StatusInterceptor(SERVICE_NAME, threads, config.max_waiting_requests, clock),
+    ]
+    options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", config.max_request_bytes)]
+    server = grpc.server(threads, interceptors=interceptors, options=options)
     pb_grpc.add_RankingServicer_to_server(service, server)
+    if config.reflection:
+        reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     return server
 
 
-def _serve(server: grpc.Server, replica: Replica, config: ServingConfig, stop: StopSignal) -> None:
+def _serve(server: grpc.Server, replica: Replica, config: ServingConfig, stop: StopSignal, clock: Clock) -> None:
     """Answer requests until `stop`, then finish the ones in progress."""
     health_servicer = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     try:
         port = server.add_insecure_port(f"{config.host}:{config.port}")
     except RuntimeError as error:
@@ -151,8 +166,10 @@ def _serve(server: grpc.Server, replica: Replica, config: ServingConfig, stop: S
                 _set_health(health_servicer, serving=healthy)
                 _logger.info("health: %s, %.1f s stale", "SERVING" if healthy else "NOT_SERVING", replica.staleness_ms() / 1000)
     finally:
+        # Balancers see NOT_SERVING and send their next requests elsewhere; those on their way are answered.
         health_servicer.enter_graceful_shutdown()
-        server.stop(_DRAIN_S).wait()
+        clock.sleep(config.drain_s)
+        server.stop(_FINISH_S).wait()
     _logger.info("stopped")
 
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import uuid
+from concurrent.futures import CancelledError
+from functools import partial
 from typing import Any
 
 from monolith_py.clock import Clock
 from monolith_py.config import ServingConfig
+from monolith_py.observe.metrics import IMPRESSIONS_WITHHELD
 from monolith_py.pb import ranking_pb2 as pb
 from monolith_py.pb import ranking_pb2_grpc as pb_grpc
-from monolith_serving.ranking.ranker import Ranker
-from monolith_serving.ranking.request import parse_request
+from monolith_serving.ranking.answered import on_end
+from monolith_serving.ranking.ranker import Ranker, Ranking
+from monolith_serving.ranking.request import RankInput, parse_request
 from monolith_serving.replica.replica import Replica
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Ranking"].full_name
+# A thread waits no longer than this for a client's own deadline; nobody waits so long for a ranking.
+MAX_DEADLINE_S = 30.0
+_NO_DEADLINE_S = 86_400.0
 
 
 class RankingService(pb_grpc.RankingServicer):  # type: ignore[misc]  # generated code has no types
@@ -28,11 +35,18 @@ class RankingService(pb_grpc.RankingServicer):  # type: ignore[misc]  # generate
 
         Raises:
             WireError: a field of the request breaks its rule.
-            NotReady, KvError, TimeoutError, ModelNotFinite: see `Ranker.rank`.
+            CancelledError: the caller has left.
+            NotReady, KvError, Overloaded, TimeoutError, ModelNotFinite: see `Ranker.rank`.
         """
         deadline_s = self._clock.monotonic_s() + self._time_limit_s(context)
         request = parse_request(message, self._ranker.context_order, self._config, request_id=uuid.uuid4().hex, now_ms=self._clock.now_ms())
-        ranking = self._ranker.rank(request, deadline_s)
+        if not context.is_active():
+            raise CancelledError
+        ranking = self._ranker.rank(request, deadline_s, context.is_active)
+        if message.HasField("log_impression") and not message.log_impression:
+            IMPRESSIONS_WITHHELD.labels(reason="request").inc()
+        else:
+            on_end(context, partial(self._log_if_answered, request, ranking))
         return pb.RankResponse(
             request_id=request.request_id,
             scores=ranking.scores.ravel().tolist(),
@@ -41,7 +55,16 @@ class RankingService(pb_grpc.RankingServicer):  # type: ignore[misc]  # generate
             staleness_ms=self._replica.staleness_ms(),
         )
 
+    def _log_if_answered(self, request: RankInput, ranking: Ranking, is_answered: bool) -> None:
+        if is_answered:
+            self._ranker.log(request, ranking)
+        else:
+            IMPRESSIONS_WITHHELD.labels(reason="unanswered").inc()
+
     def _time_limit_s(self, context: Any) -> float:
         """Return the seconds left to the caller, the configured default if the caller set no deadline."""
         remaining_s: float | None = context.time_remaining()
-        return self._config.default_deadline_s if remaining_s is None else remaining_s
+        # grpcio gives 9.2e18 seconds for a call without a deadline.
+        if remaining_s is None or remaining_s > _NO_DEADLINE_S:
+            return self._config.default_deadline_s
+        return min(remaining_s, MAX_DEADLINE_S)

@@ -65,7 +65,11 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "Impressions",
             "cps",
-            {"logged": rate("monolith_impressions_logged_total"), "lost": rate("monolith_impressions_lost_total")},
+            {
+                "logged": rate("monolith_impressions_logged_total"),
+                "lost {{reason}}": rate("monolith_impressions_lost_total", "reason"),
+                "withheld {{reason}}": rate("monolith_impressions_withheld_total", "reason"),
+            },
         ),
         Panel(
             "Stored features not served",
@@ -73,8 +77,10 @@ ROWS: dict[str, list[Panel]] = {
             {
                 "missing {{entity}}": rate("monolith_features_missing_total", "entity"),
                 "bad {{entity}}": rate("monolith_features_bad_total", "entity"),
+                "unread {{entity}}": rate("monolith_features_unread_total", "entity"),
             },
         ),
+        Panel("Event times ahead of the clock", "cps", {"replaced": rate("monolith_rank_times_replaced_total")}),
         Panel(
             "Replica loads and faults",
             "short",

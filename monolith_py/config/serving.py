@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from monolith_py.config.fields import Count, Name, Positive, Settings
+from monolith_py.config.fields import Count, Name, NotNegative, Positive, Settings
 
 
 class ServingConfig(Settings):
@@ -29,16 +29,34 @@ class ServingConfig(Settings):
     follow_updates: bool = True
     # Load each newer checkpoint of the trainer, in place of updates: a refresh in batches. Needs follow_updates = false.
     follow_checkpoints: bool = False
-    # Append an impression to the log for each request.
+    # Serve gRPC reflection, for tools such as grpcurl, in threads of its own.
+    reflection: bool = False
+    # Append an impression to the log for each answered request, unless the request sets `log_impression` to false.
     log_impressions: bool = True
+    # Largest impression, in bytes; a larger one is counted as lost. The topic must accept records of this size.
+    max_impression_bytes: Count = 8 << 20
+    # Most bytes of impressions that wait for the log; further ones are counted as lost.
+    impression_queue_bytes: Count = 64 << 20
     # Requests handled at the same time; each takes a thread.
     grpc_threads: Count = 16
+    # Most requests that wait for one of these threads; a further one is refused with RESOURCE_EXHAUSTED.
+    max_waiting_requests: Count = 1000
+    # Largest request, in bytes; gRPC refuses a larger one with RESOURCE_EXHAUSTED.
+    max_request_bytes: Count = 1 << 20
     # Most candidates scored in one batch, over all waiting requests.
     max_batch_candidates: Count = 4096
     # Most candidates of a request; a larger one is refused.
     max_candidates: Count = 2000
+    # Most fids of one feature: a request with more is refused, stored features with more are ignored.
+    max_fids: Count = 4096
     # Deadline of a request without one, in seconds.
     default_deadline_s: Positive = 0.2
+    # Time that a request's event time may be ahead of the replica's clock, in seconds; a later one becomes the time of that clock.
+    max_clock_skew_s: NotNegative = 60.0
+    # Answer to a request whose stored features cannot be read in half of its time: scores without them, or UNAVAILABLE.
+    without_features: Literal["serve", "refuse"] = "serve"
+    # Threads that read stored features.
+    feature_threads: Count = 4
     # Time that stored features of users and items stay in the replica's cache, in seconds; 0 turns the cache off.
     feature_cache_s: Annotated[float, Field(ge=0)] = 30.0
     # Most users and items in that cache.
@@ -51,13 +69,18 @@ class ServingConfig(Settings):
     checkpoint_poll_s: Positive = 0.5
     # Age of the newest delta, in seconds, above which the service reports NOT_SERVING; 0 turns this off.
     max_staleness_s: Annotated[float, Field(ge=0)] = 0.0
+    # Time in which the process goes on answering after a stop signal, while its health is NOT_SERVING, in seconds.
+    drain_s: NotNegative = 1.0
     # File that gets a line "time_ms age_s rows" for each training step once its rows are used in scores.
     freshness_log: str | None = None
     # File that gets the port once the replica can rank.
     port_file: str | None = None
 
     @model_validator(mode="after")
-    def _check_what_has_no_effect(self) -> ServingConfig:
+    def _check_across_settings(self) -> ServingConfig:
         if self.follow_checkpoints and self.follow_updates:
             raise ValueError("serving.follow_checkpoints must come with follow_updates = false, got follow_updates = true")
+        if self.max_impression_bytes > self.impression_queue_bytes:
+            limit = f"impression_queue_bytes {self.impression_queue_bytes}"
+            raise ValueError(f"serving.max_impression_bytes must be <= {limit}, got {self.max_impression_bytes}")
         return self

@@ -16,7 +16,8 @@ Around the calls:
     trainer, dead letters    one append; a failure ends the process, which restarts from its checkpoint
     trainer, updates         an append every `sync.sparse_interval_s`, for ever; a checkpoint flushes them in a RetryPolicy
     replica, updates         a read every 0.5 s, for ever; it serves the old model meanwhile
-    replica, impressions     an append every 0.5 s, for ever; for 10 s more once the process is to stop
+    replica, impressions     an append every 0.5 s, for ever, without one that the log refuses while it takes others; 10 s in a stop
+    replica, features        one read, the caller waits for half of its request's time at most
 
 The last attempt may begin at the end of RETRY_S, so the longest time until a process gives up is
 
@@ -24,7 +25,7 @@ The last attempt may begin at the end of RETRY_S, so the longest time until a pr
     joiner, call on Redis               60 + 48 = 108 s
     joiner, outbox                      90 + 60 + 100 = 250 s: its look-ups have a RetryPolicy of their own
     trainer, checkpoint                 60 + 2 x 90 = 240 s: an append on its way, then the next one
-    replica, stop                       10 + 90 = 100 s
+    replica, stop                       serving.drain_s + 5 + 10 = 16 s, whatever the stores do
 """
 
 from __future__ import annotations

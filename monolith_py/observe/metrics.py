@@ -147,6 +147,8 @@ RANK_DURATION_SECONDS = Histogram(
 )
 FEATURES_MISSING = Counter("monolith_features_missing", "Users or items without stored features", ["entity"])
 FEATURES_BAD = Counter("monolith_features_bad", "Invalid stored features, served as missing", ["entity"])
+FEATURES_UNREAD = Counter("monolith_features_unread", "Reads of stored features that failed or did not end in time", ["entity"])
+RANK_TIMES_REPLACED = Counter("monolith_rank_times_replaced", "Requests with an event time ahead of the clock, served with its time")
 REPLICA_LOADS = Counter("monolith_replica_loads", "Checkpoints loaded by the replica")
 REPLICA_FAULTS = Counter(
     "monolith_replica_faults",
@@ -154,7 +156,12 @@ REPLICA_FAULTS = Counter(
     ["reason"],
 )
 IMPRESSIONS_LOGGED = Counter("monolith_impressions_logged", "Impressions acknowledged by the log")
-IMPRESSIONS_LOST = Counter("monolith_impressions_lost", "Impressions that could not be logged")
+IMPRESSIONS_LOST = Counter("monolith_impressions_lost", "Impressions that could not be logged", ["reason"])
+IMPRESSIONS_WITHHELD = Counter(
+    "monolith_impressions_withheld",
+    "Requests whose impression is not logged: not answered, debugging, or scored without stored features",
+    ["reason"],
+)
 
 
 def clear_quality() -> None:

@@ -124,7 +124,7 @@ class EmbeddingBags(nn.Module):
     @staticmethod
     def of(schema: Schema, config: SparseOptimizerConfig, seed: int, encoding: Encoding) -> EmbeddingBags:
         """Return the bags of a job's schema; drains pack their rows in `encoding`."""
-        optimizer = optimizer_from(config)
+        optimizer = optimizer_from(config.for_features(len(schema.features)))
         return EmbeddingBags([_feature(feature, optimizer, encoding) for feature in schema.features], optimizer, seed=seed)
 
     def forward(self, kjt: KeyedJaggedTensor) -> KeyedTensor:

@@ -1,92 +1,209 @@
-"""Log of impressions: ranking threads queue them, one thread appends them in batches."""
+"""Log of impressions: ranking threads queue them, one thread encodes and appends them in batches."""
 
 from __future__ import annotations
 
 import logging
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from monolith_py.clock import Clock
+from monolith_py.config import ServingConfig
 from monolith_py.data.events import Impression
-from monolith_py.errors import LogError
 from monolith_py.io import Log
 from monolith_py.io.codec import encode_impression
 from monolith_py.io.log.topics import partition_of
 from monolith_py.observe.metrics import IMPRESSIONS_LOGGED, IMPRESSIONS_LOST
+from monolith_serving.log_limit import LogLimit
 
 _logger = logging.getLogger(__name__)
 
-# Impressions in the queue; further ones are lost, so that ranking never waits.
-_MAX_QUEUED = 10_000
 # Impressions gather for this time before one append.
 _LINGER_S = 0.01
 _MAX_BATCH = 500
 _RETRY_S = 0.5
-# Longest wait of a stop for a log that refuses.
+# Longest time that a stop takes, whatever the log does.
 _FLUSH_S = 10.0
+# An impression is put aside after so many refusals, if the log took other records in between.
+_MAX_REFUSALS = 3
+# Most refused appends that are tried again beside new impressions. More of them: the log is away, and takes nothing.
+_MAX_SUSPECTS = 8
+# Of a queued impression, beside its features: objects, names, ids.
+_OVERHEAD_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class _Queued:
+    build: Callable[[], Impression]
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    value: bytes
+    time_ms: int
+    num_bytes: int  # as queued
+
+
+@dataclass
+class _Append:
+    """Records for one partition, to be appended together."""
+
+    partition: int
+    records: list[_Encoded]
+    num_refusals: int = 0
+    first_refusal: int | None = None  # number of successful appends at that time
+
+    def halves(self) -> list[_Append]:
+        """Return two appends of half the records each, as new."""
+        middle = len(self.records) // 2
+        return [_Append(self.partition, self.records[:middle]), _Append(self.partition, self.records[middle:])]
 
 
 class ImpressionWriter:
-    """Appends impressions to `topic`, each to the partition of its request. `put` never blocks."""
+    """Appends impressions to `topic`, each to the partition of its request. `put` never blocks.
 
-    def __init__(self, log: Log, topic: str, clock: Clock) -> None:
-        self._log, self._topic, self._clock = log, topic, clock
+    A refused append is tried again, in halves, until the log takes it: a duplicate is harmless, as the joiner knows requests by their id.
+    An impression that the log alone refuses is put aside. Every loss is counted when it happens.
+    """
+
+    def __init__(self, log: Log, topic: str, config: ServingConfig, clock: Clock) -> None:
+        self._log, self._topic, self._config, self._clock = log, topic, config, clock
         self._num_partitions = log.num_partitions(topic)
-        self._queue: queue.Queue[Callable[[], Impression]] = queue.Queue(_MAX_QUEUED)
+        self._queue: queue.SimpleQueue[_Queued] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._num_held = self._bytes_held = 0  # queued or being appended
+        self._is_closed = False
+        self._num_appends = 0  # successful ones
+        self._log_limit = LogLimit(clock)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="impressions", daemon=True)
         self._thread.start()
 
-    def put(self, impression: Callable[[], Impression]) -> None:
-        """Queue an impression, which the appending thread builds; count it as lost if the queue is full."""
-        try:
-            self._queue.put_nowait(impression)
-        except queue.Full:
-            IMPRESSIONS_LOST.inc()
+    def put(self, build: Callable[[], Impression], num_bytes: int) -> None:
+        """Queue an impression of at most `num_bytes`, which the appending thread builds; count it as lost if it does not fit."""
+        if num_bytes > self._config.max_impression_bytes:
+            self._note_lost("oversize", 1)
+            return
+        num_bytes += _OVERHEAD_BYTES
+        with self._lock:
+            fits = not self._is_closed and self._bytes_held + num_bytes <= self._config.impression_queue_bytes
+            if fits:
+                self._num_held += 1
+                self._bytes_held += num_bytes
+        if fits:
+            self._queue.put(_Queued(build, num_bytes))
+        else:
+            self._note_lost("queue", 1)
 
     def close(self) -> None:
-        """Append the queue, then stop; count as lost the impressions that the log refuses for 10 s."""
+        """Append the queue for at most 10 s, then stop; count as lost what the log has not acknowledged."""
         self._closing.set()
-        self._thread.join()
+        self._thread.join(_FLUSH_S)
+        with self._lock:
+            self._is_closed = True
+            num_lost, self._num_held = self._num_held, 0
+        if num_lost:
+            self._note_lost("stop", num_lost)
 
     def _run(self) -> None:
-        while not (self._closing.is_set() and self._queue.empty()):
-            try:
-                first = self._queue.get(timeout=0.1)
-            except queue.Empty:
-                continue
-            self._closing.wait(_LINGER_S)
-            impressions = [first()]
-            while len(impressions) < _MAX_BATCH and not self._queue.empty():
-                impressions.append(self._queue.get_nowait()())
-            for partition, batch in self._groups(impressions).items():
-                self._append(partition, batch)
-
-    def _groups(self, impressions: list[Impression]) -> dict[int, list[Impression]]:
-        """Return the impressions of each partition, in the order of time."""
-        groups: dict[int, list[Impression]] = {}
-        for impression in sorted(impressions, key=lambda one: one.time_ms):
-            groups.setdefault(partition_of(impression.request_id, self._num_partitions), []).append(impression)
-        return groups
-
-    def _append(self, partition: int, batch: list[Impression]) -> None:
-        """Append, again while the log refuses. A duplicate is harmless: the joiner identifies requests by their id."""
-        values = [encode_impression(impression) for impression in batch]
-        times_ms = [impression.time_ms for impression in batch]
+        appends: deque[_Append] = deque()
         give_up_s: float | None = None
-        while True:
-            try:
-                self._log.append(self._topic, values, time_ms=times_ms, partition=partition)
-                IMPRESSIONS_LOGGED.inc(len(batch))
-                return
-            except LogError as error:
-                now_s = self._clock.monotonic_s()
-                if self._closing.is_set():
-                    give_up_s = give_up_s or now_s + _FLUSH_S
-                    if now_s >= give_up_s:
-                        IMPRESSIONS_LOST.inc(len(batch))
-                        _logger.error("%d impressions lost at stop: %s", len(batch), error)
-                        return
-                _logger.warning("impressions not appended, will try again: %s", error)
+        while not (self._closing.is_set() and self._queue.empty() and not appends):
+            if self._closing.is_set():
+                give_up_s = give_up_s or self._clock.monotonic_s() + _FLUSH_S
+                if self._clock.monotonic_s() >= give_up_s:
+                    return
+            if len(appends) < _MAX_SUSPECTS:
+                appends.extend(self._take(wait_s=0.0 if appends else 0.1))
+            if not self._try_each(appends):
                 self._clock.sleep(_RETRY_S)
+
+    def _take(self, wait_s: float) -> list[_Append]:
+        """Return the appends of queued impressions, at most 500; wait up to `wait_s` for the first."""
+        try:
+            first = self._queue.get(timeout=wait_s) if wait_s else self._queue.get_nowait()
+        except queue.Empty:
+            return []
+        self._closing.wait(_LINGER_S)
+        taken = [first]
+        while len(taken) < _MAX_BATCH and not self._queue.empty():
+            taken.append(self._queue.get_nowait())
+        groups: dict[int, list[_Encoded]] = {}
+        for queued in taken:
+            self._encode(queued, groups)
+        return [_Append(partition, sorted(records, key=lambda one: one.time_ms)) for partition, records in groups.items()]
+
+    def _encode(self, queued: _Queued, groups: dict[int, list[_Encoded]]) -> None:
+        """Encode an impression into the group of its partition."""
+        try:
+            impression = queued.build()
+            value = encode_impression(impression)
+            partition = partition_of(impression.request_id, self._num_partitions)
+        except Exception:  # one impression must not end the thread
+            if self._log_limit.allows("traceback"):
+                _logger.exception("one impression cannot be encoded")
+            self._release(1, queued.num_bytes, lost="encode")
+            return
+        if len(value) > self._config.max_impression_bytes:
+            self._release(1, queued.num_bytes, lost="oversize")
+            return
+        groups.setdefault(partition, []).append(_Encoded(value, impression.time_ms, queued.num_bytes))
+
+    def _try_each(self, appends: deque[_Append]) -> bool:
+        """Try each append once; stop at the second failure in a row. Return whether none failed."""
+        failures = failures_in_a_row = 0
+        for _ in range(len(appends)):
+            append = appends.popleft()
+            if self._append(append):
+                failures_in_a_row = 0
+                continue
+            failures, failures_in_a_row = failures + 1, failures_in_a_row + 1
+            appends.extend(self._again(append, split=len(appends) < _MAX_SUSPECTS))
+            if failures_in_a_row == 2:
+                break
+        return failures == 0
+
+    def _append(self, append: _Append) -> bool:
+        """Append the records; return whether the log took them."""
+        values, times_ms = [one.value for one in append.records], [one.time_ms for one in append.records]
+        try:
+            self._log.append(self._topic, values, time_ms=times_ms, partition=append.partition)
+        except Exception as error:  # a `LogError`, or one that the log does not map: neither may end the thread
+            if self._log_limit.allows("refused"):
+                _logger.warning("%d impressions not appended, will try again: %s", len(values), error)
+            return False
+        self._num_appends += 1
+        self._release(len(values), sum(one.num_bytes for one in append.records), lost=None)
+        return True
+
+    def _again(self, append: _Append, *, split: bool) -> list[_Append]:
+        """Return what to try later of a refused append: its halves, itself, or nothing if it alone is refused."""
+        if len(append.records) > 1:
+            return append.halves() if split else [append]
+        append.num_refusals += 1
+        if append.first_refusal is None:
+            append.first_refusal = self._num_appends
+        if append.num_refusals < _MAX_REFUSALS or self._num_appends == append.first_refusal:
+            return [append]
+        self._release(1, append.records[0].num_bytes, lost="refused")
+        return []
+
+    def _release(self, count: int, num_bytes: int, *, lost: str | None) -> None:
+        """Count impressions that are not held any more as logged or lost."""
+        with self._lock:
+            if self._is_closed:  # counted as lost by `close`
+                return
+            self._num_held -= count
+            self._bytes_held -= num_bytes
+        if lost is None:
+            IMPRESSIONS_LOGGED.inc(count)
+        else:
+            self._note_lost(lost, count)
+
+    def _note_lost(self, reason: str, count: int) -> None:
+        IMPRESSIONS_LOST.labels(reason=reason).inc(count)
+        if self._log_limit.allows(reason):
+            _logger.error("%d impressions lost, reason %s", count, reason)

@@ -6,7 +6,8 @@ Letters: n candidates, T tasks, B candidates of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,22 +18,24 @@ from monolith_py.data.columns import FloatArray
 from monolith_py.data.events import Impression
 from monolith_py.data.schema import Schema
 from monolith_py.errors import ModelNotFinite
-from monolith_py.observe.metrics import RANK_CANDIDATES
+from monolith_py.observe.metrics import IMPRESSIONS_WITHHELD, RANK_CANDIDATES
 from monolith_serving.features.order import FeatureOrder
 from monolith_serving.features.request_features import FeatureReader, RequestFeatures
 from monolith_serving.features.store import FeatureStore
 from monolith_serving.ranking.batcher import Batcher
 from monolith_serving.ranking.impression_log import ImpressionWriter
 from monolith_serving.ranking.request import RankInput
+from monolith_serving.ranking.work_limit import WorkLimit, work_of
 from monolith_serving.replica.replica import Replica
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Probabilities of a request's candidates."""
+    """Probabilities of a request's candidates, and the features that they were made of."""
 
     scores: FloatArray  # (n, T)
     model_version: str
+    features: RequestFeatures
 
 
 class Ranker:
@@ -43,6 +46,7 @@ class Ranker:
         schema = Schema.of(job)
         self._tasks, self._arm = schema.tasks, job.serving.arm
         self._features = FeatureReader(schema, job.counters, store)
+        self._work = WorkLimit()
         self._batcher: Batcher[RequestFeatures, Ranking] = Batcher(self._score, job.serving.max_batch_candidates, clock)
 
     @property
@@ -50,33 +54,54 @@ class Ranker:
         """Return the order of the features in `RankInput.context`."""
         return self._features.context_order
 
-    def rank(self, request: RankInput, deadline_s: float) -> Ranking:
-        """Return the probabilities of the request's candidates and log the impression; `deadline_s` is on the monotonic clock.
+    def rank(self, request: RankInput, deadline_s: float, is_active: Callable[[], bool] = lambda: True) -> Ranking:
+        """Return the probabilities of the request's candidates; `deadline_s` is on the monotonic clock.
+
+        Half of the time is for reading features. `is_active` tells whether the caller still waits.
 
         Raises:
             NotReady: no checkpoint was loaded yet.
-            KvError: features cannot be read.
+            KvError: features cannot be read, and the settings want them.
+            Overloaded: the answer would come after the deadline.
             TimeoutError: the deadline passed.
+            CancelledError: the caller has left.
             ModelNotFinite: a probability is NaN or infinite.
         """
         self._replica.require_ready()
-        features = self._features.read(request.user_id, request.item_ids, request.context)
-        if self._clock.monotonic_s() >= deadline_s:
+        begin_s = self._clock.monotonic_s()
+        until_s = begin_s + (deadline_s - begin_s) / 2
+        features = self._features.read(request.user_id, request.item_ids, request.context, until_s)
+        left_s = deadline_s - self._clock.monotonic_s()
+        if left_s <= 0:
             raise TimeoutError("the deadline passed while features were read")
-        ranking = self._batcher.submit(features, len(request.item_ids), deadline_s)
+        if not is_active():
+            raise CancelledError
+        with self._work.admitted(work_of([features]), left_s):
+            ranking = self._batcher.submit(features, len(request.item_ids), deadline_s, is_active)
         RANK_CANDIDATES.inc(len(request.item_ids))
-        if self._impressions is not None:
-            self._impressions.put(lambda: self._impression(request, features, ranking))
         return ranking
 
-    def _score(self, group: Sequence[RequestFeatures]) -> list[Ranking]:
-        """Return the rankings of several requests, scored as one batch."""
+    def log(self, request: RankInput, ranking: Ranking) -> None:
+        """Queue the impression of an answered request for the log."""
+        if not ranking.features.is_complete:
+            IMPRESSIONS_WITHHELD.labels(reason="features").inc()
+        elif self._impressions is not None:
+            num_bytes = ranking.features.num_bytes + ranking.scores.nbytes + request.item_ids.nbytes
+            self._impressions.put(lambda: self._impression(request, ranking.features, ranking), num_bytes)
+
+    def _score(self, group: Sequence[RequestFeatures]) -> list[Ranking | Exception]:
+        """Return the rankings of several requests, scored as one batch; an error for a request whose probabilities are not finite."""
+        begin_s = self._clock.monotonic_s()
         state = self._replica.state
-        scores = state.predict(self._features.batch(group))  # (B, T)
-        if not np.isfinite(scores).all():
-            raise ModelNotFinite(f"probabilities of model {state.version} must be finite, got NaN or Inf")
+        scores = state.predict(*self._features.batch(group))  # (B, T)
+        self._work.note(work_of(group), self._clock.monotonic_s() - begin_s)
         bounds = np.cumsum([len(one.candidates) for one in group])[:-1]
-        return [Ranking(part, state.version) for part in np.split(scores, bounds)]
+        return [
+            Ranking(part, state.version, one)
+            if np.isfinite(part).all()
+            else ModelNotFinite(f"probabilities of model {state.version} must be finite, got NaN or Inf")
+            for part, one in zip(np.split(scores, bounds), group, strict=True)
+        ]
 
     def _impression(self, request: RankInput, features: RequestFeatures, ranking: Ranking) -> Impression:
         shared, candidates = self._features.columns(features)

@@ -9,12 +9,20 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from monolith_py.data.columns import FloatArray
+from monolith_py.data.columns import FloatArray, Int64Array
 from monolith_py.errors import WireError
 from monolith_py.model import RankModel
 from monolith_py.model.batch import Batch
 from monolith_py.sync import DenseState, DenseUpdate, apply_update
 from monolith_serving.replica.table import ReplicaTable
+
+
+@dataclass(frozen=True)
+class SharedBags:
+    """Features that the candidates of a request share: looked up once for each of R requests, then added to its candidates' rows."""
+
+    batch: Batch  # R rows; the other features are empty bags
+    counts: Int64Array  # (R,) candidates of each request; B in all
 
 
 @dataclass(frozen=True)
@@ -32,10 +40,13 @@ class ModelState:
         """Return the version "generation.seq"; seq counts the applied deltas of the generation."""
         return f"{self.next_delta[0]}.{self.next_delta[1]}"
 
-    def predict(self, batch: Batch) -> FloatArray:
-        """Return the probability of each task, float32 (B, T), for the B rows of the batch."""
+    def predict(self, batch: Batch, shared: SharedBags | None = None) -> FloatArray:
+        """Return the probability of each task, float32 (B, T), for the B rows of the batch; the features in `shared` are empty in it."""
         with torch.inference_mode():
             pooled = self.table.lookup(batch)
+            if shared is not None:
+                counts = torch.from_numpy(shared.counts).to(pooled.device)
+                pooled += torch.repeat_interleave(self.table.lookup(shared.batch), counts, dim=0)
             logits = self.model(pooled, torch.from_numpy(batch.dense).to(pooled.device))
             scores: FloatArray = torch.sigmoid(logits.float()).cpu().numpy()
         return scores

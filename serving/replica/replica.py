@@ -9,7 +9,7 @@ import torch
 
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
-from monolith_py.errors import DeltaGap, LogError, NotReady, OffsetTrimmed, TopicMissing, WireError
+from monolith_py.errors import DeltaGap, LogError, NotReady, OffsetTrimmed, TableFull, TopicMissing, WireError
 from monolith_py.io import Log
 from monolith_py.io.log.topics import Topics
 from monolith_py.observe.metrics import REPLICA_FAULTS, REPLICA_LOADS, STALENESS_SECONDS
@@ -150,7 +150,7 @@ class Replica:
                     self._freshness.note(delta.steps, self._clock.now_ms())
         except (DeltaGap, OffsetTrimmed, WireError) as error:
             self._give_up(error)
-        except TopicMissing:
+        except (TopicMissing, TableFull):
             raise
         except LogError as error:
             if self._updates.ends_before(self._subscriber.offset):
@@ -158,6 +158,10 @@ class Replica:
             else:
                 _logger.warning("updates cannot be read, will try again: %s", error)
             return False
+        except Exception as error:
+            # A record that no check foresaw would end every replica, at every start. The state in use serves on.
+            _logger.exception("unexpected error at offset %d of the updates", self._subscriber.offset)
+            self._give_up(error)
         finally:
             STALENESS_SECONDS.set(self.staleness_ms() / 1000)
         return True

@@ -28,6 +28,7 @@ from monolith_py.training import CheckpointMeta, Trainer, save_checkpoint
 from monolith_serving.client import RankClient
 
 SERVICE = "monolith.v1.Ranking"
+EVENT_MS = 1_700_000_000_000
 CALL_TIMEOUT_S = 120.0  # against a hang alone
 TOML = """
 name = "replica"
@@ -63,6 +64,8 @@ port = {port}
 port_file = "{folder}/port"
 max_candidates = 50
 checkpoint_poll_s = 0.1
+reflection = true
+default_deadline_s = 60.0
 """
 
 
@@ -176,7 +179,7 @@ def test_a_replica_from_start_to_clean_stop(home: Home, serve, tmp_path: Path):
     child = serve()
     wait_until(lambda: home.health() == "NOT_SERVING", child)
     code, details = failure_of(home.client, [1, 2])
-    assert code == "UNAVAILABLE" and "no checkpoint" in details
+    assert code == "UNAVAILABLE" and details == "the replica has loaded no checkpoint yet"
     assert not (tmp_path / "port").exists()
 
     home.save()
@@ -184,9 +187,10 @@ def test_a_replica_from_start_to_clean_stop(home: Home, serve, tmp_path: Path):
     assert (tmp_path / "port").read_text() == str(home.job.serving.port)
     assert services(home) >= {SERVICE, "grpc.health.v1.Health"}
 
-    first = home.client.rank(1, [1, 2, 2], context={"tab": [5, 6]}, request_id="first", time_ms=1234, timeout_s=CALL_TIMEOUT_S)
+    first = home.client.rank(1, [1, 2, 2], context={"tab": [5, 6]}, request_id="first", time_ms=EVENT_MS, timeout_s=CALL_TIMEOUT_S)
     assert (first.request_id, first.task_names, first.scores.shape) == ("first", ("click",), (3, 1))
     assert ((first.scores > 0) & (first.scores < 1)).all() and first.scores[1] == first.scores[2]
+    check_calls_without_a_deadline(home)
     check_bad_requests(home)
     check_updates(home, child, first.model_version)
     check_stop(home, child, first)
@@ -210,10 +214,21 @@ def test_a_replica_can_rank_without_logging_impressions(config_without_impressio
     assert home.impressions() == {}
 
 
+def check_calls_without_a_deadline(home: Home) -> None:
+    """Check that concurrent calls without a deadline, the default of every gRPC client, are answered, and later ones too."""
+    stub = ranking_pb2_grpc.RankingStub(home.channel)
+    for _ in range(3):
+        calls = [stub.Rank.future(ranking_pb2.RankRequest(item_ids=[1, 2])) for _ in range(8)]
+        assert all(len(call.result().scores) == 2 for call in calls)
+
+
 def check_bad_requests(home: Home) -> None:
     assert failure_of(home.client, []) == ("INVALID_ARGUMENT", "item_ids must have 1 to 50 candidates, got 0")
     assert failure_of(home.client, [1] * 51) == ("INVALID_ARGUMENT", "item_ids must have 1 to 50 candidates, got 51")
-    assert failure_of(home.client, [1], time_ms=-5) == ("INVALID_ARGUMENT", "time_ms must be >= 0, got -5")
+    assert failure_of(home.client, [1], time_ms=-5) == (
+        "INVALID_ARGUMENT",
+        "time_ms must be 0 or >= 100000000000 (milliseconds since 1970), got -5",
+    )
     assert failure_of(home.client, [1], context={"city": [1]}) == (
         "INVALID_ARGUMENT",
         "context must hold features among ['tab'], got ['city']",
@@ -242,13 +257,16 @@ def check_updates(home: Home, child: subprocess.Popen[str], old_version: str) ->
 def check_stop(home: Home, child: subprocess.Popen[str], first) -> None:
     """Check that a stop finishes the requests in progress and logs every served impression."""
     last = home.client.rank(1, [2], request_id="last", timeout_s=CALL_TIMEOUT_S)
+    home.client.rank(1, [2], request_id="debug", timeout_s=CALL_TIMEOUT_S, log_impression=False)
+    on_their_way = [home.client.rank_async(1, [1, 2] * 20, request_id=f"late-{number}", timeout_s=CALL_TIMEOUT_S) for number in range(20)]
     child.terminate()
     assert child.wait() == 0
     assert home.health() == "UNAVAILABLE"
     impressions = home.impressions()
-    assert {"first", "last"} <= impressions.keys()
+    assert {future.result().request_id for future in on_their_way} <= impressions.keys()
+    assert {"first", "last"} <= impressions.keys() and "debug" not in impressions
     impression = impressions["first"]
-    assert (impression.time_ms, impression.user_id, impression.item_ids.tolist()) == (1234, 1, [1, 2, 2])
+    assert (impression.time_ms, impression.user_id, impression.item_ids.tolist()) == (EVENT_MS, 1, [1, 2, 2])
     assert {name: column.fids.tolist() for name, column in impression.shared.sparse.items()} == {
         "user_id": [1],
         "city": [44],

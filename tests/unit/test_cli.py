@@ -218,17 +218,59 @@ class FixedRanking(pb_grpc.RankingServicer):
         return pb.RankResponse(request_id="r", scores=scores, task_names=["click"], model_version="2.17", staleness_ms=340)
 
 
-def test_candidates_are_printed_best_first_with_the_model_that_scored() -> None:
-    replica = FixedRanking()
+def ranked(replica: FixedRanking, *options: str) -> Any:
+    """Return the result of `monolith rank` against a server with this service."""
     server = grpc.server(ThreadPoolExecutor(1))
     pb_grpc.add_RankingServicer_to_server(replica, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
-        options = ("--address", f"127.0.0.1:{port}", "--context", "tab=1,2", "--context", "hour=23")
-        result = monolith("rank", "--user", 26469, "--candidates", "3, 9,1,7", *options)
+        return monolith("rank", "--user", 26469, "--candidates", "3, 9,1,7", "--address", f"127.0.0.1:{port}", *options)
     finally:
         server.stop(None)
+
+
+@pytest.mark.parametrize(("options", "is_logged"), [((), False), (("--log",), True)])
+def test_a_ranking_by_hand_is_training_data_only_with_a_flag(options: tuple[str, ...], is_logged: bool) -> None:
+    """One `monolith rank` was two negatives for the trainer."""
+    replica = FixedRanking()
+    assert ranked(replica, *options).exit_code == 0
+    (asked,) = replica.asked
+    assert asked.HasField("log_impression") and asked.log_impression is is_logged
+
+
+class StartingRanking(FixedRanking):
+    """Has no model for the first three requests."""
+
+    def Rank(self, request: Any, context: Any) -> pb.RankResponse:  # noqa: N802
+        response = super().Rank(request, context)
+        if len(self.asked) <= 3:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the replica has loaded no checkpoint yet")
+        return response
+
+
+def test_a_replica_that_is_still_starting_is_waited_for_if_wanted() -> None:
+    """`monolith serve &` and then `monolith rank`, as the README has them, ended with UNAVAILABLE."""
+    replica = StartingRanking()
+    assert ranked(replica, "--wait", "60").exit_code == 0
+    assert len(replica.asked) == 4
+    replica = StartingRanking()
+    failed = ranked(replica)
+    assert failed.exit_code == 1 and failed.stderr.startswith("RankFailed: UNAVAILABLE: the replica has loaded no checkpoint yet")
+    assert len(replica.asked) == 1
+
+
+def test_ids_beyond_64_bits_are_usage_errors() -> None:
+    address = ("--address", "127.0.0.1:1")
+    assert_usage(monolith("rank", "--user", 1 << 63, "--candidates", "1", *address), "--user", "9223372036854775807")
+    assert_usage(
+        monolith("rank", "--user", 1, "--candidates", str(1 << 63), *address), "candidates must be integers of 64 bits", str(1 << 63)
+    )
+
+
+def test_candidates_are_printed_best_first_with_the_model_that_scored() -> None:
+    replica = FixedRanking()
+    result = ranked(replica, "--context", "tab=1,2", "--context", "hour=23")
     assert result.exit_code == 0, result.output
     rows = [line.replace("│", " ").split() for line in result.stdout.splitlines()]
     assert [row[1:] for row in rows if row and row[0] in {"1", "2", "3", "4"}] == [

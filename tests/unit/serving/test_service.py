@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import CancelledError
+
 import numpy as np
 import pytest
 
@@ -21,10 +23,14 @@ class KeptRequests:
 
     def __init__(self) -> None:
         self.deadlines_s: list[float] = []
+        self.logged: list[str] = []
 
-    def rank(self, request, deadline_s: float) -> Ranking:
+    def rank(self, request, deadline_s: float, is_active) -> Ranking:
         self.deadlines_s.append(deadline_s)
-        return Ranking(np.arange(2 * len(request.item_ids), dtype=np.float32).reshape(-1, 2), "3.7")
+        return Ranking(np.arange(2 * len(request.item_ids), dtype=np.float32).reshape(-1, 2), "3.7", None)
+
+    def log(self, request, ranking) -> None:
+        self.logged.append(request.request_id)
 
 
 class StaleReplica:
@@ -35,8 +41,14 @@ class StaleReplica:
 class Call:
     """A gRPC call that has `remaining_s` seconds left, None without a deadline."""
 
-    def __init__(self, remaining_s: float | None) -> None:
-        self._remaining_s = remaining_s
+    def __init__(self, remaining_s: float | None = None, *, is_active: bool = True) -> None:
+        self._remaining_s, self._is_active = remaining_s, is_active
+
+    def is_active(self) -> bool:
+        return self._is_active
+
+    def add_callback(self, callback) -> bool:
+        return True
 
     def time_remaining(self) -> float | None:
         return self._remaining_s
@@ -57,7 +69,7 @@ def service(ranker, clock) -> RankingService:
     return RankingService(ranker, StaleReplica(), ("click", "like"), ServingConfig(default_deadline_s=0.75), clock)
 
 
-@pytest.mark.parametrize(("remaining_s", "expected_s"), [(None, 0.75), (3.0, 3.0)])
+@pytest.mark.parametrize(("remaining_s", "expected_s"), [(None, 0.75), (9.2e18, 0.75), (3.0, 3.0), (3600.0, 30.0)])
 def test_a_request_without_a_deadline_gets_the_default(service, ranker, clock, remaining_s, expected_s):
     service.Rank(ranking_pb2.RankRequest(item_ids=[1]), Call(remaining_s))
     assert ranker.deadlines_s == [pytest.approx(clock.monotonic_s() + expected_s)]
@@ -72,3 +84,9 @@ def test_an_answer_holds_scores_row_by_row_the_version_and_the_staleness(service
 def test_a_request_without_an_id_gets_one_of_its_own(service):
     ids = {service.Rank(ranking_pb2.RankRequest(item_ids=[1]), Call(None)).request_id for _ in range(3)}
     assert len(ids) == 3 and "" not in ids
+
+
+def test_a_call_that_has_ended_is_not_ranked(service, ranker):
+    with pytest.raises(CancelledError):
+        service.Rank(ranking_pb2.RankRequest(item_ids=[1]), Call(is_active=False))
+    assert ranker.deadlines_s == []

@@ -91,6 +91,16 @@ def test_each_kind_of_rule_is_made_with_its_own_defaults(kind: str) -> None:
     assert (rule.kind, rule) == (kind, type(rule)())
 
 
+@pytest.mark.parametrize(("num_features", "lr"), [(1, 0.1), (4, 0.05), (25, 0.02)])
+def test_the_default_rate_of_a_job_falls_with_its_number_of_features(num_features: int, lr: float) -> None:
+    rule = optimizer_from(SparseOptimizerConfig().for_features(num_features))
+    assert (rule.hyperparameters()["lr"], rule.hyperparameters()["initial_accumulator"]) == (pytest.approx(lr), 0.1)
+    given = SparseOptimizerConfig(lr=0.3, initial_accumulator=0.5)
+    assert given.for_features(num_features) == given
+    other = SparseOptimizerConfig(kind="rowwise_adagrad")
+    assert other.for_features(num_features) == other
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_setting_reaches_the_rule_or_is_refused_by_name(kind: str, setting: str) -> None:

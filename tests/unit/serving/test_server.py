@@ -1,0 +1,153 @@
+"""Clients that hold calls open, on a genuine gRPC server: they starve neither Rank nor health, and get no impression logged."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import grpc
+import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2_grpc
+
+from monolith_py.clock import SystemClock
+from monolith_py.config import ServingConfig
+from monolith_py.pb import ranking_pb2, ranking_pb2_grpc
+from monolith_serving.process import make_server
+from monolith_serving.ranking.answered import on_end
+
+TIMEOUT_S = 60.0
+RANK = "/monolith.v1.Ranking/Rank"
+
+
+class GatedService(ranking_pb2_grpc.RankingServicer):
+    """Holds every call until the gate opens; keeps whether each was answered."""
+
+    def __init__(self) -> None:
+        self.gate, self.entered = threading.Event(), threading.Semaphore(0)
+        self.ends: queue.Queue[tuple[str, bool]] = queue.Queue()
+
+    def Rank(self, message, context):  # noqa: N802 (the name in the proto)
+        on_end(context, lambda is_answered: self.ends.put((message.request_id, is_answered)))
+        self.entered.release()
+        self.gate.wait()
+        return ranking_pb2.RankResponse(request_id=message.request_id)
+
+
+@pytest.fixture
+def service() -> Iterator[GatedService]:
+    service = GatedService()
+    yield service
+    service.gate.set()
+
+
+@pytest.fixture
+def connect(service: GatedService) -> Iterator:
+    """Return a function that starts a server with some settings and returns a channel to it."""
+    with ExitStack() as stack:
+
+        def start(**settings) -> grpc.Channel:
+            server = make_server(service, ServingConfig(**settings), SystemClock())
+            health_pb2_grpc.add_HealthServicer_to_server(health.HealthServicer(), server)
+            port = server.add_insecure_port("127.0.0.1:0")
+            server.start()
+            stack.callback(lambda: server.stop(None).wait())
+            stack.callback(service.gate.set)
+            return stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}"))
+
+        yield start
+
+
+@pytest.fixture
+def silence() -> Iterator[threading.Event]:
+    """Event that ends the streams of clients that send nothing."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def nothing(silence: threading.Event) -> Iterator[bytes]:
+    silence.wait()
+    yield from ()
+
+
+def rank(channel: grpc.Channel, request_id: str = "r") -> grpc.Future:
+    stub = ranking_pb2_grpc.RankingStub(channel)
+    return stub.Rank.future(ranking_pb2.RankRequest(request_id=request_id), timeout=TIMEOUT_S)
+
+
+def is_serving(channel: grpc.Channel) -> bool:
+    answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S)
+    return answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_idle_reflection_streams_stop_neither_rank_nor_health(connect, service, silence):
+    """Sixteen of them held all threads of a replica for ever."""
+    channel = connect(reflection=True)
+    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+    streams = [stub.ServerReflectionInfo(nothing(silence), timeout=TIMEOUT_S) for _ in range(40)]
+    service.gate.set()
+    assert rank(channel).result().request_id == "r" and is_serving(channel)
+    for stream in streams:
+        stream.cancel()
+
+
+def test_reflection_is_off_by_default(connect, silence):
+    stub = reflection_pb2_grpc.ServerReflectionStub(connect())
+    with pytest.raises(grpc.RpcError) as caught:
+        next(stub.ServerReflectionInfo(nothing(silence), timeout=TIMEOUT_S))
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_health_answers_while_every_thread_of_rank_is_busy(connect, service):
+    channel = connect(grpc_threads=2)
+    calls = [rank(channel) for _ in range(5)]
+    for _ in range(2):
+        assert service.entered.acquire(timeout=TIMEOUT_S)
+    assert is_serving(channel)
+    service.gate.set()
+    assert all(call.result() for call in calls)
+
+
+@pytest.mark.parametrize("method", [RANK, "/grpc.health.v1.Health/Check"])
+def test_calls_that_never_send_their_message_are_cut_off(connect, service, silence, method):
+    """grpcio waits for the message in the handler's thread, without a limit."""
+    channel = connect(grpc_threads=2)
+    service.gate.set()
+    half = [channel.stream_unary(method).future(nothing(silence), timeout=TIMEOUT_S) for _ in range(4)]
+    assert rank(channel).result().request_id == "r" and is_serving(channel)
+    assert {call.exception().code() for call in half} == {grpc.StatusCode.CANCELLED}
+
+
+def test_more_requests_than_may_wait_are_refused_at_once(connect, service):
+    channel = connect(grpc_threads=1, max_waiting_requests=2)
+    first = rank(channel, "first")
+    assert service.entered.acquire(timeout=TIMEOUT_S)
+    refused = threading.Semaphore(0)
+    calls = [rank(channel, str(number)) for number in range(10)]
+    for call in calls:
+        call.add_done_callback(lambda _: refused.release())
+    for _ in range(8):
+        assert refused.acquire(timeout=TIMEOUT_S)
+    service.gate.set()
+    assert first.result().request_id == "first"
+    codes = [None if call.exception() is None else call.exception().code() for call in calls]
+    assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == 8 and codes.count(None) == 2
+
+
+def test_an_answered_call_is_told_from_one_that_was_cancelled_or_ran_out_of_time(connect, service):
+    """Of 101 cancelled requests 80 were logged, of 54 past their deadline 25: the joiner made negatives of them."""
+    channel = connect(grpc_threads=3)
+    stub = ranking_pb2_grpc.RankingStub(channel)
+    answered, cancelled = rank(channel, "answered"), rank(channel, "cancelled")
+    expired = stub.Rank.future(ranking_pb2.RankRequest(request_id="expired"), timeout=0.5)
+    for _ in range(3):
+        assert service.entered.acquire(timeout=TIMEOUT_S)
+    cancelled.cancel()
+    assert expired.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    early = {service.ends.get(timeout=TIMEOUT_S) for _ in range(2)}  # before their handlers return
+    service.gate.set()
+    assert answered.result().request_id == "answered"
+    assert early | {service.ends.get(timeout=TIMEOUT_S)} == {("answered", True), ("cancelled", False), ("expired", False)}
