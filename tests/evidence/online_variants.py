@@ -66,7 +66,14 @@ RESAMPLED = (("default", "live"), ("default", "frozen"), ("even", "live"), ("oth
 
 # Changes of a default, tried on fewer seeds.
 RECIPES = (
-    OnlineVariant("rows_005", "rows: adagrad, lr 0.05", {"optimizer": {"sparse": {"kind": "adagrad", "lr": 0.05}}}),
+    OnlineVariant(
+        "rows_fixed",
+        "rows: adagrad, lr 0.02 and accumulator 0.01 for any number of features",
+        {"optimizer": {"sparse": {"kind": "adagrad", "lr": 0.02, "initial_accumulator": 0.01}}},
+    ),
+    OnlineVariant(
+        "rows_accumulator", "rows: accumulator 0.01", {"optimizer": {"sparse": {"kind": "adagrad", "initial_accumulator": 0.01}}}
+    ),
     OnlineVariant("rows_rowwise", "rows: rowwise_adagrad", {"optimizer": {"sparse": {"kind": "rowwise_adagrad"}}}),
     OnlineVariant("dense_fast", "dense lr 0.003", {"optimizer": {"dense": {"lr": 0.003}}}),
 )
