@@ -49,6 +49,7 @@ class Bar:
     rule: str
     is_met: bool
     unit: str = "AUC"
+    is_open: bool = False  # missed, with the bar inside the interval: the data cannot tell
 
     @property
     def line(self) -> str:
@@ -124,7 +125,15 @@ def _stream_bars(stream: str, outcomes: Outcomes) -> list[Bar]:
         Bar(
             "calibration", stream, calibration, f"{calibration:.3f} ± {spread:.3f}", f"{low} to {high}", low <= calibration <= high, "ratio"
         ),
-        Bar("live_minus_vw", stream, vowpal.mean, vowpal.text, f">= {_OVER_VOWPAL}", vowpal.mean >= _OVER_VOWPAL),
+        Bar(
+            "live_minus_vw",
+            stream,
+            vowpal.mean,
+            vowpal.text,
+            f">= {_OVER_VOWPAL}",
+            vowpal.mean >= _OVER_VOWPAL,
+            is_open=vowpal.mean < _OVER_VOWPAL <= vowpal.mean + vowpal.interval,
+        ),
     ]
 
 
