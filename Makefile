@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: setup demo demo-kafka demo-list test test-slow-machine test-tenfold fuzz check check-native check-helm bench-table bench-tower bench-train bench-serve bench-stream evidence-table evidence-tower evidence-pool format hooks clean
+.PHONY: setup demo demo-kafka demo-list test test-slow-machine test-tenfold fuzz check check-native check-helm bench-table bench-tower bench-train bench-serve bench-stream evidence-table evidence-tower evidence-pool evidence-online format hooks clean
 
 # List of modules: an editable install must be repeated when it changes.
 MODULES := $(VENV)/.modules
@@ -74,6 +74,9 @@ bench-table bench-tower bench-train bench-serve bench-stream: bench-%: $(READY)
 
 evidence-table evidence-tower evidence-pool: evidence-%: $(READY)
 	$(BIN)/python tests/evidence/$*.py
+
+evidence-online: $(READY)
+	$(BIN)/python tests/evidence/online.py --jobs 2
 
 format: $(READY)
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

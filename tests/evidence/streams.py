@@ -117,10 +117,17 @@ def live_counters(keys: Int64Array, outcomes: Sequence[npt.NDArray[np.bool_]]) -
     new = np.r_[True, ordered[1:] != ordered[:-1]]
     starts = np.maximum.accumulate(np.where(new, np.arange(len(keys)), 0))  # (n,) where each one's key begins
     before = np.arange(len(keys)) - starts
-    values = np.empty((len(keys), 1 + len(outcomes)), np.float32)
-    values[order, 0] = np.log1p(before) / LOG_COUNT_SCALE
+    counts = np.empty((len(keys), 1 + len(outcomes)), np.int64)
+    counts[order, 0] = before
     for place, outcome in enumerate(outcomes, start=1):
         sums = np.r_[0, np.cumsum(outcome[order])]
-        positives = sums[:-1] - sums[starts]
-        values[order, place] = (positives + PRIOR_WEIGHT * PRIOR_RATE) / (before + PRIOR_WEIGHT)
+        counts[order, place] = sums[:-1] - sums[starts]
+    return live_counter_values(counts)
+
+
+def live_counter_values(counts: Int64Array, prior_rate: float = PRIOR_RATE) -> FloatArray:
+    """Return counts, int64 (n, 1 + T), as `counter_values` of the counters has them: float32 of the same shape."""
+    values = np.empty(counts.shape, np.float32)
+    values[:, 0] = np.log1p(counts[:, 0]) / LOG_COUNT_SCALE
+    values[:, 1:] = (counts[:, 1:] + PRIOR_WEIGHT * prior_rate) / (counts[:, :1] + PRIOR_WEIGHT)
     return values

@@ -109,9 +109,9 @@ def kuairand_stream(limit: int | None = None) -> TowerStream:
         if name in own:
             features[name] = SparseColumn(own[name], np.ones(len(stream), np.int32))
         elif name in kuairand.USER_FEATURES:
-            features[name] = _looked_up(stream.users, lambda user, name=name: users[user].sparse[name].fids)
+            features[name] = looked_up(stream.users, lambda user, name=name: users[user].sparse[name].fids)
         else:
-            features[name] = _looked_up(stream.videos, lambda video, name=name: videos[video].sparse[name].fids)
+            features[name] = looked_up(stream.videos, lambda video, name=name: videos[video].sparse[name].fids)
     return TowerStream(
         settings,
         features,
@@ -144,7 +144,7 @@ def _row_rule(lr: float = _ROW_LR) -> dict[str, Any]:
     return {"kind": "adagrad", "lr": lr, "initial_accumulator": _ROW_ACCUMULATOR}
 
 
-def _looked_up(keys: Int64Array, fids_of: Callable[[int], Int64Array]) -> SparseColumn:
+def looked_up(keys: Int64Array, fids_of: Callable[[int], Int64Array]) -> SparseColumn:
     """Return the stored fids of each key, (n,) keys."""
     known, places = np.unique(keys, return_inverse=True)
     rows = [fids_of(int(key)) for key in known]
