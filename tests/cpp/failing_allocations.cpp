@@ -33,6 +33,7 @@ void* allocate(size_t size, size_t alignment) {
 
 }  // namespace
 
+// NOLINTNEXTLINE(misc-use-internal-linkage): region.hpp declares it in the build of the tests
 void before_reserving() { count_down(); }
 
 namespace check {

@@ -87,7 +87,7 @@ size_t fail_each(uint32_t admit_after, Eviction eviction, const std::function<vo
             const FailingAllocation failing(count);
             try {
                 operation(one.table);
-            } catch (const std::bad_alloc&) {
+            } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch): the fault is what is tested
                 CHECK(failing.has_failed());
             }
             failed = failing.has_failed();
@@ -129,7 +129,7 @@ TEST(a_table_is_whole_after_a_failed_update_and_no_change_is_lost) {
             const FailingAllocation failing(count);
             try {
                 one.table.update(rows.data(), rows.size(), {gradients.data(), kDim, nullptr, nullptr});
-            } catch (const std::bad_alloc&) {
+            } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch): the fault is what is tested
                 CHECK(std::equal(before.begin(), before.end(), one.table.weights(rows[0])));
             }
             failed = failing.has_failed();
@@ -151,7 +151,7 @@ TEST(a_table_is_whole_after_a_failed_eviction_and_no_tombstone_is_lost) {
             const FailingAllocation failing(count);
             try {
                 one.table.evict(1'000, 0);
-            } catch (const std::bad_alloc&) {
+            } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch): the fault is what is tested
             }
         }
         std::set<int64_t> gone;
@@ -173,7 +173,7 @@ TEST(a_failed_drain_loses_no_change) {
                 const FailingAllocation failing(count);
                 try {
                     one.table.drain(consumer);
-                } catch (const std::bad_alloc&) {
+                } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch): the fault is what is tested
                 }
                 failed = failing.has_failed();
             }
@@ -204,7 +204,7 @@ TEST(every_table_of_a_batch_is_whole_after_a_failed_look_up) {
             try {
                 pooled_forward(batch, fids.data(), 25, {true, true, true}, pooled.data(), rows.data());
                 pooled_backward(batch, rows.data(), pooled.data());
-            } catch (const std::bad_alloc&) {
+            } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch): the fault is what is tested
             }
             failed = failing.has_failed();
         }
@@ -226,7 +226,7 @@ TEST(a_failed_restore_leaves_a_whole_table) {
             const FailingAllocation failing(count);
             try {
                 restore(table, file.path(), {});
-            } catch (const std::bad_alloc&) {
+            } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch): the fault is what is tested
             }
             failed = failing.has_failed();
         }

@@ -83,7 +83,7 @@ class BucketArena {
             }
             try {
                 free.emplace(begin, size);
-            } catch (const std::bad_alloc&) {  // the block stays unused
+            } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch): the block stays unused
             }
         }
 
