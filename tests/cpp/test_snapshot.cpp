@@ -151,7 +151,21 @@ TEST(settings_are_read_from_the_file) {
           slice.init_scale == 0.25f);
     CHECK(meta.settings.seed == 7 && meta.settings.admit_after == 2 && meta.settings.ttl_s == 100 && meta.id == 77 &&
           meta.parent == 0);
-    CHECK_THROWS(restore_new(file.path(), Optimizer::kSgd), SnapshotError);
+}
+
+TEST(rows_are_kept_under_another_optimizer) {
+    const auto table = make_table(Optimizer::kFtrl, 10);
+    const check::TemporaryFile file;
+    check::save(*table, file.path());
+    EmbeddingTable other(settings(Optimizer::kSgd));
+    restore(other, file.path(), {});
+    CHECK(other.num_rows() == table->num_rows());
+    other.for_each([&](int64_t fid, uint32_t row, uint16_t, int64_t) {
+        uint32_t before;
+        table->find(&fid, 1, &before);
+        CHECK((row == kNoRow) == (before == kNoRow));
+        if (row != kNoRow) CHECK(other.weights(row)[1] == table->weights(before)[1]);
+    });
 }
 
 TEST(a_torn_file_is_refused_wherever_it_ends) {
