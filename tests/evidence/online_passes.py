@@ -33,6 +33,7 @@ from monolith_streaming.backtest.figures import figures_of
 from monolith_streaming.joiner.process import run_joiner
 from monolith_streaming.replay.beam import run_replay
 from monolith_streaming.trainer.loop import OnlineTraining
+from monolith_streaming.trainer.start import StartOptions
 
 # Parts of the scored requests in plots.
 NUM_PARTS = 24
@@ -215,7 +216,8 @@ def _curve(labels: FloatArray, scores: FloatArray) -> tuple[float, ...]:
 def _train(job: JobConfig) -> Trainer:
     """Return a trainer that has learnt the job's topic of examples, as `monolith train --stop-at-end` does."""
     with closing(open_log(job.log.url)) as log:
-        training = OnlineTraining(job, log, SystemClock(), lambda: False)
+        # The models of all seeds share a log; each is new.
+        training = OnlineTraining(job, log, SystemClock(), lambda: False, StartOptions(fresh=True))
         training.run(stop_at_end=True)
     return training.trainer
 

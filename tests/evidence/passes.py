@@ -98,12 +98,12 @@ class Pass:
         assert columns.names[:num_hashed] == columns.hashed
         parts = [folded(columns.fids[place], self._variant, 100 * seed + place) for place in range(num_hashed)]
         quotients = [part[1] for part in parts if self._variant.has_quotients]
-        names = [*columns.names, *(f"{name}/quotient" for name, _ in zip(columns.hashed, quotients, strict=False))]
+        names = [*columns.names, *(f"{name}_quotient" for name, _ in zip(columns.hashed, quotients, strict=False))]
         return names, np.stack([*(part[0] for part in parts), *columns.fids[num_hashed:], *quotients])
 
     @staticmethod
     def _owner(table: str) -> str:
-        return table.removesuffix("/quotient")
+        return table.removesuffix("_quotient")
 
     def _feature(self, name: str) -> Feature:
         variant, recipe = self._variant, self._recipe
