@@ -57,7 +57,8 @@ class World:
     waiting: list[Waiting] = field(default_factory=list)
     now_s: int = 1_700_000_000
     batch_s: int = 1_700_000_000  # of the last batch in training
-    was_wrong: bool = True  # its time; the first one sets the clock
+    was_wrong: bool = False  # its time
+    clocked: set[str] = field(default_factory=set)  # tables whose clock is set: the first batch of each sets it
     saved: tuple[dict[tuple[str, int], Row], int] | None = None
 
     def __post_init__(self) -> None:
@@ -81,7 +82,7 @@ class World:
             weights=None if weights is None else torch.from_numpy(weights),
         )
         late_s = int(self.generator.choice([0, 0, 0, 7, 30, 10**9]))
-        if late_s > 30 and (self.was_wrong or self.generator.random() < 0.7):
+        if late_s > 30 and (self.was_wrong or len(self.clocked) < len(self.bags.tables) or self.generator.random() < 0.7):
             late_s = 0
         wrong = late_s > TTL_S  # a time that the table must not believe; after three in a row it would
         pooled = self.bags(kjt, now_s=self.now_s - late_s).values()
@@ -90,6 +91,7 @@ class World:
         if learns:
             self.was_wrong, self.batch_s = wrong, self.batch_s if wrong else self.now_s - late_s
             for name in NAMES:
+                self.clocked |= {table_of(name) for bag in bags[name] if bag}
                 for fid in (fid for bag in bags[name] for fid in bag):
                     self._see(table_of(name), fid, None if wrong else self.now_s - late_s)
         np.testing.assert_allclose(pooled.detach().numpy(), self._pooled(bags, weights, num_rows), rtol=1e-3, atol=1e-3)
@@ -169,8 +171,8 @@ class World:
             twin.load_state_dict(bags.state_dict())
             bags = twin
         rows, self.now_s = self.saved
-        self.batch_s = self.now_s
-        self.bags = bags
+        self.batch_s, self.was_wrong = self.now_s, False
+        self.bags, self.clocked = bags, {table for table, _ in rows}
         self.rows = {key: Row(row.weights.copy(), row.state.copy(), row.seen_s) for key, row in rows.items()}
 
     def compare(self) -> None:
