@@ -7,7 +7,7 @@ It is the newest event time less `max_out_of_orderness_s`, of the topic with the
 `log.max_clock_skew_s`, and no record moves the watermark past the wall clock. In a backlog, where the wall clock says nothing, a record
 does not move it past those behind it (`observe`). A record more than a day ahead of the newest event (plus the wall clock since then) is
 refused. After MAX_REFUSALS refusals in a row in its topic it is accepted: the stream itself has moved on, for instance after days of
-silence in a backlog.
+silence in a backlog. Nothing is refused before two records in a row agree to a day: the first record of a stream may have the broken clock.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class WatermarkState:
     newest_ms: list[int | None] = field(default_factory=lambda: [None, None])  # by InputTopic: newest event time
     newest_at_ms: int = 0  # wall clock of the last advance of the newest event time of both
     refusals: list[int] = field(default_factory=lambda: [0, 0])  # by InputTopic: records refused in a row
+    is_confirmed: bool = False  # whether a second record agreed with the newest event time
 
 
 class Watermark:
@@ -61,9 +62,10 @@ class Watermark:
         newest_ms = self.newest_ms
         if newest_ms is not None:
             furthest_ms = newest_ms + MAX_JUMP_MS + max(0, wall_ms - state.newest_at_ms)
-            if time_ms > furthest_ms and state.refusals[input_topic] < MAX_REFUSALS:
+            if time_ms > furthest_ms and state.is_confirmed and state.refusals[input_topic] < MAX_REFUSALS:
                 state.refusals[input_topic] += 1
                 return f"time_ms must be at most {MAX_JUMP_MS} ms ahead of the newest event {newest_ms}, got {time_ms}"
+            state.is_confirmed |= newest_ms - MAX_JUMP_MS <= time_ms <= furthest_ms
         state.refusals[input_topic] = 0
         time_ms = min(time_ms, wall_ms, time_ms if limit_ms is None else limit_ms)
         if newest_ms is None or time_ms > newest_ms:
