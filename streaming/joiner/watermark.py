@@ -79,6 +79,19 @@ class Watermark:
             state.newest_ms[input_topic] = time_ms
         return None
 
+    def stepped_back(self, wall_ms: int, skew_ms: int) -> bool:
+        """Return whether the wall clock went back by more than `skew_ms` and is not known to be right now.
+
+        It is if it agrees with the newest event: then the clock was ahead before, as that of a machine that starts on local time.
+        """
+        if wall_ms >= self.state.newest_at_ms - skew_ms:
+            return False
+        return self.newest_ms is None or abs(wall_ms - self.newest_ms) > skew_ms
+
+    def forget_wall_clock(self, wall_ms: int) -> None:
+        """Believe that the wall clock is right now, whatever it was at the last advance."""
+        self.state.newest_at_ms = min(self.state.newest_at_ms, wall_ms)
+
     def advance(self, now_s: float) -> int | None:
         """Move the watermark to `now_s` and return it, None before the first event."""
         watermark_ms = self._computed(now_s)

@@ -6,7 +6,7 @@ import heapq
 from collections import Counter
 
 import numpy as np
-from surroundings import Deployment, Example
+from surroundings import Child, Deployment, Example, wait_until
 
 from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.events import Action, Impression
@@ -16,8 +16,8 @@ from monolith_py.io.log.topics import partition_of
 GAP_MS = 250
 # The drills' window is 20 s: the first delay is within it, the second after it.
 _SOON_MS, _LATE_MS = 2_000, 30_000
-# With so many requests ahead of it the joiner closes windows.
-LEAD = 200
+# Requests with so many behind them have a closed window: 20 s of window, 2 s out of order, and the next clicks.
+LEAD = 150
 
 
 class SoundStream:
@@ -59,6 +59,15 @@ class SoundStream:
         while self._actions and self._actions[0][0] <= self.now_ms:
             due.append(heapq.heappop(self._actions))
         self._append(self._deployment.topics.actions, due)
+
+    def feed(self, num_requests: int, *children: Child) -> None:
+        """Append requests, and wait until the joiner has emitted those whose windows are closed."""
+        self.append(num_requests)
+        wait_until(lambda: self.num_emitted() >= self.num_requests - LEAD, children)
+
+    def num_emitted(self) -> int:
+        """Return the number of requests of this stream that have examples."""
+        return len({request for request, *_ in self._deployment.examples() if request.startswith(self._name)})
 
     def end(self) -> None:
         """Append the actions that are still to come."""
