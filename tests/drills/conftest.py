@@ -23,8 +23,8 @@ def deploy(tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
     """Return a function that makes a job with its topics; all its processes are killed at the end. Arguments are sections of settings."""
     with ExitStack() as stack:
 
-        def make(name: str = "drill", **sections: dict[str, object]) -> Deployment:
-            return stack.enter_context(closing(Deployment(tmp_path / name, name, sections)))
+        def make(name: str = "drill", folder: str = "", metrics_of: str = "", **sections: dict[str, object]) -> Deployment:
+            return stack.enter_context(closing(Deployment(tmp_path / (folder or name), name, sections, metrics_of)))
 
         yield make
 
