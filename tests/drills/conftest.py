@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,14 @@ from monolith_demo.driver.kafka_broker import KafkaBroker, KafkaUnavailable
 sys.path.insert(0, str(Path(__file__).parent))
 
 from surroundings import Deployment, RedisServer, WallClock
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the long drills to `make drills`."""
+    if not os.environ.get("MONOLITH_LONG_DRILLS"):
+        for item in items:
+            if item.get_closest_marker("long_drill"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes: `make drills` runs it"))
 
 
 @pytest.fixture
