@@ -78,8 +78,9 @@ class TtlCache(Generic[_Key, _Value]):
 class FeatureStore:
     """Features of users and items in packed form. An unknown user or item has no stored features; it is counted and served.
 
-    While the store fails or hangs, a cached value serves on after its time. Without one the read is an error, or, if
-    `serving.without_features` is "serve", the entity is served without stored features, and the reading is not complete.
+    While the store fails or hangs, or no time is left, a cached value serves on after its time. Without one the read is an error
+    (`KvError`, `TimeoutError`), or, if `serving.without_features` is "serve", the entity is served without stored features, and the
+    reading is not complete.
     """
 
     def __init__(self, kv: Kv, schema: Schema, counters: CounterConfig, config: ServingConfig, clock: Clock) -> None:
@@ -131,9 +132,10 @@ class FeatureStore:
         """Return the value of each key from the cache or from the store; see the class for a store that fails."""
         try:
             return cache.get_many(keys, load)
-        except KvError as error:
+        except (KvError, TimeoutError) as error:
             FEATURES_UNREAD.labels(entity=kind).inc()
-            if self._log_limit.allows("unread"):
+            # No time left: the request brought too little, or a read before this one took it all and was warned of.
+            if isinstance(error, KvError) and self._log_limit.allows("unread"):
                 _logger.warning("stored features cannot be read: %s", error)
             held = cache.get_held(keys)
             if any(value is None for value in held):

@@ -173,6 +173,32 @@ def test_what_the_store_does_not_give_is_served_without_and_read_again_soon(cloc
     assert store.items([1], Reading(FAR_S)).fids.tolist() == [1, 10]
 
 
+def test_a_reading_without_time_asks_no_store_and_blames_none(make_store, kv, clock, caplog):
+    """Requests with impossible deadlines left thousands of warnings about a sound store."""
+    kv.write({"item:1": item(10), "item:2": item(20)})
+    store, before = make_store(), unread("item")
+    store.items([1], Reading(FAR_S))
+    reading = Reading(clock.monotonic_s())
+    assert store.items([1, 2], reading).fids.tolist() == [1, 10, 2]
+    assert not reading.is_complete and kv.asked == ["item:1"]
+    assert unread("item") == before + 1 and not caplog.records
+
+
+def test_a_reading_without_time_is_an_error_if_the_settings_want_the_features(make_store, clock):
+    with pytest.raises(TimeoutError):
+        make_store(without_features="refuse").items([1], Reading(clock.monotonic_s()))
+
+
+def test_a_store_that_is_away_is_warned_of_once_in_ten_seconds(clock, caplog):
+    kv = FailingKv()
+    kv.is_away = True
+    store = FeatureStore(kv, SCHEMA, CounterConfig(), ServingConfig(), clock)
+    for _ in range(50):
+        store.items([1], Reading(FAR_S))
+        clock.advance(0.25)
+    assert caplog.messages == ["stored features cannot be read: away"] * 2
+
+
 def test_counters_that_cannot_be_read_are_their_prior(clock):
     kv, reading = FailingKv(), Reading(FAR_S)
     kv.is_away = True

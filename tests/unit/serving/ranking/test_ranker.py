@@ -24,6 +24,7 @@ from monolith_py.io import MemoryKv
 from monolith_py.io.codec import encode_features
 from monolith_py.model import build_model
 from monolith_py.model.batch import make_batch
+from monolith_py.observe.metrics import FEATURES_UNREAD
 from monolith_py.sync import DenseState, RowEncoding, pack_rows
 from monolith_serving.features import request_features
 from monolith_serving.features.store import FeatureStore
@@ -232,10 +233,16 @@ def test_requests_are_scored_together_up_to_the_largest_batch(job, kv, max_batch
     assert replica.batch_sizes == expected
 
 
-def test_a_request_past_its_deadline_is_not_scored(ranker, impressions):
-    with pytest.raises(TimeoutError):
-        ranker.rank(request(1, [1]), SystemClock().monotonic_s())
-    assert not impressions.kept
+@pytest.mark.parametrize("late_s", [0.0, 1.0])
+def test_a_request_past_its_deadline_reads_no_features_and_is_not_scored(job, impressions, late_s, caplog):
+    class UnaskedKv(MemoryKv):
+        def get_many(self, keys):
+            pytest.fail(f"asked for {keys}")
+
+    ranker, before = ranker_on(job, UnaskedKv(), impressions), FEATURES_UNREAD.labels(entity="user")._value.get()
+    with pytest.raises(TimeoutError, match="before the request was ranked"):
+        ranker.rank(request(1, [1]), SystemClock().monotonic_s() - late_s)
+    assert not impressions.kept and not caplog.records and FEATURES_UNREAD.labels(entity="user")._value.get() == before
 
 
 def test_probabilities_that_are_not_finite_are_never_served(ranker, impressions):
