@@ -157,7 +157,7 @@ RANK_TIMES_REPLACED = Counter("monolith_rank_times_replaced", "Requests with an 
 REPLICA_LOADS = Counter("monolith_replica_loads", "Checkpoints loaded by the replica")
 REPLICA_FAULTS = Counter(
     "monolith_replica_faults",
-    "Updates that could not be applied; the replica requests a full dense state (DenseGap) or waits for a newer checkpoint",
+    "Updates or checkpoints that could not be used; the replica requests a full dense state (DenseGap) or waits for a newer checkpoint",
     ["reason"],
 )
 IMPRESSIONS_LOGGED = Counter("monolith_impressions_logged", "Impressions acknowledged by the log")
