@@ -29,6 +29,8 @@ from monolith_py.process import limit_openmp_spins
 
 app = typer.Typer(help="Real-time recommendation training.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
+# Exit status of a replay without a request: not 0, as a wrong range is the usual cause; not 1, as a quiet hour is no error.
+_NOTHING_FOUND = 3
 # Digits of dates such as 20220501, and of the times of today in seconds: as milliseconds both are in 1970.
 _NO_MS_DIGITS = range(8, 12)
 
@@ -133,12 +135,15 @@ def replay(
     end: Annotated[str, typer.Option(help="End of the range, exclusive, in the same form.")],
     output: Annotated[str | None, typer.Option(help="Topic of the examples; by default a new one named after the range.")] = None,
 ) -> None:
-    """Join a time range of the log again, in a bounded Apache Beam pipeline."""
+    """Join a time range of the log again, in a bounded Apache Beam pipeline. Exit status 3: the range has no impression."""
     from monolith_streaming.replay.beam import run_replay
 
     with _errors_to_exit():
         job = _start(config)
-        Console().print(run_replay(job, start_ms=_time_ms("start", start), end_ms=_time_ms("end", end), output=output))
+        result = run_replay(job, start_ms=_time_ms("start", start), end_ms=_time_ms("end", end), output=output)
+    Console().print(result)
+    if not result.requests:
+        raise typer.Exit(_NOTHING_FOUND)
 
 
 # More than six parameters: they are the command's options.

@@ -20,14 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
 from monolith_py.cli import app
 from monolith_py.config import load_job
+from monolith_py.data.columns import FeatureColumns
+from monolith_py.data.events import Impression
 from monolith_py.errors import TopicMissing
 from monolith_py.io import open_log
+from monolith_py.io.codec import encode_impression
 from monolith_py.pb import ranking_pb2 as pb
 from monolith_py.pb import ranking_pb2_grpc as pb_grpc
 from monolith_py.process import OPENMP_SPINS
@@ -184,8 +188,23 @@ def test_a_replay_takes_times_in_utc_unless_they_say_otherwise(write_job: Callab
     path = write_job()
     assert monolith("topics", "--config", path).exit_code == 0
     result = monolith("replay", "--config", path, "--start", day[0], "--end", day[1])
-    assert result.exit_code == 0, result.output
     assert "shop.examples-replay-1651708800000-1651795200000" in result.stdout
+
+
+def test_a_replay_that_finds_nothing_says_so_and_has_an_exit_status_of_its_own(write_job: Callable[..., Path]) -> None:
+    """A replay of a wrong range was a success: faults.md, f14."""
+    path = write_job()
+    assert monolith("topics", "--config", path).exit_code == 0
+    with closing(open_log(load_job(path).log.url)) as log:
+        empty = FeatureColumns(1)
+        scores = np.zeros((1, 0), np.float32)
+        impression = Impression("r", 1651363200000, 1, np.array([2]), empty, empty, scores)
+        log.append("shop.impressions", [encode_impression(impression)], time_ms=impression.time_ms)
+    found = monolith("replay", "--config", path, "--start", "2022-05-01", "--end", "2022-05-02")
+    assert (found.exit_code, "requests=1" in found.stdout) == (0, True), found.output
+    nothing = monolith("replay", "--config", path, "--start", "2022-05-02", "--end", "2022-05-03")
+    assert (nothing.exit_code, "requests=0" in nothing.stdout) == (3, True), nothing.output
+    assert "has no impression in 'shop.impressions'" in nothing.stderr
 
 
 def test_a_date_of_digits_is_a_date_and_seconds_are_refused(write_job: Callable[..., Path]) -> None:
