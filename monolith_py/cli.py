@@ -229,7 +229,8 @@ def rank(
     candidates: Annotated[str, typer.Option(help="Item ids, separated by commas.")],
     config: Annotated[Path | None, typer.Option(help="The job's TOML file, for its address.", exists=True, dir_okay=False)] = None,
     address: Annotated[str | None, typer.Option(help="Address of the replica, host:port.")] = None,
-    context: Annotated[list[str] | None, typer.Option(help="A context feature, name=fid[,fid]. May be repeated.")] = None,
+    context: Annotated[list[str] | None, typer.Option(help="A sparse context feature, name=fid[,fid]. May be repeated.")] = None,
+    dense: Annotated[list[str] | None, typer.Option(help="A dense context feature, name=value[,value]. May be repeated.")] = None,
     log: Annotated[bool, typer.Option("--log", help="Log the impression: the request becomes training data.")] = False,
     wait: Annotated[float, typer.Option(help="Time to wait for a replica that is still starting, in seconds.", min=0.0)] = 0.0,
 ) -> None:
@@ -243,10 +244,11 @@ def rank(
             serving = load_job(config).serving
             address = f"{serving.host}:{serving.port}"
         item_ids = _integers("candidates", candidates)
-        pairs = (pair.partition("=") for pair in context or ())
+        features = {name: _integers(name, value) for name, _, value in (pair.partition("=") for pair in context or ())}
+        values = {name: _numbers(name, value) for name, _, value in (pair.partition("=") for pair in dense or ())}
+        options = {"context": features, "dense_context": values, "timeout_s": 5.0, "log_impression": log}
         with RankClient(address) as client:
-            features = {name: _integers(name, value) for name, _, value in pairs}
-            result = client.rank_when_ready(user, item_ids, wait_s=wait, context=features, timeout_s=5.0, log_impression=log)
+            result = client.rank_when_ready(user, item_ids, wait_s=wait, **options)
     table = Table("rank", "item", *result.task_names, title=f"model {result.model_version}, {result.staleness_ms} ms stale")
     by_score = sorted(zip(item_ids, result.scores.tolist(), strict=True), key=lambda row: -row[1][0])
     for place, (item_id, scores) in enumerate(by_score, start=1):
@@ -309,6 +311,13 @@ def _integers(field: str, text: str) -> list[int]:
     if not all(-(1 << 63) <= number < 1 << 63 for number in numbers):
         raise typer.BadParameter(f"{field} must be integers of 64 bits separated by commas, got {text!r}")
     return numbers
+
+
+def _numbers(field: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise typer.BadParameter(f"{field} must be numbers separated by commas, got {text!r}") from None
 
 
 def _time_ms(field: str, text: str) -> int:

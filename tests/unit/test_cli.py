@@ -229,6 +229,8 @@ def test_rank_needs_an_address_and_whole_numbers(write_job: Callable[..., Path])
     assert_usage(monolith("rank", "--user", 1, "--candidates", "1,x", "--config", path), "candidates must be integers", "'1,x'")
     wrong = monolith("rank", "--user", 1, "--candidates", "1", "--config", path, "--context", "tab=a")
     assert_usage(wrong, "tab must be integers", "'a'")
+    wrong = monolith("rank", "--user", 1, "--candidates", "1", "--config", path, "--dense", "hour=1,a")
+    assert_usage(wrong, "hour must be numbers", "'1,a'")
 
 
 def test_a_replica_that_does_not_answer_is_told_in_one_line() -> None:
@@ -304,7 +306,7 @@ def test_ids_beyond_64_bits_are_usage_errors() -> None:
 
 def test_candidates_are_printed_best_first_with_the_model_that_scored() -> None:
     replica = FixedRanking()
-    result = ranked(replica, "--context", "tab=1,2", "--context", "hour=23")
+    result = ranked(replica, "--context", "tab=1,2", "--context", "hour=23", "--dense", "price=0.5,-2", "--dense", "age=1e-3")
     assert result.exit_code == 0, result.output
     rows = [line.replace("│", " ").split() for line in result.stdout.splitlines()]
     assert [row[1:] for row in rows if row and row[0] in {"1", "2", "3", "4"}] == [
@@ -318,6 +320,8 @@ def test_candidates_are_printed_best_first_with_the_model_that_scored() -> None:
     (asked,) = replica.asked
     assert (asked.user_id, list(asked.item_ids)) == (26469, [3, 9, 1, 7])
     assert {column.name: list(column.fids) for column in asked.context.sparse} == {"tab": [1, 2], "hour": [23]}
+    dense = {column.name: list(column.values) for column in asked.context.dense}
+    assert dense == {"price": [0.5, -2.0], "age": [pytest.approx(1e-3)]}
 
 
 def test_settings_prints_the_reference_and_version_the_version() -> None:
