@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
+from monolith_py.data.counters import LiveCounters
 from monolith_py.data.events import DeadLetter
 from monolith_py.data.schema import Schema
 from monolith_py.errors import ClockStepped, ConfigError, LogError
@@ -213,7 +214,7 @@ class JoinerLoop:
         if not (settings.enabled and emitted):
             return {}
         features = features_of(emitted, self._patterns, settings.keys)
-        return counted(self._kv, features, settings.keys, increments_of(emitted, len(self._rules.tasks)))
+        return counted(self._kv, LiveCounters.of(self._job), features, increments_of(emitted, len(self._rules.tasks)))
 
     def _append(self, number: int, outbox: Outbox) -> int:
         """Append the outbox and return the end offset; after a failure append only the records that the log lacks."""
