@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 from sound_stream import GAP_MS, LEAD, SoundStream
-from surroundings import Deployment, now_ms, wait_until
+from surroundings import WAIT_S, Deployment, now_ms, wait_until
 
 from monolith_demo.driver.kafka_broker import KafkaBroker
+from monolith_py.errors import LogError
+from monolith_py.io.log.kafka import KafkaLog
 
 NUM_REQUESTS = 150
 
@@ -39,6 +42,32 @@ def test_a_broker_that_is_killed_costs_no_example(deploy: Callable[..., Deployme
 
 
 @pytest.mark.needs_kafka
+@pytest.mark.slow
+def test_appends_go_on_after_one_that_expired_while_the_broker_stood_still(broker: KafkaBroker) -> None:
+    """Without it no impression and no update leaves its process until a restart."""
+    with closing(KafkaLog([broker.url.removeprefix("kafka://")], timeout_s=6.0)) as log:
+        log.create_topic("expired")
+        log.append("expired", [b"before"], time_ms=1)
+        broker.pause()
+        try:
+            with pytest.raises(LogError):
+                log.append("expired", [b"while"], time_ms=1)
+        finally:
+            broker.resume()
+        wait_until(lambda: appends(log, b"after"), wait_s=60.0)
+        found = [record.value for record in log.read("expired", 0, 0, 100, timeout_s=WAIT_S)]
+    assert found[0] == b"before" and b"after" in found
+
+
+def appends(log: KafkaLog, value: bytes) -> bool:
+    try:
+        log.append("expired", [value], time_ms=1)
+    except LogError:
+        return False
+    return True
+
+
+@pytest.mark.needs_kafka
 @pytest.mark.long_drill
 def test_what_was_sent_to_a_broker_that_stood_still_comes_once(deploy: Callable[..., Deployment], broker: KafkaBroker) -> None:
     """The joiner gives up an append whose records arrive after all."""
@@ -53,7 +82,6 @@ def test_what_was_sent_to_a_broker_that_stood_still_comes_once(deploy: Callable[
         wait_until(lambda: "append failed" in joiner.said() or "next attempt" in joiner.said(), [joiner])
     finally:
         broker.resume()
-    print(joiner.said())
     stream.feed(0, joiner)
     joiner.stop()
     check(drill, stream)
