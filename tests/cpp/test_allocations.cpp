@@ -217,6 +217,30 @@ TEST(a_failed_restore_leaves_a_whole_table) {
     }
 }
 
+TEST(a_table_is_whole_after_a_failed_save_and_the_next_one_holds_all) {
+    const check::TemporaryFile file;
+    for (size_t count = 0;; ++count) {
+        Case one(2);
+        const std::string before = check::content_of(one.table);
+        bool failed = false;
+        {
+            const FailingAllocation failing(count);
+            try {
+                check::save(one.table, file.path());
+            } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch): the fault is what is tested
+            }
+            failed = failing.has_failed();
+        }
+        check::whole(one.table);
+        one.table.stop_tracking();  // as the binding does: no increment can follow
+        check::save(one.table, file.path());
+        EmbeddingTable restored(Case::settings(2, Eviction::kNone));
+        restore(restored, file.path(), {});
+        CHECK(check::content_of(one.table) == before && check::content_of(restored) == before);
+        if (!failed) return;
+    }
+}
+
 // Sightings of one fid take one row, however many they are.
 TEST(memory_follows_rows_and_not_sightings) {
     EmbeddingTable table(check::settings_of(64, Optimizer::kAdagrad, 0.1f, 0.5f));
