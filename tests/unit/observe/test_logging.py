@@ -29,12 +29,12 @@ def test_lines_of_the_level_and_above_are_written(log_level: str, capsys: pytest
     set_up_logging(log_level)
     for level in LEVELS:
         logging.getLogger("monolith_py.test").log(logging.getLevelNamesMapping()[level], "line of level %s", level)
-        for name in ("kafka.conn", "apache_beam.typehints.native_type_compatibility"):
+        for name in ("kafka.conn", "apache_beam.typehints.native_type_compatibility", "root"):
             logging.getLogger(name).log(logging.getLevelNamesMapping()[level], "%s line of level %s", name.partition(".")[0], level)
     written = capsys.readouterr().err
     expected = LEVELS[LEVELS.index(log_level) :]
     assert [level for level in LEVELS if f"{level} monolith_py.test: line of level {level}" in written] == list(expected)
-    for name in ("kafka", "apache_beam"):
+    for name in ("kafka", "apache_beam", "root"):
         assert [level for level in LEVELS if f"{name} line of level {level}" in written] == [
             level for level in expected if level in ("WARNING", "ERROR")
         ]
