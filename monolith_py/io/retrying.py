@@ -36,7 +36,7 @@ from typing import TypeVar
 
 from monolith_py.clock import Clock
 from monolith_py.errors import KvError, LogError, OffsetTrimmed, RecordRefused, RecordsDamaged, TopicMissing
-from monolith_py.io import Kv, Log, Record
+from monolith_py.io import Kv, Log, Record, Writer
 
 _logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -105,6 +105,10 @@ class RetryingLog:
     def append(self, topic: str, values: Sequence[bytes], *, time_ms: int | Sequence[int], partition: int = 0) -> int:
         """Append all values in order, in one attempt, and return the offset after the last."""
         return self._log.append(topic, values, time_ms=time_ms, partition=partition)
+
+    def writer(self, topic: str, partition: int, name: str) -> Writer:
+        """Return the writer `name` of the partition, which retries nothing, and fence the one before it."""
+        return self._retry.run(lambda: self._log.writer(topic, partition, name))
 
     def read(self, topic: str, partition: int, offset: int, max_records: int, timeout_s: float = 0.0) -> list[Record]:
         """Return up to `max_records` records from `offset` on."""
