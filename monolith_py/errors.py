@@ -11,6 +11,7 @@
     +-- KvError                an operation of the key-value store failed
     +-- StateMismatch          the state in the store belongs to another log or job, or is older than the log
     +-- AlreadyRunning         another process of the same role holds the state
+    +-- StepsMissing           steps of the joiner are missing in topic `examples`
     +-- Fenced                 another process has taken over the writing
     +-- ClockStepped           the wall clock went back
     +-- TableFull              a table has no free row
@@ -86,6 +87,10 @@ class StateMismatch(MonolithError):
 
 class AlreadyRunning(MonolithError):
     """Another process of the same role holds the state of the job."""
+
+
+class StepsMissing(MonolithError):
+    """Steps of the joiner are missing in topic `examples`: their examples would never be learnt."""
 
 
 class Fenced(MonolithError):

@@ -93,9 +93,9 @@ class FailingKv:
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         return self._kv.get_many(keys)
 
-    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
+    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = (), expect: Mapping[str, bytes] | None = None) -> None:
         self._fuse.burn()
-        self._kv.write(puts, deletes)
+        self._kv.write(puts, deletes, expect)
         self._fuse.burn()
 
     def scan(self, prefix: str) -> Iterator[tuple[str, bytes]]:
@@ -201,7 +201,7 @@ class World:
         return [
             decode_examples(record.value)
             for partition in range(log.num_partitions(topic))
-            for record in log.read(topic, partition, 0, 1_000_000)
+            for record in log.read(topic, partition, log.start_offset(topic, partition), 1_000_000)
         ]
 
     @classmethod
