@@ -50,7 +50,7 @@ test-tenfold: $(READY)
 FUZZ_SECONDS ?= 600
 
 fuzz: $(READY)
-	$(BIN)/python tests/fuzz/run.py $(FUZZ_SECONDS)
+	$(BIN)/python tests/fuzz/run.py $(FUZZ_SECONDS) $(FUZZ_SEED)
 
 check: $(READY)
 	$(BIN)/ruff check .

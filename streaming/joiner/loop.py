@@ -19,6 +19,7 @@ from functools import partial
 
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
+from monolith_py.data.counters import LiveCounters
 from monolith_py.data.events import DeadLetter, EventTimeRule
 from monolith_py.data.schema import Schema
 from monolith_py.errors import ClockStepped, ConfigError
@@ -87,6 +88,9 @@ class JoinerLoop:
         self._start = start
         writers = [self._writer(number) for number in range(counts[self._topics.examples])]
         self._partitions = start.open(writers, recovery)
+        if force:
+            for partition in self._partitions:
+                partition.watermark.forget_wall_clock(self._clock.now_ms())
 
     def close(self) -> None:
         """Close the writers."""
@@ -221,18 +225,19 @@ class JoinerLoop:
         if not (settings.enabled and emitted):
             return {}
         features = features_of(emitted, self._patterns, settings.keys)
-        return counted(self._kv, features, settings.keys, increments_of(emitted, len(self._rules.tasks)))
+        return counted(self._kv, LiveCounters.of(self._job), features, increments_of(emitted, len(self._rules.tasks)))
 
     def _partition_counts(self) -> dict[str, int]:
         return {topic: self._log.num_partitions(topic) for topic in (*self._inputs.values(), self._topics.examples)}
 
     def _look(self) -> None:
         """Look at the wall clock, and now and then at the census and the number of partitions."""
-        now_ms = self._clock.now_ms()
+        now_ms, skew_ms = self._clock.now_ms(), round(self._job.log.max_clock_skew_s * 1000)
         for partition in self._partitions:
-            seen_ms = partition.position.watermark.newest_at_ms
-            if now_ms < seen_ms - round(self._job.log.max_clock_skew_s * 1000):
-                raise ClockStepped(f"the wall clock must not go back by more than log.max_clock_skew_s, was {seen_ms} ms, got {now_ms} ms")
+            if partition.watermark.stepped_back(now_ms, skew_ms):
+                seen_ms = partition.position.watermark.newest_at_ms
+                rule = f"must not go back by more than log.max_clock_skew_s, was {seen_ms} ms, got {now_ms} ms"
+                raise ClockStepped(f"the wall clock {rule}: set it right; if it is right now and was ahead before, start with --force")
         now_s = self._clock.monotonic_s()
         self._intake.census.report(now_s)
         if now_s < self._look_due_s:

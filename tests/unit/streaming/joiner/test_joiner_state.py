@@ -65,10 +65,10 @@ def test_a_waiting_request_that_is_cut_is_refused(waiting: WaitingRequest, num_b
         decode_waiting("r", value[: max(0, len(value) - num_bytes)])
 
 
-REACHED = WatermarkState(3, [1, None], 4, [0, 2])
+REACHED = WatermarkState(3, [1, None], 4, [0, 2], True, 5)
 POSITION = Position(Progress([5, 7], REACHED, 2, 1, OpenPlace(4, 3, 2, 1)), 9, 1_700_000_000_000, 6, 8, ["a", "b"])
 PROGRESS = (
-    '{"offsets":[5,7],"watermark":{"watermark_ms":3,"newest_ms":[1,null],"newest_at_ms":4,"refusals":[0,2]},'
+    '{"offsets":[5,7],"watermark":{"watermark_ms":3,"newest_ms":[1,null],"newest_at_ms":4,"refusals":[0,2],"is_confirmed":true,"furthest_seen_ms":5},'
     '"advanced_ms":2,"closed_ms":1,"open":[4,3,2,1]}'
 )
 

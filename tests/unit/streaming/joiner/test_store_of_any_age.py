@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from monolith_py.data.counters import decode_counts
+from monolith_py.data.counters import LiveCounters
 from monolith_py.io import Kv, MemoryKv, MemoryLog
 
 World = Any
@@ -68,8 +68,9 @@ def store(entries: Mapping[str, bytes]) -> MemoryKv:
     return kv
 
 
-def counts(kv: Kv) -> dict[str, list[int]]:
-    return {key: decode_counts(value, 2).tolist() for key, value in kv.scan("counter:")}
+def counts(job: Any, kv: Kv) -> dict[str, list[int]]:
+    counters = LiveCounters.of(job)
+    return {key: counters.decode(value).tolist() for key, value in kv.scan("counter:")}
 
 
 def rounds(world: World, job: Any, log: MemoryLog, kv: AgingKv) -> Iterator[tuple[MemoryLog, list[dict[str, bytes]]]]:
@@ -91,14 +92,14 @@ def test_a_store_of_any_age_gives_each_example_once(world: World, case: str) -> 
     for seed in range(3):
         log, kv, rng = stream(world, job, seed), AgingKv(), random.Random(seed)
         moments = list(rounds(world, job, log, kv))
-        examples, counted = world.examples(job, log), counts(kv)
+        examples, counted = world.examples(job, log), counts(job, kv)
         assert sum(examples.values()) > 40 and max(examples.values()) == 1
         for at, (log_then, copies) in enumerate(moments):
             for age in sorted({1, 2, len(copies) - 1, *rng.sample(range(len(copies)), k=min(4, len(copies)))}):
                 again, old = copy_of(log_then), store(copies[-1 - age] if age < len(copies) else {})
                 world.join(job, again, old)
                 assert world.examples(job, again) == examples, f"seed {seed} moment {at} of {len(moments)}, {age} writes old"
-                assert counts(old) == counted or age >= len(copies) - 1, f"seed {seed} moment {at}, {age} writes old"
+                assert counts(job, old) == counted or age >= len(copies) - 1, f"seed {seed} moment {at}, {age} writes old"
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -106,7 +107,7 @@ def test_a_recovery_that_dies_goes_on_where_it_was(world: World, case: str) -> N
     job = world.job(**BASE, **CASES[case])
     log, kv = stream(world, job, 9), AgingKv()
     moments = list(rounds(world, job, log, kv))
-    examples, counted = world.examples(job, log), counts(kv)
+    examples, counted = world.examples(job, log), counts(job, kv)
     log_then, copies = moments[len(moments) // 2]
     for moment in range(30):
         fuse, again, old = world.Fuse(moment), copy_of(log_then), store(copies[-8])
@@ -114,5 +115,5 @@ def test_a_recovery_that_dies_goes_on_where_it_was(world: World, case: str) -> N
             world.joiner(job, again, world.FailingKv(old, fuse))
         world.join(job, again, old)
         assert world.examples(job, again) == examples, f"killed at moment {moment}"
-        assert counts(old) == counted, f"killed at moment {moment}"
+        assert counts(job, old) == counted, f"killed at moment {moment}"
     assert fuse.passed > 5
