@@ -29,6 +29,7 @@ from monolith_py.io.log.dead_letters import DeadLetters
 from monolith_py.io.log.topics import Topics
 from monolith_py.io.retrying import RetryingKv, RetryingLog, RetryPolicy
 from monolith_py.observe import metrics
+from monolith_streaming.joiner.commit import commit
 from monolith_streaming.joiner.counters import counted
 from monolith_streaming.joiner.emit import Encoding, features_of, increments_of
 from monolith_streaming.joiner.intake import Intake, SeenImpression
@@ -85,7 +86,6 @@ class JoinerLoop:
         start = Start(self._job, self._log, self._kv, self._rules, self._clock, force)
         time_rule = EventTimeRule.of(self._job.log)
         recovery = Recovery(self._log, self._topics, self._rules, self._patterns, time_rule, self._clock, lambda one: self._write([one]))
-        self._start = start
         writers = [self._writer(number) for number in range(counts[self._topics.examples])]
         self._partitions = start.open(writers, recovery)
         if force:
@@ -198,9 +198,8 @@ class JoinerLoop:
             partition_puts, partition_deletes = partition.joiner.changes()
             puts |= partition_puts
             deletes += partition_deletes
-            puts[self._keys.position(partition.number)] = partition.encoded_position
         puts |= self._counters(partitions)
-        self._kv.write(puts, deletes, self._start.expect(partitions))
+        commit(self._kv, self._keys, partitions, puts, deletes)
         for partition in partitions:
             partition.joiner.clear_step()
 

@@ -33,7 +33,6 @@ class PartitionState:
     joiner: RequestJoiner
     writer: StepWriter
     lookback: Lookback
-    owner: bytes  # this joiner's name in the store: no other one writes there while it is this
 
     @property
     def encoded_position(self) -> bytes:

@@ -16,7 +16,6 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from monolith_py.clock import Clock
@@ -24,6 +23,7 @@ from monolith_py.config import JobConfig
 from monolith_py.errors import StateMismatch
 from monolith_py.io import Kv, Log
 from monolith_py.io.log.topics import Topics
+from monolith_streaming.joiner.commit import commit
 from monolith_streaming.joiner.lookback import Lookback
 from monolith_streaming.joiner.partition import PartitionState
 from monolith_streaming.joiner.position import OpenPlace, Position, Progress, StateKeys, decode_position
@@ -73,15 +73,11 @@ class Start:
             partition.resume(self.rules)
             if tail.last is not None:
                 self._recover(partition, tail, recovery)  # 4
-            self.kv.write({self.keys.position(partition.number): partition.encoded_position}, expect=self.expect([partition]))
+            commit(self.kv, self.keys, [partition], {}, [])
             line = "%r[%d]: reading on at offsets %s, %d requests remembered, epoch %d"
             position, num_requests = partition.position, partition.joiner.num_requests
             _logger.info(line, self.keys.examples, partition.number, position.offsets, num_requests, position.epoch)
         return [partition for partition, _ in opened]
-
-    def expect(self, partitions: Sequence[PartitionState]) -> dict[str, bytes]:
-        """Return the entries of the store that say that this joiner still owns the state of `partitions`."""
-        return {self.keys.owner(partition.number): partition.owner for partition in partitions}
 
     def _open(self, writer: StepWriter, owner: bytes) -> tuple[PartitionState, Tail]:
         """Return a partition at the position of the store, and the steps after it in the log."""
@@ -101,8 +97,9 @@ class Start:
         position.epoch = 1 + max(position.epoch, tail.last.step.epoch if tail.last is not None else 0)
         settings, joiner = self.job.joiner, RequestJoiner(self.rules, self.kv, self.keys.waiting_of(number))
         now_s, max_ms = self.clock.monotonic_s(), self.rules.max_out_of_orderness_ms
+        joiner.expected = {self.keys.owner(number): owner} | ({} if value is None else {self.keys.position(number): value})
         watermark = Watermark(max_ms, settings.idle_timeout_s, position.watermark, now_s)
-        return PartitionState(number, position, watermark, joiner, writer, Lookback(OpenPlace(0, 0, 0, 0), 0, 1), owner), tail
+        return PartitionState(number, position, watermark, joiner, writer, Lookback(OpenPlace(0, 0, 0, 0), 0, 1)), tail
 
     def _position_of_log(self, number: int) -> Position:
         """Return the position from which the state can be built, for a store without one; any waiting requests in it are dropped.
@@ -124,7 +121,7 @@ class Start:
             rule = f"must have its records from {place.examples} on, while the store has no position"
             raise StateMismatch(f"{examples!r}[{number}] {rule}, got {start}: restore the store")
         progress = Progress([place.impressions, place.actions], open=place)
-        return Position(progress, place.examples, step.series, place.step, step.epoch, list(self.rules.tasks))
+        return Position(progress, place.examples, step.series, place.step, step.epoch, tasks=list(self.rules.tasks))
 
     def _fresh(self, number: int) -> Position:
         """Return the position before the first record, with a new series."""
@@ -187,6 +184,7 @@ class Start:
         tasks, prefix = list(self.rules.tasks), self.keys.waiting
         by_number = {partition.number: partition for partition in partitions}
         puts: dict[str, bytes] = {}
+        changed: list[PartitionState] = []
         for key, value in self.kv.scan(prefix):
             number, _, request_id = key[len(prefix) :].partition(":")
             if not number.isdecimal() or int(number) not in by_number:
@@ -202,6 +200,6 @@ class Start:
                 line = "%r[%d]: tasks were %s and are %s; labels of waiting requests are carried over by name"
                 _logger.warning(line, self.keys.examples, partition.number, partition.position.tasks, tasks)
                 partition.position.tasks = tasks
-                puts[self.keys.position(partition.number)] = partition.encoded_position
-        if puts:
-            self.kv.write(puts, expect=self.expect(partitions))
+                changed.append(partition)
+        if changed:
+            commit(self.kv, self.keys, changed, puts, [])
