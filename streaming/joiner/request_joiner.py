@@ -12,8 +12,9 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from monolith_py.errors import KvError, StateMismatch
+from monolith_py.errors import KvError
 from monolith_py.io import Kv
+from monolith_py.io.kv.kv import check_expected
 from monolith_py.observe import metrics
 from monolith_streaming.joiner.adoption import adopt, withhold
 from monolith_streaming.joiner.intake import SeenImpression
@@ -234,8 +235,7 @@ class RequestJoiner:
             return
         # The expected entries are read last: a store that loses writes before this is noticed, and has done no harm if it does so later.
         values = self._kv.get_many([*(self._prefix + request_id for request_id in missing), *self.expected])
-        if values[len(missing) :] != list(self.expected.values()):
-            raise StateMismatch(f"{[*self.expected]} must be in the store as written, got other values: it has lost writes. Start again")
+        check_expected(self.expected, values[len(missing) :])
         for request_id, value in zip(missing, values[: len(missing)], strict=True):
             if value is None:
                 raise KvError(f"waiting request {self._prefix + request_id!r} must be in the store, got nothing")
