@@ -91,7 +91,7 @@ def topics(config: ConfigOption) -> None:
 def join(
     config: ConfigOption,
     stop_at_end: StopAtEndOption = False,
-    force: Annotated[bool, typer.Option("--force", help="Start although the state in the store does not follow the log.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Start although the state in the store does not follow log or clock.")] = False,
 ) -> None:
     """Run the joiner: join impressions and actions to examples."""
     from monolith_streaming.joiner.process import run_joiner

@@ -32,11 +32,13 @@ EVENT_MS = 1_700_000_000_000
 CALL_TIMEOUT_S = 120.0  # against a hang alone
 TOML = """
 name = "replica"
+sync.encoding = "fp32"
+model = {{tower = [16], precision = "fp32"}}
+tasks = [{{name = "click", action = "click"}}]
+kv.url = "sqlite:///{folder}/kv.db"
 [log]
 url = "sqlite:///{folder}/log"
 partitions = 3
-[kv]
-url = "sqlite:///{folder}/kv.db"
 [[features]]
 name = "user_id"
 source = "user_id"
@@ -53,16 +55,8 @@ source = "context"
 name = "hour"
 source = "context"
 dim = 2
-[[tasks]]
-name = "click"
-action = "click"
-[model]
-tower = [16]
-precision = "fp32"
 [trainer]
 checkpoint_dir = "{folder}/checkpoints"
-[sync]
-encoding = "fp32"
 [serving]
 port = {port}
 port_file = "{folder}/port"
