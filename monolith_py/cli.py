@@ -53,11 +53,17 @@ StopAtEndOption = Annotated[bool, typer.Option("--stop-at-end", help="Stop at th
 @app.command("check-config")
 def check_config(config: ConfigOption) -> None:
     """Check the job's settings and print them, defaults included, as JSON."""
+    from monolith_py.io.secret import check_secrets
+
     with _errors_to_exit():
-        job = load_job(config).model_dump(mode="json")
+        parsed = load_job(config)
+        remarks = check_secrets(parsed)
+        job = parsed.model_dump(mode="json")
         for store in ("log", "kv"):
             job[store]["url"] = mask_url(job[store]["url"])
         Console().print_json(data=job)
+    for remark in remarks:
+        Console(stderr=True).print(remark, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -76,7 +82,7 @@ def topics(config: ConfigOption) -> None:
 
     with _errors_to_exit():
         job = load_job(config)
-        log = open_log(job.log.url)
+        log = open_log(job.log)
         try:
             create_topics(log, job.log)
         finally:
@@ -195,7 +201,7 @@ def dead_letters(
     with _errors_to_exit():
         job = load_job(config)
         topic = Topics.of(job.log).dead_letters
-        with closing(open_log(job.log.url)) as log:
+        with closing(open_log(job.log)) as log:
             if value_of is not None:
                 last = max(1, log.end_offset(topic) - value_of)
             letters = list(read_dead_letters(log, topic, last))

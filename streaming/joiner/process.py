@@ -38,7 +38,7 @@ def run_joiner(job: JobConfig, *, stop_at_end: bool, force: bool = False) -> Non
     """
     if job.kv.url == "memory:":
         raise ConfigError("kv.url must be a store that outlives the joiner, which keeps its position there, got 'memory:'")
-    with _lock(job), StopSignal().installed() as stop, closing(open_log(job.log.url)) as log, closing(open_kv(job.kv.url)) as kv:
+    with _lock(job), StopSignal().installed() as stop, closing(open_log(job.log)) as log, closing(open_kv(job.kv)) as kv:
         clock = SystemClock()
         RetryPolicy(clock, stop.is_set).run(lambda: check_keeps_state(kv))
         loop = JoinerLoop(job, log, kv, clock, stop.is_set)

@@ -33,7 +33,7 @@ def run_trainer(job: JobConfig, *, stop_at_end: bool, options: StartOptions = RE
     _core.keep_freed_memory()
     clock = SystemClock()
     lock = role_lock(Path(job.trainer.checkpoint_dir) / ".trainer.lock", "trainer", CheckpointError)
-    with lock, StopSignal().installed() as stop, closing(open_log(job.log.url)) as log:
+    with lock, StopSignal().installed() as stop, closing(open_log(job.log)) as log:
         training = OnlineTraining(job, RetryingLog(log, RetryPolicy(clock, stop.is_set)), clock, stop.is_set, options)
         training.run(stop_at_end=stop_at_end)
     _logger.info("trainer stopped after %d examples, checkpoint written", training.trainer.num_examples)

@@ -62,10 +62,14 @@ class KafkaUnavailable(Exception):
 
 
 class KafkaBroker:
-    """One broker with its data in `data_dir`; ports and data survive `stop`, `kill` and `start`."""
+    """One broker with its data in `data_dir`; ports and data survive `stop`, `kill` and `start`.
 
-    def __init__(self, data_dir: str | Path) -> None:
+    `properties`: more lines of its configuration, which override its own; {port}, {controller_port} and {data} are filled in.
+    """
+
+    def __init__(self, data_dir: str | Path, properties: str = "") -> None:
         self._folder = Path(data_dir).absolute()
+        self._properties = _PROPERTIES + properties
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
 
@@ -87,7 +91,7 @@ class KafkaBroker:
             self._port, controller_port = free_ports(2)
             shutil.rmtree(self._folder / "data", ignore_errors=True)
             self._folder.mkdir(parents=True, exist_ok=True)
-            properties.write_text(_PROPERTIES.format(port=self._port, controller_port=controller_port, data=self._folder / "data"))
+            properties.write_text(self._properties.format(port=self._port, controller_port=controller_port, data=self._folder / "data"))
             _run_java(libraries, "kafka.tools.StorageTool", "format", "--standalone", "-t", _CLUSTER_ID, "-c", str(properties))
         with (self._folder / "broker.log").open("ab") as output:
             self._process = subprocess.Popen(

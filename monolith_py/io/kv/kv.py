@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
+from monolith_py.config import KvConfig
+from monolith_py.config.security import KvSecurityConfig
 from monolith_py.errors import ConfigError
-
-# Environment variable with the password of the Redis server: a job's TOML holds no secrets.
-PASSWORD_VARIABLE = "MONOLITH_KV_PASSWORD"
+from monolith_py.io.secret import KV_KEY_PASSWORD, KV_PASSWORD, read_secret
 
 
 class Kv(Protocol):
@@ -73,15 +72,16 @@ class MemoryKv:
             self._values.clear()
 
 
-def open_kv(url: str) -> Kv:
-    """Return the store at `url`.
+def open_kv(where: str | KvConfig) -> Kv:
+    """Return the store at a URL, or of a job's section.
 
     `memory:` (a new one at each call), `sqlite:///FILE` (a fourth slash for an absolute path), `redis://host:port/db`, `rediss://...` (TLS)
-    or `unix:///path/redis.sock?db=0`. The environment variable MONOLITH_KV_PASSWORD gives the password of a Redis URL without one.
+    or `unix:///path/redis.sock?db=0`. A Redis URL without a password takes that of the environment (io/secret.py).
 
     Raises:
-        ConfigError: `url` names no kind of store.
+        ConfigError: the URL names no kind of store, or a secret or a file of TLS cannot be read.
     """
+    url, security = (where, KvSecurityConfig()) if isinstance(where, str) else (where.url, where.security)
     if url == "memory:":
         return MemoryKv()
     if url.startswith("sqlite:///"):
@@ -92,5 +92,5 @@ def open_kv(url: str) -> Kv:
     if url.startswith(("redis://", "rediss://", "unix://")):
         from monolith_py.io.kv.redis import RedisKv
 
-        return RedisKv(url, password=os.environ.get(PASSWORD_VARIABLE))
+        return RedisKv(url, password=read_secret(KV_PASSWORD), security=security, key_password=read_secret(KV_KEY_PASSWORD))
     raise ConfigError(f"kv.url must be memory: or begin with sqlite:///, redis://, rediss:// or unix://, got {url!r}")

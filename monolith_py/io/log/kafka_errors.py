@@ -6,16 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from kafka.errors import (
+    AuthorizationError,
+    IllegalSaslStateError,
     InvalidRecordError,
     InvalidTimestampError,
     KafkaError,
     MessageSizeTooLargeError,
     PolicyViolationError,
     RecordListTooLargeError,
+    SaslAuthenticationFailedError,
     UnsupportedForMessageFormatError,
 )
 
-from monolith_py.errors import LogError, RecordRefused
+from monolith_py.errors import LogDenied, LogError, RecordRefused
 
 # A broker gives these for the same record again. kafka-python's idempotent producer fails every later record after any of them.
 _REFUSALS = (
@@ -26,14 +29,22 @@ _REFUSALS = (
     RecordListTooLargeError,
     UnsupportedForMessageFormatError,
 )
+# Refusals of the user, the password or a permission.
+_DENIALS = (AuthorizationError, IllegalSaslStateError, SaslAuthenticationFailedError)
 _MESSAGE_CHARS = 500
 
 
 @contextmanager
 def mapped_errors(name: str) -> Iterator[None]:
-    """Map errors of kafka-python to `LogError` with the cluster and the cause; `RecordRefused` for what the broker never takes."""
+    """Map errors of kafka-python to `LogError` with the cluster and the cause; `RecordRefused` or `LogDenied` for what it never takes."""
     try:
         yield
     except (KafkaError, OSError) as error:
-        kind = RecordRefused if isinstance(error, _REFUSALS) else LogError
-        raise kind(f"{name}: {str(error)[:_MESSAGE_CHARS] or type(error).__name__}") from error
+        raise _kind(error)(f"{name}: {str(error)[:_MESSAGE_CHARS] or type(error).__name__}") from error
+
+
+def _kind(error: Exception) -> type[LogError]:
+    # kafka-python wraps the refusal of an idempotent producer in a plain KafkaError.
+    if isinstance(error, _DENIALS) or "AuthorizationFailedError" in str(error):
+        return LogDenied
+    return RecordRefused if isinstance(error, _REFUSALS) else LogError
