@@ -92,6 +92,26 @@ def topics(config: ConfigOption) -> None:
 
 
 @app.command()
+def trim(
+    config: ConfigOption,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it only list.")] = False,
+    keep_s: Annotated[float | None, typer.Option("--keep-s", help="In place of the job's retention.keep_s, in seconds.", min=0.0)] = None,
+) -> None:
+    """List the records that no process needs any more; with --yes delete them."""
+    from monolith_py.clock import SystemClock
+    from monolith_py.io import open_kv, open_log
+    from monolith_streaming.retention import safe_bounds
+    from monolith_streaming.retention import trim as trim_log
+    from monolith_streaming.retention.view import print_bounds
+
+    with _errors_to_exit():
+        job = load_job(config)
+        with closing(open_log(job.log)) as log, closing(open_kv(job.kv)) as kv:
+            bounds = safe_bounds(job, log, kv, SystemClock().now_ms(), keep_s)
+            print_bounds(bounds, deleted=trim_log(log, bounds) if yes else None)
+
+
+@app.command()
 def join(
     config: ConfigOption,
     stop_at_end: StopAtEndOption = False,

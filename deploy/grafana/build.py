@@ -102,6 +102,13 @@ ROWS: dict[str, list[Panel]] = {
         Panel("Actions without an impression", "cps", {"{{reason}}": rate("monolith_actions_unmatched_total", "reason")}),
         Panel("Dead letters", "cps", {"{{topic}}": rate("monolith_dead_letters_total", "topic")}),
         Panel("Records lost", "cps", {"{{topic}}": rate("monolith_records_lost_total", "topic")}),
+        Panel("Records held", "short", {"{{topic}}": "max by (topic) (monolith_topic_records)"}),
+        Panel("Bytes held", "bytes", {"{{topic}}": "max by (topic) (monolith_topic_bytes)"}),
+        Panel(
+            "Retention",
+            "cps",
+            {"deleted {{topic}}": rate("monolith_records_trimmed_total", "topic"), "failures": rate("monolith_trim_failures_total")},
+        ),
         Panel(
             "Without effect",
             "cps",

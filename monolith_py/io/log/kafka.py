@@ -30,7 +30,7 @@ from monolith_py.io.log.kafka_access import access_settings, open_admin
 from monolith_py.io.log.kafka_errors import mapped_errors
 from monolith_py.io.log.kafka_producer import EVENT_TIME, RecordProducer
 from monolith_py.io.log.kafka_reader import DamagedBatch, PartitionReader
-from monolith_py.io.log.kafka_topics import MAX_RECORD_BYTES, TOPIC_SETTINGS, setting_faults
+from monolith_py.io.log.kafka_topics import MAX_RECORD_BYTES, TOPIC_SETTINGS, setting_faults, topic_bytes
 from monolith_py.io.log.log import Record, check_read, check_topic, event_times
 
 _logger = logging.getLogger(__name__)
@@ -207,6 +207,10 @@ class KafkaLog:
         if before_offset > start:
             wanted = {name: min(before_offset, end)}
             self._retry(topic, lambda: self._admin.delete_records(wanted, timeout_ms=int(self._timeout_s * 1000)))
+
+    def num_bytes(self, topic: str) -> int:
+        """Return the bytes of the topic on the brokers' disks, without replicas."""
+        return self._retry(topic, lambda: topic_bytes(self._admin, topic))
 
     def close(self) -> None:
         """Close all connections."""
