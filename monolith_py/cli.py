@@ -1,6 +1,6 @@
 """The command `monolith`: processes of a job and tools. Each command imports its process lazily.
 
-Longer than 300 lines: a third of it are the options of eleven commands and their texts.
+Longer than 300 lines: a third of it are the options of twelve commands and their texts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from monolith_py.config import JobConfig, load_job
@@ -209,43 +208,59 @@ def backtest(
         Console(stderr=True).print(remark, markup=False, soft_wrap=True)
 
 
+# More than six parameters: they are the command's options.
 @app.command("dead-letters")
 def dead_letters(
     config: ConfigOption,
-    last: Annotated[int, typer.Option(help="Number of the newest letters to list.", min=1)] = 100,
+    last: Annotated[int, typer.Option(help="Number of the newest letters to list or count.", min=1)] = 100,
+    topic: Annotated[str | None, typer.Option(help="Only letters of this topic, with the prefix.")] = None,
+    kind: Annotated[
+        Literal["broken", "late", "unmatched", "wrong_partition"] | None, typer.Option(help="Only letters of this kind.")
+    ] = None,
+    reason: Annotated[str | None, typer.Option(help="Only letters with this text in their reason.")] = None,
+    since: Annotated[str | None, typer.Option(help="First time of putting aside: ISO 8601, or milliseconds since the epoch.")] = None,
+    until: Annotated[str | None, typer.Option(help="End of that time, exclusive, in the same form.")] = None,
+    count: Annotated[bool, typer.Option("--count", help="Count the letters by topic, kind and rule.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document a line, with the values in base64.")] = False,
     value_of: Annotated[
         int | None, typer.Option("--value-of", help="Write the value of the letter at this offset to standard output.", min=0)
     ] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Put all selected letters back to their topics, each once.")] = False,
+    max_retries: Annotated[int, typer.Option("--max-retries", help="Leave letters that failed after so many retries.", min=1)] = 1,
 ) -> None:
-    """List the records that could not be used: topic, partition, offset, time and reason."""
+    """List, count or retry the records that could not be used."""
+    from monolith_py.clock import SystemClock
     from monolith_py.io import open_log
     from monolith_py.io.log.dead_letters import read_dead_letters
     from monolith_py.io.log.topics import Topics
+    from monolith_streaming.dead_letters import Reinjector, Selection
+    from monolith_streaming.dead_letters.view import print_counts, print_letters, print_results
 
     with _errors_to_exit():
         job = load_job(config)
-        topic = Topics.of(job.log).dead_letters
+        times = (None if text is None else _time_ms(name, text) for name, text in (("since", since), ("until", until)))
+        selection, topics = Selection(topic, kind, reason, *times), Topics.of(job.log)
         with closing(open_log(job.log)) as log:
+            if retry:
+                print_results(Reinjector(log, topics, SystemClock(), max_attempts=max_retries).run(selection))
+                return
             if value_of is not None:
-                last = max(1, log.end_offset(topic) - value_of)
-            letters = list(read_dead_letters(log, topic, last))
+                last = max(1, log.end_offset(topics.dead_letters) - value_of)
+            letters = list(read_dead_letters(log, topics.dead_letters, last))
         if value_of is not None:
             found = next((letter for offset, letter in letters if offset == value_of), None)
             if found is None:
-                raise LogError(f"{topic!r} has no dead letter at offset {value_of}")
+                raise LogError(f"{topics.dead_letters!r} has no dead letter at offset {value_of}")
             sys.stdout.buffer.write(found.value)
             return
-    if as_json:
+    letters = [(offset, letter) for offset, letter in letters if selection.takes(letter)]
+    if count:
+        print_counts(letter for _, letter in letters)
+    elif as_json:
         for offset, letter in letters:
             typer.echo(json.dumps({"letter": offset, **asdict(letter), "value": base64.b64encode(letter.value).decode()}))
-        return
-    table = Table("letter", "topic", "partition", "offset", "put aside (UTC)", "bytes", "reason")
-    for offset, letter in letters:
-        time = datetime.fromtimestamp(letter.time_ms / 1000, UTC).isoformat(" ", "seconds")[:19]
-        size = letter.value_bytes or len(letter.value)
-        table.add_row(str(offset), letter.topic, str(letter.partition), str(letter.offset), time, str(size), escape(letter.reason))
-    Console().print(table)
+    else:
+        print_letters(letters)
 
 
 # More than six parameters: they are the command's options.

@@ -100,7 +100,7 @@ ROWS: dict[str, list[Panel]] = {
         Panel("Behind the wall clock", "s", {"event time": "time() - (monolith_joiner_watermark_timestamp_seconds > 0)"}),
         Panel("Candidates in open windows", "short", {"waiting": "sum (monolith_joiner_candidates_waiting)"}),
         Panel("Actions without an impression", "cps", {"{{reason}}": rate("monolith_actions_unmatched_total", "reason")}),
-        Panel("Dead letters", "cps", {"{{topic}}": rate("monolith_dead_letters_total", "topic")}),
+        Panel("Dead letters", "cps", {"{{topic}} {{kind}}": rate("monolith_dead_letters_total", "topic, kind")}),
         Panel("Records lost", "cps", {"{{topic}}": rate("monolith_records_lost_total", "topic")}),
         Panel("Records held", "short", {"{{topic}}": "max by (topic) (monolith_topic_records)"}),
         Panel("Bytes held", "bytes", {"{{topic}}": "max by (topic) (monolith_topic_bytes)"}),

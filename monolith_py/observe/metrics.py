@@ -84,7 +84,11 @@ TOPIC_RECORDS = Gauge("monolith_topic_records", "Records that a topic holds, mea
 TOPIC_BYTES = Gauge("monolith_topic_bytes", "Bytes of a topic on disk, without replicas, measured by the trainer", ["topic"])
 RECORDS_TRIMMED = Counter("monolith_records_trimmed", "Records deleted by retention after their use", ["topic"])
 TRIM_FAILURES = Counter("monolith_trim_failures", "Rounds of retention that failed")
-DEAD_LETTERS = Counter("monolith_dead_letters", "Invalid messages appended to the dead-letter topic", ["topic"])
+DEAD_LETTERS = Counter(
+    "monolith_dead_letters",
+    "Messages that could not be used, appended to the dead-letter topic; kind: broken, late, unmatched or wrong_partition",
+    ["topic", "kind"],
+)
 JOINER_CANDIDATES_WAITING = Gauge("monolith_joiner_candidates_waiting", "Candidates of impressions with an open window")
 JOINER_WATERMARK_TIMESTAMP_SECONDS = Gauge("monolith_joiner_watermark_timestamp_seconds", "Event-time watermark of the joiner, Unix time")
 

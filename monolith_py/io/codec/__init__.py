@@ -6,10 +6,12 @@ from monolith_py.io.codec.events import (
     decode_dead_letter,
     decode_features,
     decode_impression,
+    decode_letter_record,
     encode_action,
     encode_dead_letter,
     encode_features,
     encode_impression,
+    encode_reinjection,
     event_time_ms,
 )
 from monolith_py.io.codec.examples import decode_examples, encode_examples, examples_metadata
@@ -22,11 +24,13 @@ __all__ = [
     "decode_examples",
     "decode_features",
     "decode_impression",
+    "decode_letter_record",
     "encode_action",
     "encode_dead_letter",
     "encode_examples",
     "encode_features",
     "encode_impression",
+    "encode_reinjection",
     "event_time_ms",
     "examples_metadata",
 ]
