@@ -38,4 +38,4 @@ def run_trainer(job: JobConfig, *, stop_at_end: bool, options: StartOptions = RE
         training = OnlineTraining(job, RetryingLog(log, RetryPolicy(clock, stop.is_set)), clock, stop.is_set, options)
         with RetentionRounds(job, log, lambda: open_kv(job.kv), clock):
             training.run(stop_at_end=stop_at_end)
-    _logger.info("trainer stopped after %d examples, checkpoint written", training.trainer.num_examples)
+    _logger.info("trainer stopped, all %d examples are in its newest checkpoint", training.trainer.num_examples)
