@@ -90,6 +90,16 @@ DEAD_LETTERS = Counter(
     ["topic", "kind"],
 )
 JOINER_CANDIDATES_WAITING = Gauge("monolith_joiner_candidates_waiting", "Candidates of impressions with an open window")
+INPUT_LAG_RECORDS = Gauge(
+    "monolith_input_lag_records", "Records of impressions and actions not yet processed by the joiner", ["topic", "partition"]
+)
+JOINER_STEP_DURATION_SECONDS = Histogram(
+    "monolith_joiner_step_duration_seconds",
+    "Duration of a step of the joiner that read records, its commit included",
+    buckets=(1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1, 2, 5, 10),
+)
+JOINER_REQUESTS = Gauge("monolith_joiner_requests", "Requests remembered by the joiner, open or awaiting late actions")
+JOINER_STATE_BYTES = Gauge("monolith_joiner_state_bytes", "Bytes of the joiner's requests in the store: their number by their mean size")
 JOINER_WATERMARK_TIMESTAMP_SECONDS = Gauge("monolith_joiner_watermark_timestamp_seconds", "Event-time watermark of the joiner, Unix time")
 
 EXAMPLES_TRAINED = Counter("monolith_examples_trained", "Examples learnt")

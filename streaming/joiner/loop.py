@@ -126,6 +126,21 @@ class JoinerLoop:
         watermark_ms = watermark.advance(now_s)
         return num_records, watermark_ms is not None and joiner.advance(watermark_ms)
 
+    @property
+    def inputs(self) -> dict[InputTopic, str]:
+        """Return the names of the input topics."""
+        return self._inputs
+
+    @property
+    def offsets(self) -> dict[tuple[int, InputTopic], int]:
+        """Return the offset in each input partition up to which records were processed."""
+        return {(partition.number, topic): partition.position.offsets[topic] for partition in self._partitions for topic in InputTopic}
+
+    @property
+    def num_requests(self) -> int:
+        """Return the number of requests remembered."""
+        return sum(partition.joiner.num_requests for partition in self._partitions)
+
     def ends(self) -> dict[tuple[int, InputTopic], int]:
         """Return the current end offset of each input partition."""
         return {
