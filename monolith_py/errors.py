@@ -8,7 +8,9 @@
     |   +-- OffsetTrimmed      the offset is older than the oldest record of the log
     |   +-- RecordRefused      the log will never take this record
     |   +-- RecordsDamaged     the log has these records and cannot give them
+    |   +-- LogDenied          the log refuses the user, the password, a certificate or a permission
     +-- KvError                an operation of the key-value store failed
+    |   +-- KvDenied           the store refuses the user, the password, a certificate or a permission
     +-- StateMismatch          the state in the store belongs to another log or job, or is older than the log
     +-- AlreadyRunning         another process of the same role holds the state
     +-- StepsMissing           steps of the joiner are missing in topic `examples`
@@ -77,8 +79,16 @@ class RecordsDamaged(LogError):
         self.topic, self.partition, self.offset, self.next_offset, self.cause = topic, partition, offset, next_offset, cause
 
 
+class LogDenied(LogError):
+    """The log refuses the user, the password, a certificate or a permission: no further attempt helps."""
+
+
 class KvError(MonolithError):
     """An operation of the key-value store failed."""
+
+
+class KvDenied(KvError):
+    """The store refuses the user, the password, a certificate or a permission: no further attempt helps."""
 
 
 class StateMismatch(MonolithError):

@@ -36,7 +36,13 @@ DOORS = {
     ],
     "crc32c": ["monolith_py/sync/dense/*.py", "monolith_py/training/checkpoint/layout.py"],
     "safetensors": ["monolith_py/sync/dense/update.py", "monolith_py/training/checkpoint/layout.py"],
-    "rich": ["monolith_py/cli.py", "monolith_py/training/inspection/view.py", "streaming/backtest/view.py"],
+    "rich": [
+        "monolith_py/cli.py",
+        "monolith_py/training/inspection/view.py",
+        "streaming/backtest/view.py",
+        "streaming/dead_letters/view.py",
+        "streaming/retention/view.py",
+    ],
     "matplotlib": ["streaming/backtest/plots.py"],
     "prometheus_client": ["monolith_py/observe/metrics.py"],
     "typer": ["monolith_py/cli.py"],
@@ -49,6 +55,7 @@ DOORS = {
 # What of `streaming` may load torch; all else there joins, and so does `monolith_py.io`.
 TRAINS = (
     "monolith_streaming.backtest",
+    "monolith_streaming.retention",
     "monolith_streaming.trainer.learner",
     "monolith_streaming.trainer.loop",
     "monolith_streaming.trainer.process",

@@ -18,6 +18,7 @@ from monolith_py.config.fields import Name, Settings
 from monolith_py.config.model import ModelConfig
 from monolith_py.config.observe import ObserveConfig
 from monolith_py.config.optimizer import OptimizerConfig
+from monolith_py.config.retention import RetentionConfig
 from monolith_py.config.serving import ServingConfig
 from monolith_py.config.streams import JoinerConfig, KvConfig, LogConfig
 from monolith_py.config.sync import SyncConfig
@@ -44,6 +45,7 @@ class JobConfig(Settings):
     joiner: JoinerConfig = JoinerConfig()
     trainer: TrainerConfig
     sync: SyncConfig = SyncConfig()
+    retention: RetentionConfig = RetentionConfig()
     serving: ServingConfig = ServingConfig()
     observe: ObserveConfig = ObserveConfig()
 

@@ -80,8 +80,26 @@ ACTIONS_UNUSED = Counter("monolith_actions_unused", "Actions of a kind that no t
 IMPRESSIONS_REPEATED = Counter("monolith_impressions_repeated", "Impressions whose request id was seen before")
 COUNTERS_RESET = Counter("monolith_counters_reset", "Live counters that began anew, as their stored bytes were damaged")
 RECORDS_LOST = Counter("monolith_records_lost", "Records deleted or damaged before they were read", ["topic"])
-DEAD_LETTERS = Counter("monolith_dead_letters", "Invalid messages appended to the dead-letter topic", ["topic"])
+TOPIC_RECORDS = Gauge("monolith_topic_records", "Records that a topic holds, measured by the trainer", ["topic"])
+TOPIC_BYTES = Gauge("monolith_topic_bytes", "Bytes of a topic on disk, without replicas, measured by the trainer", ["topic"])
+RECORDS_TRIMMED = Counter("monolith_records_trimmed", "Records deleted by retention after their use", ["topic"])
+TRIM_FAILURES = Counter("monolith_trim_failures", "Rounds of retention that failed")
+DEAD_LETTERS = Counter(
+    "monolith_dead_letters",
+    "Messages that could not be used, appended to the dead-letter topic; kind: broken, late, unmatched or wrong_partition",
+    ["topic", "kind"],
+)
 JOINER_CANDIDATES_WAITING = Gauge("monolith_joiner_candidates_waiting", "Candidates of impressions with an open window")
+INPUT_LAG_RECORDS = Gauge(
+    "monolith_input_lag_records", "Records of impressions and actions not yet processed by the joiner", ["topic", "partition"]
+)
+JOINER_STEP_DURATION_SECONDS = Histogram(
+    "monolith_joiner_step_duration_seconds",
+    "Duration of a step of the joiner that read records, its commit included",
+    buckets=(1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1, 2, 5, 10),
+)
+JOINER_REQUESTS = Gauge("monolith_joiner_requests", "Requests remembered by the joiner, open or awaiting late actions")
+JOINER_STATE_BYTES = Gauge("monolith_joiner_state_bytes", "Bytes of the joiner's requests in the store: their number by their mean size")
 JOINER_WATERMARK_TIMESTAMP_SECONDS = Gauge("monolith_joiner_watermark_timestamp_seconds", "Event-time watermark of the joiner, Unix time")
 
 EXAMPLE_RECORDS_REPEATED = Counter(

@@ -2,8 +2,8 @@
 
 The training thread drains the tables, which pack their rows; one worker thread encodes the deltas and appends them. If the log refuses an
 append, the worker appends the same bytes again before anything newer: no row is lost, and no seq is skipped or used for two contents.
-Where a refused append was written after all, subscribers skip the copy by its seq. Another trainer that starts on the topic fences this one:
-its next append raises `Fenced`, so the deltas of two trainers never mix, wherever their checkpoints are.
+Where a refused append was written after all, subscribers skip the copy by its seq. Another trainer that starts on the topic fences this
+one: its next append raises `Fenced`, so the deltas of two trainers never mix, wherever their checkpoints are.
 
 The first publication of a generation carries the full dense state, as does the next one after a replica asked for it. The others carry
 the change since the publication before. The worker decides when it encodes.

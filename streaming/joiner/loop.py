@@ -153,6 +153,21 @@ class JoinerLoop:
         for early in partition.joiner.see_impression(seen, watermark_ms):
             partition.lookback.note(InputTopic.ACTIONS, early.offset, until_ms)
 
+    @property
+    def inputs(self) -> dict[InputTopic, str]:
+        """Return the names of the input topics."""
+        return self._inputs
+
+    @property
+    def offsets(self) -> dict[tuple[int, InputTopic], int]:
+        """Return the offset in each input partition up to which records were processed."""
+        return {(partition.number, topic): partition.position.offsets[topic] for partition in self._partitions for topic in InputTopic}
+
+    @property
+    def num_requests(self) -> int:
+        """Return the number of requests remembered."""
+        return sum(partition.joiner.num_requests for partition in self._partitions)
+
     def ends(self) -> dict[tuple[int, InputTopic], int]:
         """Return the current end offset of each input partition."""
         return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from monolith_py.data.events import DeadLetter
+from monolith_py.data.events import DeadLetter, LetterKind
 from monolith_py.io.log.topics import Topics, partition_of
 from monolith_streaming.joiner.lookback import Lookback
 from monolith_streaming.joiner.position import OpenPlace, Position, encode_position
@@ -62,24 +62,40 @@ class PartitionState:
     def letters(self, topics: Topics, num_partitions: int) -> list[DeadLetter]:
         """Return the dead letters of the open step, without those of the intake."""
         letters = [
-            DeadLetter(topics.actions, self.number, seen.offset, seen.value, self.fault(seen, reason, num_partitions))
+            DeadLetter(
+                topics.actions,
+                self.number,
+                seen.offset,
+                seen.value,
+                self.fault(seen, reason, num_partitions),
+                kind=self.kind(seen, reason, num_partitions),
+            )
             for seen, reason in self.joiner.refused
             if reason in _FAULTS
         ]
         letters += [
-            DeadLetter(topics.impressions, self.number, seen.offset, seen.impression.value, _TOO_LATE) for seen in self.joiner.too_late
+            DeadLetter(topics.impressions, self.number, seen.offset, seen.impression.value, _TOO_LATE, kind=LetterKind.LATE)
+            for seen in self.joiner.too_late
         ]
         return letters
 
     def fault(self, seen: SeenAction, reason: Reason, num_partitions: int) -> str:
         """Return the rule that a refused action breaks; an action in another partition than its impression is told from one without."""
-        expected = partition_of(seen.action.request_id, num_partitions)
-        if reason == Reason.NO_IMPRESSION and expected != self.number:
+        if self.kind(seen, reason, num_partitions) == LetterKind.WRONG_PARTITION:
+            expected = partition_of(seen.action.request_id, num_partitions)
             return f"action must be in partition {expected} of {num_partitions} by murmur2 of its request id, got {self.number}"
         return _FAULTS[reason]
 
+    def kind(self, seen: SeenAction, reason: Reason, num_partitions: int) -> LetterKind:
+        """Return the kind of a refused action."""
+        if reason in (Reason.LATE, Reason.EXPIRED):
+            return LetterKind.LATE
+        if reason == Reason.NO_IMPRESSION and partition_of(seen.action.request_id, num_partitions) != self.number:
+            return LetterKind.WRONG_PARTITION
+        return LetterKind.BROKEN if reason == Reason.TOO_MANY else LetterKind.UNMATCHED
+
     def label(self, seen: SeenAction, reason: Reason, num_partitions: int) -> str:
         """Return the reason for refusing an action as the label of its metric."""
-        if reason == Reason.NO_IMPRESSION and partition_of(seen.action.request_id, num_partitions) != self.number:
-            return "wrong_partition"
+        if self.kind(seen, reason, num_partitions) == LetterKind.WRONG_PARTITION:
+            return str(LetterKind.WRONG_PARTITION)
         return reason.name.lower()

@@ -88,7 +88,7 @@ def run_replay(
     topics, within = Topics.of(job.log), Range(start_ms, end_ms)
     output = output or f"{topics.examples}-replay-{within.name}"
     inputs = {InputTopic.IMPRESSIONS: topics.impressions, InputTopic.ACTIONS: topics.actions}
-    with closing(open_log(job.log.url)) as log, tempfile.TemporaryDirectory(prefix="replay-") as folder:
+    with closing(open_log(job.log)) as log, tempfile.TemporaryDirectory(prefix="replay-") as folder:
         num_partitions = log.num_partitions(topics.impressions)
         log.create_topic(output, num_partitions)
         if log.num_partitions(output) < num_partitions:

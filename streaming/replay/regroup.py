@@ -120,7 +120,7 @@ def read_span(
 ) -> Iterator[tuple[tuple[int, str], Grouped]]:
     """Yield ((partition, request id), record) for the valid records of a span."""
     topic, offset, time_rule = span.topic, span.start, EventTimeRule.of(job.log)
-    with closing(open_log(job.log.url)) as log:
+    with closing(open_log(job.log)) as log:
         while offset < span.stop:
             try:
                 records = log.read(topic, span.partition, offset, min(SPAN_RECORDS, span.stop - offset), timeout_s=1.0)

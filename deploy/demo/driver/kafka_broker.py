@@ -65,10 +65,12 @@ class KafkaBroker:
     """One broker with its data in `data_dir`; ports and data survive `stop`, `kill` and `start`.
 
     `advertised_port`: port that clients are told, of a proxy in front of the broker; by default the broker's own.
+    `properties`: more lines of its configuration, which override its own; {port}, {controller_port} and {data} are filled in.
     """
 
-    def __init__(self, data_dir: str | Path, *, advertised_port: int | None = None) -> None:
+    def __init__(self, data_dir: str | Path, properties: str = "", *, advertised_port: int | None = None) -> None:
         self._folder, self._advertised_port = Path(data_dir).absolute(), advertised_port
+        self._properties = _PROPERTIES + properties
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
 
@@ -91,7 +93,7 @@ class KafkaBroker:
             shutil.rmtree(self._folder / "data", ignore_errors=True)
             self._folder.mkdir(parents=True, exist_ok=True)
             ports = {"port": self._port, "controller_port": controller_port, "advertised_port": self._advertised_port or self._port}
-            properties.write_text(_PROPERTIES.format(**ports, data=self._folder / "data"))
+            properties.write_text(self._properties.format(**ports, data=self._folder / "data"))
             _run_java(libraries, "kafka.tools.StorageTool", "format", "--standalone", "-t", _CLUSTER_ID, "-c", str(properties))
         with (self._folder / "broker.log").open("ab") as output:
             self._process = subprocess.Popen(
