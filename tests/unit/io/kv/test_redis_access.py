@@ -29,7 +29,21 @@ pytestmark = pytest.mark.needs_redis
 PASSWORD, WRONG = "correct horse battery staple", "hunter2-hunter2"
 # Permissions of a joiner, as deploy/README.md says them.
 ACL = ("on", f">{PASSWORD}", "resetkeys", "~joiner:*", "~counter:*", "~user:*", "~item:*", "resetchannels", "-@all")
-COMMANDS = ("+mget", "+mset", "+del", "+scan", "+multi", "+exec", "+info", "+config|get", "+select", "+ping", "+hello", "+watch", "+unwatch")
+COMMANDS = (
+    "+mget",
+    "+mset",
+    "+del",
+    "+scan",
+    "+watch",
+    "+unwatch",
+    "+multi",
+    "+exec",
+    "+info",
+    "+config|get",
+    "+select",
+    "+ping",
+    "+hello",
+)
 
 
 @pytest.fixture(scope="module")
