@@ -182,6 +182,14 @@ def test_a_second_backward_is_refused_and_a_graph_of_the_gradient_is_no_obstacle
     assert factor.grad is not None and bags.rows_touched == 1
 
 
+def test_a_second_derivative_is_refused() -> None:
+    bags, weights = make_bags(), torch.ones(1, requires_grad=True)
+    loss = bags(kjt([1], weights=weights)).values().square().sum()
+    (gradient,) = torch.autograd.grad(loss, weights, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
 def test_rows_freed_between_forward_and_backward_are_never_hit() -> None:
     bags = make_bags(ttl_s=10)
     late = bags(kjt([1, 2, 3])).values()
