@@ -26,6 +26,7 @@ def run_trainer(job: JobConfig, *, stop_at_end: bool, options: StartOptions = RE
     Raises:
         AlreadyRunning: another trainer writes to the folder of checkpoints.
         CheckpointError: no checkpoint can be written, or `start_trainer` refuses.
+        ClockStepped: the wall clock went back, so sound examples would be put aside.
         StepsMissing: topic `examples` has a hole, and no option accepts it.
         LogError: a topic is missing, or the log was away for too long (io/retrying.py).
         ModelNotFinite: a parameter or row is NaN or infinite.
@@ -37,4 +38,4 @@ def run_trainer(job: JobConfig, *, stop_at_end: bool, options: StartOptions = RE
     with lock, StopSignal().installed() as stop, closing(open_log(job.log.url)) as log:
         training = OnlineTraining(job, RetryingLog(log, RetryPolicy(clock, stop.is_set)), clock, stop.is_set, options)
         training.run(stop_at_end=stop_at_end)
-    _logger.info("trainer stopped after %d examples, checkpoint written", training.trainer.num_examples)
+    _logger.info("trainer stopped, all %d examples are in its newest checkpoint", training.trainer.num_examples)
