@@ -88,10 +88,9 @@ def check_expected(expect: Mapping[str, bytes] | None, got: Sequence[bytes | Non
     """
     for (key, expected), value in zip((expect or {}).items(), got, strict=True):
         if value != expected:
+            got_text = None if value is None else _text(value)
             rule = f"{key!r} must be {_text(expected)!r} in the store"
-            raise Fenced(
-                f"{rule}, got {None if value is None else _text(value)!r}: another process has taken over, or the store has lost it"
-            )
+            raise Fenced(f"{rule}, got {got_text!r}: another process has taken over, or the store has lost it")
 
 
 def _text(value: bytes) -> str:
