@@ -141,6 +141,21 @@ def replay(
         Console().print(run_replay(job, start_ms=_time_ms("start", start), end_ms=_time_ms("end", end), output=output))
 
 
+@app.command()
+def archive(
+    config: ConfigOption,
+    folder: Annotated[Path, typer.Argument(help="Folder of the archive; a new one, or one of this job to be continued.", file_okay=False)],
+    follow: Annotated[bool, typer.Option("--follow", help="Archive new records as they come, until SIGTERM.")] = False,
+    interval: Annotated[float, typer.Option(help="Longest time from record to file with --follow, in seconds.", min=1.0)] = 60.0,
+) -> None:
+    """Copy impressions, actions and examples to Parquet files by event hour, every record once; a later run continues."""
+    from monolith_streaming.archive.process import run_archiver
+
+    job = _start(config, "archiver" if follow else None)
+    with _errors_to_exit():
+        run_archiver(job, folder, follow=follow, interval_s=interval)
+
+
 # More than six parameters: they are the command's options.
 @app.command()
 def backtest(
@@ -276,7 +291,7 @@ def main() -> None:
     app()
 
 
-def _start(config: Path, role: Literal["joiner", "trainer", "serving"] | None = None) -> JobConfig:
+def _start(config: Path, role: Literal["joiner", "trainer", "archiver", "serving"] | None = None) -> JobConfig:
     """Load the job, set up logging and, for a process with a role, its metrics; return the job."""
     with _errors_to_exit():
         job = load_job(config)

@@ -111,6 +111,8 @@ ROWS: dict[str, list[Panel]] = {
                 "counters begun anew": rate("monolith_counters_reset_total"),
             },
         ),
+        Panel("Records archived", "cps", {"{{topic}}": rate("monolith_records_archived_total", "topic")}),
+        Panel("Records not yet archived", "short", {"{{topic}}": "sum by (topic) (monolith_archive_lag_records)"}),
     ],
     "Trainer": [
         Panel("Examples trained", "cps", {"examples": rate("monolith_examples_trained_total")}),

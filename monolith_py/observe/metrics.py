@@ -70,7 +70,7 @@ class TotalCounters:
 
 
 # Each process serves all metrics of this file; this one tells its role.
-PROCESS = Gauge("monolith_process", "1 for the role of the process: joiner, trainer or serving", ["role"])
+PROCESS = Gauge("monolith_process", "1 for the role of the process: joiner, trainer, archiver or serving", ["role"])
 
 EXAMPLES_JOINED = Counter("monolith_examples_joined", "Examples written by the joiner", ["kind"])
 IMPRESSIONS_READ = Counter("monolith_impressions_read", "Impressions read by the joiner")
@@ -83,6 +83,9 @@ RECORDS_LOST = Counter("monolith_records_lost", "Records deleted or damaged befo
 DEAD_LETTERS = Counter("monolith_dead_letters", "Invalid messages appended to the dead-letter topic", ["topic"])
 JOINER_CANDIDATES_WAITING = Gauge("monolith_joiner_candidates_waiting", "Candidates of impressions with an open window")
 JOINER_WATERMARK_TIMESTAMP_SECONDS = Gauge("monolith_joiner_watermark_timestamp_seconds", "Event-time watermark of the joiner, Unix time")
+
+RECORDS_ARCHIVED = Counter("monolith_records_archived", "Records in committed files of the archive", ["topic"])
+ARCHIVE_LAG_RECORDS = Gauge("monolith_archive_lag_records", "Records of a topic not yet read by the archiver", ["topic", "partition"])
 
 EXAMPLES_TRAINED = Counter("monolith_examples_trained", "Examples learnt")
 BATCHES_TRAINED = Counter("monolith_batches_trained", "Batches learnt")

@@ -53,6 +53,7 @@ checkpoint_dir = "{folder}/checkpoints"
 COMMANDS = {
     "check-config": [],
     "topics": [],
+    "archive": ["unused"],
     "join": ["--stop-at-end"],
     "train": ["--stop-at-end"],
     "serve": [],
