@@ -47,6 +47,7 @@ def _options(
 
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="The job's TOML file.", exists=True, dir_okay=False)]
+TableOption = Annotated[Path | None, typer.Option(help="Parquet file.", exists=True, dir_okay=False)]
 StopAtEndOption = Annotated[bool, typer.Option("--stop-at-end", help="Stop at the present end of the log.")]
 
 
@@ -154,6 +155,29 @@ def archive(
     job = _start(config, "archiver" if follow else None)
     with _errors_to_exit():
         run_archiver(job, folder, follow=follow, interval_s=interval)
+
+
+# More than six parameters: they are the command's options.
+@app.command()
+def load(
+    config: ConfigOption,
+    users: TableOption = None,
+    items: TableOption = None,
+    impressions: TableOption = None,
+    actions: TableOption = None,
+    columns: Annotated[Path | None, typer.Option(help="TOML file with the columns of the tables.", exists=True, dir_okay=False)] = None,
+    prefix: Annotated[str | None, typer.Option(help="Prefix of the topics of the history; by default that of the job.")] = None,
+    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Count rows that break a rule and leave them out.")] = False,
+) -> None:
+    """Load Parquet tables: features into the store, history into the log, every record once; a later run continues."""
+    from monolith_py.config.load import LoadColumns, read_columns
+    from monolith_streaming.load import LoadOptions, Tables
+    from monolith_streaming.load.process import run_load
+
+    with _errors_to_exit():
+        job = _start(config)
+        options = LoadOptions(read_columns(columns) if columns else LoadColumns(), prefix, skip_bad_rows)
+        Console().print(run_load(job, Tables(users, items, impressions, actions), options))
 
 
 # More than six parameters: they are the command's options.

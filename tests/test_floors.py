@@ -27,6 +27,7 @@ DOORS = {
         "monolith_py/io/codec/examples.py",
         "monolith_py/io/codec/served_columns.py",
         "streaming/backtest/scores_file.py",
+        "streaming/load/table_file.py",
     ],
     "google": ["monolith_py/io/codec/messages.py", "monolith_py/sync/delta.py"],
     "monolith_py.pb": [

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
@@ -54,6 +56,7 @@ COMMANDS = {
     "check-config": [],
     "topics": [],
     "archive": ["unused"],
+    "load": [],
     "join": ["--stop-at-end"],
     "train": ["--stop-at-end"],
     "serve": [],
@@ -305,3 +308,17 @@ def test_candidates_are_printed_best_first_with_the_model_that_scored() -> None:
 def test_settings_prints_the_reference_and_version_the_version() -> None:
     assert tomllib.loads(monolith("settings").stdout)["joiner"]["window_s"] == 600.0
     assert monolith("--version").stdout == f"monolith {version('monolith-py')}\n"
+
+
+def test_load_prints_its_counts_and_names_a_bad_row(write_job: Callable[..., Path], tmp_path: Path) -> None:
+    path, table = write_job(), tmp_path / "impressions.parquet"
+    monolith("topics", "--config", path)
+    pq.write_table(pa.table({"request_id": ["r", ""], "time_ms": [1_700_000_000_000] * 2, "user_id": [1, 2], "item_id": [3, 4]}), table)
+    rule = "column 'request_id' must have 1 to 512 characters, got '' at row 1"
+    assert_fails(monolith("load", "--config", path, "--impressions", table), f"WireError: {table}: {rule}")
+    done = monolith("load", "--config", path, "--impressions", table, "--skip-bad-rows")
+    assert done.exit_code == 0 and "impressions=1" in done.stdout
+    archive = tmp_path / "archive"
+    assert monolith("archive", "--config", path, archive).exit_code == 0
+    (file,) = archive.glob("topic=impressions/date=2023-11-14/hour=22/*.parquet")
+    assert pq.ParquetFile(file).read()["request_id"].to_pylist() == ["r"]
