@@ -78,7 +78,7 @@ ACTIONS_READ = Counter("monolith_actions_read", "Actions read by the joiner")
 ACTIONS_UNMATCHED = Counter("monolith_actions_unmatched", "Actions without a waiting impression", ["reason"])
 ACTIONS_UNUSED = Counter("monolith_actions_unused", "Actions of a kind that no task uses, or of a value of 0 or less", ["reason"])
 IMPRESSIONS_REPEATED = Counter("monolith_impressions_repeated", "Impressions whose request id was seen before")
-COUNTERS_RESET = Counter("monolith_counters_reset", "Live counters of another number of tasks that began anew")
+COUNTERS_RESET = Counter("monolith_counters_reset", "Live counters that began anew, as their stored bytes were damaged")
 RECORDS_LOST = Counter("monolith_records_lost", "Records deleted or damaged before they were read", ["topic"])
 DEAD_LETTERS = Counter("monolith_dead_letters", "Invalid messages appended to the dead-letter topic", ["topic"])
 JOINER_CANDIDATES_WAITING = Gauge("monolith_joiner_candidates_waiting", "Candidates of impressions with an open window")
@@ -160,7 +160,7 @@ RANK_TIMES_REPLACED = Counter("monolith_rank_times_replaced", "Requests with an 
 REPLICA_LOADS = Counter("monolith_replica_loads", "Checkpoints loaded by the replica")
 REPLICA_FAULTS = Counter(
     "monolith_replica_faults",
-    "Updates that could not be applied; the replica requests a full dense state (DenseGap) or waits for a newer checkpoint",
+    "Updates or checkpoints that could not be used; the replica requests a full dense state (DenseGap) or waits for a newer checkpoint",
     ["reason"],
 )
 IMPRESSIONS_LOGGED = Counter("monolith_impressions_logged", "Impressions acknowledged by the log")

@@ -157,10 +157,14 @@ class Trainer:
             yield metrics.TOWER_TOPOLOGY_UPDATES, self.optimizer.updater.history.num_swaps
 
     def _evict(self) -> None:
-        """Evict expired rows once every `evict_interval_s` of event time."""
+        """Evict the rows that have expired at the due time, once every `evict_interval_s` of event time.
+
+        At the time of the batch that passes it, they would depend on where batches begin: a trainer that restarts cuts the stream
+        elsewhere, and replicas would lack rows that it has.
+        """
         due_s = self._evict_time_s()
         if due_s > self._evict_due_s:
-            evicted = self.bags.evict(self.watermark_ms // 1000)
+            evicted = self.bags.evict(due_s)
             self._evict_due_s = due_s
             if num := sum(map(np.size, evicted.values())):
                 _logger.info("evicted %d expired rows", num)

@@ -72,6 +72,7 @@ class Replica:
         self._freshness = Freshness(job.serving.freshness_log)
         self._state: ModelState | None = None
         self._loaded_ms = 0  # when `_state` was loaded, wall clock
+        self._load_error = ""  # unexpected one of the last load
         self._subscriber: Subscriber | None = None  # None: the updates cannot be followed until the next checkpoint
 
     @property
@@ -117,8 +118,18 @@ class Replica:
                 stop.wait(_LOG_RETRY_S)
 
     def load_newest(self) -> bool:
-        """Load the newest checkpoint unless it is the one loaded last; return whether it was loaded. The old state serves meanwhile."""
-        loaded = self._loader.load_newest()
+        """Load the newest checkpoint unless it is the one loaded last; return whether it was loaded. The old state serves meanwhile.
+
+        An unexpected error is raised by the first load only: later ones count it, and the state in use serves on.
+        """
+        try:
+            loaded = self._loader.load_newest()
+        except Exception as error:
+            if self._state is None:
+                raise
+            self._note_unexpected_load(error)
+            return False
+        self._load_error = ""
         if loaded is None:
             return False
         self._state, self._loaded_ms = loaded.state, self._clock.now_ms()
@@ -169,6 +180,14 @@ class Replica:
     def close(self) -> None:
         """Close the freshness file. `follow` must have returned."""
         self._freshness.close()
+
+    def _note_unexpected_load(self, error: Exception) -> None:
+        """Count and log an error of a load; the same one, which returns at every look, once."""
+        if repr(error) == self._load_error:
+            return
+        self._load_error = repr(error)
+        REPLICA_FAULTS.labels(reason=type(error).__name__).inc()
+        _logger.error("unexpected error of a checkpoint, serving on without it", exc_info=error)
 
     def _give_up(self, error: Exception) -> None:
         """Stop following the updates until a newer checkpoint is loaded."""

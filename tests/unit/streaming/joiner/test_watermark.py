@@ -102,6 +102,18 @@ def test_a_first_record_with_a_broken_clock_costs_no_other(first_ms: int) -> Non
     assert watermark.advance(100.0) == NOW_MS + 1 - 1000
 
 
+def test_a_record_from_1970_behind_it_makes_no_record_of_a_backlog_a_jump() -> None:
+    watermark = watermark_of()
+    watermark.note_read(SHOWN, 30, 100.0)
+    for index in range(30):
+        is_old = index % 10 == 9
+        time_ms, limit_ms = (2 if is_old else NOW_MS + index), (2 if index < 29 else None)
+        assert watermark.observe(SHOWN, time_ms, WALL_MS, limit_ms) is None
+        assert watermark.newest_ms == 2  # those behind it hold the watermark back
+    assert watermark.observe(SHOWN, NOW_MS + 30, WALL_MS) is None
+    assert watermark.newest_ms == NOW_MS + 30
+
+
 def test_a_jump_as_long_as_the_wall_clock_s_is_accepted() -> None:
     watermark = watermark_of()
     assert watermark.observe(SHOWN, NOW_MS, wall_ms=NOW_MS) is None
