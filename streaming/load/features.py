@@ -10,7 +10,7 @@ import numpy as np
 from monolith_py.config import DenseFeatureConfig, FeatureConfig, JobConfig
 from monolith_py.config.load import EntityColumns
 from monolith_py.data.columns import FeatureColumns, FloatArray, Int64Array, SparseColumn
-from monolith_py.data.counters import counter_values
+from monolith_py.data.counters import LiveCounters
 from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
 from monolith_py.io import Kv
@@ -96,7 +96,7 @@ class ServedFeatures:
     def __init__(self, job: JobConfig, kv: Kv) -> None:
         self._schema, self._kv = Schema.of(job), kv
         sources = {feature.name: feature.source for feature in job.features}
-        self._no_counter = counter_values(None, job.counters, len(job.tasks))
+        self._no_counter = LiveCounters.of(job).values(None)
         self._is_shared = {
             feature.name: (sources[feature.name.removeprefix("counter_")] if feature.source == "counter" else feature.source)
             not in ("item", "item_id")

@@ -9,91 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from monolith_py.clock import ManualClock
-from monolith_py.config import JobConfig, parse_job
-from monolith_py.config.load import parse_columns, read_columns
+from monolith_py.config import JobConfig
+from monolith_py.config.load import read_columns
 from monolith_py.data.ids import fid_from_text
-from monolith_py.errors import ArchiveError, ConfigError, WireError
-from monolith_py.io import open_kv
-from monolith_py.io.codec import decode_action, decode_features, decode_impression
-from monolith_streaming.load import LoadOptions, LoadResult, Tables, load_tables
+from monolith_py.errors import ConfigError
+from monolith_py.io.codec import decode_action, decode_impression
+from monolith_streaming.load import LoadOptions, Tables
 
 World = Any
 NOW_MS = 1_700_000_000_000
-Load = Callable[..., LoadResult]
 
 
-@pytest.fixture
-def job() -> JobConfig:
-    return parse_job(
-        {
-            "name": "shop",
-            "log": {"url": "sqlite:///unused", "partitions": 2},
-            "kv": {"url": "memory:"},
-            "features": [
-                {"name": "user_id", "source": "user_id"},
-                {"name": "country", "source": "user"},
-                {"name": "item_id", "source": "item_id"},
-                {"name": "tags", "source": "item"},
-                {"name": "place", "source": "context"},
-            ],
-            "dense_features": [{"name": "age", "source": "user"}, {"name": "price", "source": "item", "dim": 2}],
-            "tasks": [{"name": "is_click", "action": "click"}],
-            "counters": {"enabled": True, "keys": ["item_id"]},
-            "trainer": {"checkpoint_dir": "unused"},
-        }
-    )
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[..., Path]:
-    def write_table(name: str, **columns: Any) -> Path:
-        path = tmp_path / f"{name}.parquet"
-        pq.write_table(pa.table(columns), path, row_group_size=2)
-        return path
-
-    return write_table
-
-
-@pytest.fixture
-def users(write: Callable[..., Path]) -> Path:
-    return write("users", user_id=["ann", "bob", "cyd"], country=["nz", None, "fr"], age=[30.5, 41.0, 7.0])
-
-
-@pytest.fixture
-def items(write: Callable[..., Path]) -> Path:
-    return write("items", item_id=[1, 2, 3], tags=[["a", "b"], [], None], price=[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
-
-
-class Target:
-    """Log and store of one job."""
-
-    def __init__(self, world: World, job: JobConfig) -> None:
-        self.job, self.log, self.kv, self.clock = job, world.log(job), open_kv("memory:"), ManualClock(NOW_MS + 10**9)
-
-    def load(self, columns: dict[str, Any] | None = None, log: Any = None, kv: Any = None, **given: Any) -> LoadResult:
-        paths = {name: given.pop(name) for name in ("users", "items", "impressions", "actions") if name in given}
-        options = LoadOptions(columns=parse_columns(columns or {}), **given)
-        return load_tables(self.job, Tables(**paths), log or self.log, kv or self.kv, self.clock, options)
-
-    def values(self, topic: str) -> list[bytes]:
-        return [record.value for records in self.log.records[topic] for record in records]
-
-    def features(self, key: str) -> Any:
-        (value,) = self.kv.get_many([key])
-        return None if value is None else decode_features(value)
-
-
-@pytest.fixture
-def target(world: World, job: JobConfig) -> Target:
-    return Target(world, job)
-
-
-def test_features_are_stored_under_the_keys_of_replicas_texts_hashed(target: Target, users: Path, items: Path) -> None:
+def test_features_are_stored_under_the_keys_of_replicas_texts_hashed(target: Any, users: Path, items: Path) -> None:
     result = target.load(users=users, items=items)
     assert (result.users, result.items, result.impressions, result.bad_rows) == (3, 3, 0, {})
     ann, bob = (target.features(f"user:{fid_from_text(name)}") for name in ("ann", "bob"))
@@ -104,9 +33,7 @@ def test_features_are_stored_under_the_keys_of_replicas_texts_hashed(target: Tar
     assert target.features("item:3").dense["price"].tolist() == [[5.0, 6.0]]
 
 
-def test_columns_of_other_names_are_mapped_and_a_feature_may_be_left_out(
-    target: Target, write: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_columns_of_other_names_are_mapped_and_a_feature_may_be_left_out(target: Any, write: Callable[..., Path], tmp_path: Path) -> None:
     table = write("people", uid=[7, 8], land=["nz", "fr"])
     (tmp_path / "columns.toml").write_text('[users]\nid = "uid"\n[users.features]\ncountry = "land"\nage = ""\n')
     columns = read_columns(tmp_path / "columns.toml").model_dump()
@@ -115,17 +42,10 @@ def test_columns_of_other_names_are_mapped_and_a_feature_may_be_left_out(
     assert features.sparse["country"].fids.tolist() == [fid_from_text("nz")] and not features.dense
 
 
-HISTORY = {
-    "request_id": ["r1", "r2", "r1", "r3"],
-    "time_ms": [NOW_MS + 5, NOW_MS, NOW_MS + 5, NOW_MS + 9],
-    "user_id": ["ann", "bob", "ann", "nobody"],
-    "item_id": [1, 2, 3, 1],
-    "place": [[4, 5], [6], [4, 5], None],
-}
-
-
-def test_impressions_have_the_features_of_table_and_store(target: Target, users: Path, items: Path, write: Callable[..., Path]) -> None:
-    result = target.load(users=users, items=items, impressions=write("impressions", **HISTORY))
+def test_impressions_have_the_features_of_table_and_store(
+    target: Any, users: Path, items: Path, write: Callable[..., Path], history: dict[str, Any]
+) -> None:
+    result = target.load(users=users, items=items, impressions=write("impressions", **history))
     assert (result.impressions, result.refused) == (3, 0)
     found = {one.request_id: one for one in map(decode_impression, target.values("impressions"))}
     one = found["r1"]
@@ -144,8 +64,10 @@ def test_impressions_have_the_features_of_table_and_store(target: Target, users:
     assert [record.partition for records in target.log.records["impressions"] for record in records] != [0, 0, 0]
 
 
-def test_features_in_the_table_of_impressions_are_those_served(target: Target, users: Path, write: Callable[..., Path]) -> None:
-    served = {**HISTORY, "then": [1.0, 2.0, 1.0, 3.0], "price": [[9.0, 9.0]] * 4, "tags": [[7], [8], [9], []]}
+def test_features_in_the_table_of_impressions_are_those_served(
+    target: Any, users: Path, write: Callable[..., Path], history: dict[str, Any]
+) -> None:
+    served = {**history, "then": [1.0, 2.0, 1.0, 3.0], "price": [[9.0, 9.0]] * 4, "tags": [[7], [8], [9], []]}
     target.load({"impressions": {"features": {"age": "then"}}}, users=users, impressions=write("impressions", **served))
     found = {one.request_id: one for one in map(decode_impression, target.values("impressions"))}
     assert found["r1"].shared.dense["age"].tolist() == [[1.0]] and found["r2"].shared.dense["age"].tolist() == [[2.0]]
@@ -153,9 +75,11 @@ def test_features_in_the_table_of_impressions_are_those_served(target: Target, u
     assert found["r1"].candidates.dense["price"].tolist() == [[9.0, 9.0]] * 2
 
 
-def test_a_history_is_joined_like_one_that_replicas_wrote(world: World, target: Target, write: Callable[..., Path]) -> None:
+def test_a_history_is_joined_like_one_that_replicas_wrote(
+    world: World, target: Any, write: Callable[..., Path], history: dict[str, Any]
+) -> None:
     actions = write("actions", request_id=["r1", "r3"], item_id=[3, 1], kind=["click", "click"], time_ms=[NOW_MS + 800, NOW_MS + 900])
-    assert target.load(impressions=write("impressions", **HISTORY), actions=actions).actions == 2
+    assert target.load(impressions=write("impressions", **history), actions=actions).actions == 2
     world.join(target.job, target.log)
     assert {(request, item): labels for request, item, _, labels in world.labels(target.job, target.log)} == {
         ("r1", 1): (0,),
@@ -165,8 +89,10 @@ def test_a_history_is_joined_like_one_that_replicas_wrote(world: World, target: 
     }
 
 
-def test_labels_in_the_table_of_impressions_are_actions(world: World, target: Target, write: Callable[..., Path]) -> None:
-    history = {name: values for name, values in HISTORY.items() if name != "request_id"} | {"clicked": [True, False, False, True]}
+def test_labels_in_the_table_of_impressions_are_actions(
+    world: World, target: Any, write: Callable[..., Path], history: dict[str, Any]
+) -> None:
+    history = {name: values for name, values in history.items() if name != "request_id"} | {"clicked": [True, False, False, True]}
     result = target.load({"impressions": {"request_id": "", "actions": {"click": "clicked"}}}, impressions=write("impressions", **history))
     assert (result.impressions, result.actions) == (3, 2)
     world.join(target.job, target.log)
@@ -175,90 +101,12 @@ def test_labels_in_the_table_of_impressions_are_actions(world: World, target: Ta
     assert (labels[ann, 1], labels[ann, 3]) == ((1,), (0,))
 
 
-def test_one_row_a_request_with_lists_of_items(target: Target, write: Callable[..., Path]) -> None:
+def test_one_row_a_request_with_lists_of_items(target: Any, write: Callable[..., Path]) -> None:
     times = [datetime.fromtimestamp(NOW_MS / 1000 + second, UTC) for second in (3, 1)]
     table = write("impressions", request_id=["a", "b"], time_ms=times, user_id=[1, 2], item_id=[["x", "y"], ["z"]])
     assert target.load(impressions=table).impressions == 2
     found = {one.request_id: one for one in map(decode_impression, target.values("impressions"))}
     assert found["a"].item_ids.tolist() == [fid_from_text("x"), fid_from_text("y")] and found["b"].time_ms == NOW_MS + 1000
-
-
-BAD = {
-    "age": ([30.5, float("nan"), 7.0], "column 'age' must be finite in float32, got nan at row 1"),
-    "age ": ([30.5, None, 7.0], "column 'age' must not be null, got None at row 1"),
-    "age  ": ([30.5, 1e39, 7.0], r"column 'age' must be finite in float32, got 1e\+39 at row 1"),
-    "user_id": (["ann", "bob", None], "column 'user_id' must not be null, got None at row 2"),
-    "country": ([["a"], ["b", None], None], r"column 'country' must have no null in a list, got \['b', None\] at row 1"),
-}
-
-
-@pytest.mark.parametrize("column", BAD)
-def test_a_bad_row_is_named_and_nothing_is_written(target: Target, write: Callable[..., Path], column: str) -> None:
-    values, message = BAD[column]
-    good = {"user_id": ["ann", "bob", "cyd"], "country": ["nz", "au", "fr"], "age": [30.5, 41.0, 7.0]}
-    table = write("users", **(good | {column.strip(): values}))
-    with pytest.raises(WireError, match=message):
-        target.load(users=table)
-    assert list(target.kv.scan("")) == []
-
-
-def test_bad_rows_may_be_counted_and_left_out(target: Target, write: Callable[..., Path]) -> None:
-    table = write("users", user_id=["ann", "bob", None], country=["nz", "au", "fr"], age=[float("inf"), 41.0, float("nan")])
-    result = target.load(users=table, skip_bad_rows=True)
-    assert result.users == 1
-    assert result.bad_rows == {f"{table}: column 'user_id' must not be null": 1, f"{table}: column 'age' must be finite in float32": 2}
-    assert [key for key, _ in target.kv.scan("user:")] == [f"user:{fid_from_text('bob')}"]
-
-
-WRONG = {
-    "seconds": ({"time_ms": [1_700_000_000] * 4}, "column 'time_ms' must be in milliseconds and at most 300000 ms ahead of the wall clock"),
-    "ahead": ({"time_ms": [NOW_MS * 2] * 4}, "column 'time_ms' must be in milliseconds and at most 300000 ms ahead of the wall clock"),
-    "no time": ({"time_ms": [0] * 4}, "column 'time_ms' must be after 1970, got 0 at row 0"),
-    "float time": ({"time_ms": [1.5] * 4}, "column 'time_ms' must be integers or timestamps, got double"),
-    "float id": ({"item_id": [1.5] * 4}, "column 'item_id' must be integers or texts, got double"),
-    "large id": (
-        {"item_id": pa.array([1 << 63] * 4, pa.uint64())},
-        "column 'item_id' must be integers of 63 bits, got 9223372036854775808",
-    ),
-    "no item": ({"item_id": [[1], [], [2], [3]]}, r"column 'item_id' must have a candidate, got \[\] at row 1"),
-    "long id": ({"request_id": ["r" * 513] * 4}, "column 'request_id' must have 1 to 512 characters, got 'rrr"),
-    "empty id": ({"request_id": ["r", "", "q", "q"]}, "column 'request_id' must have 1 to 512 characters, got '' at row 1"),
-    "dense text": ({"age": ["a"] * 4}, "column 'age' must be numbers, got string"),
-    "dense width": ({"price": [[1.0]] * 4}, r"column 'price' must have 2 values, got \[1\.0\] at row 0"),
-    "dense scalar": ({"price": [1.0] * 4}, "column 'price' must have lists of 2 values, got double"),
-    "two times": (
-        {"time_ms": [NOW_MS, NOW_MS, NOW_MS + 1, NOW_MS]},
-        "rows of one request must have one time and one user, got several for",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_a_history_that_breaks_a_rule_is_refused_before_anything_is_written(target: Target, write: Callable[..., Path], case: str) -> None:
-    changed, message = WRONG[case]
-    with pytest.raises(WireError, match=f"impressions.parquet: {message}"):
-        target.load(impressions=write("impressions", **(HISTORY | changed)))
-    assert not target.values("impressions") and not list(target.kv.scan(""))
-
-
-def test_missing_columns_and_unknown_names_are_named(target: Target, users: Path, write: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.raises(
-        WireError, match=r"must have a column 'uid' \(users\.id of the load's columns\), got \['user_id', 'country', 'age'\]"
-    ):
-        target.load({"users": {"id": "uid"}}, users=users)
-    with pytest.raises(WireError, match=r"must have a column 'price' \(items\.features\.price of the load's columns\)"):
-        target.load(items=write("items", item_id=[1], tags=["a"]))
-    with pytest.raises(WireError, match=r"users\.features must be features of source 'user', \['country', 'age'\], got \['tags'\]"):
-        target.load({"users": {"features": {"tags": "x"}}}, users=users)
-    with pytest.raises(WireError, match=r"impressions\.features must be features of source user, item or context, got \['user_id'\]"):
-        target.load({"impressions": {"features": {"user_id": "x"}}}, impressions=write("impressions", **HISTORY))
-    with pytest.raises(ConfigError, match=r"users\.key is not a setting"):
-        parse_columns({"users": {"key": "uid"}})
-    (tmp_path / "none.parquet").write_bytes(b"nothing")
-    with pytest.raises(ArchiveError, match=r"none\.parquet"):
-        target.load(users=tmp_path / "none.parquet")
-    with pytest.raises(ConfigError, match="a load must have a table"):
-        target.load()
 
 
 def many(write: Callable[..., Path], num: int = 2500) -> dict[str, Path]:
@@ -277,16 +125,14 @@ def many(write: Callable[..., Path], num: int = 2500) -> dict[str, Path]:
     return {"impressions": shown, "actions": done}
 
 
-def test_a_load_killed_at_any_moment_and_run_again_loads_every_record_once(
-    world: World, target: Target, write: Callable[..., Path]
-) -> None:
+def test_a_load_killed_at_any_moment_and_run_again_loads_every_record_once(world: World, target: Any, write: Callable[..., Path]) -> None:
     tables = many(write, 1100)  # two chunks
     fuse = world.Fuse(10**9)
     target.load(log=world.FailingLog(target.log, fuse), kv=world.FailingKv(target.kv, fuse), **tables)
     whole, moments = {topic: sorted(target.values(topic)) for topic in ("impressions", "actions")}, fuse.passed
     assert (len(whole["impressions"]), len(whole["actions"])) == (1100, 367) and moments > 20
     for at in range(moments):
-        one = Target(world, target.job)
+        one = type(target)(world, target.job)
         fuse = world.Fuse(at)
         with pytest.raises(world.Killed):
             one.load(log=world.FailingLog(one.log, fuse), kv=world.FailingKv(one.kv, fuse), **tables)
@@ -297,7 +143,7 @@ def test_a_load_killed_at_any_moment_and_run_again_loads_every_record_once(
         assert sorted(one.values("actions")) == whole["actions"], at
 
 
-def test_a_second_load_of_the_same_tables_adds_nothing(target: Target, write: Callable[..., Path]) -> None:
+def test_a_second_load_of_the_same_tables_adds_nothing(target: Any, write: Callable[..., Path]) -> None:
     tables = many(write, 30)
     assert not target.load(**tables).loaded_before
     again = target.load(**tables)
@@ -305,7 +151,7 @@ def test_a_second_load_of_the_same_tables_adds_nothing(target: Target, write: Ca
     assert len(target.values("impressions")) == 30
 
 
-def test_records_are_in_the_order_of_event_time(target: Target, write: Callable[..., Path]) -> None:
+def test_records_are_in_the_order_of_event_time(target: Any, write: Callable[..., Path]) -> None:
     target.load(**many(write))
     for topic, decode in (("impressions", decode_impression), ("actions", decode_action)):
         for records in target.log.records[topic]:
@@ -314,15 +160,15 @@ def test_records_are_in_the_order_of_event_time(target: Target, write: Callable[
 
 
 def test_history_behind_the_records_of_a_running_job_is_refused_and_may_go_into_topics_of_its_own(
-    world: World, target: Target, write: Callable[..., Path]
+    world: World, target: Any, write: Callable[..., Path], history: dict[str, Any]
 ) -> None:
     world.append(target.job, target.log, world.impression("live", 20.0, time_ms=NOW_MS + 5))
     with pytest.raises(ConfigError, match=r"history must be later than all records of topic 'impressions'\[0\]"):
-        target.load(impressions=write("impressions", **HISTORY))
-    assert target.load(impressions=write("impressions", **HISTORY), prefix="history.").impressions == 3
+        target.load(impressions=write("impressions", **history))
+    assert target.load(impressions=write("impressions", **history), prefix="history.").impressions == 3
     assert len(target.values("history.impressions")) == 3 and len(target.values("impressions")) == 1
     with pytest.raises(ConfigError, match=r"prefix must be letters, digits"):
-        target.load(impressions=write("impressions", **HISTORY), prefix="no/")
+        target.load(impressions=write("impressions", **history), prefix="no/")
 
 
 def test_a_store_in_memory_is_refused(job: JobConfig, users: Path) -> None:
