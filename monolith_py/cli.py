@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -129,19 +130,33 @@ def serve(config: ConfigOption) -> None:
         run_server(job)
 
 
+# More than six parameters: they are the command's options.
 @app.command()
 def replay(
     config: ConfigOption,
-    start: Annotated[str, typer.Option(help="First event time: ISO 8601, or milliseconds since the epoch.")],
-    end: Annotated[str, typer.Option(help="End of the range, exclusive, in the same form.")],
+    start: Annotated[str | None, typer.Option(help="First event time: ISO 8601, or milliseconds since the epoch.")] = None,
+    end: Annotated[str | None, typer.Option(help="End of the range, exclusive, in the same form.")] = None,
     output: Annotated[str | None, typer.Option(help="Topic of the examples; by default a new one named after the range.")] = None,
+    output_folder: Annotated[Path | None, typer.Option(help="Folder of the examples as Parquet files, in place of a topic.")] = None,
+    archive: Annotated[Path | None, typer.Option(help="Read this archive in place of the topics.", exists=True, file_okay=False)] = None,
+    prefix: Annotated[str | None, typer.Option(help="Prefix of the topics to read; by default that of the job.")] = None,
+    offsets: Annotated[
+        list[str] | None, typer.Option(help="Impressions PARTITION:START-STOP in place of a time range. May be repeated.")
+    ] = None,
+    beam: Annotated[
+        list[str] | None, typer.Option(help="Option of Apache Beam, for instance --runner=FlinkRunner. May be repeated.")
+    ] = None,
 ) -> None:
-    """Join a time range of the log again, in a bounded Apache Beam pipeline. Exit status 3: the range has no impression."""
-    from monolith_streaming.replay.beam import run_replay
+    """Join a range of history again, in a bounded Apache Beam pipeline. Exit status 3: the range has no impression."""
+    if (start is None or end is None) == (offsets is None):
+        raise typer.BadParameter("give --start and --end, or --offsets")
+    from monolith_streaming.replay.beam import LOCAL_RUNNER, ReplayOptions, run_replay
 
     with _errors_to_exit():
         job = _start(config)
-        result = run_replay(job, start_ms=_time_ms("start", start), end_ms=_time_ms("end", end), output=output)
+        options = ReplayOptions(archive, prefix, _offset_ranges(offsets) if offsets else None, output_folder, beam or LOCAL_RUNNER)
+        times_ms = {"start_ms": _time_ms("start", start), "end_ms": _time_ms("end", end)} if start and end else {}
+        result = run_replay(job, **times_ms, output=output, options=options)
     Console().print(result)
     if not result.requests:
         raise typer.Exit(_NOTHING_FOUND)
@@ -357,6 +372,14 @@ def _numbers(field: str, text: str) -> list[float]:
         return [float(part) for part in text.split(",") if part.strip()]
     except ValueError:
         raise typer.BadParameter(f"{field} must be numbers separated by commas, got {text!r}") from None
+
+
+def _offset_ranges(texts: list[str]) -> dict[int, tuple[int, int]]:
+    """Return [start, stop) of the offsets of each partition."""
+    found = [re.fullmatch(r"(\d+):(\d+)-(\d+)", text) for text in texts]
+    if not all(found):
+        raise typer.BadParameter(f"offsets must be PARTITION:START-STOP, got {texts}")
+    return {int(one[1]): (int(one[2]), int(one[3])) for one in found if one}
 
 
 def _time_ms(field: str, text: str) -> int:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
@@ -33,7 +34,7 @@ from monolith_py.errors import ArchiveError
 from monolith_py.io.archive.columns import HOUR_MS
 from monolith_py.io.role_lock import role_lock
 
-_META = "_archive"
+META = "_archive"
 _VERSION = 1
 _COMPRESSION = "zstd"
 
@@ -42,7 +43,7 @@ class ArchiveFolder:
     """One archive, for one writing process at a time (`lock`); any number of processes may read its files meanwhile."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._meta = path, path / _META
+        self._path, self._meta = path, path / META
 
     def lock(self) -> AbstractContextManager[None]:
         """Return the lock of the writing process."""
@@ -120,13 +121,7 @@ class ArchiveFolder:
             raise ArchiveError(f"{target}: {error}") from error
 
     def _write_table(self, name: str, table: pa.Table) -> None:
-        path = self._meta / name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(table, path, compression=_COMPRESSION)
-            _sync(path)
-        except (OSError, pa.ArrowException) as error:
-            raise ArchiveError(f"{path}: {error}") from error
+        _write_parquet(table, self._meta / name)
 
     def _read(self, name: str) -> dict[str, Any] | None:
         path = self._meta / name
@@ -154,6 +149,23 @@ class ArchiveFolder:
             raise ArchiveError(f"{path}: {error}") from error
 
 
+def write_hours(folder: Path, name: str, hours: Mapping[tuple[str, int], pa.Table]) -> None:
+    """Write one file `name` for each of `hours` (`hours_of`), each whole or not at all; those that are there are replaced.
+
+    Raises:
+        ArchiveError: a file cannot be written.
+    """
+    for (topic, hour), table in hours.items():
+        file = folder / f"topic={topic}" / hour_folder(hour) / f"{name}.parquet"
+        staged = folder / META / f"{name}-{hour}-{secrets.token_hex(4)}.tmp"
+        _write_parquet(table, staged)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(staged, file)
+        except OSError as error:
+            raise ArchiveError(f"{file}: {error}") from error
+
+
 def hour_folder(hour: int) -> str:
     """Return the folder of an hour since the epoch. DuckDB takes an hour with a leading zero for a text, pyarrow for a number.
 
@@ -166,6 +178,15 @@ def hour_folder(hour: int) -> str:
 
 def _state_name(topic: str, partition: int) -> str:
     return f"{topic}-{partition:05d}.json"
+
+
+def _write_parquet(table: pa.Table, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, path, compression=_COMPRESSION)
+        _sync(path)
+    except (OSError, pa.ArrowException) as error:
+        raise ArchiveError(f"{path}: {error}") from error
 
 
 def _sync(path: Path) -> None:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from monolith_py.errors import ArchiveError
 from monolith_py.io.archive.columns import HOUR_MS
+from monolith_py.io.archive.folder import META
 from monolith_py.io.log.log import Record
 
 _PLACES = ["log_partition", "log_offset", "log_time_ms", "record"]
@@ -31,11 +32,11 @@ def archived_files(folder: Path, topic: str, first_ms: int, stop_ms: int) -> lis
     """Return the files of `topic` with records whose event time is in [first_ms, stop_ms), by hour, partition and offset.
 
     Raises:
-        ArchiveError: the folder is no archive of the topic, or a file has no valid name.
+        ArchiveError: the folder is no archive, or a file has no valid name.
     """
+    if not (folder / META).is_dir():
+        raise ArchiveError(f"{folder}: must be an archive with a folder {META}, got none")
     root = folder / f"topic={topic}"
-    if not root.is_dir():
-        raise ArchiveError(f"{folder}: must be an archive with a folder {root.name}, got none")
     first, last = max(first_ms, 0) // HOUR_MS, max(stop_ms - 1, 0) // HOUR_MS
     hours = sorted((hour, path) for path in root.glob("date=*/hour=*") if first <= (hour := _hour(path)) <= last)
     return [_file(path) for _, hour in hours for path in sorted(hour.glob("*.parquet"))]
