@@ -101,6 +101,7 @@ def join(
         run_joiner(job, stop_at_end=stop_at_end, force=force)
 
 
+# More than six parameters: they are the command's options.
 @app.command()
 def train(
     config: ConfigOption,
@@ -109,15 +110,27 @@ def train(
     reset_table: Annotated[
         list[str] | None, typer.Option("--reset-table", help="Start this feature's table anew in place of restoring it. May be repeated.")
     ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Topic that a new model learns before the job's examples, for instance of a replay.")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Start of a new model: event time as for replay, or offsets PARTITION:OFFSET[,...].")
+    ] = None,
+    live_from: Annotated[str | None, typer.Option(help="Event time after --source; by default the end of the replay in it.")] = None,
 ) -> None:
     """Run the trainer: learn from examples and publish rows and dense parameters to the replicas."""
     limit_openmp_spins()
+    from monolith_streaming.trainer.handover import SourceOptions
     from monolith_streaming.trainer.process import run_trainer
     from monolith_streaming.trainer.start import StartOptions
 
+    first = None
+    if source is not None or start is not None or live_from is not None:
+        live_from_ms = None if live_from is None else _time_ms("live-from", live_from)
+        first = SourceOptions(source, None if start is None else _time_or_offsets("from", start), live_from_ms)
     job = _start(config, "trainer")
     with _errors_to_exit():
-        run_trainer(job, stop_at_end=stop_at_end, options=StartOptions(fresh, tuple(reset_table or ())))
+        run_trainer(job, stop_at_end=stop_at_end, options=StartOptions(fresh, tuple(reset_table or ()), first))
 
 
 @app.command()
@@ -380,6 +393,13 @@ def _offset_ranges(texts: list[str]) -> dict[int, tuple[int, int]]:
     if not all(found):
         raise typer.BadParameter(f"offsets must be PARTITION:START-STOP, got {texts}")
     return {int(one[1]): (int(one[2]), int(one[3])) for one in found if one}
+
+
+def _time_or_offsets(field: str, text: str) -> int | dict[int, int]:
+    """Return an event time in milliseconds, or the offset of each partition."""
+    if re.fullmatch(r"\d+:\d+(,\d+:\d+)*", text):
+        return {int(partition): int(offset) for partition, offset in (part.split(":") for part in text.split(","))}
+    return _time_ms(field, text)
 
 
 def _time_ms(field: str, text: str) -> int:

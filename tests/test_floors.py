@@ -55,6 +55,7 @@ DOORS = {
 # What of `streaming` may load torch; all else there joins, and so does `monolith_py.io`.
 TRAINS = (
     "monolith_streaming.backtest",
+    "monolith_streaming.trainer.handover",
     "monolith_streaming.trainer.learner",
     "monolith_streaming.trainer.loop",
     "monolith_streaming.trainer.process",

@@ -116,7 +116,14 @@ ROWS: dict[str, list[Panel]] = {
     ],
     "Trainer": [
         Panel("Examples trained", "cps", {"examples": rate("monolith_examples_trained_total")}),
-        Panel("Records not yet trained", "short", {"partition {{partition}}": "sum by (partition) (monolith_example_lag_records)"}),
+        Panel(
+            "Records not yet trained",
+            "short",
+            {
+                "partition {{partition}}": "sum by (partition) (monolith_example_lag_records)",
+                "backfill": "sum (monolith_backfill_lag_records)",
+            },
+        ),
         Panel(
             "Batches",
             "cps",

@@ -112,6 +112,7 @@ SERVED = {
     Gauge("monolith_served_predictions", "Served scores in the last window", ["task", "arm", "generation"]): "num_predictions",
 }
 EXAMPLE_LAG_RECORDS = Gauge("monolith_example_lag_records", "Records of topic `examples` not yet read by the trainer", ["partition"])
+BACKFILL_LAG_RECORDS = Gauge("monolith_backfill_lag_records", "Records of the backfill not yet read by the trainer; 0 once it is live")
 CHECKPOINT_DURATION_SECONDS = Gauge("monolith_checkpoint_duration_seconds", "Duration of the last checkpoint, concurrent with training")
 CHECKPOINT_PAUSE_SECONDS = Gauge(
     "monolith_checkpoint_pause_seconds", "Pause of training for the last checkpoint, without its publication of updates"
