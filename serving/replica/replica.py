@@ -15,6 +15,7 @@ from monolith_py.io.log.topics import Topics
 from monolith_py.observe.metrics import REPLICA_FAULTS, REPLICA_LOADS, STALENESS_SECONDS
 from monolith_py.process import StopSignal
 from monolith_py.sync import DenseRequester, Subscriber
+from monolith_serving.log_limit import LogLimit
 from monolith_serving.replica.checkpoint_loader import CheckpointLoader, LoadedCheckpoint
 from monolith_serving.replica.deltas import apply_delta
 from monolith_serving.replica.freshness import Freshness
@@ -73,6 +74,7 @@ class Replica:
         self._state: ModelState | None = None
         self._loaded_ms = 0  # when `_state` was loaded, wall clock
         self._load_error = ""  # unexpected one of the last load
+        self._log_limit = LogLimit(clock)
         self._subscriber: Subscriber | None = None  # None: the updates cannot be followed until the next checkpoint
 
     @property
@@ -166,7 +168,7 @@ class Replica:
         except LogError as error:
             if self._updates.ends_before(self._subscriber.offset):
                 self._give_up(error)
-            else:
+            elif self._log_limit.allows("updates"):
                 _logger.warning("updates cannot be read, will try again: %s", error)
             return False
         except Exception as error:

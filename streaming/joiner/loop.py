@@ -20,7 +20,7 @@ from monolith_py.config import JobConfig
 from monolith_py.data.counters import LiveCounters
 from monolith_py.data.events import DeadLetter
 from monolith_py.data.schema import Schema
-from monolith_py.errors import ClockStepped, ConfigError, LogError
+from monolith_py.errors import ConfigError, LogError
 from monolith_py.io import Kv, Log
 from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_py.io.log.dead_letters import DeadLetters
@@ -36,7 +36,7 @@ from monolith_streaming.joiner.position import StateKeys, encode_position
 from monolith_streaming.joiner.request import SeenAction
 from monolith_streaming.joiner.rules import Rules
 from monolith_streaming.joiner.start import NO_OFFSET, Start
-from monolith_streaming.joiner.watermark import InputTopic
+from monolith_streaming.joiner.watermark import InputTopic, check_wall_clock
 
 _logger = logging.getLogger(__name__)
 
@@ -233,10 +233,7 @@ class JoinerLoop:
         """Look at the wall clock, and now and then at the census and the number of partitions."""
         now_ms, skew_ms = self._clock.now_ms(), round(self._job.log.max_clock_skew_s * 1000)
         for partition in self._partitions:
-            if partition.watermark.stepped_back(now_ms, skew_ms):
-                seen_ms = partition.position.watermark.newest_at_ms
-                rule = f"must not go back by more than log.max_clock_skew_s, was {seen_ms} ms, got {now_ms} ms"
-                raise ClockStepped(f"the wall clock {rule}: set it right; if it is right now and was ahead before, start with --force")
+            check_wall_clock(partition.position.watermark, now_ms, skew_ms)
         now_s = self._clock.monotonic_s()
         self._intake.census.report(now_s)
         if now_s < self._look_due_s:

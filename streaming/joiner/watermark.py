@@ -16,6 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from monolith_py.errors import ClockStepped
+
 # Longest gap between neighbours in a healthy stream.
 MAX_JUMP_MS = 24 * 3600 * 1000
 # More records in a row do not share a broken clock by chance.
@@ -39,6 +41,22 @@ class WatermarkState:
     refusals: list[int] = field(default_factory=lambda: [0, 0])  # by InputTopic: records refused in a row
     is_confirmed: bool = False  # whether a second record agreed with the newest event time
     furthest_seen_ms: int | None = None  # newest event time of a record that was not refused, without the limit of those behind it
+
+
+def check_wall_clock(state: WatermarkState, wall_ms: int, skew_ms: int) -> None:
+    """Check that the wall clock did not go back by more than `skew_ms`, or is known to be right now.
+
+    It is if it agrees with the newest event: then the clock was ahead before, as that of a machine that starts on local time.
+
+    Raises:
+        ClockStepped: it went back, so sound records would be refused.
+    """
+    if wall_ms >= state.newest_at_ms - skew_ms:
+        return
+    newest_ms = max((time_ms for time_ms in state.newest_ms if time_ms is not None), default=None)
+    if newest_ms is None or abs(wall_ms - newest_ms) > skew_ms:
+        rule = f"must not go back by more than log.max_clock_skew_s, was {state.newest_at_ms} ms, got {wall_ms} ms"
+        raise ClockStepped(f"the wall clock {rule}: set it right; if it is right now and was ahead before, start with --force")
 
 
 class Watermark:
@@ -78,15 +96,6 @@ class Watermark:
         if of_topic is None or time_ms > of_topic:
             state.newest_ms[input_topic] = time_ms
         return None
-
-    def stepped_back(self, wall_ms: int, skew_ms: int) -> bool:
-        """Return whether the wall clock went back by more than `skew_ms` and is not known to be right now.
-
-        It is if it agrees with the newest event: then the clock was ahead before, as that of a machine that starts on local time.
-        """
-        if wall_ms >= self.state.newest_at_ms - skew_ms:
-            return False
-        return self.newest_ms is None or abs(wall_ms - self.newest_ms) > skew_ms
 
     def forget_wall_clock(self, wall_ms: int) -> None:
         """Believe that the wall clock is right now, whatever it was at the last advance."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,13 +19,21 @@ sys.path.insert(0, str(Path(__file__).parent))
 from surroundings import Deployment, RedisServer, WallClock
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the long drills to `make drills`."""
+    if not os.environ.get("MONOLITH_LONG_DRILLS"):
+        for item in items:
+            if item.get_closest_marker("long_drill"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes: `make drills` runs it"))
+
+
 @pytest.fixture
 def deploy(tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
     """Return a function that makes a job with its topics; all its processes are killed at the end. Arguments are sections of settings."""
     with ExitStack() as stack:
 
-        def make(name: str = "drill", **sections: dict[str, object]) -> Deployment:
-            return stack.enter_context(closing(Deployment(tmp_path / name, name, sections)))
+        def make(name: str = "drill", folder: str = "", metrics_of: str = "", **sections: dict[str, object]) -> Deployment:
+            return stack.enter_context(closing(Deployment(tmp_path / (folder or name), name, sections, metrics_of)))
 
         yield make
 

@@ -99,13 +99,13 @@ class Child:
 
 
 class Deployment:
-    """One job in a folder: settings, topics, processes, and what its log holds."""
+    """One job in a folder: settings, topics, processes, and what its log holds. The role `metrics_of` serves metrics."""
 
-    def __init__(self, folder: Path, name: str, sections: Mapping[str, Mapping[str, object]]) -> None:
+    def __init__(self, folder: Path, name: str, sections: Mapping[str, Mapping[str, object]], metrics_of: str = "") -> None:
         self.folder, self._children = folder, list[Child]()
         folder.mkdir()
-        self.metrics_port, port = free_ports(2)
-        settings = {
+        self._metrics_port, port = free_ports(2)
+        settings: dict[str, dict[str, object]] = {
             "log": {"url": f"sqlite:///{folder}/log", "partitions": 2},
             "kv": {"url": f"sqlite:///{folder}/kv.db"},
             "model": {"tower": [8], "precision": "fp32"},
@@ -121,6 +121,7 @@ class Deployment:
             "trainer": {"batch_size": 32, "linger_s": 0.02, "checkpoint_dir": f"{folder}/checkpoints", "num_threads": 1},
             "sync": {"sparse_interval_s": 0.1, "dense_interval_s": 0.5, "encoding": "fp32"},
             "serving": {"port": port, "port_file": f"{folder}/port", "default_deadline_s": 60.0, "checkpoint_poll_s": 0.1},
+            "observe": {f"{metrics_of}_port": self._metrics_port} if metrics_of else {},
         }
         for section, values in sections.items():
             settings.setdefault(section, {}).update(values)
@@ -184,9 +185,9 @@ class Deployment:
         return checkpoint
 
     def metric(self, name: str) -> float:
-        """Return the sum of a metric's samples in the process that serves `metrics_port`, 0 while it serves none."""
+        """Return the sum of a metric's samples in the process of the role `metrics_of`, 0 while it serves none."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=WAIT_S) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=WAIT_S) as answer:
                 text = answer.read().decode()
         except OSError:
             return 0.0

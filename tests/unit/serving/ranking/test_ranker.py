@@ -322,8 +322,12 @@ def test_a_store_that_hangs_fails_no_request(job, impressions):
     with ThreadPoolExecutor(16) as pool:
         uncached = [pool.submit(ranker.rank, request(user, [3]), clock.monotonic_s() + 2.0) for user in range(10, 42)]
         cached = [pool.submit(ranker.rank, request(1, [3]), clock.monotonic_s() + 60.0) for _ in range(8)]
+        gate_opens = threading.Timer(50, kv.gate.set)  # so that a ranker which waits for the store fails, and does not hang
+        gate_opens.start()
         assert all(future.exception() is None or isinstance(future.exception(), TimeoutError) for future in uncached)
         assert all(future.result().features.is_complete for future in cached)
+        assert not kv.gate.is_set()
+        gate_opens.cancel()
     assert not ranker.rank(request(99, [3]), clock.monotonic_s() + 60.0).features.is_complete  # at once: the store is known to hang
     kv.gate.set()
 
