@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,36 +12,10 @@ import pytest
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig
 from monolith_py.errors import ArchiveError, ConfigError
-from monolith_py.io import open_log
-from monolith_py.io.archive import ArchiveFolder
-from monolith_streaming.archive.archiver import Archiver
 from monolith_streaming.replay.beam import ReplayOptions, ReplayResult, run_replay
 
 World = Any
-NUM_REQUESTS, BETWEEN_S = 120, 100.0
-
-
-@pytest.fixture(scope="module")
-def joined(world: World, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A joined stream over three hours with late and retracted actions, and its archive."""
-    folder = tmp_path_factory.mktemp("joined")
-    job = world.job(f"sqlite:///{folder / 'log'}", partitions=2, examples_per_record=32)
-    log = open_log(job.log.url)
-    world.create_topics(log, job)
-    generator = random.Random(3)
-    for number in range(NUM_REQUESTS):
-        name, at_s, partition = f"r{number}", number * BETWEEN_S, number % 2
-        world.append(job, log, world.impression(name, at_s, items=range(1, 4)), partition=partition)
-        for item in range(1, 4):
-            if generator.random() < 0.4:
-                world.append(job, log, world.action(name, "click", at_s + generator.choice([5, 50, 300]), item), partition=partition)
-    world.append(job, log, world.action("nobody", "click", 5))
-    log.append("actions", [b"\xff\xff"], time_ms=world.now_ms)
-    world.join(job, log)
-    archiver = Archiver(job, log, ArchiveFolder(folder / "archive"), SystemClock())
-    archiver.archive(archiver.ends())
-    yield job, log, folder / "archive"
-    log.close()
+NUM_REQUESTS, BETWEEN_S = 120, 100.0  # of the fixture `stream`
 
 
 def replay(world: World, job: JobConfig, start_s: float = 0, end_s: float = NUM_REQUESTS * BETWEEN_S, **options: Any) -> ReplayResult:
@@ -76,8 +49,8 @@ def rows_in(world: World, job: JobConfig, log: Any, topic: str) -> Counter[Any]:
     return found
 
 
-def test_a_replay_of_the_archive_gives_the_examples_of_the_topics(world: World, joined: Any) -> None:
-    job, log, archive = joined
+def test_a_replay_of_the_archive_gives_the_examples_of_the_topics(world: World, stream: Any) -> None:
+    job, log, archive = stream
     of_log = replay(world, job)
     of_archive = replay(world, job, archive=archive, output="from-archive")
     assert world.examples(job, log, "from-archive") == world.examples(job, log, of_log.topic) == world.examples(job, log)
@@ -88,16 +61,16 @@ def test_a_replay_of_the_archive_gives_the_examples_of_the_topics(world: World, 
         assert values[0] == values[1]
 
 
-def test_a_part_of_the_archive_gives_its_part(world: World, joined: Any) -> None:
-    job, log, archive = joined
+def test_a_part_of_the_archive_gives_its_part(world: World, stream: Any) -> None:
+    job, log, archive = stream
     replay(world, job, 3000, 7000, archive=archive, output="part-of-archive")
     whole = world.examples(job, log)
     bounds = range(world.now_ms + 3_000_000, world.now_ms + 7_000_000)
     assert world.examples(job, log, "part-of-archive") == Counter({row: number for row, number in whole.items() if row[5] in bounds})
 
 
-def test_a_replay_into_parquet_files_has_the_same_examples_however_often_it_runs(world: World, joined: Any, tmp_path: Path) -> None:
-    job, log, archive = joined
+def test_a_replay_into_parquet_files_has_the_same_examples_however_often_it_runs(world: World, stream: Any, tmp_path: Path) -> None:
+    job, log, archive = stream
     first = replay(world, job, folder=tmp_path)
     assert rows_of(tmp_path) == rows_in(world, job, log, "examples")
     assert first.topic == str(tmp_path) and len(list(tmp_path.glob("topic=examples/*/*"))) == 4
@@ -110,8 +83,8 @@ def test_a_replay_into_parquet_files_has_the_same_examples_however_often_it_runs
     assert rows_of(tmp_path / "other") == rows_of(tmp_path)
 
 
-def test_files_of_other_rules_are_refused(world: World, joined: Any, tmp_path: Path) -> None:
-    job, _, _ = joined
+def test_files_of_other_rules_are_refused(world: World, stream: Any, tmp_path: Path) -> None:
+    job, _, _ = stream
     replay(world, job, 0, 100, folder=tmp_path)
     other = job.model_copy(update={"joiner": job.joiner.model_copy(update={"window_s": 5.0})})
     with pytest.raises(ConfigError, match=r"must have no replay of \d+-\d+ by other rules"):
@@ -122,8 +95,8 @@ def test_files_of_other_rules_are_refused(world: World, joined: Any, tmp_path: P
         replay(world, job, 0, 100, folder=tmp_path)
 
 
-def test_offsets_choose_impressions_with_all_their_actions(world: World, joined: Any) -> None:
-    job, log, _ = joined
+def test_offsets_choose_impressions_with_all_their_actions(world: World, stream: Any) -> None:
+    job, log, _ = stream
     result = run_replay(job, options=ReplayOptions(offsets={0: (10, 20), 1: (0, 3)}))
     assert result.topic == "examples-replay-offsets-0.10.20-1.0.3"
     chosen = {f"r{2 * offset}" for offset in range(10, 20)} | {"r1", "r3", "r5"}
@@ -141,20 +114,20 @@ def test_offsets_choose_impressions_with_all_their_actions(world: World, joined:
         ({"folder": Path("unused"), "output": "topic"}, "replay must have one output, got topic 'topic' and folder 'unused'"),
     ],
 )
-def test_options_that_contradict_each_other_are_refused(world: World, joined: Any, options: dict[str, Any], message: str) -> None:
-    job, _, _ = joined
+def test_options_that_contradict_each_other_are_refused(world: World, stream: Any, options: dict[str, Any], message: str) -> None:
+    job, _, _ = stream
     with pytest.raises(ConfigError, match=message):
         replay(world, job, **options)
 
 
-def test_a_folder_that_is_no_archive_is_refused(world: World, joined: Any, tmp_path: Path) -> None:
-    job, _, _ = joined
+def test_a_folder_that_is_no_archive_is_refused(world: World, stream: Any, tmp_path: Path) -> None:
+    job, _, _ = stream
     with pytest.raises(ArchiveError, match="must be an archive with a folder _archive, got none"):
         replay(world, job, archive=tmp_path)
 
 
-def test_topics_of_another_prefix_are_replayed_by_the_rules_of_the_job(world: World, joined: Any) -> None:
-    job, log, _ = joined
+def test_topics_of_another_prefix_are_replayed_by_the_rules_of_the_job(world: World, stream: Any) -> None:
+    job, log, _ = stream
     history = job.model_copy(update={"log": job.log.model_copy(update={"topic_prefix": "history."})})
     world.create_topics(log, history)
     world.append(history, log, world.impression("h1", 1.0), world.action("h1", "click", 2.0))
@@ -163,14 +136,14 @@ def test_topics_of_another_prefix_are_replayed_by_the_rules_of_the_job(world: Wo
     assert [row[0] for row in world.examples(job, log, "of-history")] == ["h1"]
 
 
-def test_a_replay_of_a_range_with_open_windows_warns(world: World, joined: Any, caplog: pytest.LogCaptureFixture) -> None:
-    job, _, _ = joined
+def test_a_replay_of_a_range_with_open_windows_warns(world: World, stream: Any, caplog: pytest.LogCaptureFixture) -> None:
+    job, _, _ = stream
     run_replay(job, start_ms=1, end_ms=SystemClock().now_ms(), output="too-early")
     assert any("actions of the range may still come for" in line for line in caplog.messages)
 
 
-def test_a_partition_with_more_records_than_the_replay_is_refused(world: World, joined: Any) -> None:
-    job, log, _ = joined
+def test_a_partition_with_more_records_than_the_replay_is_refused(world: World, stream: Any) -> None:
+    job, log, _ = stream
     replay(world, job, 100, 900, output="longer")
     records = log.read("longer", 1, 0, 1)
     log.append("longer", [records[0].value], time_ms=1, partition=1)
