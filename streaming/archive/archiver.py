@@ -51,12 +51,21 @@ class Archiver:
         """
         names = Topics.of(job.log)
         topics = {kind: getattr(names, kind) for kind in TOPICS}
-        self._log, self._folder, self._clock, self._interval_s = log, folder, clock, interval_s
+        self._log, self._folder, self._clock, self._interval_s, self._topics = log, folder, clock, interval_s, topics
         folder.open(job.name, topics)
-        self._cursors = [
-            self._cursor(kind, topic, partition) for kind, topic in topics.items() for partition in range(log.num_partitions(topic))
-        ]
+        self._cursors: list[_Cursor] = []
+        self._look_for_partitions()
         self._commit_due_s = clock.monotonic_s() + interval_s
+
+    def _look_for_partitions(self) -> None:
+        """Begin partitions that are not archived yet: all at the start, later those that were added."""
+        known = {(one.kind, one.partition) for one in self._cursors}
+        self._cursors += [
+            self._cursor(kind, topic, partition)
+            for kind, topic in self._topics.items()
+            for partition in range(self._log.num_partitions(topic))
+            if (kind, partition) not in known
+        ]
 
     def _cursor(self, kind: str, topic: str, partition: int) -> _Cursor:
         offset = self._folder.next_offset(kind, partition)
@@ -90,9 +99,10 @@ class Archiver:
         self.commit()
 
     def commit(self) -> None:
-        """Commit everything that was read; set the gauges of the lag."""
+        """Commit everything that was read; look for new partitions; set the gauges of the lag."""
         for cursor in self._cursors:
             self._commit(cursor)
+        self._look_for_partitions()
         self._commit_due_s = self._clock.monotonic_s() + self._interval_s
         for (topic, partition), end in self.ends().items():
             offset = next(one.offset for one in self._cursors if (one.topic, one.partition) == (topic, partition))

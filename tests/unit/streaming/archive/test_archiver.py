@@ -215,6 +215,22 @@ def test_following_commits_after_the_interval_and_at_the_stop(world: World, tmp_
     assert len(rows(tmp_path, "impressions")) == 61
 
 
+def test_a_partition_that_is_added_while_it_follows_is_archived(world: World, tmp_path: Path) -> None:
+    job, log = log_of_some_hours(world, partitions=1)
+    archiver = Archiver(job, log, ArchiveFolder(tmp_path), ManualClock(), interval_s=1.0)
+    passes = iter(range(9))
+
+    def stop() -> bool:
+        number = next(passes)
+        if number == 3:
+            log.records["impressions"].append([])
+            world.append(job, log, world.impression("new", 10.0), partition=1)
+        return number == 8
+
+    archiver.follow(stop)
+    assert places(tmp_path, "impressions") == expected_places(world, job, log, "impressions")
+
+
 @pytest.mark.parametrize("change", [{"name": "other"}, {"log": "other."}])
 def test_an_archive_of_another_job_is_refused(world: World, tmp_path: Path, change: dict[str, str]) -> None:
     job, log = log_of_some_hours(world)
