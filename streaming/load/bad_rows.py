@@ -27,7 +27,6 @@ class BadRows:
     def __init__(self, path: Path, *, skip: bool) -> None:
         self.path, self._skip = path, skip
         self.counts: Counter[str] = Counter()  # rows by file, column and rule
-        self.rows = 0  # left out, each once
 
     def broken(
         self, column: str, first_row: int, good: npt.NDArray[np.bool_], rule: str, value: Callable[[int], object]

@@ -138,17 +138,19 @@ class _Load:
         Raises:
             ConfigError: a topic has records of the time of the history that an earlier run of this load has not written.
         """
-        times_ms = [actions.times_ms, *([requests.times_ms] if requests else [])]
-        firsts_ms = [int(one[0]) for one in times_ms if len(one)]
-        if not firsts_ms:
+        times_ms = {
+            self._topics.impressions: requests.times_ms if requests else actions.times_ms[:0],
+            self._topics.actions: actions.times_ms,
+        }
+        if not any(map(len, times_ms.values())):
             return None
-        topics = (self._topics.impressions, self._topics.actions)
-        for topic in topics:
+        for topic in times_ms:
             self._log.create_topic(topic, self._job.log.partitions)
-        writer = HistoryWriter(self._log, self._kv, self._name(tables), topics)
+        writer = HistoryWriter(self._log, self._kv, self._name(tables), tuple(times_ms))
         if writer.state() == (0, False):
-            for topic in topics:
-                self._check_order(topic, min(firsts_ms))
+            for topic, sorted_ms in times_ms.items():
+                if len(sorted_ms):
+                    self._check_order(topic, int(sorted_ms[0]))
         return writer
 
     def _check_order(self, topic: str, first_ms: int) -> None:

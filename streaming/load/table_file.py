@@ -84,9 +84,7 @@ class TableBatch:
     def require(self, column: str, good: npt.NDArray[np.bool_], rule: str, value: Callable[[int], object] | None = None) -> None:
         """Clear `good` of the rows that break `rule`, and count them or raise WireError."""
         shown = value or (lambda row: self._batch.column(column)[row].as_py())
-        before = int(self.good.sum())
         self.good &= self._bad.broken(column, self._first_row, good, rule, shown)
-        self._bad.rows += before - int(self.good.sum())
 
     def ids(self, column: str) -> Int64Array:
         """Return ids, int64 (B,): integers as they are, texts hashed by `fid_from_text`."""

@@ -171,6 +171,13 @@ def test_history_behind_the_records_of_a_running_job_is_refused_and_may_go_into_
         target.load(impressions=write("impressions", **history), prefix="no/")
 
 
+def test_actions_may_be_loaded_after_their_impressions(target: Any, write: Callable[..., Path]) -> None:
+    tables = many(write, 30)
+    target.load(impressions=tables["impressions"])
+    assert target.load(actions=tables["actions"]).actions == 10
+    assert (len(target.values("impressions")), len(target.values("actions"))) == (30, 10)
+
+
 def test_a_store_in_memory_is_refused(job: JobConfig, users: Path) -> None:
     from monolith_streaming.load.process import run_load
 
