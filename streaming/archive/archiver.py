@@ -114,8 +114,7 @@ class Archiver:
             return 0
         before = cursor.offset
         try:
-            # A Kafka reader has nothing at once.
-            records = self._log.read(cursor.topic, cursor.partition, cursor.offset, min(_READ_RECORDS, end - cursor.offset), timeout_s=1.0)
+            records = self._log.read(cursor.topic, cursor.partition, cursor.offset, min(_READ_RECORDS, end - cursor.offset))
         except (OffsetTrimmed, RecordsDamaged) as error:
             cursor.offset = error.start if isinstance(error, OffsetTrimmed) else error.next_offset
             _logger.error("records are missing in the archive, reading on at offset %d: %s", cursor.offset, error)

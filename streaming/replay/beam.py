@@ -172,7 +172,7 @@ def _run_pipeline(
         | "by request" >> beam.GroupByKey()
         | "join" >> beam.FlatMap(join_group, rules, patterns, within, _count)
         | "by time" >> beam.GroupByKey()
-        | "encode" >> beam.Map(encode)
+        | "encode" >> beam.FlatMap(encode)
     )
     # A partition without examples is written, too: it may have records of another replay.
     every = pipeline | "partitions" >> beam.Create([(number, None) for number in range(num_partitions)])
@@ -189,10 +189,10 @@ def _count(name: str, increment: int) -> None:
 
 def _encode(
     slot: tuple[tuple[int, int], Iterable[Joined]], *, rules: Rules, patterns: WirePatterns, size: int, metadata: dict[str, str]
-) -> tuple[int, Slot]:
+) -> Iterator[tuple[int, Slot]]:
     (partition, number), joined = slot
     newest_ms, values = encode_slot(joined, rules, patterns, size, metadata)
-    return partition, encoded(number, newest_ms, values)
+    yield from ((partition, part) for part in encoded(number, newest_ms, values))
 
 
 def _write(group: tuple[int, Iterable[Slot]], target: TopicOutput | FolderOutput) -> Iterator[None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,11 @@ FOREIGN = "foreign_records_"
 _RECORDS_PER_SLOT = 1 << 20
 _READ_RECORDS = 256
 
-Slot = tuple[int, bytes] | None  # number of a slot of time, and its records as an outbox
+# Bytes of records in one element of the pipeline: runners limit an element to 2 GB.
+_PART_BYTES = 16 << 20
+
+# Number of a slot of time, number of the first record in it, records as an outbox; None: no records.
+Slot = tuple[int, int, bytes] | None
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class TopicOutput:
         with tempfile.TemporaryDirectory(prefix="replay-") as folder, closing(open_log(self.job.log.url)) as log:
             for slot in slots:
                 if slot is not None:
-                    (Path(folder) / f"{slot[0]:020d}").write_bytes(slot[1])
+                    (Path(folder) / _name(slot)).write_bytes(slot[2])
             files = sorted(Path(folder).iterdir())
             present = self._records_of(log, partition)
             for file in files:
@@ -55,7 +59,7 @@ class TopicOutput:
                     return
             if next(present, None) is not None:
                 count(f"{FOREIGN}{partition}", 1)
-        _logger.info("%r[%d]: %d slots of time are in the topic", self.topic, partition, len(files))
+        _logger.info("%r[%d]: all records are in the topic, in %d parts", self.topic, partition, len(files))
 
     def _append(self, log: Log, partition: int, slot: Outbox, present: Iterator[bytes], count: Count) -> bool:
         """Append the records of a slot that are not next in `present`; return whether those that are there are its own."""
@@ -123,10 +127,10 @@ class FolderOutput:
         for slot in slots:
             if slot is None:
                 continue
-            outbox = decode_outbox(slot[1])
-            first = slot[0] * _RECORDS_PER_SLOT
+            outbox = decode_outbox(slot[2])
+            first = slot[0] * _RECORDS_PER_SLOT + slot[1]
             records = [Record("examples", partition, first + index, outbox.time_ms, value) for index, value in enumerate(outbox.values)]
-            write_hours(self.folder, f"replay-{self.name}-{partition:05d}-{slot[0]:012d}", hours_of("examples", records))
+            write_hours(self.folder, f"replay-{self.name}-{partition:05d}-{_name(slot)}", hours_of("examples", records))
             count("records_written", len(records))
 
     def _marker(self) -> Path:
@@ -148,6 +152,17 @@ def replay_name(value: bytes) -> str | None:
         return None
 
 
-def encoded(number: int, newest_ms: int, values: list[bytes]) -> Slot:
-    """Return the records of one slot of time."""
-    return number, encode_outbox(Outbox(0, newest_ms, tuple(values)))
+def encoded(number: int, newest_ms: int, values: Sequence[bytes]) -> Iterator[Slot]:
+    """Yield the records of one slot of time, in parts of some MiB."""
+    first = num_bytes = 0
+    for index, value in enumerate(values):
+        if index > first and num_bytes + len(value) > _PART_BYTES:
+            yield number, first, encode_outbox(Outbox(0, newest_ms, tuple(values[first:index])))
+            first, num_bytes = index, 0
+        num_bytes += len(value)
+    yield number, first, encode_outbox(Outbox(0, newest_ms, tuple(values[first:])))
+
+
+def _name(slot: tuple[int, int, bytes]) -> str:
+    """Return the file name of a part: names sort in the order of time."""
+    return f"{slot[0]:012d}-{slot[1]:07d}"

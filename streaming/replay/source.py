@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from monolith_streaming.joiner.rules import Rules
 from monolith_streaming.joiner.watermark import InputTopic
 
 SPAN_RECORDS = 2000
+# Longest list of offsets in a name of a topic, which has 249 characters at most.
+_NAME_CHARS = 100
 _EVENTS: dict[InputTopic, type[Action | Impression]] = {InputTopic.IMPRESSIONS: Impression, InputTopic.ACTIONS: Action}
 _READ_S = 1.0
 Count = Callable[[str, int], None]
@@ -48,7 +51,8 @@ class Range:
         """Return the name of the range, for topics and metadata."""
         if self.offsets is None:
             return f"{self.start_ms}-{self.end_ms}"
-        return "offsets-" + "-".join(f"{partition}.{start}.{stop}" for partition, (start, stop) in sorted(self.offsets.items()))
+        text = "-".join(f"{partition}.{start}.{stop}" for partition, (start, stop) in sorted(self.offsets.items()))
+        return f"offsets-{text if len(text) <= _NAME_CHARS else hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
 
 
 def parse_range_name(name: str) -> tuple[int, int] | None:

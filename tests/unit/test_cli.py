@@ -345,3 +345,31 @@ def test_load_prints_its_counts_and_names_a_bad_row(write_job: Callable[..., Pat
     assert monolith("archive", "--config", path, archive).exit_code == 0
     (file,) = archive.glob("topic=impressions/date=2023-11-14/hour=22/*.parquet")
     assert pq.ParquetFile(file).read()["request_id"].to_pylist() == ["r"]
+
+
+def test_a_source_or_range_in_a_wrong_form_is_a_wrong_use(write_job: Callable[..., Path]) -> None:
+    path = write_job()
+    assert_usage(monolith("replay", "--config", path, "--start", "5"), "give --start and --end, or --offsets")
+    assert_usage(
+        monolith("replay", "--config", path, "--start", "5", "--end", "6", "--offsets", "0:1-2"), "give --start and --end, or --offsets"
+    )
+    assert_usage(monolith("replay", "--config", path, "--offsets", "0:1"), "offsets must be PARTITION:START-STOP", "0:1")
+    assert_usage(monolith("train", "--config", path, "--from", "0:1,1"), "from must be ISO 8601 or milliseconds", "0:1,1")
+    assert_usage(monolith("train", "--config", path, "--live-from", "soon"), "live-from must be ISO 8601 or milliseconds", "soon")
+
+
+def test_the_source_of_a_model_stays_that_of_its_checkpoint(write_job: Callable[..., Path], tmp_path: Path) -> None:
+    path = write_job()
+    monolith("topics", "--config", path)
+    with closing(open_log(f"sqlite:///{tmp_path}/log")) as log:
+        log.create_topic("old", 2)
+    train = ["train", "--config", path, "--stop-at-end", "--source", "old"]
+    assert_fails(
+        monolith(*train), "ConfigError: --live-from must be given with --source old, whose records name no replay of a time range, got none"
+    )
+    assert monolith(*train, "--from", "0:0,1:0", "--live-from", "2022-05-01").exit_code == 0
+    assert monolith("train", "--config", path, "--stop-at-end").exit_code == 0
+    known = "topic 'old' from {0: 0, 1: 0}, live from 1651363200000"
+    rule = f"--source, --from and --live-from must be those of the checkpoint, {known}, got topic 'old' from None, live from None"
+    refused = monolith(*train)
+    assert refused.exit_code == 1 and refused.stderr.splitlines()[-1] == f"ConfigError: {rule}"

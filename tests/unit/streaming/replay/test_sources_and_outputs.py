@@ -12,7 +12,10 @@ import pytest
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig
 from monolith_py.errors import ArchiveError, ConfigError
+from monolith_streaming.joiner.outbox import decode_outbox
 from monolith_streaming.replay.beam import ReplayOptions, ReplayResult, run_replay
+from monolith_streaming.replay.output import encoded
+from monolith_streaming.replay.source import Range
 
 World = Any
 NUM_REQUESTS, BETWEEN_S = 120, 100.0  # of the fixture `stream`
@@ -102,6 +105,18 @@ def test_offsets_choose_impressions_with_all_their_actions(world: World, stream:
     chosen = {f"r{2 * offset}" for offset in range(10, 20)} | {"r1", "r3", "r5"}
     expected = Counter({row: number for row, number in world.examples(job, log).items() if row[0] in chosen})
     assert world.examples(job, log, result.topic) == expected
+
+
+def test_ranges_of_many_partitions_have_a_name_of_bounded_length() -> None:
+    names = [Range(0, 1, dict.fromkeys(range(64), (0, stop))).name for stop in (10**9, 10**9 + 1)]
+    assert len(set(names)) == 2 and all(len(name) == 40 for name in names)
+
+
+def test_a_slot_of_many_bytes_is_written_in_parts_in_order() -> None:
+    values = [bytes([number]) * (6 << 20) for number in range(7)]
+    parts = [part for part in encoded(12, 99, values) if part is not None]
+    assert [(number, first) for number, first, _ in parts] == [(12, 0), (12, 2), (12, 4), (12, 6)]
+    assert [value for _, _, part in parts for value in decode_outbox(part).values] == values
 
 
 @pytest.mark.parametrize(
