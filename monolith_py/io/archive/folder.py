@@ -167,7 +167,7 @@ def write_hours(folder: Path, name: str, hours: Mapping[tuple[str, int], pa.Tabl
 
 
 def hour_folder(hour: int) -> str:
-    """Return the folder of an hour since the epoch. DuckDB takes an hour with a leading zero for a text, pyarrow for a number.
+    """Return the folder of an hour since the epoch. DuckDB takes hours with a leading zero for texts, pyarrow for numbers.
 
     >>> hour_folder(483_003)
     'date=2025-02-06/hour=3'
