@@ -112,8 +112,7 @@ def run_replay(
     if foreign:
         rule = "must have no other replay of this range"
         raise ConfigError(f"replay output {name!r}[{foreign[0]}] {rule}, got one of {within.name}: choose another")
-    if isinstance(target, FolderOutput):
-        target.end()
+    target.end()
     if not counts.get("requests"):
         _logger.warning("the range %s to %s ms has no impression in %r", within.start_ms, within.end_ms, Topics.of(job.log).impressions)
     return ReplayResult(topic=name, **{one: counts.get(one, 0) for one in COUNTS})

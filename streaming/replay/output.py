@@ -14,17 +14,24 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from monolith_py.config import JobConfig
+from monolith_py.data.columns import FeatureColumns
+from monolith_py.data.examples import ExampleBatch
+from monolith_py.data.schema import Schema
 from monolith_py.errors import ArchiveError, ConfigError, WireError
 from monolith_py.io import Log, Record, open_log
 from monolith_py.io.archive import hours_of, write_hours
-from monolith_py.io.codec import examples_metadata
+from monolith_py.io.codec import encode_examples, examples_metadata
 from monolith_streaming.joiner.outbox import Outbox, decode_outbox, encode_outbox
 from monolith_streaming.replay.source import Count
 
 _logger = logging.getLogger(__name__)
 
 METADATA_KEY = "replay"
+# Key of the record that ends a replay: it has no examples.
+END_KEY = "replay_end"
 # Counters of a partition whose output has other records.
 FOREIGN = "foreign_records_"
 # Place of a record in the order of a replay: its slot of time, then its number there.
@@ -45,6 +52,17 @@ class TopicOutput:
     job: JobConfig
     topic: str
     name: str  # of the replay
+
+    def end(self) -> None:
+        """Append a record without examples to partition 0, unless it is the last one there: all partitions are written."""
+        none, schema = np.zeros(0, np.int64), Schema.of(self.job)
+        labels = {task: none.astype(np.float32) for task in schema.tasks}
+        empty = ExampleBatch((), none, none, none.astype(np.uint8), none.astype(np.float32), labels, FeatureColumns(0))
+        value = encode_examples(empty, {END_KEY: self.name})
+        with closing(open_log(self.job.log.url)) as log:
+            last = last_record(log, self.topic, 0)
+            if last is None or last.value != value:
+                log.append(self.topic, [value], time_ms=last.time_ms if last else 1)
 
     def write(self, partition: int, slots: Iterable[Slot], count: Count) -> None:
         """Append the records of all slots of a partition that it lacks, in the order of time; the slots may come in any order."""
@@ -142,6 +160,21 @@ class FolderOutput:
             self._marker().write_text(json.dumps(document, indent=1))
         except OSError as error:
             raise ArchiveError(f"{self._marker()}: {error}") from error
+
+
+def last_record(log: Log, topic: str, partition: int) -> Record | None:
+    """Return the last record of a partition, None if it has none."""
+    start, end = log.start_offset(topic, partition), log.end_offset(topic, partition)
+    records = log.read(topic, partition, end - 1, 1, timeout_s=1.0) if end > start else []
+    return records[0] if records else None
+
+
+def ends_replay(value: bytes) -> bool:
+    """Return whether a record is the one that ends a replay."""
+    try:
+        return END_KEY in examples_metadata(value)
+    except WireError:
+        return False
 
 
 def replay_name(value: bytes) -> str | None:

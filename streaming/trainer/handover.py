@@ -17,7 +17,7 @@ from monolith_py.io import Log
 from monolith_py.io.log.dead_letters import DeadLetters
 from monolith_py.observe import metrics
 from monolith_py.training import SourceMeta
-from monolith_streaming.replay.output import replay_name
+from monolith_streaming.replay.output import ends_replay, last_record, replay_name
 from monolith_streaming.replay.source import parse_range_name
 from monolith_streaming.trainer.example_rules import ExampleRules
 from monolith_streaming.trainer.source import ExampleSource
@@ -142,7 +142,8 @@ def open_source(parts: SourceParts, options: SourceOptions | None, saved: Source
     """Return the source of a trainer: that of its checkpoint `saved`, or of a new model with `options`.
 
     Raises:
-        ConfigError: the checkpoint has another source; a partition does not exist; or a backfill does not say where it ends.
+        ConfigError: the checkpoint has another source; a partition does not exist; or a backfill does not say where it ends, or is a replay
+            that has not ended.
         LogError: a topic is missing.
     """
     if saved is not None:
@@ -168,9 +169,8 @@ def _inside(parts: SourceParts, options: SourceOptions) -> SourceStart:
 
 def _backfill(parts: SourceParts, options: SourceOptions) -> SourceStart:
     assert options.topic is not None
-    live_from_ms = options.live_from_ms
-    if live_from_ms is None:
-        live_from_ms = _end_of_replays(parts.log, options.topic)
+    end_ms = _end_of_replays(parts.log, options.topic)
+    live_from_ms = end_ms if options.live_from_ms is None else options.live_from_ms
     if live_from_ms is None:
         raise ConfigError(
             f"--live-from must be given with --source {options.topic}, whose records name no replay of a time range, got none"
@@ -198,11 +198,18 @@ def _positions(log: Log, topic: str, start: int | Mapping[int, int] | None) -> d
 
 
 def _end_of_replays(log: Log, topic: str) -> int | None:
-    """Return the latest end of the replays that wrote the first and last records of the topic, None if there is none."""
-    ends = []
+    """Return the latest end of the replays that wrote the first and last records of the topic, None if there is none.
+
+    Raises:
+        ConfigError: the last replay has not ended.
+    """
+    names = []
     for partition in range(log.num_partitions(topic)):
         start, end = log.start_offset(topic, partition), log.end_offset(topic, partition)
-        for offset in {start, max(end - 1, start)}:
-            records = log.read(topic, partition, offset, 1, timeout_s=1.0) if offset < end else []
-            ends += [bounds[1] for record in records if (bounds := parse_range_name(replay_name(record.value) or ""))]
-    return max(ends, default=None)
+        for offset in range(start, end) if end - start < 4 else (start, end - 2, end - 1):  # the last one may be that of the end
+            records = log.read(topic, partition, offset, 1, timeout_s=1.0)
+            names += [name for record in records if (name := replay_name(record.value))]
+    last = last_record(log, topic, 0)
+    if names and (last is None or not ends_replay(last.value)):
+        raise ConfigError(f"--source {topic} must be a replay that has ended, got one that has not: run it again, to its end")
+    return max((bounds[1] for name in names if (bounds := parse_range_name(name))), default=None)

@@ -111,7 +111,7 @@ class ArchiveFolder:
         """Rename one file into its hour, unless an earlier attempt has."""
         source, target = self._meta / staged, self._path / file
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            self._make_folder(target.parent)
             if source.exists():
                 os.replace(source, target)
                 _sync(target.parent)
@@ -119,6 +119,14 @@ class ArchiveFolder:
                 raise ArchiveError(f"{target}: a file of a commit must be there, got neither it nor {source}")
         except OSError as error:
             raise ArchiveError(f"{target}: {error}") from error
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make a folder and those above it, each on the disk before a file of it counts."""
+        if not folder.is_dir():
+            if folder != self._path:
+                self._make_folder(folder.parent)
+            folder.mkdir(parents=folder == self._path, exist_ok=True)
+            _sync(folder.parent)
 
     def _write_table(self, name: str, table: pa.Table) -> None:
         _write_parquet(table, self._meta / name)

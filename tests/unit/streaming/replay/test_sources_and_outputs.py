@@ -14,7 +14,7 @@ from monolith_py.config import JobConfig
 from monolith_py.errors import ArchiveError, ConfigError
 from monolith_streaming.joiner.outbox import decode_outbox
 from monolith_streaming.replay.beam import ReplayOptions, ReplayResult, run_replay
-from monolith_streaming.replay.output import encoded
+from monolith_streaming.replay.output import encoded, ends_replay
 from monolith_streaming.replay.source import Range
 
 World = Any
@@ -62,6 +62,16 @@ def test_a_replay_of_the_archive_gives_the_examples_of_the_topics(world: World, 
     for partition in range(2):  # record by record, too
         values = [[record.value for record in log.read(topic, partition, 0, 10_000)] for topic in ("from-archive", of_log.topic)]
         assert values[0] == values[1]
+
+
+def test_the_last_record_says_that_the_replay_has_ended_and_has_no_examples(world: World, stream: Any) -> None:
+    job, log, _ = stream
+    for _ in range(2):
+        replay(world, job, output="ended")
+        ends = [ends_replay(record.value) for record in log.read("ended", 0, 0, 10_000)]
+        assert ends[-1] and sum(ends) == 1
+        assert not any(ends_replay(record.value) for record in log.read("ended", 1, 0, 10_000))
+    assert not ends_replay(b"no Arrow")
 
 
 def test_a_part_of_the_archive_gives_its_part(world: World, stream: Any) -> None:

@@ -50,6 +50,8 @@ def log(world: World, job: JobConfig, make_examples: Make) -> Any:
         append(log, "old", make_examples(*OLD[first : first + 4], time_ms=1_000 * (first + 1)), first // 4 % 2, f"0-{CUT_MS}")
         if first >= 20:
             append(log, "examples", make_examples(*OLD[first : first + 4], time_ms=1_000 * (first + 1)), first // 4 % 2)
+    end = encode_examples(make_examples(1).slice(0, 0), {"replay_end": f"0-{CUT_MS}"})
+    log.append("old", [end], time_ms=40_000)
     mixed = make_examples(*OLD[-2:], *NEW[:3])
     mixed.times_ms[:] = [CUT_MS - 1, CUT_MS - 5, CUT_MS, CUT_MS + 1, CUT_MS + 2]
     append(log, "examples", mixed, 0)
@@ -145,8 +147,8 @@ def test_progress_is_a_gauge_and_a_line(job: JobConfig, log: Any, caplog: pytest
     learnt.start()
     learnt.step()
     learnt.training._report()
-    assert metrics.BACKFILL_LAG_RECORDS._value.get() == 8
-    assert "backfill 'old': 8 of 10 records left" in caplog.messages
+    assert metrics.BACKFILL_LAG_RECORDS._value.get() == 9
+    assert "backfill 'old': 9 of 11 records left" in caplog.messages
 
 
 def test_the_end_of_a_replay_is_where_live_examples_begin(job: JobConfig, log: Any, make_examples: Make) -> None:
@@ -184,6 +186,13 @@ def test_a_new_model_may_start_at_a_time_or_an_offset(job: JobConfig, log: Any, 
     assert not learnt.step()
     learnt.start(None)
     assert not learnt.step(), "a restart without the options goes on, too"
+
+
+def test_a_replay_that_has_not_ended_is_refused(job: JobConfig, log: Any) -> None:
+    log.records["old"][0].pop()
+    for source in (SourceOptions("old"), REPLAYED):
+        with pytest.raises(ConfigError, match="--source old must be a replay that has ended, got one that has not"):
+            Learnt(job, log).start(source)
 
 
 def test_another_source_than_that_of_the_checkpoint_is_refused(job: JobConfig, log: Any) -> None:
