@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -74,15 +74,17 @@ def settings() -> None:
 
 @app.command()
 def topics(config: ConfigOption) -> None:
-    """Create the job's missing topics."""
+    """Create the job's missing topics, and print all with their partitions."""
     from monolith_py.io import open_log
-    from monolith_py.io.log.topics import create_topics
+    from monolith_py.io.log.topics import Topics, create_topics
 
     with _errors_to_exit():
         job = load_job(config)
         log = open_log(job.log.url)
         try:
             create_topics(log, job.log)
+            for topic in astuple(Topics.of(job.log)):
+                typer.echo(f"{topic} {log.num_partitions(topic)}")
         finally:
             log.close()
 
@@ -117,6 +119,7 @@ def train(
         str | None, typer.Option("--from", help="Start of a new model: event time as for replay, or offsets PARTITION:OFFSET[,...].")
     ] = None,
     live_from: Annotated[str | None, typer.Option(help="Event time after --source; by default the end of the replay in it.")] = None,
+    accept_hole: Annotated[bool, typer.Option("--accept-hole", help="Go on where examples of the joiner are missing in the log.")] = False,
 ) -> None:
     """Run the trainer: learn from examples and publish rows and dense parameters to the replicas."""
     limit_openmp_spins()
@@ -130,7 +133,8 @@ def train(
         first = SourceOptions(source, None if start is None else _time_or_offsets("from", start), live_from_ms)
     job = _start(config, "trainer")
     with _errors_to_exit():
-        run_trainer(job, stop_at_end=stop_at_end, options=StartOptions(fresh, tuple(reset_table or ()), first))
+        resets = tuple(reset_table or ())
+        run_trainer(job, stop_at_end=stop_at_end, options=StartOptions(fresh, resets, accept_hole, first))
 
 
 @app.command()

@@ -87,6 +87,10 @@ JOINER_WATERMARK_TIMESTAMP_SECONDS = Gauge("monolith_joiner_watermark_timestamp_
 RECORDS_ARCHIVED = Counter("monolith_records_archived", "Records in committed files of the archive", ["topic"])
 ARCHIVE_LAG_RECORDS = Gauge("monolith_archive_lag_records", "Records of a topic not yet read by the archiver", ["topic", "partition"])
 
+EXAMPLE_RECORDS_REPEATED = Counter(
+    "monolith_example_records_repeated", "Records of topic `examples` passed over: an earlier one has their step"
+)
+EXAMPLE_HOLES = Counter("monolith_example_holes", "Holes in the steps of topic `examples`, accepted by `train --accept-hole`")
 EXAMPLES_TRAINED = Counter("monolith_examples_trained", "Examples learnt")
 BATCHES_TRAINED = Counter("monolith_batches_trained", "Batches learnt")
 BATCHES_SKIPPED = Counter("monolith_batches_skipped", "Batches not learnt", ["reason"])

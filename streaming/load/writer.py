@@ -17,7 +17,7 @@ from typing import NamedTuple
 from monolith_py.errors import WireError
 from monolith_py.io import Kv, Log
 from monolith_py.io.log.topics import partition_of
-from monolith_streaming.joiner.outbox import Outbox, decode_outbox, deliver, encode_outbox
+from monolith_streaming.load.outbox import Outbox, decode_outbox, deliver, encode_outbox
 
 _logger = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_py.io.log.topics import Topics
 from monolith_streaming.joiner.rules import Rules
 from monolith_streaming.joiner.watermark import InputTopic
-from monolith_streaming.replay.output import FOREIGN, METADATA_KEY, FolderOutput, Slot, TopicOutput, encoded
+from monolith_streaming.replay.output import FOREIGN, METADATA_KEY, FolderOutput, SlotPart, TopicOutput, encoded
 from monolith_streaming.replay.regroup import Joined, encode_slot, join_group, read_span
 from monolith_streaming.replay.source import Offsets, Range, Span, range_of_offsets, spans_of, spans_of_archive
 
@@ -188,13 +188,13 @@ def _count(name: str, increment: int) -> None:
 
 def _encode(
     slot: tuple[tuple[int, int], Iterable[Joined]], *, rules: Rules, patterns: WirePatterns, size: int, metadata: dict[str, str]
-) -> Iterator[tuple[int, Slot]]:
+) -> Iterator[tuple[int, SlotPart]]:
     (partition, number), joined = slot
     newest_ms, values = encode_slot(joined, rules, patterns, size, metadata)
     yield from ((partition, part) for part in encoded(number, newest_ms, values))
 
 
-def _write(group: tuple[int, Iterable[Slot]], target: TopicOutput | FolderOutput) -> Iterator[None]:
+def _write(group: tuple[int, Iterable[SlotPart]], target: TopicOutput | FolderOutput) -> Iterator[None]:
     partition, slots = group
     target.write(partition, slots, _count)
     yield from ()

@@ -24,7 +24,7 @@ from monolith_py.errors import ArchiveError, ConfigError, WireError
 from monolith_py.io import Log, Record, open_log
 from monolith_py.io.archive import hours_of, write_hours
 from monolith_py.io.codec import encode_examples, examples_metadata
-from monolith_streaming.joiner.outbox import Outbox, decode_outbox, encode_outbox
+from monolith_streaming.replay.slots import Slot, decode_slot_file, encode_slot_file
 from monolith_streaming.replay.source import Count
 
 _logger = logging.getLogger(__name__)
@@ -41,8 +41,8 @@ _READ_RECORDS = 256
 # Bytes of records in one element of the pipeline: runners limit an element to 2 GB.
 _PART_BYTES = 16 << 20
 
-# Number of a slot of time, number of the first record in it, records as an outbox; None: no records.
-Slot = tuple[int, int, bytes] | None
+# Number of a slot of time, number of the first record in it, records as the file of a slot; None: no records.
+SlotPart = tuple[int, int, bytes] | None
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class TopicOutput:
             if last is None or last.value != value:
                 log.append(self.topic, [value], time_ms=last.time_ms if last else 1)
 
-    def write(self, partition: int, slots: Iterable[Slot], count: Count) -> None:
+    def write(self, partition: int, slots: Iterable[SlotPart], count: Count) -> None:
         """Append the records of all slots of a partition that it lacks, in the order of time; the slots may come in any order."""
         with tempfile.TemporaryDirectory(prefix="replay-") as folder, closing(open_log(self.job.log.url)) as log:
             for slot in slots:
@@ -73,13 +73,13 @@ class TopicOutput:
             files = sorted(Path(folder).iterdir())
             present = self._records_of(log, partition)
             for file in files:
-                if not self._append(log, partition, decode_outbox(file.read_bytes()), present, count):
+                if not self._append(log, partition, decode_slot_file(file.read_bytes()), present, count):
                     return
             if next(present, None) is not None:
                 count(f"{FOREIGN}{partition}", 1)
         _logger.info("%r[%d]: all records are in the topic, in %d parts", self.topic, partition, len(files))
 
-    def _append(self, log: Log, partition: int, slot: Outbox, present: Iterator[bytes], count: Count) -> bool:
+    def _append(self, log: Log, partition: int, slot: Slot, present: Iterator[bytes], count: Count) -> bool:
         """Append the records of a slot that are not next in `present`; return whether those that are there are its own."""
         values = []
         for value in slot.values:
@@ -140,14 +140,14 @@ class FolderOutput:
         """Note that all files are there."""
         self._note(complete=True)
 
-    def write(self, partition: int, slots: Iterable[Slot], count: Count) -> None:
+    def write(self, partition: int, slots: Iterable[SlotPart], count: Count) -> None:
         """Write the examples of each slot, one file for each event hour."""
         for slot in slots:
             if slot is None:
                 continue
-            outbox = decode_outbox(slot[2])
+            part = decode_slot_file(slot[2])
             first = slot[0] * _RECORDS_PER_SLOT + slot[1]
-            records = [Record("examples", partition, first + index, outbox.time_ms, value) for index, value in enumerate(outbox.values)]
+            records = [Record("examples", partition, first + index, part.time_ms, value) for index, value in enumerate(part.values)]
             write_hours(self.folder, f"replay-{self.name}-{partition:05d}-{_name(slot)}", hours_of("examples", records))
             count("records_written", len(records))
 
@@ -185,15 +185,15 @@ def replay_name(value: bytes) -> str | None:
         return None
 
 
-def encoded(number: int, newest_ms: int, values: Sequence[bytes]) -> Iterator[Slot]:
+def encoded(number: int, newest_ms: int, values: Sequence[bytes]) -> Iterator[SlotPart]:
     """Yield the records of one slot of time, in parts of some MiB."""
     first = num_bytes = 0
     for index, value in enumerate(values):
         if index > first and num_bytes + len(value) > _PART_BYTES:
-            yield number, first, encode_outbox(Outbox(0, newest_ms, tuple(values[first:index])))
+            yield number, first, encode_slot_file(Slot(newest_ms, tuple(values[first:index])))
             first, num_bytes = index, 0
         num_bytes += len(value)
-    yield number, first, encode_outbox(Outbox(0, newest_ms, tuple(values[first:])))
+    yield number, first, encode_slot_file(Slot(newest_ms, tuple(values[first:])))
 
 
 def _name(slot: tuple[int, int, bytes]) -> str:

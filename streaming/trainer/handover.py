@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from monolith_py.clock import Clock
 from monolith_py.data.examples import ExampleBatch
+from monolith_py.data.steps import JoinerStep
 from monolith_py.errors import ConfigError
 from monolith_py.io import Log
 from monolith_py.io.log.dead_letters import DeadLetters
@@ -21,6 +22,7 @@ from monolith_streaming.replay.output import ends_replay, last_record, replay_na
 from monolith_streaming.replay.source import parse_range_name
 from monolith_streaming.trainer.example_rules import ExampleRules
 from monolith_streaming.trainer.source import ExampleSource
+from monolith_streaming.trainer.step_order import SourcePlace
 
 _logger = logging.getLogger(__name__)
 
@@ -53,6 +55,7 @@ class SourceStart:
 
     positions: Positions  # in the job's examples
     source: SourceMeta | None
+    steps: Mapping[int, JoinerStep] = field(default_factory=dict)  # before the positions
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,12 @@ class SourceParts:
     dead_letters: DeadLetters
     clock: Clock
     rules: ExampleRules
+    accepts_holes: bool = False
 
-    def reader(self, topic: str, positions: Positions, from_ms: int = 0) -> ExampleSource:
+    def reader(self, topic: str, positions: Positions, steps: Mapping[int, JoinerStep], from_ms: int = 0) -> ExampleSource:
         """Return a source over one topic without the examples before `from_ms`."""
-        return ExampleSource(self.log, topic, positions, self.dead_letters, self.clock, replace(self.rules, from_ms=from_ms))
+        place, rules = SourcePlace(positions, steps, self.accepts_holes), replace(self.rules, from_ms=from_ms)
+        return ExampleSource(self.log, topic, place, self.dead_letters, self.clock, rules)
 
 
 class TrainerSource:
@@ -80,14 +85,19 @@ class TrainerSource:
     def __init__(self, parts: SourceParts, start: SourceStart) -> None:
         source = start.source
         self._topic, self._source = parts.topic, source
-        self._live = parts.reader(parts.topic, start.positions, source.live_from_ms if source else 0)
-        self._backfill = parts.reader(source.topic, source.offsets) if source and not source.is_done else None
+        self._live = parts.reader(parts.topic, start.positions, start.steps, source.live_from_ms if source else 0)
+        self._backfill = parts.reader(source.topic, source.offsets, {}) if source and not source.is_done else None
         self._last = self._backfill or self._live
 
     @property
     def positions(self) -> dict[int, tuple[int, int]]:
         """Return the position in the job's examples."""
         return self._live.positions
+
+    @property
+    def steps(self) -> dict[int, JoinerStep]:
+        """Return the joiner's steps before that position."""
+        return self._live.steps
 
     @property
     def meta(self) -> SourceMeta | None:
@@ -109,6 +119,10 @@ class TrainerSource:
         """Return whether the backfill and every record before `ends` were handed out."""
         return self._backfill is None and self._live.has_reached(ends)
 
+    def lags(self) -> dict[int, int]:
+        """Return the number of offsets of each partition behind the position."""
+        return self._live.lags()
+
     def next_batch(self, size: int, linger_s: float, should_stop: Callable[[], bool]) -> ExampleBatch | None:
         """Return the next examples; a batch has those of one topic."""
         if self._backfill is not None:
@@ -125,10 +139,9 @@ class TrainerSource:
         if self._backfill is None or self._source is None:
             metrics.BACKFILL_LAG_RECORDS.set(0)
             return
-        ends, positions = self._backfill.ends(), self._backfill.positions
-        left = sum(end - positions[partition][0] for partition, end in ends.items())
+        left = sum(self._backfill.lags().values())
         metrics.BACKFILL_LAG_RECORDS.set(left)
-        _logger.info("backfill %r: %d of %d records left", self._source.topic, left, sum(ends.values()))
+        _logger.info("backfill %r: %d of %d records left", self._source.topic, left, sum(self._backfill.ends().values()))
 
     def _go_live(self) -> None:
         assert self._source is not None and self._backfill is not None

@@ -12,9 +12,9 @@ import pytest
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig
 from monolith_py.errors import ArchiveError, ConfigError
-from monolith_streaming.joiner.outbox import decode_outbox
 from monolith_streaming.replay.beam import ReplayOptions, ReplayResult, run_replay
 from monolith_streaming.replay.output import encoded, ends_replay
+from monolith_streaming.replay.slots import decode_slot_file
 from monolith_streaming.replay.source import Range
 
 World = Any
@@ -126,7 +126,7 @@ def test_a_slot_of_many_bytes_is_written_in_parts_in_order() -> None:
     values = [bytes([number]) * (6 << 20) for number in range(7)]
     parts = [part for part in encoded(12, 99, values) if part is not None]
     assert [(number, first) for number, first, _ in parts] == [(12, 0), (12, 2), (12, 4), (12, 6)]
-    assert [value for _, _, part in parts for value in decode_outbox(part).values] == values
+    assert [value for _, _, part in parts for value in decode_slot_file(part).values] == values
 
 
 @pytest.mark.parametrize(

@@ -1,26 +1,22 @@
-"""Exactly-once appends to the log through an outbox in Kv.
+"""Appends to the log through an outbox in Kv, every record once.
 
-A step of the joiner writes its state, its offsets and the records to append in one Kv transaction, then appends. If the process dies in
-between, the next start finds the same bytes in the outbox, reads the log from the recorded end offset to see which records it has, and
-appends the others. No step is computed twice: a second computation, over other batches of input, could give other examples.
+Records to append are first written to the store. If the process dies afterwards, the next start finds the same bytes in the outbox, reads
+the log from the recorded end offset to see which of them it has, and appends the others.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 from monolith_py.errors import LogError, RecordRefused, RecordsDamaged, WireError
 from monolith_py.io import Log, Record
-from monolith_py.io.codec import examples_metadata
 
 _HEADER = struct.Struct("<Bqq")  # version, start offset, event time
 _LENGTH = struct.Struct("<I")
 _VERSION = 1
 _READ_RECORDS = 256
-_MOST_FOREIGN = 1000
 # Called with a record that the log will never take, and the reason.
 Refused = Callable[[bytes, str], None]
 
@@ -72,7 +68,7 @@ def deliver(log: Log, topic: str, partition: int, outbox: Outbox, refused: Refus
         LogError: the log cannot be read, so the missing records are unknown.
     """
     start = log.start_offset(topic, partition)
-    # Only this joiner appends here: what was deleted from `outbox.start` on were the first records of the outbox.
+    # Records that were deleted from `outbox.start` on are taken for the first ones of the outbox.
     missing = list(outbox.values)[max(0, start - outbox.start) :]
     offset = max(outbox.start, start)
     end = log.end_offset(topic, partition)
@@ -110,18 +106,6 @@ def append_each(log: Log, topic: str, partition: int, outbox: Outbox, refused: R
     return log.end_offset(topic, partition)
 
 
-def num_foreign(log: Log, topic: str, partition: int, start: int, own: Sequence[bytes]) -> int:
-    """Return the number of records from `start` on, counted up to 1,000, that are neither in `own` nor those of a replay.
-
-    Raises:
-        LogError: the log cannot be read.
-    """
-    values = set(own)
-    records = _records(log, topic, partition, start)
-    foreign = (record for record in records if record.value not in values and not _is_replayed(record.value))
-    return sum(1 for _ in islice(foreign, _MOST_FOREIGN))
-
-
 def _records(log: Log, topic: str, partition: int, start: int) -> Iterator[Record]:
     offset, end = max(start, log.start_offset(topic, partition)), log.end_offset(topic, partition)
     while offset < end:
@@ -134,11 +118,3 @@ def _records(log: Log, topic: str, partition: int, start: int) -> Iterator[Recor
             return
         yield from records
         offset = records[-1].offset + 1
-
-
-def _is_replayed(value: bytes) -> bool:
-    """Return whether a record has metadata of its writer: those of a replay have, those of a joiner do not."""
-    try:
-        return bool(examples_metadata(value))
-    except WireError:
-        return False
