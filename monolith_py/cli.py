@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -48,6 +49,7 @@ def _options(
 
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="The job's TOML file.", exists=True, dir_okay=False)]
+TableOption = Annotated[Path | None, typer.Option(help="Parquet file.", exists=True, dir_okay=False)]
 StopAtEndOption = Annotated[bool, typer.Option("--stop-at-end", help="Stop at the present end of the log.")]
 
 
@@ -126,6 +128,7 @@ def join(
         run_joiner(job, stop_at_end=stop_at_end, force=force)
 
 
+# More than six parameters: they are the command's options.
 @app.command()
 def train(
     config: ConfigOption,
@@ -134,16 +137,29 @@ def train(
     reset_table: Annotated[
         list[str] | None, typer.Option("--reset-table", help="Start this feature's table anew in place of restoring it. May be repeated.")
     ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Topic that a new model learns before the job's examples, for instance of a replay.")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Start of a new model: event time as for replay, or offsets PARTITION:OFFSET[,...].")
+    ] = None,
+    live_from: Annotated[str | None, typer.Option(help="Event time after --source; by default the end of the replay in it.")] = None,
     accept_hole: Annotated[bool, typer.Option("--accept-hole", help="Go on where examples of the joiner are missing in the log.")] = False,
 ) -> None:
     """Run the trainer: learn from examples and publish rows and dense parameters to the replicas."""
     limit_openmp_spins()
+    from monolith_streaming.trainer.handover import SourceOptions
     from monolith_streaming.trainer.process import run_trainer
     from monolith_streaming.trainer.start import StartOptions
 
+    first = None
+    if source is not None or start is not None or live_from is not None:
+        live_from_ms = None if live_from is None else _time_ms("live-from", live_from)
+        first = SourceOptions(source, None if start is None else _time_or_offsets("from", start), live_from_ms)
     job = _start(config, "trainer")
     with _errors_to_exit():
-        run_trainer(job, stop_at_end=stop_at_end, options=StartOptions(fresh, tuple(reset_table or ()), accept_hole))
+        resets = tuple(reset_table or ())
+        run_trainer(job, stop_at_end=stop_at_end, options=StartOptions(fresh, resets, accept_hole, first))
 
 
 @app.command()
@@ -156,22 +172,74 @@ def serve(config: ConfigOption) -> None:
         run_server(job)
 
 
+# More than six parameters: they are the command's options.
 @app.command()
 def replay(
     config: ConfigOption,
-    start: Annotated[str, typer.Option(help="First event time: ISO 8601, or milliseconds since the epoch.")],
-    end: Annotated[str, typer.Option(help="End of the range, exclusive, in the same form.")],
+    start: Annotated[str | None, typer.Option(help="First event time: ISO 8601, or milliseconds since the epoch.")] = None,
+    end: Annotated[str | None, typer.Option(help="End of the range, exclusive, in the same form.")] = None,
     output: Annotated[str | None, typer.Option(help="Topic of the examples; by default a new one named after the range.")] = None,
+    output_folder: Annotated[Path | None, typer.Option(help="Folder of the examples as Parquet files, in place of a topic.")] = None,
+    archive: Annotated[Path | None, typer.Option(help="Read this archive in place of the topics.", exists=True, file_okay=False)] = None,
+    prefix: Annotated[str | None, typer.Option(help="Prefix of the topics to read; by default that of the job.")] = None,
+    offsets: Annotated[
+        list[str] | None, typer.Option(help="Impressions PARTITION:START-STOP in place of a time range. May be repeated.")
+    ] = None,
+    beam: Annotated[
+        list[str] | None, typer.Option(help="Option of Apache Beam, for instance --runner=FlinkRunner. May be repeated.")
+    ] = None,
 ) -> None:
-    """Join a time range of the log again, in a bounded Apache Beam pipeline. Exit status 3: the range has no impression."""
-    from monolith_streaming.replay.beam import run_replay
+    """Join a range of history again, in a bounded Apache Beam pipeline. Exit status 3: the range has no impression."""
+    if (start is None or end is None) == (offsets is None):
+        raise typer.BadParameter("give --start and --end, or --offsets")
+    from monolith_streaming.replay.beam import LOCAL_RUNNER, ReplayOptions, run_replay
 
     with _errors_to_exit():
         job = _start(config)
-        result = run_replay(job, start_ms=_time_ms("start", start), end_ms=_time_ms("end", end), output=output)
+        options = ReplayOptions(archive, prefix, _offset_ranges(offsets) if offsets else None, output_folder, beam or LOCAL_RUNNER)
+        times_ms = {"start_ms": _time_ms("start", start), "end_ms": _time_ms("end", end)} if start and end else {}
+        result = run_replay(job, **times_ms, output=output, options=options)
     Console().print(result)
     if not result.requests:
         raise typer.Exit(_NOTHING_FOUND)
+
+
+@app.command()
+def archive(
+    config: ConfigOption,
+    folder: Annotated[Path, typer.Argument(help="Folder of the archive; a new one, or one of this job to be continued.", file_okay=False)],
+    follow: Annotated[bool, typer.Option("--follow", help="Archive new records as they come, until SIGTERM.")] = False,
+    interval: Annotated[float, typer.Option(help="Longest time from record to file with --follow, in seconds.", min=1.0)] = 60.0,
+) -> None:
+    """Copy impressions, actions and examples to Parquet files by event hour, every record once; a later run continues."""
+    from monolith_streaming.archive.process import run_archiver
+
+    job = _start(config, "archiver" if follow else None)
+    with _errors_to_exit():
+        run_archiver(job, folder, follow=follow, interval_s=interval)
+
+
+# More than six parameters: they are the command's options.
+@app.command()
+def load(
+    config: ConfigOption,
+    users: TableOption = None,
+    items: TableOption = None,
+    impressions: TableOption = None,
+    actions: TableOption = None,
+    columns: Annotated[Path | None, typer.Option(help="TOML file with the columns of the tables.", exists=True, dir_okay=False)] = None,
+    prefix: Annotated[str | None, typer.Option(help="Prefix of the topics of the history; by default that of the job.")] = None,
+    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Count rows that break a rule and leave them out.")] = False,
+) -> None:
+    """Load Parquet tables: features into the store, history into the log, every record once; a later run continues."""
+    from monolith_py.config.load import LoadColumns, read_columns
+    from monolith_streaming.load import LoadOptions, Tables
+    from monolith_streaming.load.process import run_load
+
+    with _errors_to_exit():
+        job = _start(config)
+        options = LoadOptions(read_columns(columns) if columns else LoadColumns(), prefix, skip_bad_rows)
+        Console().print(run_load(job, Tables(users, items, impressions, actions), options))
 
 
 # More than six parameters: they are the command's options.
@@ -327,7 +395,7 @@ def main() -> None:
     app()
 
 
-def _start(config: Path, role: Literal["joiner", "trainer", "serving"] | None = None) -> JobConfig:
+def _start(config: Path, role: Literal["joiner", "trainer", "archiver", "serving"] | None = None) -> JobConfig:
     """Load the job, set up logging and, for a process with a role, its metrics; return the job."""
     with _errors_to_exit():
         job = load_job(config)
@@ -362,6 +430,21 @@ def _numbers(field: str, text: str) -> list[float]:
         return [float(part) for part in text.split(",") if part.strip()]
     except ValueError:
         raise typer.BadParameter(f"{field} must be numbers separated by commas, got {text!r}") from None
+
+
+def _offset_ranges(texts: list[str]) -> dict[int, tuple[int, int]]:
+    """Return [start, stop) of the offsets of each partition."""
+    found = [re.fullmatch(r"(\d+):(\d+)-(\d+)", text) for text in texts]
+    if not all(found):
+        raise typer.BadParameter(f"offsets must be PARTITION:START-STOP, got {texts}")
+    return {int(one[1]): (int(one[2]), int(one[3])) for one in found if one}
+
+
+def _time_or_offsets(field: str, text: str) -> int | dict[int, int]:
+    """Return an event time in milliseconds, or the offset of each partition."""
+    if re.fullmatch(r"\d+:\d+(,\d+:\d+)*", text):
+        return {int(partition): int(offset) for partition, offset in (part.split(":") for part in text.split(","))}
+    return _time_ms(field, text)
 
 
 def _time_ms(field: str, text: str) -> int:

@@ -21,6 +21,7 @@
     +-- ModelNotFinite         the model has a parameter or row that is not finite
     +-- CheckpointError        a checkpoint or snapshot is absent, torn, damaged or of another job
     |   +-- CheckpointVersion  a checkpoint has another format version
+    +-- ArchiveError           a file of an archive or table cannot be read or written, or is of another job
     +-- DeltaGap               a delta does not follow the last applied one
     +-- DenseGap               an update of the dense parameters does not fit the ones held
     +-- NotReady               a process cannot answer yet
@@ -133,6 +134,10 @@ class CheckpointVersion(CheckpointError):
     def __init__(self, path: Path, expected: int, got: int) -> None:
         super().__init__(f"{path}: format version must be {expected}, got {got}: it was written by another release of monolith-py")
         self.path, self.expected, self.got = path, expected, got
+
+
+class ArchiveError(MonolithError):
+    """A file of an archive or table cannot be read or written, or is of another job."""
 
 
 class DeltaGap(MonolithError):

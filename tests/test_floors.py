@@ -22,7 +22,13 @@ DOORS = {
     "kafka": ["monolith_py/io/log/kafka*.py"],
     "redis": ["monolith_py/io/kv/redis.py"],
     "sqlite3": ["monolith_py/io/log/sqlite_partition.py", "monolith_py/io/sqlite_file.py"],
-    "pyarrow": ["monolith_py/io/codec/examples.py", "monolith_py/io/codec/served_columns.py", "streaming/backtest/scores_file.py"],
+    "pyarrow": [
+        "monolith_py/io/archive/*.py",
+        "monolith_py/io/codec/examples.py",
+        "monolith_py/io/codec/served_columns.py",
+        "streaming/backtest/scores_file.py",
+        "streaming/load/table_file.py",
+    ],
     "google": ["monolith_py/io/codec/messages.py", "monolith_py/sync/delta.py"],
     "monolith_py.pb": [
         "monolith_py/io/codec/*.py",
@@ -56,6 +62,7 @@ DOORS = {
 TRAINS = (
     "monolith_streaming.backtest",
     "monolith_streaming.retention",
+    "monolith_streaming.trainer.handover",
     "monolith_streaming.trainer.learner",
     "monolith_streaming.trainer.loop",
     "monolith_streaming.trainer.process",

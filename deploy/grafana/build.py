@@ -124,10 +124,19 @@ ROWS: dict[str, list[Panel]] = {
                 "holes in the steps": rate("monolith_example_holes_total"),
             },
         ),
+        Panel("Records archived", "cps", {"{{topic}}": rate("monolith_records_archived_total", "topic")}),
+        Panel("Records not yet archived", "short", {"{{topic}}": "sum by (topic) (monolith_archive_lag_records)"}),
     ],
     "Trainer": [
         Panel("Examples trained", "cps", {"examples": rate("monolith_examples_trained_total")}),
-        Panel("Records not yet trained", "short", {"partition {{partition}}": "sum by (partition) (monolith_example_lag_records)"}),
+        Panel(
+            "Records not yet trained",
+            "short",
+            {
+                "partition {{partition}}": "sum by (partition) (monolith_example_lag_records)",
+                "backfill": "sum (monolith_backfill_lag_records)",
+            },
+        ),
         Panel(
             "Batches",
             "cps",

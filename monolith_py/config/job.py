@@ -83,7 +83,7 @@ class JobConfig(Settings):
         """Refuse a port used twice: processes of a job may run on one machine."""
         users: dict[int, str] = {}
         ports = {"serving.port": self.serving.port}
-        ports |= {f"observe.{role}_port": getattr(self.observe, f"{role}_port") for role in ("joiner", "trainer", "serving")}
+        ports |= {f"observe.{role}_port": getattr(self.observe, f"{role}_port") for role in ("joiner", "trainer", "archiver", "serving")}
         for field, port in ports.items():
             if port in users:
                 raise ValueError(f"{field} must differ from {users[port]}, got {port} for both")

@@ -70,7 +70,7 @@ class TotalCounters:
 
 
 # Each process serves all metrics of this file; this one tells its role.
-PROCESS = Gauge("monolith_process", "1 for the role of the process: joiner, trainer or serving", ["role"])
+PROCESS = Gauge("monolith_process", "1 for the role of the process: joiner, trainer, archiver or serving", ["role"])
 
 EXAMPLES_JOINED = Counter("monolith_examples_joined", "Examples written by the joiner", ["kind"])
 IMPRESSIONS_READ = Counter("monolith_impressions_read", "Impressions read by the joiner")
@@ -102,6 +102,9 @@ JOINER_REQUESTS = Gauge("monolith_joiner_requests", "Requests remembered by the 
 JOINER_STATE_BYTES = Gauge("monolith_joiner_state_bytes", "Bytes of the joiner's requests in the store: their number by their mean size")
 JOINER_WATERMARK_TIMESTAMP_SECONDS = Gauge("monolith_joiner_watermark_timestamp_seconds", "Event-time watermark of the joiner, Unix time")
 
+RECORDS_ARCHIVED = Counter("monolith_records_archived", "Records in committed files of the archive", ["topic"])
+ARCHIVE_LAG_RECORDS = Gauge("monolith_archive_lag_records", "Records of a topic not yet read by the archiver", ["topic", "partition"])
+
 EXAMPLE_RECORDS_REPEATED = Counter(
     "monolith_example_records_repeated", "Records of topic `examples` passed over: an earlier one has their step"
 )
@@ -131,6 +134,7 @@ SERVED = {
     Gauge("monolith_served_predictions", "Served scores in the last window", ["task", "arm", "generation"]): "num_predictions",
 }
 EXAMPLE_LAG_RECORDS = Gauge("monolith_example_lag_records", "Records of topic `examples` not yet read by the trainer", ["partition"])
+BACKFILL_LAG_RECORDS = Gauge("monolith_backfill_lag_records", "Records of the backfill not yet read by the trainer; 0 once it is live")
 CHECKPOINT_DURATION_SECONDS = Gauge("monolith_checkpoint_duration_seconds", "Duration of the last checkpoint, concurrent with training")
 CHECKPOINT_PAUSE_SECONDS = Gauge(
     "monolith_checkpoint_pause_seconds", "Pause of training for the last checkpoint, without its publication of updates"
