@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -77,15 +77,17 @@ def settings() -> None:
 
 @app.command()
 def topics(config: ConfigOption) -> None:
-    """Create the job's missing topics."""
+    """Create the job's missing topics, and print all with their partitions."""
     from monolith_py.io import open_log
-    from monolith_py.io.log.topics import create_topics
+    from monolith_py.io.log.topics import Topics, create_topics
 
     with _errors_to_exit():
         job = load_job(config)
         log = open_log(job.log)
         try:
             create_topics(log, job.log)
+            for topic in astuple(Topics.of(job.log)):
+                typer.echo(f"{topic} {log.num_partitions(topic)}")
         finally:
             log.close()
 
@@ -132,6 +134,7 @@ def train(
     reset_table: Annotated[
         list[str] | None, typer.Option("--reset-table", help="Start this feature's table anew in place of restoring it. May be repeated.")
     ] = None,
+    accept_hole: Annotated[bool, typer.Option("--accept-hole", help="Go on where examples of the joiner are missing in the log.")] = False,
 ) -> None:
     """Run the trainer: learn from examples and publish rows and dense parameters to the replicas."""
     limit_openmp_spins()
@@ -140,7 +143,7 @@ def train(
 
     job = _start(config, "trainer")
     with _errors_to_exit():
-        run_trainer(job, stop_at_end=stop_at_end, options=StartOptions(fresh, tuple(reset_table or ())))
+        run_trainer(job, stop_at_end=stop_at_end, options=StartOptions(fresh, tuple(reset_table or ()), accept_hole))
 
 
 @app.command()

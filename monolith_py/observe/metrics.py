@@ -102,6 +102,10 @@ JOINER_REQUESTS = Gauge("monolith_joiner_requests", "Requests remembered by the 
 JOINER_STATE_BYTES = Gauge("monolith_joiner_state_bytes", "Bytes of the joiner's requests in the store: their number by their mean size")
 JOINER_WATERMARK_TIMESTAMP_SECONDS = Gauge("monolith_joiner_watermark_timestamp_seconds", "Event-time watermark of the joiner, Unix time")
 
+EXAMPLE_RECORDS_REPEATED = Counter(
+    "monolith_example_records_repeated", "Records of topic `examples` passed over: an earlier one has their step"
+)
+EXAMPLE_HOLES = Counter("monolith_example_holes", "Holes in the steps of topic `examples`, accepted by `train --accept-hole`")
 EXAMPLES_TRAINED = Counter("monolith_examples_trained", "Examples learnt")
 BATCHES_TRAINED = Counter("monolith_batches_trained", "Batches learnt")
 BATCHES_SKIPPED = Counter("monolith_batches_skipped", "Batches not learnt", ["reason"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from monolith_py.clock import Clock
 from monolith_py.io import Kv
@@ -27,9 +26,9 @@ class MeasuredKv:
         """Return the value of each key, None for an absent one."""
         return self._kv.get_many(keys)
 
-    def write(self, puts: Mapping[str, bytes], *arguments: Any, **options: Any) -> None:
+    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = (), expect: Mapping[str, bytes] | None = None) -> None:
         """Put, then delete, in one atomic, durable step."""
-        self._kv.write(puts, *arguments, **options)
+        self._kv.write(puts, deletes, expect)
         for key, value in puts.items():
             if key.startswith(self._prefix):
                 size = len(key) + len(value)

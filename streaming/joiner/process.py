@@ -37,6 +37,7 @@ def run_joiner(job: JobConfig, *, stop_at_end: bool, force: bool = False) -> Non
         LogError: a topic is missing, or the log was away for too long (io/retrying.py).
         KvError: the store was away for too long.
         StateMismatch: the state in the store does not follow the log, and not `force`.
+        Fenced: another joiner of the job has started.
         ClockStepped: the wall clock went back.
     """
     if job.kv.url == "memory:":
@@ -45,15 +46,15 @@ def run_joiner(job: JobConfig, *, stop_at_end: bool, force: bool = False) -> Non
         clock = SystemClock()
         RetryPolicy(clock, stop.is_set).run(lambda: check_keeps_state(kv))
         measured = MeasuredKv(kv, StateKeys(job.name, Topics.of(job.log).examples).waiting)
-        loop = JoinerLoop(job, log, measured, clock, stop.is_set)
-        loop.start(force=force)
-        if stop_at_end:
-            _join_to_end(loop, stop.is_set)
-        else:
-            gauges = JoinerGauges(loop, measured, clock)
-            while not stop.is_set():
-                gauges.step()
-        loop.commit()
+        with closing(JoinerLoop(job, log, measured, clock, stop.is_set)) as loop:
+            loop.start(force=force)
+            if stop_at_end:
+                _join_to_end(loop, stop.is_set)
+            else:
+                gauges = JoinerGauges(loop, measured, clock)
+                while not stop.is_set():
+                    gauges.step()
+            loop.commit()
     _logger.info("joiner stopped, position written")
 
 

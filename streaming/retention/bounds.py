@@ -2,8 +2,8 @@
 
 | topic | kept |
 |---|---|
-| `impressions`, `actions` | from the joiner's position on, and those of requests that may still be open or get late actions |
-| `examples` | from the oldest checkpoint on, so that the trainer can go back to each one that is kept |
+| `impressions`, `actions` | from the place on from which a joiner without its store would read again: of requests that may get actions |
+| `examples` | from the oldest checkpoint that is kept on, and from that place on |
 | `updates` | from the second newest checkpoint on: a replica may just be loading it |
 
 Of `examples` and `updates` the newest 1,000 records stay as well: a joiner compares its last step with them, a trainer finds its generation
@@ -22,7 +22,7 @@ from monolith_py.errors import CheckpointError
 from monolith_py.io import Kv, Log
 from monolith_py.io.log.topics import Topics
 from monolith_py.training import Checkpoint, CheckpointMeta
-from monolith_streaming.joiner.position import StateKeys, decode_position
+from monolith_streaming.joiner.position import Position, StateKeys, decode_position
 
 # More than the records of one step of a joiner, and more than replicas lag by.
 _TAIL_RECORDS = 1000
@@ -65,6 +65,9 @@ def safe_bounds(job: JobConfig, log: Log, kv: Kv, now_ms: int, keep_s: float | N
             bounds.append(_bound(log, topic, partition, needs, keep_ms))
     for partition in range(log.num_partitions(topics.examples)):
         needs = [(meta.offsets.get(partition, (0, 0))[0], f"checkpoint of step {meta.step}") for meta in checkpoints]
+        position = _position(job, kv, partition)
+        if needs and position is not None:
+            needs.append((position.progress.open.examples, "requests that may be open"))
         bounds.append(_bound(log, topics.examples, partition, [*_tail(log, topics.examples, partition, needs)], keep_ms))
     newest = sorted(checkpoints, key=lambda meta: meta.step)[-2:]
     needs = [(meta.updates_offset, f"checkpoint of step {meta.step}") for meta in newest]
@@ -72,13 +75,18 @@ def safe_bounds(job: JobConfig, log: Log, kv: Kv, now_ms: int, keep_s: float | N
     return bounds
 
 
+def _position(job: JobConfig, kv: Kv, partition: int) -> Position | None:
+    (value,) = kv.get_many([StateKeys(job.name, Topics.of(job.log).examples).position(partition)])
+    return None if value is None else decode_position(value)
+
+
 def _joiner_needs(job: JobConfig, log: Log, kv: Kv, topic: str, partition: int) -> Iterator[tuple[int, str]]:
-    topics, settings = Topics.of(job.log), job.joiner
-    (value,) = kv.get_many([StateKeys(job.name, topics.examples).position(partition)])
-    if value is None:
+    settings, position = job.joiner, _position(job, kv, partition)
+    if position is None:
         return
-    position = decode_position(value)
-    yield position.offsets[0 if topic == topics.impressions else 1], "joiner's position"
+    is_impressions = topic == Topics.of(job.log).impressions
+    yield position.offsets[0 if is_impressions else 1], "joiner's position"
+    yield (position.progress.open.impressions if is_impressions else position.progress.open.actions), "requests that may be open"
     if position.watermark.watermark_ms is None:
         yield 0, "joiner without a watermark"
         return

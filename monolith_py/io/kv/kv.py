@@ -8,8 +8,11 @@ from typing import Protocol
 
 from monolith_py.config import KvConfig
 from monolith_py.config.security import KvSecurityConfig
-from monolith_py.errors import ConfigError
+from monolith_py.errors import ConfigError, Fenced
 from monolith_py.io.secret import KV_KEY_PASSWORD, KV_PASSWORD, read_secret
+
+# Bytes of a value in the text of an error.
+_TEXT_BYTES = 100
 
 
 class Kv(Protocol):
@@ -19,8 +22,12 @@ class Kv(Protocol):
         """Return the value of each key, None for an absent one."""
         ...
 
-    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
-        """Put, then delete, in one atomic, durable step: a key in both is absent afterwards."""
+    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = (), expect: Mapping[str, bytes] | None = None) -> None:
+        """Put, then delete, in one atomic, durable step: a key in both is absent afterwards.
+
+        Raises:
+            Fenced: a key of `expect` has another value, and nothing was written.
+        """
         ...
 
     def scan(self, prefix: str) -> Iterator[tuple[str, bytes]]:
@@ -53,9 +60,10 @@ class MemoryKv:
         with self._lock:
             return [self._values.get(key) for key in keys]
 
-    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
+    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = (), expect: Mapping[str, bytes] | None = None) -> None:
         """Put, then delete, in one atomic step: a key in both is absent afterwards."""
         with self._lock:
+            check_expected(expect, [self._values.get(key) for key in expect or ()])
             self._values.update(puts)
             for key in deletes:
                 self._values.pop(key, None)
@@ -70,6 +78,24 @@ class MemoryKv:
         """Delete all values."""
         with self._lock:
             self._values.clear()
+
+
+def check_expected(expect: Mapping[str, bytes] | None, got: Sequence[bytes | None]) -> None:
+    """Check the values `got` of the keys of `expect`.
+
+    Raises:
+        Fenced: one differs.
+    """
+    for (key, expected), value in zip((expect or {}).items(), got, strict=True):
+        if value != expected:
+            rule = f"{key!r} must be {_text(expected)!r} in the store"
+            raise Fenced(
+                f"{rule}, got {None if value is None else _text(value)!r}: another process has taken over, or the store has lost it"
+            )
+
+
+def _text(value: bytes) -> str:
+    return value[:_TEXT_BYTES].decode(errors="replace")
 
 
 def open_kv(where: str | KvConfig) -> Kv:

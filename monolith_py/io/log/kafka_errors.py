@@ -8,17 +8,19 @@ from contextlib import contextmanager
 from kafka.errors import (
     AuthorizationError,
     IllegalSaslStateError,
+    InvalidProducerEpochError,
     InvalidRecordError,
     InvalidTimestampError,
     KafkaError,
     MessageSizeTooLargeError,
     PolicyViolationError,
+    ProducerFencedError,
     RecordListTooLargeError,
     SaslAuthenticationFailedError,
     UnsupportedForMessageFormatError,
 )
 
-from monolith_py.errors import LogDenied, LogError, RecordRefused
+from monolith_py.errors import Fenced, LogDenied, LogError, RecordRefused
 
 # A broker gives these for the same record again. kafka-python's idempotent producer fails every later record after any of them.
 _REFUSALS = (
@@ -31,6 +33,8 @@ _REFUSALS = (
 )
 # Refusals of the user, the password or a permission.
 _DENIALS = (AuthorizationError, IllegalSaslStateError, SaslAuthenticationFailedError)
+# Of a transactional producer: a newer one of its transactional id exists, or the broker has aborted its transaction after a timeout.
+_FENCES = (ProducerFencedError, InvalidProducerEpochError)
 _MESSAGE_CHARS = 500
 
 
@@ -48,3 +52,17 @@ def _kind(error: Exception) -> type[LogError]:
     if isinstance(error, _DENIALS) or "AuthorizationFailedError" in str(error):
         return LogDenied
     return RecordRefused if isinstance(error, _REFUSALS) else LogError
+
+
+@contextmanager
+def writer_errors(name: str) -> Iterator[None]:
+    """Map errors of a transactional producer as `mapped_errors` does, and those of a producer that was fenced to `Fenced`."""
+    try:
+        with mapped_errors(name):
+            yield
+    except LogError as error:
+        # A producer that has failed once wraps its first error in later ones.
+        causes = (error.__cause__, *getattr(error.__cause__, "args", ()))
+        if any(isinstance(cause, _FENCES) for cause in causes):
+            raise Fenced(f"{name}: another process has taken over, or this one stood still for too long: {error}") from error
+        raise

@@ -18,7 +18,7 @@ from monolith_demo.driver.ports import free_ports
 from monolith_py.clock import SystemClock
 from monolith_py.config import KvConfig
 from monolith_py.config.security import KvSecurityConfig
-from monolith_py.errors import ConfigError, KvDenied
+from monolith_py.errors import ConfigError, Fenced, KvDenied
 from monolith_py.io import Kv, open_kv
 from monolith_py.io.kv.durability import check_keeps_state
 from monolith_py.io.retrying import RetryPolicy
@@ -29,7 +29,21 @@ pytestmark = pytest.mark.needs_redis
 PASSWORD, WRONG = "correct horse battery staple", "hunter2-hunter2"
 # Permissions of a joiner, as deploy/README.md says them.
 ACL = ("on", f">{PASSWORD}", "resetkeys", "~joiner:*", "~counter:*", "~user:*", "~item:*", "resetchannels", "-@all")
-COMMANDS = ("+mget", "+mset", "+del", "+scan", "+multi", "+exec", "+info", "+config|get", "+select", "+ping", "+hello")
+COMMANDS = (
+    "+mget",
+    "+mset",
+    "+del",
+    "+scan",
+    "+multi",
+    "+exec",
+    "+watch",
+    "+unwatch",
+    "+info",
+    "+config|get",
+    "+select",
+    "+ping",
+    "+hello",
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +76,9 @@ def test_an_acl_user_with_the_documented_permissions_can_do_all_that_a_joiner_do
         kv.write({"joiner:a": b"1", "joiner:b": b"2", "counter:c": b"3"}, ["joiner:b"])
         assert kv.get_many(["joiner:a", "joiner:b"]) == [b"1", None]
         assert dict(kv.scan("joiner:")) == {"joiner:a": b"1"}
+        kv.write({"joiner:a": b"2"}, expect={"joiner:a": b"1"})
+        with pytest.raises(Fenced):
+            kv.write({"joiner:a": b"3"}, expect={"joiner:a": b"1"})
 
 
 @pytest.mark.parametrize("case", ["password", "user", "none"])

@@ -113,6 +113,8 @@ def password(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def round_trip(log: Log) -> bytes:
+    with closing(log.writer("actions", 0, "test")) as writer:
+        writer.append([b"transaction"], time_ms=1)
     end = log.append("actions", [b"click"], time_ms=1)
     return log.read("actions", 0, end - 1, 10, timeout_s=5.0)[-1].value
 

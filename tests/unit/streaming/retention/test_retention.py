@@ -39,15 +39,17 @@ class Stream:
         world.create_topics(log, self.job)
 
     def join(self, first: int, last: int) -> None:
+        """Let a joiner take up the requests one after the other, each in a step of its own."""
+        loop = self.world.joiner(self.job, self.log, self.kv, self.clock)
         for number in range(first, last):
             at_s = number * EVERY_S
             impression = self.world.impression(f"r{number}", at_s)
             self.world.append(self.job, self.log, impression, self.world.action(f"r{number}", "click", at_s + 1))
-        loop = self.world.joiner(self.job, self.log, self.kv, self.clock)
-        ends = loop.ends()
-        while not loop.has_reached(ends):
-            loop.step()
-        loop.commit()
+            ends = loop.ends()
+            while not loop.has_reached(ends):
+                loop.step()
+            loop.commit()
+        loop.close()
 
     def train(self) -> None:
         OnlineTraining(self.job, self.log, SystemClock(), lambda: False).run(stop_at_end=True)
