@@ -29,21 +29,8 @@ pytestmark = pytest.mark.needs_redis
 PASSWORD, WRONG = "correct horse battery staple", "hunter2-hunter2"
 # Permissions of a joiner, as deploy/README.md says them.
 ACL = ("on", f">{PASSWORD}", "resetkeys", "~joiner:*", "~counter:*", "~user:*", "~item:*", "resetchannels", "-@all")
-COMMANDS = (
-    "+mget",
-    "+mset",
-    "+del",
-    "+scan",
-    "+multi",
-    "+exec",
-    "+watch",
-    "+unwatch",
-    "+info",
-    "+config|get",
-    "+select",
-    "+ping",
-    "+hello",
-)
+_STORE = ("+mget", "+mset", "+del", "+scan", "+multi", "+exec", "+watch", "+unwatch")
+COMMANDS = (*_STORE, "+info", "+config|get", "+select", "+ping", "+hello")
 
 
 @pytest.fixture(scope="module")
