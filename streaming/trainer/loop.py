@@ -22,8 +22,7 @@ from monolith_py.training import CheckpointMeta, CheckpointSaving
 from monolith_streaming.trainer.example_rules import ExampleRules
 from monolith_streaming.trainer.learner import Learner
 from monolith_streaming.trainer.source import ExampleSource
-from monolith_streaming.trainer.start import RESUME, StartOptions, start_trainer
-from monolith_streaming.trainer.step_order import SourcePlace
+from monolith_streaming.trainer.start import RESUME, StartOptions, source_place, start_trainer
 
 _logger = logging.getLogger(__name__)
 
@@ -43,6 +42,7 @@ class OnlineTraining:
         Raises:
             CheckpointError: `start_trainer` documents the causes.
             ClockStepped: the wall clock is behind the checkpoint's event time.
+            StateMismatch: topic `examples` was made again since the checkpoint, and no option accepts it.
             LogError: a topic is missing or the log cannot be reached.
         """
         self._job, self._clock, self._should_stop = job, clock, should_stop
@@ -55,11 +55,12 @@ class OnlineTraining:
         log.num_partitions(self._topics.dense_requests)  # a missing topic fails here, not at each publish
         published = PublishedModel(self.trainer.bags.tables, self.trainer.export_dense, self.trainer.layout.identity(start.model_id))
         self._model_id = start.model_id
+        self._examples_topic = log.describe(self._topics.examples).id
+        place = source_place(meta, self._topics.examples, self._examples_topic, options)
         self._publisher = Publisher(log, self._topics, published, job.sync, clock, generation=start.generation)
         self._learner = Learner(self.trainer, self._note_step, self._put_aside)
         rules = ExampleRules.of(job, clock)
         rules.check_clock(self.trainer.watermark_ms)
-        place = SourcePlace(meta.offsets, meta.steps, options.accept_hole) if meta else SourcePlace(accepts_holes=options.accept_hole)
         self._source = ExampleSource(log, self._topics.examples, place, self._dead_letters, clock, rules)
         self._saved_batches = meta.step if meta else -1
         self._saving: CheckpointSaving | None = None
@@ -154,6 +155,7 @@ class OnlineTraining:
             updates_offset=updates_offset,
             offsets=self._source.positions,
             steps=self._source.steps,
+            examples_topic=self._examples_topic,
             watermark_ms=self.trainer.watermark_ms,
             saved_ms=self._clock.now_ms(),
             quality=tuple(self.trainer.quality.report()),
