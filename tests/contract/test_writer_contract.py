@@ -1,4 +1,4 @@
-"""The contract of Writer, run over each implementation of Log: one writer of a partition at a time, and whole appends only. Also the identity of topics."""
+"""The contract of Writer over each implementation of Log: one writer of a partition at a time, whole appends only. And ids of topics."""
 
 from __future__ import annotations
 
