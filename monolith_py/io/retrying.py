@@ -36,7 +36,7 @@ from typing import TypeVar
 
 from monolith_py.clock import Clock
 from monolith_py.errors import KvDenied, KvError, LogDenied, LogError, OffsetTrimmed, RecordRefused, RecordsDamaged, TopicMissing
-from monolith_py.io import Kv, Log, Record, Writer
+from monolith_py.io import Kv, Log, Record, TopicInfo, Writer
 
 _logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -101,6 +101,10 @@ class RetryingLog:
     def num_partitions(self, topic: str) -> int:
         """Return the number of partitions."""
         return self._retry.run(lambda: self._log.num_partitions(topic))
+
+    def describe(self, topic: str) -> TopicInfo:
+        """Return identity and limits of a topic."""
+        return self._retry.run(lambda: self._log.describe(topic))
 
     def append(self, topic: str, values: Sequence[bytes], *, time_ms: int | Sequence[int], partition: int = 0) -> int:
         """Append all values in order, in one attempt, and return the offset after the last."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NoReturn
 
-from monolith_py.io import Log, Record
+from monolith_py.io import Log, Record, TopicInfo
 
 # Wall-clock wait for the next record, which exists: a Kafka reader has nothing at once.
 _WAIT_S = 1.0
@@ -26,6 +26,10 @@ class FixedLog:
     def num_partitions(self, topic: str) -> int:
         """Return the number of partitions."""
         return sum(name == topic for name, _ in self._ends)
+
+    def describe(self, topic: str) -> TopicInfo:
+        """Return identity and limits of a topic."""
+        return self._log.describe(topic)
 
     def read(self, topic: str, partition: int, offset: int, max_records: int, timeout_s: float = 0.0) -> list[Record]:
         """Return up to `max_records` records from `offset` on; an empty list means that there are no more."""

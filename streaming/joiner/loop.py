@@ -31,7 +31,7 @@ from monolith_py.io.retrying import RetryingKv, RetryingLog, RetryPolicy
 from monolith_py.observe import metrics
 from monolith_streaming.joiner.commit import commit
 from monolith_streaming.joiner.counters import counted
-from monolith_streaming.joiner.emit import Encoding, features_of, increments_of
+from monolith_streaming.joiner.emit import MAX_RECORD_BYTES, Encoding, features_of, increments_of
 from monolith_streaming.joiner.intake import Intake, SeenImpression
 from monolith_streaming.joiner.partition import PartitionState
 from monolith_streaming.joiner.position import StateKeys
@@ -83,10 +83,13 @@ class JoinerLoop:
         counts = self._partition_counts()
         if len(set(counts.values())) > 1:
             raise ConfigError(f"topics must have the same number of partitions, got {counts}")
-        start = Start(self._job, self._log, self._kv, self._rules, self._clock, force)
+        infos = {topic: self._log.describe(topic) for topic in counts}
+        ids = {topic: info.id for topic, info in infos.items()}
+        start = Start(self._job, self._log, self._kv, self._rules, self._clock, ids, force)
         time_rule = EventTimeRule.of(self._job.log)
         recovery = Recovery(self._log, self._topics, self._rules, self._patterns, time_rule, self._clock, lambda one: self._write([one]))
-        writers = [self._writer(number) for number in range(counts[self._topics.examples])]
+        most = infos[self._topics.examples].max_record_bytes
+        writers = [self._writer(number, most) for number in range(counts[self._topics.examples])]
         self._partitions = start.open(writers, recovery)
         if force:
             for partition in self._partitions:
@@ -97,11 +100,13 @@ class JoinerLoop:
         for partition in self._partitions:
             partition.writer.close()
 
-    def _writer(self, number: int) -> StepWriter:
+    def _writer(self, number: int, most: int | None) -> StepWriter:
         examples = self._topics.examples
         encoding = Encoding(self._rules, self._patterns, self._job.joiner.examples_per_record)
         refused = partial(self._dead_letters.put, examples, number, NO_OFFSET)
-        return StepWriter(self._log, examples, number, self._log.writer(examples, number, WRITER), encoding, refused, self._retry)
+        max_bytes = MAX_RECORD_BYTES if most is None else min(most, MAX_RECORD_BYTES)
+        writer = self._log.writer(examples, number, WRITER)
+        return StepWriter(self._log, examples, number, writer, encoding, refused, self._retry, max_bytes)
 
     def step(self) -> int:
         """Read and join records, commit if it is time, and return the number of records read.

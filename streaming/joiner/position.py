@@ -43,6 +43,7 @@ class Progress:
     # Every request with a deadline up to this time was closed; below `advanced_ms` only while a late impression waits.
     closed_ms: int | None = None
     open: OpenPlace = _BEGINNING
+    topics: list[str] = field(default_factory=list)  # ids of the inputs, by `InputTopic`: the offsets are theirs
 
 
 @dataclass
@@ -55,6 +56,7 @@ class Position:
     step: int = 0  # number of the last one
     epoch: int = 0  # number of the joiner's start
     commit: int = 0  # number of the commit to the store: no two have the same position
+    topic: str = ""  # id of the topic of examples, whose offset `examples_end` is
     tasks: list[str] = field(default_factory=list)  # bit t of a waiting request's labels is that of tasks[t]
 
     @property

@@ -16,6 +16,7 @@ import logging
 import os
 import secrets
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from monolith_py.clock import Clock
@@ -47,6 +48,7 @@ class Start:
     kv: Kv
     rules: Rules
     clock: Clock
+    ids: Mapping[str, str]  # of the topics, by name
     force: bool = False
 
     @property
@@ -120,15 +122,18 @@ class Start:
         if start > place.examples:
             rule = f"must have its records from {place.examples} on, while the store has no position"
             raise StateMismatch(f"{examples!r}[{number}] {rule}, got {start}: restore the store")
-        progress = Progress([place.impressions, place.actions], open=place)
-        return Position(progress, place.examples, step.series, place.step, step.epoch, tasks=list(self.rules.tasks))
+        progress = Progress([place.impressions, place.actions], open=place, topics=found.progress.topics)
+        numbers = {"series": step.series, "step": place.step, "epoch": step.epoch}
+        return Position(progress, place.examples, **numbers, topic=self.ids[examples], tasks=list(self.rules.tasks))
 
     def _fresh(self, number: int) -> Position:
         """Return the position before the first record, with a new series."""
         starts = [self.log.start_offset(topic, number) for topic in (self.topics.impressions, self.topics.actions)]
         end = self.log.end_offset(self.topics.examples, number)
-        progress = Progress(starts, open=OpenPlace(starts[0], starts[1], end, 0))
-        return Position(progress, end, self._new_series(number, 0), tasks=list(self.rules.tasks))
+        ids = [self.ids[topic] for topic in (self.topics.impressions, self.topics.actions)]
+        progress = Progress(starts, open=OpenPlace(starts[0], starts[1], end, 0), topics=ids)
+        series, topic = self._new_series(number, 0), self.ids[self.topics.examples]
+        return Position(progress, end, series, topic=topic, tasks=list(self.rules.tasks))
 
     def _forced(self, number: int, value: bytes | None) -> Position:
         """Return the position of the store with a new series; that of a store of another log is dropped."""
@@ -153,11 +158,17 @@ class Start:
         return max(self.clock.now_ms(), before + 1, found.step.series + 1 if found is not None else 0)
 
     def _check_reach(self, number: int, position: Position) -> None:
-        """Check that the log reaches the position.
+        """Check that the log has the topics of the position, and reaches it.
 
         Raises:
-            StateMismatch: it does not: it is another log, or has lost records.
+            StateMismatch: a topic was made again, is that of another log, or has lost records.
         """
+        names = (self.topics.impressions, self.topics.actions, self.topics.examples)
+        for topic, expected in zip(names, [*position.progress.topics, position.topic], strict=True):
+            if (got := self.ids[topic]) != expected:
+                raise StateMismatch(
+                    f"{topic!r} must be the topic with the id {expected}, whose offsets the state has, got {got}: made again"
+                )
         ends = dict(zip((self.topics.impressions, self.topics.actions), position.offsets, strict=True))
         for topic, offset in {**ends, self.topics.examples: position.examples_end}.items():
             end = self.log.end_offset(topic, number)

@@ -22,7 +22,7 @@ from monolith_py.training import CheckpointMeta, CheckpointSaving
 from monolith_streaming.trainer.example_rules import ExampleRules
 from monolith_streaming.trainer.handover import SourceParts, SourceStart, open_source
 from monolith_streaming.trainer.learner import Learner
-from monolith_streaming.trainer.start import RESUME, StartOptions, start_trainer
+from monolith_streaming.trainer.start import RESUME, StartOptions, source_place, start_trainer
 
 _logger = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ class OnlineTraining:
         Raises:
             CheckpointError: `start_trainer` documents the causes.
             ClockStepped: the wall clock is behind the checkpoint's event time.
+            StateMismatch: topic `examples` was made again since the checkpoint, and no option accepts it.
             LogError: a topic is missing or the log cannot be reached.
         """
         self._job, self._clock, self._should_stop = job, clock, should_stop
@@ -54,12 +55,14 @@ class OnlineTraining:
         log.num_partitions(self._topics.dense_requests)  # a missing topic fails here, not at each publish
         published = PublishedModel(self.trainer.bags.tables, self.trainer.export_dense, self.trainer.layout.identity(start.model_id))
         self._model_id = start.model_id
+        self._examples_topic = log.describe(self._topics.examples).id
+        place = source_place(meta, self._topics.examples, self._examples_topic, options)
         self._publisher = Publisher(log, self._topics, published, job.sync, clock, generation=start.generation)
         self._learner = Learner(self.trainer, self._note_step, self._put_aside)
         rules = ExampleRules.of(job, clock)
         rules.check_clock(self.trainer.watermark_ms)
         parts = SourceParts(log, self._topics.examples, self._dead_letters, clock, rules, options.accept_hole)
-        self._source = open_source(parts, options.source, SourceStart(meta.offsets, meta.source, meta.steps) if meta else None)
+        self._source = open_source(parts, options.source, SourceStart(place.positions, meta.source, place.steps) if meta else None)
         self._saved_batches = meta.step if meta else -1
         self._saving: CheckpointSaving | None = None
         self._saved_meta: CheckpointMeta | None = None
@@ -153,6 +156,7 @@ class OnlineTraining:
             updates_offset=updates_offset,
             offsets=self._source.positions,
             steps=self._source.steps,
+            examples_topic=self._examples_topic,
             watermark_ms=self.trainer.watermark_ms,
             saved_ms=self._clock.now_ms(),
             quality=tuple(self.trainer.quality.report()),

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from monolith_py.config import JobConfig
-from monolith_py.errors import CheckpointError, ConfigError
+from monolith_py.errors import CheckpointError, ConfigError, StateMismatch
 from monolith_py.io import Log
 from monolith_py.io.log.topics import Topics
 from monolith_py.sync import next_generation
 from monolith_py.training import Checkpoint, CheckpointMeta, Trainer, restore_checkpoint
 from monolith_streaming.trainer.handover import SourceOptions
+from monolith_streaming.trainer.step_order import SourcePlace
 
 _logger = logging.getLogger(__name__)
 
@@ -69,6 +70,25 @@ def start_trainer(job: JobConfig, log: Log, options: StartOptions, now_ms: int) 
     # Replicas that hold rows of a table that starts anew must load a checkpoint: its new rows come one by one.
     model_id = f"{generation}-{now_ms}" if options.reset_tables else meta.model_id
     return Start(trainer, meta, generation, model_id, restored.changes)
+
+
+def source_place(meta: CheckpointMeta | None, topic: str, topic_id: str, options: StartOptions) -> SourcePlace:
+    """Return the place of the checkpoint `meta` in `topic`, the beginning without one, or if the topic was made again and that is accepted.
+
+    Raises:
+        StateMismatch: the topic was made again, and no option accepts it.
+    """
+    if meta is None:
+        return SourcePlace(accepts_holes=options.accept_hole)
+    if meta.examples_topic and meta.examples_topic != topic_id:
+        rule = (
+            f"{topic!r} must be the topic with the id {meta.examples_topic}, whose offsets the checkpoint has, got {topic_id}: made again"
+        )
+        if not options.accept_hole:
+            raise StateMismatch(f"{rule}. --accept-hole reads it from its start")
+        _logger.error("reading from the start: %s", rule)
+        return SourcePlace(accepts_holes=True)
+    return SourcePlace(meta.offsets, meta.steps, options.accept_hole)
 
 
 def _check_folder(directory: Path, options: StartOptions) -> None:

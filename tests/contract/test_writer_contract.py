@@ -1,4 +1,4 @@
-"""The contract of Writer, run over each implementation of Log: one writer of a partition at a time, and whole appends only."""
+"""The contract of Writer over each implementation of Log: one writer of a partition at a time, whole appends only. And ids of topics."""
 
 from __future__ import annotations
 
@@ -129,3 +129,14 @@ def test_the_appends_of_a_killed_writer_are_whole(kind: str, request: pytest.Fix
     num_whole = (len(found) - 1) // size
     assert num_whole in (acknowledged, acknowledged + 1)
     assert found == [*(f"{number} {part}".encode() for number in range(num_whole) for part in range(size)), b"next"]
+
+
+def test_a_topic_has_an_id_of_its_own_in_every_handle(open_again: Callable[[], Log], log: Log, topic: str) -> None:
+    other = f"{topic}.other"
+    log.create_topic(other, 2)
+    assert log.describe(topic) == open_again().describe(topic)
+    assert log.describe(topic).id != log.describe(other).id
+    most = log.describe(topic).max_record_bytes
+    assert most is None or most > 15 << 20
+    with pytest.raises(TopicMissing):
+        log.describe("nowhere")

@@ -9,7 +9,7 @@ import numpy as np
 from monolith_py.config import JobConfig, parse_job
 from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.events import Impression
-from monolith_py.io import Record
+from monolith_py.io import Record, TopicInfo
 
 NOW_MS = 1_700_000_000_000
 
@@ -33,6 +33,9 @@ class MemoryLog:
         for value in values:
             self.records[topic].append(Record(topic, 0, self.end_offset(topic), at_ms, value))
         return self.end_offset(topic)
+
+    def describe(self, topic: str) -> TopicInfo:
+        return TopicInfo(topic)
 
     def writer(self, topic: str, partition: int, name: str) -> MemoryWriter:
         return MemoryWriter(self, topic)

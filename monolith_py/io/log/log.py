@@ -23,6 +23,14 @@ class Record:
     value: bytes  # empty for Kafka's null
 
 
+@dataclass(frozen=True)
+class TopicInfo:
+    """Identity and limits of a topic."""
+
+    id: str  # of this topic and no other one: a topic that is deleted and made again has another id
+    max_record_bytes: int | None = None  # largest value that a record may have, None without a limit
+
+
 class Writer(Protocol):
     """Atomic appends to one partition by one process at a time: a new writer of the same name fences the older one for good.
 
@@ -60,6 +68,10 @@ class Log(Protocol):
 
     def num_partitions(self, topic: str) -> int:
         """Return the number of partitions."""
+        ...
+
+    def describe(self, topic: str) -> TopicInfo:
+        """Return identity and limits of a topic."""
         ...
 
     def append(self, topic: str, values: Sequence[bytes], *, time_ms: int | Sequence[int], partition: int = 0) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from monolith_py.errors import Fenced, LogError, OffsetTrimmed, TopicMissing
-from monolith_py.io.log.log import Record, check_read, check_topic, event_times
+from monolith_py.io.log.log import Record, TopicInfo, check_read, check_topic, event_times
 
 
 class MemoryLog:
@@ -21,6 +21,8 @@ class MemoryLog:
     def __init__(self) -> None:
         self.records: dict[str, list[list[Record]]] = {}
         self.epochs: dict[tuple[str, int, str], int] = {}  # (topic, partition, name of the writer) -> newest epoch
+        self.ids: dict[str, str] = {}  # of topics that have another id than their name
+        self.max_record_bytes: int | None = None
         self._starts: dict[tuple[str, int], int] = {}  # start offsets of trimmed partitions
 
     def create_topic(self, topic: str, num_partitions: int = 1) -> None:
@@ -33,6 +35,11 @@ class MemoryLog:
         if topic not in self.records:
             raise TopicMissing(topic)
         return len(self.records[topic])
+
+    def describe(self, topic: str) -> TopicInfo:
+        """Return identity and limits of a topic."""
+        self.num_partitions(topic)
+        return TopicInfo(self.ids.get(topic, topic), self.max_record_bytes)
 
     def append(self, topic: str, values: Sequence[bytes], *, time_ms: int | Sequence[int], partition: int = 0) -> int:
         """Append all values in order and return the offset after the last."""

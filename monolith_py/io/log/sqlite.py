@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from monolith_py.errors import LogError, OffsetTrimmed, TopicMissing
-from monolith_py.io.log.log import Record, check_read, check_topic, event_times, is_topic_name
+from monolith_py.io.log.log import Record, TopicInfo, check_read, check_topic, event_times, is_topic_name
 from monolith_py.io.log.sqlite_partition import SCHEMA, PartitionFile, file_name
 from monolith_py.io.sqlite_file import BUSY_TIMEOUT_S, connect, mapped_errors
 
@@ -77,6 +77,10 @@ class SqliteLog:
     def num_partitions(self, topic: str) -> int:
         """Return the number of partitions."""
         return len(self._topic(topic))
+
+    def describe(self, topic: str) -> TopicInfo:
+        """Return the identity of a topic; it has no limits."""
+        return TopicInfo(self._topic(topic)[0].topic_id())
 
     def append(self, topic: str, values: Sequence[bytes], *, time_ms: int | Sequence[int], partition: int = 0) -> int:
         """Append all values in order, or none of them, and return the offset after the last once they are on disk."""

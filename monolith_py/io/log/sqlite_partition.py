@@ -1,10 +1,12 @@
 """One partition of a SQLite log: a database file, with a connection for appends and one for reads, each for one thread at a time.
 
-The table `writer` has the epoch of each writer by name: an append of a writer checks it in its own transaction.
+The table `writer` has the epoch of each writer by name: an append of a writer checks it in its own transaction. The table `identity` has
+the topic's id.
 """
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -23,6 +25,7 @@ INSERT INTO bounds VALUES (0);
 # Absent in logs of older releases.
 _WRITER_SCHEMA = "CREATE TABLE IF NOT EXISTS writer (name TEXT PRIMARY KEY, epoch INTEGER NOT NULL)"
 _NEXT_EPOCH = "INSERT INTO writer VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET epoch = epoch + 1"
+_IDENTITY_SCHEMA = "CREATE TABLE IF NOT EXISTS identity (topic_id TEXT NOT NULL)"
 # A read returns no more records after this many bytes of values.
 _READ_BYTES = 32 << 20
 # Records deleted by a trim in one transaction: appends run in between.
@@ -58,6 +61,14 @@ class PartitionFile:
                         peak = time_ms
                         writer.execute("INSERT INTO peak VALUES (?, ?)", (time_ms, end + index))
         return end + len(values)
+
+    def topic_id(self) -> str:
+        """Return the id of the topic, which its first partition has; make one if it has none."""
+        with self._writing() as writer, transaction(writer):
+            writer.execute(_IDENTITY_SCHEMA)
+            writer.execute("INSERT INTO identity SELECT ? WHERE NOT EXISTS (SELECT * FROM identity)", (secrets.token_hex(16),))
+            (topic_id,) = writer.execute("SELECT topic_id FROM identity").fetchone()
+        return str(topic_id)
 
     def open_writer(self, name: str) -> int:
         """Begin the next epoch of the writer `name` and return it."""

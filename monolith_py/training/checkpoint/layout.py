@@ -67,6 +67,7 @@ class CheckpointMeta:
     saved_ms: int  # wall clock
     quality: tuple[Quality, ...] = ()  # of the last predictions of each task; none in older checkpoints
     steps: dict[int, JoinerStep] = field(default_factory=dict)  # partition of `examples` -> last step before its offset
+    examples_topic: str = ""  # id of the topic whose offsets these are; none in older checkpoints
     model_id: str = ""  # of the model since its tables were last started anew: no replica mixes two
     source: SourceMeta | None = None  # None: the job's examples from their start
 

@@ -9,7 +9,7 @@ import pytest
 
 from monolith_py.clock import ManualClock
 from monolith_py.errors import KvError, LogError, OffsetTrimmed, TopicMissing
-from monolith_py.io import MemoryKv, MemoryLog, Record, Writer
+from monolith_py.io import MemoryKv, MemoryLog, Record, TopicInfo, Writer
 from monolith_py.io.retrying import RETRY_S, RetryingKv, RetryingLog, RetryPolicy
 
 
@@ -120,6 +120,10 @@ class FailingLog:
     def append(self, topic: str, values: Sequence[bytes], *, time_ms: int | Sequence[int], partition: int = 0) -> int:
         self._call("append", topic, values, time_ms, partition)
         return 8
+
+    def describe(self, topic: str) -> TopicInfo:
+        self._call("describe", topic)
+        return TopicInfo("id")
 
     def writer(self, topic: str, partition: int, name: str) -> Writer:
         self._call("writer", topic, partition, name)

@@ -31,6 +31,17 @@ def test_records_of_a_long_user_history_are_cut_at_1_mb(world: World) -> None:
     assert [row[1] for row in world.labels(job, log)] == list(range(300))
 
 
+def test_records_are_cut_to_the_limit_of_their_topic(world: World) -> None:
+    """A topic made by other tools has Kafka's own limit, or a smaller one: streams.md, K3."""
+    job = world.job()
+    log = world.log(job)
+    log.max_record_bytes = 30_000
+    world.append(job, log, world.impression("r", items=range(300), shared=history(300)))
+    world.join(job, log)
+    assert max(len(record.value) for record in log.read("examples", 0, 0, 1_000)) <= 30_000
+    assert len(world.labels(job, log)) == 300
+
+
 def test_requests_that_close_together_are_written_in_several_steps(world: World) -> None:
     """4,096 requests that close in one step made 86 MB of records at once: faults.md, f24."""
 

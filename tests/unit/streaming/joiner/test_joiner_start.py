@@ -152,6 +152,22 @@ def test_steps_of_another_store_are_refused(world: World, job: JobConfig) -> Non
         world.joiner(job, log, kv)
 
 
+@pytest.mark.parametrize("topic", ["impressions", "actions", "examples"])
+def test_topics_that_were_made_again_are_refused_by_name(world: World, job: JobConfig, topic: str) -> None:
+    log, kv = world.log(job), MemoryKv()
+    fill(world, job, log)
+    step_to_end(world.joiner(job, log, kv))
+    log.ids[topic] = "again"
+    rule = f"'{topic}' must be the topic with the id {topic}, whose offsets the state has, got again: made again"
+    with pytest.raises(StateMismatch, match=rule):
+        world.joiner(job, log, kv)
+    if topic != "examples":
+        with pytest.raises(StateMismatch, match=rule):
+            world.joiner(job, log, MemoryKv())  # the log says whose offsets its steps have
+    step_to_end(forced(job, log, kv))
+    world.joiner(job, log, kv)
+
+
 def test_a_position_beyond_the_end_of_the_log_is_refused_at_once(world: World, job: JobConfig) -> None:
     log, kv = world.log(job), MemoryKv()
     fill(world, job, log)

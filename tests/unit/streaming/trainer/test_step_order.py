@@ -12,7 +12,7 @@ from monolith_py.clock import ManualClock
 from monolith_py.config import JobConfig
 from monolith_py.data.examples import ExampleBatch
 from monolith_py.data.steps import JoinerStep
-from monolith_py.errors import StepsMissing
+from monolith_py.errors import StateMismatch, StepsMissing
 from monolith_py.io.codec import decode_dead_letter, encode_examples, step_from_metadata, step_to_metadata
 from monolith_py.io.log.topics import create_topics
 from monolith_streaming.trainer.loop import OnlineTraining
@@ -129,3 +129,17 @@ def test_records_that_were_trimmed_or_put_aside_make_no_hole(job: JobConfig, log
     append(log, make_examples(7), step(7))
     assert learnt(job, log) == 4
     assert [decode_dead_letter(record.value).offset for record in log.read("dead_letters", 0, 0, 9)] == [4, 5]
+
+
+def test_a_topic_that_was_made_again_is_refused_unless_it_is_accepted(job: JobConfig, log: Any, make_examples: Examples) -> None:
+    for number in (1, 2):
+        append(log, make_examples(number), step(number))
+    assert learnt(job, log) == 2
+    log.records["examples"][0].clear()
+    log.ids["examples"] = "again"
+    append(log, make_examples(3), step(1, series=8))
+    rule = "'examples' must be the topic with the id examples, whose offsets the checkpoint has, got again: made again"
+    with pytest.raises(StateMismatch, match=rule):
+        learnt(job, log)
+    assert learnt(job, log, StartOptions(accept_hole=True)) == 3
+    assert learnt(job, log) == 3
