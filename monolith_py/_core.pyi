@@ -1,6 +1,6 @@
 """The C++ core: embedding tables, feature interactions and sparse towers. Arguments are numpy views; long calls release the GIL."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -222,3 +222,85 @@ def pairwise_dots_backward(
     beside: FloatArray | None,
     gradients: FloatArray,
 ) -> None: ...
+
+class JoinerSettings:
+    """Rules of the joiner of a job, times in milliseconds; the attributes are zero or false at first (`streaming/joiner/rules.py`)."""
+
+    emits_requests: bool
+    retracts: bool
+    window_ms: int
+    allowed_lateness_ms: int
+    max_out_of_orderness_ms: int
+    negative_rate: float
+    num_ahead: int  # records behind one, of a backlog, that show that it is ahead of them
+    idle_timeout_s: float
+    max_skew_ms: int
+    not_from_ms: int  # no event time lies in [not_from_ms, not_to_ms)
+    not_to_ms: int
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        kinds: Sequence[tuple[str, int, bool, bool]],  # kind of action: name, bits of its tasks, ends the wait of its candidate, of all
+        widths: Mapping[str, int],  # dim of each dense feature
+    ) -> None: ...
+
+class JoinedExamples:
+    """Examples in columns."""
+
+    def __len__(self) -> int: ...
+    # Sparse features, dense features and their widths, indices of the tasks with served scores, models (arm, version).
+    def names(self) -> tuple[list[str], list[tuple[str, int]], list[int], list[tuple[str, str]]]: ...
+    def message(self) -> bytes: ...  # the Arrow IPC message of the record batch, then the end of the stream
+
+class JoinedStep:
+    """The examples of a step of a joiner, valid until the step is cleared."""
+
+    def __len__(self) -> int: ...
+    def newest_ms(self) -> int: ...  # event time, 0 without an example
+    def examples(self, start: int, stop: int) -> JoinedExamples: ...
+
+class JoinerPartition:
+    """The joiner of one partition in memory. `topic`: 0 for impressions, 1 for actions. For one thread."""
+
+    def __init__(
+        self,
+        settings: JoinerSettings,
+        watermark: tuple[int | None, Sequence[int | None], int, Sequence[int]],  # the fields of `WatermarkState`
+        offsets: Sequence[int],
+        now_s: float,
+    ) -> None: ...
+    # `judge`: called with a record that the core does not read; returns it in canonical form, or the reason for refusing it.
+    def push(
+        self, topic: int, offsets: list[int], values: list[bytes], wanted: int, wall_ms: int, judge: Callable[[bytes], bytes | str]
+    ) -> None: ...
+    def push_damaged(self, topic: int, offset: int, reason: str, wanted: int) -> None: ...
+    def note_read(self, topic: int, now_s: float) -> None: ...
+    def skip_to(self, topic: int, offset: int) -> None: ...
+    def num_read_ahead(self, topic: int) -> int: ...
+    def run(self, now_s: float, wall_ms: int) -> tuple[int, bool]: ...  # number of records, whether more windows are due
+    def close_some(self) -> bool: ...  # whether more are left to close
+    @property
+    def offsets(self) -> list[int]: ...
+    @property
+    def watermark(self) -> tuple[int | None, list[int | None], int, list[int]]: ...
+    @property
+    def has_changes(self) -> bool: ...
+    @property
+    def num_requests(self) -> int: ...
+    @property
+    def num_waiting(self) -> int: ...  # candidates
+    @property
+    def num_emitted(self) -> int: ...  # in this step, with negatives that were sampled away
+    # Records read by topic, actions of unused kinds, of values without effect, repeated impressions, valid impressions, actions by kind.
+    def take_counts(self) -> tuple[list[int], int, int, int, int, list[int]]: ...
+    def refused_records(self) -> list[tuple[int, int, bytes, str]]: ...  # topic, offset, value, reason
+    def too_late(self) -> list[tuple[int, int, bytes, str]]: ...
+    def refused_actions(self) -> list[tuple[str, int, bytes, int]]: ...  # request id, offset, value, `Reason`
+    # Of all emissions: kind (255: sampled away), whether it is the first of its candidate, labels.
+    def emissions(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.uint64]]: ...
+    def written(self) -> JoinedStep: ...
+    def counted_columns(self, names: Sequence[str]) -> dict[str, tuple[Int64Array, Int32Array]]: ...  # fids, lengths
+    def changes(self) -> tuple[list[tuple[int, bytes]], list[int]]: ...  # blocks to put, by number, and to delete
+    def clear_step(self) -> None: ...
+    def restore(self, blocks: Sequence[tuple[int, bytes]]) -> None: ...  # ValueError for a damaged block

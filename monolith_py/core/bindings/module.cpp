@@ -35,4 +35,5 @@ NB_MODULE(_core, m) {
     bind_pooled(m);
     bind_interaction(m);
     bind_tower(m);
+    bind_joiner(m);
 }

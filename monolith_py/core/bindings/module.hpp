@@ -8,3 +8,4 @@ void bind_table(nanobind::module_& m);
 void bind_pooled(nanobind::module_& m);
 void bind_interaction(nanobind::module_& m);
 void bind_tower(nanobind::module_& m);
+void bind_joiner(nanobind::module_& m);

@@ -90,8 +90,9 @@ class Reader {
         data_ += size;
     }
 
-  private:
     size_t left() const { return static_cast<size_t>(end_ - data_); }
+
+  private:
     [[noreturn]] void fail(const std::string& expected) const {
         throw SnapshotError(std::string(name_) + ": damaged: expected " + expected + " bytes, got " +
                             std::to_string(left()));

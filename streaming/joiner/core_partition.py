@@ -1,0 +1,102 @@
+"""One partition of the joiner in the core: its settings from the job, the records that the core leaves to Python, its results.
+
+The core joins by the rules of rules.py and watermark.py; tests/unit/streaming/joiner/test_core_joiner.py holds it to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from monolith_py import _core
+from monolith_py.config import JobConfig
+from monolith_py.data.columns import FeatureColumns, Int64Array, SparseColumn
+from monolith_py.data.events import EventTimeRule
+from monolith_py.errors import WireError
+from monolith_py.io.codec.canonical import canonical_action, canonical_impression
+from monolith_py.io.codec.joined import encode_joined
+from monolith_py.io.codec.wire_patterns import WirePatterns
+from monolith_streaming.joiner.emit import MAX_RECORD_BYTES
+from monolith_streaming.joiner.intake import NAMES, num_ahead
+from monolith_streaming.joiner.position import Position
+from monolith_streaming.joiner.rules import Rules
+from monolith_streaming.joiner.watermark import InputTopic, WatermarkState
+
+
+class Judge:
+    """Decides about records that the core does not read. For one thread."""
+
+    def __init__(self, job: JobConfig, patterns: WirePatterns) -> None:
+        self._patterns, self._time_rule = patterns, EventTimeRule.of(job.log)
+
+    def judge(self, input_topic: InputTopic, value: bytes, wall_ms: int) -> bytes | str:
+        """Return the record in canonical form, or the reason for refusing it."""
+        try:
+            if input_topic == InputTopic.IMPRESSIONS:
+                canonical, time_ms = canonical_impression(value, self._patterns)
+            else:
+                canonical, time_ms = canonical_action(value)
+        except WireError as error:
+            return str(error)
+        fault = self._time_rule.fault(time_ms, wall_ms)
+        return canonical if fault is None else f"{NAMES[input_topic]}.{fault}"
+
+
+def core_settings(job: JobConfig, rules: Rules, widths: Mapping[str, int]) -> _core.JoinerSettings:
+    """Return the settings of the core for `job` with `rules`; `widths`: dim of each dense feature."""
+    names = dict.fromkeys([*rules.bits, *sorted(rules.terminal), *sorted(rules.terminal_of_request)])
+    kinds = [(name, rules.bits.get(name, 0), name in rules.terminal, name in rules.terminal_of_request) for name in names]
+    time_rule = EventTimeRule.of(job.log)
+    settings = _core.JoinerSettings(rules.tasks, kinds, dict(widths))
+    settings.emits_requests, settings.retracts = rules.emits_requests, rules.retracts
+    settings.window_ms, settings.allowed_lateness_ms = rules.window_ms, rules.allowed_lateness_ms
+    settings.max_out_of_orderness_ms, settings.negative_rate = rules.max_out_of_orderness_ms, rules.negative_rate
+    settings.num_ahead, settings.idle_timeout_s = num_ahead(job.joiner.max_records), job.joiner.idle_timeout_s
+    settings.max_skew_ms = time_rule.max_skew_ms
+    settings.not_from_ms, settings.not_to_ms = time_rule.seconds.start, time_rule.seconds.stop
+    return settings
+
+
+class CorePartition:
+    """The joiner of one partition; `core` is its state in memory, `position` follows it."""
+
+    def __init__(self, settings: _core.JoinerSettings, rules: Rules, position: Position, now_s: float) -> None:
+        state = position.watermark
+        self.position, self._rules = position, rules
+        fields = (state.watermark_ms, state.newest_ms, state.newest_at_ms, state.refusals)
+        self.core = _core.JoinerPartition(settings, fields, position.offsets, now_s)
+
+    def run(self, now_s: float, wall_ms: int) -> tuple[int, bool]:
+        """Process the records read ahead and close windows; return their number, and whether more windows are due."""
+        result = self.core.run(now_s, wall_ms)
+        self.position.offsets = self.core.offsets
+        self.position.watermark = WatermarkState(*self.core.watermark)
+        return result
+
+    def records(self, size: int, metadata: Mapping[str, str] | None = None) -> tuple[int, list[bytes]]:
+        """Return the newest event time of the step's examples, and these as records of at most `size` examples and about 1 MB."""
+        step = self.core.written()
+        pieces = (self._encoded(step, start, min(start + size, len(step)), metadata) for start in range(0, len(step), size))
+        return step.newest_ms(), [value for piece in pieces for value in piece]
+
+    def _encoded(self, step: _core.JoinedStep, start: int, stop: int, metadata: Mapping[str, str] | None) -> Iterator[bytes]:
+        value = encode_joined(step.examples(start, stop), self._rules.tasks, metadata)
+        if len(value) <= MAX_RECORD_BYTES or stop - start == 1:
+            yield value
+            return
+        middle = (start + stop) // 2
+        yield from self._encoded(step, start, middle, metadata)
+        yield from self._encoded(step, middle, stop, metadata)
+
+    def features(self, names: Sequence[str]) -> FeatureColumns:
+        """Return the named sparse features of all emissions of the step, in order."""
+        columns = self.core.counted_columns(names)
+        return FeatureColumns(self.core.num_emitted, {name: SparseColumn(fids, lengths) for name, (fids, lengths) in columns.items()})
+
+    def increments(self) -> Int64Array:
+        """Return the increments of each emission to the counters of its fids: int64 (B, 1 + tasks), examples and positives."""
+        _, firsts, labels = self.core.emissions()
+        columns = [firsts.astype("int64")] + [(labels >> index & 1).astype("int64") for index in range(len(self._rules.tasks))]
+        increments: Int64Array = np.stack(columns, axis=1)
+        return increments
