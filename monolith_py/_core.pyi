@@ -251,7 +251,7 @@ class JoinedExamples:
     def __len__(self) -> int: ...
     # Sparse features, dense features and their widths, indices of the tasks with served scores, models (arm, version).
     def names(self) -> tuple[list[str], list[tuple[str, int]], list[int], list[tuple[str, str]]]: ...
-    def message(self) -> bytes: ...  # the Arrow IPC message of the record batch, then the end of the stream
+    def record(self, prefix: bytes) -> bytes: ...  # `prefix`, then the Arrow IPC message of the record batch and the end of the stream
 
 class JoinedStep:
     """The examples of a step of a joiner, valid until the step is cleared."""

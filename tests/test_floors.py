@@ -22,7 +22,12 @@ DOORS = {
     "kafka": ["monolith_py/io/log/kafka*.py"],
     "redis": ["monolith_py/io/kv/redis.py"],
     "sqlite3": ["monolith_py/io/log/sqlite.py", "monolith_py/io/sqlite_file.py"],
-    "pyarrow": ["monolith_py/io/codec/examples.py", "monolith_py/io/codec/served_columns.py", "streaming/backtest/scores_file.py"],
+    "pyarrow": [
+        "monolith_py/io/codec/examples.py",
+        "monolith_py/io/codec/joined.py",
+        "monolith_py/io/codec/served_columns.py",
+        "streaming/backtest/scores_file.py",
+    ],
     "google": ["monolith_py/io/codec/messages.py", "monolith_py/sync/delta.py"],
     "monolith_py.pb": [
         "monolith_py/io/codec/*.py",

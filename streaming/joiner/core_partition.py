@@ -43,10 +43,14 @@ class Judge:
         return canonical if fault is None else f"{NAMES[input_topic]}.{fault}"
 
 
+def kinds_of(rules: Rules) -> list[str]:
+    """Return the kinds of action that matter, in the order of the core."""
+    return list(dict.fromkeys([*rules.bits, *sorted(rules.terminal), *sorted(rules.terminal_of_request)]))
+
+
 def core_settings(job: JobConfig, rules: Rules, widths: Mapping[str, int]) -> _core.JoinerSettings:
     """Return the settings of the core for `job` with `rules`; `widths`: dim of each dense feature."""
-    names = dict.fromkeys([*rules.bits, *sorted(rules.terminal), *sorted(rules.terminal_of_request)])
-    kinds = [(name, rules.bits.get(name, 0), name in rules.terminal, name in rules.terminal_of_request) for name in names]
+    kinds = [(name, rules.bits.get(name, 0), name in rules.terminal, name in rules.terminal_of_request) for name in kinds_of(rules)]
     time_rule = EventTimeRule.of(job.log)
     settings = _core.JoinerSettings(rules.tasks, kinds, dict(widths))
     settings.emits_requests, settings.retracts = rules.emits_requests, rules.retracts
@@ -64,6 +68,7 @@ class CorePartition:
     def __init__(self, settings: _core.JoinerSettings, rules: Rules, position: Position, now_s: float) -> None:
         state = position.watermark
         self.position, self._rules = position, rules
+        self.kinds = kinds_of(rules)
         fields = (state.watermark_ms, state.newest_ms, state.newest_at_ms, state.refusals)
         self.core = _core.JoinerPartition(settings, fields, position.offsets, now_s)
 

@@ -86,6 +86,17 @@ struct Examples {
     }
 };
 
+// Return `prefix`, followed by the record batch.
+nb::bytes record_of(const Examples& examples, const nb::bytes& prefix) {
+    const size_t size = prefix.size() + examples.columns.write(nullptr);
+    PyObject* record = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(size));
+    if (record == nullptr) nb::raise_python_error();
+    char* out = PyBytes_AS_STRING(record);
+    std::memcpy(out, prefix.c_str(), prefix.size());
+    examples.columns.write(out + prefix.size());
+    return nb::steal<nb::bytes>(record);
+}
+
 // The examples of a step, in order; valid until the step is cleared.
 class Written {
   public:
@@ -112,14 +123,14 @@ class Written {
 nb::dict counted_columns(const Partition& partition, const std::vector<std::string>& names) {
     std::vector<const Emission*> emitted;
     for (const Emission& emission : partition.waiting().outcome().emissions) emitted.push_back(&emission);
-    FeatureColumns columns(partition.settings().widths, &names);
+    FeatureColumns columns(partition.settings().widths, &names, emitted.size());
     for_each_impression(emitted.data(), emitted.size(),
                         [&](const Impression& impression, const auto& rows) { columns.add(impression, rows); });
     columns.finish();
     nb::dict result;
     for (const SparseColumn& column : columns.sparse()) {
         std::vector<int32_t> offsets(emitted.size() + 1), lengths;
-        column.write_offsets(offsets.data());
+        column.write_offsets(reinterpret_cast<char*>(offsets.data()));
         for (size_t row = 0; row < emitted.size(); ++row) lengths.push_back(offsets[row + 1] - offsets[row]);
         result[nb::cast(column.name())] = nb::make_tuple(vector_array(column.fids()), vector_array(lengths));
     }
@@ -211,7 +222,7 @@ void bind_joiner(nb::module_& m) {
     nb::class_<Examples>(m, "JoinedExamples")
         .def("__len__", [](const Examples& examples) { return examples.columns.features().num_rows(); })
         .def("names", &Examples::names)
-        .def("message", [](const Examples& examples) { return bytes_of(examples.columns.message()); });
+        .def("record", &record_of, "prefix"_a);
     nb::class_<Written>(m, "JoinedStep")
         .def("__len__", &Written::size)
         .def("newest_ms", &Written::newest_ms)

@@ -1,9 +1,7 @@
 #include "joiner/blake2b.hpp"
 
-#include <algorithm>
 #include <array>
 #include <bit>
-#include <cstring>
 
 #include "joiner/wire.hpp"
 
@@ -52,7 +50,7 @@ void compress(std::array<uint64_t, 8>& state, const char* block, uint64_t count,
 
 uint64_t blake2b_64(std::string_view message, std::string_view person) {
     char parameters[64] = {kDigest, 0, 1, 1};  // no key; fan-out and depth 1: no tree
-    std::copy_n(person.data(), std::min<size_t>(person.size(), 16), parameters + 48);
+    person.copy(parameters + 48, 16);
     std::array<uint64_t, 8> state = kStart;
     for (size_t i = 0; i < 8; ++i) state[i] ^= load<uint64_t>(parameters + i * 8);
     uint64_t count = 0;
@@ -61,7 +59,7 @@ uint64_t blake2b_64(std::string_view message, std::string_view person) {
         compress(state, message.data(), count, false);
     }
     char last[kBlock] = {};
-    std::copy_n(message.data(), message.size(), last);
+    message.copy(last, kBlock);
     compress(state, last, count + message.size(), true);
     return state[0];
 }

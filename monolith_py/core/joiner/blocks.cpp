@@ -12,15 +12,15 @@ namespace {
 
 constexpr uint8_t kVersion = 1;
 // A larger block is followed by another, so each stays far below the largest value of a store.
-constexpr size_t kBlockBytes = 16 << 20;
+constexpr size_t kBlockBytes = 4 << 20;
 
 enum class Where : uint8_t { kNone = 0, kHere = 1, kEarlier = 2 };  // place of the impression
 
 void write(Writer& out, const SeenAction& seen) { out.fields(seen.offset, seen.value); }
 
 void write(Writer& out, const Request& request) {
-    static const Request::Actions kEmpty;
-    const Request::Actions& actions = request.actions ? *request.actions : kEmpty;
+    static const Request::Actions empty;
+    const Request::Actions& actions = request.actions ? *request.actions : empty;
     const bool has_impression = request.impression.is_there();
     const Where where = !has_impression ? Where::kNone : request.impression_block > 0 ? Where::kEarlier : Where::kHere;
     out.fields(request.id, request.time_ms, request.deadline_ms, request.offset, request.num_candidates, where);
@@ -151,6 +151,7 @@ Blocks::Changes Blocks::changes(const WaitingRequests& waiting, const Rules& rul
     result.deletes = deletes_;
     Writer out;
     const auto begin = [&](const std::vector<std::string>& forgotten) {
+        out.buffer().reserve(std::min(kBlockBytes, 4096 * waiting.changed().size()));
         out.field(kVersion);
         out.field(static_cast<uint32_t>(rules.tasks.size()));
         for (const std::string& name : rules.tasks) out.field(name);

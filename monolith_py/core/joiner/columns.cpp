@@ -1,6 +1,7 @@
 #include "joiner/columns.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 
@@ -18,6 +19,8 @@ void SparseColumn::add(size_t start, const Column& column, const Rows& rows) {
         fids_.resize(before + rows.size());
         std::memcpy(fids_.data() + before, fids + size_t{rows.rows.front()} * sizeof(int64_t),
                     rows.size() * sizeof(int64_t));
+    } else if (column.values.size() == sizeof(int64_t)) {
+        fids_.insert(fids_.end(), rows.size(), load<int64_t>(fids));
     } else {
         for (uint32_t row : rows.rows) fids_.push_back(load<int64_t>(fids + size_t{row} * sizeof(int64_t)));
     }
@@ -55,12 +58,19 @@ void SparseColumn::leave_single() {
     for (size_t row = 0; row < num_rows_; ++row) ends_.push_back(static_cast<int32_t>(row + 1));
 }
 
-void SparseColumn::write_offsets(int32_t* out) const {
-    *out++ = 0;
-    if (is_single_)
-        for (size_t row = 0; row < num_rows_; ++row) out[row] = static_cast<int32_t>(row + 1);
-    else
-        std::copy(ends_.begin(), ends_.end(), out);
+void SparseColumn::write_offsets(char* out) const {
+    std::memset(out, 0, sizeof(int32_t));
+    out += sizeof(int32_t);
+    if (!is_single_) {
+        std::memcpy(out, ends_.data(), ends_.size() * sizeof(int32_t));
+        return;
+    }
+    std::array<int32_t, 256> ends{};
+    for (size_t start = 0; start < num_rows_; start += ends.size()) {
+        const size_t num = std::min(ends.size(), num_rows_ - start);
+        for (size_t i = 0; i < num; ++i) ends[i] = static_cast<int32_t>(start + i + 1);
+        std::memcpy(out + start * sizeof(int32_t), ends.data(), num * sizeof(int32_t));
+    }
 }
 
 void DenseColumn::add(size_t start, const Column& column, const Rows& rows) {
@@ -111,7 +121,7 @@ size_t FeatureColumns::find_index(const Column& column) {
     if (!column.is_dense) {
         const auto found = std::find_if(sparse_.begin(), sparse_.end(), is_it);
         if (found != sparse_.end()) return static_cast<size_t>(found - sparse_.begin());
-        sparse_.emplace_back(column.name);
+        sparse_.emplace_back(column.name, num_expected_);
         return sparse_.size() - 1;
     }
     const auto found = std::find_if(dense_.begin(), dense_.end(), is_it);

@@ -28,7 +28,7 @@ struct Rows {
 // A sparse column that grows.
 class SparseColumn {
   public:
-    explicit SparseColumn(std::string_view name) : name_(name) {}
+    SparseColumn(std::string_view name, size_t num_expected) : name_(name) { fids_.reserve(num_expected); }
     const std::string& name() const { return name_; }
     const std::vector<int64_t>& fids() const { return fids_; }
     // Append `rows` of `column`, the first as row `start`; rows in between are empty.
@@ -36,7 +36,7 @@ class SparseColumn {
     // Append empty rows up to `num_rows`.
     void pad(size_t num_rows);
     // Write the offsets int32 (N + 1,).
-    void write_offsets(int32_t* out) const;
+    void write_offsets(char* out) const;
 
   private:
     void add_bags(const Column& column, const Rows& rows);
@@ -69,8 +69,9 @@ class DenseColumn {
 // empty there, a dense one zero; dense features without a width are left out.
 class FeatureColumns {
   public:
-    // `only`: names of the features to keep; null for all.
-    FeatureColumns(const Widths& widths, const std::vector<std::string>* only) : widths_(widths), only_(only) {}
+    // `only`: names of the features to keep; null for all. `num_expected`: rows to make room for.
+    FeatureColumns(const Widths& widths, const std::vector<std::string>* only, size_t num_expected)
+        : widths_(widths), only_(only), num_expected_(num_expected) {}
     // Append rows of one impression.
     void add(const Impression& impression, const Rows& rows);
     // Give every column all rows.
@@ -92,6 +93,7 @@ class FeatureColumns {
 
     const Widths& widths_;
     const std::vector<std::string>* only_;
+    size_t num_expected_;
     std::vector<SparseColumn> sparse_;
     std::vector<DenseColumn> dense_;
     std::vector<Place> places_;  // of the columns of the impression before, in its order

@@ -14,12 +14,13 @@ constexpr size_t padded(size_t size) { return (size + kAlignment - 1) / kAlignme
 // Offsets within the flatbuffer.
 constexpr size_t kMessageVtable = 4, kMessage = 16, kBatchVtable = 36, kBatch = 48, kNodes = 68;
 
-// One Arrow record batch that is written column by column.
+// One Arrow record batch that is written column by column; without a place to write to, only its size is counted.
 class RecordBatch {
   public:
-    RecordBatch(size_t num_rows, size_t num_nodes, size_t num_buffers)
-        : num_rows_(num_rows), num_nodes_(num_nodes), num_buffers_(num_buffers) {
-        out_.assign(8 + metadata_size(), '\0');
+    RecordBatch(size_t num_rows, size_t num_nodes, size_t num_buffers, char* out)
+        : num_rows_(num_rows), num_nodes_(num_nodes), num_buffers_(num_buffers), out_(out), size_(8 + metadata_size()) {
+        if (out_ == nullptr) return;
+        std::memset(out_, 0, size_);
         put<uint32_t>(0, 0xFFFFFFFF);
         put<uint32_t>(4, static_cast<uint32_t>(metadata_size()));
         write_tables();
@@ -28,29 +29,35 @@ class RecordBatch {
     template <typename T>
     void add_values(const std::vector<T>& values) {
         add_node(values.size());
-        add_buffer(values.data(), values.size() * sizeof(T));
+        add_buffer(values.size() * sizeof(T),
+                   [&](char* place) { copy(place, values.data(), values.size() * sizeof(T)); });
     }
     void add_texts(const std::vector<int32_t>& ends, const std::string& texts) {
         add_node(ends.size());
-        char* offsets = add_buffer((ends.size() + 1) * sizeof(int32_t));
-        std::memcpy(offsets + sizeof(int32_t), ends.data(), ends.size() * sizeof(int32_t));
-        add_buffer(texts.data(), texts.size());
+        add_buffer((ends.size() + 1) * sizeof(int32_t), [&](char* place) {
+            std::memset(place, 0, sizeof(int32_t));
+            copy(place + sizeof(int32_t), ends.data(), ends.size() * sizeof(int32_t));
+        });
+        add_buffer(texts.size(), [&](char* place) { copy(place, texts.data(), texts.size()); });
     }
     void add_bags(const SparseColumn& column) {
         add_node(num_rows_);
-        column.write_offsets(reinterpret_cast<int32_t*>(add_buffer((num_rows_ + 1) * sizeof(int32_t))));
+        add_buffer((num_rows_ + 1) * sizeof(int32_t), [&](char* place) { column.write_offsets(place); });
         add_values(column.fids());
     }
     void add_dense(const DenseColumn& column) {
         add_node(num_rows_);
         add_values(column.values());
     }
-    std::string finish() {
+    // Write the end of the stream and return the number of bytes.
+    size_t finish() {
         if (node_ != num_nodes_ || buffer_ != num_buffers_) throw std::logic_error("a record batch must be whole");
-        put<int64_t>(8 + kMessage + 8, static_cast<int64_t>(out_.size() - 8 - metadata_size()));
-        const char end[8] = {'\xFF', '\xFF', '\xFF', '\xFF', 0, 0, 0, 0};
-        out_.append(end, sizeof end);
-        return std::move(out_);
+        if (out_ != nullptr) {
+            put<int64_t>(8 + kMessage + 8, static_cast<int64_t>(size_ - 8 - metadata_size()));
+            put<uint32_t>(size_, 0xFFFFFFFF);
+            put<uint32_t>(size_ + 4, 0);
+        }
+        return size_ + 8;
     }
 
   private:
@@ -58,22 +65,25 @@ class RecordBatch {
     size_t buffers() const { return kNodes + 4 + 16 * num_nodes_ + 4; }
     size_t metadata_size() const { return buffers() + 4 + 16 * num_buffers_; }
 
+    static void copy(char* place, const void* data, size_t size) {
+        if (size > 0) std::memcpy(place, data, size);
+    }
     template <typename T>
     void put(size_t at, T value) {
-        std::memcpy(out_.data() + at, &value, sizeof value);
+        std::memcpy(out_ + at, &value, sizeof value);
     }
     void write_tables() {
         const size_t base = 8;
         put<uint32_t>(base, kMessage);
         // Size of the table of places, size of the table, then the place of each field.
         const uint16_t message[] = {12, 20, 16, 18, 4, 8};  // version, kind of header, header, length of the body
-        std::memcpy(out_.data() + base + kMessageVtable, message, sizeof message);
+        std::memcpy(out_ + base + kMessageVtable, message, sizeof message);
         put<int32_t>(base + kMessage, kMessage - kMessageVtable);
         put<uint32_t>(base + kMessage + 4, kBatch - (kMessage + 4));
         put<int16_t>(base + kMessage + 16, 4);        // version 5
         put<uint8_t>(base + kMessage + 18, 3);        // a record batch
         const uint16_t batch[] = {10, 20, 8, 4, 16};  // number of rows, nodes, buffers
-        std::memcpy(out_.data() + base + kBatchVtable, batch, sizeof batch);
+        std::memcpy(out_ + base + kBatchVtable, batch, sizeof batch);
         put<int32_t>(base + kBatch, kBatch - kBatchVtable);
         put<uint32_t>(base + kBatch + 4, kNodes - (kBatch + 4));
         put<int64_t>(base + kBatch + 8, static_cast<int64_t>(num_rows_));
@@ -83,31 +93,37 @@ class RecordBatch {
     }
     // Add a node of `length` values without a null, and the empty buffer of its nulls.
     void add_node(size_t length) {
-        put<int64_t>(8 + kNodes + 4 + 16 * node_++, static_cast<int64_t>(length));
-        add_buffer(0);
+        if (out_ != nullptr) put<int64_t>(8 + kNodes + 4 + 16 * node_, static_cast<int64_t>(length));
+        ++node_;
+        add_buffer(0, [](char*) {});
     }
-    char* add_buffer(size_t size) {
-        const size_t start = out_.size(), at = 8 + buffers() + 4 + 16 * buffer_++;
-        put<int64_t>(at, static_cast<int64_t>(start - 8 - metadata_size()));
-        put<int64_t>(at + 8, static_cast<int64_t>(size));
-        out_.resize(start + padded(size));
-        return out_.data() + start;
-    }
-    void add_buffer(const void* data, size_t size) {
-        char* place = add_buffer(size);
-        if (size > 0) std::memcpy(place, data, size);
+    template <typename Write>
+    void add_buffer(size_t size, Write write) {
+        if (out_ != nullptr) {
+            const size_t at = 8 + buffers() + 4 + 16 * buffer_;
+            put<int64_t>(at, static_cast<int64_t>(size_ - 8 - metadata_size()));
+            put<int64_t>(at + 8, static_cast<int64_t>(size));
+            write(out_ + size_);
+            std::memset(out_ + size_ + size, 0, padded(size) - size);
+        }
+        ++buffer_;
+        size_ += padded(size);
     }
 
     size_t num_rows_, num_nodes_, num_buffers_;
     size_t node_ = 0, buffer_ = 0;
-    std::string out_;
+    char* out_;
+    size_t size_;
 };
 
 }  // namespace
 
 ExampleColumns::ExampleColumns(const Emission* const* emissions, size_t num, const std::vector<std::string>& tasks,
                                const Widths& widths)
-    : num_(num), labels_(tasks.size()), features_(widths, nullptr), served_(tasks) {
+    : num_(num), labels_(tasks.size()), features_(widths, nullptr, num), served_(tasks) {
+    items_.reserve(num);
+    times_ms_.reserve(num);
+    id_ends_.reserve(num);
     for_each_impression(emissions, num, [&](const Impression& impression, const Rows& rows) {
         features_.add(impression, rows);
         served_.add(impression, rows);
@@ -119,6 +135,9 @@ ExampleColumns::ExampleColumns(const Emission* const* emissions, size_t num, con
         }
     });
     features_.finish();
+    kinds_.reserve(num);
+    rates_.reserve(num);
+    for (std::vector<float>& labels : labels_) labels.reserve(num);
     for (size_t i = 0; i < num; ++i) {
         const Emission& emission = *emissions[i];
         if (emission.kind == Emission::kSampledAway) throw std::logic_error("a negative sampled away is no example");
@@ -129,14 +148,14 @@ ExampleColumns::ExampleColumns(const Emission* const* emissions, size_t num, con
     }
 }
 
-std::string ExampleColumns::message() const {
+size_t ExampleColumns::write(char* out) const {
     const std::vector<size_t> scored = served_.tasks_with_scores();
     const size_t num_lists = features_.sparse().size() + features_.dense().size();
     const size_t num_served = scored.empty() ? 0 : 2 + scored.size();
     const size_t num_nodes = 5 + labels_.size() + 2 * num_lists + num_served;
     const size_t num_buffers =
         3 + 2 * (4 + labels_.size() + num_served) + 4 * features_.sparse().size() + 3 * features_.dense().size();
-    RecordBatch batch(num_, num_nodes, num_buffers);
+    RecordBatch batch(num_, num_nodes, num_buffers, out);
     batch.add_texts(id_ends_, ids_);
     batch.add_values(items_);
     batch.add_values(times_ms_);

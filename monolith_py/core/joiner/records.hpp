@@ -20,8 +20,8 @@ class ExampleColumns {
                    const Widths& widths);
     const FeatureColumns& features() const { return features_; }
     const ServedColumns& served() const { return served_; }
-    // Return the record batch, followed by the end of the stream.
-    std::string message() const;
+    // Write the record batch and the end of the stream, and return the number of bytes; null: only count them.
+    size_t write(char* out) const;
 
   private:
     size_t num_;

@@ -17,7 +17,7 @@ namespace monolith::joiner {
 // Most requests that one step closes.
 constexpr size_t kMaxClosed = 4096;
 // A step that emits this much closes no further request.
-constexpr size_t kMaxEmitted = 1 << 16, kMaxEmittedBytes = 32 << 20;
+constexpr size_t kMaxEmitted = 1 << 13, kMaxEmittedBytes = 32 << 20;
 
 class WaitingRequests {
   public:

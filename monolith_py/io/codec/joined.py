@@ -25,7 +25,7 @@ def encode_joined(examples: _core.JoinedExamples, tasks: Sequence[str], metadata
         fields += [(f"{SCORE_PREFIX}{tasks[index]}", None) for index in scored]
         dictionaries = _dictionaries(tuple(ServedModel(*model) for model in models))
     schema = examples_schema(fields, metadata).serialize().to_pybytes()
-    return b"".join((schema, dictionaries, examples.message()))
+    return examples.record(schema + dictionaries)
 
 
 @lru_cache(maxsize=64)

@@ -193,7 +193,10 @@ def rows_of(value: bytes) -> dict[str, Any]:
         "sparse": [(name, column.fids.tolist(), column.lengths.tolist()) for name, column in batch.features.sparse.items()],
         "dense": [(name, values.tolist()) for name, values in batch.features.dense.items()],
         "served": served
-        and ([(task, repr(scores.tolist())) for task, scores in served.scores.items()], [served.models[code] for code in served.model_codes]),
+        and (
+            [(task, repr(scores.tolist())) for task, scores in served.scores.items()],
+            [served.models[code] for code in served.model_codes],
+        ),
     }
 
 
