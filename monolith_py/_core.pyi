@@ -223,6 +223,12 @@ def pairwise_dots_backward(
     gradients: FloatArray,
 ) -> None: ...
 
+# (offset, event time, value) of the records of a batch of Kafka's format 2, from byte `start` on; `append_ms`: the broker's time, or -1;
+# ValueError if they are not whole. `time_header`: name of the header with the event time.
+def kafka_records(
+    data: bytearray, start: int, num_records: int, base_offset: int, first_ms: int, append_ms: int, time_header: bytes
+) -> list[tuple[int, int, bytes]]: ...
+
 class JoinerSettings:
     """Rules of the joiner of a job, times in milliseconds; the attributes are zero or false at first (`streaming/joiner/rules.py`)."""
 

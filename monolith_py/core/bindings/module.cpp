@@ -36,4 +36,5 @@ NB_MODULE(_core, m) {
     bind_interaction(m);
     bind_tower(m);
     bind_joiner(m);
+    bind_kafka_records(m);
 }

@@ -9,3 +9,4 @@ void bind_pooled(nanobind::module_& m);
 void bind_interaction(nanobind::module_& m);
 void bind_tower(nanobind::module_& m);
 void bind_joiner(nanobind::module_& m);
+void bind_kafka_records(nanobind::module_& m);
