@@ -40,7 +40,7 @@ class KafkaRecords {
   private:
     bool read_record(KafkaRecord& record) {
         int64_t length = 0, delta_ms = 0, delta = 0;
-        std::string_view key, ignored;
+        std::string_view key;
         if (!number(length) || length < 0 || length > end_ - at_) return false;
         const char* const stop = at_ + length;
         if (length < 1) return false;

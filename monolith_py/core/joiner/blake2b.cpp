@@ -24,9 +24,9 @@ constexpr uint8_t kOrder[10][16] = {
 constexpr uint8_t kQuads[8][4] = {{0, 4, 8, 12},  {1, 5, 9, 13},  {2, 6, 10, 14}, {3, 7, 11, 15},
                                   {0, 5, 10, 15}, {1, 6, 11, 12}, {2, 7, 8, 13},  {3, 4, 9, 14}};
 
-void compress(std::array<uint64_t, 8>& state, const char* block, uint64_t count, bool is_last) {
+void compress(std::array<uint64_t, 8>& state, std::string_view block, uint64_t count, bool is_last) {
     uint64_t words[16], v[16];
-    for (size_t i = 0; i < 16; ++i) words[i] = load<uint64_t>(block + i * 8);
+    for (size_t i = 0; i < 16; ++i) words[i] = load<uint64_t>(block.data() + i * 8);
     for (size_t i = 0; i < 8; ++i) v[i] = state[i], v[i + 8] = kStart[i];
     v[12] ^= count;
     if (is_last) v[14] = ~v[14];
@@ -56,11 +56,11 @@ uint64_t blake2b_64(std::string_view message, std::string_view person) {
     uint64_t count = 0;
     for (; message.size() > kBlock; message.remove_prefix(kBlock)) {
         count += kBlock;
-        compress(state, message.data(), count, false);
+        compress(state, message, count, false);
     }
     char last[kBlock] = {};
     message.copy(last, kBlock);
-    compress(state, last, count + message.size(), true);
+    compress(state, {last, kBlock}, count + message.size(), true);
     return state[0];
 }
 
