@@ -24,6 +24,19 @@ using KindFields = std::tuple<std::string, uint64_t, bool, bool>;  // name, bits
 using WatermarkFields = std::tuple<std::optional<int64_t>, std::array<std::optional<int64_t>, kNumInputs>, int64_t,
                                    std::array<int64_t, kNumInputs>>;
 
+// Offsets of the inputs, the end of the examples, the last step.
+using PlaceFields = std::tuple<int64_t, int64_t, int64_t, int64_t>;
+
+WatermarkState state_of(const WatermarkFields& fields) {
+    const auto& [watermark_ms, newest_ms, newest_at_ms, refusals] = fields;
+    return {watermark_ms, newest_ms, newest_at_ms, refusals};
+}
+
+OpenPlace place_of(const PlaceFields& fields) {
+    const auto& [impressions, actions, examples, step] = fields;
+    return {{impressions, actions}, examples, step};
+}
+
 nb::bytes bytes_of(std::string_view value) { return nb::bytes(value.data(), value.size()); }
 std::string_view view_of(const nb::bytes& value) { return {value.c_str(), value.size()}; }
 
@@ -41,14 +54,25 @@ Judge judge_of(const nb::object& judge) {
     };
 }
 
-void push(Partition& partition, int topic, const nb::list& offsets, const nb::list& values, size_t wanted,
-          int64_t wall_ms, const nb::object& judge) {
+using RecordViews = std::vector<std::pair<int64_t, std::string_view>>;
+
+RecordViews views_of(const nb::list& offsets, const nb::list& values) {
     expect("values", offsets.size(), values.size());
-    std::vector<std::pair<int64_t, std::string_view>> records;
+    RecordViews records;
     records.reserve(offsets.size());
     for (size_t i = 0; i < offsets.size(); ++i)
         records.emplace_back(nb::cast<int64_t>(offsets[i]), view_of(nb::borrow<nb::bytes>(values[i])));
-    partition.push(topic_of(topic), records, wanted, wall_ms, judge_of(judge));
+    return records;
+}
+
+void push(Partition& partition, int topic, const nb::list& offsets, const nb::list& values, size_t wanted,
+          int64_t wall_ms, const nb::object& judge) {
+    partition.push(topic_of(topic), views_of(offsets, values), wanted, wall_ms, judge_of(judge));
+}
+
+void recover(Partition& partition, int topic, const nb::list& offsets, const nb::list& values, int64_t wall_ms,
+             const nb::object& judge) {
+    partition.recover(topic_of(topic), views_of(offsets, values), wall_ms, judge_of(judge));
 }
 
 nb::list records_of(const std::vector<RefusedRecord>& refused) {
@@ -231,10 +255,8 @@ void bind_joiner(nb::module_& m) {
         .def(
             "__init__",
             [](Partition* place, const Settings& settings, const WatermarkFields& watermark,
-               std::array<int64_t, kNumInputs> offsets, double now_s) {
-                const auto& [watermark_ms, newest_ms, newest_at_ms, refusals] = watermark;
-                new (place) Partition(settings, {watermark_ms, newest_ms, newest_at_ms, refusals}, offsets, now_s);
-            },
+               std::array<int64_t, kNumInputs> offsets,
+               double now_s) { new (place) Partition(settings, state_of(watermark), offsets, now_s); },
             "settings"_a, "watermark"_a, "offsets"_a, "now_s"_a)
         .def("push", &push, "topic"_a, "offsets"_a, "values"_a, "wanted"_a, "wall_ms"_a, "judge"_a)
         .def(
@@ -249,6 +271,30 @@ void bind_joiner(nb::module_& m) {
              [](Partition& partition, int topic, int64_t offset) { partition.skip_to(topic_of(topic), offset); })
         .def("num_read_ahead",
              [](const Partition& partition, int topic) { return partition.num_read_ahead(topic_of(topic)); })
+        .def(
+            "resume",
+            [](Partition& partition, const std::array<int64_t, kNumInputs>& offsets, const WatermarkFields& watermark,
+               std::optional<int64_t> advanced_ms, const PlaceFields& open) {
+                partition.resume(offsets, state_of(watermark), advanced_ms, place_of(open));
+            },
+            "offsets"_a, "watermark"_a, "advanced_ms"_a.none(), "open"_a)
+        .def(
+            "end_step",
+            [](Partition& partition, int64_t examples_end, int64_t step) {
+                const OpenPlace place = partition.end_step(examples_end, step);
+                return PlaceFields{place.offsets[kImpressions], place.offsets[kActions], place.examples, place.step};
+            },
+            "examples_end"_a, "step"_a)
+        .def(
+            "begin_recovery",
+            [](Partition& partition, std::unordered_map<std::string, ItemFacts> facts, int64_t closed_ms,
+               int64_t forgotten_ms) { partition.begin_recovery({std::move(facts), closed_ms, forgotten_ms}); },
+            "facts"_a, "closed_ms"_a, "forgotten_ms"_a)
+        .def("adopt_some", &Partition::adopt_some, "num"_a)
+        .def("recover", &recover, "topic"_a, "offsets"_a, "values"_a, "wall_ms"_a, "judge"_a)
+        .def("reach", [](Partition& partition) { partition.reach(); })
+        .def_prop_ro("advanced_ms", [](const Partition& partition) { return partition.waiting().advanced_ms(); })
+        .def_prop_ro("closed_ms", [](const Partition& partition) { return partition.waiting().closed_ms(); })
         .def("run", &Partition::run, "now_s"_a, "wall_ms"_a, nb::call_guard<nb::gil_scoped_release>())
         .def("close_some", &Partition::close_some, nb::call_guard<nb::gil_scoped_release>())
         .def_prop_ro("offsets", &Partition::offsets)

@@ -10,13 +10,15 @@ constexpr const char* kNames[kNumInputs] = {"impression", "action"};
 
 }  // namespace
 
-Partition::Partition(Settings settings, WatermarkState watermark, std::array<int64_t, kNumInputs> offsets, double now_s)
+Partition::Partition(Settings settings, const WatermarkState& watermark, std::array<int64_t, kNumInputs> offsets,
+                     double now_s)
     : settings_(std::move(settings)),
       watermark_(settings_.rules.max_out_of_orderness_ms, settings_.idle_timeout_s, watermark, now_s),
       offsets_(offsets),
       intake_(settings_.num_ahead),
       features_(settings_.widths),
-      waiting_(settings_.rules) {
+      waiting_(settings_.rules),
+      lookback_({offsets}, 0, settings_.rules.window_ms + settings_.rules.allowed_lateness_ms) {
     counts_.by_kind.resize(settings_.rules.kinds.size());
 }
 
@@ -115,13 +117,18 @@ void Partition::process(Intake::Next& next, std::optional<int64_t> watermark_ms,
 
 void Partition::see_impression(Entry& entry, std::optional<int64_t> watermark_ms) {
     ++counts_.valid_impressions;
-    if (watermark_ms && *watermark_ms >= settings_.rules.forget_ms(entry.time_ms)) {
+    const int64_t until_ms = settings_.rules.forget_ms(entry.time_ms);
+    lookback_.note(kImpressions, entry.offset, until_ms);
+    waiting_.reach(watermark_ms);
+    if (waiting_.advanced_ms() && *waiting_.advanced_ms() >= until_ms) {
         too_late_.push_back({kImpressions, entry.offset, std::string(entry.impression.value()), {}});
         return;
     }
     if (!read_impression(entry.impression.value(), impression_))
         throw std::logic_error("an impression was read before");
-    if (!waiting_.see_impression(impression_, entry.impression, entry.offset)) ++counts_.repeated;
+    early_.clear();
+    if (!waiting_.see_impression(impression_, entry.impression, entry.offset, early_)) ++counts_.repeated;
+    for (int64_t offset : early_) lookback_.note(kActions, offset, until_ms);
 }
 
 void Partition::see_action(Entry& entry) {
@@ -135,9 +142,68 @@ void Partition::see_action(Entry& entry) {
     const bool is_positive = action.value > 0;
     if (!is_positive && settings_.rules.kinds[kind].bits) ++counts_.unused_values;
     ++counts_.by_kind[kind];
+    lookback_.note(kActions, entry.offset, settings_.rules.expire_ms(action.time_ms));
     const std::string request_id(action.request_id);
     waiting_.see_action(request_id,
                         {entry.offset, action.item_id, action.time_ms, kind, is_positive, std::move(entry.value)});
+}
+
+void Partition::resume(const std::array<int64_t, kNumInputs>& offsets, const WatermarkState& watermark,
+                       std::optional<int64_t> advanced_ms, const OpenPlace& open) {
+    offsets_ = offsets;
+    watermark_.restore(watermark);
+    waiting_.set_advanced_ms(advanced_ms);
+    const int64_t remembered_ms = settings_.rules.window_ms + settings_.rules.allowed_lateness_ms;
+    lookback_ = Lookback(open, waiting_.needed_until_ms(), remembered_ms);
+    facts_ = {};
+}
+
+OpenPlace Partition::end_step(int64_t examples_end, int64_t step) {
+    return lookback_.commit({offsets_, examples_end, step}, waiting_.closed_ms());
+}
+
+void Partition::begin_recovery(Facts facts) {
+    facts_ = std::move(facts);
+    to_adopt_ = waiting_.known(facts_);
+}
+
+bool Partition::adopt_some(size_t num) {
+    for (; num > 0 && !to_adopt_.empty(); --num) {
+        waiting_.adopt(to_adopt_.back(), facts_);
+        to_adopt_.pop_back();
+    }
+    return !to_adopt_.empty();
+}
+
+void Partition::recover(InputTopic topic, const std::vector<std::pair<int64_t, std::string_view>>& records,
+                        int64_t wall_ms, const Judge& judge) {
+    for (const auto& [offset, value] : records) {
+        Entry entry = entry_of(topic, value, wall_ms, judge);
+        if (!entry.fault.empty()) continue;  // a dead letter already
+        entry.offset = offset;
+        if (topic == kImpressions)
+            recover_impression(entry);
+        else
+            recover_action(entry);
+    }
+}
+
+void Partition::recover_impression(const Entry& entry) {
+    if (settings_.rules.forget_ms(entry.time_ms) <= facts_.forgotten_ms) return;
+    if (!read_impression(entry.impression.value(), impression_))
+        throw std::logic_error("an impression was read before");
+    waiting_.recover_impression(impression_, entry.impression, entry.offset, facts_);
+}
+
+void Partition::recover_action(Entry& entry) {
+    Action action;
+    if (!read_action(entry.value, action)) throw std::logic_error("an action was read before");
+    const uint32_t kind = settings_.rules.kind_of(action.kind);
+    const bool is_expired = settings_.rules.expire_ms(action.time_ms) <= facts_.forgotten_ms;
+    if (kind == kNoKind || (is_expired && !waiting_.remembers(action.request_id))) return;
+    const std::string request_id(action.request_id);
+    waiting_.recover_action(
+        request_id, {entry.offset, action.item_id, action.time_ms, kind, action.value > 0, std::move(entry.value)});
 }
 
 void Partition::clear_step() {

@@ -13,6 +13,7 @@
 #include "joiner/blocks.hpp"
 #include "joiner/impression.hpp"
 #include "joiner/intake.hpp"
+#include "joiner/lookback.hpp"
 #include "joiner/waiting.hpp"
 #include "joiner/watermark.hpp"
 
@@ -56,7 +57,8 @@ struct Counts {
 
 class Partition {
   public:
-    Partition(Settings settings, WatermarkState watermark, std::array<int64_t, kNumInputs> offsets, double now_s);
+    Partition(Settings settings, const WatermarkState& watermark, std::array<int64_t, kNumInputs> offsets,
+              double now_s);
 
     // Read ahead: append records of a topic. `wanted`: the number asked for; fewer mean that the topic has no more.
     void push(InputTopic topic, const std::vector<std::pair<int64_t, std::string_view>>& records, size_t wanted,
@@ -69,6 +71,22 @@ class Partition {
         if (intake_.size(topic) == 0) offsets_[topic] = offset;
     }
     size_t num_read_ahead(InputTopic topic) const { return intake_.size(topic); }
+
+    // Go on from here with the requests that are remembered now; what was read ahead must be none.
+    void resume(const std::array<int64_t, kNumInputs>& offsets, const WatermarkState& watermark,
+                std::optional<int64_t> advanced_ms, const OpenPlace& open);
+    // Note that every request due by the watermark was processed, if none is left.
+    void reach() { waiting_.reach(watermark_.state().watermark_ms); }
+    // Note the end of a step: the number of the last step in the log and the end of the examples. Returns the place
+    // from which a state must be built again.
+    OpenPlace end_step(int64_t examples_end, int64_t step);
+
+    // Bring the requests that are remembered up to `facts`, at most `num` of them; return whether more are left.
+    void begin_recovery(Facts facts);
+    bool adopt_some(size_t num);
+    // Process records that an earlier run has processed.
+    void recover(InputTopic topic, const std::vector<std::pair<int64_t, std::string_view>>& records, int64_t wall_ms,
+                 const Judge& judge);
 
     // Process the records read ahead and close windows; return their number, and whether more windows are due.
     std::pair<size_t, bool> run(double now_s, int64_t wall_ms);
@@ -97,6 +115,8 @@ class Partition {
     void process(Intake::Next& next, std::optional<int64_t> watermark_ms, int64_t wall_ms);
     void see_impression(Entry& entry, std::optional<int64_t> watermark_ms);
     void see_action(Entry& entry);
+    void recover_impression(const Entry& entry);
+    void recover_action(Entry& entry);
 
     Settings settings_;
     Watermark watermark_;
@@ -105,6 +125,10 @@ class Partition {
     FeatureRules features_;
     WaitingRequests waiting_;
     Blocks blocks_;
+    Lookback lookback_;
+    Facts facts_;
+    std::vector<std::string> to_adopt_;
+    std::vector<int64_t> early_;  // offsets of the actions that waited for an impression
     std::vector<RefusedRecord> refused_, too_late_;
     Counts counts_;
     Impression impression_;  // keeps its memory

@@ -78,10 +78,9 @@ void StateMachine::advance(Request& request, int64_t watermark_ms) {
         return;
     }
     if (!request.actions) return;
-    const int64_t wait_ms = rules_.window_ms + rules_.max_out_of_orderness_ms;
     std::vector<SeenAction> kept;
     for (SeenAction& seen : request.actions->early) {
-        if (watermark_ms >= seen.time_ms + wait_ms)
+        if (watermark_ms >= rules_.expire_ms(seen.time_ms))
             refuse(request, std::move(seen), Reason::kNoImpression);
         else
             kept.push_back(std::move(seen));
@@ -94,7 +93,7 @@ int64_t StateMachine::due_ms(const Request& request) const {
     if (!request.actions || request.actions->early.empty()) return kForeverMs;
     int64_t oldest_ms = kForeverMs;
     for (const SeenAction& seen : request.actions->early) oldest_ms = std::min(oldest_ms, seen.time_ms);
-    return oldest_ms + rules_.window_ms + rules_.max_out_of_orderness_ms;
+    return rules_.expire_ms(oldest_ms);
 }
 
 bool StateMachine::can_emit(const Request& request) const {

@@ -36,6 +36,7 @@ struct Rules {
     uint32_t kind_of(std::string_view name) const;
     uint64_t all_tasks() const { return tasks.size() == 64 ? ~uint64_t{0} : (uint64_t{1} << tasks.size()) - 1; }
     int64_t forget_ms(int64_t time_ms) const { return time_ms + window_ms + allowed_lateness_ms; }
+    int64_t expire_ms(int64_t time_ms) const { return time_ms + window_ms + max_out_of_orderness_ms; }
 };
 
 // Return whether sampling at `rate` keeps the negative of this candidate: `is_kept` of streaming/joiner/sampling.py.

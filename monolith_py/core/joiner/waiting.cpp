@@ -4,16 +4,24 @@
 
 namespace monolith::joiner {
 
-bool WaitingRequests::see_impression(const Impression& impression, const ImpressionBytes& bytes, int64_t offset) {
+bool WaitingRequests::see_impression(const Impression& impression, const ImpressionBytes& bytes, int64_t offset,
+                                     std::vector<int64_t>& early) {
     Request& request = map_.insert(impression.request_id);
     if (request.has_arrived()) return false;
+    if (request.actions)
+        for (const SeenAction& seen : request.actions->early) early.push_back(seen.offset);
     const size_t first = outcome_.emissions.size();
+    see_arrival(request, impression, bytes, offset);
+    take(request, first);
+    return true;
+}
+
+void WaitingRequests::see_arrival(Request& request, const Impression& impression, const ImpressionBytes& bytes,
+                                  int64_t offset) {
     request.offset = offset;
     machine_.see_impression(request, impression, bytes);
     for (uint32_t row = 0; row < request.num_candidates; ++row)
         num_waiting_ += request.candidates[row].status != Status::kRepeated;
-    take(request, first);
-    return true;
 }
 
 void WaitingRequests::see_action(std::string_view request_id, SeenAction seen) {
@@ -32,7 +40,53 @@ bool WaitingRequests::advance(int64_t watermark_ms) {
         // `take` may have forgotten it; else it is first again if a second due time has passed as well.
         if (is_due(watermark_ms) && &due_.first() == &request) forget(request);
     }
+    reach(watermark_ms);
     return is_due(watermark_ms);
+}
+
+int64_t WaitingRequests::needed_until_ms() const {
+    int64_t latest_ms = 0;
+    map_.for_each([&](const Request& request) { latest_ms = std::max(latest_ms, due_.of(request)); });
+    return latest_ms + rules_.allowed_lateness_ms;
+}
+
+std::vector<std::string> WaitingRequests::known(const Facts& facts) const {
+    std::vector<std::string> ids;
+    map_.for_each([&](const Request& request) {
+        if (due_.of(request) <= facts.closed_ms || facts.requests.count(request.id)) ids.push_back(request.id);
+    });
+    return ids;
+}
+
+void WaitingRequests::adopt(const std::string& request_id, const Facts& facts) {
+    Request* request = map_.find(request_id);
+    if (request == nullptr) return;
+    const size_t first = outcome_.emissions.size();
+    joiner::adopt(*request, facts.of(request_id), facts.closed_ms, outcome_);
+    take(*request, first);
+}
+
+void WaitingRequests::recover_impression(const Impression& impression, const ImpressionBytes& bytes, int64_t offset,
+                                         const Facts& facts) {
+    Request& request = map_.insert(impression.request_id);
+    if (request.has_arrived()) return;
+    std::vector<SeenAction> early;
+    if (request.actions) early.swap(request.actions->early);
+    const std::string request_id = request.id;
+    const size_t first = outcome_.emissions.size();
+    see_arrival(request, impression, bytes, offset);
+    joiner::adopt(request, facts.of(request_id), facts.closed_ms, outcome_);
+    take(request, first);
+    for (SeenAction& action : early) recover_action(request_id, std::move(action));
+}
+
+void WaitingRequests::recover_action(std::string_view request_id, SeenAction seen) {
+    Request& request = map_.insert(request_id);
+    const size_t first = outcome_.emissions.size(), num_refused = outcome_.refused.size();
+    machine_.see_action(request, std::move(seen));
+    withhold(request, first, outcome_);
+    outcome_.refused.resize(num_refused);
+    take(request, first);
 }
 
 bool WaitingRequests::close_some() {

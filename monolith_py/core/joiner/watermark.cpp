@@ -4,11 +4,14 @@
 
 namespace monolith::joiner {
 
-Watermark::Watermark(int64_t max_out_of_orderness_ms, double idle_timeout_s, WatermarkState state, double now_s)
-    : max_out_of_orderness_ms_(max_out_of_orderness_ms),
-      idle_timeout_s_(idle_timeout_s),
-      state_(state),
-      empty_since_s_{now_s, now_s} {
+Watermark::Watermark(int64_t max_out_of_orderness_ms, double idle_timeout_s, const WatermarkState& state, double now_s)
+    : max_out_of_orderness_ms_(max_out_of_orderness_ms), idle_timeout_s_(idle_timeout_s), empty_since_s_{now_s, now_s} {
+    restore(state);
+}
+
+void Watermark::restore(const WatermarkState& state) {
+    state_ = state;
+    newest_ms_.reset();
     for (const auto& newest : state_.newest_ms) newest_ms_ = std::max(newest_ms_, newest);  // nothing is below any time
 }
 

@@ -27,8 +27,10 @@ struct WatermarkState {
 
 class Watermark {
   public:
-    Watermark(int64_t max_out_of_orderness_ms, double idle_timeout_s, WatermarkState state, double now_s);
+    Watermark(int64_t max_out_of_orderness_ms, double idle_timeout_s, const WatermarkState& state, double now_s);
     const WatermarkState& state() const { return state_; }
+    // Go on from `state`.
+    void restore(const WatermarkState& state);
 
     // Record that a topic had valid records to process after a read.
     void note_read(InputTopic topic, bool has_records, double now_s);
