@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: setup demo demo-kafka demo-list test test-slow-machine test-tenfold fuzz check check-native check-helm bench-table bench-tower bench-train bench-serve bench-stream evidence-table evidence-tower evidence-pool evidence-online format hooks clean
+.PHONY: setup demo demo-kafka demo-list test test-slow-machine test-tenfold drills fuzz check check-native check-helm bench-table bench-tower bench-train bench-serve bench-stream evidence-table evidence-tower evidence-pool evidence-online format hooks clean
 
 # List of modules: an editable install must be repeated when it changes.
 MODULES := $(VENV)/.modules
@@ -36,9 +36,13 @@ test: $(READY)
 	$(BIN)/python -m pytest
 
 # Tests with processes, threads or clocks: their results must not depend on the machine's speed.
-RACING := tests/flow tests/contract tests/unit/tower/test_tower_stack.py tests/unit/table/test_threads.py \
+RACING := tests/flow tests/contract tests/drills tests/unit/tower/test_tower_stack.py tests/unit/table/test_threads.py \
 	tests/unit/table/test_snapshot_killed.py tests/unit/test_cli.py tests/unit/observe \
 	$(addprefix tests/unit/,serving streaming sync io deploy training bench)
+
+# Clients, clocks and stores that misbehave, against real processes; also the drills that take minutes.
+drills: $(READY)
+	MONOLITH_LONG_DRILLS=1 $(BIN)/python -m pytest tests/drills
 
 test-slow-machine: $(READY)
 	$(BIN)/python tests/slow_machine.py $(BIN)/python -m pytest --timeout 3000 $(RACING)
@@ -50,7 +54,7 @@ test-tenfold: $(READY)
 FUZZ_SECONDS ?= 600
 
 fuzz: $(READY)
-	$(BIN)/python tests/fuzz/run.py $(FUZZ_SECONDS)
+	$(BIN)/python tests/fuzz/run.py $(FUZZ_SECONDS) $(FUZZ_SEED)
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -29,6 +29,8 @@ from monolith_py.process import limit_openmp_spins
 
 app = typer.Typer(help="Real-time recommendation training.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
+# Exit status of a replay without a request: not 0, as a wrong range is the usual cause; not 1, as a quiet hour is no error.
+_NOTHING_FOUND = 3
 # Digits of dates such as 20220501, and of the times of today in seconds: as milliseconds both are in 1970.
 _NO_MS_DIGITS = range(8, 12)
 
@@ -87,7 +89,7 @@ def topics(config: ConfigOption) -> None:
 def join(
     config: ConfigOption,
     stop_at_end: StopAtEndOption = False,
-    force: Annotated[bool, typer.Option("--force", help="Start although the state in the store does not follow the log.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Start although the state in the store does not follow log or clock.")] = False,
 ) -> None:
     """Run the joiner: join impressions and actions to examples."""
     from monolith_streaming.joiner.process import run_joiner
@@ -133,12 +135,15 @@ def replay(
     end: Annotated[str, typer.Option(help="End of the range, exclusive, in the same form.")],
     output: Annotated[str | None, typer.Option(help="Topic of the examples; by default a new one named after the range.")] = None,
 ) -> None:
-    """Join a time range of the log again, in a bounded Apache Beam pipeline."""
+    """Join a time range of the log again, in a bounded Apache Beam pipeline. Exit status 3: the range has no impression."""
     from monolith_streaming.replay.beam import run_replay
 
     with _errors_to_exit():
         job = _start(config)
-        Console().print(run_replay(job, start_ms=_time_ms("start", start), end_ms=_time_ms("end", end), output=output))
+        result = run_replay(job, start_ms=_time_ms("start", start), end_ms=_time_ms("end", end), output=output)
+    Console().print(result)
+    if not result.requests:
+        raise typer.Exit(_NOTHING_FOUND)
 
 
 # More than six parameters: they are the command's options.
@@ -224,7 +229,8 @@ def rank(
     candidates: Annotated[str, typer.Option(help="Item ids, separated by commas.")],
     config: Annotated[Path | None, typer.Option(help="The job's TOML file, for its address.", exists=True, dir_okay=False)] = None,
     address: Annotated[str | None, typer.Option(help="Address of the replica, host:port.")] = None,
-    context: Annotated[list[str] | None, typer.Option(help="A context feature, name=fid[,fid]. May be repeated.")] = None,
+    context: Annotated[list[str] | None, typer.Option(help="A sparse context feature, name=fid[,fid]. May be repeated.")] = None,
+    dense: Annotated[list[str] | None, typer.Option(help="A dense context feature, name=value[,value]. May be repeated.")] = None,
     log: Annotated[bool, typer.Option("--log", help="Log the impression: the request becomes training data.")] = False,
     wait: Annotated[float, typer.Option(help="Time to wait for a replica that is still starting, in seconds.", min=0.0)] = 0.0,
 ) -> None:
@@ -238,10 +244,11 @@ def rank(
             serving = load_job(config).serving
             address = f"{serving.host}:{serving.port}"
         item_ids = _integers("candidates", candidates)
-        pairs = (pair.partition("=") for pair in context or ())
+        features = {name: _integers(name, value) for name, _, value in (pair.partition("=") for pair in context or ())}
+        values = {name: _numbers(name, value) for name, _, value in (pair.partition("=") for pair in dense or ())}
+        options = {"context": features, "dense_context": values, "timeout_s": 5.0, "log_impression": log}
         with RankClient(address) as client:
-            features = {name: _integers(name, value) for name, _, value in pairs}
-            result = client.rank_when_ready(user, item_ids, wait_s=wait, context=features, timeout_s=5.0, log_impression=log)
+            result = client.rank_when_ready(user, item_ids, wait_s=wait, **options)
     table = Table("rank", "item", *result.task_names, title=f"model {result.model_version}, {result.staleness_ms} ms stale")
     by_score = sorted(zip(item_ids, result.scores.tolist(), strict=True), key=lambda row: -row[1][0])
     for place, (item_id, scores) in enumerate(by_score, start=1):
@@ -304,6 +311,13 @@ def _integers(field: str, text: str) -> list[int]:
     if not all(-(1 << 63) <= number < 1 << 63 for number in numbers):
         raise typer.BadParameter(f"{field} must be integers of 64 bits separated by commas, got {text!r}")
     return numbers
+
+
+def _numbers(field: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise typer.BadParameter(f"{field} must be numbers separated by commas, got {text!r}") from None
 
 
 def _time_ms(field: str, text: str) -> int:

@@ -63,7 +63,13 @@ class StopSignal:
 
 
 def set_num_threads(num_threads: int) -> None:
-    """Set the number of threads of torch and of the core; 0 takes all cores."""
+    """Set the number of threads of torch and of the core, which starts with one; 0 takes all cores.
+
+    Raises:
+        ValueError: `num_threads` is below 0.
+    """
+    if num_threads < 0:
+        raise ValueError(f"num_threads must be >= 0, got {num_threads!r}")
     import torch
 
     from monolith_py import _core

@@ -55,19 +55,21 @@ class RankClient:
         item_ids: Sequence[int],
         *,
         context: Mapping[str, Sequence[int]] | None = None,
+        dense_context: Mapping[str, Sequence[float]] | None = None,
         request_id: str = "",
         time_ms: int = 0,
         timeout_s: float = 1.0,
         log_impression: bool = True,
     ) -> RankResult:
-        """Return the scores of `item_ids` for a user. `context` holds the fids of the request's own sparse features, by name.
+        """Return the scores of `item_ids` for a user.
 
+        `context` holds the fids of the request's own sparse features, `dense_context` the values of its dense features, by name.
         Set `log_impression` to False for debugging and monitoring: a logged impression becomes training data.
 
         Raises:
             RankFailed: the replica refused, or did not answer within `timeout_s`; see `code`.
         """
-        message = _message(user_id, item_ids, context or {}, request_id, time_ms, log_impression)
+        message = _message(user_id, item_ids, _columns(context, dense_context), request_id, time_ms, log_impression)
         try:
             return _result(self._stub.Rank(message, timeout=timeout_s))
         except grpc.RpcError as error:
@@ -94,13 +96,14 @@ class RankClient:
         item_ids: Sequence[int],
         *,
         context: Mapping[str, Sequence[int]] | None = None,
+        dense_context: Mapping[str, Sequence[float]] | None = None,
         request_id: str = "",
         time_ms: int = 0,
         timeout_s: float = 1.0,
         log_impression: bool = True,
     ) -> Future[RankResult]:
         """Return a future of the result of `rank`. Any number of calls may be in progress."""
-        message = _message(user_id, item_ids, context or {}, request_id, time_ms, log_impression)
+        message = _message(user_id, item_ids, _columns(context, dense_context), request_id, time_ms, log_impression)
         future: Future[RankResult] = Future()
 
         def settle(call: Any) -> None:
@@ -125,15 +128,22 @@ class RankClient:
         self.close()
 
 
+def _columns(sparse: Mapping[str, Sequence[int]] | None, dense: Mapping[str, Sequence[float]] | None) -> example_pb2.FeatureColumns:
+    """Return one row of features."""
+    return example_pb2.FeatureColumns(
+        sparse=[example_pb2.SparseColumn(name=name, fids=fids, lengths=[len(fids)]) for name, fids in (sparse or {}).items()],
+        dense=[example_pb2.DenseColumn(name=name, values=values) for name, values in (dense or {}).items()],
+    )
+
+
 def _message(
-    user_id: int, item_ids: Sequence[int], context: Mapping[str, Sequence[int]], request_id: str, time_ms: int, log_impression: bool
+    user_id: int, item_ids: Sequence[int], context: example_pb2.FeatureColumns, request_id: str, time_ms: int, log_impression: bool
 ) -> ranking_pb2.RankRequest:
-    sparse = [example_pb2.SparseColumn(name=name, fids=fids, lengths=[len(fids)]) for name, fids in context.items()]
     return ranking_pb2.RankRequest(
         request_id=request_id,
         user_id=user_id,
         item_ids=item_ids,
-        context=example_pb2.FeatureColumns(sparse=sparse),
+        context=context,
         time_ms=time_ms,
         log_impression=log_impression,
     )

@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 
 from monolith_py.clock import Clock, SystemClock
 from monolith_py.config import JobConfig, ServingConfig
+from monolith_py.data.counters import LiveCounters
 from monolith_py.data.events import EventTimeRule
 from monolith_py.data.schema import Schema
 from monolith_py.errors import ConfigError
@@ -65,7 +66,7 @@ def run_server(job: JobConfig) -> None:
             stack.callback(impressions.close)
         kv = open_kv(job.kv.url)
         stack.callback(kv.close)
-        store = FeatureStore(kv, Schema.of(job), job.counters, config, clock)
+        store = FeatureStore(kv, Schema.of(job), LiveCounters.of(job), config, clock)
         stack.callback(store.close)
         ranker = Ranker(job, replica, store, impressions, clock)
         follower = Follower(replica, stop)

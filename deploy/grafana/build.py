@@ -162,7 +162,7 @@ ROWS: dict[str, list[Panel]] = {
                 "admitted to {{table}}": rate("monolith_table_rows_admitted_total", "table"),
                 "filtered by {{table}}": rate("monolith_table_lookups_filtered_total", "table"),
                 "evicted from {{table}}": rate("monolith_table_rows_evicted_total", "table"),
-                "freed in {{table}}": rate("monolith_table_rows_freed_total", "table"),
+                "set to zero in {{table}}": rate("monolith_table_rows_freed_total", "table"),
             },
         ),
     ],

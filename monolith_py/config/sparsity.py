@@ -28,7 +28,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 #                 is constant
 #   dsl           Wang et al. 2024, with three differences: the density is exact (there a Bernoulli draw only approximates it), equal
 #                 weights are ordered by place (there all at the threshold are dropped), each block keeps its best atom (there an output
-#                 may lose all its atoms). Set cosine_steps to the run's steps
+#                 may lose all its atoms). Set cosine_steps to the run's steps. newborn = "warm" takes the dense gradient at every step:
+#                 an epoch of MultVAE takes twice the time of a dense one, 3.4 times that of dsl_online
 #   dsl_online    dense at first, then swaps without end, with the cosine restarted on drift
 #   gmp           Zhu and Gupta 2017: prune a dense start, grow nothing
 #   nm            N of every M consecutive inputs, pruned from a dense start; without the dense shadow weights of SR-STE (Zhou et al.
@@ -121,6 +122,7 @@ class SparsityConfig(Settings):
     # magnitude a newborn of many weights has the lowest score and is dropped before it learns (unless protected): larger atoms need Taylor.
     drop_criterion: Literal["magnitude", "taylor"] = "magnitude"
     # Score of dead atoms, the highest are grown: sum of |gradient|, random, or sum of |first moment|, which needs newborn = "warm".
+    # Neurons must grow at random: ReLU gives a dead one no gradient.
     grow_criterion: Literal["gradient", "random", "momentum"] = "gradient"
     # Last batches before a swap whose gradients are summed for the scores.
     score_batches: Count = 1
@@ -189,6 +191,11 @@ class SparsityConfig(Settings):
                 "drop_fraction_min",
                 "be above 0 unless on_cosine_end = 'stop'",
                 schedule != "cosine" or self.on_cosine_end == "stop" or lowest > 0,
+            ),
+            (
+                "grow_criterion",
+                "be 'random' with swaps of atom = 'neuron' (ReLU gives a dead neuron no gradient)",
+                schedule == "none" or self.atom != "neuron" or self.grow_criterion == "random",
             ),
             ("newborn", "be 'warm' with grow_criterion = 'momentum'", self.grow_criterion != "momentum" or self.newborn == "warm"),
             ("max_layer_density", "be at least density", self.scope != "model" or self.max_layer_density >= self.density),

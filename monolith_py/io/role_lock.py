@@ -35,11 +35,19 @@ def role_lock(path: Path, role: str, error: type[MonolithError]) -> Iterator[Non
         raise error(f"{path}: {cause}") from cause
     try:
         _lock(descriptor, path, role)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{socket.gethostname()} {os.getpid()}".encode(), 0)
+        _name_holder(descriptor, path)
         yield
     finally:
         os.close(descriptor)
+
+
+def _name_holder(descriptor: int, path: Path) -> None:
+    """Write host and process id, for the error of a second process; on a full disk the lock has no text."""
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{socket.gethostname()} {os.getpid()}".encode(), 0)
+    except OSError as cause:
+        _logger.warning("%s: held, but the holder cannot be written to it: %s", path, cause)
 
 
 def _lock(descriptor: int, path: Path, role: str) -> None:

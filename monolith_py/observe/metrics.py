@@ -78,7 +78,7 @@ ACTIONS_READ = Counter("monolith_actions_read", "Actions read by the joiner")
 ACTIONS_UNMATCHED = Counter("monolith_actions_unmatched", "Actions without a waiting impression", ["reason"])
 ACTIONS_UNUSED = Counter("monolith_actions_unused", "Actions of a kind that no task uses, or of a value of 0 or less", ["reason"])
 IMPRESSIONS_REPEATED = Counter("monolith_impressions_repeated", "Impressions whose request id was seen before")
-COUNTERS_RESET = Counter("monolith_counters_reset", "Live counters of another number of tasks that began anew")
+COUNTERS_RESET = Counter("monolith_counters_reset", "Live counters that began anew, as their stored bytes were damaged")
 RECORDS_LOST = Counter("monolith_records_lost", "Records deleted or damaged before they were read", ["topic"])
 DEAD_LETTERS = Counter("monolith_dead_letters", "Invalid messages appended to the dead-letter topic", ["topic"])
 JOINER_CANDIDATES_WAITING = Gauge("monolith_joiner_candidates_waiting", "Candidates of impressions with an open window")
@@ -122,7 +122,7 @@ TABLE_CANDIDATES = Gauge("monolith_table_candidates", "Counted fids without a ro
 TABLE_ROWS_ADMITTED = Counter("monolith_table_rows_admitted", "Rows created", ["table"])
 TABLE_LOOKUPS_FILTERED = Counter("monolith_table_lookups_filtered", "Look-ups of fids that are not yet admitted", ["table"])
 TABLE_ROWS_EVICTED = Counter("monolith_table_rows_evicted", "Rows evicted by time to live or budget", ["table"])
-TABLE_ROWS_FREED = Counter("monolith_table_rows_freed", "Rows freed after their optimizer set all weights to zero", ["table"])
+TABLE_ROWS_FREED = Counter("monolith_table_rows_freed", "Rows set to zero by their optimizer: replicas drop them", ["table"])
 TOWER_DENSITY = Gauge("monolith_tower_density", "Share of live atoms in the sparse layers")
 TOWER_LIVE_ATOMS = Gauge("monolith_tower_live_atoms", "Live atoms of a sparse layer", ["layer"])
 TOWER_TOPOLOGY_UPDATES = Counter("monolith_tower_topology_updates", "Updates of the topology")
@@ -157,7 +157,7 @@ RANK_TIMES_REPLACED = Counter("monolith_rank_times_replaced", "Requests with an 
 REPLICA_LOADS = Counter("monolith_replica_loads", "Checkpoints loaded by the replica")
 REPLICA_FAULTS = Counter(
     "monolith_replica_faults",
-    "Updates that could not be applied; the replica requests a full dense state (DenseGap) or waits for a newer checkpoint",
+    "Updates or checkpoints that could not be used; the replica requests a full dense state (DenseGap) or waits for a newer checkpoint",
     ["reason"],
 )
 IMPRESSIONS_LOGGED = Counter("monolith_impressions_logged", "Impressions acknowledged by the log")

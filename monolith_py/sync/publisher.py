@@ -208,16 +208,16 @@ def _report(publication: Publication) -> None:
     DELTAS_PUBLISHED.inc(publication.num_deltas)
     ROWS_PUBLISHED.inc(publication.num_rows)
     PUBLISHED_BYTES.inc(publication.num_bytes)
-    form, num_dense_bytes = (publication.dense.form.value, publication.dense.num_bytes) if publication.dense else ("no", 0)
+    form, num_dense_bytes = (publication.dense.form.value, publication.dense.num_bytes) if publication.dense else ("none", 0)
     if publication.dense:
         DENSE_PUBLISHED_BYTES.labels(form=form).inc(num_dense_bytes)
     _logger.info(
-        "published generation %d seq %d..%d: %d rows, %d evicted, %d bytes of %s dense parameters",
+        "published generation %d seq %d..%d: %d rows, %d evicted, dense parameters: %s, %d bytes",
         publication.generation,
         publication.first_seq,
         publication.first_seq + publication.num_deltas - 1,
         publication.num_rows,
         publication.num_evicted,
-        num_dense_bytes,
         form,
+        num_dense_bytes,
     )

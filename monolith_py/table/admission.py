@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from monolith_py.table.arguments import whole
+
+_MOST_SKETCH_BYTES = 2**40
+
 
 @dataclass(frozen=True)
 class Admission:
@@ -29,16 +33,18 @@ class Admission:
     def __post_init__(self) -> None:
         if self.kind not in ("count", "sketch", "proportional", "geometric"):
             raise ValueError(f"admission must be count, sketch, proportional or geometric, got {self.kind!r}")
-        if self.sketch_bytes < 64 or self.window_s < 1:
-            raise ValueError(f"sketch_bytes must be >= 64 and window_s >= 1, got {self.sketch_bytes!r} and {self.window_s!r}")
+        if not 64 <= whole("sketch_bytes", self.sketch_bytes) <= _MOST_SKETCH_BYTES:
+            raise ValueError(f"sketch_bytes must be in 64..2^40, got {self.sketch_bytes!r}")
+        if whole("window_s", self.window_s) < 1:
+            raise ValueError(f"window_s must be >= 1, got {self.window_s!r}")
 
     def core_settings(self) -> dict[str, Any]:
         """Return the arguments of `_core.Table` for this rule."""
         is_sketch = self.kind == "sketch"
         return {
             "admission": self.kind,
-            "sketch_bytes": self.sketch_bytes if is_sketch else 0,
-            "sketch_window_s": self.window_s if is_sketch else 0,
+            "sketch_bytes": int(self.sketch_bytes) if is_sketch else 0,
+            "sketch_window_s": int(self.window_s) if is_sketch else 0,
         }
 
 
@@ -53,8 +59,8 @@ class MemoryBudget:
     budget it costs less AUC than the least recently seen (tests/evidence/TABLE.md), and unlike plain counts it forgets.
 
     A look-up that inserts first evicts, so the new rows of its batch exceed the budget until the next one. Rows seen in the last ten
-    seconds of event time (or thousandth of the TTL) stay. The threshold comes from a sample of priorities, so the evicted rows are about
-    the lowest.
+    seconds of event time (or thousandth of the TTL) go only if all others are gone. The threshold comes from a sample of priorities, so
+    the evicted rows are about the lowest.
     """
 
     bytes: int
@@ -62,14 +68,14 @@ class MemoryBudget:
     half_life_s: int = 86_400
 
     def __post_init__(self) -> None:
-        if self.bytes < 1 or self.half_life_s < 1:
+        if not 1 <= whole("bytes of a budget", self.bytes) < 2**63 or whole("half_life_s of a budget", self.half_life_s) < 1:
             raise ValueError(f"bytes and half_life_s of a budget must be >= 1, got {self.bytes!r} and {self.half_life_s!r}")
         if self.eviction not in ("lru", "lfu", "score"):
             raise ValueError(f"eviction must be lru, lfu or score, got {self.eviction!r}")
 
     def core_settings(self) -> dict[str, Any]:
         """Return the arguments of `_core.Table` for this budget."""
-        return {"eviction": self.eviction, "budget_bytes": self.bytes, "half_life_s": self.half_life_s}
+        return {"eviction": self.eviction, "budget_bytes": int(self.bytes), "half_life_s": int(self.half_life_s)}
 
 
 # Arguments of `_core.Table` for a table without a budget.

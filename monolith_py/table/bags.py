@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from monolith_py.config import SparseOptimizerConfig
 from monolith_py.data.schema import Schema
 from monolith_py.table import bags_saving
+from monolith_py.table.arguments import number, seconds
 from monolith_py.table.embedding_table import EmbeddingTable
 from monolith_py.table.feature import Feature, feature_from, table_seed
+from monolith_py.table.jagged_input import checked_input
 from monolith_py.table.optimizers import Optimizer, optimizer_from
 from monolith_py.table.pooled_lookup import Lookup, PooledLookup, RowSteps
 from monolith_py.table.saving import TableSaving, table_file
@@ -28,8 +30,6 @@ from monolith_py.table.views import Int64Array
 
 if TYPE_CHECKING:
     from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
-
-_MOST_SECONDS = 2**40
 
 
 class EmbeddingBags(nn.Module):
@@ -61,7 +61,7 @@ class EmbeddingBags(nn.Module):
         """Make one empty table for each feature; start values are a pure function of (`seed`, feature, fid).
 
         Raises:
-            ValueError: there is no feature, two have the same name, or `table` of one names no feature with a table.
+            ValueError: there is no feature, two have the same name, or `table` of one names no feature with a table of its `dim`.
         """
         super().__init__()
         names = [feature.name for feature in features]
@@ -72,8 +72,8 @@ class EmbeddingBags(nn.Module):
         self._optimizer, self._seeds = optimizer, {feature.name: table_seed(seed, feature.name) for feature in features}
         self.tables = {feature.name: self._make_table(feature) for feature in features if feature.table is None}
         for feature in features:
-            if feature.table is not None and feature.table not in self.tables:
-                raise ValueError(f"table of feature {feature.name!r} must be one of {sorted(self.tables)}, got {feature.table!r}")
+            if feature.table is not None:
+                self._check_shared(feature)
         self._names = names
         self._dims = [self._table(feature).dim * (feature.length or 1) for feature in features]
         self._pooling = [-feature.length if feature.pooling == "first" else int(feature.pooling == "mean") for feature in features]
@@ -96,7 +96,7 @@ class EmbeddingBags(nn.Module):
 
     @now_s.setter
     def now_s(self, now_s: float) -> None:
-        self._now_s = _seconds(now_s)
+        self._now_s = seconds(now_s)
 
     @property
     def rows_touched(self) -> int:
@@ -115,7 +115,8 @@ class EmbeddingBags(nn.Module):
         for a gradient that is not finite or too large, and changes no row.
 
         Raises:
-            ValueError: a feature is missing, fids are not int64 on the CPU, or weights are not finite.
+            ValueError: a feature is missing or given twice, fids are not int64 (n,) on the CPU, weights are not finite, or the batch has a
+                size for each feature or inverse indices.
             RuntimeError: torch.distributed runs several processes: their tables would diverge.
             TableFull: a table would have more than 4,294,967,294 rows.
         """
@@ -123,13 +124,14 @@ class EmbeddingBags(nn.Module):
 
         if now_s is not None:
             self.now_s = now_s
-        kjt = self._checked(kjt)
-        weights = _checked_weights(kjt)
+        kjt = checked_input(kjt, self._names)
+        weights: Tensor | None = kjt.weights_or_none()
         builds_graph = torch.is_grad_enabled()
         may_learn = self.training and builds_graph and self.anchor.requires_grad
         learns = [may_learn and name not in self._frozen for name in self._names]
         if may_learn:
             self._check_training()
+        self._steps.drop_failed()
         lookup = Lookup(
             cores=[self._table(feature).core for feature in self.features],
             pooling=self._pooling,
@@ -153,7 +155,7 @@ class EmbeddingBags(nn.Module):
         """
         if not self._steps.defers:
             raise ValueError("step needs EmbeddingBags with defers_steps=True: each backward pass takes its own step")
-        if not math.isfinite(scale):
+        if not math.isfinite(number("scale", scale)):
             raise ValueError(f"scale must be finite, got {scale!r}")
         self._steps.step(scale)
 
@@ -183,7 +185,7 @@ class EmbeddingBags(nn.Module):
 
     def evict(self, now_s: float) -> dict[str, Int64Array]:
         """Evict expired rows; return their fids by table."""
-        return {name: table.evict(_seconds(now_s)) for name, table in self.tables.items()}
+        return {name: table.evict(now_s) for name, table in self.tables.items()}
 
     def save(self, directory: str | Path) -> None:
         """Write a snapshot of each table to `<feature>.table` in `directory`, all or none, and a list of them.
@@ -224,6 +226,12 @@ class EmbeddingBags(nn.Module):
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("EmbeddingBags cannot be pickled or copied: use save and restore, or state_dict")
 
+    def _check_shared(self, feature: Feature) -> None:
+        if feature.table not in self.tables:
+            raise ValueError(f"table of feature {feature.name!r} must be one of {sorted(self.tables)}, got {feature.table!r}")
+        if feature.dim not in (dim := self.tables[feature.table].dim, Feature.dim):
+            raise ValueError(f"dim of feature {feature.name!r} must be that of table {feature.table!r}, {dim}, got {feature.dim}")
+
     def _table(self, feature: Feature) -> EmbeddingTable:
         return self.tables[feature.table or feature.name]
 
@@ -237,22 +245,6 @@ class EmbeddingBags(nn.Module):
         for table in self.tables.values():
             table.follow_schedules()
 
-    def _checked(self, kjt: KeyedJaggedTensor) -> KeyedJaggedTensor:
-        """Return `kjt` with the features of the bags in their order."""
-        if kjt.variable_stride_per_key():
-            raise ValueError("the KeyedJaggedTensor must have one batch size for all features, got one for each")
-        values = kjt.values()
-        if values.dtype != torch.int64:
-            raise ValueError(f"values of the KeyedJaggedTensor must be int64, got {values.dtype}")
-        if values.device.type != "cpu":
-            raise ValueError(f"values of the KeyedJaggedTensor must be on the CPU, got {values.device}")
-        present = kjt.keys()
-        if present == self._names:
-            return kjt
-        if missing := [name for name in self._names if name not in present]:
-            raise ValueError(f"the KeyedJaggedTensor must have features {self._names}, got {present} without {missing}")
-        return kjt.permute([present.index(name) for name in self._names])
-
     def _check_training(self) -> None:
         """Refuse tables that would diverge; warn once of rows that would never expire."""
         distributed = torch.distributed
@@ -260,27 +252,5 @@ class EmbeddingBags(nn.Module):
             raise RuntimeError(f"EmbeddingBags must train in one process, got {distributed.get_world_size()}: their tables would diverge")
         if self._now_s is None:
             self._now_s = 0
-            if timed := [feature.name for feature in self.features if feature.ttl_s is not None]:
-                warnings.warn(f"now_s was never set, so rows of {timed} do not expire by ttl_s: give it to forward", stacklevel=4)
-
-
-def _checked_weights(kjt: KeyedJaggedTensor) -> Tensor | None:
-    weights: Tensor | None = kjt.weights_or_none()
-    if weights is not None and not bool(torch.isfinite(weights.detach()).all()):
-        raise ValueError("weights of the KeyedJaggedTensor must be finite, got NaN or Inf")
-    return weights
-
-
-def _seconds(now_s: float) -> int:
-    """Return whole seconds.
-
-    Raises:
-        ValueError: `now_s` is no number of seconds within 2^40 of the epoch.
-    """
-    try:
-        seconds = math.floor(now_s)
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"now_s must be event time in seconds, got {now_s!r}") from None
-    if abs(seconds) > _MOST_SECONDS:
-        raise ValueError(f"now_s must be within 2^40 seconds of the epoch, got {now_s!r}")
-    return seconds
+            if timed := [feature.name for feature in self.features if feature.uses_time]:
+                warnings.warn(f"now_s was never set, so rows and counts of {timed} do not age: give it to forward", stacklevel=4)

@@ -15,9 +15,10 @@ import numpy.typing as npt
 from monolith_py import _core
 from monolith_py.errors import PoisonedBatch, TableFull
 from monolith_py.table.admission import EXACT_COUNT, NO_BUDGET, Admission, MemoryBudget
+from monolith_py.table.arguments import fids_of, gradients_of, number, rows_of, seconds, whole
 from monolith_py.table.optimizers import Optimizer
 from monolith_py.table.saving import TableSaving, snapshot_errors
-from monolith_py.table.slices import Encoding, Initializer, Slice
+from monolith_py.table.slices import Encoding, Initializer, Slice, core_slices
 from monolith_py.table.table_settings import read_settings
 from monolith_py.table.views import EncodedDelta, Entries, FloatArray, Int64Array, TableDelta, TableStats, UInt32Array
 
@@ -63,7 +64,7 @@ class EmbeddingTable:
             ValueError: `dim` is not a positive multiple of 4 or not the sum of the slices' dims, two slices have the same name,
                 `admit_after` is not in 1..65535, `ttl_s` is not positive, or not exactly one of `optimizer` and `slices` is given.
         """
-        if ttl_s is not None and ttl_s <= 0:
+        if ttl_s is not None and whole("ttl_s", ttl_s) <= 0:
             raise ValueError(f"ttl_s must be > 0 or None, got {ttl_s!r}")
         if (optimizer is None) == (not slices):
             raise ValueError("a table must have either an optimizer or slices")
@@ -72,10 +73,10 @@ class EmbeddingTable:
         self.name = name
         self._schedules = [(index, part.optimizer) for index, part in enumerate(slices) if callable(part.optimizer.lr)]
         self.core = _core.Table(
-            _core_slices(slices, dim),
-            seed=seed,
-            admit_after=admit_after,
-            ttl_s=ttl_s or 0,
+            core_slices(slices, whole("dim", dim)),
+            seed=whole("seed", seed) % 2**64,
+            admit_after=whole("admit_after", admit_after),
+            ttl_s=int(ttl_s or 0),
             **admission.core_settings(),
             **(budget.core_settings() if budget else NO_BUDGET),
         )
@@ -100,36 +101,37 @@ class EmbeddingTable:
 
     def find(self, fids: npt.ArrayLike) -> UInt32Array:
         """Return the row of each fid, int64 (n,) -> uint32 (n,); `NO_ROW` for a fid without a row."""
-        keys = _fids(fids)
+        keys = fids_of(fids)
         rows = np.empty(len(keys), np.uint32)
         self.core.find(keys, rows)
         return rows
 
     def lookup(self, fids: npt.ArrayLike) -> FloatArray:
         """Return the weights of each fid, int64 (n,) -> float32 (n, D), zeros without a row; safe beside a thread that evicts."""
-        keys = _fids(fids)
+        keys = fids_of(fids)
         weights = np.empty((len(keys), self.dim), np.float32)
         self.core.lookup(keys, weights)
         return weights
 
-    def find_or_insert(self, fids: npt.ArrayLike, now_s: int) -> UInt32Array:
+    def find_or_insert(self, fids: npt.ArrayLike, now_s: float) -> UInt32Array:
         """Count a sighting of each fid and return its row, int64 (n,) -> uint32 (n,); `NO_ROW` for a fid that is not yet admitted.
 
         Raises:
             TableFull: the table would have more than 4,294,967,294 rows; it is unchanged.
         """
-        keys = _fids(fids)
+        keys = fids_of(fids)
         rows = np.empty(len(keys), np.uint32)
         try:
-            self.core.find_or_insert(keys, now_s, rows)
+            self.core.find_or_insert(keys, seconds(now_s), rows)
         except _core.TableFull as error:
             raise TableFull(f"table {self.name!r}: {error}") from None
         return rows
 
     def gather(self, rows: UInt32Array) -> FloatArray:
         """Return the weights of each row, uint32 (n,) -> float32 (n, D); zeros for `NO_ROW`."""
-        weights = np.empty((len(rows), self.dim), np.float32)
-        self.core.gather(rows, weights)
+        places = rows_of(rows)
+        weights = np.empty((len(places), self.dim), np.float32)
+        self.core.gather(places, weights)
         return weights
 
     def update(self, rows: UInt32Array, gradients: FloatArray, fids: npt.ArrayLike | None = None) -> None:
@@ -143,7 +145,7 @@ class EmbeddingTable:
         """
         self.follow_schedules()
         try:
-            self.core.update(rows, gradients, None if fids is None else _fids(fids))
+            self.core.update(rows_of(rows), gradients_of(gradients), None if fids is None else fids_of(fids))
         except _core.NotFinite as error:
             raise PoisonedBatch(str(error)) from None
 
@@ -158,7 +160,7 @@ class EmbeddingTable:
             raise ValueError(f"part must be one of {names}, got {part!r}")
         for index, name in enumerate(names):
             if part in (None, name):
-                self.core.set_lr(index, lr)
+                self.core.set_lr(index, number("lr", lr))
                 self._schedules = [(at, optimizer) for at, optimizer in self._schedules if at != index]
 
     def follow_schedules(self) -> None:
@@ -166,13 +168,15 @@ class EmbeddingTable:
         for index, optimizer in self._schedules:
             self.core.set_lr(index, optimizer.rate(self.core.num_updates))
 
-    def evict(self, now_s: int, max_entries: int | None = None) -> Int64Array:
+    def evict(self, now_s: float, max_entries: int | None = None) -> Int64Array:
         """Evict rows last seen more than `ttl_s` seconds before `now_s`; return their fids, int64 (m,), sorted.
 
         Times of sightings are rounded down to a thousandth of `ttl_s`, in whole seconds: a row may be evicted up to two of these steps
         late, never early. With `max_entries` a call scans at most this many entries of the id map and continues where the last one ended.
         """
-        return self.core.evict(now_s, max_entries or 0)
+        if max_entries is not None and whole("max_entries", max_entries) < 1:
+            raise ValueError(f"max_entries must be >= 1 or None, got {max_entries!r}")
+        return self.core.evict(seconds(now_s), max_entries or 0)
 
     def drain(self, consumer: str) -> TableDelta:
         """Return all changes since the last acknowledged drain of `consumer`; its first drain returns every row."""
@@ -217,7 +221,7 @@ class EmbeddingTable:
 
     def state(self, rows: UInt32Array) -> FloatArray:
         """Return the optimizer state of each row, uint32 (n,) -> float32 (n, S), slice after slice; zeros for `NO_ROW`."""
-        return self.core.state(rows)
+        return self.core.state(rows_of(rows))
 
     def save(self, path: str | Path) -> None:
         """Write a snapshot to one file, atomically: rows, optimizer state, admission counts, ages, pending drains.
@@ -274,19 +278,3 @@ class EmbeddingTable:
         for index, part in enumerate(read_settings([path, *increments][-1]).slices):
             table.core.set_lr(index, part.hyperparameters["lr"])
         return table
-
-
-def _core_slices(slices: Sequence[Slice], dim: int) -> list[_core.Slice]:
-    names = [part.name for part in slices]
-    if sum(part.dim for part in slices) != dim or len(set(names)) != len(names):
-        raise ValueError(f"slices must have different names and dims that add up to {dim}, got {[(s.name, s.dim) for s in slices]}")
-    return [part.core() for part in slices]
-
-
-def _fids(fids: npt.ArrayLike) -> Int64Array:
-    keys = np.ascontiguousarray(fids)
-    if keys.dtype != np.int64 or keys.ndim != 1:
-        if keys.size or keys.ndim != 1:
-            raise ValueError(f"fids must be int64 (n,), got {keys.dtype} {keys.shape}")
-        keys = keys.astype(np.int64)
-    return keys

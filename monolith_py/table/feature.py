@@ -7,6 +7,7 @@ from hashlib import blake2b
 
 from monolith_py.config import FeatureConfig
 from monolith_py.table.admission import EXACT_COUNT, Admission, MemoryBudget
+from monolith_py.table.arguments import whole
 from monolith_py.table.embedding_table import EmbeddingTable
 from monolith_py.table.optimizers import Optimizer
 from monolith_py.table.slices import Encoding, Initializer, Slice
@@ -39,8 +40,14 @@ class Feature:
             raise ValueError(f"name of a feature must be a file name, without '/', got {self.name!r}")
         if self.pooling not in ("sum", "mean", "first"):
             raise ValueError(f"pooling of feature {self.name!r} must be 'sum', 'mean' or 'first', got {self.pooling!r}")
-        if (self.pooling == "first") != (self.length > 0):
+        if (self.pooling == "first") != (whole(f"length of feature {self.name!r}", self.length) > 0):
             raise ValueError(f"length of feature {self.name!r} must be > 0 for pooling 'first' and 0 for others, got {self.length!r}")
+
+    @property
+    def uses_time(self) -> bool:
+        """Return whether rows or counts of the feature's table age by event time."""
+        counts_in_window = self.admission.kind == "sketch" and self.admit_after > 1
+        return self.table is None and (self.ttl_s is not None or self.budget is not None or counts_in_window)
 
     def make_table(self, optimizer: Optimizer, seed: int) -> EmbeddingTable:
         """Return an empty table of the feature's settings."""

@@ -13,13 +13,18 @@ from typing import ClassVar
 import numpy as np
 
 from monolith_py.config import SparseOptimizerConfig
+from monolith_py.table.arguments import number
 from monolith_py.table.schedules import Schedule
 
 
-def _single(value: float) -> np.float32:
-    """Return a float32, infinite if the value is too large for it."""
+def _single(field: str, value: object) -> np.float32:
+    """Return a float32, infinite if the value is too large for it.
+
+    Raises:
+        ValueError: the value is no number.
+    """
     with np.errstate(over="ignore"):
-        return np.float32(value)
+        return np.float32(number(field, value))
 
 
 # Ranges of hyperparameters in float32, in which a row stays finite. A divisor must not be zero for a gradient whose square is: eps > 0.
@@ -47,11 +52,10 @@ class Optimizer:
     clip_norm: float = 0.0
 
     def __post_init__(self) -> None:
-        if not callable(self.lr) and not 0 < _single(self.lr) < math.inf:
+        if not callable(self.lr) and not 0 < _single("lr", self.lr) < math.inf:
             raise ValueError(f"lr must be > 0 and finite, got {self.lr!r}")
         for name, (rule, holds) in _RANGES.items():
-            value = getattr(self, name, None)
-            if value is not None and not holds(_single(value)):
+            if hasattr(self, name) and not holds(_single(name, value := getattr(self, name))):
                 raise ValueError(f"{name} must be {rule}, got {value!r}")
 
     def rate(self, step: int) -> float:
@@ -196,7 +200,7 @@ def _check_divisor(initial_accumulator: float, beta: float, l2: float) -> None:
     Raises:
         ValueError: all addends of the divisor may be zero.
     """
-    if not max(_single(initial_accumulator), _single(beta), _single(l2)) > 0:
+    if not max(np.float32(value) for value in (initial_accumulator, beta, l2)) > 0:
         raise ValueError(f"initial_accumulator or beta of FTRL must be > 0, got {initial_accumulator!r} and {beta!r}")
 
 

@@ -5,6 +5,7 @@ Letters: B rows of the batch, F features, n fids over all features, D the sum of
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -56,15 +57,17 @@ class RowGradients:
 class RowSteps:
     """Gradients of rows that wait for their optimizer step, which takes all look-ups of a backward pass at once.
 
-    With `defers`, they wait for a call of `step` instead of the end of the backward pass.
+    With `defers`, they wait for a call of `step` instead of the end of the backward pass. Passes may run inside of each other, and on
+    several threads.
     """
 
     defers: bool
     before_step: Callable[[], None]
     rows_touched: int = 0  # updated by the last step
     rows_dropped: int = 0  # positions of the last step whose fid lost its row after the look-up
-    _waiting: list[RowGradients] = field(default_factory=list)
-    _pass: int = -1  # backward pass of what waits
+    _deferred: list[RowGradients] = field(default_factory=list)
+    # By the number of the backward pass in torch: its thread and gradients.
+    _passes: dict[int, tuple[int, list[RowGradients]]] = field(default_factory=dict)
 
     def add(self, part: RowGradients) -> None:
         """Add gradients within a backward pass.
@@ -76,29 +79,37 @@ class RowSteps:
             raise PoisonedBatch("gradient of the rows, times their weight, must be below 2^48, got NaN, Inf or more; no row was changed")
         if self.defers and not _core.all_bounded([part.gradients]):
             raise PoisonedBatch("gradient of the pooled rows must be below 2^48, got NaN, Inf or more; no row was changed")
+        if self.defers:
+            self._deferred.append(part)
+            return
         current = torch._C._current_graph_task_id()
-        if not self.defers and self._pass != current:
-            self.clear()  # of a pass that failed
-            self._pass = current
-            torch.autograd.Variable._execution_engine.queue_callback(self._end_pass)
-        self._waiting.append(part)
+        if current not in self._passes:
+            self._passes[current] = threading.get_ident(), []
+            torch.autograd.Variable._execution_engine.queue_callback(lambda: self._step(self._passes.pop(current)[1], 1.0))
+        self._passes[current][1].append(part)
 
-    def _end_pass(self) -> None:
-        self._pass = -1
-        self.step(1.0)
+    def drop_failed(self) -> None:
+        """Drop the gradients of passes of this thread that failed; no effect within a backward pass."""
+        if self._passes and torch._C._current_graph_task_id() < 0:
+            own = threading.get_ident()
+            for number in [number for number, (thread, _) in list(self._passes.items()) if thread == own]:
+                del self._passes[number]
 
     def clear(self) -> None:
-        """Drop the gradients that wait."""
-        self._waiting.clear()
+        """Drop the gradients that wait for a call of `step`."""
+        self._deferred.clear()
 
     def step(self, scale: float) -> None:
-        """Take one optimizer step with the sum of the waiting gradients times `scale`; they are dropped, also on an error.
+        """Take one optimizer step with the sum of the deferred gradients times `scale`; they are dropped, also on an error.
 
         Raises:
             PoisonedBatch: a gradient is not finite or too large; no row was changed.
         """
-        parts = list(self._waiting)
+        parts = list(self._deferred)
         self.clear()
+        self._step(parts, scale)
+
+    def _step(self, parts: Sequence[RowGradients], scale: float) -> None:
         self.rows_touched = self.rows_dropped = 0
         if not parts:
             return

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+from monolith_py.table.arguments import number, whole
+
 
 class Schedule(Protocol):
     """A function from step to learning rate."""
@@ -15,14 +17,17 @@ class Schedule(Protocol):
         ...
 
 
-def _check_steps(steps: int) -> None:
-    """Check the length of a decay.
+def _check(steps: int, least_steps: int, **rates: float) -> None:
+    """Check the length of a schedule, and its rates and factors.
 
     Raises:
-        ValueError: `steps` is below 1.
+        ValueError: `steps` is below `least_steps`, or a rate is negative or not finite.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be >= 1, got {steps!r}")
+    if whole("steps", steps) < least_steps:
+        raise ValueError(f"steps must be >= {least_steps}, got {steps!r}")
+    for name, value in rates.items():
+        if not 0 <= number(name, value) < math.inf:
+            raise ValueError(f"{name} must be >= 0 and finite, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,9 @@ class Warmup:
     lr: float
     steps: int
     after: Schedule | None = None
+
+    def __post_init__(self) -> None:
+        _check(self.steps, 0, lr=self.lr)
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of step `step`, counted from 0."""
@@ -58,7 +66,7 @@ class PolynomialDecay:
     power: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_steps(self.steps)
+        _check(self.steps, 1, lr=self.lr, end=self.end, power=self.power)
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of step `step`, counted from 0."""
@@ -79,7 +87,7 @@ class CosineDecay:
     end: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_steps(self.steps)
+        _check(self.steps, 1, lr=self.lr, end=self.end)
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of step `step`, counted from 0."""
@@ -99,7 +107,7 @@ class StepDecay:
     factor: float
 
     def __post_init__(self) -> None:
-        _check_steps(self.steps)
+        _check(self.steps, 1, lr=self.lr, factor=self.factor)
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of step `step`, counted from 0."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from monolith_py import _core
+from monolith_py.table.arguments import number, whole
 from monolith_py.table.optimizers import Optimizer
 
 Initializer = Literal["zeros", "constant", "uniform", "normal", "xavier"]
@@ -36,9 +38,22 @@ class Slice:
         Raises:
             ValueError: `dim` is below 1, `init_scale` is not finite, or initializer or encoding is unknown.
         """
-        if self.dim < 1:
+        if whole(f"dim of slice {self.name!r}", self.dim) < 1:
             raise ValueError(f"dim of slice {self.name!r} must be >= 1, got {self.dim!r}")
-        if not abs(self.init_scale) <= float(np.finfo(np.float32).max):
+        if not abs(number(f"init_scale of slice {self.name!r}", self.init_scale)) <= float(np.finfo(np.float32).max):
             raise ValueError(f"init_scale of slice {self.name!r} must be finite in float32, got {self.init_scale!r}")
         rule = self.optimizer
-        return _core.Slice(self.name, self.dim, rule.kind, rule.hyperparameters(), self.initializer, self.init_scale, self.encoding)
+        return _core.Slice(self.name, int(self.dim), rule.kind, rule.hyperparameters(), self.initializer, self.init_scale, self.encoding)
+
+
+def core_slices(slices: Sequence[Slice], dim: int) -> list[_core.Slice]:
+    """Return the slices of a row of `dim` weights as slices of the core.
+
+    Raises:
+        ValueError: two have the same name, their dims do not sum to `dim`, or a setting of one is out of its range.
+    """
+    parts = [part.core() for part in slices]
+    names = [part.name for part in slices]
+    if sum(part.dim for part in slices) != dim or len(set(names)) != len(names):
+        raise ValueError(f"slices must have different names and dims that add up to {dim}, got {[(s.name, s.dim) for s in slices]}")
+    return parts

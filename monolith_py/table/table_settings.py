@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -113,7 +114,7 @@ def _header(path: str | Path) -> _Fields:
         magic, tag, *_, size = struct.unpack(_CHUNK_HEAD, stream.read(struct.calcsize(_CHUNK_HEAD)))
         if (magic, tag) != (b"MNLT", _HEADER_TAG):
             raise CheckpointError(f"{path}: is not a table snapshot")
-        return _Fields(stream, size)
+        return _Fields(stream, min(size, os.fstat(stream.fileno()).st_size))
 
 
 def read_snapshot_id(path: str | Path) -> int:
@@ -144,6 +145,8 @@ class _Fields:
     def text(self) -> str:
         """Return the next field, a string."""
         (size,) = self.take("Q")
+        if size > len(self._bytes):
+            raise ValueError(f"a name must have at most {len(self._bytes)} bytes, got {size}")
         (value,) = self.take(f"{size}s")
         return str(value.decode())
 

@@ -27,6 +27,7 @@ from monolith_py.observe import metrics
 from monolith_py.table import EmbeddingBags
 from monolith_py.tower.rule.history import SwapHistory
 from monolith_py.training.dense_optimizer import DenseOptimizer
+from monolith_py.training.event_time import advanced_ms
 from monolith_py.training.loss import TaskLoss
 from monolith_py.training.quality import BEFORE_LEARNING, Quality, QualityMonitor
 
@@ -74,7 +75,7 @@ class Trainer:
         if missing:
             raise WireError(f"examples.labels must have every task, got none for {missing}")
         labels = self._loss.labels(examples)
-        watermark_ms = max(self.watermark_ms, int(examples.times_ms.max()))
+        watermark_ms = advanced_ms(self.watermark_ms, examples.times_ms)
         self.bags.now_s = watermark_ms // 1000
         if not self.model.training:
             self.model.train()
@@ -157,10 +158,14 @@ class Trainer:
             yield metrics.TOWER_TOPOLOGY_UPDATES, self.optimizer.updater.history.num_swaps
 
     def _evict(self) -> None:
-        """Evict expired rows once every `evict_interval_s` of event time."""
+        """Evict the rows that have expired at the due time, once every `evict_interval_s` of event time.
+
+        At the time of the batch that passes it, they would depend on where batches begin: a trainer that restarts cuts the stream
+        elsewhere, and replicas would lack rows that it has.
+        """
         due_s = self._evict_time_s()
         if due_s > self._evict_due_s:
-            evicted = self.bags.evict(self.watermark_ms // 1000)
+            evicted = self.bags.evict(due_s)
             self._evict_due_s = due_s
             if num := sum(map(np.size, evicted.values())):
                 _logger.info("evicted %d expired rows", num)

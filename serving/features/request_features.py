@@ -65,7 +65,7 @@ class FeatureReader:
         """Return the features of a user, of the request itself and of items int64 (n,); reads end at `until_s`, monotonic.
 
         Raises:
-            KvError: the store cannot be reached, and the settings want the features.
+            KvError, TimeoutError: the store cannot be reached, or no time is left, and the settings want the features.
         """
         reading = Reading(until_s)
         shared = self._store.user(user_id, reading)

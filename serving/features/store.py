@@ -13,9 +13,9 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from monolith_py.clock import Clock
-from monolith_py.config import CounterConfig, ServingConfig
+from monolith_py.config import ServingConfig
 from monolith_py.data.columns import FeatureColumns, FloatArray
-from monolith_py.data.counters import counter_key, counter_values
+from monolith_py.data.counters import LiveCounters
 from monolith_py.data.packed_rows import PackedRow, PackedRows
 from monolith_py.data.schema import Schema
 from monolith_py.errors import KvError, WireError
@@ -78,20 +78,21 @@ class TtlCache(Generic[_Key, _Value]):
 class FeatureStore:
     """Features of users and items in packed form. An unknown user or item has no stored features; it is counted and served.
 
-    While the store fails or hangs, a cached value serves on after its time. Without one the read is an error, or, if
-    `serving.without_features` is "serve", the entity is served without stored features, and the reading is not complete.
+    While the store fails or hangs, or no time is left, a cached value serves on after its time. Without one the read is an error
+    (`KvError`, `TimeoutError`), or, if `serving.without_features` is "serve", the entity is served without stored features, and the
+    reading is not complete.
     """
 
-    def __init__(self, kv: Kv, schema: Schema, counters: CounterConfig, config: ServingConfig, clock: Clock) -> None:
+    def __init__(self, kv: Kv, schema: Schema, counters: LiveCounters, config: ServingConfig, clock: Clock) -> None:
         self._reader = KvReader(kv, config.feature_threads, clock)
-        self._config, self._num_tasks, self._counters = config, len(schema.tasks), counters
+        self._config, self._counters = config, counters
         self._log_limit = LogLimit(clock)
         self.user_order = FeatureOrder.of(schema, "user", "user_id")
         self.item_order = FeatureOrder.of(schema, "item", "item_id")
         size, ttl_s = config.feature_cache_entries, config.feature_cache_s
         self._users: TtlCache[int, PackedRow] = TtlCache(ttl_s, size, clock)
         self._items: TtlCache[int, PackedRow] = TtlCache(ttl_s, size, clock)
-        self.no_counter = counter_values(None, counters, self._num_tasks)
+        self.no_counter = counters.values(None)
         self._counts: TtlCache[str, FloatArray] = TtlCache(ttl_s, size, clock)
 
     def user(self, user_id: int, reading: Reading) -> PackedRows:
@@ -104,10 +105,10 @@ class FeatureStore:
 
     def counters(self, feature: str, fids: Sequence[int], reading: Reading) -> FloatArray:
         """Return the counter values of each fid of `feature`, float32 (n, 1 + tasks). Raises `KvError` if the store cannot be reached."""
-        keys = [counter_key(feature, fid) for fid in fids]
+        keys = [self._counters.key(feature, fid) for fid in fids]
         load = partial(self._load_counters, reading)
         values = self._cached("counter", self._counts, keys, load, lambda _: self.no_counter, reading)
-        return np.array(values, np.float32).reshape(len(keys), 1 + self._num_tasks)
+        return np.array(values, np.float32).reshape(len(keys), len(self.no_counter))
 
     def close(self) -> None:
         """End the reading threads."""
@@ -131,9 +132,10 @@ class FeatureStore:
         """Return the value of each key from the cache or from the store; see the class for a store that fails."""
         try:
             return cache.get_many(keys, load)
-        except KvError as error:
+        except (KvError, TimeoutError) as error:
             FEATURES_UNREAD.labels(entity=kind).inc()
-            if self._log_limit.allows("unread"):
+            # No time left: the request brought too little, or a read before this one took it all and was warned of.
+            if isinstance(error, KvError) and self._log_limit.allows("unread"):
                 _logger.warning("stored features cannot be read: %s", error)
             held = cache.get_held(keys)
             if any(value is None for value in held):
@@ -177,7 +179,7 @@ class FeatureStore:
         values = []
         for value in self._reader.get_many(keys, reading.until_s):
             try:
-                values.append(counter_values(value, self._counters, self._num_tasks))
+                values.append(self._counters.values(value))
             except WireError as error:
                 self._note_bad("counter", error)
                 values.append(self.no_counter)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from monolith_py.clock import Clock
 from monolith_py.config import ServingConfig
 from monolith_py.data.events import Impression
+from monolith_py.errors import RecordRefused
 from monolith_py.io import Log
 from monolith_py.io.codec import encode_impression
 from monolith_py.io.log.topics import partition_of
@@ -65,8 +66,9 @@ class _Append:
 class ImpressionWriter:
     """Appends impressions to `topic`, each to the partition of its request. `put` never blocks.
 
-    A refused append is tried again, in halves, until the log takes it: a duplicate is harmless, as the joiner knows requests by their id.
-    An impression that the log alone refuses is put aside. Every loss is counted when it happens.
+    A failed append is tried again, in halves, until the log takes it: a duplicate is harmless, as the joiner knows requests by their id.
+    An impression is put aside that the log says it will never take, or that it refuses while it takes others. Every loss is counted
+    when it happens.
     """
 
     def __init__(self, log: Log, topic: str, config: ServingConfig, clock: Clock) -> None:
@@ -157,30 +159,40 @@ class ImpressionWriter:
         failures = failures_in_a_row = 0
         for _ in range(len(appends)):
             append = appends.popleft()
-            if self._append(append):
+            error = self._append(append)
+            if error is None:
                 failures_in_a_row = 0
-                continue
-            failures, failures_in_a_row = failures + 1, failures_in_a_row + 1
-            appends.extend(self._again(append, split=len(appends) < _MAX_SUSPECTS))
-            if failures_in_a_row == 2:
-                break
+            elif isinstance(error, RecordRefused):  # the log is there
+                appends.extend(self._without_refused(append))
+            else:
+                failures, failures_in_a_row = failures + 1, failures_in_a_row + 1
+                appends.extend(self._again(append, split=len(appends) < _MAX_SUSPECTS))
+                if failures_in_a_row == 2:
+                    break
         return failures == 0
 
-    def _append(self, append: _Append) -> bool:
-        """Append the records; return whether the log took them."""
+    def _append(self, append: _Append) -> Exception | None:
+        """Append the records; return the error if the log did not take them."""
         values, times_ms = [one.value for one in append.records], [one.time_ms for one in append.records]
         try:
             self._log.append(self._topic, values, time_ms=times_ms, partition=append.partition)
         except Exception as error:  # a `LogError`, or one that the log does not map: neither may end the thread
-            if self._log_limit.allows("refused"):
-                _logger.warning("%d impressions not appended, will try again: %s", len(values), error)
-            return False
+            if self._log_limit.allows(type(error).__name__):
+                _logger.warning("%d impressions not appended: %s", len(values), error)
+            return error
         self._num_appends += 1
         self._release(len(values), sum(one.num_bytes for one in append.records), lost=None)
-        return True
+        return None
+
+    def _without_refused(self, append: _Append) -> list[_Append]:
+        """Return what to try next of an append that the log will never take: its halves, or nothing of a single record."""
+        if len(append.records) > 1:
+            return append.halves()
+        self._release(1, append.records[0].num_bytes, lost="refused")
+        return []
 
     def _again(self, append: _Append, *, split: bool) -> list[_Append]:
-        """Return what to try later of a refused append: its halves, itself, or nothing if it alone is refused."""
+        """Return what to try later of a failed append: its halves, itself, or nothing if it alone fails."""
         if len(append.records) > 1:
             return append.halves() if split else [append]
         append.num_refusals += 1
@@ -188,8 +200,7 @@ class ImpressionWriter:
             append.first_refusal = self._num_appends
         if append.num_refusals < _MAX_REFUSALS or self._num_appends == append.first_refusal:
             return [append]
-        self._release(1, append.records[0].num_bytes, lost="refused")
-        return []
+        return self._without_refused(append)
 
     def _release(self, count: int, num_bytes: int, *, lost: str | None) -> None:
         """Count impressions that are not held any more as logged or lost."""

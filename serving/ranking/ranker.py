@@ -69,6 +69,8 @@ class Ranker:
         """
         self._replica.require_ready()
         begin_s = self._clock.monotonic_s()
+        if begin_s >= deadline_s:
+            raise TimeoutError("the deadline passed before the request was ranked")
         until_s = begin_s + (deadline_s - begin_s) / 2
         features = self._features.read(request.user_id, request.item_ids, request.context, until_s)
         left_s = deadline_s - self._clock.monotonic_s()

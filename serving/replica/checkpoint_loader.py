@@ -43,6 +43,7 @@ class CheckpointLoader:
         self._directory = Path(job.trainer.checkpoint_dir)
         self._loaded: tuple[Checkpoint, int] | None = None  # and when it was saved
         self._refusal = ""  # logged last
+        self._damaged: set[str] = set()  # of the last look
 
     def load_newest(self) -> LoadedCheckpoint | None:
         """Return the newest intact checkpoint; None if there is none, it cannot be read, or it is the one returned last."""
@@ -64,8 +65,12 @@ class CheckpointLoader:
         """Return the newest intact checkpoint, None if there is none or it is the one loaded last."""
         newest = next(iter(Checkpoint.all_in(self._directory)), None)
         if newest is None or self._is_loaded(newest):
-            return None  # skips `Checkpoint.newest`, which reads whole files to verify them
-        intact = Checkpoint.newest(self._directory)
+            return None  # skips `Checkpoint.newest_intact`, which reads whole files to verify them
+        intact, refused = Checkpoint.newest_intact(self._directory)
+        damaged = {str(error) for error in refused}
+        for text in sorted(damaged - self._damaged):  # once, not at every look
+            _logger.error("checkpoint refused: %s", text)
+        self._damaged = damaged
         return None if intact is None or self._is_loaded(intact) else intact
 
     def _is_loaded(self, checkpoint: Checkpoint) -> bool:

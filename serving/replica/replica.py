@@ -15,6 +15,7 @@ from monolith_py.io.log.topics import Topics
 from monolith_py.observe.metrics import REPLICA_FAULTS, REPLICA_LOADS, STALENESS_SECONDS
 from monolith_py.process import StopSignal
 from monolith_py.sync import DenseRequester, Subscriber
+from monolith_serving.log_limit import LogLimit
 from monolith_serving.replica.checkpoint_loader import CheckpointLoader, LoadedCheckpoint
 from monolith_serving.replica.deltas import apply_delta
 from monolith_serving.replica.freshness import Freshness
@@ -72,6 +73,8 @@ class Replica:
         self._freshness = Freshness(job.serving.freshness_log)
         self._state: ModelState | None = None
         self._loaded_ms = 0  # when `_state` was loaded, wall clock
+        self._load_error = ""  # unexpected one of the last load
+        self._log_limit = LogLimit(clock)
         self._subscriber: Subscriber | None = None  # None: the updates cannot be followed until the next checkpoint
 
     @property
@@ -117,8 +120,18 @@ class Replica:
                 stop.wait(_LOG_RETRY_S)
 
     def load_newest(self) -> bool:
-        """Load the newest checkpoint unless it is the one loaded last; return whether it was loaded. The old state serves meanwhile."""
-        loaded = self._loader.load_newest()
+        """Load the newest checkpoint unless it is the one loaded last; return whether it was loaded. The old state serves meanwhile.
+
+        An unexpected error is raised by the first load only: later ones count it, and the state in use serves on.
+        """
+        try:
+            loaded = self._loader.load_newest()
+        except Exception as error:
+            if self._state is None:
+                raise
+            self._note_unexpected_load(error)
+            return False
+        self._load_error = ""
         if loaded is None:
             return False
         self._state, self._loaded_ms = loaded.state, self._clock.now_ms()
@@ -155,7 +168,7 @@ class Replica:
         except LogError as error:
             if self._updates.ends_before(self._subscriber.offset):
                 self._give_up(error)
-            else:
+            elif self._log_limit.allows("updates"):
                 _logger.warning("updates cannot be read, will try again: %s", error)
             return False
         except Exception as error:
@@ -169,6 +182,14 @@ class Replica:
     def close(self) -> None:
         """Close the freshness file. `follow` must have returned."""
         self._freshness.close()
+
+    def _note_unexpected_load(self, error: Exception) -> None:
+        """Count and log an error of a load; the same one, which returns at every look, once."""
+        if repr(error) == self._load_error:
+            return
+        self._load_error = repr(error)
+        REPLICA_FAULTS.labels(reason=type(error).__name__).inc()
+        _logger.error("unexpected error of a checkpoint, serving on without it", exc_info=error)
 
     def _give_up(self, error: Exception) -> None:
         """Stop following the updates until a newer checkpoint is loaded."""

@@ -7,12 +7,11 @@ not of the sample. A late positive increases only the positives. The new counts 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 
 import numpy as np
 
 from monolith_py.data.columns import FeatureColumns, Int64Array
-from monolith_py.data.counters import counter_key, decode_counts, encode_counts
+from monolith_py.data.counters import LiveCounters
 from monolith_py.errors import WireError
 from monolith_py.io import Kv
 from monolith_py.observe import metrics
@@ -20,10 +19,10 @@ from monolith_py.observe import metrics
 _logger = logging.getLogger(__name__)
 
 
-def counted(kv: Kv, features: FeatureColumns, keys: Sequence[str], increments: Int64Array) -> dict[str, bytes]:
+def counted(kv: Kv, counters: LiveCounters, features: FeatureColumns, increments: Int64Array) -> dict[str, bytes]:
     """Return the new counters by key, after adding `increments` to the fids of B rows: int64 (B, 1 + tasks), examples and positives."""
     added: dict[str, Int64Array] = {}
-    for name in keys:
+    for name in counters.config.keys:
         column = features.sparse.get(name)
         if column is None or len(column.fids) == 0:
             continue
@@ -32,17 +31,17 @@ def counted(kv: Kv, features: FeatureColumns, keys: Sequence[str], increments: I
         fids, groups = np.unique(pairs[0], return_inverse=True)
         sums = np.zeros((len(fids), increments.shape[1]), np.int64)
         np.add.at(sums, groups, increments[pairs[1]])
-        added.update(zip((counter_key(name, fid) for fid in fids.tolist()), sums, strict=True))
+        by_task = np.stack([np.broadcast_to(sums[:, :1], sums[:, 1:].shape), sums[:, 1:]], axis=2)  # (fids, tasks, 2)
+        added.update(zip((counters.key(name, fid) for fid in fids.tolist()), by_task, strict=True))
     stored = kv.get_many(list(added))
-    num_tasks = increments.shape[1] - 1
-    return {key: encode_counts(_before(value, num_tasks) + sums) for (key, sums), value in zip(added.items(), stored, strict=True)}
+    return {key: counters.encode(_before(counters, value) + sums) for (key, sums), value in zip(added.items(), stored, strict=True)}
 
 
-def _before(value: bytes | None, num_tasks: int) -> Int64Array:
-    """Return the stored counts; zeros for those of a job with another number of tasks."""
+def _before(counters: LiveCounters, value: bytes | None) -> Int64Array:
+    """Return the stored counts; zeros for bytes that are no counter."""
     try:
-        return decode_counts(value, num_tasks)
+        return counters.decode(value)
     except WireError as error:
         metrics.COUNTERS_RESET.inc()
         _logger.debug("a counter begins anew: %s", error)
-        return decode_counts(None, num_tasks)
+        return counters.decode(None)

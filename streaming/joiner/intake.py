@@ -22,7 +22,7 @@ from monolith_streaming.joiner.census import Census
 from monolith_streaming.joiner.position import Position
 from monolith_streaming.joiner.request import SeenAction
 from monolith_streaming.joiner.rules import FOREVER_MS, Rules
-from monolith_streaming.joiner.watermark import InputTopic, Watermark
+from monolith_streaming.joiner.watermark import InputTopic, Watermark, check_wall_clock
 
 _logger = logging.getLogger(__name__)
 
@@ -204,6 +204,8 @@ class Intake:
             return [_Entry(input_topic, before_ms, last, WireError(str(error)))]
         entries = []
         wall_ms = self._clock.now_ms()
+        # Here too: the clock may have stepped while the read waited, and the rule on event time would refuse what it brought.
+        check_wall_clock(position.watermark, wall_ms, self._time_rule.max_skew_ms)
         for record in records:
             entries.append(self._parse(input_topic, record, before_ms, wall_ms))
             before_ms = entries[-1].time_ms

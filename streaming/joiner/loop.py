@@ -17,9 +17,10 @@ from collections.abc import Callable
 
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
+from monolith_py.data.counters import LiveCounters
 from monolith_py.data.events import DeadLetter
 from monolith_py.data.schema import Schema
-from monolith_py.errors import ClockStepped, ConfigError, LogError
+from monolith_py.errors import ConfigError, LogError
 from monolith_py.io import Kv, Log
 from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_py.io.log.dead_letters import DeadLetters
@@ -35,7 +36,7 @@ from monolith_streaming.joiner.position import StateKeys, encode_position
 from monolith_streaming.joiner.request import SeenAction
 from monolith_streaming.joiner.rules import Rules
 from monolith_streaming.joiner.start import NO_OFFSET, Start
-from monolith_streaming.joiner.watermark import InputTopic
+from monolith_streaming.joiner.watermark import InputTopic, check_wall_clock
 
 _logger = logging.getLogger(__name__)
 
@@ -78,6 +79,9 @@ class JoinerLoop:
             raise ConfigError(f"topics must have the same number of partitions, got {counts}")
         start = Start(self._job, self._log, self._kv, self._rules, self._dead_letters, force)
         self._partitions = self._retry.run(lambda: start.open(counts[self._topics.examples], self._clock.monotonic_s()))
+        if force:
+            for partition in self._partitions:
+                partition.watermark.forget_wall_clock(self._clock.now_ms())
 
     def step(self) -> int:
         """Read and join records, commit if it is time, and return the number of records read.
@@ -210,7 +214,7 @@ class JoinerLoop:
         if not (settings.enabled and emitted):
             return {}
         features = features_of(emitted, self._patterns, settings.keys)
-        return counted(self._kv, features, settings.keys, increments_of(emitted, len(self._rules.tasks)))
+        return counted(self._kv, LiveCounters.of(self._job), features, increments_of(emitted, len(self._rules.tasks)))
 
     def _append(self, number: int, outbox: Outbox) -> int:
         """Append the outbox and return the end offset; after a failure append only the records that the log lacks."""
@@ -227,11 +231,9 @@ class JoinerLoop:
 
     def _look(self) -> None:
         """Look at the wall clock, and now and then at the census and the number of partitions."""
-        now_ms = self._clock.now_ms()
+        now_ms, skew_ms = self._clock.now_ms(), round(self._job.log.max_clock_skew_s * 1000)
         for partition in self._partitions:
-            seen_ms = partition.position.watermark.newest_at_ms
-            if now_ms < seen_ms - round(self._job.log.max_clock_skew_s * 1000):
-                raise ClockStepped(f"the wall clock must not go back by more than log.max_clock_skew_s, was {seen_ms} ms, got {now_ms} ms")
+            check_wall_clock(partition.position.watermark, now_ms, skew_ms)
         now_s = self._clock.monotonic_s()
         self._intake.census.report(now_s)
         if now_s < self._look_due_s:

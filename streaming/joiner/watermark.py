@@ -7,13 +7,16 @@ It is the newest event time less `max_out_of_orderness_s`, of the topic with the
 `log.max_clock_skew_s`, and no record moves the watermark past the wall clock. In a backlog, where the wall clock says nothing, a record
 does not move it past those behind it (`observe`). A record more than a day ahead of the newest event (plus the wall clock since then) is
 refused. After MAX_REFUSALS refusals in a row in its topic it is accepted: the stream itself has moved on, for instance after days of
-silence in a backlog.
+silence in a backlog. Nothing is refused before two records in a row agree to a day: the first record of a stream may have the broken clock.
+The day counts from the newest record itself, not from those behind it: one from 1970 in a backlog does not make all before it jumps.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+
+from monolith_py.errors import ClockStepped
 
 # Longest gap between neighbours in a healthy stream.
 MAX_JUMP_MS = 24 * 3600 * 1000
@@ -36,6 +39,24 @@ class WatermarkState:
     newest_ms: list[int | None] = field(default_factory=lambda: [None, None])  # by InputTopic: newest event time
     newest_at_ms: int = 0  # wall clock of the last advance of the newest event time of both
     refusals: list[int] = field(default_factory=lambda: [0, 0])  # by InputTopic: records refused in a row
+    is_confirmed: bool = False  # whether a second record agreed with the newest event time
+    furthest_seen_ms: int | None = None  # newest event time of a record that was not refused, without the limit of those behind it
+
+
+def check_wall_clock(state: WatermarkState, wall_ms: int, skew_ms: int) -> None:
+    """Check that the wall clock did not go back by more than `skew_ms`, or is known to be right now.
+
+    It is if it agrees with the newest event: then the clock was ahead before, as that of a machine that starts on local time.
+
+    Raises:
+        ClockStepped: it went back, so sound records would be refused.
+    """
+    if wall_ms >= state.newest_at_ms - skew_ms:
+        return
+    newest_ms = max((time_ms for time_ms in state.newest_ms if time_ms is not None), default=None)
+    if newest_ms is None or abs(wall_ms - newest_ms) > skew_ms:
+        rule = f"must not go back by more than log.max_clock_skew_s, was {state.newest_at_ms} ms, got {wall_ms} ms"
+        raise ClockStepped(f"the wall clock {rule}: set it right; if it is right now and was ahead before, start with --force")
 
 
 class Watermark:
@@ -58,20 +79,27 @@ class Watermark:
     def observe(self, input_topic: InputTopic, time_ms: int, wall_ms: int, limit_ms: int | None = None) -> str | None:
         """Advance to the event time of one record, at most to `limit_ms`; return the rule that the time breaks, or None."""
         state = self.state
-        newest_ms = self.newest_ms
-        if newest_ms is not None:
-            furthest_ms = newest_ms + MAX_JUMP_MS + max(0, wall_ms - state.newest_at_ms)
-            if time_ms > furthest_ms and state.refusals[input_topic] < MAX_REFUSALS:
+        newest_ms, seen_ms = self.newest_ms, state.furthest_seen_ms if state.furthest_seen_ms is not None else self.newest_ms
+        if seen_ms is not None:
+            furthest_ms = seen_ms + MAX_JUMP_MS + max(0, wall_ms - state.newest_at_ms)
+            if time_ms > furthest_ms and state.is_confirmed and state.refusals[input_topic] < MAX_REFUSALS:
                 state.refusals[input_topic] += 1
-                return f"time_ms must be at most {MAX_JUMP_MS} ms ahead of the newest event {newest_ms}, got {time_ms}"
+                return f"time_ms must be at most {MAX_JUMP_MS} ms ahead of the newest event {seen_ms}, got {time_ms}"
+            state.is_confirmed |= seen_ms - MAX_JUMP_MS <= time_ms <= furthest_ms
         state.refusals[input_topic] = 0
-        time_ms = min(time_ms, wall_ms, time_ms if limit_ms is None else limit_ms)
+        time_ms = min(time_ms, wall_ms)
+        state.furthest_seen_ms = time_ms if seen_ms is None else max(seen_ms, time_ms)
+        time_ms = min(time_ms, time_ms if limit_ms is None else limit_ms)
         if newest_ms is None or time_ms > newest_ms:
             self.newest_ms, state.newest_at_ms = time_ms, wall_ms
         of_topic = state.newest_ms[input_topic]
         if of_topic is None or time_ms > of_topic:
             state.newest_ms[input_topic] = time_ms
         return None
+
+    def forget_wall_clock(self, wall_ms: int) -> None:
+        """Believe that the wall clock is right now, whatever it was at the last advance."""
+        self.state.newest_at_ms = min(self.state.newest_at_ms, wall_ms)
 
     def advance(self, now_s: float) -> int | None:
         """Move the watermark to `now_s` and return it, None before the first event."""

@@ -36,4 +36,4 @@ def run_trainer(job: JobConfig, *, stop_at_end: bool, options: StartOptions = RE
     with lock, StopSignal().installed() as stop, closing(open_log(job.log.url)) as log:
         training = OnlineTraining(job, RetryingLog(log, RetryPolicy(clock, stop.is_set)), clock, stop.is_set, options)
         training.run(stop_at_end=stop_at_end)
-    _logger.info("trainer stopped after %d examples, checkpoint written", training.trainer.num_examples)
+    _logger.info("trainer stopped, all %d examples are in its newest checkpoint", training.trainer.num_examples)

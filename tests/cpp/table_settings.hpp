@@ -1,9 +1,11 @@
 // Settings and helpers for tables in tests.
 #pragma once
 
+#include <set>
 #include <string>
 #include <vector>
 
+#include "check.hpp"
 #include "snapshot/writer.hpp"
 
 namespace monolith::check {
@@ -58,6 +60,27 @@ inline std::string content_of(EmbeddingTable& table) {
     for (const auto& [name, value] : table.stats())
         if (name != "bytes" && name != "id_map_capacity") content += name + "=" + std::to_string(value) + ";";
     return content;
+}
+
+// Map, row store and counts agree.
+inline void whole(EmbeddingTable& table) {
+    TableContent& content = table.content();
+    std::set<uint32_t> rows;
+    uint64_t candidates = 0;
+    content.map.for_each([&](Slot slot) {
+        CHECK(content.map.find(slot.key()).index == slot.index);
+        if (slot.row() == kCandidate) {
+            ++candidates;
+            return;
+        }
+        CHECK(slot.row() < content.store.end());
+        CHECK(content.store.fid(slot.row()) == slot.key());
+        CHECK(rows.insert(slot.row()).second);
+    });
+    CHECK(content.counts.rows == rows.size());
+    CHECK(content.counts.candidates == candidates);
+    CHECK(content.map.size() == rows.size() + candidates);
+    CHECK(content.store.num_free() + rows.size() == content.store.end());  // no row is lost
 }
 
 }  // namespace monolith::check

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     _core.set_num_threads(options.threads)
     logging.basicConfig(format="%(message)s")
     try:
-        matrix = load_matrix(options.path) if options.path else kuairand_long_views()
+        matrix = load_matrix(options.path, options.columns) if options.path else kuairand_long_views()
     except BadMatrix as error:
         print(error, file=sys.stderr)
         return 1
@@ -104,8 +104,11 @@ def _run(matrix: Matrix, preset: str, density: float, recipe: Recipe, seed: int,
     learner = Learner(model, recipe, sparsity, seed)
     order = np.random.default_rng(seed)
     began_s = time.thread_time()
-    for _ in range(recipe.epochs):
+    for epoch in range(1, recipe.epochs + 1):
         learner.epoch(split.train, order)
+        if epoch == 1 or epoch % max(1, recipe.epochs // 10) == 0:
+            passed = (time.thread_time() - began_s) / epoch
+            print(f"{preset} {density:g}, seed {seed}: epoch {epoch} of {recipe.epochs}, {passed:.2f} s each", file=sys.stderr, flush=True)
     seconds = (time.thread_time() - began_s) / recipe.epochs
     return rank_metrics(model, split) | {"weights": model.num_live_weights, "seconds": seconds}
 
@@ -124,7 +127,16 @@ def _row(preset: str, density: float, runs: Sequence[dict[str, float]], dense: S
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("path", nargs="?", type=Path, help=".parquet or .csv with columns user, item[, weight], or .npz of a CSR matrix")
+    parser.add_argument(
+        "path",
+        nargs="?",
+        type=Path,
+        help=".parquet or .csv with columns user, item[, weight], or .npz of a CSR matrix",
+    )
+    parser.add_argument(
+        "--columns", nargs=3, metavar=("USER", "ITEM", "WEIGHT"), help="names in a table, where others; WEIGHT may be absent"
+    )
+    parser.set_defaults(columns=("user", "item", "weight"))
     parser.add_argument("--presets", nargs="+", choices=PRESETS, default=PRESETS, help="small: dense, with as many weights as are live")
     parser.add_argument(
         "--densities", nargs="+", type=float, help="shares of the weights that live; by default 0.5 0.2 0.1, without a path 0.2"

@@ -6,7 +6,7 @@ Letters: n pairs, U users, I items.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,19 +65,18 @@ class Split:
     wanted: Matrix
 
 
-def load_matrix(path: Path) -> Matrix:
+def load_matrix(path: Path, columns: Sequence[str] = ("user", "item", "weight")) -> Matrix:
     """Return the matrix in a file, with users and items numbered anew.
 
-    `.parquet` and `.csv` have columns user and item, and may have weight; pairs of a weight of 0 or less are left out. `.npz` has the
-    arrays of a CSR matrix as `scipy.sparse.save_npz` names them: shape, indptr, indices, and maybe data.
+    `.parquet` and `.csv` have the first two of `columns`, and may have the third; pairs of a weight of 0 or less are left out. `.npz` has
+    the arrays of a CSR matrix as `scipy.sparse.save_npz` names them: shape, indptr, indices, and maybe data.
 
     Raises:
         BadMatrix: the file cannot be read, lacks a field, or breaks a rule.
     """
-    readers = {".parquet": _read_table, ".csv": _read_table, ".npz": _read_npz}
-    if path.suffix not in readers:
-        raise BadMatrix(f"{path}: suffix must be one of {sorted(readers)}, got {path.suffix!r}")
-    users, items, weights = readers[path.suffix](path)
+    if path.suffix not in (suffixes := [".csv", ".npz", ".parquet"]):
+        raise BadMatrix(f"{path}: suffix must be one of {suffixes}, got {path.suffix!r}")
+    users, items, weights = _read_npz(path) if path.suffix == ".npz" else _read_table(path, columns)
     if not np.isfinite(weights).all():
         raise BadMatrix(f"{path}: weight must be finite, got {np.count_nonzero(~np.isfinite(weights))} that are not")
     kept = weights > 0
@@ -129,24 +128,25 @@ def _numbered(users: Int64Array, items: Int64Array) -> Matrix:
     return Matrix.of_pairs(user_numbers, item_numbers, len(known_users), len(known_items))
 
 
-def _read_table(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.float64]]:
+def _read_table(path: Path, names: Sequence[str]) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.float64]]:
     try:
         table = parquet.read_table(path) if path.suffix == ".parquet" else csv.read_csv(path)
     except (OSError, pa.ArrowException) as error:
         raise BadMatrix(f"{path}: {error}") from None
+    user, item, weight = names
     columns = {}
-    for name in ("user", "item", "weight"):
+    for name in names:
         if name not in table.column_names:
-            if name == "weight":
+            if name == weight:
                 continue
-            raise BadMatrix(f"{path}: must have a column {name}, got {table.column_names}")
+            raise BadMatrix(f"{path}: must have a column {name}, got {table.column_names}; --columns names those of the file")
         if missing := table.column(name).null_count:
             raise BadMatrix(f"{path}: {name} must be there in every row, got {missing} rows without")
         columns[name] = table.column(name).to_numpy()
-    weights = columns.get("weight", np.ones(table.num_rows))
+    weights = columns.get(weight, np.ones(table.num_rows))
     if not np.issubdtype(weights.dtype, np.number) and weights.dtype != np.bool_:
-        raise BadMatrix(f"{path}: weight must be a number, got {table.schema.field('weight').type}")
-    return columns["user"], columns["item"], weights.astype(np.float64)
+        raise BadMatrix(f"{path}: weight must be a number, got {table.schema.field(weight).type}")
+    return columns[user], columns[item], weights.astype(np.float64)
 
 
 def _read_npz(path: Path) -> tuple[Int64Array, Int64Array, npt.NDArray[np.float64]]:
@@ -157,6 +157,8 @@ def _read_npz(path: Path) -> tuple[Int64Array, Int64Array, npt.NDArray[np.float6
             found: Mapping[str, npt.NDArray[Any]] = {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise BadMatrix(f"{path}: {error}") from None
+    if "format" in found and (kind := np.atleast_1d(found["format"])[0]) not in ("csr", b"csr"):
+        raise BadMatrix(f"{path}: format must be csr, as scipy's tocsr() gives it, got {str(kind)!r}")
     for name in ("shape", "indptr", "indices"):
         if name not in found:
             raise BadMatrix(f"{path}: must have an array {name}, got {sorted(found)}")
@@ -164,8 +166,6 @@ def _read_npz(path: Path) -> tuple[Int64Array, Int64Array, npt.NDArray[np.float6
             raise BadMatrix(f"{path}: {name} must be whole numbers in one row, got {found[name].dtype} of shape {found[name].shape}")
     if len(found["shape"]) != 2:
         raise BadMatrix(f"{path}: shape must be users and items, got {found['shape']!r}")
-    if "format" in found and (kind := found["format"].item()) not in ("csr", b"csr"):
-        raise BadMatrix(f"{path}: format must be csr, got {kind!r}")
     shape, bounds, items = found["shape"].tolist(), found["indptr"], found["indices"]
     weights = found.get("data", np.ones(len(items)))
     if len(bounds) != shape[0] + 1 or bounds[0] != 0 or bounds[-1] != len(items) or np.any(np.diff(bounds) < 0):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any, TypeVar
@@ -16,7 +17,11 @@ Outcome = TypeVar("Outcome")
 def side_by_side(
     tasks: Sequence[Task], learn: Callable[..., Outcome], jobs: int, receive: Callable[..., None], given: Any
 ) -> Iterator[tuple[Task, Outcome]]:
-    """Yield each task with what `learn(*task)` returned, as they end; each of the `jobs` workers calls `receive(given)` first."""
+    """Yield each task with what `learn(*task)` returned, as they end; each of the `jobs` workers calls `receive(given)` first.
+
+    Evictions by a memory budget sample buckets, whose choice is a secret of the process: the workers share one, so that a run repeats.
+    """
+    os.environ.setdefault("MONOLITH_HASH_SEED", "0")
     columns = (TextColumn("passes"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     context = multiprocessing.get_context("spawn")  # a fork would take torch's threads along
     with ProcessPoolExecutor(jobs, context, receive, (given,)) as pool, Progress(*columns) as progress:

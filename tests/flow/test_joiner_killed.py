@@ -16,7 +16,7 @@ import pytest
 
 from monolith_py.config import JobConfig, load_job
 from monolith_py.data.columns import FeatureColumns, SparseColumn
-from monolith_py.data.counters import decode_counts
+from monolith_py.data.counters import LiveCounters
 from monolith_py.data.events import Action, Impression
 from monolith_py.io import Log, SqliteKv, open_log
 from monolith_py.io.codec import decode_examples, encode_action, encode_impression
@@ -88,8 +88,8 @@ def test_a_joiner_killed_again_and_again_emits_every_example_exactly_once(config
         assert start(config, stop_at_end=True).wait() == 0
         assert examples(job, log) == stream.expected
     with closing(SqliteKv(config.parent / "kv.db")) as kv:
-        counts = np.sum([decode_counts(value, 1) for _, value in kv.scan("counter:")], axis=0)
-    assert counts.tolist() == [stream.num_requests, stream.num_clicks]
+        counts = np.sum([LiveCounters.of(job).decode(value) for _, value in kv.scan("counter:")], axis=0)
+    assert counts.tolist() == [[stream.num_requests, stream.num_clicks]]
 
 
 def test_sigterm_stops_the_joiner_cleanly_and_the_next_run_goes_on(config: Path) -> None:

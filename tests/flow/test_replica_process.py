@@ -32,11 +32,13 @@ EVENT_MS = 1_700_000_000_000
 CALL_TIMEOUT_S = 120.0  # against a hang alone
 TOML = """
 name = "replica"
+sync.encoding = "fp32"
+model = {{tower = [16], precision = "fp32"}}
+tasks = [{{name = "click", action = "click"}}]
+kv.url = "sqlite:///{folder}/kv.db"
 [log]
 url = "sqlite:///{folder}/log"
 partitions = 3
-[kv]
-url = "sqlite:///{folder}/kv.db"
 [[features]]
 name = "user_id"
 source = "user_id"
@@ -49,16 +51,12 @@ source = "item_id"
 [[features]]
 name = "tab"
 source = "context"
-[[tasks]]
-name = "click"
-action = "click"
-[model]
-tower = [16]
-precision = "fp32"
+[[dense_features]]
+name = "hour"
+source = "context"
+dim = 2
 [trainer]
 checkpoint_dir = "{folder}/checkpoints"
-[sync]
-encoding = "fp32"
 [serving]
 port = {port}
 port_file = "{folder}/port"
@@ -131,7 +129,9 @@ class Home:
         for _ in range(num_steps):
             size = 32
             items = np.tile(np.array([1, 2], np.int64), size // 2)
-            columns = FeatureColumns(size, {"item_id": SparseColumn(items, np.ones(size, np.int32))})
+            columns = FeatureColumns(
+                size, {"item_id": SparseColumn(items, np.ones(size, np.int32))}, {"hour": np.zeros((size, 2), np.float32)}
+            )
             names = tuple(str(row) for row in range(size))
             times, kinds = np.full(size, 1000), np.zeros(size, np.uint8)
             self.trainer.step(
@@ -187,7 +187,8 @@ def test_a_replica_from_start_to_clean_stop(home: Home, serve, tmp_path: Path):
     assert (tmp_path / "port").read_text() == str(home.job.serving.port)
     assert services(home) >= {SERVICE, "grpc.health.v1.Health"}
 
-    first = home.client.rank(1, [1, 2, 2], context={"tab": [5, 6]}, request_id="first", time_ms=EVENT_MS, timeout_s=CALL_TIMEOUT_S)
+    features = {"context": {"tab": [5, 6]}, "dense_context": {"hour": [0.5, 23.0]}}
+    first = home.client.rank(1, [1, 2, 2], **features, request_id="first", time_ms=EVENT_MS, timeout_s=CALL_TIMEOUT_S)
     assert (first.request_id, first.task_names, first.scores.shape) == ("first", ("click",), (3, 1))
     assert ((first.scores > 0) & (first.scores < 1)).all() and first.scores[1] == first.scores[2]
     check_calls_without_a_deadline(home)
@@ -231,7 +232,7 @@ def check_bad_requests(home: Home) -> None:
     )
     assert failure_of(home.client, [1], context={"city": [1]}) == (
         "INVALID_ARGUMENT",
-        "context must hold features among ['tab'], got ['city']",
+        "context must hold features among ['hour', 'tab'], got ['city']",
     )
     assert failure_of(home.client, [1], timeout_s=-1.0)[0] == "DEADLINE_EXCEEDED"
     damaged = ranking_pb2.RankRequest(item_ids=[1])
@@ -272,6 +273,7 @@ def check_stop(home: Home, child: subprocess.Popen[str], first) -> None:
         "city": [44],
         "tab": [5, 6],
     }
+    assert impression.shared.dense["hour"].tolist() == [[0.5, 23.0]]
     assert impression.candidates.sparse["item_id"].fids.tolist() == [1, 2, 2]
     np.testing.assert_array_equal(impression.scores, first.scores)
     np.testing.assert_array_equal(impressions["last"].scores, last.scores)

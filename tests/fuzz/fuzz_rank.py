@@ -21,6 +21,7 @@ import torch
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig, parse_job
 from monolith_py.data.columns import FeatureColumns, SparseColumn
+from monolith_py.data.counters import LiveCounters
 from monolith_py.data.events import EventTimeRule, Impression
 from monolith_py.data.schema import Schema
 from monolith_py.io import MemoryKv
@@ -143,7 +144,7 @@ class Service:
         column = SparseColumn(np.array([1, 2], np.int64), np.array([2], np.int32))
         for item in range(50):
             kv.write({f"item:{item}": encode_features(FeatureColumns(1, {"tags": column}))})
-        store = FeatureStore(kv, schema, job.counters, job.serving, clock)
+        store = FeatureStore(kv, schema, LiveCounters.of(job), job.serving, clock)
         ranker = Ranker(job, replica, store, self.impressions, clock)  # type: ignore[arg-type]
         service = RankingService(ranker, replica, schema.tasks, job.serving, clock, EventTimeRule.of(job.log))  # type: ignore[arg-type]
         interceptor = StatusInterceptor(SERVICE_NAME, CallThreads(1, "fuzz"), 1, clock)

@@ -20,14 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
 from monolith_py.cli import app
 from monolith_py.config import load_job
+from monolith_py.data.columns import FeatureColumns
+from monolith_py.data.events import Impression
 from monolith_py.errors import TopicMissing
 from monolith_py.io import open_log
+from monolith_py.io.codec import encode_impression
 from monolith_py.pb import ranking_pb2 as pb
 from monolith_py.pb import ranking_pb2_grpc as pb_grpc
 from monolith_py.process import OPENMP_SPINS
@@ -184,8 +188,23 @@ def test_a_replay_takes_times_in_utc_unless_they_say_otherwise(write_job: Callab
     path = write_job()
     assert monolith("topics", "--config", path).exit_code == 0
     result = monolith("replay", "--config", path, "--start", day[0], "--end", day[1])
-    assert result.exit_code == 0, result.output
     assert "shop.examples-replay-1651708800000-1651795200000" in result.stdout
+
+
+def test_a_replay_that_finds_nothing_says_so_and_has_an_exit_status_of_its_own(write_job: Callable[..., Path]) -> None:
+    """A replay of a wrong range was a success: faults.md, f14."""
+    path = write_job()
+    assert monolith("topics", "--config", path).exit_code == 0
+    with closing(open_log(load_job(path).log.url)) as log:
+        empty = FeatureColumns(1)
+        scores = np.zeros((1, 0), np.float32)
+        impression = Impression("r", 1651363200000, 1, np.array([2]), empty, empty, scores)
+        log.append("shop.impressions", [encode_impression(impression)], time_ms=impression.time_ms)
+    found = monolith("replay", "--config", path, "--start", "2022-05-01", "--end", "2022-05-02")
+    assert (found.exit_code, "requests=1" in found.stdout) == (0, True), found.output
+    nothing = monolith("replay", "--config", path, "--start", "2022-05-02", "--end", "2022-05-03")
+    assert (nothing.exit_code, "requests=0" in nothing.stdout) == (3, True), nothing.output
+    assert "has no impression in 'shop.impressions'" in nothing.stderr
 
 
 def test_a_date_of_digits_is_a_date_and_seconds_are_refused(write_job: Callable[..., Path]) -> None:
@@ -210,6 +229,8 @@ def test_rank_needs_an_address_and_whole_numbers(write_job: Callable[..., Path])
     assert_usage(monolith("rank", "--user", 1, "--candidates", "1,x", "--config", path), "candidates must be integers", "'1,x'")
     wrong = monolith("rank", "--user", 1, "--candidates", "1", "--config", path, "--context", "tab=a")
     assert_usage(wrong, "tab must be integers", "'a'")
+    wrong = monolith("rank", "--user", 1, "--candidates", "1", "--config", path, "--dense", "hour=1,a")
+    assert_usage(wrong, "hour must be numbers", "'1,a'")
 
 
 def test_a_replica_that_does_not_answer_is_told_in_one_line() -> None:
@@ -285,7 +306,7 @@ def test_ids_beyond_64_bits_are_usage_errors() -> None:
 
 def test_candidates_are_printed_best_first_with_the_model_that_scored() -> None:
     replica = FixedRanking()
-    result = ranked(replica, "--context", "tab=1,2", "--context", "hour=23")
+    result = ranked(replica, "--context", "tab=1,2", "--context", "hour=23", "--dense", "price=0.5,-2", "--dense", "age=1e-3")
     assert result.exit_code == 0, result.output
     rows = [line.replace("│", " ").split() for line in result.stdout.splitlines()]
     assert [row[1:] for row in rows if row and row[0] in {"1", "2", "3", "4"}] == [
@@ -299,6 +320,8 @@ def test_candidates_are_printed_best_first_with_the_model_that_scored() -> None:
     (asked,) = replica.asked
     assert (asked.user_id, list(asked.item_ids)) == (26469, [3, 9, 1, 7])
     assert {column.name: list(column.fids) for column in asked.context.sparse} == {"tab": [1, 2], "hour": [23]}
+    dense = {column.name: list(column.values) for column in asked.context.dense}
+    assert dense == {"price": [0.5, -2.0], "age": [pytest.approx(1e-3)]}
 
 
 def test_settings_prints_the_reference_and_version_the_version() -> None:

@@ -14,7 +14,7 @@ from monolith_demo.dataset.kuairand import Stream
 from monolith_demo.dataset.stream import ImpressionSource, RequestStream
 from monolith_py.config import JobConfig
 from monolith_py.data.columns import FeatureColumns
-from monolith_py.data.counters import counter_values, encode_counts
+from monolith_py.data.counters import LiveCounters
 from monolith_py.data.events import Impression
 from monolith_py.io import Kv, Log
 from monolith_py.io.codec import encode_action, encode_features, encode_impression
@@ -89,7 +89,7 @@ class ServedCounters:
     """Live counters of the first `count` impressions, as a replica would have served them: over the examples joined before each."""
 
     def __init__(self, job: JobConfig, stream: Stream, count: int) -> None:
-        self._config, self._num_tasks = job.counters, len(job.tasks)
+        self._config, self._counters = job.counters, LiveCounters.of(job)
         self._times_ms = stream.times_ms
         self._known_ms = stream.times_ms + np.where(stream.plays_ms > 0, stream.plays_ms, round(job.joiner.window_s * 1000))
         self._order = np.argsort(self._known_ms[:count], kind="stable")
@@ -123,8 +123,8 @@ class ServedCounters:
         return {f"counter_{key}": self._value(self._counts.get((key, fid))) for key, fid in fids}
 
     def _value(self, counts: npt.NDArray[np.int64] | None) -> npt.NDArray[np.float32]:
-        stored = None if counts is None else encode_counts(counts)
-        return counter_values(stored, self._config, self._num_tasks)[None]  # (1, 1 + tasks)
+        by_task = None if counts is None else np.stack([np.full(len(counts) - 1, counts[0]), counts[1:]], axis=1)  # (tasks, 2)
+        return self._counters.values(None if by_task is None else self._counters.encode(by_task))[None]  # (1, 1 + tasks)
 
 
 def _chunks(records: Iterable[tuple[int, int, str, bytes]]) -> Iterator[list[tuple[int, int, str, bytes]]]:

@@ -108,6 +108,16 @@ class KafkaBroker:
         """Kill the broker with SIGKILL, if it runs."""
         self._end(signal.SIGKILL)
 
+    def pause(self) -> None:
+        """Let the running broker stand still: it takes what is sent, and answers nothing until `resume`."""
+        assert self._process is not None, "the broker is not running"
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a broker that stands still go on."""
+        assert self._process is not None, "the broker is not running"
+        self._process.send_signal(signal.SIGCONT)
+
     def __enter__(self) -> KafkaBroker:
         self.start()
         return self

@@ -105,6 +105,8 @@ TableSettings settings_of(const std::vector<Slice>& slices, uint64_t seed, const
     expect_seconds("half_life_s", half_life_s);
     if (settings.dim() > kMostDim)
         refuse("dim must be at most " + std::to_string(kMostDim) + ", got " + std::to_string(settings.dim()));
+    if (sketch_bytes > kMostSketchBytes)
+        refuse("sketch_bytes must be at most 2^40, got " + std::to_string(sketch_bytes));
     settings.seed = seed;
     settings.admission = named<Admission>("admission", admission,
                                           {{"count", Admission::kCount},

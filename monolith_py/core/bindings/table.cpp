@@ -143,47 +143,58 @@ void bind_inspection(nb::class_<Table>& table) {
     table
         .def("export_rows",
              [](Table& t) {
-                 std::shared_lock lock(t.mutex);
                  std::vector<int64_t> fids;
                  std::vector<uint32_t> rows;
-                 for (const auto& [fid, row] : t.table.sorted_rows()) {
-                     fids.push_back(fid);
-                     rows.push_back(row);
+                 std::unique_ptr<float[]> weights;
+                 {
+                     nb::gil_scoped_release nogil;
+                     std::shared_lock lock(t.mutex);
+                     for (const auto& [fid, row] : t.table.sorted_rows()) {
+                         fids.push_back(fid);
+                         rows.push_back(row);
+                     }
+                     weights.reset(new float[rows.size() * t.table.dim() + 1]);
+                     t.table.gather(rows.data(), rows.size(), weights.get());
                  }
-                 std::unique_ptr<float[]> weights(new float[rows.size() * t.table.dim() + 1]);
-                 t.table.gather(rows.data(), rows.size(), weights.get());
                  return nb::make_tuple(vector_array(fids),
                                        matrix_array(std::move(weights), rows.size(), t.table.dim()));
              })
         .def("entries",
              [](Table& t) {
-                 std::shared_lock lock(t.mutex);
                  std::vector<int64_t> fids, seen_s;
                  std::vector<uint32_t> rows;
                  std::vector<uint16_t> counts;
-                 t.table.for_each([&](int64_t fid, uint32_t row, uint16_t count, int64_t seen) {
-                     fids.push_back(fid);
-                     rows.push_back(row);
-                     counts.push_back(count);
-                     seen_s.push_back(seen);
-                 });
+                 {
+                     nb::gil_scoped_release nogil;
+                     std::shared_lock lock(t.mutex);
+                     t.table.for_each([&](int64_t fid, uint32_t row, uint16_t count, int64_t seen) {
+                         fids.push_back(fid);
+                         rows.push_back(row);
+                         counts.push_back(count);
+                         seen_s.push_back(seen);
+                     });
+                 }
                  return nb::make_tuple(vector_array(fids), vector_array(rows), vector_array(counts),
                                        vector_array(seen_s));
              })
         .def(
             "state",
             [](Table& t, const ConstRows& rows) {
-                std::shared_lock lock(t.mutex);
-                expect_rows(t.table, rows.data(), rows.size());
                 const size_t width = t.table.rows().state_width;
                 std::unique_ptr<float[]> state(new float[rows.size() * width + 1]());
-                for (size_t i = 0; i < rows.size(); ++i)
-                    if (rows.data()[i] < kCandidate)
-                        std::copy_n(t.table.state(rows.data()[i]), width, &state[i * width]);
+                {
+                    nb::gil_scoped_release nogil;
+                    std::shared_lock lock(t.mutex);
+                    expect_rows(t.table, rows.data(), rows.size());
+                    for (size_t i = 0; i < rows.size(); ++i)
+                        if (rows.data()[i] < kCandidate)
+                            std::copy_n(t.table.state(rows.data()[i]), width, &state[i * width]);
+                }
                 return matrix_array(std::move(state), rows.size(), width);
             },
             nb::arg("rows").noconvert())
         .def("stats", [](Table& t) {
+            nb::gil_scoped_release nogil;
             std::shared_lock lock(t.mutex);
             return t.table.stats();
         });

@@ -36,7 +36,7 @@ class Writer {
         bytes(fids.data(), fids.size() * sizeof(int64_t));
     }
     template <typename Items>
-    void length(const Items& items) {
+    void length(const Items& items, size_t /*width*/ = 1) {
         field(uint64_t{items.size()});
     }
     void bytes(const void* data, size_t size) { buffer_.append(static_cast<const char*>(data), size); }
@@ -58,6 +58,11 @@ class Reader {
     void field(T& value) {
         static_assert(std::is_trivially_copyable_v<T>);
         bytes(&value, sizeof value);
+    }
+    void field(bool& value) {
+        const auto stored = this->value<uint8_t>();
+        if (stored > 1) throw SnapshotError(std::string(name_) + ": damaged: a flag must be 0 or 1");
+        value = stored == 1;
     }
     void field(std::string& text) {
         length(text);
@@ -88,6 +93,12 @@ class Reader {
         if (size > left()) fail(std::to_string(size));
         if (size > 0) std::memcpy(out, data_, size);  // an empty vector may have no address
         data_ += size;
+    }
+    // Check that all bytes are read.
+    void finish() const {
+        if (left() > 0)
+            throw SnapshotError(std::string(name_) + ": damaged: expected the end, got " + std::to_string(left()) +
+                                " more bytes");
     }
 
     size_t left() const { return static_cast<size_t>(end_ - data_); }

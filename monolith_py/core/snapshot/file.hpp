@@ -10,7 +10,9 @@
 
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -41,10 +43,26 @@ struct Chunk {
     std::string payload;
 };
 
+// The regular file to write for `path`: symbolic links stay, their target is written.
+inline std::string file_to_write(const std::string& path) {
+    constexpr int kMostLinks = 40;  // as in the kernel
+    std::filesystem::path target = path;
+    std::error_code error;
+    for (int links = 0; std::filesystem::is_symlink(target, error); ++links) {
+        if (links == kMostLinks) throw SnapshotError(path + ": " + std::strerror(ELOOP));
+        target = target.parent_path() / std::filesystem::read_symlink(target, error);
+    }
+    const std::filesystem::file_type type = std::filesystem::status(target, error).type();
+    if (std::filesystem::exists(target, error) && type != std::filesystem::file_type::regular)
+        throw SnapshotError(path + ": must be a regular file or absent, got " +
+                            (type == std::filesystem::file_type::directory ? "a directory" : "another kind of file"));
+    return target.string();
+}
+
 class SnapshotFileWriter {
   public:
-    explicit SnapshotFileWriter(std::string path) : path_(std::move(path)), temporary_(path_ + ".tmp") {
-        file_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+    explicit SnapshotFileWriter(const std::string& path) : path_(file_to_write(path)), temporary_(path_ + ".tmp") {
+        file_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
         if (file_ < 0) fail();
         if (!is_ours()) {
             ::close(std::exchange(file_, -1));

@@ -21,9 +21,11 @@ class EntryLoader {
     EntryLoader(TableContent& content, const SnapshotFileReader& file, Share share, const TableSettings& saved)
         : content_(content), file_(file), share_(share), saved_(saved), step_s_(EventTicks::step_s(saved.ttl_s)) {}
 
-    // Check the sizes of all chunks and allocate their rows, in file order.
+    // Check all chunks and allocate their rows, in file order.
     void prepare() {
         const size_t num_rows = plan();
+        ThreadPool::instance().run(parts_.size(), [&](size_t c) { check(*parts_[c].chunk); });
+        content_.map.expect(num_entries_ / share_.parts);
         is_taken_.assign(num_rows, 0);
         content_.store.allocate(num_rows, ids_);
     }
@@ -78,22 +80,43 @@ class EntryLoader {
         std::vector<uint32_t> freed = {};
     };
 
-    // Prepare for all chunks; returns their number of rows.
+    // List all chunks; returns their number of rows.
     size_t plan() {
-        size_t num_rows = 0, num_entries = 0;
+        size_t num_rows = 0;
         for (const MappedChunk& chunk : file_.chunks())
             if (chunk.head.tag == static_cast<uint32_t>(ChunkTag::kEntries)) {
-                if (chunk.head.num_entries > chunk.head.bytes / sizeof(EntryHead) ||
-                    chunk.head.num_rows > chunk.head.num_entries)
-                    throw SnapshotError(file_.path() + ": damaged: a chunk of " + std::to_string(chunk.head.bytes) +
-                                        " bytes announces " + std::to_string(chunk.head.num_entries) + " entries and " +
-                                        std::to_string(chunk.head.num_rows) + " rows");
                 parts_.push_back({&chunk, num_rows});
                 num_rows += chunk.head.num_rows;
-                num_entries += chunk.head.num_entries;
+                num_entries_ += chunk.head.num_entries;
             }
-        content_.map.expect(num_entries / share_.parts);
         return num_rows;
+    }
+
+    // Check the size and all entries of a chunk. Chunks of a shard load on several threads, so an entry of another
+    // shard would be a race.
+    void check(const MappedChunk& chunk) const {
+        const ChunkHead& head = chunk.head;
+        const size_t row_bytes = RowConversion(content_.settings, saved_).row_bytes();
+        const auto expect = [&](const char* what, bool holds) {
+            if (!holds) throw SnapshotError(file_.path() + ": damaged: " + what);
+        };
+        expect("the size of a chunk is not that of its entries",
+               head.num_rows <= head.num_entries && head.num_entries <= head.bytes / sizeof(EntryHead) &&
+                   head.num_rows <= head.bytes / row_bytes &&
+                   head.bytes == head.num_entries * sizeof(EntryHead) + head.num_rows * row_bytes);
+        Reader entries = file_.reader(chunk);
+        uint64_t num_rows = 0;
+        for (uint64_t left = head.num_entries; left > 0; --left) {
+            const auto entry = entries.value<EntryHead>();
+            expect("an entry has no known kind", entry.kind <= EntryKind::kGone);
+            expect("an entry is of another shard than its chunk",
+                   head.shard_id == kAnyShard || head.shard_id == hash_fid(entry.fid) >> 56);
+            expect("the time of an entry is out of range", EventTicks::is_time(entry.seen, step_s_));
+            if (entry.kind != EntryKind::kRow) continue;
+            ++num_rows;
+            entries.skip(row_bytes);
+        }
+        expect("a chunk has another number of rows than it announces", num_rows == head.num_rows);
     }
 
     void load_chunk(Part& own) {
@@ -117,11 +140,6 @@ class EntryLoader {
     Slot place(const EntryHead& head, Part& own) {
         IdMap& map = content_.map;
         Slot slot = map.find(head.fid);
-        if (head.kind > EntryKind::kGone) throw SnapshotError(file_.path() + ": damaged: an entry has no known kind");
-        if (head.kind == EntryKind::kRow && (!slot || slot.row() == kCandidate) &&
-            own.num_used == own.chunk->head.num_rows)
-            throw SnapshotError(file_.path() + ": damaged: a chunk has more rows than it announces, " +
-                                std::to_string(own.num_used));
         if (slot && head.kind != EntryKind::kRow && slot.row() != kCandidate) {
             own.freed.push_back(slot.row());
             --own.rows;
@@ -158,6 +176,7 @@ class EntryLoader {
     std::vector<Part> parts_;
     const TableSettings& saved_;
     const int64_t step_s_;           // seconds of a tick of the snapshot
+    size_t num_entries_ = 0;         // of all chunks
     std::vector<uint32_t> ids_;      // allocated rows, by chunk
     std::vector<uint8_t> is_taken_;  // by id
 };

@@ -123,8 +123,8 @@ class SnapshotWriter {
 };
 
 // Restore a new table from a base, or apply an increment to the table that it continues. Needs the table exclusively.
-// Checksums and settings are checked first: a refused file leaves the table as it was. Without memory for its entries
-// (std::bad_alloc) the table is whole, but may hold a part of them.
+// The whole file is checked first, against people as well as accidents: a refused one leaves the table as it was.
+// Without memory for its entries (std::bad_alloc) the table is whole, but may hold a part of them.
 inline void restore(EmbeddingTable& table, const std::string& path, Share share) {
     if (share.part >= share.parts || share.parts > 256)
         throw std::invalid_argument("share must be (k, n) with k < n <= 256, got (" + std::to_string(share.part) +
@@ -137,9 +137,10 @@ inline void restore(EmbeddingTable& table, const std::string& path, Share share)
                             std::to_string(table.snapshot_id()));
     if (meta.parent == 0 && table.snapshot_id() + table.num_rows() != 0)
         throw SnapshotError(path + ": is a base, but the table is not new");
+    SavedState state = read_state(file, meta.settings, share);
     EntryLoader loader(table.content(), file, share, meta.settings);
     loader.prepare();
-    read_state(file, meta.settings, share, table.content(), loader.newest_seen());
+    take_state(std::move(state), meta.settings, table.content(), loader.newest_seen());
     loader.load();
     table.content().snapshot_id = meta.id;
 }

@@ -112,18 +112,21 @@ class Changes {
         for (const auto& [name, touched] : consumers_)
             out.fields(name, touched.pending([&](uint32_t row) { return store_.fid(row); }), touched.pending_evicted());
     }
-    // Restore the consumers of a snapshot; keep the evicted fids for which `is_ours(fid)` holds.
+    using Consumers = std::map<std::string, TouchedSet>;
+    // Return the consumers of a snapshot, with the evicted fids for which `is_ours(fid)` holds.
     template <typename IsOurs>
-    void read(Reader& in, IsOurs&& is_ours) {
-        consumers_.clear();
+    static Consumers read(Reader& in, IsOurs&& is_ours) {
+        Consumers consumers;
         for (auto left = in.value<uint64_t>(); left > 0; --left) {
             std::string name;
             std::vector<int64_t> pending, evicted;
             in.fields(name, pending, evicted);
             std::erase_if(evicted, [&](int64_t fid) { return !is_ours(fid); });
-            consumers_[name].restore(pending, evicted);
+            consumers[name].restore(pending, evicted);
         }
+        return consumers;
     }
+    void set_consumers(Consumers&& consumers) noexcept { consumers_.swap(consumers); }
 
     // Snapshots. Tracks, from `start_tracking` on, every row, candidate and erased fid that changed.
 
@@ -212,7 +215,7 @@ class Changes {
 
     const IdMap& map_;
     const RowStore& store_;
-    std::map<std::string, TouchedSet> consumers_;
+    Consumers consumers_;
     std::unique_ptr<Tracker> tracker_;
 };
 

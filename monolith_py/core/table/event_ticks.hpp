@@ -6,8 +6,8 @@
 #include <cstdlib>
 #include <optional>
 
-#include "bytes/archive.hpp"
 #include "index/id_map.hpp"
+#include "kernels/settings.hpp"
 
 namespace monolith {
 
@@ -56,15 +56,26 @@ class EventTicks {
         return step_s == tick_s_ ? absolute : floor_div(absolute * step_s, tick_s_);
     }
 
-    void write(Writer& out) const { out.fields(base_, has_base_); }
+    // Base of event times, in ticks since the epoch.
+    struct Base {
+        int64_t ticks = 0;
+        bool is_set = false;
+    };
+    Base base() const { return {base_, has_base_}; }
     // Restore the base of a snapshot; entries of `map` keep their time. `newest`: time of the newest entry of a
     // snapshot with other ticks. In shorter ticks its base may be too far back for 16 bits.
-    void read(Reader& in, const IdMap& map, std::optional<int64_t> newest) {
+    void restore(Base base, const IdMap& map, std::optional<int64_t> newest) {
         const int64_t old_base = base_;
-        in.fields(base_, has_base_);
-        if (newest) base_ = *newest - kClockAfterMove;
+        base_ = newest ? *newest - kClockAfterMove : base.ticks;
+        has_base_ = base.is_set;
         has_clock_ = false;
         map.for_each([&](Slot slot) { slot.seen() = relative(old_base + slot.seen()); });
+    }
+
+    // Whether ticks of `step_s` seconds are a time that a table may have: beyond, sums of times could overflow.
+    static bool is_time(int64_t absolute, int64_t step_s) {
+        const int64_t most = kMostSeconds / step_s + 2 * 0xFFFF;
+        return absolute >= -most && absolute <= most;
     }
 
     // Seconds of a tick: a thousandth of the TTL.

@@ -80,34 +80,37 @@ class BudgetEvictor {
   public:
     explicit BudgetEvictor(TableContent& content) : content_(content) {}
 
-    // Evict by priority until the table is within its budget. Entries seen in tick `now` stay: they may be in use. A
-    // sample of entries estimates the priority threshold; the sweep continues from the last one's end.
+    // Evict by priority until the table is within its budget. Entries seen before tick `now` go first, then all: a tick
+    // of a long time to live takes an hour, and without times there is only one. A sample of entries estimates the
+    // priority threshold; the sweep continues from the last one's end.
     void shrink(uint16_t now) {
         const double budget = static_cast<double>(content_.settings.budget_bytes);
         if (content_.used_bytes() <= budget) return;
         const double target = budget * (1 - 1.0 / 256);
-        for (int round = 0; round < 8 && content_.used_bytes() > target; ++round) {
-            const std::optional<double> threshold = threshold_of(now, target);
-            if (!threshold) return;
-            cursor_.sweep(content_.map, content_.map.capacity(), [&](Slot slot) {
-                if (may_go(slot, now) && priority(slot, now) <= *threshold) evict(content_, slot);
-                return content_.used_bytes() > target ? Visit::kContinue : Visit::kStop;
-            });
-        }
+        for (const uint32_t before : {uint32_t{now}, kEver})
+            for (int round = 0; round < 8 && content_.used_bytes() > target; ++round) {
+                const std::optional<double> threshold = threshold_of(now, before, target);
+                if (!threshold) break;
+                cursor_.sweep(content_.map, content_.map.capacity(), [&](Slot slot) {
+                    if (slot.seen() < before && priority(slot, now) <= *threshold) evict(content_, slot);
+                    return content_.used_bytes() > target ? Visit::kContinue : Visit::kStop;
+                });
+            }
     }
 
   private:
     static constexpr size_t kSample = 1024;
+    static constexpr uint32_t kEver = 0x10000;  // after every tick
 
-    // Priority threshold; std::nullopt if nothing may be evicted.
-    std::optional<double> threshold_of(uint16_t now, double target) {
+    // Priority threshold of the entries seen before tick `before`; std::nullopt if none is found.
+    std::optional<double> threshold_of(uint16_t now, uint32_t before, double target) {
         std::vector<double> sample;  // priorities of entries that may be evicted
         size_t num_seen = 0;
         for (size_t tries = 0; sample.size() < kSample && tries < 4 * kSample; ++tries) {
             Cursor at(content_.map, mix(++content_.counts.samples));
             at.sweep(content_.map, kSlotsPerBucket, [&](Slot slot) {
                 ++num_seen;
-                if (may_go(slot, now)) sample.push_back(priority(slot, now));
+                if (slot.seen() < before) sample.push_back(priority(slot, now));
                 return Visit::kContinue;
             });
         }
@@ -118,8 +121,6 @@ class BudgetEvictor {
         const double share = std::clamp(2 * (used - target) / may_go, 1.0 / 32, 1.0);
         return sample[std::min(sample.size() - 1, static_cast<size_t>(share * static_cast<double>(sample.size())))];
     }
-
-    static bool may_go(Slot slot, uint16_t now) { return slot.seen() < now; }
 
     // The lowest priority is evicted first.
     double priority(Slot slot, uint16_t now) const {

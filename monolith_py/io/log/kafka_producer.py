@@ -1,19 +1,22 @@
-"""The idempotent producer of a Kafka log, opened at the first append and again after an error that no retry cures."""
+"""The idempotent producer of a Kafka log, opened at the first append and again after an error."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from kafka import KafkaProducer, TopicPartition
-from kafka.errors import KafkaError, RetriableError
+from kafka.errors import KafkaError
 
 from monolith_py.clock import Clock
 from monolith_py.io.log.kafka_topics import MAX_RECORD_BYTES
 
 # Header of the event time: milliseconds since the Unix epoch, 8 bytes, big-endian.
 EVENT_TIME = "event_time_ms"
+# A sending thread that was told to end at once does so within milliseconds.
+_CLOSE_S = 5.0
 
 
 class RecordProducer:
@@ -40,9 +43,8 @@ class RecordProducer:
             ]
             # The producer itself gives up after its delivery timeout; the margin is for its thread to report it.
             return int([future.get(timeout=2 * self._timeout_s) for future in sent][-1].offset)
-        except KafkaError as error:
-            if not isinstance(error, RetriableError):
-                self._drop(producer)
+        except KafkaError:
+            self._drop(producer)
             raise
 
     def close(self) -> None:
@@ -50,14 +52,20 @@ class RecordProducer:
         with self._lock:
             producer, self._producer = self._producer, None
         if producer is not None:
-            producer.close(timeout=self._timeout_s)
+            try:
+                producer.close(timeout=self._timeout_s)
+            except KafkaError:  # what is on its way has failed for its caller already
+                close_at_once(producer)
 
     def _drop(self, producer: KafkaProducer) -> None:
-        """Forget `producer`: kafka-python fails every record after an error that is not retriable, to any topic."""
+        """Forget `producer`: kafka-python fails every record after an error that is not retriable, to any topic.
+
+        After a batch that expired it never sends again (3.0.12; findings/kafka_producer_never_sends_after_an_expired_batch.sh).
+        """
         with self._lock:
             if self._producer is producer:
                 self._producer = None
-        producer.close(timeout=0)
+        close_at_once(producer)
 
     def _open(self) -> KafkaProducer:
         with self._lock:
@@ -73,3 +81,13 @@ class RecordProducer:
                     allow_auto_create_topics=False,
                 )
             return self._producer
+
+
+def close_at_once(producer: KafkaProducer) -> None:
+    """Close `producer` without waiting for records on their way.
+
+    Its own `close` waits for them first; if they do not come to an end, it raises and leaves the sending thread running.
+    """
+    producer._sender.force_close()
+    with suppress(KafkaError):
+        producer.close(timeout=_CLOSE_S)

@@ -160,7 +160,10 @@ class TopologyUpdater:
         return np.zeros(live.shape, np.float32) if total is None else np.asarray(total.abs().sum(dim=2).numpy()).reshape(live.shape)
 
     def _move(self, index: int, old: Mask, new: Mask) -> None:
-        """Set the mask of a layer and reorder its optimizer state; newborn weights are zero."""
+        """Set the mask of a layer and reorder its optimizer state; newborn weights are zero.
+
+        The bias of a newborn neuron is half the bound of torch's start values: under ReLU, weights of zero get no gradient without it.
+        """
         layer = self.layers[index]
         self._gradients[index] = None
         self._taylor[index] = torch.zeros(int(new.sum()))
@@ -172,4 +175,6 @@ class TopologyUpdater:
         values = layer.values.detach()[sources.clamp(min=0)]
         values[sources < 0] = 0
         layer.place(new, values)
+        if layer.atom == "neuron":
+            layer.bias.data[torch.from_numpy(new & ~old)] = 0.5 * layer.in_features**-0.5
         self._optimizer.place(index, sources, torch.from_numpy(np.flatnonzero(new & ~old)))

@@ -16,6 +16,7 @@ def parse(**settings: Any) -> SparsityConfig:
     return SparsityConfig.model_validate(settings)
 
 
+GROWS_AT_RANDOM = "grow_criterion must be 'random' with swaps of atom = 'neuron' (ReLU gives a dead neuron no gradient), got"
 REFUSED = [
     ({"density": 0.0, "preset": "set"}, "Input should be greater than 0"),
     ({"density": 1.5, "preset": "set"}, "Input should be less than or equal to 1"),
@@ -54,6 +55,17 @@ REFUSED = [
     ({"preset": "nm", "scope": "4:2"}, "model.sparsity.scope must be 'N:M' with N < M, got '4:2'"),
     ({"preset": "nm", "density": 0.2}, "model.sparsity.density must be N / M of scope = '2:4', got 0.2"),
     ({"preset": "nm", "atom": "neuron"}, "model.sparsity.atom must be '16x1' or '1x1' with a scope 'N:M', got 'neuron'"),
+    *(
+        (
+            {"preset": preset, "atom": "neuron"},
+            f"{GROWS_AT_RANDOM} 'gradient'",
+        )
+        for preset in ("rigl", "dsl", "dsl_online")
+    ),
+    (
+        {"preset": "dsl", "atom": "neuron", "grow_criterion": "momentum"},
+        f"{GROWS_AT_RANDOM} 'momentum'",
+    ),
     ({"preset": "gmp", "ramp": (100, 100)}, "model.sparsity.ramp must start before it ends, got (100, 100)"),
     (
         {"preset": "set", "drop_fraction_max": 0.0},

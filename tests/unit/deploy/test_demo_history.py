@@ -12,7 +12,7 @@ from monolith_demo.dataset.kuairand import Stream, one_fid
 from monolith_demo.driver.history import write_features, write_history
 from monolith_py.config import JobConfig
 from monolith_py.data.columns import FeatureColumns
-from monolith_py.data.counters import counter_values, encode_counts
+from monolith_py.data.counters import LiveCounters
 from monolith_py.io import Kv, Log
 from monolith_py.io.codec import decode_action, decode_features, decode_impression
 from monolith_py.io.log.log import event_times
@@ -114,6 +114,7 @@ def test_counters_served_are_of_what_was_joined_before_the_impression(
     write: Write, make_demo_job: Callable[..., JobConfig], make_stream: MakeStream
 ) -> None:
     stream, job = make_stream(300, seed=5, longest_play_ms=60_000), make_demo_job(counters=True)
+    counters = LiveCounters.of(job)
     log, _, _ = write(stream, 300, counters=True)
     window_ms = round(job.joiner.window_s * 1000)
     known_ms = [int(time) + (int(play) or window_ms) for time, play in zip(stream.times_ms, stream.plays_ms, strict=True)]
@@ -122,11 +123,11 @@ def test_counters_served_are_of_what_was_joined_before_the_impression(
         before = [other for other in range(300) if known_ms[other] < stream.times_ms[index]]
         for key, ids in (("user_id", stream.users), ("video_id", stream.videos), ("tab", stream.tabs), ("author_id", stream.videos % 7)):
             alike = [other for other in before if ids[other] == ids[index]]
-            counts = [len(alike), int(stream.long_views[alike].sum()), int(stream.clicks[alike].sum())]
+            counts = [[len(alike), int(stream.long_views[alike].sum())], [len(alike), int(stream.clicks[alike].sum())]]
             columns = impression.candidates if key in ("video_id", "author_id") else impression.shared
-            expected = counter_values(encode_counts(np.array(counts)), job.counters, 2)
+            expected = counters.values(counters.encode(np.array(counts)))
             assert columns.dense[f"counter_{key}"].tolist() == [expected.tolist()]
-            counted += counts[0]
+            counted += counts[0][0]
     assert counted > 1000
 
 

@@ -71,6 +71,14 @@ def test_weights_may_be_absent(data: ModuleType, tmp_path: Path) -> None:
     np.testing.assert_array_equal(matrix.dense(np.arange(2)), [[1, 1], [1, 1]])
 
 
+def test_columns_may_have_other_names(data: ModuleType, tmp_path: Path) -> None:
+    movies = {"userId": PAIRS["user"], "movieId": PAIRS["item"], "rating": PAIRS["weight"], "user": [0] * 5}
+    matrix = data.load_matrix(write(tmp_path / "ratings.csv", movies), ("userId", "movieId", "rating"))
+    np.testing.assert_array_equal(matrix.dense(np.arange(2)), [[1, 1], [0, 1]])
+    with pytest.raises(data.BadMatrix, match=r"must have a column item, got \['userId', .*\]; --columns names those of the file"):
+        data.load_matrix(tmp_path / "ratings.csv")
+
+
 def test_a_csr_matrix_is_read_as_it_is(data: ModuleType, tmp_path: Path) -> None:
     matrix = data.load_matrix(write(tmp_path / "matrix.npz", csr()))
     np.testing.assert_array_equal(matrix.dense(np.arange(2)), [[1, 1], [0, 1]])  # nobody has item 0
@@ -85,7 +93,8 @@ def test_a_csr_matrix_is_read_as_it_is(data: ModuleType, tmp_path: Path) -> None
         ("x.csv", {**PAIRS, "weight": ["good"] * 5}, "weight must be a number, got string"),
         ("x.csv", {**PAIRS, "weight": [0.0] * 5}, "must have a pair of weight > 0, got 5 pairs without"),
         ("x.npz", {"shape": [1, 1], "indptr": [0, 1]}, r"must have an array indices, got \['indptr', 'shape'\]"),
-        ("x.npz", csr(format="coo"), "format must be csr, got 'coo'"),
+        ("x.npz", csr(format="coo"), r"format must be csr, as scipy's tocsr\(\) gives it, got 'coo'"),
+        ("x.npz", {"shape": [2, 3], "row": [0], "col": [1], "format": b"coo"}, r"format must be csr, .*, got \"b'coo'\""),
         ("x.npz", csr(indptr=[0, 3, 2]), "indptr must ascend from 0 to 3 in 3 values"),
         ("x.npz", csr(indices=[2, 1, 3]), r"indices must be in \[0, 3\), got 1 to 3"),
         ("x.npz", csr(indices=[2.0, 1.0, 2.0]), "indices must be whole numbers in one row, got float64"),
@@ -197,8 +206,10 @@ def test_a_table_row_for_each_model(evidence: Evidence, data: ModuleType, tmp_pa
     status = evidence("multvae").main(
         [str(path), "--epochs", "1", "--seeds", "2", "--densities", "0.2", "--presets", "small", "dsl", "dense"]
     )
-    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith(("| d", "| s"))]
+    printed = capsys.readouterr()
+    rows = [line.split(" | ") for line in printed.out.splitlines() if line.startswith(("| d", "| s"))]
     assert status == 0
+    assert re.findall(r"dense 1, seed ([01]): epoch 1 of 1, \d+\.\d\d s each", printed.err) == ["0", "1"]
     assert [row[0].lstrip("| ") for row in rows[-3:]] == ["dense", "small", "dsl"]
     number = r"[01]\.\d{4}"  # 48 items: a list of 50 has them all
     assert all(re.fullmatch(number, cell) for cell in rows[-3][3:6])

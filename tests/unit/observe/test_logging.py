@@ -1,4 +1,4 @@
-"""observe.log_level: lines of that level and above reach standard error, and kafka-python stays quiet."""
+"""observe.log_level: lines of that level and above reach standard error, and kafka-python and Beam stay quiet."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 @pytest.fixture(autouse=True)
 def restored_logging() -> Iterator[None]:
     """Leave the root logger as pytest set it up."""
-    root, kafka, selector = (logging.getLogger(name) for name in (None, "kafka", "kafka.net.selector"))
-    handlers, levels = root.handlers[:], [logger.level for logger in (root, kafka, selector)]
+    loggers = [logging.getLogger(name) for name in (None, "kafka", "kafka.net.selector", "apache_beam")]
+    handlers, levels = loggers[0].handlers[:], [logger.level for logger in loggers]
     yield
-    root.handlers[:] = handlers
-    for logger, level in zip((root, kafka, selector), levels, strict=True):
+    loggers[0].handlers[:] = handlers
+    for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
 
 
@@ -29,10 +29,12 @@ def test_lines_of_the_level_and_above_are_written(log_level: str, capsys: pytest
     set_up_logging(log_level)
     for level in LEVELS:
         logging.getLogger("monolith_py.test").log(logging.getLevelNamesMapping()[level], "line of level %s", level)
-        logging.getLogger("kafka.conn").log(logging.getLevelNamesMapping()[level], "kafka line of level %s", level)
+        for name in ("kafka.conn", "apache_beam.typehints.native_type_compatibility", "root"):
+            logging.getLogger(name).log(logging.getLevelNamesMapping()[level], "%s line of level %s", name.partition(".")[0], level)
     written = capsys.readouterr().err
     expected = LEVELS[LEVELS.index(log_level) :]
     assert [level for level in LEVELS if f"{level} monolith_py.test: line of level {level}" in written] == list(expected)
-    assert [level for level in LEVELS if f"kafka line of level {level}" in written] == [
-        level for level in expected if level in ("WARNING", "ERROR")
-    ]
+    for name in ("kafka", "apache_beam", "root"):
+        assert [level for level in LEVELS if f"{name} line of level {level}" in written] == [
+            level for level in expected if level in ("WARNING", "ERROR")
+        ]

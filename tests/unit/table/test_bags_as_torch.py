@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from torch import nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from monolith_py.errors import PoisonedBatch
-from monolith_py.table import Adagrad, EmbeddingBags, EmbeddingTable, Feature, MemoryBudget, Optimizer, Sgd
+from monolith_py.table import Adagrad, Admission, EmbeddingBags, EmbeddingTable, Feature, MemoryBudget, Optimizer, Sgd
 
 DIM = 4
 
@@ -117,6 +119,55 @@ def test_a_deferred_gradient_that_is_not_finite_is_refused_and_the_others_stay()
     assert (row(bags, 1), row(bags, 2)) == ([-1.0] * DIM, [0.0] * DIM)
 
 
+class _Nested(torch.autograd.Function):
+    """Runs a backward pass of its own inside of another, as torch.utils.checkpoint does with use_reentrant."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: torch.Tensor, inner: Callable[[], torch.Tensor]) -> torch.Tensor:
+        ctx.inner = inner
+        return inputs.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        with torch.enable_grad():
+            ctx.inner().backward()
+        return gradients[0], None
+
+
+def test_a_backward_inside_of_another_loses_no_gradient_of_it() -> None:
+    """The inner pass begins between two look-ups of the outer one: each pass takes one step."""
+    bags = make_bags()
+    early = bags(kjt([1])).values()
+    nested = _Nested.apply(torch.ones(1, requires_grad=True), lambda: bags(kjt([2])).values().sum())
+    late = bags(kjt([3])).values()
+    (early.sum() + nested.sum() + late.sum()).backward()
+    assert [row(bags, fid) for fid in (1, 2, 3)] == [[-1.0] * DIM] * 3
+
+
+def test_passes_of_two_threads_take_their_own_steps() -> None:
+    bags, meet = make_bags(), threading.Barrier(2, timeout=60)
+    errors: list[BaseException] = []
+
+    def wait() -> None:
+        meet.wait()
+
+    def learn(fid: int) -> None:
+        try:
+            first, second = bags(kjt([fid])).values(), bags(kjt([fid + 10])).values()
+            second.register_hook(lambda _: wait())  # both passes are under way
+            first.register_hook(lambda _: wait())  # both are between their look-ups
+            (first.sum() + second.sum()).backward()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=learn, args=(fid,)) for fid in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors and [row(bags, fid) for fid in (1, 2, 11, 12)] == [[-1.0] * DIM] * 4
+
+
 def test_a_second_backward_is_refused_and_a_graph_of_the_gradient_is_no_obstacle() -> None:
     bags = make_bags()
     total = bags(kjt([1])).values().sum()
@@ -140,12 +191,12 @@ def test_rows_freed_between_forward_and_backward_are_never_hit() -> None:
     assert not bags.tables["a"].export_rows()[1].any() and (bags.rows_touched, bags.rows_dropped) == (0, 3)
 
 
-@pytest.mark.parametrize("optimizer", [Sgd(lr=1.0)])
-def test_rows_evicted_by_a_budget_take_no_gradient_of_others(optimizer: Optimizer) -> None:
+@pytest.mark.parametrize("later_s", [0, 20])
+def test_rows_evicted_by_a_budget_take_no_gradient_of_others(later_s: int) -> None:
     """FBGEMM 5954 and 5807: eviction of a row while an update of it is on its way."""
-    bags = make_bags(optimizer, budget=MemoryBudget(4_000, "lru"))
+    bags = make_bags(Sgd(lr=1.0), budget=MemoryBudget(4_000, "lru"))
     first = bags(kjt(list(range(100)))).values()
-    second = bags(kjt(list(range(1_000, 1_100))), now_s=20).values()
+    second = bags(kjt(list(range(1_000, 1_100))), now_s=later_s).values()
     first.sum().backward()
     second.sum().mul(5.0).backward()
     fids, weights = bags.tables["a"].export_rows()
@@ -247,19 +298,55 @@ def test_a_time_is_a_number_of_seconds() -> None:
             bags.now_s = wrong  # type: ignore[assignment]
 
 
-def test_a_ttl_without_a_time_warns_once() -> None:
-    bags = EmbeddingBags([Feature("a", dim=DIM, ttl_s=10)], Sgd())
-    with pytest.warns(UserWarning, match=r"now_s was never set, so rows of \['a'\] do not expire"):
-        bags(kjt([1]))
+@pytest.mark.parametrize(
+    "settings",
+    [{"ttl_s": 10}, {"budget": MemoryBudget(10**6)}, {"admit_after": 2, "admission": Admission("sketch")}],
+    ids=["ttl", "budget", "sketch"],
+)
+def test_settings_of_time_without_a_time_warn_once(settings: dict[str, Any]) -> None:
+    bags = EmbeddingBags([Feature("a", dim=DIM, **settings), Feature("b", dim=DIM)], Sgd())
+    with pytest.warns(UserWarning, match=r"now_s was never set, so rows and counts of \['a'\] do not age: give it to forward"):
+        bags(kjt([1], [1], names="ab"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        bags(kjt([1]))
+        bags(kjt([1], [1], names="ab"))
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\0b"])
 def test_a_name_that_is_no_file_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="name of a feature must be a file name"):
         Feature(name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"values": torch.ones(2, 2, dtype=torch.int64)},
+            r"values of the KeyedJaggedTensor must be int64 \(n,\), got torch.int64 \(2, 2\)",
+        ),
+        ({"values": torch.ones(2)}, r"values of the KeyedJaggedTensor must be int64 \(n,\), got torch.float32 \(2,\)"),
+        ({"weights": torch.ones(3)}, r"weights of the KeyedJaggedTensor must have the shape of its values, \(2,\), got \(3,\)"),
+        ({"weights": torch.ones(2, 1)}, r"weights of the KeyedJaggedTensor must have the shape of its values, \(2,\), got \(2, 1\)"),
+        ({"keys": ["a", "a"]}, r"features of the KeyedJaggedTensor must have different names, got \['a', 'a'\]"),
+        ({"inverse_indices": (["a"], torch.tensor([[0, 1, 0]]))}, "the KeyedJaggedTensor must have no inverse_indices"),
+        ({"stride_per_key_per_rank": [[2]]}, "the KeyedJaggedTensor must have one batch size for all features, got one for each"),
+        ({"lengths": torch.tensor([3, -1])}, "offsets must not decrease, got 2 after 3"),
+        ({"lengths": torch.tensor([1, 2])}, "offsets must end at the number of fids, 2, got 3"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_an_odd_shape_is_refused_by_name_and_counts_nothing(settings: dict[str, Any], message: str) -> None:
+    bags = make_bags()
+    given = {"keys": ["a"], "values": torch.tensor([1, 2]), "lengths": torch.tensor([1, 1]), **settings}
+    with pytest.raises(ValueError, match=message):
+        bags(KeyedJaggedTensor(**given))
+    assert len(bags.tables["a"]) == 0
+
+
+def test_a_feature_of_another_dim_than_its_table_is_refused() -> None:
+    with pytest.raises(ValueError, match="dim of feature 'b' must be that of table 'a', 4, got 8"):
+        EmbeddingBags([Feature("a", dim=4), Feature("b", dim=8, table="a")], Sgd())
 
 
 def test_no_rows_and_no_fids_are_fine() -> None:

@@ -118,13 +118,29 @@ def test_every_consumer_gets_a_tombstone_for_each_row_that_went() -> None:
 
 
 @pytest.mark.parametrize("eviction", ["lru", "lfu", "score"])
-def test_rows_seen_in_the_current_tick_stay_whatever_the_budget_says(eviction: str) -> None:
-    table = make_table(100, eviction)
+def test_rows_seen_in_the_current_tick_go_last(eviction: str) -> None:
+    table = make_table(1_000, eviction, half_life_s=10**9)
     now_s = START_S // TICK_S * TICK_S
-    rows = np.concatenate([table.find_or_insert(np.arange(BATCH) + BATCH * turn, now_s + turn) for turn in range(9)])
-    assert len(np.unique(rows)) == len(table) == 9 * BATCH
-    table.find_or_insert([-1], now_s + TICK_S)
-    assert 80 <= len(table) <= 101
+    table.find_or_insert(np.repeat(np.arange(900), 5), now_s - 1)
+    for turn in range(9):
+        table.find_or_insert(np.arange(100) + 10_000 + 100 * turn, now_s + turn)
+    assert live(table, np.arange(10_000, 10_900)).all() and live(table, np.arange(900)).sum() in range(90, 200)
+
+
+@pytest.mark.parametrize("settings", [{}, {"ttl_s": 30 * 86_400}], ids=["without a time", "ticks of 43 minutes"])
+@pytest.mark.parametrize("eviction", ["lru", "lfu", "score"])
+def test_a_budget_holds_within_one_tick(eviction: str, settings: dict[str, Any]) -> None:
+    """A time that is never set, and the ticks of a long time to live: 200,000 ids in one tick took 32 MB of 1 MB."""
+    table = make_table(2_000, eviction, **settings)
+    often = np.repeat(np.arange(500), 9)
+    for turn in range(20):
+        fids = np.concatenate([np.arange(BATCH) + BATCH * (turn + 1), often])
+        rows = table.find_or_insert(fids, START_S if settings else 0)
+        assert (rows == table.find(fids)).all() and len(table) <= 2_000 + 2 * BATCH
+    table.find_or_insert([], START_S if settings else 0)
+    assert 1_900 <= len(table) <= 2_000
+    if eviction != "lru":
+        assert live(table, np.arange(500)).all(), "of one tick the rarest go"
 
 
 @pytest.mark.parametrize("eviction", ["lru", "lfu", "score"])

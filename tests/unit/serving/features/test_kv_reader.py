@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -63,9 +65,9 @@ def test_a_store_that_hangs_is_not_asked_again_until_it_answers(kv):
     """A stopped Redis took all threads of a replica, and users in the cache with them, for 68 s."""
     clock = ManualClock()
     reader = KvReader(kv, 2, clock)
-    for _ in range(2):
+    for key in ("slow-1", "slow-2"):
         with pytest.raises(KvError, match="did not answer"):
-            reader.get_many(["slow"], clock.monotonic_s() + 0.01)
+            reader.get_many([key], clock.monotonic_s() + 0.01)
         assert kv.entered.acquire(timeout=60)
     clock.advance(kv_reader._HUNG_S + 0.1)
     with pytest.raises(KvError, match=r"has not answered for 0\.6 s"):
@@ -74,7 +76,46 @@ def test_a_store_that_hangs_is_not_asked_again_until_it_answers(kv):
     while reader._num_busy:
         threading.Event().wait(0.001)
     assert reader.get_many(["a"], clock.monotonic_s() + 1e6) == [b"1"]
-    assert kv.asked == ["slow", "slow", "a"]
+    assert kv.asked == ["slow-1", "slow-2", "a"]
+
+
+def test_a_key_that_others_are_reading_is_not_read_again(kv):
+    """Each of the threads that missed an entry of the cache at the same time read it: serving.md, row 18."""
+    reader = KvReader(kv, 4, SystemClock())
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(reader.get_many, ["slow", "a"], far())
+        assert kv.entered.acquire(timeout=60)
+        others = [pool.submit(reader.get_many, ["a", "b", "slow"], far()) for _ in range(6)]
+        until_s = soon() + 30
+        while sum(read.num_waiting for read in set(reader._reads.values())) < 7 and SystemClock().monotonic_s() < until_s:
+            threading.Event().wait(0.001)
+        kv.gate.set()
+        assert first.result() == [None, b"1"] and [one.result() for one in others] == [[b"1", None, None]] * 6
+    assert Counter(kv.asked)["slow"] == Counter(kv.asked)["a"] == 1
+    assert not reader._reads
+
+
+def test_a_read_that_is_stuck_is_not_joined(kv):
+    """One connection may hang while the others do not."""
+    clock = ManualClock()
+    reader = KvReader(kv, 2, clock)
+    with pytest.raises(KvError):
+        reader.get_many(["slow"], clock.monotonic_s() + 0.01)
+    assert kv.entered.acquire(timeout=60)
+    clock.advance(kv_reader._HUNG_S + 0.1)
+    with pytest.raises(KvError):
+        reader.get_many(["slow"], clock.monotonic_s() + 0.01)
+    assert kv.entered.acquire(timeout=60) and kv.asked == ["slow", "slow"]
+
+
+def test_a_store_is_not_asked_once_the_time_is_over(kv):
+    """The store was said not to have answered in -0.000 s."""
+    clock = ManualClock()
+    reader = KvReader(kv, 2, clock)
+    for until_s in (clock.monotonic_s(), clock.monotonic_s() - 1.0):
+        with pytest.raises(TimeoutError, match="no time is left"):
+            reader.get_many(["a"], until_s)
+    assert reader.get_many(["b"], clock.monotonic_s() + 1e6) == [None] and kv.asked == ["b"]
 
 
 def test_a_read_whose_caller_has_left_is_not_made(kv):

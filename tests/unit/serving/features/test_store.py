@@ -8,7 +8,7 @@ import pytest
 from monolith_py.clock import ManualClock
 from monolith_py.config import CounterConfig, DenseFeatureConfig, FeatureConfig, ServingConfig
 from monolith_py.data.columns import FeatureColumns, SparseColumn
-from monolith_py.data.counters import encode_counts
+from monolith_py.data.counters import LiveCounters
 from monolith_py.data.schema import Schema
 from monolith_py.errors import KvError
 from monolith_py.io import MemoryKv
@@ -27,6 +27,9 @@ SCHEMA = Schema(
     (DenseFeatureConfig(name="price", source="item", dim=1),),
     ("click", "like"),
 )
+
+
+COUNTERS = LiveCounters(CounterConfig(enabled=True, keys=("item_id",)), "shop:", SCHEMA.tasks)
 
 
 class CountingKv(MemoryKv):
@@ -54,7 +57,7 @@ def clock():
 @pytest.fixture
 def make_store(kv, clock):
     def make(**config):
-        return FeatureStore(kv, SCHEMA, CounterConfig(enabled=True, keys=("item_id",)), ServingConfig(**config), clock)
+        return FeatureStore(kv, SCHEMA, COUNTERS, ServingConfig(**config), clock)
 
     return make
 
@@ -131,7 +134,8 @@ def test_a_store_keeps_as_many_entries_as_its_settings_say(make_store, kv):
 
 
 def test_counters_are_the_dense_values_of_each_fid(make_store, kv):
-    kv.write({"counter:item_id:4": encode_counts(np.array([100, 40, 10])), "counter:item_id:5": b"broken"})
+    key = COUNTERS.key
+    kv.write({key("item_id", 4): COUNTERS.encode(np.array([[100, 40], [100, 10]])), key("item_id", 5): b"broken"})
     values = make_store().counters("item_id", [4, 5, 6], Reading(FAR_S))
     prior = [0.0, 0.3, 0.3]
     np.testing.assert_allclose(values, [[np.log1p(100) / 10, (40 + 6) / 120, (10 + 6) / 120], prior, prior], rtol=1e-6)
@@ -155,7 +159,7 @@ def unread(kind: str) -> float:
 def test_a_cached_value_serves_on_while_the_store_is_away(clock):
     kv, before = FailingKv(), unread("item")
     kv.write({"item:1": item(10)})
-    store = FeatureStore(kv, SCHEMA, CounterConfig(), ServingConfig(feature_cache_s=10.0), clock)
+    store = FeatureStore(kv, SCHEMA, COUNTERS, ServingConfig(feature_cache_s=10.0), clock)
     store.items([1], Reading(FAR_S))
     clock.advance(11.0)
     kv.is_away, reading = True, Reading(FAR_S)
@@ -167,16 +171,42 @@ def test_what_the_store_does_not_give_is_served_without_and_read_again_soon(cloc
     kv, reading = FailingKv(), Reading(FAR_S)
     kv.write({"item:1": item(10)})
     kv.is_away = True
-    store = FeatureStore(kv, SCHEMA, CounterConfig(), ServingConfig(), clock)
+    store = FeatureStore(kv, SCHEMA, COUNTERS, ServingConfig(), clock)
     assert store.items([1], reading).fids.tolist() == [1] and not reading.is_complete
     kv.is_away = False
     assert store.items([1], Reading(FAR_S)).fids.tolist() == [1, 10]
 
 
+def test_a_reading_without_time_asks_no_store_and_blames_none(make_store, kv, clock, caplog):
+    """Requests with impossible deadlines left thousands of warnings about a sound store."""
+    kv.write({"item:1": item(10), "item:2": item(20)})
+    store, before = make_store(), unread("item")
+    store.items([1], Reading(FAR_S))
+    reading = Reading(clock.monotonic_s())
+    assert store.items([1, 2], reading).fids.tolist() == [1, 10, 2]
+    assert not reading.is_complete and kv.asked == ["item:1"]
+    assert unread("item") == before + 1 and not caplog.records
+
+
+def test_a_reading_without_time_is_an_error_if_the_settings_want_the_features(make_store, clock):
+    with pytest.raises(TimeoutError):
+        make_store(without_features="refuse").items([1], Reading(clock.monotonic_s()))
+
+
+def test_a_store_that_is_away_is_warned_of_once_in_ten_seconds(clock, caplog):
+    kv = FailingKv()
+    kv.is_away = True
+    store = FeatureStore(kv, SCHEMA, COUNTERS, ServingConfig(), clock)
+    for _ in range(50):
+        store.items([1], Reading(FAR_S))
+        clock.advance(0.25)
+    assert caplog.messages == ["stored features cannot be read: away"] * 2
+
+
 def test_counters_that_cannot_be_read_are_their_prior(clock):
     kv, reading = FailingKv(), Reading(FAR_S)
     kv.is_away = True
-    store = FeatureStore(kv, SCHEMA, CounterConfig(enabled=True, keys=("item_id",)), ServingConfig(), clock)
+    store = FeatureStore(kv, SCHEMA, COUNTERS, ServingConfig(), clock)
     np.testing.assert_allclose(store.counters("item_id", [4], reading), [[0.0, 0.3, 0.3]], rtol=1e-6)
     assert not reading.is_complete
 

@@ -12,7 +12,7 @@ from monolith_py.clock import ManualClock
 from monolith_py.config import ServingConfig
 from monolith_py.data.columns import FeatureColumns
 from monolith_py.data.events import Impression
-from monolith_py.errors import LogError
+from monolith_py.errors import LogError, RecordRefused
 from monolith_py.io.codec import decode_impression
 from monolith_py.io.log.topics import partition_of
 from monolith_py.observe.metrics import IMPRESSIONS_LOST
@@ -210,6 +210,23 @@ def test_an_impression_that_the_log_refuses_for_good_is_put_aside_and_blocks_no_
     found = {decode_impression(record.value).request_id for records in read(log).values() for record in records}
     assert found == {f"request-{number}" for number in numbers if number != 7}
     assert lost("refused") == before + 1
+
+
+def test_an_impression_that_the_log_will_never_take_is_put_aside_at_once(log):
+    """The writer waited and tried three times, whatever the log said; alone in its log such a record was tried for ever."""
+    before, clock = lost("refused"), ManualClock()
+    poisoned = PoisonedLog(log, b"request-", RecordRefused("record too large"))
+    poisoned.gate.clear()
+    writer = ImpressionWriter(poisoned, "impressions", ServingConfig(), clock)
+    begin_s = clock.monotonic_s()
+    for number in range(100):
+        writer.put(lambda number=number: replace(impression(number), request_id=f"{'request' if number % 9 else 'ok'}-{number}"), 100)
+    poisoned.gate.set()
+    while lost("refused") < before + 88:
+        threading.Event().wait(0.001)
+    assert clock.monotonic_s() == begin_s  # no pause: the log is there
+    writer.close()
+    assert lost("refused") == before + 88 and sum(map(len, read(log).values())) == 12
 
 
 def test_an_impression_that_cannot_be_built_is_lost_alone(log, gated, caplog):

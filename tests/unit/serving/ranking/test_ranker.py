@@ -15,7 +15,7 @@ import torch
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig, parse_job
 from monolith_py.data.columns import FeatureColumns, SparseColumn
-from monolith_py.data.counters import encode_counts
+from monolith_py.data.counters import LiveCounters
 from monolith_py.data.events import Impression
 from monolith_py.data.packed_rows import PackedRow
 from monolith_py.data.schema import Schema
@@ -24,6 +24,7 @@ from monolith_py.io import MemoryKv
 from monolith_py.io.codec import encode_features
 from monolith_py.model import build_model
 from monolith_py.model.batch import make_batch
+from monolith_py.observe.metrics import FEATURES_UNREAD
 from monolith_py.sync import DenseState, RowEncoding, pack_rows
 from monolith_serving.features import request_features
 from monolith_serving.features.store import FeatureStore
@@ -117,16 +118,21 @@ def column(*fids: int) -> SparseColumn:
 
 
 @pytest.fixture
-def kv() -> MemoryKv:
-    kv = MemoryKv()
+def kv(job) -> MemoryKv:
+    kv, counters = MemoryKv(), LiveCounters.of(job)
+
+    def count(key: str, fid: int, num_examples: int, clicks: int, likes: int) -> None:
+        kv.write({counters.key(key, fid): counters.encode(np.array([[num_examples, clicks], [num_examples, likes]]))})
+
     for user in range(5):
         age = np.array([[user / 10]], np.float32)
         kv.write({f"user:{user}": encode_features(FeatureColumns(1, {"city": column(user % 2)}, {"age": age}))})
     for item in range(20):
         price = np.array([[item / 5]], np.float32)
         kv.write({f"item:{item}": encode_features(FeatureColumns(1, {"tags": column(*range(item % 4))}, {"price": price}))})
-        kv.write({f"counter:item_id:{item}": encode_counts(np.array([10 * item, item, 0]))})
-    kv.write({"counter:tags:1": encode_counts(np.array([50, 25, 5])), "counter:city:1": encode_counts(np.array([90, 9, 0]))})
+        count("item_id", item, 10 * item, item, 0)
+    count("tags", 1, 50, 25, 5)
+    count("city", 1, 90, 9, 0)
     return kv
 
 
@@ -138,7 +144,7 @@ def impressions() -> KeptImpressions:
 @pytest.fixture
 def ranker(job, kv, impressions) -> Ranker:
     clock = SystemClock()
-    return Ranker(job, StillReplica(job), FeatureStore(kv, Schema.of(job), job.counters, job.serving, clock), impressions, clock)
+    return Ranker(job, StillReplica(job), FeatureStore(kv, Schema.of(job), LiveCounters.of(job), job.serving, clock), impressions, clock)
 
 
 def request(user_id: int, item_ids: list[int], tab: int = 7) -> RankInput:
@@ -219,7 +225,7 @@ def test_requests_are_scored_together_up_to_the_largest_batch(job, kv, max_batch
     serving = job.serving.model_copy(update={"max_batch_candidates": max_batch_candidates})
     job = job.model_copy(update={"serving": serving})
     replica, clock = GatedReplica(job), SystemClock()
-    ranker = Ranker(job, replica, FeatureStore(kv, Schema.of(job), job.counters, job.serving, clock), None, clock)
+    ranker = Ranker(job, replica, FeatureStore(kv, Schema.of(job), LiveCounters.of(job), job.serving, clock), None, clock)
     with ThreadPoolExecutor(3) as pool:
         futures = [pool.submit(ranker.rank, request(1, [1, 2, 3]), FAR_S)]
         replica.entered.wait()
@@ -232,10 +238,16 @@ def test_requests_are_scored_together_up_to_the_largest_batch(job, kv, max_batch
     assert replica.batch_sizes == expected
 
 
-def test_a_request_past_its_deadline_is_not_scored(ranker, impressions):
-    with pytest.raises(TimeoutError):
-        ranker.rank(request(1, [1]), SystemClock().monotonic_s())
-    assert not impressions.kept
+@pytest.mark.parametrize("late_s", [0.0, 1.0])
+def test_a_request_past_its_deadline_reads_no_features_and_is_not_scored(job, impressions, late_s, caplog):
+    class UnaskedKv(MemoryKv):
+        def get_many(self, keys):
+            pytest.fail(f"asked for {keys}")
+
+    ranker, before = ranker_on(job, UnaskedKv(), impressions), FEATURES_UNREAD.labels(entity="user")._value.get()
+    with pytest.raises(TimeoutError, match="before the request was ranked"):
+        ranker.rank(request(1, [1]), SystemClock().monotonic_s() - late_s)
+    assert not impressions.kept and not caplog.records and FEATURES_UNREAD.labels(entity="user")._value.get() == before
 
 
 def test_probabilities_that_are_not_finite_are_never_served(ranker, impressions):
@@ -270,7 +282,9 @@ class BrokenKv(MemoryKv):
 def ranker_on(job: JobConfig, kv: MemoryKv, impressions: KeptImpressions, replica=None, **serving) -> Ranker:
     job = job.model_copy(update={"serving": job.serving.model_copy(update=serving)})
     clock = SystemClock()
-    return Ranker(job, replica or StillReplica(job), FeatureStore(kv, Schema.of(job), job.counters, job.serving, clock), impressions, clock)
+    return Ranker(
+        job, replica or StillReplica(job), FeatureStore(kv, Schema.of(job), LiveCounters.of(job), job.serving, clock), impressions, clock
+    )
 
 
 def test_without_its_store_a_request_is_scored_by_its_ids_and_is_no_training_data(job, impressions):
@@ -308,8 +322,12 @@ def test_a_store_that_hangs_fails_no_request(job, impressions):
     with ThreadPoolExecutor(16) as pool:
         uncached = [pool.submit(ranker.rank, request(user, [3]), clock.monotonic_s() + 2.0) for user in range(10, 42)]
         cached = [pool.submit(ranker.rank, request(1, [3]), clock.monotonic_s() + 60.0) for _ in range(8)]
+        gate_opens = threading.Timer(50, kv.gate.set)  # so that a ranker which waits for the store fails, and does not hang
+        gate_opens.start()
         assert all(future.exception() is None or isinstance(future.exception(), TimeoutError) for future in uncached)
         assert all(future.result().features.is_complete for future in cached)
+        assert not kv.gate.is_set()
+        gate_opens.cancel()
     assert not ranker.rank(request(99, [3]), clock.monotonic_s() + 60.0).features.is_complete  # at once: the store is known to hang
     kv.gate.set()
 

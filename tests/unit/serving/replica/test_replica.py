@@ -13,6 +13,7 @@ import torch
 from monolith_py.clock import ManualClock
 from monolith_py.config import JobConfig, parse_job
 from monolith_py.errors import ConfigError, NotReady
+from monolith_py.observe.metrics import REPLICA_FAULTS
 from monolith_py.training import CheckpointMeta, Trainer, save_checkpoint
 from monolith_serving.replica.replica import Replica
 
@@ -124,6 +125,53 @@ def test_a_replica_that_follows_checkpoints_goes_back_with_the_folder_and_passes
                 shutil.rmtree(Path(job.trainer.checkpoint_dir) / f"step-{step:012d}")
 
     assert versions(job, 4, during) == ["1.1", "1.2", "1.2", "1.1", "1.1"]
+
+
+class FailingLoader:
+    """A loader that finds a checkpoint which raises what nobody foresaw."""
+
+    def __init__(self) -> None:
+        self.num_looks = 0
+
+    def load_newest(self):
+        self.num_looks += 1
+        raise ZeroDivisionError("a bug")
+
+
+def faults(reason: str) -> float:
+    return REPLICA_FAULTS.labels(reason=reason)._value.get()
+
+
+def test_a_checkpoint_that_raises_anything_unexpected_ends_no_replica_that_serves(tmp_path, caplog):
+    """Every replica would have ended at its look at the same checkpoint: serving.md, row 30."""
+    job, loader = make_job(tmp_path, follow_updates=False, follow_checkpoints=True), FailingLoader()
+    save(job, 1)
+    replica, before = Replica(job, None, torch.device("cpu"), ManualClock(1_000_000)), faults("ZeroDivisionError")
+    assert replica.load_newest()
+    sound, replica._loader = replica._loader, loader
+    replica.follow(CountedStop(5))
+    assert loader.num_looks == 5 and replica.state.version == "1.1"
+    assert faults("ZeroDivisionError") == before + 1
+    assert len([one for one in caplog.records if one.exc_info]) == 1
+    replica._loader = sound
+    save(job, 2)
+    assert replica.load_newest() and replica.state.version == "1.2"
+    replica.close()
+
+
+def test_a_first_checkpoint_that_raises_anything_unexpected_ends_the_replica(replica):
+    replica._loader = FailingLoader()
+    with pytest.raises(ZeroDivisionError):
+        replica.follow(CountedStop(5))
+
+
+def test_a_damaged_checkpoint_is_logged_once_however_often_it_is_looked_at(tmp_path, caplog):
+    job = make_job(tmp_path, follow_updates=False, follow_checkpoints=True)
+    (save(job, 3) / "dense.safetensors").write_bytes(b"torn")
+    replica = Replica(job, None, torch.device("cpu"), ManualClock(1_000_000))
+    replica.follow(CountedStop(5))
+    assert len([line for line in caplog.messages if "torn or damaged" in line]) == 1
+    replica.close()
 
 
 def test_checkpoints_cannot_be_followed_beside_updates(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from monolith_py.clock import ManualClock
 from monolith_py.data.events import EventTimeRule
 from monolith_py.errors import ClockStepped
+from monolith_py.io import MemoryKv
 
 World = Any
 HOURS_S = 3_600.0
@@ -97,6 +98,61 @@ def test_a_wall_clock_that_steps_back_stops_the_joiner_and_not_the_data(world: W
     clock.advance(2 * 86_400 + 1)
     loop.step()
     assert loop.has_reached(loop.ends())
+
+
+def test_a_wall_clock_that_steps_back_while_a_read_waits_costs_no_record(world: World) -> None:
+    class LogWhoseReadsTakeTheClockBack(world.MemoryLog):
+        steps = False
+
+        def read(self, topic: str, partition: int, offset: int, max_records: int, timeout_s: float = 0.0) -> list[Any]:
+            records = super().read(topic, partition, offset, max_records, timeout_s)
+            if self.steps:
+                self.steps = False
+                clock.advance(-8 * HOURS_S)
+            return records
+
+    job = world.job()
+    log, clock = LogWhoseReadsTakeTheClockBack(), ManualClock(world.now_ms)
+    log.records = world.log(job).records
+    loop = world.joiner(job, log, clock=clock)
+    world.append(job, log, world.impression("r"), world.action("r", "like", 1))
+    loop.step()
+    world.append(job, log, world.impression("s", 2), world.action("s", "like", 3))
+    log.steps = True
+    with pytest.raises(ClockStepped):
+        loop.step()
+    clock.advance(8 * HOURS_S + 5)
+    loop.step()
+    assert loop.has_reached(loop.ends())
+    assert world.dead_letters(job, log) == []
+
+
+def test_a_wall_clock_that_was_ahead_and_is_right_again_does_not_stop_the_joiner(world: World) -> None:
+    job = world.job()
+    log, clock = world.log(job), ManualClock(world.now_ms + 8 * 3_600_000)
+    kv = MemoryKv()
+    loop = world.joiner(job, log, kv, clock=clock)
+    world.append(job, log, world.impression("r"), world.action("r", "like", 1))
+    loop.step()
+    clock.advance(-8 * HOURS_S + 60)
+    world.append(job, log, world.impression("s", 60), world.action("s", "like", 61))
+    loop.step()
+    assert loop.has_reached(loop.ends())
+    assert world.dead_letters(job, log) == []
+
+
+def test_force_starts_the_joiner_under_a_clock_that_disagrees_with_event_time(world: World) -> None:
+    job, kv = world.job(), MemoryKv()
+    log, clock = world.log(job), ManualClock(world.now_ms + 8 * 3_600_000)
+    world.append(job, log, world.impression("r"))
+    world.joiner(job, log, kv, clock=clock).step()
+    clock.advance(-4 * HOURS_S)
+    loop = world.joiner(job, log, kv, clock=clock)
+    with pytest.raises(ClockStepped, match="start with --force"):
+        loop.step()
+    forced = world.joiner(job, log, kv, clock=clock)
+    forced.start(force=True)
+    forced.step()
 
 
 def test_the_rule_has_one_bound() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from monolith_py.data.counters import decode_counts
+from monolith_py.data.counters import LiveCounters
 from monolith_py.errors import KvError, LogError
 from monolith_py.io import Kv, MemoryKv
 
@@ -40,12 +40,9 @@ def stream(world: World, job: Any, num_requests: int = 30) -> Any:
     return log
 
 
-def counts(kv: Kv) -> dict[str, list[int]]:
-    return {key: decode_counts(value, 2).tolist() for key, value in kv.scan("counter:")}
-
-
-def outcome(world: World, job: Any, log: Any, kv: Kv) -> tuple[Counter[Any], dict[str, list[int]]]:
-    return world.examples(job, log), counts(kv)
+def outcome(world: World, job: Any, log: Any, kv: Kv) -> tuple[Counter[Any], dict[str, list[list[int]]]]:
+    counters = LiveCounters.of(job)
+    return world.examples(job, log), {key: counters.decode(value).tolist() for key, value in kv.scan("counter:")}
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +60,9 @@ def undisturbed(world: World) -> Any:
 def test_counters_are_those_of_the_stream_not_of_the_sample(world: World, undisturbed: Any) -> None:
     examples, counted, _ = undisturbed
     # Every request shows an item 7 with one tag: 30 candidates, of which only a part went out.
-    assert counted["counter:tags:70"][0] == 30
+    assert counted["counter:test::tags:70"][0][0] == 30
     assert sum(1 for _, item, kind, *_ in examples if item == 7 and kind == 0) < 30
-    assert counted["counter:tags:70"][2] == sum(labels[1] for _, item, _, labels, *_ in examples if item == 7)
+    assert counted["counter:test::tags:70"][1][1] == sum(labels[1] for _, item, _, labels, *_ in examples if item == 7)
 
 
 def test_a_joiner_killed_at_any_moment_emits_and_counts_every_example_once(world: World, undisturbed: Any) -> None:

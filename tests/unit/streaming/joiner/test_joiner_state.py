@@ -70,14 +70,15 @@ def test_an_outbox_is_decoded_unchanged_and_refused_if_cut(start: int, values: l
 
 
 def test_a_position_is_decoded_unchanged() -> None:
-    position = Position([5, 7], 9, WatermarkState(3, [1, None], 4, [0, 2]))
+    position = Position([5, 7], 9, WatermarkState(3, [1, None], 4, [0, 2], True, 5))
     assert decode_position(encode_position(position)) == position
 
 
 def test_the_stored_form_of_a_position_is_pinned() -> None:
-    watermark = b'{"watermark_ms": 3, "newest_ms": [1, null], "newest_at_ms": 4, "refusals": [0, 2]}'
+    watermark = b'{"watermark_ms": 3, "newest_ms": [1, null], "newest_at_ms": 4, "refusals": [0, 2], "is_confirmed": true'
+    watermark += b', "furthest_seen_ms": 5}'
     value = b'{"version": 2, "tasks": ["a", "b"], "offsets": [5, 7], "examples_end": 9, "reached": ' + watermark + b"}"
-    assert encode_position(Position([5, 7], 9, WatermarkState(3, [1, None], 4, [0, 2]), ["a", "b"])) == value
+    assert encode_position(Position([5, 7], 9, WatermarkState(3, [1, None], 4, [0, 2], True, 5), ["a", "b"])) == value
 
 
 @pytest.mark.parametrize("value", [b"", b"[]", b'{"version": 1}', b'{"version": 2, "offsets": []}', b"\xff"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from monolith_streaming.joiner.watermark import MAX_JUMP_MS, MAX_REFUSALS, InputTopic, Watermark, WatermarkState
 
 World = Any
@@ -76,7 +78,7 @@ def test_a_record_far_ahead_of_its_stream_is_refused_and_moves_nothing() -> None
 
 def test_a_stream_that_stays_ahead_is_accepted() -> None:
     watermark = watermark_of()
-    read(watermark, SHOWN, NOW_MS)
+    read(watermark, SHOWN, NOW_MS, NOW_MS)
     later_ms = NOW_MS + 3 * MAX_JUMP_MS
     answers = [watermark.observe(SHOWN, later_ms + index, WALL_MS) for index in range(MAX_REFUSALS + 2)]
     assert [answer is None for answer in answers] == [False] * MAX_REFUSALS + [True, True]
@@ -85,10 +87,31 @@ def test_a_stream_that_stays_ahead_is_accepted() -> None:
 
 def test_single_broken_clocks_are_always_refused() -> None:
     watermark = watermark_of()
-    read(watermark, SHOWN, NOW_MS)
+    read(watermark, SHOWN, NOW_MS, NOW_MS)
     for index in range(10):
         assert watermark.observe(SHOWN, NOW_MS + 3 * MAX_JUMP_MS, WALL_MS) is not None
         assert watermark.observe(SHOWN, NOW_MS + index, WALL_MS) is None
+
+
+@pytest.mark.parametrize("first_ms", [2, NOW_MS - 2 * MAX_JUMP_MS])
+def test_a_first_record_with_a_broken_clock_costs_no_other(first_ms: int) -> None:
+    watermark = watermark_of()
+    read(watermark, SHOWN, first_ms, NOW_MS, NOW_MS + 1)
+    read(watermark, ACTED, NOW_MS + 2)
+    assert watermark.observe(SHOWN, NOW_MS + 3 * MAX_JUMP_MS, WALL_MS) is not None
+    assert watermark.advance(100.0) == NOW_MS + 1 - 1000
+
+
+def test_a_record_from_1970_behind_it_makes_no_record_of_a_backlog_a_jump() -> None:
+    watermark = watermark_of()
+    watermark.note_read(SHOWN, 30, 100.0)
+    for index in range(30):
+        is_old = index % 10 == 9
+        time_ms, limit_ms = (2 if is_old else NOW_MS + index), (2 if index < 29 else None)
+        assert watermark.observe(SHOWN, time_ms, WALL_MS, limit_ms) is None
+        assert watermark.newest_ms == 2  # those behind it hold the watermark back
+    assert watermark.observe(SHOWN, NOW_MS + 30, WALL_MS) is None
+    assert watermark.newest_ms == NOW_MS + 30
 
 
 def test_a_jump_as_long_as_the_wall_clock_s_is_accepted() -> None:

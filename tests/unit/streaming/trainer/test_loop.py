@@ -188,6 +188,21 @@ def test_expired_rows_are_evicted_at_multiples_of_the_interval_of_event_time(
     assert learn(3, 1900) == 1
 
 
+@pytest.mark.parametrize("passing_s", [[1001, 1060], [1060]])
+def test_rows_expire_by_the_due_time_wherever_batches_begin(
+    world: World, make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch], passing_s: list[int]
+) -> None:
+    """A restarted trainer kept rows whose eviction it had published: serving.md, row 26."""
+    job = make_job(features={"ttl_s": 100}, evict_interval_s=1000.0)
+    log, clock = make_log(world, job), ManualClock(NOW_MS + 2_000_000)
+    training = OnlineTraining(job, log, clock, lambda: False)
+    for item, at_s in enumerate([850, 930, *passing_s], start=1):
+        append(log, make_examples(item, time_ms=NOW_MS + at_s * 1000))
+        assert training.step()
+    fids = np.sort(training.trainer.bags.tables["item"].export_rows()[0])
+    assert fids.tolist() == list(range(2, 3 + len(passing_s)))
+
+
 def test_a_restart_continues_in_the_middle_of_a_record(
     world: World, make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch]
 ) -> None:

@@ -117,3 +117,8 @@ def test_a_second_trainer_of_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="file"), role_lock(tmp_path / "file" / "lock", "trainer", CheckpointError):
         pass
+
+
+def test_a_lock_on_a_full_disk_is_held_without_the_name_of_its_holder() -> None:
+    with role_lock(Path("/dev/full"), "trainer", CheckpointError):
+        pass

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from monolith_py.config.sparsity import SparsityConfig
+from monolith_py.config.sparsity import Preset, SparsityConfig
 from monolith_py.tower import AtomOptimizer, AtomRule, TopologyUpdater, Tower
 from monolith_py.tower.rule.density import atom_targets
 from monolith_py.tower.rule.schedule import density_at
@@ -63,6 +63,7 @@ def presets(**more: Any) -> list[SparsityConfig]:
         SparsityConfig(preset="dsl_online", scope="model", ramp=(4, 20), **quick),
         SparsityConfig(preset="gmp", ramp=(4, 20), **quick),
         SparsityConfig(preset="gmp", atom="neuron", ramp=(4, 20), **quick),
+        SparsityConfig(preset="dsl_online", atom="neuron", grow_criterion="random", ramp=(4, 20), **quick),
         SparsityConfig(preset="nm", ramp=(4, 20), **quick),
     ]
 
@@ -131,6 +132,23 @@ def test_swaps_find_the_inputs_that_matter() -> None:
     assert first.live[:, :3].mean() > 0.7  # of 40 inputs 3 matter, and a tenth of the atoms may live
     static = Learner(SparsityConfig(preset="static", density=0.1))
     assert static.tower.sparse_layers[0].live[:, :3].mean() < 0.5
+
+
+@pytest.mark.parametrize("preset", ["set", "dsl"])
+def test_neurons_grow_and_learn(preset: Preset) -> None:
+    """A dead neuron gets no gradient under ReLU, so it grows at random; a newborn one gets its gradient by its bias."""
+    config = SparsityConfig(preset=preset, atom="neuron", grow_criterion="random", update_interval=10, density=0.3)
+    learner = Learner(config)
+    layer = learner.tower.sparse_layers[0]
+    newborn, num_newborn, num_learnt = np.zeros_like(layer.live), 0, 0
+    for number in range(1, 200):
+        before = layer.live
+        if learner.step(number):
+            newborn = layer.live & ~before
+        elif number % 10 == 9:  # just before the next swap
+            has_weights = (layer.weight().detach() != 0).any(dim=1).numpy()
+            num_newborn, num_learnt = num_newborn + newborn.sum(), num_learnt + (newborn & has_weights).sum()
+    assert num_newborn >= 20 and num_learnt == num_newborn
 
 
 def test_drift_starts_swaps_anew() -> None:
