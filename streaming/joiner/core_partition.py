@@ -6,6 +6,7 @@ The core joins by the rules of rules.py and watermark.py; tests/unit/streaming/j
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple
 
 import numpy as np
 
@@ -66,11 +67,9 @@ class CorePartition:
     """The joiner of one partition; `core` is its state in memory, `position` follows it."""
 
     def __init__(self, settings: _core.JoinerSettings, rules: Rules, position: Position, now_s: float) -> None:
-        state = position.watermark
         self.position, self._rules = position, rules
         self.kinds = kinds_of(rules)
-        fields = (state.watermark_ms, state.newest_ms, state.newest_at_ms, state.refusals)
-        self.core = _core.JoinerPartition(settings, fields, position.offsets, now_s)
+        self.core = _core.JoinerPartition(settings, astuple(position.watermark), position.offsets, now_s)
 
     def run(self, now_s: float, wall_ms: int) -> tuple[int, bool]:
         """Process the records read ahead and close windows; return their number, and whether more windows are due."""

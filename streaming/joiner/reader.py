@@ -6,13 +6,14 @@ import logging
 
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
+from monolith_py.data.events import EventTimeRule
 from monolith_py.errors import OffsetTrimmed, RecordsDamaged
 from monolith_py.io import Log
 from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_py.io.log.topics import Topics
 from monolith_py.observe import metrics
 from monolith_streaming.joiner.core_partition import CorePartition, Judge
-from monolith_streaming.joiner.watermark import InputTopic
+from monolith_streaming.joiner.watermark import InputTopic, check_wall_clock
 
 _logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ class Reader:
         topics = Topics.of(job.log)
         self._topics = {InputTopic.IMPRESSIONS: topics.impressions, InputTopic.ACTIONS: topics.actions}
         self._log, self._clock, self._max_records = log, clock, job.joiner.max_records
-        self._judge = Judge(job, patterns)
+        self._judge, self._skew_ms = Judge(job, patterns), EventTimeRule.of(job.log).max_skew_ms
         self._number, self._joiner = partition
         self._next = list(self._joiner.position.offsets)  # by InputTopic: offset of the next read
 
@@ -69,6 +70,8 @@ class Reader:
             core.push_damaged(input_topic, error.next_offset - 1, str(error), wanted)
             return
         wall_ms = self._clock.now_ms()
+        # Here too: the clock may have stepped while the read waited, and the rule on event time would refuse what it brought.
+        check_wall_clock(self._joiner.position.watermark, wall_ms, self._skew_ms)
         core.push(input_topic, offsets, values, wanted, wall_ms, lambda value: self._judge.judge(input_topic, value, wall_ms))
         if offsets:
             self._next[input_topic] = offsets[-1] + 1

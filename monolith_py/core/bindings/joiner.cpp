@@ -22,14 +22,14 @@ using namespace monolith::joiner;
 
 using KindFields = std::tuple<std::string, uint64_t, bool, bool>;  // name, bits, is terminal, closes its request
 using WatermarkFields = std::tuple<std::optional<int64_t>, std::array<std::optional<int64_t>, kNumInputs>, int64_t,
-                                   std::array<int64_t, kNumInputs>>;
+                                   std::array<int64_t, kNumInputs>, bool, std::optional<int64_t>>;
 
 // Offsets of the inputs, the end of the examples, the last step.
 using PlaceFields = std::tuple<int64_t, int64_t, int64_t, int64_t>;
 
 WatermarkState state_of(const WatermarkFields& fields) {
-    const auto& [watermark_ms, newest_ms, newest_at_ms, refusals] = fields;
-    return {watermark_ms, newest_ms, newest_at_ms, refusals};
+    const auto& [watermark_ms, newest_ms, newest_at_ms, refusals, is_confirmed, furthest_seen_ms] = fields;
+    return {watermark_ms, newest_ms, newest_at_ms, refusals, is_confirmed, furthest_seen_ms};
 }
 
 OpenPlace place_of(const PlaceFields& fields) {
@@ -292,6 +292,7 @@ void bind_joiner(nb::module_& m) {
             "facts"_a, "closed_ms"_a, "forgotten_ms"_a)
         .def("adopt_some", &Partition::adopt_some, "num"_a)
         .def("recover", &recover, "topic"_a, "offsets"_a, "values"_a, "wall_ms"_a, "judge"_a)
+        .def("forget_wall_clock", &Partition::forget_wall_clock, "wall_ms"_a)
         .def("reach", [](Partition& partition) { partition.reach(); })
         .def_prop_ro("advanced_ms", [](const Partition& partition) { return partition.waiting().advanced_ms(); })
         .def_prop_ro("closed_ms", [](const Partition& partition) { return partition.waiting().closed_ms(); })
@@ -301,8 +302,8 @@ void bind_joiner(nb::module_& m) {
         .def_prop_ro("watermark",
                      [](const Partition& partition) {
                          const WatermarkState& state = partition.watermark();
-                         return WatermarkFields{state.watermark_ms, state.newest_ms, state.newest_at_ms,
-                                                state.refusals};
+                         return WatermarkFields{state.watermark_ms, state.newest_ms,    state.newest_at_ms,
+                                                state.refusals,     state.is_confirmed, state.furthest_seen_ms};
                      })
         .def_prop_ro("has_changes", &Partition::has_changes)
         .def_prop_ro("num_requests", [](const Partition& partition) { return partition.waiting().num_requests(); })

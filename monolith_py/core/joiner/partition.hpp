@@ -75,6 +75,7 @@ class Partition {
     // Go on from here with the requests that are remembered now; what was read ahead must be none.
     void resume(const std::array<int64_t, kNumInputs>& offsets, const WatermarkState& watermark,
                 std::optional<int64_t> advanced_ms, const OpenPlace& open);
+    void forget_wall_clock(int64_t wall_ms) { watermark_.forget_wall_clock(wall_ms); }
     // Note that every request due by the watermark was processed, if none is left.
     void reach() { waiting_.reach(watermark_.state().watermark_ms); }
     // Note the end of a step: the number of the last step in the log and the end of the examples. Returns the place

@@ -23,16 +23,14 @@ void Watermark::note_read(InputTopic topic, bool has_records, double now_s) {
 }
 
 std::string Watermark::observe(InputTopic topic, int64_t time_ms, int64_t wall_ms, int64_t limit_ms) {
-    if (newest_ms_) {
-        const int64_t furthest_ms = *newest_ms_ + kMaxJumpMs + std::max<int64_t>(0, wall_ms - state_.newest_at_ms);
-        if (time_ms > furthest_ms && state_.refusals[topic] < kMaxRefusals) {
-            ++state_.refusals[topic];
-            return "time_ms must be at most " + std::to_string(kMaxJumpMs) + " ms ahead of the newest event " +
-                   std::to_string(*newest_ms_) + ", got " + std::to_string(time_ms);
-        }
-    }
+    const std::optional<int64_t> seen_ms = state_.furthest_seen_ms ? state_.furthest_seen_ms : newest_ms_;
+    if (seen_ms && refuses(topic, time_ms, wall_ms, *seen_ms))
+        return "time_ms must be at most " + std::to_string(kMaxJumpMs) + " ms ahead of the newest event " +
+               std::to_string(*seen_ms) + ", got " + std::to_string(time_ms);
     state_.refusals[topic] = 0;
-    time_ms = std::min({time_ms, wall_ms, limit_ms});
+    time_ms = std::min(time_ms, wall_ms);
+    state_.furthest_seen_ms = std::max(seen_ms, std::optional(time_ms));
+    time_ms = std::min(time_ms, limit_ms);
     if (!newest_ms_ || time_ms > *newest_ms_) {
         newest_ms_ = time_ms;
         state_.newest_at_ms = wall_ms;
@@ -40,6 +38,17 @@ std::string Watermark::observe(InputTopic topic, int64_t time_ms, int64_t wall_m
     std::optional<int64_t>& of_topic = state_.newest_ms[topic];
     if (!of_topic || time_ms > *of_topic) of_topic = time_ms;
     return {};
+}
+
+// Return whether the time is too far ahead of the records before it, and count it; note one that agrees with them.
+bool Watermark::refuses(InputTopic topic, int64_t time_ms, int64_t wall_ms, int64_t seen_ms) {
+    const int64_t furthest_ms = seen_ms + kMaxJumpMs + std::max<int64_t>(0, wall_ms - state_.newest_at_ms);
+    if (time_ms > furthest_ms && state_.is_confirmed && state_.refusals[topic] < kMaxRefusals) {
+        ++state_.refusals[topic];
+        return true;
+    }
+    state_.is_confirmed |= seen_ms - kMaxJumpMs <= time_ms && time_ms <= furthest_ms;
+    return false;
 }
 
 std::optional<int64_t> Watermark::advance(double now_s) {

@@ -1,6 +1,7 @@
 // The watermark of one partition: streaming/joiner/watermark.py, whose docstring states its rules.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <optional>
@@ -23,6 +24,8 @@ struct WatermarkState {
     std::array<std::optional<int64_t>, kNumInputs> newest_ms;
     int64_t newest_at_ms = 0;
     std::array<int64_t, kNumInputs> refusals{};
+    bool is_confirmed = false;
+    std::optional<int64_t> furthest_seen_ms;
 };
 
 class Watermark {
@@ -36,10 +39,13 @@ class Watermark {
     void note_read(InputTopic topic, bool has_records, double now_s);
     // Advance to the event time of one record, at most to `limit_ms`; return the rule that the time breaks, or "".
     std::string observe(InputTopic topic, int64_t time_ms, int64_t wall_ms, int64_t limit_ms);
+    // Believe that the wall clock is right now, whatever it was at the last advance.
+    void forget_wall_clock(int64_t wall_ms) { state_.newest_at_ms = std::min(state_.newest_at_ms, wall_ms); }
     // Move the watermark to `now_s` and return it, nothing before the first event.
     std::optional<int64_t> advance(double now_s);
 
   private:
+    bool refuses(InputTopic topic, int64_t time_ms, int64_t wall_ms, int64_t seen_ms);
     std::optional<int64_t> computed(double now_s) const;
 
     int64_t max_out_of_orderness_ms_;
