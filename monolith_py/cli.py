@@ -107,6 +107,7 @@ def train(
     reset_table: Annotated[
         list[str] | None, typer.Option("--reset-table", help="Start this feature's table anew in place of restoring it. May be repeated.")
     ] = None,
+    accept_hole: Annotated[bool, typer.Option("--accept-hole", help="Go on where examples of the joiner are missing in the log.")] = False,
 ) -> None:
     """Run the trainer: learn from examples and publish rows and dense parameters to the replicas."""
     limit_openmp_spins()
@@ -115,7 +116,7 @@ def train(
 
     job = _start(config, "trainer")
     with _errors_to_exit():
-        run_trainer(job, stop_at_end=stop_at_end, options=StartOptions(fresh, tuple(reset_table or ())))
+        run_trainer(job, stop_at_end=stop_at_end, options=StartOptions(fresh, tuple(reset_table or ()), accept_hole))
 
 
 @app.command()

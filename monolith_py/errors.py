@@ -11,6 +11,8 @@
     +-- KvError                an operation of the key-value store failed
     +-- StateMismatch          the state in the store belongs to another log or job, or is older than the log
     +-- AlreadyRunning         another process of the same role holds the state
+    +-- StepsMissing           steps of the joiner are missing in topic `examples`
+    +-- Fenced                 another process has taken over the writing
     +-- ClockStepped           the wall clock went back
     +-- TableFull              a table has no free row
     +-- PoisonedBatch          a batch has a loss or gradient that is not finite
@@ -85,6 +87,14 @@ class StateMismatch(MonolithError):
 
 class AlreadyRunning(MonolithError):
     """Another process of the same role holds the state of the job."""
+
+
+class StepsMissing(MonolithError):
+    """Steps of the joiner are missing in topic `examples`: their examples would never be learnt."""
+
+
+class Fenced(MonolithError):
+    """Another process has taken over the writing to a partition of the log: this one must end."""
 
 
 class ClockStepped(MonolithError):

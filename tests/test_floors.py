@@ -21,7 +21,7 @@ SOURCES = sorted(path for folder in PACKAGES for path in (ROOT / folder).rglob("
 DOORS = {
     "kafka": ["monolith_py/io/log/kafka*.py"],
     "redis": ["monolith_py/io/kv/redis.py"],
-    "sqlite3": ["monolith_py/io/log/sqlite.py", "monolith_py/io/sqlite_file.py"],
+    "sqlite3": ["monolith_py/io/log/sqlite_partition.py", "monolith_py/io/sqlite_file.py"],
     "pyarrow": [
         "monolith_py/io/codec/examples.py",
         "monolith_py/io/codec/joined.py",

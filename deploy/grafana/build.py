@@ -109,6 +109,8 @@ ROWS: dict[str, list[Panel]] = {
                 "actions, {{reason}}": rate("monolith_actions_unused_total", "reason"),
                 "repeated impressions": rate("monolith_impressions_repeated_total"),
                 "counters begun anew": rate("monolith_counters_reset_total"),
+                "records of a repeated step": rate("monolith_example_records_repeated_total"),
+                "holes in the steps": rate("monolith_example_holes_total"),
             },
         ),
     ],

@@ -2,7 +2,8 @@
 
 from monolith_py.io.kv import Kv, MemoryKv, open_kv
 from monolith_py.io.kv.sqlite import SqliteKv
-from monolith_py.io.log import Log, Record, open_log
+from monolith_py.io.log import Log, Record, Writer, open_log
+from monolith_py.io.log.memory import MemoryLog
 from monolith_py.io.log.sqlite import SqliteLog
 
-__all__ = ["Kv", "Log", "MemoryKv", "Record", "SqliteKv", "SqliteLog", "open_kv", "open_log"]
+__all__ = ["Kv", "Log", "MemoryKv", "MemoryLog", "Record", "SqliteKv", "SqliteLog", "Writer", "open_kv", "open_log"]

@@ -11,7 +11,7 @@ Around the calls:
 
     RetryPolicy              attempts that begin within RETRY_S, pauses of 0.05 s doubling to 2 s; then the error ends the process
     RetryingLog, RetryingKv  RetryPolicy around each call except `append`
-    joiner, outbox           one append, then RetryPolicy around look-ups and append of what is missing
+    joiner, examples         one append, then RetryPolicy around settle, look-up of the last step, and append if it is missing
     joiner, dead letters     RetryPolicy around the append: at least once
     trainer, dead letters    one append; a failure ends the process, which restarts from its checkpoint
     trainer, updates         an append every `sync.sparse_interval_s`, for ever; a checkpoint flushes them in a RetryPolicy
@@ -23,7 +23,7 @@ The last attempt may begin at the end of RETRY_S, so the longest time until a pr
 
     joiner or trainer, call on Kafka    60 + 40 = 100 s
     joiner, call on Redis               60 + 48 = 108 s
-    joiner, outbox                      90 + 60 + 100 = 250 s: its look-ups have a RetryPolicy of their own
+    joiner, examples                    90 + 60 + 100 = 250 s: its look-ups have a RetryPolicy of their own
     trainer, checkpoint                 60 + 2 x 90 = 240 s: an append on its way, then the next one
     replica, stop                       serving.drain_s + 5 + 10 = 16 s, whatever the stores do
 """
@@ -36,7 +36,7 @@ from typing import TypeVar
 
 from monolith_py.clock import Clock
 from monolith_py.errors import KvError, LogError, OffsetTrimmed, RecordRefused, RecordsDamaged, TopicMissing
-from monolith_py.io import Kv, Log, Record
+from monolith_py.io import Kv, Log, Record, Writer
 
 _logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -106,6 +106,10 @@ class RetryingLog:
         """Append all values in order, in one attempt, and return the offset after the last."""
         return self._log.append(topic, values, time_ms=time_ms, partition=partition)
 
+    def writer(self, topic: str, partition: int, name: str) -> Writer:
+        """Return the writer `name` of the partition, which retries nothing, and fence the one before it."""
+        return self._retry.run(lambda: self._log.writer(topic, partition, name))
+
     def read(self, topic: str, partition: int, offset: int, max_records: int, timeout_s: float = 0.0) -> list[Record]:
         """Return up to `max_records` records from `offset` on."""
         return self._retry.run(lambda: self._log.read(topic, partition, offset, max_records, timeout_s))
@@ -141,9 +145,9 @@ class RetryingKv:
         """Return the value of each key, None for an absent one."""
         return self._retry.run(lambda: self._kv.get_many(keys))
 
-    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
+    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = (), expect: Mapping[str, bytes] | None = None) -> None:
         """Put, then delete, in one atomic, durable step."""
-        self._retry.run(lambda: self._kv.write(puts, deletes))
+        self._retry.run(lambda: self._kv.write(puts, deletes, expect))
 
     def scan(self, prefix: str) -> Iterator[tuple[str, bytes]]:
         """Yield every (key, value) with a key that starts with `prefix`, each once, also if the scan fails in between."""

@@ -84,6 +84,10 @@ DEAD_LETTERS = Counter("monolith_dead_letters", "Invalid messages appended to th
 JOINER_CANDIDATES_WAITING = Gauge("monolith_joiner_candidates_waiting", "Candidates of impressions with an open window")
 JOINER_WATERMARK_TIMESTAMP_SECONDS = Gauge("monolith_joiner_watermark_timestamp_seconds", "Event-time watermark of the joiner, Unix time")
 
+EXAMPLE_RECORDS_REPEATED = Counter(
+    "monolith_example_records_repeated", "Records of topic `examples` passed over: an earlier one has their step"
+)
+EXAMPLE_HOLES = Counter("monolith_example_holes", "Holes in the steps of topic `examples`, accepted by `train --accept-hole`")
 EXAMPLES_TRAINED = Counter("monolith_examples_trained", "Examples learnt")
 BATCHES_TRAINED = Counter("monolith_batches_trained", "Batches learnt")
 BATCHES_SKIPPED = Counter("monolith_batches_skipped", "Batches not learnt", ["reason"])

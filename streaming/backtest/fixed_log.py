@@ -58,6 +58,10 @@ class FixedLog:
         """Refuse."""
         raise AssertionError(f"a view of the log takes no record, got {len(values)} for {topic!r}")
 
+    def writer(self, topic: str, partition: int, name: str) -> NoReturn:
+        """Refuse."""
+        raise AssertionError(f"a view of the log takes no record, got a writer of {topic!r}")
+
     def trim(self, topic: str, partition: int, before_offset: int) -> NoReturn:
         """Refuse."""
         raise AssertionError(f"a view of the log deletes no record, got {topic!r}")

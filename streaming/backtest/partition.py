@@ -13,7 +13,7 @@ from monolith_py.io.codec.impression_view import ImpressionView
 from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_py.io.log.topics import Topics
 from monolith_streaming.joiner.intake import Intake, SeenImpression
-from monolith_streaming.joiner.position import Position
+from monolith_streaming.joiner.position import Position, Progress
 from monolith_streaming.joiner.request import Emission, SeenAction
 from monolith_streaming.joiner.request_joiner import RequestJoiner
 from monolith_streaming.joiner.rules import FOREVER_MS, Rules
@@ -74,7 +74,7 @@ class PartitionJoiner:
         self._joiner = RequestJoiner(joining.rules, self._kv, "")
         topics = Topics.of(joining.job.log)
         inputs = (topics.impressions, topics.actions)
-        self._position = Position([joining.log.start_offset(topic, number) for topic in inputs], 0)
+        self._position = Position(Progress([joining.log.start_offset(topic, number) for topic in inputs]), 0)
         self._watermark = Watermark(joining.rules.max_out_of_orderness_ms, _IDLE_S, self._position.watermark, 0.0)
         clock = ManualClock(joining.now_ms)
         self._intake = Intake(joining.job, joining.log, joining.rules, joining.patterns, clock)

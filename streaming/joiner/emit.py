@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +22,17 @@ from monolith_streaming.joiner.waiting import WaitingRequest
 # A larger record is cut, unless it is one example: it must fit a topic with Kafka's own limit of 1 MiB.
 MAX_RECORD_BYTES = 1_000_000
 Emitted = Sequence[tuple[WaitingRequest, Emission]]
+# Returns the metadata of part `index` of a step; `is_last`: no further part follows.
+PartMetadata = Callable[[int, bool], Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Rules and form of the examples of a job."""
+
+    rules: Rules
+    patterns: WirePatterns
+    size: int  # most examples of a record
 
 
 def examples_of(emitted: Emitted, rules: Rules, patterns: WirePatterns) -> ExampleBatch:
@@ -38,20 +51,31 @@ def examples_of(emitted: Emitted, rules: Rules, patterns: WirePatterns) -> Examp
     )
 
 
-def records_of(emitted: Emitted, rules: Rules, patterns: WirePatterns, size: int, metadata: Mapping[str, str] | None = None) -> list[bytes]:
-    """Return the examples of these emissions in order, as records of at most `size` examples and about 1 MB."""
-    batches = (examples_of(emitted[start : start + size], rules, patterns) for start in range(0, len(emitted), size))
-    return [value for batch in batches for value in _encoded(batch, metadata)]
+class Part(NamedTuple):
+    """One encoded record of a step, with the emissions [start, stop)."""
+
+    value: bytes
+    start: int
+    stop: int
 
 
-def _encoded(batch: ExampleBatch, metadata: Mapping[str, str] | None) -> Iterator[bytes]:
-    value = encode_examples(batch, metadata)
-    if len(value) <= MAX_RECORD_BYTES or len(batch) == 1:
-        yield value
-        return
-    middle = len(batch) // 2
-    yield from _encoded(batch.slice(0, middle), metadata)
-    yield from _encoded(batch.slice(middle, len(batch)), metadata)
+def parts_of(emitted: Emitted, encoding: Encoding, metadata: PartMetadata, max_bytes: int = MAX_RECORD_BYTES) -> list[Part]:
+    """Return the examples of these emissions in order, as records of at most `encoding.size` examples and about `max_bytes`."""
+    parts: list[Part] = []
+    for begin in range(0, len(emitted), encoding.size):
+        end = min(begin + encoding.size, len(emitted))
+        batch = examples_of(emitted[begin:end], encoding.rules, encoding.patterns)
+        left = [(begin, end)]
+        while left:
+            start, stop = left.pop()
+            is_last = stop == len(emitted)
+            value = encode_examples(batch.slice(start - begin, stop - begin), metadata(len(parts), is_last))
+            if len(value) <= max_bytes or stop - start == 1:
+                parts.append(Part(value, start, stop))
+            else:
+                middle = (start + stop) // 2
+                left += [(middle, stop), (start, middle)]
+    return parts
 
 
 def features_of(emitted: Emitted, patterns: WirePatterns, only: Sequence[str] | None = None) -> FeatureColumns:

@@ -1,26 +1,28 @@
-"""The joiner's loop: reads both topics, joins, and writes all changes of a step in one transaction.
+"""The joiner's loop: reads both topics, joins, and writes a step to the log, then its state to Kv.
 
 A step
 1. reads records of each partition and joins them,
 2. advances the watermark and closes windows.
 It is committed once it has examples for a whole record, or `max_records` records, or `linger_s` after its first record:
 3. append dead letters (at least once: a crash before 4 appends them again),
-4. write waiting requests, counters, position and, as an outbox, the encoded examples in one Kv transaction,
-5. append the outbox to `examples`.
-A crash before 4 leaves nothing behind; `start` completes a commit that crashed after 4. So every example is in the log exactly once.
+4. append the examples of each partition, whole and with the step's number and progress,
+5. write waiting requests, counters and position in one Kv transaction.
+A crash before 4 leaves nothing behind; after a crash between 4 and 5 `start` brings the state up to the log, as it does for an older state.
+So every example is in the log exactly once. Another joiner of the job that starts meanwhile fences this one: 4 and 5 then raise `Fenced`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
 from monolith_py.data.counters import LiveCounters
-from monolith_py.data.events import DeadLetter
+from monolith_py.data.events import DeadLetter, EventTimeRule
 from monolith_py.data.schema import Schema
-from monolith_py.errors import ConfigError, LogError
+from monolith_py.errors import ConfigError
 from monolith_py.io import Kv, Log
 from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_py.io.log.dead_letters import DeadLetters
@@ -28,18 +30,21 @@ from monolith_py.io.log.topics import Topics
 from monolith_py.io.retrying import RetryingKv, RetryingLog, RetryPolicy
 from monolith_py.observe import metrics
 from monolith_streaming.joiner.counters import counted
-from monolith_streaming.joiner.emit import features_of, increments_of, records_of
+from monolith_streaming.joiner.emit import Encoding, features_of, increments_of
 from monolith_streaming.joiner.intake import Intake, SeenImpression
-from monolith_streaming.joiner.outbox import Outbox, deliver, encode_outbox
 from monolith_streaming.joiner.partition import PartitionState
-from monolith_streaming.joiner.position import StateKeys, encode_position
+from monolith_streaming.joiner.position import StateKeys
+from monolith_streaming.joiner.recovery import Recovery
 from monolith_streaming.joiner.request import SeenAction
 from monolith_streaming.joiner.rules import Rules
-from monolith_streaming.joiner.start import NO_OFFSET, Start
+from monolith_streaming.joiner.start import Start
+from monolith_streaming.joiner.step_writer import WRITER, StepWriter
 from monolith_streaming.joiner.watermark import InputTopic, check_wall_clock
 
 _logger = logging.getLogger(__name__)
 
+# Offset in dead letters of a record that was never in the log.
+NO_OFFSET = -1
 # Wall-clock wait for records after a round of reads without any, over all partitions.
 _IDLE_WAIT_S = 0.05
 # Wall-clock seconds between two looks at the number of partitions.
@@ -68,7 +73,7 @@ class JoinerLoop:
         self._look_due_s = clock.monotonic_s() + _PARTITIONS_INTERVAL_S
 
     def start(self, *, force: bool = False) -> None:
-        """Restore the state of the last commit from Kv and deliver its outbox.
+        """Take over from the joiner before this one, and bring the state in Kv up to the log.
 
         Raises:
             ConfigError: the topics do not have the same number of partitions.
@@ -77,11 +82,26 @@ class JoinerLoop:
         counts = self._partition_counts()
         if len(set(counts.values())) > 1:
             raise ConfigError(f"topics must have the same number of partitions, got {counts}")
-        start = Start(self._job, self._log, self._kv, self._rules, self._dead_letters, force)
-        self._partitions = self._retry.run(lambda: start.open(counts[self._topics.examples], self._clock.monotonic_s()))
+        start = Start(self._job, self._log, self._kv, self._rules, self._clock, force)
+        time_rule = EventTimeRule.of(self._job.log)
+        recovery = Recovery(self._log, self._topics, self._rules, self._patterns, time_rule, self._clock, lambda one: self._write([one]))
+        self._start = start
+        writers = [self._writer(number) for number in range(counts[self._topics.examples])]
+        self._partitions = start.open(writers, recovery)
         if force:
             for partition in self._partitions:
                 partition.watermark.forget_wall_clock(self._clock.now_ms())
+
+    def close(self) -> None:
+        """Close the writers."""
+        for partition in self._partitions:
+            partition.writer.close()
+
+    def _writer(self, number: int) -> StepWriter:
+        examples = self._topics.examples
+        encoding = Encoding(self._rules, self._patterns, self._job.joiner.examples_per_record)
+        refused = partial(self._dead_letters.put, examples, number, NO_OFFSET)
+        return StepWriter(self._log, examples, number, self._log.writer(examples, number, WRITER), encoding, refused, self._retry)
 
     def step(self) -> int:
         """Read and join records, commit if it is time, and return the number of records read.
@@ -115,8 +135,9 @@ class JoinerLoop:
         for event in self._intake.events(number, partition.position, watermark):
             num_records += 1
             if isinstance(event, SeenImpression):
-                joiner.see_impression(event, watermark_ms)
+                self._see_impression(partition, event, watermark_ms)
             elif isinstance(event, SeenAction):
+                partition.lookback.note(InputTopic.ACTIONS, event.offset, self._rules.expire_ms(event.action.time_ms))
                 joiner.see_action(event)
             elif event is not None:
                 self._refused.append(event)
@@ -125,6 +146,12 @@ class JoinerLoop:
                 return num_records, True
         watermark_ms = watermark.advance(now_s)
         return num_records, watermark_ms is not None and joiner.advance(watermark_ms)
+
+    def _see_impression(self, partition: PartitionState, seen: SeenImpression, watermark_ms: int | None) -> None:
+        until_ms = self._rules.forget_ms(seen.impression.time_ms)
+        partition.lookback.note(InputTopic.IMPRESSIONS, seen.offset, until_ms)
+        for early in partition.joiner.see_impression(seen, watermark_ms):
+            partition.lookback.note(InputTopic.ACTIONS, early.offset, until_ms)
 
     def ends(self) -> dict[tuple[int, InputTopic], int]:
         """Return the current end offset of each input partition."""
@@ -153,18 +180,29 @@ class JoinerLoop:
             letter for partition in self._partitions for letter in partition.letters(self._topics, len(self._partitions))
         ]
         self._retry.run(lambda: self._dead_letters.put_all(letters))  # 3
-        puts, deletes, outboxes = self._changes()
-        self._kv.write(puts, deletes)  # 4
         for partition in self._partitions:
-            outbox = outboxes.get(partition.number)
-            partition.has_outbox = outbox is not None
-            if outbox is not None:
-                partition.position.examples_end = self._append(partition.number, outbox)  # 5
+            partition.note_progress()
+            if partition.joiner.emitted:
+                partition.writer.write(partition.joiner.emitted, partition.position)  # 4
+            partition.note_step()
         self._observe()
-        for partition in self._partitions:
-            partition.joiner.clear_step()
+        self._write(self._partitions)  # 5
         self._refused = []
         self._num_records, self._step_began_s = 0, None
+
+    def _write(self, partitions: Sequence[PartitionState]) -> None:
+        """Write the changes of these partitions to Kv, with their positions, and clear their steps."""
+        puts: dict[str, bytes] = {}
+        deletes: list[str] = []
+        for partition in partitions:
+            partition_puts, partition_deletes = partition.joiner.changes()
+            puts |= partition_puts
+            deletes += partition_deletes
+            puts[self._keys.position(partition.number)] = partition.encoded_position
+        puts |= self._counters(partitions)
+        self._kv.write(puts, deletes, self._start.expect(partitions))
+        for partition in partitions:
+            partition.joiner.clear_step()
 
     @property
     def _has_changes(self) -> bool:
@@ -181,50 +219,13 @@ class JoinerLoop:
             or self._clock.monotonic_s() - self._step_began_s >= settings.linger_s
         )
 
-    def _changes(self) -> tuple[dict[str, bytes], list[str], dict[int, Outbox]]:
-        """Return the step's puts and deletes in Kv, and the outbox of each partition with examples."""
-        puts: dict[str, bytes] = {}
-        deletes: list[str] = []
-        outboxes: dict[int, Outbox] = {}
-        for partition in self._partitions:
-            number = partition.number
-            partition_puts, partition_deletes = partition.joiner.changes()
-            puts |= partition_puts
-            deletes += partition_deletes
-            outbox = self._outbox(partition)
-            if outbox is not None:
-                outboxes[number] = outbox
-                puts[self._keys.outbox(number)] = encode_outbox(outbox)
-            elif partition.has_outbox:
-                deletes.append(self._keys.outbox(number))
-            puts[self._keys.position(number)] = encode_position(partition.position)
-        return puts | self._counters(), deletes, outboxes
-
-    def _outbox(self, partition: PartitionState) -> Outbox | None:
-        written = [pair for pair in partition.joiner.emitted if pair[1].kind is not None]
-        if not written:
-            return None
-        newest_ms = max(waiting.request.time_ms for waiting, _ in written)
-        values = records_of(written, self._rules, self._patterns, self._job.joiner.examples_per_record)
-        return Outbox(partition.position.examples_end, newest_ms, tuple(values))
-
-    def _counters(self) -> dict[str, bytes]:
+    def _counters(self, partitions: Sequence[PartitionState]) -> dict[str, bytes]:
         settings = self._job.counters
-        emitted = [pair for partition in self._partitions for pair in partition.joiner.emitted]
+        emitted = [pair for partition in partitions for pair in partition.joiner.emitted]
         if not (settings.enabled and emitted):
             return {}
         features = features_of(emitted, self._patterns, settings.keys)
         return counted(self._kv, LiveCounters.of(self._job), features, increments_of(emitted, len(self._rules.tasks)))
-
-    def _append(self, number: int, outbox: Outbox) -> int:
-        """Append the outbox and return the end offset; after a failure append only the records that the log lacks."""
-        examples = self._topics.examples
-        try:
-            return self._log.append(examples, outbox.values, time_ms=outbox.time_ms, partition=number)
-        except LogError as error:
-            _logger.warning("append failed, comparing the log with the outbox: %s", error)
-        refused = lambda value, reason: self._dead_letters.put(examples, number, NO_OFFSET, value, reason)  # noqa: E731
-        return self._retry.run(lambda: deliver(self._log, examples, number, outbox, refused))
 
     def _partition_counts(self) -> dict[str, int]:
         return {topic: self._log.num_partitions(topic) for topic in (*self._inputs.values(), self._topics.examples)}

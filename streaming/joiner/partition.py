@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 from monolith_py.data.events import DeadLetter
 from monolith_py.io.log.topics import Topics, partition_of
-from monolith_streaming.joiner.position import Position
+from monolith_streaming.joiner.lookback import Lookback
+from monolith_streaming.joiner.position import OpenPlace, Position, encode_position
 from monolith_streaming.joiner.request import Reason, SeenAction
 from monolith_streaming.joiner.request_joiner import RequestJoiner
-from monolith_streaming.joiner.rules import MAX_EARLY
+from monolith_streaming.joiner.rules import MAX_EARLY, Rules
+from monolith_streaming.joiner.step_writer import StepWriter
 from monolith_streaming.joiner.watermark import Watermark
 
 # Refused actions that show a fault and become dead letters; the others are late and only counted.
@@ -29,7 +31,34 @@ class PartitionState:
     position: Position
     watermark: Watermark
     joiner: RequestJoiner
-    has_outbox: bool  # Kv has one; its records are in the log
+    writer: StepWriter
+    lookback: Lookback
+    owner: bytes  # this joiner's name in the store: no other one writes there while it is this
+
+    @property
+    def encoded_position(self) -> bytes:
+        """Return the stored form of the position."""
+        return encode_position(self.position)
+
+    def resume(self, rules: Rules) -> None:
+        """Go on from the position, with the requests that the joiner remembers now."""
+        progress = self.position.progress
+        self.watermark.restore(progress.watermark)
+        self.joiner.advanced_ms = progress.advanced_ms
+        remembered_ms = rules.window_ms + rules.allowed_lateness_ms
+        self.lookback = Lookback(progress.open, self.joiner.needed_until_ms, remembered_ms)
+
+    def note_progress(self) -> None:
+        """Write into the position how far requests are closed, before a commit."""
+        progress = self.position.progress
+        self.joiner.reach(progress.watermark.watermark_ms)
+        progress.advanced_ms, progress.closed_ms = self.joiner.advanced_ms, self.joiner.closed_ms
+
+    def note_step(self) -> None:
+        """Move the place from which a state must be built again, after an append."""
+        position = self.position
+        place = OpenPlace(position.offsets[0], position.offsets[1], position.examples_end, position.step)
+        position.progress.open = self.lookback.commit(place, position.progress.closed_ms)
 
     def letters(self, topics: Topics, num_partitions: int) -> list[DeadLetter]:
         """Return the dead letters of the open step, without those of the intake."""

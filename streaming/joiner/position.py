@@ -1,28 +1,70 @@
-"""The joiner's position in one partition, its stored form, and the keys of the joiner's state in Kv.
+"""The joiner's position in one partition, its stored forms, and the keys of the joiner's state in Kv.
 
-The keys begin with the job and its topic of examples: a job on other topics (`log.topic_prefix`) has a state of its own. A position says
-for which tasks the labels of the waiting requests are.
+The position is in two places: in the records of `examples`, as `Progress` of the step that wrote them, and in Kv, at every commit. The log
+is the truth: `start` compares Kv with it. The keys begin with the job and its topic of examples: a job on other topics (`log.topic_prefix`)
+has a state of its own. A position says for which tasks the labels of the waiting requests are.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple, TypeVar
 
 from monolith_py.errors import WireError
 from monolith_streaming.joiner.watermark import WatermarkState
 
-_VERSION = 2
+_VERSION = 3
+_PROGRESS_KEY = "joiner"
+_Result = TypeVar("_Result")
+
+
+class OpenPlace(NamedTuple):
+    """Place from which a joiner without state must read again, so that it sees all records of every request not forgotten yet."""
+
+    impressions: int  # offset
+    actions: int  # offset
+    examples: int  # offset: all examples of these requests are at or after it
+    step: int  # number of the last step before `examples`
+
+
+_BEGINNING = OpenPlace(0, 0, 0, 0)
+
+
+@dataclass
+class Progress:
+    """Inputs processed by the joiner. A step writes its progress into its records."""
+
+    offsets: list[int]  # to read on from, by `InputTopic`
+    watermark: WatermarkState = field(default_factory=WatermarkState)
+    # Watermark up to which every due request was processed: an impression that would be forgotten by then is refused.
+    advanced_ms: int | None = None
+    # Every request with a deadline up to this time was closed; below `advanced_ms` only while a late impression waits.
+    closed_ms: int | None = None
+    open: OpenPlace = _BEGINNING
 
 
 @dataclass
 class Position:
-    """Offsets to read on from, by `InputTopic`; the records of the next step follow at or after `examples_end`."""
+    """Progress, and the last step in the log: records of the next step follow at or after `examples_end`."""
 
-    offsets: list[int]
+    progress: Progress
     examples_end: int
-    watermark: WatermarkState = field(default_factory=WatermarkState)
+    series: int = 0  # of the steps; 0: not numbered yet
+    step: int = 0  # number of the last one
+    epoch: int = 0  # number of the joiner's start
     tasks: list[str] = field(default_factory=list)  # bit t of a waiting request's labels is that of tasks[t]
+
+    @property
+    def offsets(self) -> list[int]:
+        """Return the offsets of the inputs to read on from, by `InputTopic`."""
+        return self.progress.offsets
+
+    @property
+    def watermark(self) -> WatermarkState:
+        """Return the state of the watermark."""
+        return self.progress.watermark
 
 
 @dataclass(frozen=True)
@@ -49,15 +91,14 @@ class StateKeys:
         """Return the key of a partition's position."""
         return f"joiner:{self.job}:{self.examples}:position:{partition}"
 
-    def outbox(self, partition: int) -> str:
-        """Return the key of a partition's outbox."""
-        return f"joiner:{self.job}:{self.examples}:outbox:{partition}"
+    def owner(self, partition: int) -> str:
+        """Return the key of the name of the joiner that owns a partition's state."""
+        return f"joiner:{self.job}:{self.examples}:owner:{partition}"
 
 
 def encode_position(position: Position) -> bytes:
     """Return the stored form of `position`."""
-    fields = {"offsets": position.offsets, "examples_end": position.examples_end, "reached": asdict(position.watermark)}
-    return json.dumps({"version": _VERSION, "tasks": position.tasks, **fields}).encode()
+    return json.dumps({"version": _VERSION, **asdict(position)}).encode()
 
 
 def decode_position(value: bytes) -> Position:
@@ -66,12 +107,39 @@ def decode_position(value: bytes) -> Position:
     Raises:
         WireError: the bytes have another version or are no position.
     """
-    try:
+
+    def decode() -> Position:
         fields = json.loads(value)
         version = fields.pop("version")
         if version != _VERSION:
             raise WireError(f"position.version must be {_VERSION}, got {version}")
-        return Position(fields["offsets"], fields["examples_end"], WatermarkState(**fields["reached"]), fields["tasks"])
+        return Position(**{**fields, "progress": _progress_from(fields["progress"])})
+
+    return _decoded("position", value, decode)
+
+
+def progress_to_metadata(progress: Progress) -> dict[str, str]:
+    """Return the entry of the metadata of a step's records."""
+    return {_PROGRESS_KEY: json.dumps(asdict(progress), separators=(",", ":"))}
+
+
+def progress_from_metadata(metadata: Mapping[str, str]) -> Progress:
+    """Return the progress in the metadata of a step's record.
+
+    Raises:
+        WireError: there is none, or it is no progress.
+    """
+    text = metadata.get(_PROGRESS_KEY, "")
+    return _decoded("progress", text.encode(), lambda: _progress_from(json.loads(text)))
+
+
+def _progress_from(fields: dict[str, Any]) -> Progress:
+    progress = Progress(**fields)
+    return replace(progress, watermark=WatermarkState(**fields["watermark"]), open=OpenPlace(*fields["open"]))
+
+
+def _decoded(what: str, value: bytes, decode: Callable[[], _Result]) -> _Result:
+    try:
+        return decode()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        rule = "must be a JSON object of offsets, examples_end, reached and tasks"
-        raise WireError(f"position {rule}, got {value[:200]!r}: {error}") from None
+        raise WireError(f"{what} must be a JSON object with the fields of its class, got {value[:200]!r}: {error}") from None

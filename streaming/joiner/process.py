@@ -34,6 +34,7 @@ def run_joiner(job: JobConfig, *, stop_at_end: bool, force: bool = False) -> Non
         LogError: a topic is missing, or the log was away for too long (io/retrying.py).
         KvError: the store was away for too long.
         StateMismatch: the state in the store does not follow the log, and not `force`.
+        Fenced: another joiner of the job has started.
         ClockStepped: the wall clock went back.
     """
     if job.kv.url == "memory:":
@@ -41,14 +42,14 @@ def run_joiner(job: JobConfig, *, stop_at_end: bool, force: bool = False) -> Non
     with _lock(job), StopSignal().installed() as stop, closing(open_log(job.log.url)) as log, closing(open_kv(job.kv.url)) as kv:
         clock = SystemClock()
         RetryPolicy(clock, stop.is_set).run(lambda: check_keeps_state(kv))
-        loop = JoinerLoop(job, log, kv, clock, stop.is_set)
-        loop.start(force=force)
-        if stop_at_end:
-            _join_to_end(loop, stop.is_set)
-        else:
-            while not stop.is_set():
-                loop.step()
-        loop.commit()
+        with closing(JoinerLoop(job, log, kv, clock, stop.is_set)) as loop:
+            loop.start(force=force)
+            if stop_at_end:
+                _join_to_end(loop, stop.is_set)
+            else:
+                while not stop.is_set():
+                    loop.step()
+            loop.commit()
     _logger.info("joiner stopped, position written")
 
 

@@ -1,5 +1,8 @@
 """The waiting requests of one partition, their due times, and the changes of a step. Reads Kv, writes nothing.
 
+The loop gives it impressions, actions and the watermark, takes `emitted`, `refused` and `too_late`, and commits. `recovery` gives it what
+an earlier run has processed (`adopt`, `recover_impression`, `recover_action`): examples in the log are facts and not emitted again.
+
 A step's changes stay in memory until the loop writes them in one transaction (`changes`, then `clear_step`). Between steps only the due
 times are in memory: a request is loaded from Kv when an action arrives or it is due.
 """
@@ -7,11 +10,12 @@ times are in memory: a request is loaded from Kv when an action arrives or it is
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from monolith_py.errors import KvError
 from monolith_py.io import Kv
 from monolith_py.observe import metrics
+from monolith_streaming.joiner.adoption import adopt, withhold
 from monolith_streaming.joiner.intake import SeenImpression
 from monolith_streaming.joiner.request import Emission, Outcome, Reason, Request, SeenAction, Status
 from monolith_streaming.joiner.rules import FOREVER_MS, Rules, advance, can_emit, due_ms, see_action, see_impression
@@ -20,8 +24,10 @@ from monolith_streaming.joiner.waiting import WaitingRequest, decode_waiting, en
 # Most requests that one step closes, and those closed between two looks at the other bounds of a step.
 MAX_CLOSED, _CHUNK = 4096, 256
 _CLOSE_CHUNK = 16  # of `close_all`, which looks only between chunks
-# A step that emits this much closes no further request, so its outbox stays far below the largest value of Redis, 512 MB.
+# A step that emits this much closes no further request: its records are in memory at once.
 _MAX_EMITTED, _MAX_EMITTED_BYTES = 1 << 16, 32 << 20
+# Examples in the log: request id -> item id -> positive tasks, bit t for task t.
+Facts = Mapping[str, Mapping[int, int]]
 
 
 class RequestJoiner:
@@ -33,6 +39,7 @@ class RequestJoiner:
         self._heap: list[tuple[int, str]] = []  # (due, request id); an entry that differs from _due_ms is stale
         self._step: dict[str, WaitingRequest | None] = {}  # changed in this step; None: forgotten
         self.num_waiting = 0  # candidates
+        self.advanced_ms: int | None = None  # watermark up to which every due request was processed
         self.emitted: list[tuple[WaitingRequest, Emission]] = []
         self._emitted_bytes = 0  # about, of the step's examples
         self.refused: list[tuple[SeenAction, Reason]] = []
@@ -61,26 +68,28 @@ class RequestJoiner:
             heapq.heappush(self._heap, (self._due_ms[request_id], request_id))
         self._load([*request_ids, *due])
 
-    def see_impression(self, seen: SeenImpression, watermark_ms: int | None) -> None:
-        """Process an impression.
+    def see_impression(self, seen: SeenImpression, watermark_ms: int | None) -> Sequence[SeenAction]:
+        """Process an impression; return the actions that waited for it.
 
         One of a request that would be forgotten by now is refused: its examples may have been emitted long ago.
         """
         impression = seen.impression
-        if watermark_ms is not None and watermark_ms >= self._rules.forget_ms(impression.time_ms):
+        self.reach(watermark_ms)
+        if self.advanced_ms is not None and self.advanced_ms >= self._rules.forget_ms(impression.time_ms):
             self.too_late.append(seen)
-            return
+            return ()
         self._load([impression.request_id])
         waiting = self._waiting(impression.request_id)
         if waiting.request.has_arrived:
             metrics.IMPRESSIONS_REPEATED.inc()
-            return
+            return ()
+        early = waiting.request.early
         waiting.offset, waiting.impression = seen.offset, impression
         outcome = Outcome()
         see_impression(self._rules, waiting.request, impression.time_ms, impression.item_ids, outcome)
-        statuses = waiting.request.statuses
-        self.num_waiting += len(statuses) - statuses.count(Status.REPEATED)
+        self._count_arrived(waiting.request)
         self._take(waiting, outcome)
+        return early
 
     def see_action(self, seen: SeenAction) -> None:
         """Process an action."""
@@ -89,6 +98,59 @@ class RequestJoiner:
         outcome = Outcome()
         see_action(self._rules, waiting.request, seen, outcome)
         self._take(waiting, outcome)
+
+    def adopt(self, request_ids: Iterable[str], facts: Facts, closed_ms: int) -> None:
+        """Take over the examples of these remembered requests that the log has, and close what was closed by `closed_ms`."""
+        request_ids = list(request_ids)
+        self._load(request_ids)
+        for request_id in request_ids:
+            self._adopt(self._waiting(request_id), facts, closed_ms)
+
+    def recover_impression(self, seen: SeenImpression, facts: Facts, closed_ms: int) -> None:
+        """Process an impression that an earlier run has processed; `adopt` says what became of it."""
+        impression = seen.impression
+        self._load([impression.request_id])
+        waiting = self._waiting(impression.request_id)
+        request = waiting.request
+        if request.has_arrived:
+            return
+        waiting.offset, waiting.impression = seen.offset, impression
+        early, request.early = request.early, []
+        see_impression(self._rules, request, impression.time_ms, impression.item_ids, Outcome())
+        self._count_arrived(request)
+        self._adopt(waiting, facts, closed_ms)
+        for action in early:
+            self._recover_action(waiting, action)
+
+    def recover_action(self, seen: SeenAction) -> None:
+        """Process an action that an earlier run has processed: it makes labels, and no example."""
+        self._load([seen.action.request_id])
+        self._recover_action(self._waiting(seen.action.request_id), seen)
+
+    def remembers(self, request_id: str) -> bool:
+        """Return whether a request is remembered."""
+        return request_id in self._due_ms
+
+    @property
+    def needed_until_ms(self) -> int:
+        """Return a watermark at which every request that is remembered now is forgotten."""
+        return max(self._due_ms.values(), default=0) + self._rules.allowed_lateness_ms
+
+    def due_by(self, watermark_ms: int) -> list[str]:
+        """Return the requests that are due at `watermark_ms`."""
+        return [request_id for request_id, due_at_ms in self._due_ms.items() if due_at_ms <= watermark_ms]
+
+    @property
+    def closed_ms(self) -> int | None:
+        """Return a time up to which every request with an earlier or equal deadline is closed."""
+        if self.advanced_ms is None:
+            return None
+        return min(self.advanced_ms, self._heap[0][0] - 1) if self._heap else self.advanced_ms
+
+    def reach(self, watermark_ms: int | None) -> None:
+        """Note that event time has reached `watermark_ms`, unless a request is due at it."""
+        if watermark_ms is not None and not self.is_due(watermark_ms):
+            self.advanced_ms = watermark_ms if self.advanced_ms is None else max(self.advanced_ms, watermark_ms)
 
     def is_due(self, watermark_ms: int) -> bool:
         """Return whether `advance` to `watermark_ms` would change a request."""
@@ -111,6 +173,7 @@ class RequestJoiner:
                 self._advance(waiting, watermark_ms)
                 if self._due_ms.get(request_id, FOREVER_MS) <= watermark_ms:
                     self._forget(request_id)
+        self.reach(watermark_ms)
         return self.is_due(watermark_ms)
 
     def close_all(self) -> Iterator[None]:
@@ -183,6 +246,20 @@ class RequestJoiner:
         outcome = Outcome()
         advance(self._rules, waiting.request, watermark_ms, outcome)
         self._take(waiting, outcome)
+
+    def _adopt(self, waiting: WaitingRequest, facts: Facts, closed_ms: int) -> None:
+        outcome = Outcome()
+        adopt(waiting.request, facts.get(waiting.request.request_id, {}), closed_ms, outcome)
+        self._take(waiting, outcome)
+
+    def _recover_action(self, waiting: WaitingRequest, seen: SeenAction) -> None:
+        outcome = Outcome()
+        see_action(self._rules, waiting.request, seen, outcome)
+        withhold(waiting.request, outcome)
+        self._take(waiting, outcome)
+
+    def _count_arrived(self, request: Request) -> None:
+        self.num_waiting += len(request.statuses) - request.statuses.count(Status.REPEATED)
 
     def _take(self, waiting: WaitingRequest, outcome: Outcome) -> None:
         """Keep the result of a request's step and schedule its next due time."""

@@ -81,6 +81,10 @@ class Rules:
         """Return the watermark at which a request with an impression of this event time is forgotten."""
         return time_ms + self.window_ms + self.allowed_lateness_ms
 
+    def expire_ms(self, time_ms: int) -> int:
+        """Return the watermark at which an action of this event time has waited too long for its impression."""
+        return time_ms + self.window_ms + self.max_out_of_orderness_ms
+
 
 def see_impression(rules: Rules, request: Request, time_ms: int, item_ids: Sequence[int], outcome: Outcome) -> None:
     """Process the impression of `request`, then the actions that waited for it; ignore a second impression."""
@@ -126,9 +130,9 @@ def advance(rules: Rules, request: Request, watermark_ms: int, outcome: Outcome)
         if watermark_ms >= request.deadline_ms:
             _emit_all(rules, request, request.deadline_ms, outcome)
         return
-    wait_ms = rules.window_ms + rules.max_out_of_orderness_ms
-    outcome.refused += [(seen, Reason.NO_IMPRESSION) for seen in request.early if watermark_ms >= seen.action.time_ms + wait_ms]
-    request.early = [seen for seen in request.early if watermark_ms < seen.action.time_ms + wait_ms]
+    expired = [seen for seen in request.early if watermark_ms >= rules.expire_ms(seen.action.time_ms)]
+    outcome.refused += [(seen, Reason.NO_IMPRESSION) for seen in expired]
+    request.early = [seen for seen in request.early if watermark_ms < rules.expire_ms(seen.action.time_ms)]
 
 
 def due_ms(rules: Rules, request: Request) -> int | None:
@@ -137,7 +141,7 @@ def due_ms(rules: Rules, request: Request) -> int | None:
         return request.deadline_ms if request.is_waiting else request.deadline_ms + rules.allowed_lateness_ms
     if not request.early:
         return None
-    return min(seen.action.time_ms for seen in request.early) + rules.window_ms + rules.max_out_of_orderness_ms
+    return rules.expire_ms(min(seen.action.time_ms for seen in request.early))
 
 
 def can_emit(rules: Rules, request: Request) -> bool:

@@ -1,139 +1,197 @@
-"""Start of a joiner: its state from Kv, compared with the log and the job, and the delivery of the last outbox.
+"""Start of a joiner: takes over from the one before it, and compares the state in Kv with the log and the job.
 
-A store that was emptied, restored or belongs to another log is recognised by what is written in it. Going on would write examples twice
-or skip impressions in silence, so it is refused unless the joiner is started with `--force`.
+1. Become the only writer: of the partitions of `examples`, then of the state in Kv.
+2. Read the position from Kv, and the joiner's last step from the log. Without a position, the last step says from where the state can be
+   built again.
+3. Restore the waiting requests.
+4. Where the log has steps after the position, bring the state up to them (`recovery`).
+
+The log is the truth. A state that cannot be brought up to it is refused: going on would write examples twice or skip impressions in
+silence. `--force` goes on all the same, with a new series of steps.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import secrets
+import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
 from monolith_py.errors import StateMismatch
 from monolith_py.io import Kv, Log
-from monolith_py.io.log.dead_letters import DeadLetters
 from monolith_py.io.log.topics import Topics
-from monolith_streaming.joiner.outbox import Outbox, decode_outbox, deliver, num_foreign
+from monolith_streaming.joiner.lookback import Lookback
 from monolith_streaming.joiner.partition import PartitionState
-from monolith_streaming.joiner.position import Position, StateKeys, decode_position, encode_position
+from monolith_streaming.joiner.position import OpenPlace, Position, Progress, StateKeys, decode_position
+from monolith_streaming.joiner.recovery import Recovery
 from monolith_streaming.joiner.request_joiner import RequestJoiner
 from monolith_streaming.joiner.rules import Rules
+from monolith_streaming.joiner.step_writer import StepWriter
+from monolith_streaming.joiner.tail import Tail, has_foreign, last_step, read_tail
 from monolith_streaming.joiner.waiting import decode_waiting, encode_waiting, relabel
 from monolith_streaming.joiner.watermark import Watermark
 
 _logger = logging.getLogger(__name__)
 
-# Offset in dead letters of a record that was never in the log.
-NO_OFFSET = -1
-
 
 @dataclass(frozen=True)
 class Start:
-    """Parts of a joiner that its start needs; `force`: start although the state does not follow the log."""
+    """Parts of a joiner at its start; `force`: start although the state does not follow the log."""
 
     job: JobConfig
     log: Log
     kv: Kv
     rules: Rules
-    dead_letters: DeadLetters
+    clock: Clock
     force: bool = False
+
+    @property
+    def topics(self) -> Topics:
+        """Return the topics of the job."""
+        return Topics.of(self.job.log)
 
     @property
     def keys(self) -> StateKeys:
         """Return the keys of the state."""
-        return StateKeys(self.job.name, Topics.of(self.job.log).examples)
+        return StateKeys(self.job.name, self.topics.examples)
 
-    def open(self, num_partitions: int, now_s: float) -> list[PartitionState]:
-        """Return the state of each partition at the last commit, after delivering its outbox.
+    def open(self, writers: list[StepWriter], recovery: Recovery) -> list[PartitionState]:
+        """Return the state of each partition, which has a writer, after the last step in the log.
 
         Raises:
-            StateMismatch: the state does not follow the log.
+            StateMismatch: the state does not follow the log, and cannot be brought up to it.
         """
-        partitions = [self._open(number, now_s) for number in range(num_partitions)]
-        self._restore(partitions)
-        for partition in partitions:
-            place, num_requests = partition.position.offsets, partition.joiner.num_requests
-            name = self.keys.examples
-            _logger.info("%r[%d]: reading on at offsets %s, %d requests remembered", name, partition.number, place, num_requests)
-        return partitions
+        owner = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}".encode()
+        self.kv.write({self.keys.owner(writer.number): owner for writer in writers})  # 1
+        opened = [self._open(writer, owner) for writer in writers]  # 2
+        self._restore([partition for partition, _ in opened])  # 3
+        for partition, tail in opened:
+            partition.resume(self.rules)
+            if tail.last is not None:
+                self._recover(partition, tail, recovery)  # 4
+            self.kv.write({self.keys.position(partition.number): partition.encoded_position}, expect=self.expect([partition]))
+            line = "%r[%d]: reading on at offsets %s, %d requests remembered, epoch %d"
+            position, num_requests = partition.position, partition.joiner.num_requests
+            _logger.info(line, self.keys.examples, partition.number, position.offsets, num_requests, position.epoch)
+        return [partition for partition, _ in opened]
 
-    def _open(self, number: int, now_s: float) -> PartitionState:
-        keys, settings = self.keys, self.job.joiner
-        position_value, outbox_value = self.kv.get_many([keys.position(number), keys.outbox(number)])
-        outbox = None if outbox_value is None else decode_outbox(outbox_value)
-        if position_value is None:
-            position = self._fresh(number)
-        else:
-            position = decode_position(position_value)
-            if not self._is_of_this_log(number, position):
-                position, outbox = self._anew(number), None
-            elif not self.force:
-                self._check_follows(number, position, outbox)
-        if outbox is not None:
-            refused = lambda value, reason: self.dead_letters.put(keys.examples, number, NO_OFFSET, value, reason)  # noqa: E731
-            position.examples_end = deliver(self.log, keys.examples, number, outbox, refused)
-        watermark = Watermark(self.rules.max_out_of_orderness_ms, settings.idle_timeout_s, position.watermark, now_s)
-        joiner = RequestJoiner(self.rules, self.kv, keys.waiting_of(number))
-        return PartitionState(number, position, watermark, joiner, outbox_value is not None)
+    def expect(self, partitions: Sequence[PartitionState]) -> dict[str, bytes]:
+        """Return the entries of the store that say that this joiner still owns the state of `partitions`."""
+        return {self.keys.owner(partition.number): partition.owner for partition in partitions}
+
+    def _open(self, writer: StepWriter, owner: bytes) -> tuple[PartitionState, Tail]:
+        """Return a partition at the position of the store, and the steps after it in the log."""
+        number = writer.number
+        (value,) = self.kv.get_many([self.keys.position(number)])
+        position = None if value is None else decode_position(value)
+        try:
+            if position is None:
+                position = self._position_of_log(number)
+            self._check_reach(number, position)
+            tail = read_tail(self.log, self.topics.examples, number, position, self.rules.tasks)
+        except StateMismatch as error:
+            if not self.force:
+                raise StateMismatch(f"{error}. With --force the joiner goes on, and may write examples twice") from None
+            _logger.warning("going on by force: %s", error)
+            position, tail = self._forced(number, value), Tail()
+        position.epoch = 1 + max(position.epoch, tail.last.step.epoch if tail.last is not None else 0)
+        settings, joiner = self.job.joiner, RequestJoiner(self.rules, self.kv, self.keys.waiting_of(number))
+        now_s, max_ms = self.clock.monotonic_s(), self.rules.max_out_of_orderness_ms
+        watermark = Watermark(max_ms, settings.idle_timeout_s, position.watermark, now_s)
+        return PartitionState(number, position, watermark, joiner, writer, Lookback(OpenPlace(0, 0, 0, 0), 0, 1), owner), tail
+
+    def _position_of_log(self, number: int) -> Position:
+        """Return the position from which the state can be built, for a store without one; any waiting requests in it are dropped.
+
+        Raises:
+            StateMismatch: the log has examples and no step of a joiner.
+        """
+        examples = self.topics.examples
+        found = last_step(self.log, examples, number, 0)
+        if found is None:
+            if has_foreign(self.log, examples, number):
+                rule = "must have no examples of a joiner without steps while the store has no position"
+                raise StateMismatch(f"{examples!r}[{number}] {rule}: restore the store")
+            return self._fresh(number)
+        self._drop_waiting(number)
+        place, step = found.progress.open, found.step
+        start = self.log.start_offset(examples, number)
+        if start > place.examples:
+            rule = f"must have its records from {place.examples} on, while the store has no position"
+            raise StateMismatch(f"{examples!r}[{number}] {rule}, got {start}: restore the store")
+        progress = Progress([place.impressions, place.actions], open=place)
+        return Position(progress, place.examples, step.series, place.step, step.epoch, list(self.rules.tasks))
 
     def _fresh(self, number: int) -> Position:
-        """Return the position before the first record.
+        """Return the position before the first record, with a new series."""
+        starts = [self.log.start_offset(topic, number) for topic in (self.topics.impressions, self.topics.actions)]
+        end = self.log.end_offset(self.topics.examples, number)
+        progress = Progress(starts, open=OpenPlace(starts[0], starts[1], end, 0))
+        return Position(progress, end, self._new_series(number, 0), tasks=list(self.rules.tasks))
+
+    def _forced(self, number: int, value: bytes | None) -> Position:
+        """Return the position of the store with a new series; that of a store of another log is dropped."""
+        position = None if value is None else decode_position(value)
+        try:
+            if position is not None:
+                self._check_reach(number, position)
+        except StateMismatch:
+            _logger.warning("%r[%d]: the state in the store is of another log and is dropped", self.keys.examples, number)
+            position = None
+        if position is None:
+            self._drop_waiting(number)
+            return self._fresh(number)
+        position.series, position.step = self._new_series(number, position.series), 0
+        position.examples_end = self.log.end_offset(self.topics.examples, number)
+        position.progress.open = OpenPlace(position.offsets[0], position.offsets[1], position.examples_end, 0)
+        return position
+
+    def _new_series(self, number: int, before: int) -> int:
+        """Return the name of a new series, larger than those before it."""
+        found = last_step(self.log, self.topics.examples, number, 0)
+        return max(self.clock.now_ms(), before + 1, found.step.series + 1 if found is not None else 0)
+
+    def _check_reach(self, number: int, position: Position) -> None:
+        """Check that the log reaches the position.
 
         Raises:
-            StateMismatch: the log has examples of a joiner, so the store has lost its state.
+            StateMismatch: it does not: it is another log, or has lost records.
         """
-        topics = Topics.of(self.job.log)
-        if not self.force and num_foreign(self.log, topics.examples, number, 0, ()):
-            rule = "must have no examples of a joiner while the store has no position of one"
-            raise StateMismatch(f"{topics.examples!r}[{number}] {rule}: restore the store, or join the whole log again with --force")
-        starts = [self.log.start_offset(topic, number) for topic in (topics.impressions, topics.actions)]
-        return Position(starts, self.log.end_offset(topics.examples, number), tasks=list(self.rules.tasks))
-
-    def _is_of_this_log(self, number: int, position: Position) -> bool:
-        """Return whether the log reaches the position.
-
-        Raises:
-            StateMismatch: it does not, and the joiner was not started with `--force`.
-        """
-        topics = Topics.of(self.job.log)
-        for index, topic in enumerate((topics.impressions, topics.actions)):
+        ends = dict(zip((self.topics.impressions, self.topics.actions), position.offsets, strict=True))
+        for topic, offset in {**ends, self.topics.examples: position.examples_end}.items():
             end = self.log.end_offset(topic, number)
-            if position.offsets[index] > end:
-                if self.force:
-                    return False
-                rule = f"must reach offset {position.offsets[index]}, up to which the store says it was read"
-                raise StateMismatch(f"{topic!r}[{number}] {rule}, got {end}: another log; read it from its start with --force")
-        return True
+            if offset > end:
+                rule = f"must reach offset {offset}, up to which the store says it was processed"
+                raise StateMismatch(f"{topic!r}[{number}] {rule}, got {end}: another log, or one that has lost records")
 
-    def _anew(self, number: int) -> Position:
-        """Forget the state of another log, and return the position before the first record of this one."""
-        _logger.warning("%r[%d]: the state in the store is of another log and is dropped", self.keys.examples, number)
+    def _recover(self, partition: PartitionState, tail: Tail, recovery: Recovery) -> None:
+        try:
+            recovery.run(partition, tail)
+        except StateMismatch as error:
+            if not self.force:
+                raise
+            _logger.warning("going on by force: %s", error)
+            value = self.kv.get_many([self.keys.position(partition.number)])[0]
+            partition.position = self._forced(partition.number, value)
+            partition.resume(self.rules)
+
+    def _drop_waiting(self, number: int) -> None:
         self.kv.write({}, [key for key, _ in self.kv.scan(self.keys.waiting_of(number))])
-        return self._fresh(number)
-
-    def _check_follows(self, number: int, position: Position, outbox: Outbox | None) -> None:
-        """Check that the log has no examples that are younger than the state.
-
-        Raises:
-            StateMismatch: it has.
-        """
-        examples = self.keys.examples
-        start, own = (position.examples_end, ()) if outbox is None else (outbox.start, outbox.values)
-        if num := num_foreign(self.log, examples, number, start, own):
-            rule = f"must have no examples after the last commit in the store, got {num} records"
-            cause = "the store is older than the log, or another joiner runs"
-            raise StateMismatch(f"{examples!r}[{number}] {rule}: {cause}. With --force their impressions are joined again")
 
     def _restore(self, partitions: list[PartitionState]) -> None:
         """Restore all waiting requests in one scan; carry their labels over if the job's tasks changed."""
         tasks, prefix = list(self.rules.tasks), self.keys.waiting
+        by_number = {partition.number: partition for partition in partitions}
         puts: dict[str, bytes] = {}
         for key, value in self.kv.scan(prefix):
             number, _, request_id = key[len(prefix) :].partition(":")
-            if not number.isdecimal() or int(number) >= len(partitions):
+            if not number.isdecimal() or int(number) not in by_number:
                 continue
-            partition = partitions[int(number)]
+            partition = by_number[int(number)]
             waiting = decode_waiting(request_id, value)
             if partition.position.tasks != tasks:
                 relabel(waiting.request, partition.position.tasks, tasks)
@@ -144,6 +202,6 @@ class Start:
                 line = "%r[%d]: tasks were %s and are %s; labels of waiting requests are carried over by name"
                 _logger.warning(line, self.keys.examples, partition.number, partition.position.tasks, tasks)
                 partition.position.tasks = tasks
-                puts[self.keys.position(partition.number)] = encode_position(partition.position)
+                puts[self.keys.position(partition.number)] = partition.encoded_position
         if puts:
-            self.kv.write(puts)
+            self.kv.write(puts, expect=self.expect(partitions))

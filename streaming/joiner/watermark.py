@@ -63,9 +63,13 @@ class Watermark:
     """Follows event time. `now_s` is a monotonic clock in seconds."""
 
     def __init__(self, max_out_of_orderness_ms: int, idle_timeout_s: float, state: WatermarkState, now_s: float) -> None:
-        self.state = state
         self._max_out_of_orderness_ms, self._idle_timeout_s = max_out_of_orderness_ms, idle_timeout_s
         self._empty_since_s: list[float | None] = [now_s, now_s]
+        self.restore(state)
+
+    def restore(self, state: WatermarkState) -> None:
+        """Go on from `state`."""
+        self.state = state
         # Newest event time of both topics.
         self.newest_ms = max((time_ms for time_ms in state.newest_ms if time_ms is not None), default=None)
 

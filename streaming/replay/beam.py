@@ -28,10 +28,10 @@ from monolith_py.io import Log, open_log
 from monolith_py.io.codec import examples_metadata
 from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_py.io.log.topics import Topics
-from monolith_streaming.joiner.outbox import Outbox, decode_outbox, encode_outbox
 from monolith_streaming.joiner.rules import Rules
 from monolith_streaming.joiner.watermark import InputTopic
 from monolith_streaming.replay.regroup import Joined, Range, Span, encode_slot, join_group, read_span, spans_of
+from monolith_streaming.replay.slots import Slot, decode_slot_file, encode_slot_file
 
 _logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def run_replay(
         written = present = 0
         for partition in range(num_partitions):
             files = sorted(Path(folder).glob(f"{partition:05d}-*.records"))
-            appended, found = _append(log, output, partition, within, (decode_outbox(file.read_bytes()) for file in files))
+            appended, found = _append(log, output, partition, within, (decode_slot_file(file.read_bytes()) for file in files))
             written, present = written + appended, present + found
     if not counts.get("requests"):
         _logger.warning("the range %s to %s ms has no impression in %r", start_ms, end_ms, topics.impressions)
@@ -151,11 +151,11 @@ def _write_slot(
     newest_ms, values = encode_slot(joined, rules, patterns, size, metadata)
     path = Path(folder) / f"{partition:05d}-{number:012d}.records"
     with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-        file.write(encode_outbox(Outbox(0, newest_ms, tuple(values))))
+        file.write(encode_slot_file(Slot(newest_ms, tuple(values))))
     Path(file.name).replace(path)
 
 
-def _append(log: Log, topic: str, partition: int, within: Range, slots: Iterable[Outbox]) -> tuple[int, int]:
+def _append(log: Log, topic: str, partition: int, within: Range, slots: Iterable[Slot]) -> tuple[int, int]:
     """Append the records that the partition lacks; return the numbers of records appended and of records found."""
     present = _records_of(log, topic, partition, within)
     num_present = num_written = 0

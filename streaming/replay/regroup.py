@@ -20,7 +20,7 @@ from monolith_py.io import Log, open_log
 from monolith_py.io.codec import decode_action, event_time_ms
 from monolith_py.io.codec.impression_view import ImpressionView, parse_impression
 from monolith_py.io.codec.wire_patterns import WirePatterns
-from monolith_streaming.joiner.emit import records_of
+from monolith_streaming.joiner.emit import Encoding, parts_of
 from monolith_streaming.joiner.request import Emission, Outcome, Request, SeenAction
 from monolith_streaming.joiner.rules import FOREVER_MS, Rules, advance, see_action, see_impression
 from monolith_streaming.joiner.waiting import WaitingRequest
@@ -187,7 +187,8 @@ def encode_slot(
     ordered.sort(key=itemgetter(0, 1, 2))
     pairs = [(waiting, emission) for _, _, _, waiting, emission in ordered]
     newest_ms = max(waiting.request.time_ms for waiting, _ in pairs)
-    return newest_ms, records_of(pairs, rules, patterns, examples_per_record, metadata)
+    parts = parts_of(pairs, Encoding(rules, patterns, examples_per_record), lambda index, is_last: metadata)
+    return newest_ms, [part.value for part in parts]
 
 
 def _request_id(

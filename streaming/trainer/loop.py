@@ -23,6 +23,7 @@ from monolith_streaming.trainer.example_rules import ExampleRules
 from monolith_streaming.trainer.learner import Learner
 from monolith_streaming.trainer.source import ExampleSource
 from monolith_streaming.trainer.start import RESUME, StartOptions, start_trainer
+from monolith_streaming.trainer.step_order import SourcePlace
 
 _logger = logging.getLogger(__name__)
 
@@ -55,8 +56,8 @@ class OnlineTraining:
         self._model_id = start.model_id
         self._publisher = Publisher(log, self._topics, published, job.sync, clock, generation=start.generation)
         self._learner = Learner(self.trainer, self._note_step, self._put_aside)
-        offsets, rules = meta.offsets if meta else {}, ExampleRules.of(job, clock)
-        self._source = ExampleSource(log, self._topics.examples, offsets, self._dead_letters, clock, rules)
+        place = SourcePlace(meta.offsets, meta.steps, options.accept_hole) if meta else SourcePlace(accepts_holes=options.accept_hole)
+        self._source = ExampleSource(log, self._topics.examples, place, self._dead_letters, clock, ExampleRules.of(job, clock))
         self._saved_batches = meta.step if meta else -1
         self._saving: CheckpointSaving | None = None
         self._saved_meta: CheckpointMeta | None = None
@@ -149,6 +150,7 @@ class OnlineTraining:
             next_seq=next_seq,
             updates_offset=updates_offset,
             offsets=self._source.positions,
+            steps=self._source.steps,
             watermark_ms=self.trainer.watermark_ms,
             saved_ms=self._clock.now_ms(),
             quality=tuple(self.trainer.quality.report()),

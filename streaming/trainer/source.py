@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from monolith_py.clock import Clock
 from monolith_py.data.events import DeadLetter
 from monolith_py.data.examples import ExampleBatch
+from monolith_py.data.steps import JoinerStep
 from monolith_py.errors import OffsetTrimmed, RecordsDamaged, WireError
 from monolith_py.io import Log, Record
-from monolith_py.io.codec import decode_examples, encode_examples
+from monolith_py.io.codec import decode_examples_record, encode_examples, step_from_metadata
 from monolith_py.io.log.dead_letters import DeadLetters
 from monolith_py.observe import metrics
 from monolith_streaming.trainer.example_rules import ExampleRules
+from monolith_streaming.trainer.step_order import SourcePlace, StepOrder
 
 _logger = logging.getLogger(__name__)
 
@@ -31,18 +33,19 @@ class _Cursor:
     row: int  # of that record: the next to hand out
     records: deque[Record] = field(default_factory=deque)  # read and not finished; the first is `decoded`
     decoded: ExampleBatch | None = None
+    step: JoinerStep | None = None  # of the first record, once it was decoded
 
     def finish_record(self) -> None:
         """Go on to the next record."""
         self.offset = self.records.popleft().offset + 1
-        self.row, self.decoded = 0, None
+        self.row, self.decoded, self.step = 0, None, None
 
 
 class ExampleSource:
     """Reads all partitions of `examples`, the earliest record by event time first; puts records aside that cannot be learnt.
 
     A record that cannot be parsed, or does not fit `rules`, is one dead letter. Records that were deleted before they were read are counted
-    and passed over. A partition that is added is read from its first record on.
+    and passed over. A partition that is added is read from its first record on. A record that repeats a step of the joiner is passed over.
 
     The order depends only on the log as long as every partition has a record left, so a trainer that restarts at a position gets the same
     batches again.
@@ -52,12 +55,12 @@ class ExampleSource:
         self,
         log: Log,
         topic: str,
-        positions: Mapping[int, tuple[int, int]],
+        place: SourcePlace,
         dead_letters: DeadLetters,
         clock: Clock,
         rules: ExampleRules | None = None,
     ) -> None:
-        """Start at `positions`: partition -> (offset, row); an absent partition starts at its oldest record.
+        """Start at `place`.
 
         Raises:
             LogError: the topic is missing.
@@ -65,15 +68,21 @@ class ExampleSource:
         self._log, self._topic, self._dead_letters, self._clock, self._rules = log, topic, dead_letters, clock, rules
         self._look_due_s = clock.monotonic_s() + _PARTITIONS_INTERVAL_S
         self._cursors = [
-            _Cursor(partition, *positions.get(partition, (log.start_offset(topic, partition), 0)))
+            _Cursor(partition, *place.positions.get(partition, (log.start_offset(topic, partition), 0)))
             for partition in range(log.num_partitions(topic))
         ]
+        self._order = StepOrder(topic, place)
         self._origins: list[tuple[int, int, int]] = []  # of the last batch: row after the record's rows, partition, offset
 
     @property
     def positions(self) -> dict[int, tuple[int, int]]:
         """Return the position after the last batch: partition -> (offset, row) of the next example."""
         return {cursor.partition: (cursor.offset, cursor.row) for cursor in self._cursors}
+
+    @property
+    def steps(self) -> dict[int, JoinerStep]:
+        """Return the joiner's step of the last record before the position of each partition, if it has one."""
+        return self._order.last
 
     def origin_of(self, row: int) -> tuple[int, int]:
         """Return (partition, offset) of the record that holds row `row` of the last batch."""
@@ -115,7 +124,7 @@ class ExampleSource:
                 parts.append(run)
             self._origins.append((num, cursor.partition, cursor.offset))
             if cursor.row == len(decoded):
-                cursor.finish_record()
+                self._finish_record(cursor)
         return ExampleBatch.concat(parts) if parts else None
 
     def _in_order(self, cursor: _Cursor, part: ExampleBatch) -> list[ExampleBatch]:
@@ -147,11 +156,13 @@ class ExampleSource:
             _logger.error("examples lost, reading on at offset %d: %s", error.start, error)
             metrics.RECORDS_LOST.labels(topic=self._topic).inc(error.start - error.offset)
             cursor.offset, cursor.row = error.start, 0
+            self._order.forget(cursor.partition)
         except RecordsDamaged as error:
             _logger.error("reading on at offset %d: %s", error.next_offset, error)
             metrics.RECORDS_LOST.labels(topic=self._topic).inc(error.next_offset - error.offset)
             self._dead_letters.put(self._topic, cursor.partition, error.offset, b"", str(error))
             cursor.offset, cursor.row = error.next_offset, 0
+            self._order.forget(cursor.partition)
 
     def _earliest(self) -> _Cursor | None:
         """Return the cursor at the earliest record, its `decoded` set; None if every partition is at its end."""
@@ -174,14 +185,20 @@ class ExampleSource:
             if record.offset != cursor.offset:  # offsets may have holes
                 cursor.offset, cursor.row = record.offset, 0
             try:
-                cursor.decoded = self._decode(record)
+                decoded = self._decode(cursor, record)
             except WireError as error:
                 _logger.warning("%s[%d] offset %d put aside: %s", record.topic, record.partition, record.offset, error)
                 self._dead_letters.put(record.topic, record.partition, record.offset, record.value, str(error))
-                cursor.finish_record()
+                if cursor.step is None:
+                    self._order.forget(cursor.partition)
+                self._finish_record(cursor)
             else:
-                if cursor.row >= len(cursor.decoded):
+                if decoded is None:
                     cursor.finish_record()
+                elif cursor.row >= len(decoded):
+                    self._finish_record(cursor)
+                else:
+                    cursor.decoded = decoded
 
     def _wait(self, timeout_s: float) -> None:
         """Wait for a record, at most `timeout_s`."""
@@ -191,11 +208,24 @@ class ExampleSource:
         only = self._cursors[0]
         self._read(only, timeout_s)
 
-    def _decode(self, record: Record) -> ExampleBatch:
-        decoded = decode_examples(record.value)
+    def _decode(self, cursor: _Cursor, record: Record) -> ExampleBatch | None:
+        """Return the examples of the first record of `cursor`, None if it repeats a step of the joiner.
+
+        Raises:
+            WireError: it cannot be learnt.
+        """
+        decoded, metadata = decode_examples_record(record.value)
+        step = step_from_metadata(metadata)
+        if not self._order.is_new(record.partition, record.offset, step):
+            return None
+        cursor.step = step
         if self._rules is not None:
             self._rules.check(decoded)
         return decoded
+
+    def _finish_record(self, cursor: _Cursor) -> None:
+        self._order.finish(cursor.partition, cursor.step)
+        cursor.finish_record()
 
 
 def _first(broken: Sequence[tuple[ExampleBatch, str]]) -> tuple[int, str]:

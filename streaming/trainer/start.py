@@ -22,6 +22,7 @@ class StartOptions:
 
     fresh: bool = False  # start a new model although the log holds updates of an older one
     reset_tables: tuple[str, ...] = ()  # features whose tables start anew in place of being restored
+    accept_hole: bool = False  # go on where steps of the joiner are missing in topic `examples`
 
 
 RESUME = StartOptions()

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from monolith_py.errors import Fenced
 from monolith_py.io import Kv
 
 Make = Callable[..., Kv]
@@ -156,3 +157,14 @@ def test_an_acknowledged_write_survives_kill_9_and_is_never_half_there(shared_ur
     left, right = make_kv(shared_url).get_many(["left", "right"])
     assert left is not None and left == right
     assert int(left) in (acknowledged, acknowledged + 1)
+
+
+def test_a_write_that_expects_other_values_writes_nothing(kv: Kv) -> None:
+    kv.write({"owner": b"me", "a": b"1"})
+    kv.write({"a": b"2", "b": b"3"}, expect={"owner": b"me"})
+    for expect in ({"owner": b"you"}, {"owner": b"me", "absent": b""}):
+        with pytest.raises(Fenced, match=r"must be '.*' in the store, got "):
+            kv.write({"a": b"4"}, ["b"], expect=expect)
+    assert kv.get_many(["a", "b"]) == [b"2", b"3"]
+    kv.write({"owner": b"you"}, ["a"], expect={"owner": b"me"})
+    assert kv.get_many(["owner", "a"]) == [b"you", None]

@@ -23,6 +23,7 @@ from monolith_py.io.log.dead_letters import DeadLetters
 from monolith_py.io.log.topics import Topics
 from monolith_py.training import Trainer
 from monolith_streaming.trainer.source import ExampleSource
+from monolith_streaming.trainer.step_order import SourcePlace
 
 logging.getLogger("torch.fx").setLevel(logging.ERROR)  # a call of torchrec warns there, across the progress bars
 
@@ -46,7 +47,7 @@ def compare_towers(log: Log, job: JobConfig, live_from_ms: int, note: Callable[[
     dense = job.model_copy(update={"model": job.model.model_copy(update={"sparsity": SparsityConfig()})})
     trainers = {SPARSE: Trainer(job), DENSE: Trainer(dense)}
     topics = Topics.of(job.log)
-    source = ExampleSource(log, topics.examples, {}, DeadLetters(log, topics.dead_letters, SystemClock()), SystemClock())
+    source = ExampleSource(log, topics.examples, SourcePlace(), DeadLetters(log, topics.dead_letters, SystemClock()), SystemClock())
     labels: list[np.ndarray] = []
     scores: dict[str, list[np.ndarray]] = {name: [] for name in trainers}
     seconds = dict.fromkeys(trainers, 0.0)

@@ -12,7 +12,8 @@ from monolith_py.io.codec.events import (
     encode_impression,
     event_time_ms,
 )
-from monolith_py.io.codec.examples import decode_examples, encode_examples, examples_metadata
+from monolith_py.io.codec.examples import decode_examples, decode_examples_record, encode_examples, examples_metadata
+from monolith_py.io.codec.steps import step_from_metadata, step_to_metadata
 
 __all__ = [
     "columns_from_proto",
@@ -20,6 +21,7 @@ __all__ = [
     "decode_action",
     "decode_dead_letter",
     "decode_examples",
+    "decode_examples_record",
     "decode_features",
     "decode_impression",
     "encode_action",
@@ -29,4 +31,6 @@ __all__ = [
     "encode_impression",
     "event_time_ms",
     "examples_metadata",
+    "step_from_metadata",
+    "step_to_metadata",
 ]

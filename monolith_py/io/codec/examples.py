@@ -84,7 +84,16 @@ def decode_examples(value: bytes) -> ExampleBatch:
         WireError: no Arrow stream of one batch, another format version, a column that is missing, unknown or of the wrong type, a null,
             or a value that breaks its rule.
     """
+    return decode_examples_record(value)[0]
+
+
+def decode_examples_record(value: bytes) -> tuple[ExampleBatch, dict[str, str]]:
+    """Return the examples in `value` as `decode_examples` does, and the metadata given to `encode_examples`."""
     record = _read(value)
+    return _examples_of(record), _texts(record.schema)
+
+
+def _examples_of(record: pa.RecordBatch) -> ExampleBatch:
     columns = {field.name: column for field, column in zip(record.schema, record.columns, strict=True)}
     for name, kind in _FIXED.items():
         if name not in columns:
@@ -128,11 +137,17 @@ def examples_metadata(value: bytes) -> dict[str, str]:
         WireError: `value` does not begin with an Arrow schema of this format.
     """
     try:
-        schema = pa.ipc.read_schema(pa.BufferReader(value))
-        metadata = _metadata(schema)
-        return {key.decode(): text.decode() for key, text in metadata.items() if key != _VERSION_KEY}
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        return _texts(pa.ipc.read_schema(pa.BufferReader(value)))
+    except (pa.ArrowException, OSError) as error:
         raise WireError(f"examples must be an Arrow IPC stream: {error}, got {len(value)} bytes") from None
+
+
+def _texts(schema: pa.Schema) -> dict[str, str]:
+    """Return the writer's own entries of the metadata."""
+    try:
+        return {key.decode(): text.decode() for key, text in _metadata(schema).items() if key != _VERSION_KEY}
+    except UnicodeDecodeError as error:
+        raise WireError(f"examples.metadata must be UTF-8: {error}") from None
 
 
 @lru_cache(maxsize=64)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-from monolith_py.errors import ConfigError
+from monolith_py.errors import ConfigError, Fenced
 
 # Environment variable with the password of the Redis server: a job's TOML holds no secrets.
 PASSWORD_VARIABLE = "MONOLITH_KV_PASSWORD"
@@ -20,8 +20,12 @@ class Kv(Protocol):
         """Return the value of each key, None for an absent one."""
         ...
 
-    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
-        """Put, then delete, in one atomic, durable step: a key in both is absent afterwards."""
+    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = (), expect: Mapping[str, bytes] | None = None) -> None:
+        """Put, then delete, in one atomic, durable step: a key in both is absent afterwards.
+
+        Raises:
+            Fenced: a key of `expect` has another value, and nothing was written.
+        """
         ...
 
     def scan(self, prefix: str) -> Iterator[tuple[str, bytes]]:
@@ -54,9 +58,10 @@ class MemoryKv:
         with self._lock:
             return [self._values.get(key) for key in keys]
 
-    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
+    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = (), expect: Mapping[str, bytes] | None = None) -> None:
         """Put, then delete, in one atomic step: a key in both is absent afterwards."""
         with self._lock:
+            check_expected(expect, [self._values.get(key) for key in expect or ()])
             self._values.update(puts)
             for key in deletes:
                 self._values.pop(key, None)
@@ -71,6 +76,19 @@ class MemoryKv:
         """Delete all values."""
         with self._lock:
             self._values.clear()
+
+
+def check_expected(expect: Mapping[str, bytes] | None, got: Sequence[bytes | None]) -> None:
+    """Check the values `got` of the keys of `expect`.
+
+    Raises:
+        Fenced: one differs.
+    """
+    for (key, expected), value in zip((expect or {}).items(), got, strict=True):
+        if value != expected:
+            rule = f"{key!r} must be {expected.decode(errors='replace')!r} in the store"
+            found = None if value is None else value.decode(errors="replace")
+            raise Fenced(f"{rule}, got {found!r}: another process has taken over, or the store has lost it")
 
 
 def open_kv(url: str) -> Kv:

@@ -17,6 +17,7 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from monolith_py.errors import ConfigError, KvError
+from monolith_py.io.kv.kv import check_expected
 
 # Keys of one MGET, MSET or DEL: few round trips, and no long block for other clients.
 _CHUNK = 500
@@ -64,9 +65,14 @@ class RedisKv:
                 values.extend(self._mget(keys[start : start + _CHUNK]))
         return values
 
-    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
+    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = (), expect: Mapping[str, bytes] | None = None) -> None:
         """Put, then delete, in one atomic step: a key in both is absent afterwards."""
         with self._mapped_errors(), self._client.pipeline(transaction=True) as pipeline:
+            if expect:
+                # A change before EXEC is a WatchError, so a KvError: the next attempt sees it here.
+                cast(Any, pipeline).watch(*expect)
+                check_expected(expect, cast(list[bytes | None], pipeline.mget(list(expect))))
+                pipeline.multi()
             entries = iter(puts.items())
             while chunk := dict(islice(entries, _CHUNK)):
                 pipeline.mset(chunk)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from monolith_py.errors import KvError
+from monolith_py.io.kv.kv import check_expected
 from monolith_py.io.sqlite_file import connect, mapped_errors, transaction
 
 # Keys of one SELECT and entries of one step of a scan.
@@ -37,9 +38,12 @@ class SqliteKv:
                 found.update(self._reader.execute(f"SELECT key, value FROM entry WHERE key IN ({marks})", chunk))
         return [found.get(key) for key in encoded]
 
-    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
+    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = (), expect: Mapping[str, bytes] | None = None) -> None:
         """Put, then delete, in one atomic, durable step: a key in both is absent afterwards."""
         with self._write_lock, mapped_errors(KvError, self._path), transaction(self._writer):
+            if expect:
+                rows = (self._writer.execute("SELECT value FROM entry WHERE key = ?", (key.encode(),)).fetchone() for key in expect)
+                check_expected(expect, [None if row is None else row[0] for row in rows])
             self._writer.executemany(
                 "INSERT INTO entry VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
                 ((key.encode(), value) for key, value in puts.items()),

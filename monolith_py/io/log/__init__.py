@@ -1,5 +1,5 @@
 """The Log seam: durable, partitioned, ordered streams of records, on SQLite or Kafka."""
 
-from monolith_py.io.log.log import Log, Record, open_log
+from monolith_py.io.log.log import Log, Record, Writer, open_log
 
-__all__ = ["Log", "Record", "open_log"]
+__all__ = ["Log", "Record", "Writer", "open_log"]

@@ -17,6 +17,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from kafka import IsolationLevel, KafkaAdminClient, OffsetSpec, TopicPartition
@@ -26,9 +27,10 @@ from kafka.errors import RetriableError, TopicAlreadyExistsError, UnknownTopicOr
 from monolith_py.clock import Clock, SystemClock
 from monolith_py.errors import LogError, OffsetTrimmed, RecordRefused, RecordsDamaged, TopicMissing
 from monolith_py.io.log.kafka_errors import mapped_errors
-from monolith_py.io.log.kafka_producer import RecordProducer
+from monolith_py.io.log.kafka_producer import RecordProducer, open_producer
 from monolith_py.io.log.kafka_reader import DamagedBatch, PartitionReader
 from monolith_py.io.log.kafka_topics import MAX_RECORD_BYTES, TOPIC_SETTINGS, setting_faults
+from monolith_py.io.log.kafka_writer import TRANSACTION_TIMEOUT_MS, KafkaWriter
 from monolith_py.io.log.log import Record, check_read, check_topic, event_times
 
 _logger = logging.getLogger(__name__)
@@ -101,17 +103,31 @@ class KafkaLog:
         """
         times_ms = event_times(time_ms, len(values))
         self._partition(topic, partition)
-        for value in values:
-            if len(value) > MAX_RECORD_BYTES - _RECORD_OVERHEAD_BYTES:
-                raise RecordRefused(
-                    f"{topic!r}[{partition}]: a record must have at most {MAX_RECORD_BYTES >> 20} MiB, got {len(value)} bytes"
-                )
+        self.check_size(topic, partition, values)
         if not values:
             return self.end_offset(topic, partition)
         with mapped_errors(f"{self._name}: {topic!r}[{partition}]"):
             last = self._producer.send(TopicPartition(topic, partition), values, times_ms)
         # The broker does not return the offset of a record that it already had before a retry.
         return last + 1 if last >= 0 else self.end_offset(topic, partition)
+
+    def check_size(self, topic: str, partition: int, values: Sequence[bytes]) -> None:
+        """Check the size of `values` before a producer gets them.
+
+        Raises:
+            RecordRefused: one is too large for Kafka.
+        """
+        for value in values:
+            if len(value) > MAX_RECORD_BYTES - _RECORD_OVERHEAD_BYTES:
+                rule = f"a record must have at most {MAX_RECORD_BYTES >> 20} MiB"
+                raise RecordRefused(f"{topic!r}[{partition}]: {rule}, got {len(value)} bytes")
+
+    def writer(self, topic: str, partition: int, name: str) -> KafkaWriter:
+        """Return the writer `name` of the partition, and fence the one before it, by the transactional id of both."""
+        place = self._partition(topic, partition)
+        options = {"transactional_id": f"monolith.{topic}.{partition}.{name}", "transaction_timeout_ms": TRANSACTION_TIMEOUT_MS}
+        opened = partial(open_producer, self._settings, self._timeout_s, **options)
+        return KafkaWriter(self, opened, place, self._timeout_s, self._clock)
 
     def read(self, topic: str, partition: int, offset: int, max_records: int, timeout_s: float = 0.0) -> list[Record]:
         """Return up to `max_records` records from `offset` on; wait up to `timeout_s` for the first.

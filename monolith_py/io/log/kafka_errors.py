@@ -6,16 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from kafka.errors import (
+    InvalidProducerEpochError,
     InvalidRecordError,
     InvalidTimestampError,
     KafkaError,
     MessageSizeTooLargeError,
     PolicyViolationError,
+    ProducerFencedError,
     RecordListTooLargeError,
     UnsupportedForMessageFormatError,
 )
 
-from monolith_py.errors import LogError, RecordRefused
+from monolith_py.errors import Fenced, LogError, RecordRefused
 
 # A broker gives these for the same record again. kafka-python's idempotent producer fails every later record after any of them.
 _REFUSALS = (
@@ -26,6 +28,8 @@ _REFUSALS = (
     RecordListTooLargeError,
     UnsupportedForMessageFormatError,
 )
+# Of a transactional producer: a newer one of its transactional id exists, or the broker has aborted its transaction after a timeout.
+_FENCES = (ProducerFencedError, InvalidProducerEpochError)
 _MESSAGE_CHARS = 500
 
 
@@ -37,3 +41,17 @@ def mapped_errors(name: str) -> Iterator[None]:
     except (KafkaError, OSError) as error:
         kind = RecordRefused if isinstance(error, _REFUSALS) else LogError
         raise kind(f"{name}: {str(error)[:_MESSAGE_CHARS] or type(error).__name__}") from error
+
+
+@contextmanager
+def writer_errors(name: str) -> Iterator[None]:
+    """Map errors of a transactional producer as `mapped_errors` does, and those of a producer that was fenced to `Fenced`."""
+    try:
+        with mapped_errors(name):
+            yield
+    except LogError as error:
+        # A producer that has failed once wraps its first error in later ones.
+        causes = (error.__cause__, *getattr(error.__cause__, "args", ()))
+        if any(isinstance(cause, _FENCES) for cause in causes):
+            raise Fenced(f"{name}: another process has taken over, or this one stood still for too long: {error}") from error
+        raise

@@ -70,16 +70,7 @@ class RecordProducer:
     def _open(self) -> KafkaProducer:
         with self._lock:
             if self._producer is None:
-                self._producer = KafkaProducer(
-                    **self._settings,
-                    acks="all",
-                    enable_idempotence=True,
-                    max_request_size=MAX_RECORD_BYTES,
-                    batch_size=256 << 10,
-                    max_block_ms=int(self._timeout_s * 1000),
-                    delivery_timeout_ms=int(max(self._timeout_s * 1000, self._settings["request_timeout_ms"] + 1)),
-                    allow_auto_create_topics=False,
-                )
+                self._producer = open_producer(self._settings, self._timeout_s, enable_idempotence=True)
             return self._producer
 
 
@@ -91,3 +82,17 @@ def close_at_once(producer: KafkaProducer) -> None:
     producer._sender.force_close()
     with suppress(KafkaError):
         producer.close(timeout=_CLOSE_S)
+
+
+def open_producer(settings: Mapping[str, Any], timeout_s: float, **options: Any) -> KafkaProducer:
+    """Return a producer of large records that gives up after `timeout_s`."""
+    return KafkaProducer(
+        **settings,
+        acks="all",
+        max_request_size=MAX_RECORD_BYTES,
+        batch_size=256 << 10,
+        max_block_ms=int(timeout_s * 1000),
+        delivery_timeout_ms=int(max(timeout_s * 1000, settings["request_timeout_ms"] + 1)),
+        allow_auto_create_topics=False,
+        **options,
+    )

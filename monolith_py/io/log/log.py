@@ -19,6 +19,31 @@ class Record(NamedTuple):
     value: bytes  # empty for Kafka's null
 
 
+class Writer(Protocol):
+    """Atomic appends to one partition by one process at a time: a new writer of the same name fences the older one for good.
+
+    Methods raise `Fenced` once a newer writer exists, and `LogError` if the log cannot be reached. For one thread at a time.
+    """
+
+    def append(self, values: Sequence[bytes], *, time_ms: int | Sequence[int]) -> int:
+        """Append all values in order, or none of them; return an offset behind them, at or before that of the next record.
+
+        After a `LogError` the partition has all of the values or none, and may still get them: `settle` before looking.
+
+        Raises:
+            RecordRefused: the log will never take one of the values, and has none; further appends are not affected.
+        """
+        ...
+
+    def settle(self) -> None:
+        """End a failed append: afterwards the partition has all of its values or none, and this does not change any more."""
+        ...
+
+    def close(self) -> None:
+        """Free the connection."""
+        ...
+
+
 class Log(Protocol):
     """Durable streams for any number of appending and reading processes. Offsets of a partition grow and are never reused.
 
@@ -42,6 +67,13 @@ class Log(Protocol):
 
         Raises:
             RecordRefused: the log will never take one of the values; further appends are not affected.
+        """
+        ...
+
+    def writer(self, topic: str, partition: int, name: str) -> Writer:
+        """Return the writer `name` of the partition, and fence the one before it, in whatever process it is.
+
+        Afterwards the partition has all values of the last append of the older writer, or none of them.
         """
         ...
 

@@ -13,30 +13,19 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from monolith_py.errors import LogError, OffsetTrimmed, TopicMissing
 from monolith_py.io.log.log import Record, check_read, check_topic, event_times, is_topic_name
-from monolith_py.io.sqlite_file import BUSY_TIMEOUT_S, connect, mapped_errors, transaction
+from monolith_py.io.log.sqlite_partition import SCHEMA, PartitionFile, file_name
+from monolith_py.io.sqlite_file import BUSY_TIMEOUT_S, connect, mapped_errors
 
-_SCHEMA = """
-CREATE TABLE record (offset INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, value BLOB NOT NULL);
-CREATE TABLE peak (time_ms INTEGER PRIMARY KEY, offset INTEGER NOT NULL);
-CREATE TABLE bounds (start_offset INTEGER NOT NULL);
-INSERT INTO bounds VALUES (0);
-"""
 # Pauses between the reads of a waiting reader: they double from the first to the last.
 _SHORTEST_PAUSE_S = 0.001
 _LONGEST_PAUSE_S = 0.01
-# A read returns no more records after this many bytes of values.
-_READ_BYTES = 32 << 20
-# Records deleted by a trim in one transaction: appends run in between.
-_TRIM_RECORDS = 500
 
 
 class SqliteLog:
@@ -57,7 +46,7 @@ class SqliteLog:
         self._path, self._busy_timeout_s = Path(path), busy_timeout_s
         self._closed = False
         self._lock = threading.Lock()
-        self._partitions: dict[str, list[_PartitionFile]] = {}
+        self._partitions: dict[str, list[PartitionFile]] = {}
         with mapped_errors(LogError, self._path):
             self._path.mkdir(parents=True, exist_ok=True)
 
@@ -73,8 +62,8 @@ class SqliteLog:
             staging.mkdir()
             try:
                 for partition in range(num_partitions):
-                    connection = connect(staging / _file_name(partition), create=True)
-                    connection.executescript(_SCHEMA)
+                    connection = connect(staging / file_name(partition), create=True)
+                    connection.executescript(SCHEMA)
                     connection.close()
                 _sync_folder(staging)
                 os.rename(staging, folder)
@@ -93,6 +82,11 @@ class SqliteLog:
         """Append all values in order, or none of them, and return the offset after the last once they are on disk."""
         times_ms = event_times(time_ms, len(values))
         return self._partition(topic, partition).append(values, times_ms)
+
+    def writer(self, topic: str, partition: int, name: str) -> SqliteWriter:
+        """Return the writer `name` of the partition, and fence the one before it."""
+        part = self._partition(topic, partition)
+        return SqliteWriter(part, name, part.open_writer(name))
 
     def read(self, topic: str, partition: int, offset: int, max_records: int, timeout_s: float = 0.0) -> list[Record]:
         """Return up to `max_records` records from `offset` on; wait up to `timeout_s` for the first.
@@ -146,7 +140,7 @@ class SqliteLog:
                     partition.close()
             self._partitions.clear()
 
-    def _topic(self, topic: str) -> list[_PartitionFile]:
+    def _topic(self, topic: str) -> list[PartitionFile]:
         with self._lock:
             if self._closed:
                 raise LogError(f"{self._path}: the log is closed")
@@ -155,119 +149,32 @@ class SqliteLog:
                 files = sorted((self._path / topic).glob("*.db")) if is_topic_name(topic) else []
                 if not files:
                     raise TopicMissing(topic)
-                partitions = self._partitions[topic] = [_PartitionFile(file, self._busy_timeout_s) for file in files]
+                partitions = self._partitions[topic] = [PartitionFile(file, self._busy_timeout_s) for file in files]
             return partitions
 
-    def _partition(self, topic: str, partition: int) -> _PartitionFile:
+    def _partition(self, topic: str, partition: int) -> PartitionFile:
         partitions = self._topic(topic)
         if not 0 <= partition < len(partitions):
             raise LogError(f"{topic!r}: partition must be in [0, {len(partitions)}), got {partition}")
         return partitions[partition]
 
 
-class _PartitionFile:
-    """File of one partition, with a connection for appends and one for reads, each for one thread at a time."""
+class SqliteWriter:
+    """A `Writer` of one partition: its epoch is checked in the transaction of each append."""
 
-    def __init__(self, path: Path, busy_timeout_s: float) -> None:
-        self._path, self._busy_timeout_s = path, busy_timeout_s
-        self._write_lock, self._read_lock = threading.Lock(), threading.Lock()
-        self._writer: sqlite3.Connection | None = None
-        self._reader: sqlite3.Connection | None = None
-        self._closed = False
+    def __init__(self, part: PartitionFile, name: str, epoch: int) -> None:
+        self._part, self._fence = part, (name, epoch)
 
-    def append(self, values: Sequence[bytes], times_ms: Sequence[int]) -> int:
-        with self._writing() as writer, transaction(writer):
-            end = _bounds(writer)[1]
-            if values:
-                rows = ((end + index, times_ms[index], value) for index, value in enumerate(values))
-                writer.executemany("INSERT INTO record VALUES (?, ?, ?)", rows)
-                (peak,) = writer.execute("SELECT max(time_ms) FROM peak").fetchone()
-                for index, time_ms in enumerate(times_ms):
-                    if peak is None or time_ms > peak:
-                        peak = time_ms
-                        writer.execute("INSERT INTO peak VALUES (?, ?)", (time_ms, end + index))
-        return end + len(values)
+    def append(self, values: Sequence[bytes], *, time_ms: int | Sequence[int]) -> int:
+        """Append all values in order, or none of them, and return the offset after the last once they are on disk."""
+        return self._part.append(values, event_times(time_ms, len(values)), self._fence)
 
-    def rows(self, offset: int, max_records: int) -> list[tuple[int, int, bytes]]:
-        """Return (offset, time_ms, value) of the records from `offset` on; none if the record at `offset` is gone."""
-        with self._reading() as reader:
-            cursor = reader.execute(
-                "SELECT offset, time_ms, value FROM record WHERE offset >= ? ORDER BY offset LIMIT ?", (offset, max_records)
-            )
-            rows, num_bytes = [], 0
-            for row in cursor:
-                rows.append(row)
-                num_bytes += len(row[2])
-                if num_bytes >= _READ_BYTES:
-                    break
-            cursor.close()
-        return rows if rows and rows[0][0] == offset else []
-
-    def bounds(self) -> tuple[int, int]:
-        """Return (start offset, end offset)."""
-        with self._reading() as reader:
-            return _bounds(reader)
-
-    def offset_at(self, time_ms: int) -> int:
-        with self._reading() as reader:
-            start, end = _bounds(reader)
-            row = reader.execute("SELECT offset FROM peak WHERE time_ms >= ? ORDER BY time_ms LIMIT 1", (time_ms,)).fetchone()
-            if row and row[0] < start:  # the peak is trimmed: the first record late enough may be no peak
-                row = reader.execute(
-                    "SELECT offset FROM record WHERE offset >= ? AND time_ms >= ? ORDER BY offset LIMIT 1", (start, time_ms)
-                ).fetchone()
-        return int(row[0]) if row else end
-
-    def trim(self, before_offset: int) -> None:
-        """Move the start offset, then delete the records before it in small transactions."""
-        while True:
-            with self._writing() as writer, transaction(writer):
-                start, end = _bounds(writer)
-                start = max(start, min(before_offset, end))
-                writer.execute("UPDATE bounds SET start_offset = ?", (start,))
-                # The last trimmed peak stays: a look-up that finds it knows that the answer may be no peak.
-                writer.execute("DELETE FROM peak WHERE offset < (SELECT max(offset) FROM peak WHERE offset < ?)", (start,))
-                (oldest,) = writer.execute("SELECT min(offset) FROM record").fetchone()
-                if oldest is None or oldest >= start:
-                    return
-                stop = min(start, oldest + _TRIM_RECORDS)
-                writer.execute("DELETE FROM record WHERE offset < ?", (stop,))
+    def settle(self) -> None:
+        """Check the epoch: a failed append has left nothing behind."""
+        self._part.check_fence(*self._fence)
 
     def close(self) -> None:
-        with self._write_lock, self._read_lock:
-            self._closed = True
-            for connection in (self._writer, self._reader):
-                if connection is not None:
-                    connection.close()
-            self._writer = self._reader = None
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._write_lock, mapped_errors(LogError, self._path):
-            self._writer = self._writer or self._open()
-            yield self._writer
-
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._read_lock, mapped_errors(LogError, self._path):
-            self._reader = self._reader or self._open()
-            yield self._reader
-
-    def _open(self) -> sqlite3.Connection:
-        if self._closed:
-            raise LogError(f"{self._path}: the log is closed")
-        return connect(self._path, create=False, busy_timeout_s=self._busy_timeout_s)
-
-
-def _bounds(connection: sqlite3.Connection) -> tuple[int, int]:
-    """Return (start offset, end offset) of the partition; they are equal if it has no record."""
-    row = connection.execute("SELECT start_offset, (SELECT max(offset) FROM record) FROM bounds").fetchone()
-    start, newest = int(row[0]), row[1]
-    return start, start if newest is None else max(start, int(newest) + 1)
-
-
-def _file_name(partition: int) -> str:
-    return f"{partition:05d}.db"
+        """Do nothing: the log closes its files."""
 
 
 def _sync_folder(path: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from monolith_py.data.layout import Layout
+from monolith_py.data.steps import JoinerStep
 from monolith_py.errors import CheckpointError, CheckpointVersion
 from monolith_py.table import table_file
 from monolith_py.training.quality import Quality
@@ -49,6 +50,7 @@ class CheckpointMeta:
     watermark_ms: int  # event time
     saved_ms: int  # wall clock
     quality: tuple[Quality, ...] = ()  # of the last predictions of each task; none in older checkpoints
+    steps: dict[int, JoinerStep] = field(default_factory=dict)  # partition of `examples` -> last step before its offset
     model_id: str = ""  # of the model since its tables were last started anew: no replica mixes two
 
     def document(self) -> dict[str, Any]:
@@ -143,6 +145,8 @@ class Checkpoint:
         meta = dict(self._manifest()["meta"])
         try:
             meta["offsets"] = {int(partition): (int(offset), int(row)) for partition, (offset, row) in meta["offsets"].items()}
+            steps = meta.get("steps", {})
+            meta["steps"] = {int(partition): JoinerStep._make(step) for partition, step in steps.items()}
             meta["quality"] = tuple(Quality.from_document(document) for document in meta.get("quality", ()))
             return CheckpointMeta(**meta)
         except (TypeError, ValueError, KeyError, AttributeError) as error:

@@ -9,7 +9,7 @@ import pytest
 
 from monolith_py.clock import ManualClock
 from monolith_py.errors import KvError, LogError, OffsetTrimmed, TopicMissing
-from monolith_py.io import MemoryKv, Record
+from monolith_py.io import MemoryKv, MemoryLog, Record, Writer
 from monolith_py.io.retrying import RETRY_S, RetryingKv, RetryingLog, RetryPolicy
 
 
@@ -121,6 +121,12 @@ class FailingLog:
         self._call("append", topic, values, time_ms, partition)
         return 8
 
+    def writer(self, topic: str, partition: int, name: str) -> Writer:
+        self._call("writer", topic, partition, name)
+        log = MemoryLog()
+        log.create_topic(topic)
+        return log.writer(topic, 0, name)
+
     def read(self, topic: str, partition: int, offset: int, max_records: int, timeout_s: float = 0.0) -> list[Record]:
         self._call("read", topic, partition, offset, max_records, timeout_s)
         return [Record(topic, partition, offset, 1, b"a")]
@@ -195,8 +201,8 @@ class FailingKv(MemoryKv):
         self._fail()
         return super().get_many(keys)
 
-    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
-        super().write(puts, deletes)
+    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = (), expect: Mapping[str, bytes] | None = None) -> None:
+        super().write(puts, deletes, expect)
         self._fail()
 
     def scan(self, prefix: str) -> Iterator[tuple[str, bytes]]:

@@ -14,8 +14,7 @@ from monolith_py.config import JobConfig, parse_job
 from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.events import Action, Impression
 from monolith_py.data.examples import ExampleBatch, ExampleKind
-from monolith_py.errors import TopicMissing
-from monolith_py.io import Kv, Log, MemoryKv, Record
+from monolith_py.io import Kv, Log, MemoryKv, MemoryLog, Writer
 from monolith_py.io.codec import decode_dead_letter, decode_examples, encode_action, encode_impression
 from monolith_py.io.log.topics import Topics, create_topics
 from monolith_streaming.joiner.loop import JoinerLoop
@@ -23,45 +22,6 @@ from monolith_streaming.joiner.loop import JoinerLoop
 NOW_MS = 1_700_000_000_000
 # request id, item, kind, labels, sample rate, time, fids of each feature
 Row = tuple[str, int, int, tuple[int, ...], float, int, tuple[tuple[str, tuple[int, ...]], ...]]
-
-
-class MemoryLog:
-    """A Log in memory. Reads never wait."""
-
-    def __init__(self) -> None:
-        self.records: dict[str, list[list[Record]]] = {}
-
-    def create_topic(self, topic: str, num_partitions: int = 1) -> None:
-        self.records.setdefault(topic, [[] for _ in range(num_partitions)])
-
-    def num_partitions(self, topic: str) -> int:
-        if topic not in self.records:
-            raise TopicMissing(topic)
-        return len(self.records[topic])
-
-    def append(self, topic: str, values: Sequence[bytes], *, time_ms: int, partition: int = 0) -> int:
-        records = self.records[topic][partition]
-        records += [Record(topic, partition, len(records) + index, time_ms, value) for index, value in enumerate(values)]
-        return len(records)
-
-    def read(self, topic: str, partition: int, offset: int, max_records: int, timeout_s: float = 0.0) -> list[Record]:
-        return self.records[topic][partition][offset : offset + max_records]
-
-    def start_offset(self, topic: str, partition: int = 0) -> int:
-        return 0
-
-    def end_offset(self, topic: str, partition: int = 0) -> int:
-        return len(self.records[topic][partition])
-
-    def offset_at(self, topic: str, partition: int, time_ms: int) -> int:
-        records = self.records[topic][partition]
-        return next((record.offset for record in records if record.time_ms >= time_ms), len(records))
-
-    def trim(self, topic: str, partition: int, before_offset: int) -> None:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        pass
 
 
 class Killed(BaseException):
@@ -81,13 +41,16 @@ class Fuse:
 
 
 class FailingLog(MemoryLog):
-    """Shares its records with `log`; an append may fail before anything is written, in the middle, or after all is."""
+    """Shares its records with `log`; an append may fail before anything is written, in the middle, or after all is.
+
+    An append of a writer may fail before or after, never in the middle.
+    """
 
     def __init__(self, log: MemoryLog, fuse: Fuse) -> None:
         super().__init__()
-        self.records, self._fuse = log.records, fuse
+        self.records, self.epochs, self._fuse = log.records, log.epochs, fuse
 
-    def append(self, topic: str, values: Sequence[bytes], *, time_ms: int, partition: int = 0) -> int:
+    def append(self, topic: str, values: Sequence[bytes], *, time_ms: int | Sequence[int], partition: int = 0) -> int:
         self._fuse.burn()
         super().append(topic, values[:1], time_ms=time_ms, partition=partition)
         if len(values) > 1:
@@ -95,6 +58,30 @@ class FailingLog(MemoryLog):
         end = super().append(topic, values[1:], time_ms=time_ms, partition=partition)
         self._fuse.burn()
         return end
+
+    def writer(self, topic: str, partition: int, name: str) -> FailingWriter:
+        whole = MemoryLog()
+        whole.records, whole.epochs = self.records, self.epochs
+        return FailingWriter(whole.writer(topic, partition, name), self._fuse)
+
+
+class FailingWriter:
+    """The writer `writer`; an append may fail before anything is written, or after all is."""
+
+    def __init__(self, writer: Writer, fuse: Fuse) -> None:
+        self._writer, self._fuse = writer, fuse
+
+    def append(self, values: Sequence[bytes], *, time_ms: int | Sequence[int]) -> int:
+        self._fuse.burn()
+        end = self._writer.append(values, time_ms=time_ms)
+        self._fuse.burn()
+        return end
+
+    def settle(self) -> None:
+        self._writer.settle()
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 class FailingKv:
@@ -106,9 +93,9 @@ class FailingKv:
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         return self._kv.get_many(keys)
 
-    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = ()) -> None:
+    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = (), expect: Mapping[str, bytes] | None = None) -> None:
         self._fuse.burn()
-        self._kv.write(puts, deletes)
+        self._kv.write(puts, deletes, expect)
         self._fuse.burn()
 
     def scan(self, prefix: str) -> Iterator[tuple[str, bytes]]:
@@ -214,7 +201,7 @@ class World:
         return [
             decode_examples(record.value)
             for partition in range(log.num_partitions(topic))
-            for record in log.read(topic, partition, 0, 1_000_000)
+            for record in log.read(topic, partition, log.start_offset(topic, partition), 1_000_000)
         ]
 
     @classmethod

@@ -1,8 +1,8 @@
-"""Stored state is decoded unchanged, cut state is refused, and the outbox appends only missing records."""
+"""Stored state is decoded unchanged, cut state is refused."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
 
 import pytest
 from hypothesis import given
@@ -12,13 +12,19 @@ from monolith_py.data.events import Action
 from monolith_py.errors import WireError
 from monolith_py.io.codec import encode_action
 from monolith_py.io.codec.impression_view import ImpressionView
-from monolith_streaming.joiner.outbox import Outbox, decode_outbox, deliver, encode_outbox
-from monolith_streaming.joiner.position import Position, decode_position, encode_position
+from monolith_streaming.joiner.position import (
+    OpenPlace,
+    Position,
+    Progress,
+    decode_position,
+    encode_position,
+    progress_from_metadata,
+    progress_to_metadata,
+)
 from monolith_streaming.joiner.request import LateAction, Request, SeenAction
 from monolith_streaming.joiner.waiting import WaitingRequest, decode_waiting, encode_waiting
 from monolith_streaming.joiner.watermark import WatermarkState
 
-World = Any
 int64 = st.integers(-(2**63), 2**63 - 1)
 times = st.integers(1, 2**62)
 
@@ -59,46 +65,33 @@ def test_a_waiting_request_that_is_cut_is_refused(waiting: WaitingRequest, num_b
         decode_waiting("r", value[: max(0, len(value) - num_bytes)])
 
 
-@given(st.integers(0, 2**60), st.lists(st.binary(max_size=20), max_size=5))
-def test_an_outbox_is_decoded_unchanged_and_refused_if_cut(start: int, values: list[bytes]) -> None:
-    outbox = Outbox(start, 5, tuple(values))
-    encoded = encode_outbox(outbox)
-    assert decode_outbox(encoded) == outbox
-    if values:
-        with pytest.raises(WireError, match="outbox"):
-            decode_outbox(encoded[:-1])
+REACHED = WatermarkState(3, [1, None], 4, [0, 2], True, 5)
+POSITION = Position(Progress([5, 7], REACHED, 2, 1, OpenPlace(4, 3, 2, 1)), 9, 1_700_000_000_000, 6, 8, ["a", "b"])
+PROGRESS = (
+    '{"offsets":[5,7],"watermark":{"watermark_ms":3,"newest_ms":[1,null],"newest_at_ms":4,"refusals":[0,2],"is_confirmed":true,"furthest_seen_ms":5},'
+    '"advanced_ms":2,"closed_ms":1,"open":[4,3,2,1]}'
+)
 
 
 def test_a_position_is_decoded_unchanged() -> None:
-    position = Position([5, 7], 9, WatermarkState(3, [1, None], 4, [0, 2], True, 5))
-    assert decode_position(encode_position(position)) == position
+    assert decode_position(encode_position(POSITION)) == POSITION
+    assert progress_from_metadata(progress_to_metadata(POSITION.progress)) == POSITION.progress
 
 
-def test_the_stored_form_of_a_position_is_pinned() -> None:
-    watermark = b'{"watermark_ms": 3, "newest_ms": [1, null], "newest_at_ms": 4, "refusals": [0, 2], "is_confirmed": true'
-    watermark += b', "furthest_seen_ms": 5}'
-    value = b'{"version": 2, "tasks": ["a", "b"], "offsets": [5, 7], "examples_end": 9, "reached": ' + watermark + b"}"
-    assert encode_position(Position([5, 7], 9, WatermarkState(3, [1, None], 4, [0, 2], True, 5), ["a", "b"])) == value
+def test_the_stored_forms_of_a_position_are_pinned() -> None:
+    assert progress_to_metadata(POSITION.progress) == {"joiner": PROGRESS}
+    value = json.loads(encode_position(POSITION))
+    fields = {"version": 3, "examples_end": 9, "series": 1_700_000_000_000, "step": 6, "epoch": 8, "tasks": ["a", "b"]}
+    assert value == {**fields, "progress": json.loads(PROGRESS)}
 
 
-@pytest.mark.parametrize("value", [b"", b"[]", b'{"version": 1}', b'{"version": 2, "offsets": []}', b"\xff"])
+@pytest.mark.parametrize("value", [b"", b"[]", b'{"version": 2}', b'{"version": 3, "examples_end": 1}', b"\xff"])
 def test_a_position_of_another_form_is_refused(value: bytes) -> None:
     with pytest.raises(WireError, match=r"position(\.version)? must be"):
         decode_position(value)
 
 
-def no_refusal(value: bytes, reason: str) -> None:
-    raise AssertionError(reason)
-
-
-@pytest.mark.parametrize("present", [[], [b"a"], [b"a", b"b"], [b"a", b"b", b"c"], [b"x", b"a", b"y", b"b"]])
-def test_a_delivery_appends_missing_records_also_between_those_of_another_writer(world: World, present: list[bytes]) -> None:
-    log = world.MemoryLog()
-    log.create_topic("t")
-    log.append("t", [b"a", b"old"], time_ms=1)
-    log.append("t", present, time_ms=1)
-    end = deliver(log, "t", 0, Outbox(2, 7, (b"a", b"b", b"c")), no_refusal)
-    values = [record.value for record in log.read("t", 0, 2, 100)]
-    assert [value for value in values if value in b"abc"] == [b"a", b"b", b"c"]
-    assert end == 2 + len(values)
-    assert deliver(log, "t", 0, Outbox(2, 7, (b"a", b"b", b"c")), no_refusal) == end
+@pytest.mark.parametrize("metadata", [{}, {"joiner": "{}"}, {"joiner": '{"offsets":[1,2],"open":[1]}'}])
+def test_a_progress_of_another_form_is_refused(metadata: dict[str, str]) -> None:
+    with pytest.raises(WireError, match="progress must be"):
+        progress_from_metadata(metadata)

@@ -15,6 +15,7 @@ from monolith_py.io import Log
 from monolith_py.io.codec import decode_dead_letter, encode_examples
 from monolith_py.io.log.dead_letters import DeadLetters
 from monolith_streaming.trainer.source import ExampleSource
+from monolith_streaming.trainer.step_order import SourcePlace
 
 Examples = Callable[..., ExampleBatch]
 MakeLog = Callable[..., Any]
@@ -43,7 +44,7 @@ def new_log(timed_log: Callable[[ManualClock], Any], clock: ManualClock) -> Make
 @pytest.fixture
 def make_source(clock: ManualClock) -> Callable[..., ExampleSource]:
     def make(log: Log, positions: Mapping[int, tuple[int, int]] | None = None) -> ExampleSource:
-        return ExampleSource(log, "examples", positions or {}, DeadLetters(log, "dead", clock), clock)
+        return ExampleSource(log, "examples", SourcePlace(positions or {}), DeadLetters(log, "dead", clock), clock)
 
     return make
 

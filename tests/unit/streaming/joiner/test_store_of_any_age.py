@@ -1,0 +1,119 @@
+"""A joiner whose store is of any age, or empty, goes on after the last step in the log: every example once, counted once."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from monolith_py.data.counters import LiveCounters
+from monolith_py.io import Kv, MemoryKv, MemoryLog
+
+World = Any
+BASE = {"partitions": 2, "max_records": 7, "examples_per_record": 3, "terminal_actions": ["end"]}
+CASES = {
+    "candidate": {"negative_rate": 0.6, "counters": {"enabled": True, "keys": ["user", "tags"]}},
+    "request": {"emit": "request", "counters": {"enabled": True, "keys": ["user", "tags"]}},
+    "drop": {"negative_rate": 0.5, "late": "drop"},
+    "whole requests end": {"emit": "request", "request_terminal_actions": ["stop"], "negative_rate": 0.7},
+    "no lateness": {"allowed_lateness_s": 0},
+}
+
+
+class AgingKv(MemoryKv):
+    """A store that keeps a copy of itself after each write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.copies: list[dict[str, bytes]] = [{}]
+
+    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = (), expect: Mapping[str, bytes] | None = None) -> None:
+        super().write(puts, deletes, expect)
+        self.copies.append(dict(self.scan("")))
+
+
+def stream(world: World, job: Any, seed: int) -> MemoryLog:
+    """A log with early, late, repeated, wrong and too late records of requests that overlap."""
+    log: MemoryLog = world.log(job)
+    rng = random.Random(seed)
+    events: list[tuple[float, int, Any]] = []
+    for index in range(60):
+        at_s, partition, request_id = index * 15.0, index % 2, f"r{index}"
+        items = (index % 5, 7, 7) if index % 4 == 0 else (index % 5, 7)
+        impression = world.impression(request_id, at_s, items=items)
+        events.append((at_s + rng.choice([0, 0, 0, 9, 40, 160]), partition, impression))
+        if index % 11 == 0:
+            events.append((at_s + 60, partition, impression))
+        for kind in rng.sample(["click", "like", "end", "stop", "click"], k=rng.randint(0, 4)):
+            after_s = rng.choice([1, 30, 99, 101, 150, 900, 1200])
+            action = world.action(request_id, kind, at_s + after_s, item=rng.choice([*items, 99]))
+            events.append((at_s + after_s + rng.choice([-60, 0, 0, 30]), partition, action))
+    for _, partition, event in sorted(events, key=lambda entry: entry[0]):
+        world.append(job, log, event, partition=partition)
+    return log
+
+
+def copy_of(log: MemoryLog) -> MemoryLog:
+    copy = MemoryLog()
+    copy.records = {topic: [list(records) for records in partitions] for topic, partitions in log.records.items()}
+    return copy
+
+
+def store(entries: Mapping[str, bytes]) -> MemoryKv:
+    kv = MemoryKv()
+    kv.write(entries)
+    return kv
+
+
+def counts(job: Any, kv: Kv) -> dict[str, list[int]]:
+    counters = LiveCounters.of(job)
+    return {key: counters.decode(value).tolist() for key, value in kv.scan("counter:")}
+
+
+def rounds(world: World, job: Any, log: MemoryLog, kv: AgingKv) -> Iterator[tuple[MemoryLog, list[dict[str, bytes]]]]:
+    """Join step by step; yield the log and all states of the store so far now and then, and at the end."""
+    loop = world.joiner(job, log, kv)
+    ends, number = loop.ends(), 0
+    while not loop.has_reached(ends):
+        loop.step()
+        number += 1
+        if number % 4 == 0:
+            yield copy_of(log), list(kv.copies)
+    loop.close_all()
+    yield copy_of(log), list(kv.copies)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_store_of_any_age_gives_each_example_once(world: World, case: str) -> None:
+    job = world.job(**BASE, **CASES[case])
+    for seed in range(3):
+        log, kv, rng = stream(world, job, seed), AgingKv(), random.Random(seed)
+        moments = list(rounds(world, job, log, kv))
+        examples, counted = world.examples(job, log), counts(job, kv)
+        assert sum(examples.values()) > 40 and max(examples.values()) == 1
+        for at, (log_then, copies) in enumerate(moments):
+            for age in sorted({1, 2, len(copies) - 1, *rng.sample(range(len(copies)), k=min(4, len(copies)))}):
+                again, old = copy_of(log_then), store(copies[-1 - age] if age < len(copies) else {})
+                world.join(job, again, old)
+                assert world.examples(job, again) == examples, f"seed {seed} moment {at} of {len(moments)}, {age} writes old"
+                assert counts(job, old) == counted or age >= len(copies) - 1, f"seed {seed} moment {at}, {age} writes old"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_recovery_that_dies_goes_on_where_it_was(world: World, case: str) -> None:
+    job = world.job(**BASE, **CASES[case])
+    log, kv = stream(world, job, 9), AgingKv()
+    moments = list(rounds(world, job, log, kv))
+    examples, counted = world.examples(job, log), counts(job, kv)
+    log_then, copies = moments[len(moments) // 2]
+    for moment in range(30):
+        fuse, again, old = world.Fuse(moment), copy_of(log_then), store(copies[-8])
+        with contextlib.suppress(world.Killed):
+            world.joiner(job, again, world.FailingKv(old, fuse))
+        world.join(job, again, old)
+        assert world.examples(job, again) == examples, f"killed at moment {moment}"
+        assert counts(job, old) == counted, f"killed at moment {moment}"
+    assert fuse.passed > 5
