@@ -5,7 +5,7 @@ The core joins by the rules of rules.py and watermark.py; tests/unit/streaming/j
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 
 import numpy as np
@@ -18,9 +18,9 @@ from monolith_py.errors import WireError
 from monolith_py.io.codec.canonical import canonical_action, canonical_impression
 from monolith_py.io.codec.joined import encode_joined
 from monolith_py.io.codec.wire_patterns import WirePatterns
-from monolith_streaming.joiner.emit import MAX_RECORD_BYTES
+from monolith_streaming.joiner.emit import Encoding, Part, PartMetadata
 from monolith_streaming.joiner.intake import NAMES, num_ahead
-from monolith_streaming.joiner.position import Position
+from monolith_streaming.joiner.position import OpenPlace, Position
 from monolith_streaming.joiner.rules import Rules
 from monolith_streaming.joiner.watermark import InputTopic, WatermarkState
 
@@ -71,27 +71,32 @@ class CorePartition:
         self.kinds = kinds_of(rules)
         self.core = _core.JoinerPartition(settings, astuple(position.watermark), position.offsets, now_s)
 
+    def resume(self) -> None:
+        """Go on from the position, with the requests that the core remembers now."""
+        progress = self.position.progress
+        self.core.resume(progress.offsets, astuple(progress.watermark), progress.advanced_ms, progress.open)
+
     def run(self, now_s: float, wall_ms: int) -> tuple[int, bool]:
         """Process the records read ahead and close windows; return their number, and whether more windows are due."""
         result = self.core.run(now_s, wall_ms)
-        self.position.offsets = self.core.offsets
-        self.position.watermark = WatermarkState(*self.core.watermark)
+        progress = self.position.progress
+        progress.offsets, progress.watermark = self.core.offsets, WatermarkState(*self.core.watermark)
         return result
 
-    def records(self, size: int, metadata: Mapping[str, str] | None = None) -> tuple[int, list[bytes]]:
-        """Return the newest event time of the step's examples, and these as records of at most `size` examples and about 1 MB."""
-        step = self.core.written()
-        pieces = (self._encoded(step, start, min(start + size, len(step)), metadata) for start in range(0, len(step), size))
-        return step.newest_ms(), [value for piece in pieces for value in piece]
+    def forget_wall_clock(self, wall_ms: int) -> None:
+        """Believe that the wall clock is right now, whatever it was at the last advance."""
+        self.core.forget_wall_clock(wall_ms)
+        self.position.progress.watermark = WatermarkState(*self.core.watermark)
 
-    def _encoded(self, step: _core.JoinedStep, start: int, stop: int, metadata: Mapping[str, str] | None) -> Iterator[bytes]:
-        value = encode_joined(step.examples(start, stop), self._rules.tasks, metadata)
-        if len(value) <= MAX_RECORD_BYTES or stop - start == 1:
-            yield value
-            return
-        middle = (start + stop) // 2
-        yield from self._encoded(step, start, middle, metadata)
-        yield from self._encoded(step, middle, stop, metadata)
+    def note_progress(self) -> None:
+        """Write into the position how far requests are closed, before a commit."""
+        self.core.reach()
+        progress = self.position.progress
+        progress.advanced_ms, progress.closed_ms = self.core.advanced_ms, self.core.closed_ms
+
+    def note_step(self) -> None:
+        """Move the place from which a state must be built again, after an append."""
+        self.position.progress.open = OpenPlace(*self.core.end_step(self.position.examples_end, self.position.step))
 
     def features(self, names: Sequence[str]) -> FeatureColumns:
         """Return the named sparse features of all emissions of the step, in order."""
@@ -104,3 +109,21 @@ class CorePartition:
         columns = [firsts.astype("int64")] + [(labels >> index & 1).astype("int64") for index in range(len(self._rules.tasks))]
         increments: Int64Array = np.stack(columns, axis=1)
         return increments
+
+
+def parts_of_step(
+    step: _core.JoinedStep, ranges: Sequence[tuple[int, int]], encoding: Encoding, metadata: PartMetadata, max_bytes: int
+) -> list[Part]:
+    """Return the examples [start, stop) of each range in order, as records of at most `encoding.size` examples and about `max_bytes`."""
+    parts: list[Part] = []
+    for begin, end in ranges:
+        left = [(start, min(start + encoding.size, end)) for start in range(begin, end, encoding.size)][::-1]
+        while left:
+            start, stop = left.pop()
+            value = encode_joined(step.examples(start, stop), encoding.rules.tasks, metadata(len(parts), stop == ranges[-1][1]))
+            if len(value) <= max_bytes or stop - start == 1:
+                parts.append(Part(value, start, stop))
+            else:
+                middle = (start + stop) // 2
+                left += [(middle, stop), (start, middle)]
+    return parts

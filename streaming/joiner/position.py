@@ -78,14 +78,13 @@ class StateKeys:
     job: str
     examples: str
 
-    @property
-    def waiting(self) -> str:
-        """Return the prefix of the keys of all waiting requests."""
-        return f"joiner:{self.job}:{self.examples}:waiting:"
+    def blocks(self, partition: int) -> str:
+        """Return the prefix of the keys of a partition's blocks of waiting requests; the number of the block follows."""
+        return f"joiner:{self.job}:{self.examples}:block:{partition}:"
 
-    def waiting_of(self, partition: int) -> str:
-        """Return the prefix of the keys of a partition's waiting requests; the request id follows."""
-        return f"{self.waiting}{partition}:"
+    def block(self, partition: int, number: int) -> str:
+        """Return the key of one block of waiting requests."""
+        return f"{self.blocks(partition)}{number}"
 
     def position(self, partition: int) -> str:
         """Return the key of a partition's position."""

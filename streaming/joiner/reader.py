@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
 from monolith_py.data.events import EventTimeRule
 from monolith_py.errors import OffsetTrimmed, RecordsDamaged
 from monolith_py.io import Log
-from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_py.io.log.topics import Topics
 from monolith_py.observe import metrics
 from monolith_streaming.joiner.core_partition import CorePartition, Judge
@@ -21,11 +21,11 @@ _logger = logging.getLogger(__name__)
 class Reader:
     """Reads for the joiner of one partition."""
 
-    def __init__(self, job: JobConfig, log: Log, patterns: WirePatterns, clock: Clock, partition: tuple[int, CorePartition]) -> None:
+    def __init__(self, job: JobConfig, log: Log, judge: Judge, clock: Clock, partition: tuple[int, CorePartition]) -> None:
         topics = Topics.of(job.log)
         self._topics = {InputTopic.IMPRESSIONS: topics.impressions, InputTopic.ACTIONS: topics.actions}
         self._log, self._clock, self._max_records = log, clock, job.joiner.max_records
-        self._judge, self._skew_ms = Judge(job, patterns), EventTimeRule.of(job.log).max_skew_ms
+        self._judge, self._skew_ms = judge, EventTimeRule.of(job.log).max_skew_ms
         self._number, self._joiner = partition
         self._next = list(self._joiner.position.offsets)  # by InputTopic: offset of the next read
 
@@ -72,6 +72,6 @@ class Reader:
         wall_ms = self._clock.now_ms()
         # Here too: the clock may have stepped while the read waited, and the rule on event time would refuse what it brought.
         check_wall_clock(self._joiner.position.watermark, wall_ms, self._skew_ms)
-        core.push(input_topic, offsets, values, wanted, wall_ms, lambda value: self._judge.judge(input_topic, value, wall_ms))
+        core.push(input_topic, offsets, values, wanted, wall_ms, partial(self._judge.judge, input_topic, wall_ms=wall_ms))
         if offsets:
             self._next[input_topic] = offsets[-1] + 1

@@ -21,19 +21,17 @@ from dataclasses import dataclass
 
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
-from monolith_py.errors import StateMismatch
+from monolith_py.data.schema import Schema
+from monolith_py.errors import StateMismatch, WireError
 from monolith_py.io import Kv, Log
 from monolith_py.io.log.topics import Topics
-from monolith_streaming.joiner.lookback import Lookback
+from monolith_streaming.joiner.core_partition import CorePartition, core_settings
 from monolith_streaming.joiner.partition import PartitionState
 from monolith_streaming.joiner.position import OpenPlace, Position, Progress, StateKeys, decode_position
 from monolith_streaming.joiner.recovery import Recovery
-from monolith_streaming.joiner.request_joiner import RequestJoiner
 from monolith_streaming.joiner.rules import Rules
 from monolith_streaming.joiner.step_writer import StepWriter
 from monolith_streaming.joiner.tail import Tail, has_foreign, last_step, read_tail
-from monolith_streaming.joiner.waiting import decode_waiting, encode_waiting, relabel
-from monolith_streaming.joiner.watermark import Watermark
 
 _logger = logging.getLogger(__name__)
 
@@ -68,14 +66,14 @@ class Start:
         owner = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}".encode()
         self.kv.write({self.keys.owner(writer.number): owner for writer in writers})  # 1
         opened = [self._open(writer, owner) for writer in writers]  # 2
-        self._restore([partition for partition, _ in opened])  # 3
         for partition, tail in opened:
-            partition.resume(self.rules)
+            self._restore(partition)  # 3
+            partition.joiner.resume()
             if tail.last is not None:
                 self._recover(partition, tail, recovery)  # 4
             self.kv.write({self.keys.position(partition.number): partition.encoded_position}, expect=self.expect([partition]))
             line = "%r[%d]: reading on at offsets %s, %d requests remembered, epoch %d"
-            position, num_requests = partition.position, partition.joiner.num_requests
+            position, num_requests = partition.position, partition.joiner.core.num_requests
             _logger.info(line, self.keys.examples, partition.number, position.offsets, num_requests, position.epoch)
         return [partition for partition, _ in opened]
 
@@ -99,10 +97,9 @@ class Start:
             _logger.warning("going on by force: %s", error)
             position, tail = self._forced(number, value), Tail()
         position.epoch = 1 + max(position.epoch, tail.last.step.epoch if tail.last is not None else 0)
-        settings, joiner = self.job.joiner, RequestJoiner(self.rules, self.kv, self.keys.waiting_of(number))
-        now_s, max_ms = self.clock.monotonic_s(), self.rules.max_out_of_orderness_ms
-        watermark = Watermark(max_ms, settings.idle_timeout_s, position.watermark, now_s)
-        return PartitionState(number, position, watermark, joiner, writer, Lookback(OpenPlace(0, 0, 0, 0), 0, 1), owner), tail
+        settings = core_settings(self.job, self.rules, Schema.of(self.job).dense_dims)
+        joiner = CorePartition(settings, self.rules, position, self.clock.monotonic_s())
+        return PartitionState(number, joiner, writer, owner), tail
 
     def _position_of_log(self, number: int) -> Position:
         """Return the position from which the state can be built, for a store without one; any waiting requests in it are dropped.
@@ -176,32 +173,26 @@ class Start:
                 raise
             _logger.warning("going on by force: %s", error)
             value = self.kv.get_many([self.keys.position(partition.number)])[0]
-            partition.position = self._forced(partition.number, value)
-            partition.resume(self.rules)
+            partition.joiner.position = self._forced(partition.number, value)
+            partition.joiner.resume()
 
     def _drop_waiting(self, number: int) -> None:
-        self.kv.write({}, [key for key, _ in self.kv.scan(self.keys.waiting_of(number))])
+        self.kv.write({}, [key for key, _ in self.kv.scan(self.keys.blocks(number))])
 
-    def _restore(self, partitions: list[PartitionState]) -> None:
-        """Restore all waiting requests in one scan; carry their labels over if the job's tasks changed."""
-        tasks, prefix = list(self.rules.tasks), self.keys.waiting
-        by_number = {partition.number: partition for partition in partitions}
-        puts: dict[str, bytes] = {}
-        for key, value in self.kv.scan(prefix):
-            number, _, request_id = key[len(prefix) :].partition(":")
-            if not number.isdecimal() or int(number) not in by_number:
-                continue
-            partition = by_number[int(number)]
-            waiting = decode_waiting(request_id, value)
-            if partition.position.tasks != tasks:
-                relabel(waiting.request, partition.position.tasks, tasks)
-                puts[key] = encode_waiting(waiting, waiting.impression is not None)
-            partition.joiner.restore(waiting.request)
-        for partition in partitions:
-            if partition.position.tasks != tasks:
-                line = "%r[%d]: tasks were %s and are %s; labels of waiting requests are carried over by name"
-                _logger.warning(line, self.keys.examples, partition.number, partition.position.tasks, tasks)
-                partition.position.tasks = tasks
-                puts[self.keys.position(partition.number)] = partition.encoded_position
-        if puts:
-            self.kv.write(puts, expect=self.expect(partitions))
+    def _restore(self, partition: PartitionState) -> None:
+        """Restore the waiting requests of a partition; labels are carried over by name if the job's tasks changed.
+
+        Raises:
+            WireError: a block of them is damaged.
+        """
+        number, position = partition.number, partition.position
+        prefix, tasks = self.keys.blocks(number), list(self.rules.tasks)
+        blocks = sorted((int(key[len(prefix) :]), value) for key, value in self.kv.scan(prefix))
+        try:
+            partition.joiner.core.restore(blocks)
+        except ValueError as error:
+            raise WireError(f"{self.keys.examples!r}[{number}]: waiting requests in the store must be whole: {error}") from None
+        if position.tasks != tasks:
+            line = "%r[%d]: tasks were %s and are %s; labels of waiting requests are carried over by name"
+            _logger.warning(line, self.keys.examples, number, position.tasks, tasks)
+            position.tasks = tasks

@@ -10,7 +10,7 @@ from monolith_py.data.events import DeadLetter
 from monolith_py.data.schema import Schema
 from monolith_py.io import Log, MemoryKv
 from monolith_py.io.codec.wire_patterns import WirePatterns
-from monolith_streaming.joiner.emit import features_of, increments_of, records_of
+from monolith_streaming.joiner.emit import Encoding, features_of, increments_of, parts_of
 from monolith_streaming.joiner.intake import Intake, SeenImpression
 from monolith_streaming.joiner.position import Position
 from monolith_streaming.joiner.request import SeenAction
@@ -31,6 +31,7 @@ class Reference:
         self.joiner = RequestJoiner(self.rules, kv, "")
         for key, value in kv.scan(""):
             self.joiner.restore(decode_waiting(key, value).request)
+        self.joiner.advanced_ms = position.progress.advanced_ms
         self._refused: list[DeadLetter] = []
 
     def step(self) -> tuple[int, bool]:
@@ -60,7 +61,7 @@ class Reference:
         emissions = [emission for _, emission in joiner.emitted]
         features = features_of(joiner.emitted, self.patterns, names) if emissions else None
         return {
-            "records": records_of(written, self.rules, self.patterns, size),
+            "records": [part.value for part in parts_of(written, Encoding(self.rules, self.patterns, size), no_metadata)],
             "newest_ms": max((waiting.request.time_ms for waiting, _ in written), default=0),
             "kinds": [255 if emission.kind is None else int(emission.kind) for emission in emissions],
             "increments": increments_of(joiner.emitted, len(self.rules.tasks)).tolist() if emissions else [],
@@ -72,10 +73,18 @@ class Reference:
             "num_requests": joiner.num_requests,
             "offsets": list(self.position.offsets),
             "watermark": self.position.watermark,
+            "advanced_ms": joiner.advanced_ms,
         }
 
     def commit(self) -> None:
         """Store the step."""
+        self.joiner.reach(self.position.watermark.watermark_ms)
+        self.position.progress.advanced_ms = self.joiner.advanced_ms
         self.kv.write(*self.joiner.changes())
         self.joiner.clear_step()
         self._refused = []
+
+
+def no_metadata(index: int, is_last: bool) -> dict[str, str]:
+    """Return the metadata of a part of a step without any."""
+    return {}

@@ -19,13 +19,14 @@ from monolith_py.io.codec.canonical import canonical_action, canonical_impressio
 from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_py.io.log.topics import Topics
 from monolith_py.pb import example_pb2 as pb
-from monolith_streaming.joiner.core_partition import CorePartition, core_settings
-from monolith_streaming.joiner.position import Position, decode_position, encode_position
+from monolith_streaming.joiner.core_partition import CorePartition, Judge, core_settings, parts_of_step
+from monolith_streaming.joiner.emit import MAX_RECORD_BYTES, Encoding
+from monolith_streaming.joiner.position import Position, Progress, decode_position, encode_position
 from monolith_streaming.joiner.reader import Reader
 from monolith_streaming.joiner.rules import Rules
 from monolith_streaming.joiner.watermark import InputTopic
 
-from .reference import Reference
+from .reference import Reference, no_metadata
 
 World = Any
 NAMES = ["user", "tags", "bag"]
@@ -41,7 +42,8 @@ class Core:
         self.partition = CorePartition(core_settings(job, self._rules, widths), self._rules, position, clock.monotonic_s())
         self.blocks = blocks
         self.partition.core.restore(sorted(blocks.items()))
-        self._reader = Reader(job, log, WirePatterns(widths), clock, (0, self.partition))
+        self.partition.resume()
+        self._reader = Reader(job, log, Judge(job, WirePatterns(widths)), clock, (0, self.partition))
 
     @property
     def position(self) -> Position:
@@ -53,13 +55,15 @@ class Core:
 
     def results(self, size: int, names: list[str]) -> dict[str, Any]:
         core, topics = self.partition.core, Topics.of(self._job.log)
-        newest_ms, records = self.partition.records(size)
+        step = core.written()
+        encoding = Encoding(self._rules, WirePatterns({}), size)
+        parts = parts_of_step(step, [(0, len(step))], encoding, no_metadata, MAX_RECORD_BYTES)
         kinds = core.emissions()[0].tolist()
         of_input = {InputTopic.IMPRESSIONS: topics.impressions, InputTopic.ACTIONS: topics.actions}
         features = self.partition.features(names)
         return {
-            "records": records,
-            "newest_ms": newest_ms,
+            "records": [part.value for part in parts],
+            "newest_ms": step.newest_ms(),
             "kinds": kinds,
             "increments": self.partition.increments().tolist() if kinds else [],
             "counted": {name: (c.fids.tolist(), c.lengths.tolist()) for name, c in features.sparse.items()} if kinds else {},
@@ -70,9 +74,11 @@ class Core:
             "num_requests": core.num_requests,
             "offsets": list(self.position.offsets),
             "watermark": self.position.watermark,
+            "advanced_ms": core.advanced_ms,
         }
 
     def commit(self) -> None:
+        self.partition.note_progress()
         puts, deletes = self.partition.core.changes()
         self.blocks.update(puts)
         for number in deletes:
@@ -215,7 +221,7 @@ def run_both(world: World, seed: int) -> list[dict[str, Any]]:
     rng = random.Random(seed)
     job = job_of(world, rng)
     log, clock, stream = world.log(job), ManualClock(world.now_ms), Stream(world, rng)
-    topics, start = Topics.of(job.log), Position([0, 0], 0, tasks=["is_click", "is_like"])
+    topics, start = Topics.of(job.log), Position(Progress([0, 0]), 0, tasks=["is_click", "is_like"])
     reference = Reference(job, log, clock, decode_position(encode_position(start)), MemoryKv())
     core = Core(job, log, clock, decode_position(encode_position(start)), {})
     size, found = rng.choice([1, 3, 256]), []
@@ -253,7 +259,7 @@ def compare_and_commit(core: Core, reference: Reference, size: int, seed: int) -
 def test_records_of_the_core_are_cut_at_a_megabyte(world: World, num_candidates: int) -> None:
     job = world.job(max_records=2000)
     log, clock = world.log(job), ManualClock(world.now_ms + 86_400_000)
-    position = Position([0, 0], 0)
+    position = Position(Progress([0, 0]), 0)
     core = Core(job, log, clock, position, {})
     wide = FeatureColumns(1, {"user": SparseColumn(np.arange(2000), np.array([2000], np.int32))})
     for index in range(3):
@@ -261,6 +267,6 @@ def test_records_of_the_core_are_cut_at_a_megabyte(world: World, num_candidates:
     core.step()
     while core.partition.core.close_some():
         pass
-    _, records = core.partition.records(256)
+    records = core.results(256, [])["records"]
     assert sum(len(decode_examples(value)) for value in records) == 3 * num_candidates
     assert all(len(value) <= 1_000_000 for value in records)
