@@ -20,7 +20,7 @@ from monolith_py.io.codec.joined import encode_joined
 from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_streaming.joiner.emit import Encoding, Part, PartMetadata
 from monolith_streaming.joiner.intake import NAMES, num_ahead
-from monolith_streaming.joiner.position import OpenPlace, Position
+from monolith_streaming.joiner.position import OpenPlace, Position, StateKeys
 from monolith_streaming.joiner.rules import Rules
 from monolith_streaming.joiner.watermark import InputTopic, WatermarkState
 
@@ -68,6 +68,7 @@ class CorePartition:
 
     def __init__(self, settings: _core.JoinerSettings, rules: Rules, position: Position, now_s: float) -> None:
         self.position, self._rules = position, rules
+        self.expected: dict[str, bytes] = {}  # entries of the store, as of the last commit
         self.kinds = kinds_of(rules)
         self.core = _core.JoinerPartition(settings, astuple(position.watermark), position.offsets, now_s)
 
@@ -97,6 +98,12 @@ class CorePartition:
     def note_step(self) -> None:
         """Move the place from which a state must be built again, after an append."""
         self.position.progress.open = OpenPlace(*self.core.end_step(self.position.examples_end, self.position.step))
+
+    def changes(self, keys: StateKeys, number: int) -> tuple[dict[str, bytes], list[str]]:
+        """Return the puts and deletes of the step in Kv, for partition `number`, and note its blocks in the position."""
+        puts, deletes, first, stop = self.core.changes()
+        self.position.blocks = [first, stop]
+        return {keys.block(number, block): value for block, value in puts}, [keys.block(number, block) for block in deletes]
 
     def features(self, names: Sequence[str]) -> FeatureColumns:
         """Return the named sparse features of all emissions of the step, in order."""

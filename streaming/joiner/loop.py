@@ -32,6 +32,7 @@ from monolith_py.io.log.topics import Topics
 from monolith_py.io.retrying import RetryingKv, RetryingLog, RetryPolicy
 from monolith_py.observe import metrics
 from monolith_streaming.joiner.census import Census
+from monolith_streaming.joiner.commit import commit
 from monolith_streaming.joiner.core_partition import Judge
 from monolith_streaming.joiner.counters import counted
 from monolith_streaming.joiner.emit import Encoding
@@ -87,7 +88,6 @@ class JoinerLoop:
             raise ConfigError(f"topics must have the same number of partitions, got {counts}")
         start = Start(self._job, self._log, self._kv, self._rules, self._clock, force)
         recovery = Recovery(self._log, self._topics, self._judge, self._clock, lambda one: self._write([one]))
-        self._start = start
         writers = [self._writer(number) for number in range(counts[self._topics.examples])]
         self._partitions = start.open(writers, recovery)
         if force:
@@ -171,12 +171,11 @@ class JoinerLoop:
         puts: dict[str, bytes] = {}
         deletes: list[str] = []
         for partition in partitions:
-            blocks, superfluous = partition.joiner.core.changes()
-            puts |= {self._keys.block(partition.number, number): value for number, value in blocks}
-            deletes += [self._keys.block(partition.number, number) for number in superfluous]
-            puts[self._keys.position(partition.number)] = partition.encoded_position
+            partition_puts, partition_deletes = partition.joiner.changes(self._keys, partition.number)
+            puts |= partition_puts
+            deletes += partition_deletes
         puts |= self._counters(partitions)
-        self._kv.write(puts, deletes, self._start.expect(partitions))
+        commit(self._kv, self._keys, partitions, puts, deletes)
         for partition in partitions:
             partition.joiner.core.clear_step()
 

@@ -36,7 +36,6 @@ class PartitionState:
     number: int
     joiner: CorePartition
     writer: StepWriter
-    owner: bytes  # this joiner's name in the store: no other one writes there while it is this
 
     @property
     def position(self) -> Position:

@@ -54,6 +54,8 @@ class Position:
     series: int = 0  # of the steps; 0: not numbered yet
     step: int = 0  # number of the last one
     epoch: int = 0  # number of the joiner's start
+    commit: int = 0  # number of the commit to the store: no two have the same position
+    blocks: list[int] = field(default_factory=lambda: [0, 0])  # of waiting requests in the store: numbers [first, stop)
     tasks: list[str] = field(default_factory=list)  # bit t of a waiting request's labels is that of tasks[t]
 
     @property

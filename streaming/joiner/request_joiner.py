@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from monolith_py.errors import KvError
+from monolith_py.errors import KvError, StateMismatch
 from monolith_py.io import Kv
 from monolith_py.observe import metrics
 from monolith_streaming.joiner.adoption import adopt, withhold
@@ -35,6 +35,7 @@ class RequestJoiner:
 
     def __init__(self, rules: Rules, kv: Kv, prefix: str) -> None:
         self._rules, self._kv, self._prefix = rules, kv, prefix
+        self.expected: dict[str, bytes] = {}  # entries of the store, as of the last commit
         self._due_ms: dict[str, int] = {}
         self._heap: list[tuple[int, str]] = []  # (due, request id); an entry that differs from _due_ms is stale
         self._step: dict[str, WaitingRequest | None] = {}  # changed in this step; None: forgotten
@@ -229,8 +230,13 @@ class RequestJoiner:
     def _load(self, request_ids: Iterable[str]) -> None:
         """Load these requests from Kv into the step, except new ones."""
         missing = [request_id for request_id in dict.fromkeys(request_ids) if request_id in self._due_ms and request_id not in self._step]
-        values = self._kv.get_many([self._prefix + request_id for request_id in missing])
-        for request_id, value in zip(missing, values, strict=True):
+        if not missing:
+            return
+        # The expected entries are read last: a store that loses writes before this is noticed, and has done no harm if it does so later.
+        values = self._kv.get_many([*(self._prefix + request_id for request_id in missing), *self.expected])
+        if values[len(missing) :] != list(self.expected.values()):
+            raise StateMismatch(f"{[*self.expected]} must be in the store as written, got other values: it has lost writes. Start again")
+        for request_id, value in zip(missing, values[: len(missing)], strict=True):
             if value is None:
                 raise KvError(f"waiting request {self._prefix + request_id!r} must be in the store, got nothing")
             self._step[request_id] = decode_waiting(request_id, value)

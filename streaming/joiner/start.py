@@ -16,7 +16,6 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from monolith_py.clock import Clock
@@ -25,6 +24,7 @@ from monolith_py.data.schema import Schema
 from monolith_py.errors import StateMismatch, WireError
 from monolith_py.io import Kv, Log
 from monolith_py.io.log.topics import Topics
+from monolith_streaming.joiner.commit import commit
 from monolith_streaming.joiner.core_partition import CorePartition, core_settings
 from monolith_streaming.joiner.partition import PartitionState
 from monolith_streaming.joiner.position import OpenPlace, Position, Progress, StateKeys, decode_position
@@ -71,15 +71,11 @@ class Start:
             partition.joiner.resume()
             if tail.last is not None:
                 self._recover(partition, tail, recovery)  # 4
-            self.kv.write({self.keys.position(partition.number): partition.encoded_position}, expect=self.expect([partition]))
+            commit(self.kv, self.keys, [partition], {}, [])
             line = "%r[%d]: reading on at offsets %s, %d requests remembered, epoch %d"
             position, num_requests = partition.position, partition.joiner.core.num_requests
             _logger.info(line, self.keys.examples, partition.number, position.offsets, num_requests, position.epoch)
         return [partition for partition, _ in opened]
-
-    def expect(self, partitions: Sequence[PartitionState]) -> dict[str, bytes]:
-        """Return the entries of the store that say that this joiner still owns the state of `partitions`."""
-        return {self.keys.owner(partition.number): partition.owner for partition in partitions}
 
     def _open(self, writer: StepWriter, owner: bytes) -> tuple[PartitionState, Tail]:
         """Return a partition at the position of the store, and the steps after it in the log."""
@@ -99,7 +95,8 @@ class Start:
         position.epoch = 1 + max(position.epoch, tail.last.step.epoch if tail.last is not None else 0)
         settings = core_settings(self.job, self.rules, Schema.of(self.job).dense_dims)
         joiner = CorePartition(settings, self.rules, position, self.clock.monotonic_s())
-        return PartitionState(number, joiner, writer, owner), tail
+        joiner.expected = {self.keys.owner(number): owner} | ({} if value is None else {self.keys.position(number): value})
+        return PartitionState(number, joiner, writer), tail
 
     def _position_of_log(self, number: int) -> Position:
         """Return the position from which the state can be built, for a store without one; any waiting requests in it are dropped.
@@ -121,7 +118,7 @@ class Start:
             rule = f"must have its records from {place.examples} on, while the store has no position"
             raise StateMismatch(f"{examples!r}[{number}] {rule}, got {start}: restore the store")
         progress = Progress([place.impressions, place.actions], open=place)
-        return Position(progress, place.examples, step.series, place.step, step.epoch, list(self.rules.tasks))
+        return Position(progress, place.examples, step.series, place.step, step.epoch, tasks=list(self.rules.tasks))
 
     def _fresh(self, number: int) -> Position:
         """Return the position before the first record, with a new series."""
@@ -180,18 +177,20 @@ class Start:
         self.kv.write({}, [key for key, _ in self.kv.scan(self.keys.blocks(number))])
 
     def _restore(self, partition: PartitionState) -> None:
-        """Restore the waiting requests of a partition; labels are carried over by name if the job's tasks changed.
+        """Restore the waiting requests of a partition, block by block; labels are carried over by name if the job's tasks changed.
 
         Raises:
-            WireError: a block of them is damaged.
+            WireError: a block of them is damaged or absent.
         """
-        number, position = partition.number, partition.position
-        prefix, tasks = self.keys.blocks(number), list(self.rules.tasks)
-        blocks = sorted((int(key[len(prefix) :]), value) for key, value in self.kv.scan(prefix))
-        try:
-            partition.joiner.core.restore(blocks)
-        except ValueError as error:
-            raise WireError(f"{self.keys.examples!r}[{number}]: waiting requests in the store must be whole: {error}") from None
+        number, position, core = partition.number, partition.position, partition.joiner.core
+        name, tasks = f"{self.keys.examples!r}[{number}]: waiting requests in the store", list(self.rules.tasks)
+        for block in range(*position.blocks):
+            (value,) = self.kv.get_many([self.keys.block(number, block)])
+            try:
+                core.restore_block(block, b"" if value is None else value)
+            except ValueError as error:
+                raise WireError(f"{name} must be whole: block {block}: {error}") from None
+        core.restored()
         if position.tasks != tasks:
             line = "%r[%d]: tasks were %s and are %s; labels of waiting requests are carried over by name"
             _logger.warning(line, self.keys.examples, number, position.tasks, tasks)

@@ -181,9 +181,8 @@ class OnlineTraining:
 
     def _report(self) -> None:
         """Set the gauges; log the figures of quality if there are new examples, their faults as warnings."""
-        positions = self._source.positions
-        for partition, end in self._source.ends().items():
-            metrics.EXAMPLE_LAG_RECORDS.labels(partition=str(partition)).set(end - positions[partition][0])
+        for partition, lag in self._source.lags().items():
+            metrics.EXAMPLE_LAG_RECORDS.labels(partition=str(partition)).set(lag)
         figures = self.trainer.report()
         if self.trainer.num_examples == self._reported_examples:
             return

@@ -96,6 +96,20 @@ class ExampleSource:
         """Return whether every record before `ends` was handed out."""
         return all(cursor.offset >= ends[cursor.partition] and cursor.row == 0 for cursor in self._cursors)
 
+    def lags(self) -> dict[int, int]:
+        """Return the number of offsets of each partition behind its position; move positions past offsets without a record.
+
+        The last offset of a partition with transactions (Kafka) has no record: a position before it would look like one record behind,
+        and like a lost one once it is trimmed.
+        """
+        for partition, end in self.ends().items():
+            cursor = self._cursors[partition]
+            if not cursor.records and cursor.offset < end:
+                self._read(cursor)
+                if not cursor.records and cursor.offset < end:
+                    cursor.offset, cursor.row = end, 0
+        return {partition: end - self._cursors[partition].offset for partition, end in self.ends().items()}
+
     def next_batch(self, size: int, linger_s: float, should_stop: Callable[[], bool]) -> ExampleBatch | None:
         """Return `size` examples, fewer after `linger_s`, None if there is none by then.
 

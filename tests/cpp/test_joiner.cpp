@@ -196,8 +196,8 @@ TEST(blocks_give_the_state_back_and_are_deleted_once_nothing_needs_them) {
     std::unique_ptr<Partition> partition;
     const auto open = [&](WatermarkState state, std::array<int64_t, kNumInputs> offsets) {
         partition = std::make_unique<Partition>(settings(), state, offsets, 0.0);
-        std::vector<std::pair<uint32_t, std::string_view>> blocks(store.begin(), store.end());
-        partition->restore(blocks);
+        for (const auto& [number, value] : store) partition->restore_block(number, value);
+        partition->restored();
     };
     const auto commit = [&] {
         const Blocks::Changes changes = partition->changes();
@@ -235,10 +235,11 @@ TEST(a_damaged_block_is_refused) {
     for (size_t size = 0; size < block.size(); ++size) {
         Partition other(settings(), {}, {0, 0}, 0.0);
         try {
-            other.restore({{1, std::string_view(block).substr(0, size)}});
+            other.restore_block(1, std::string_view(block).substr(0, size));
         } catch (const std::runtime_error&) {
             continue;
         }
+        other.restored();
         CHECK(other.waiting().num_requests() < 2);  // cut between two requests
     }
 }

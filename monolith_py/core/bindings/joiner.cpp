@@ -177,17 +177,14 @@ nb::tuple changes_of(Partition& partition) {
     const Blocks::Changes changes = partition.changes();
     nb::list puts;
     for (const auto& [number, value] : changes.puts) puts.append(nb::make_tuple(number, bytes_of(value)));
-    return nb::make_tuple(puts, changes.deletes);
+    return nb::make_tuple(puts, changes.deletes, changes.first, changes.stop);
 }
 
-void restore(Partition& partition, const nb::list& blocks) {
-    std::vector<std::pair<uint32_t, std::string_view>> views;
-    for (const nb::handle block : blocks) {
-        const auto [number, value] = nb::cast<std::pair<uint32_t, nb::bytes>>(block);
-        views.emplace_back(number, view_of(value));
-    }
+// Call `read`, and refuse a damaged block as a value.
+template <typename Read>
+void read_blocks(Read read) {
     try {
-        partition.restore(views);
+        read();
     } catch (const SnapshotError& error) {
         refuse(error.what());
     } catch (const BlockError& error) {
@@ -325,5 +322,11 @@ void bind_joiner(nb::module_& m) {
         .def("counted_columns", &counted_columns, "names"_a)
         .def("changes", &changes_of)
         .def("clear_step", &Partition::clear_step)
-        .def("restore", &restore, "blocks"_a);
+        .def(
+            "restore_block",
+            [](Partition& partition, uint32_t number, const nb::bytes& value) {
+                read_blocks([&] { partition.restore_block(number, view_of(value)); });
+            },
+            "number"_a, "value"_a)
+        .def("restored", [](Partition& partition) { read_blocks([&] { partition.restored(); }); });
 }

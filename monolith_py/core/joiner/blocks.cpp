@@ -113,21 +113,21 @@ void read_request(Reader& in, uint32_t number, const Rules& rules, const Tasks& 
 
 }  // namespace
 
-void Blocks::restore(const std::vector<std::pair<uint32_t, std::string_view>>& blocks, const Rules& rules,
-                     WaitingRequests& waiting) {
-    for (const auto& [number, value] : blocks) {
-        Reader in(value.data(), value.size(), "block of waiting requests");
-        if (const auto version = in.value<uint8_t>(); version != kVersion)
-            throw BlockError("block.version must be " + std::to_string(kVersion) + ", got " + std::to_string(version));
-        std::vector<std::string> names(in.value<uint32_t>());
-        for (std::string& name : names) in.field(name);
-        const auto num_forgotten = in.value<uint32_t>();
-        for (uint32_t i = 0; i < num_forgotten; ++i) waiting.drop(in.value<std::string>());
-        const Tasks tasks(names, rules.tasks);
-        while (in.left() > 0) read_request(in, number, rules, tasks, waiting);
-        references_[number];
-        next_ = std::max(next_, number + 1);
-    }
+void Blocks::restore(uint32_t number, std::string_view value, const Rules& rules, WaitingRequests& waiting) {
+    Reader in(value.data(), value.size(), "block of waiting requests");
+    if (const auto version = in.value<uint8_t>(); version != kVersion)
+        throw BlockError("block.version must be " + std::to_string(kVersion) + ", got " + std::to_string(version));
+    std::vector<std::string> names(in.value<uint8_t>());
+    for (std::string& name : names) in.field(name);
+    const auto num_forgotten = in.value<uint32_t>();
+    for (uint32_t i = 0; i < num_forgotten; ++i) waiting.drop(in.value<std::string>());
+    const Tasks tasks(names, rules.tasks);
+    while (in.left() > 0) read_request(in, number, rules, tasks, waiting);
+    references_[number];
+    next_ = std::max(next_, number + 1);
+}
+
+void Blocks::restored(WaitingRequests& waiting) {
     waiting.for_each([&](const Request& request) {
         if (request.has_arrived() && request.impression_block > 0 && !request.impression.is_there())
             throw BlockError("waiting request '" + request.id + "' must have an impression");
@@ -153,7 +153,7 @@ Blocks::Changes Blocks::changes(const WaitingRequests& waiting, const Rules& rul
     const auto begin = [&](const std::vector<std::string>& forgotten) {
         out.buffer().reserve(std::min(kBlockBytes, 4096 * waiting.changed().size()));
         out.field(kVersion);
-        out.field(static_cast<uint32_t>(rules.tasks.size()));
+        out.field(static_cast<uint8_t>(rules.tasks.size()));
         for (const std::string& name : rules.tasks) out.field(name);
         out.field(static_cast<uint32_t>(forgotten.size()));
         for (const std::string& id : forgotten) out.field(id);
@@ -179,6 +179,13 @@ Blocks::Changes Blocks::changes(const WaitingRequests& waiting, const Rules& rul
     }
     if (is_open) end();
     num_puts_ = static_cast<uint32_t>(result.puts.size());
+    result.stop = next_ + num_puts_;
+    result.first = next_;
+    for (const auto& [number, references] : references_)
+        if (deletes_.empty() || number > deletes_.back()) {
+            result.first = number;
+            break;
+        }
     return result;
 }
 

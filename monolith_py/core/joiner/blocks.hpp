@@ -24,12 +24,14 @@ class Blocks {
     struct Changes {
         std::vector<std::pair<uint32_t, std::string>> puts;  // number and bytes
         std::vector<uint32_t> deletes;
+        uint32_t first = 0, stop = 0;  // of the blocks that the store has afterwards
     };
 
-    // Fill `waiting` from blocks in the order of their numbers. Labels are carried over by the names of the tasks.
-    // Throws BlockError if a block has another version or is cut.
-    void restore(const std::vector<std::pair<uint32_t, std::string_view>>& blocks, const Rules& rules,
-                 WaitingRequests& waiting);
+    // Fill `waiting` from blocks in the order of their numbers, then call `restored`. Labels are carried over by the
+    // names of the tasks. Throws BlockError if the block has another version or is cut.
+    void restore(uint32_t number, std::string_view value, const Rules& rules, WaitingRequests& waiting);
+    // Throws BlockError if an impression is absent.
+    void restored(WaitingRequests& waiting);
     // Return the blocks that the step of `waiting` adds and those that it makes superfluous.
     Changes changes(const WaitingRequests& waiting, const Rules& rules);
     // Note that the result of the last `changes` is stored; to be called before the step of `waiting` is cleared.

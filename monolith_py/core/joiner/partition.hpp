@@ -106,9 +106,10 @@ class Partition {
     }
     Blocks::Changes changes() { return blocks_.changes(waiting_, settings_.rules); }
     void clear_step();
-    void restore(const std::vector<std::pair<uint32_t, std::string_view>>& blocks) {
-        blocks_.restore(blocks, settings_.rules, waiting_);
+    void restore_block(uint32_t number, std::string_view value) {
+        blocks_.restore(number, value, settings_.rules, waiting_);
     }
+    void restored() { blocks_.restored(waiting_); }
 
   private:
     bool accepts(InputTopic topic, std::string_view value, int64_t wall_ms, int64_t& time_ms);

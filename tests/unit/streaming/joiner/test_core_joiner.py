@@ -41,7 +41,9 @@ class Core:
         widths = Schema.of(job).dense_dims
         self.partition = CorePartition(core_settings(job, self._rules, widths), self._rules, position, clock.monotonic_s())
         self.blocks = blocks
-        self.partition.core.restore(sorted(blocks.items()))
+        for number, value in sorted(blocks.items()):
+            self.partition.core.restore_block(number, value)
+        self.partition.core.restored()
         self.partition.resume()
         self._reader = Reader(job, log, Judge(job, WirePatterns(widths)), clock, (0, self.partition))
 
@@ -79,10 +81,11 @@ class Core:
 
     def commit(self) -> None:
         self.partition.note_progress()
-        puts, deletes = self.partition.core.changes()
+        puts, deletes, first, stop = self.partition.core.changes()
         self.blocks.update(puts)
         for number in deletes:
             del self.blocks[number]
+        assert sorted(self.blocks) == list(range(first, stop))
         self.partition.core.clear_step()
 
 

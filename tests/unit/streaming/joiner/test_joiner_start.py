@@ -9,7 +9,7 @@ import pytest
 
 from monolith_py.clock import ManualClock
 from monolith_py.config import JobConfig
-from monolith_py.errors import Fenced, RecordRefused, StateMismatch
+from monolith_py.errors import Fenced, KvError, RecordRefused, StateMismatch
 from monolith_py.io import Log, MemoryKv, MemoryLog
 from monolith_py.io.codec import encode_examples
 from monolith_streaming.joiner.loop import JoinerLoop
@@ -274,3 +274,50 @@ def test_an_example_that_the_log_refuses_is_put_aside_and_the_others_are_written
     assert len(world.labels(job, inner)) == 6
     ((topic, offset, reason),) = world.dead_letters(job, inner)
     assert (topic, offset, reason) == ("examples", -1, "a record must be smaller")
+
+
+def test_a_store_that_goes_back_while_the_joiner_runs_is_noticed_before_anything_is_written(world: World, job: JobConfig) -> None:
+    """Redis without appendonly, killed and started again, gives the state of its last snapshot."""
+    log, kv = world.log(job), MemoryKv()
+    loop = world.joiner(job, log, kv)
+    world.append(job, log, world.impression("r"))
+    step_to_end(loop)
+    backup = copy_of(kv)
+    world.append(job, log, world.action("r", "end", 1))
+    step_to_end(loop)
+    assert len(world.labels(job, log)) == 1
+    old = dict(backup.scan(""))
+    kv.write(old, [key for key, _ in kv.scan("") if key not in old])
+    world.append(job, log, world.action("r", "click", 2))  # on a request that waits again, says the store
+    with pytest.raises(StateMismatch, match="it has lost writes"):
+        step_to_end(loop)
+    loop = world.joiner(job, log, kv)
+    step_to_end(loop)
+    loop.close_all()
+    assert world.labels(job, log) == [("r", 1, "LABELLED", (0, 0)), ("r", 1, "RETRACTION", (1, 0))]
+    kv.close()
+    world.append(job, log, world.impression("s", 3), world.action("s", "end", 4))
+    with pytest.raises(Fenced, match="or the store has lost it"):
+        step_to_end(loop)
+    step_to_end(world.joiner(job, log, kv))
+    assert keys(world, job, log) == [("r", 1, "LABELLED"), ("r", 1, "RETRACTION"), ("s", 1, "LABELLED")]
+
+
+def test_a_commit_whose_answer_was_lost_is_no_other_joiner(world: World, job: JobConfig) -> None:
+    class ForgetfulKv(MemoryKv):
+        fails = False
+
+        def write(self, puts: Any, deletes: Any = (), expect: Any = None) -> None:
+            super().write(puts, deletes, expect)
+            if self.fails:
+                self.fails = False
+                raise KvError("away")
+
+    log, kv = world.log(job), ForgetfulKv()
+    loop = world.joiner(job, log, kv)
+    fill(world, job, log)
+    kv.fails = True
+    step_to_end(loop)
+    fill(world, job, log, first=30)
+    step_to_end(loop)
+    assert len(keys(world, job, log)) == 60

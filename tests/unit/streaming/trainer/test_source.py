@@ -283,3 +283,19 @@ def test_after_a_hole_in_the_offsets_the_next_record_is_read_from_its_first_row(
 def test_a_missing_topic_is_named(timed_log: Callable[[ManualClock], Any], make_source: Callable[..., ExampleSource]) -> None:
     with pytest.raises(TopicMissing, match="'examples'"):
         make_source(timed_log(ManualClock()))
+
+
+def test_offsets_without_a_record_are_no_lag(
+    new_log: MakeLog, make_examples: Examples, make_source: Callable[..., ExampleSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kafka ends each transaction with a marker that has an offset."""
+    log = new_log()
+    append(log, make_examples(1), make_examples(2))
+    source = make_source(log)
+    end_of_records = type(log).end_offset
+    monkeypatch.setattr(type(log), "end_offset", lambda *given: end_of_records(*given) + 1)
+    assert source.lags() == {0: 3}
+    assert items_of(source, 1) == [[1], [2]]
+    assert source.positions == {0: (2, 0)}
+    assert source.lags() == {0: 0}
+    assert source.positions == {0: (3, 0)}
