@@ -266,6 +266,13 @@ class JoinedStep:
     def newest_ms(self) -> int: ...  # event time, 0 without an example
     def examples(self, start: int, stop: int) -> JoinedExamples: ...
 
+class JoinerLookback:
+    """The oldest place in the log from which the joiner's state can be built again; places are the fields of `OpenPlace`."""
+
+    def __init__(self, place: Sequence[int], until_ms: int, remembered_ms: int) -> None: ...
+    def note(self, topic: int, offset: int, until_ms: int) -> None: ...
+    def commit(self, place: Sequence[int], closed_ms: int | None) -> tuple[int, int, int, int]: ...
+
 class JoinerPartition:
     """The joiner of one partition in memory. `topic`: 0 for impressions, 1 for actions. For one thread."""
 

@@ -1,49 +1,13 @@
 // Python binding of the joiner of one partition.
-#include <nanobind/stl/array.h>
-#include <nanobind/stl/pair.h>
-#include <nanobind/stl/tuple.h>
-#include <nanobind/stl/unordered_map.h>
-
-#include <algorithm>
 #include <memory>
-#include <tuple>
 #include <utility>
 
-#include "bindings/arrays.hpp"
+#include "bindings/joined.hpp"
+#include "bindings/joiner_types.hpp"
 #include "bindings/module.hpp"
 #include "bytes/archive.hpp"
-#include "joiner/partition.hpp"
-#include "joiner/records.hpp"
 
 namespace {
-
-using namespace monolith;
-using namespace monolith::joiner;
-
-using KindFields = std::tuple<std::string, uint64_t, bool, bool>;  // name, bits, is terminal, closes its request
-using WatermarkFields = std::tuple<std::optional<int64_t>, std::array<std::optional<int64_t>, kNumInputs>, int64_t,
-                                   std::array<int64_t, kNumInputs>, bool, std::optional<int64_t>>;
-
-// Offsets of the inputs, the end of the examples, the last step.
-using PlaceFields = std::tuple<int64_t, int64_t, int64_t, int64_t>;
-
-WatermarkState state_of(const WatermarkFields& fields) {
-    const auto& [watermark_ms, newest_ms, newest_at_ms, refusals, is_confirmed, furthest_seen_ms] = fields;
-    return {watermark_ms, newest_ms, newest_at_ms, refusals, is_confirmed, furthest_seen_ms};
-}
-
-OpenPlace place_of(const PlaceFields& fields) {
-    const auto& [impressions, actions, examples, step] = fields;
-    return {{impressions, actions}, examples, step};
-}
-
-nb::bytes bytes_of(std::string_view value) { return nb::bytes(value.data(), value.size()); }
-std::string_view view_of(const nb::bytes& value) { return {value.c_str(), value.size()}; }
-
-InputTopic topic_of(int topic) {
-    if (topic != kImpressions && topic != kActions) refuse("topic must be 0 or 1, got " + std::to_string(topic));
-    return static_cast<InputTopic>(topic);
-}
 
 // Ask Python: `judge(value)` returns the record in another form, or the reason for refusing it as text.
 Judge judge_of(const nb::object& judge) {
@@ -90,89 +54,6 @@ nb::list actions_of(const Partition& partition) {
     return list;
 }
 
-std::vector<const Emission*> written_by(const Partition& partition) {
-    std::vector<const Emission*> written;
-    for (const Emission& emission : partition.waiting().outcome().emissions)
-        if (emission.kind != Emission::kSampledAway) written.push_back(&emission);
-    return written;
-}
-
-// Columns of examples, and what the codec needs to name them.
-struct Examples {
-    ExampleColumns columns;
-    nb::tuple names() const {
-        nb::list sparse, dense, models;
-        for (const SparseColumn& column : columns.features().sparse()) sparse.append(column.name());
-        for (const DenseColumn& column : columns.features().dense())
-            dense.append(nb::make_tuple(column.name(), column.width()));
-        for (const auto& [arm, version] : columns.served().models()) models.append(nb::make_tuple(arm, version));
-        return nb::make_tuple(sparse, dense, columns.served().tasks_with_scores(), models);
-    }
-};
-
-// Return `prefix`, followed by the record batch.
-nb::bytes record_of(const Examples& examples, const nb::bytes& prefix) {
-    const size_t size = prefix.size() + examples.columns.write(nullptr);
-    PyObject* record = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(size));
-    if (record == nullptr) nb::raise_python_error();
-    char* out = PyBytes_AS_STRING(record);
-    std::memcpy(out, prefix.c_str(), prefix.size());
-    examples.columns.write(out + prefix.size());
-    return nb::steal<nb::bytes>(record);
-}
-
-// The examples of a step, in order; valid until the step is cleared.
-class Written {
-  public:
-    explicit Written(const Partition& partition) : partition_(partition), emissions_(written_by(partition)) {}
-    size_t size() const { return emissions_.size(); }
-    // Return examples [start, stop).
-    Examples examples(size_t start, size_t stop) const {
-        if (start > stop || stop > emissions_.size()) refuse("stop must be in [start, " + std::to_string(size()) + "]");
-        const Settings& settings = partition_.settings();
-        return {{emissions_.data() + start, stop - start, settings.rules.tasks, settings.widths}};
-    }
-    int64_t newest_ms() const {
-        int64_t newest_ms = 0;
-        for (const Emission* emission : emissions_) newest_ms = std::max(newest_ms, emission->time_ms);
-        return newest_ms;
-    }
-
-  private:
-    const Partition& partition_;
-    std::vector<const Emission*> emissions_;
-};
-
-// Return (fids, lengths) of each named feature that an emission has, for all emissions of the step.
-nb::dict counted_columns(const Partition& partition, const std::vector<std::string>& names) {
-    std::vector<const Emission*> emitted;
-    for (const Emission& emission : partition.waiting().outcome().emissions) emitted.push_back(&emission);
-    FeatureColumns columns(partition.settings().widths, &names, emitted.size());
-    for_each_impression(emitted.data(), emitted.size(),
-                        [&](const Impression& impression, const auto& rows) { columns.add(impression, rows); });
-    columns.finish();
-    nb::dict result;
-    for (const SparseColumn& column : columns.sparse()) {
-        std::vector<int32_t> offsets(emitted.size() + 1), lengths;
-        column.write_offsets(reinterpret_cast<char*>(offsets.data()));
-        for (size_t row = 0; row < emitted.size(); ++row) lengths.push_back(offsets[row + 1] - offsets[row]);
-        result[nb::cast(column.name())] = nb::make_tuple(vector_array(column.fids()), vector_array(lengths));
-    }
-    return result;
-}
-
-// Return kinds uint8 (255: sampled away), whether each is the first of its candidate, and labels, of all emissions.
-nb::tuple emissions_of(const Partition& partition) {
-    std::vector<uint8_t> kinds, firsts;
-    std::vector<uint64_t> labels;
-    for (const Emission& emission : partition.waiting().outcome().emissions) {
-        kinds.push_back(emission.kind);
-        firsts.push_back(emission.is_first);
-        labels.push_back(emission.labels);
-    }
-    return nb::make_tuple(vector_array(kinds), vector_array(firsts), vector_array(labels));
-}
-
 nb::tuple changes_of(Partition& partition) {
     const Blocks::Changes changes = partition.changes();
     nb::list puts;
@@ -192,62 +73,10 @@ void read_blocks(Read read) {
     }
 }
 
-Settings settings_of(std::vector<std::string> tasks, const std::vector<KindFields>& kinds, Widths widths) {
-    Settings settings;
-    settings.rules.tasks = std::move(tasks);
-    settings.widths = std::move(widths);
-    for (const auto& [name, bits, is_terminal, closes] : kinds)
-        settings.rules.kinds.push_back({name, bits, is_terminal, closes});
-    return settings;
-}
-
-void bind_settings(nb::module_& m) {
-    using namespace nb::literals;
-    nb::class_<Settings>(m, "JoinerSettings")
-        .def(
-            "__init__",
-            [](Settings* place, std::vector<std::string> tasks, const std::vector<KindFields>& kinds, Widths widths) {
-                new (place) Settings(settings_of(std::move(tasks), kinds, std::move(widths)));
-            },
-            "tasks"_a, "kinds"_a, "widths"_a)
-        .def_prop_rw(
-            "emits_requests", [](const Settings& s) { return s.rules.emits_requests; },
-            [](Settings& s, bool value) { s.rules.emits_requests = value; })
-        .def_prop_rw(
-            "retracts", [](const Settings& s) { return s.rules.retracts; },
-            [](Settings& s, bool value) { s.rules.retracts = value; })
-        .def_prop_rw(
-            "window_ms", [](const Settings& s) { return s.rules.window_ms; },
-            [](Settings& s, int64_t value) { s.rules.window_ms = value; })
-        .def_prop_rw(
-            "allowed_lateness_ms", [](const Settings& s) { return s.rules.allowed_lateness_ms; },
-            [](Settings& s, int64_t value) { s.rules.allowed_lateness_ms = value; })
-        .def_prop_rw(
-            "max_out_of_orderness_ms", [](const Settings& s) { return s.rules.max_out_of_orderness_ms; },
-            [](Settings& s, int64_t value) { s.rules.max_out_of_orderness_ms = value; })
-        .def_prop_rw(
-            "negative_rate", [](const Settings& s) { return s.rules.negative_rate; },
-            [](Settings& s, double value) { s.rules.negative_rate = value; })
-        .def_rw("num_ahead", &Settings::num_ahead)
-        .def_rw("idle_timeout_s", &Settings::idle_timeout_s)
-        .def_rw("max_skew_ms", &Settings::max_skew_ms)
-        .def_rw("not_from_ms", &Settings::not_from_ms)
-        .def_rw("not_to_ms", &Settings::not_to_ms);
-}
-
 }  // namespace
 
 void bind_joiner(nb::module_& m) {
     using namespace nb::literals;
-    bind_settings(m);
-    nb::class_<Examples>(m, "JoinedExamples")
-        .def("__len__", [](const Examples& examples) { return examples.columns.features().num_rows(); })
-        .def("names", &Examples::names)
-        .def("record", &record_of, "prefix"_a);
-    nb::class_<Written>(m, "JoinedStep")
-        .def("__len__", &Written::size)
-        .def("newest_ms", &Written::newest_ms)
-        .def("examples", &Written::examples, "start"_a, "stop"_a);
     nb::class_<Partition>(m, "JoinerPartition")
         .def(
             "__init__",
@@ -278,8 +107,7 @@ void bind_joiner(nb::module_& m) {
         .def(
             "end_step",
             [](Partition& partition, int64_t examples_end, int64_t step) {
-                const OpenPlace place = partition.end_step(examples_end, step);
-                return PlaceFields{place.offsets[kImpressions], place.offsets[kActions], place.examples, place.step};
+                return fields_of(partition.end_step(examples_end, step));
             },
             "examples_end"_a, "step"_a)
         .def(

@@ -1,5 +1,7 @@
-// The oldest place in the log from which the joiner's state can be built again: streaming/joiner/lookback.py, whose
-// docstring states the rule.
+// The oldest place in the log from which the joiner's state can be built again.
+//
+// Intervals of steps, each with its first place and the event time at which the last of its requests is forgotten. Once
+// the watermark has passed that time, no record before the next interval is needed any more.
 #pragma once
 
 #include <algorithm>
