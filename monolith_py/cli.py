@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -72,15 +72,17 @@ def settings() -> None:
 
 @app.command()
 def topics(config: ConfigOption) -> None:
-    """Create the job's missing topics."""
+    """Create the job's missing topics, and print all with their partitions."""
     from monolith_py.io import open_log
-    from monolith_py.io.log.topics import create_topics
+    from monolith_py.io.log.topics import Topics, create_topics
 
     with _errors_to_exit():
         job = load_job(config)
         log = open_log(job.log.url)
         try:
             create_topics(log, job.log)
+            for topic in astuple(Topics.of(job.log)):
+                typer.echo(f"{topic} {log.num_partitions(topic)}")
         finally:
             log.close()
 

@@ -2,7 +2,8 @@
 
 The training thread drains the tables, which pack their rows; one worker thread encodes the deltas and appends them. If the log refuses an
 append, the worker appends the same bytes again before anything newer: no row is lost, and no seq is skipped or used for two contents.
-Where a refused append was written after all, subscribers skip the copy by its seq.
+Where a refused append was written after all, subscribers skip the copy by its seq. Another trainer that starts on the topic fences this one:
+its next append raises `Fenced`, so the deltas of two trainers never mix, wherever their checkpoints are.
 
 The first publication of a generation carries the full dense state, as does the next one after a replica asked for it. The others carry
 the change since the publication before. The worker decides when it encodes.
@@ -33,6 +34,8 @@ from monolith_py.table import EncodedDelta
 _logger = logging.getLogger(__name__)
 
 _CONSUMER = "replicas"
+# Name of the trainer's writer of the updates, in any job: no two trainers publish to one topic.
+_WRITER = "trainer"
 
 
 class TouchedRows(Protocol):
@@ -70,7 +73,7 @@ class Publisher:
     """Publishes the tables and dense parameters of one trainer. All methods are for the training thread."""
 
     def __init__(self, log: Log, topics: Topics, model: PublishedModel, config: SyncConfig, clock: Clock, *, generation: int) -> None:
-        """Publish from seq 0 of `generation` on; a new trainer takes it from `next_generation`.
+        """Publish from seq 0 of `generation` on, and fence the trainer before; a new trainer takes it from `next_generation`.
 
         Raises:
             ValueError: a table packs its rows in another encoding than `config.encoding`.
@@ -78,7 +81,7 @@ class Publisher:
         for name, table in model.tables.items():
             if table.encoding != config.encoding:
                 raise ValueError(f"encoding of table {name!r} must be that of sync.encoding, {config.encoding!r}, got {table.encoding!r}")
-        self._log, self._topic, self._model = log, topics.updates, model
+        self._writer, self._model = log.writer(topics.updates, 0, _WRITER), model
         self._config, self._clock = config, clock
         self._generation, self._next_seq = generation, 0
         self._requests = DenseRequests(log, topics.dense_requests)
@@ -136,6 +139,7 @@ class Publisher:
         if self._append is not None:
             self._finish_append()
         self._worker.shutdown()
+        self._writer.close()
 
     def _capture_dense(self) -> DensePart:
         """Return the dense part of the next publication, and start the next dense interval."""
@@ -170,7 +174,7 @@ class Publisher:
         """Append the publication, if there is one, in the worker."""
         made = self._publication
         if made is not None:
-            self._append = self._worker.submit(lambda: self._log.append(self._topic, made.values(), time_ms=made.published_ms))
+            self._append = self._worker.submit(lambda: self._writer.append(made.values(), time_ms=made.published_ms))
 
     def _finish_append(self) -> LogError | None:
         """Wait for the append and acknowledge its drains; return the error of a log that refused. Other errors are raised."""

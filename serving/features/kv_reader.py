@@ -14,6 +14,8 @@ from monolith_py.io import Kv
 # joined: a connection of its own may be stuck.
 _HUNG_S = 0.5
 _CLOSE_S = 1.0
+# A store is not asked with less time than this: a hand-over between threads and a round trip take about as long.
+_LEAST_S = 0.001
 
 
 class _Read:
@@ -49,11 +51,11 @@ class KvReader:
         """Return the value of each key, None for an absent one; `until_s` is on the monotonic clock.
 
         Raises:
-            TimeoutError: `until_s` had passed before the store was asked.
+            TimeoutError: less than a millisecond is left, so the store was not asked.
             KvError: the store failed, or did not answer in time.
         """
         begin_s = self._clock.monotonic_s()
-        if begin_s >= until_s:
+        if until_s - begin_s < _LEAST_S:
             raise TimeoutError("no time is left for reading stored features")
         with self._lock:
             stuck_s = begin_s - self._progress_s
@@ -65,7 +67,7 @@ class KvReader:
             for read in reads:
                 left_s = until_s - self._clock.monotonic_s()
                 if not read.done.wait(min(max(0.0, left_s), threading.TIMEOUT_MAX)):
-                    raise KvError(f"the store did not answer in {until_s - begin_s:.3f} s")
+                    raise KvError(f"the store did not answer in {1000 * (until_s - begin_s):.1f} ms")
                 if read.error is not None:
                     raise KvError(str(read.error)) from read.error
                 values.update(read.values)

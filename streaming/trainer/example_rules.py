@@ -13,7 +13,7 @@ from monolith_py.config import JobConfig
 from monolith_py.data.events import EventTimeRule
 from monolith_py.data.examples import ExampleBatch
 from monolith_py.data.schema import Schema
-from monolith_py.errors import WireError
+from monolith_py.errors import ClockStepped, WireError
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,13 @@ class ExampleRules:
     widths: Mapping[str, int]  # dense feature -> dim
     time_rule: EventTimeRule
     clock: Clock
+    wall_offset_ms: int  # wall clock less the monotonic one, at the start
 
     @staticmethod
     def of(job: JobConfig, clock: Clock) -> ExampleRules:
         """Return the rules of `job`."""
         schema = Schema.of(job)
-        return ExampleRules(tuple(schema.tasks), schema.dense_dims, EventTimeRule.of(job.log), clock)
+        return ExampleRules(tuple(schema.tasks), schema.dense_dims, EventTimeRule.of(job.log), clock, _wall_offset_ms(clock))
 
     def check(self, record: ExampleBatch) -> None:
         """Check that a record fits the schema: it is put aside as a whole, not example by example.
@@ -46,12 +47,34 @@ class ExampleRules:
                 raise WireError(f"examples.d_{name} must have {expected} values a row, got {values.shape[1]}")
 
     def split(self, part: ExampleBatch) -> tuple[list[ExampleBatch], list[tuple[ExampleBatch, str]]]:
-        """Return the runs of examples whose event time is in order, and each of the others with the rule that it breaks."""
+        """Return the runs of examples whose event time is in order, and each of the others with the rule that it breaks.
+
+        Raises:
+            ClockStepped: examples are ahead of the wall clock, which went back since the start.
+        """
         wall_ms = self.clock.now_ms()
         broken = self.time_rule.broken(part.times_ms, wall_ms)
         if not broken.any():
             return [part], []
+        stepped_ms = self.wall_offset_ms - _wall_offset_ms(self.clock)
+        if stepped_ms > self.time_rule.max_skew_ms:
+            raise ClockStepped(f"the wall clock must not go back by more than log.max_clock_skew_s, got {stepped_ms} ms: set it right")
         edges = [0, *(np.flatnonzero(np.diff(broken)) + 1).tolist(), len(part)]
         runs = [part.slice(start, stop) for start, stop in pairwise(edges) if not broken[start]]
         ones = [part.slice(row, row + 1) for row in np.flatnonzero(broken).tolist()]
         return runs, [(one, f"examples.{self.time_rule.fault(int(one.times_ms[0]), wall_ms)}") for one in ones]
+
+    def check_clock(self, watermark_ms: int) -> None:
+        """Check that the wall clock has reached the event time of a checkpoint.
+
+        Raises:
+            ClockStepped: it has not, so sound examples would be put aside.
+        """
+        wall_ms = self.clock.now_ms()
+        if wall_ms < watermark_ms - self.time_rule.max_skew_ms:
+            rule = f"must have reached the event time {watermark_ms} ms of the checkpoint"
+            raise ClockStepped(f"the wall clock {rule}, got {wall_ms} ms: set it right")
+
+
+def _wall_offset_ms(clock: Clock) -> int:
+    return clock.now_ms() - round(clock.monotonic_s() * 1000)

@@ -42,6 +42,7 @@ class OnlineTraining:
 
         Raises:
             CheckpointError: `start_trainer` documents the causes.
+            ClockStepped: the wall clock is behind the checkpoint's event time.
             LogError: a topic is missing or the log cannot be reached.
         """
         self._job, self._clock, self._should_stop = job, clock, should_stop
@@ -56,8 +57,10 @@ class OnlineTraining:
         self._model_id = start.model_id
         self._publisher = Publisher(log, self._topics, published, job.sync, clock, generation=start.generation)
         self._learner = Learner(self.trainer, self._note_step, self._put_aside)
+        rules = ExampleRules.of(job, clock)
+        rules.check_clock(self.trainer.watermark_ms)
         place = SourcePlace(meta.offsets, meta.steps, options.accept_hole) if meta else SourcePlace(accepts_holes=options.accept_hole)
-        self._source = ExampleSource(log, self._topics.examples, place, self._dead_letters, clock, ExampleRules.of(job, clock))
+        self._source = ExampleSource(log, self._topics.examples, place, self._dead_letters, clock, rules)
         self._saved_batches = meta.step if meta else -1
         self._saving: CheckpointSaving | None = None
         self._saved_meta: CheckpointMeta | None = None

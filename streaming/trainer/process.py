@@ -26,6 +26,7 @@ def run_trainer(job: JobConfig, *, stop_at_end: bool, options: StartOptions = RE
     Raises:
         AlreadyRunning: another trainer writes to the folder of checkpoints.
         CheckpointError: no checkpoint can be written, or `start_trainer` refuses.
+        ClockStepped: the wall clock went back, so sound examples would be put aside.
         StepsMissing: topic `examples` has a hole, and no option accepts it.
         LogError: a topic is missing, or the log was away for too long (io/retrying.py).
         ModelNotFinite: a parameter or row is NaN or infinite.

@@ -1,4 +1,4 @@
-"""An example 8 hours ahead reaches the trainer of a job whose rows live for 6: no other row expires."""
+"""Clocks and the trainer: an example 8 hours ahead expires no other row; a wall clock that steps back costs no example."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from surroundings import Deployment, now_ms
+from surroundings import Deployment, WallClock, now_ms, wait_until
 
 from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.examples import ExampleBatch
@@ -47,3 +47,28 @@ def test_an_example_8_hours_ahead_expires_no_row(deploy: Callable[..., Deploymen
     table = EmbeddingTable.restore(drill.checkpoint().table("user_id"))
     assert table.stats().evicted == 0
     assert len(table.export_rows()[0]) == NUM_RECORDS * RECORD - is_refused
+
+
+def test_a_trainer_whose_clock_steps_back_stops_by_name_and_goes_on_exactly(
+    deploy: Callable[..., Deployment], wall_clock: WallClock
+) -> None:
+    drill = deploy(log={"partitions": 1})
+    start_ms = now_ms() - NUM_RECORDS * 1000
+
+    def append(numbers: range) -> None:
+        for number in numbers:
+            time_ms = start_ms + number * 1000
+            drill.log.append(drill.topics.examples, [encode_examples(record_of(number, time_ms))], time_ms=time_ms)
+
+    half = NUM_RECORDS // 2
+    append(range(half))
+    drill.run("train", "--stop-at-end")
+    trainer = drill.start("train", **wall_clock.environment)
+    wait_until(lambda: "restored" in trainer.said(), [trainer])
+    wall_clock.shift(-AHEAD_MS / 1000)
+    append(range(half, NUM_RECORDS))
+    trainer.must_refuse("ClockStepped")
+    drill.start("train", "--stop-at-end", **wall_clock.environment).must_refuse("ClockStepped")
+    drill.run("train", "--stop-at-end")
+    assert drill.checkpoint().meta.examples_trained == NUM_RECORDS * RECORD
+    assert drill.dead_letters() == []

@@ -110,6 +110,39 @@ def test_a_joiner_follows_redis_through_a_failover(
 
 
 @pytest.mark.needs_redis
+def test_a_failover_that_loses_acknowledged_writes_is_said_and_loses_no_example(
+    deploy: Callable[..., Deployment], start_redis: Callable[..., RedisServer], tmp_path: Path
+) -> None:
+    primary, other = start_redis("primary"), start_redis("other")
+    other.client.execute_command("REPLICAOF", "127.0.0.1", str(primary.port))
+    wait_until(lambda: other.client.info("replication")["master_link_status"] == "up")
+    name = tmp_path / "redis"
+    name.symlink_to(primary.socket)
+    drill = deploy(kv={"url": f"unix://{name}?db=0"})
+    stream = SoundStream(drill, now_ms() - (3 * NUM_REQUESTS + LEAD + 100) * GAP_MS)
+    joiner = drill.start("join")
+    stream.feed(NUM_REQUESTS + LEAD, joiner)
+    # Writes from here on are lost: clicks of waiting requests, and requests.
+    other.client.execute_command("REPLICAOF", "NO", "ONE")
+    before = drill.examples()
+    stream.feed(NUM_REQUESTS, joiner)
+    name.unlink()
+    name.symlink_to(other.socket)
+    primary.process.kill()
+    stream.append(NUM_REQUESTS)
+    assert joiner.process.wait(WAIT_S) == 1
+    assert "Traceback" not in joiner.said(), joiner.said()[-3000:]
+    stream.end()
+    drill.start("join", "--stop-at-end").must_refuse("StateMismatch")
+    drill.run("join", "--stop-at-end", "--force")
+    # Those that were written since the loss come again, and no other.
+    found = drill.examples()
+    again = found - stream.expected
+    assert not stream.expected - found and not again - stream.expected
+    assert not again.keys() & before.keys()
+
+
+@pytest.mark.needs_redis
 def test_a_redis_that_evicts_is_refused_at_the_start(deploy: Callable[..., Deployment], start_redis: Callable[..., RedisServer]) -> None:
     server = start_redis("evicts", "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
     drill = deploy(kv={"url": server.url})

@@ -154,8 +154,10 @@ def test_topics_are_made_once_with_the_job_s_prefix_and_partitions(write_job: Ca
             log.num_partitions("shop.impressions")
         for _ in range(2):
             result = monolith("topics", "--config", path)
-            assert (result.exit_code, result.output) == (0, "")
+            assert result.exit_code == 0
         names = ("impressions", "actions", "examples", "updates", "dead_letters", "dense_requests")
+        printed = dict(line.split() for line in result.output.splitlines())
+        assert printed == {f"shop.{name}": "2" if name in names[:3] else "1" for name in names}
         assert [log.num_partitions(f"shop.{name}") for name in names] == [2, 2, 2, 1, 1, 1]
 
 

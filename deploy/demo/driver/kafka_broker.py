@@ -37,7 +37,7 @@ process.roles=broker,controller
 node.id=1
 controller.quorum.bootstrap.servers=127.0.0.1:{controller_port}
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{advertised_port},CONTROLLER://127.0.0.1:{controller_port}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 log.dirs={data}
@@ -62,10 +62,13 @@ class KafkaUnavailable(Exception):
 
 
 class KafkaBroker:
-    """One broker with its data in `data_dir`; ports and data survive `stop`, `kill` and `start`."""
+    """One broker with its data in `data_dir`; ports and data survive `stop`, `kill` and `start`.
 
-    def __init__(self, data_dir: str | Path) -> None:
-        self._folder = Path(data_dir).absolute()
+    `advertised_port`: port that clients are told, of a proxy in front of the broker; by default the broker's own.
+    """
+
+    def __init__(self, data_dir: str | Path, *, advertised_port: int | None = None) -> None:
+        self._folder, self._advertised_port = Path(data_dir).absolute(), advertised_port
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
 
@@ -87,7 +90,8 @@ class KafkaBroker:
             self._port, controller_port = free_ports(2)
             shutil.rmtree(self._folder / "data", ignore_errors=True)
             self._folder.mkdir(parents=True, exist_ok=True)
-            properties.write_text(_PROPERTIES.format(port=self._port, controller_port=controller_port, data=self._folder / "data"))
+            ports = {"port": self._port, "controller_port": controller_port, "advertised_port": self._advertised_port or self._port}
+            properties.write_text(_PROPERTIES.format(**ports, data=self._folder / "data"))
             _run_java(libraries, "kafka.tools.StorageTool", "format", "--standalone", "-t", _CLUSTER_ID, "-c", str(properties))
         with (self._folder / "broker.log").open("ab") as output:
             self._process = subprocess.Popen(

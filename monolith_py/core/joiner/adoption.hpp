@@ -1,8 +1,8 @@
 // Examples in the log as facts of a request's state: for a joiner whose state is older than the log.
 //
 // A joiner that processes records again must not decide again: it may see them in another order, or with another
-// watermark. What an earlier run has emitted is in the log, so it is taken from there (`adopt`), and records of that time
-// change labels alone (`withhold`).
+// watermark. What an earlier run has emitted is in the log, so it is taken from there (`adopt`), and records of that
+// time change labels alone (`withhold`).
 #pragma once
 
 #include <cstdint>

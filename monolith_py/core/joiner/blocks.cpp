@@ -1,5 +1,5 @@
 // Layout of a block, little-endian: version, task names; number of forgotten requests and their ids; then each changed
-// request: id, times, offset, numbers, candidates, late and early actions, and the impression if this block has it.
+// request: id, times, numbers, candidates, late and early actions, and the impression if this block has it.
 #include "joiner/blocks.hpp"
 
 #include <algorithm>
@@ -23,7 +23,7 @@ void write(Writer& out, const Request& request) {
     const Request::Actions& actions = request.actions ? *request.actions : empty;
     const bool has_impression = request.impression.is_there();
     const Where where = !has_impression ? Where::kNone : request.impression_block > 0 ? Where::kEarlier : Where::kHere;
-    out.fields(request.id, request.time_ms, request.deadline_ms, request.offset, request.num_candidates, where);
+    out.fields(request.id, request.time_ms, request.deadline_ms, request.num_candidates, where);
     out.fields(static_cast<uint32_t>(actions.late.size()), static_cast<uint32_t>(actions.early.size()));
     for (uint32_t row = 0; row < request.num_candidates; ++row) {
         const Request::Candidate& candidate = request.candidates[row];
@@ -97,7 +97,7 @@ void read_request(Reader& in, uint32_t number, const Rules& rules, const Tasks& 
     Request& request = waiting.restore(in.value<std::string>());
     uint32_t num_candidates = 0, num_late = 0, num_early = 0;
     Where where = Where::kNone;
-    in.fields(request.time_ms, request.deadline_ms, request.offset, num_candidates, where, num_late, num_early);
+    in.fields(request.time_ms, request.deadline_ms, num_candidates, where, num_late, num_early);
     read_candidates(in, request, num_candidates, tasks);
     request.actions.reset();
     for (uint32_t i = 0; i < num_late; ++i) {

@@ -127,7 +127,7 @@ void Partition::see_impression(Entry& entry, std::optional<int64_t> watermark_ms
     if (!read_impression(entry.impression.value(), impression_))
         throw std::logic_error("an impression was read before");
     early_.clear();
-    if (!waiting_.see_impression(impression_, entry.impression, entry.offset, early_)) ++counts_.repeated;
+    if (!waiting_.see_impression(impression_, entry.impression, early_)) ++counts_.repeated;
     for (int64_t offset : early_) lookback_.note(kActions, offset, until_ms);
 }
 
@@ -192,7 +192,7 @@ void Partition::recover_impression(const Entry& entry) {
     if (settings_.rules.forget_ms(entry.time_ms) <= facts_.forgotten_ms) return;
     if (!read_impression(entry.impression.value(), impression_))
         throw std::logic_error("an impression was read before");
-    waiting_.recover_impression(impression_, entry.impression, entry.offset, facts_);
+    waiting_.recover_impression(impression_, entry.impression, facts_);
 }
 
 void Partition::recover_action(Entry& entry) {

@@ -76,7 +76,6 @@ struct Request {
     std::string id;
     int64_t time_ms = 0;  // event time of the impression
     int64_t deadline_ms = 0;
-    int64_t offset = 0;                       // of the impression
     ImpressionBytes impression;               // none before it arrives, and when no further example is possible
     std::unique_ptr<Candidate[]> candidates;  // (B,)
     std::unique_ptr<Actions> actions;         // null: none

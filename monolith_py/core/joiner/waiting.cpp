@@ -4,21 +4,19 @@
 
 namespace monolith::joiner {
 
-bool WaitingRequests::see_impression(const Impression& impression, const ImpressionBytes& bytes, int64_t offset,
+bool WaitingRequests::see_impression(const Impression& impression, const ImpressionBytes& bytes,
                                      std::vector<int64_t>& early) {
     Request& request = map_.insert(impression.request_id);
     if (request.has_arrived()) return false;
     if (request.actions)
         for (const SeenAction& seen : request.actions->early) early.push_back(seen.offset);
     const size_t first = outcome_.emissions.size();
-    see_arrival(request, impression, bytes, offset);
+    see_arrival(request, impression, bytes);
     take(request, first);
     return true;
 }
 
-void WaitingRequests::see_arrival(Request& request, const Impression& impression, const ImpressionBytes& bytes,
-                                  int64_t offset) {
-    request.offset = offset;
+void WaitingRequests::see_arrival(Request& request, const Impression& impression, const ImpressionBytes& bytes) {
     machine_.see_impression(request, impression, bytes);
     for (uint32_t row = 0; row < request.num_candidates; ++row)
         num_waiting_ += request.candidates[row].status != Status::kRepeated;
@@ -66,7 +64,7 @@ void WaitingRequests::adopt(const std::string& request_id, const Facts& facts) {
     take(*request, first);
 }
 
-void WaitingRequests::recover_impression(const Impression& impression, const ImpressionBytes& bytes, int64_t offset,
+void WaitingRequests::recover_impression(const Impression& impression, const ImpressionBytes& bytes,
                                          const Facts& facts) {
     Request& request = map_.insert(impression.request_id);
     if (request.has_arrived()) return;
@@ -74,7 +72,7 @@ void WaitingRequests::recover_impression(const Impression& impression, const Imp
     if (request.actions) early.swap(request.actions->early);
     const std::string request_id = request.id;
     const size_t first = outcome_.emissions.size();
-    see_arrival(request, impression, bytes, offset);
+    see_arrival(request, impression, bytes);
     joiner::adopt(request, facts.of(request_id), facts.closed_ms, outcome_);
     take(request, first);
     for (SeenAction& action : early) recover_action(request_id, std::move(action));

@@ -28,8 +28,7 @@ class WaitingRequests {
 
     // Process an impression; return false if its request has one already. The offsets of the actions that waited for
     // it are added to `early`.
-    bool see_impression(const Impression& impression, const ImpressionBytes& bytes, int64_t offset,
-                        std::vector<int64_t>& early);
+    bool see_impression(const Impression& impression, const ImpressionBytes& bytes, std::vector<int64_t>& early);
     void see_action(std::string_view request_id, SeenAction seen);
     // Return whether `advance` to `watermark_ms` would change a request.
     bool is_due(int64_t watermark_ms) const { return !due_.empty() && due_.first_ms() <= watermark_ms; }
@@ -58,8 +57,7 @@ class WaitingRequests {
     // Take over what the log has of a request that is remembered.
     void adopt(const std::string& request_id, const Facts& facts);
     // Process an impression or an action that an earlier run has processed: the facts say what became of it.
-    void recover_impression(const Impression& impression, const ImpressionBytes& bytes, int64_t offset,
-                            const Facts& facts);
+    void recover_impression(const Impression& impression, const ImpressionBytes& bytes, const Facts& facts);
     void recover_action(std::string_view request_id, SeenAction seen);
     bool remembers(std::string_view request_id) const { return map_.find(request_id) != nullptr; }
 
@@ -85,7 +83,7 @@ class WaitingRequests {
 
   private:
     bool is_full() const { return outcome_.emissions.size() >= kMaxEmitted || emitted_bytes_ >= kMaxEmittedBytes; }
-    void see_arrival(Request& request, const Impression& impression, const ImpressionBytes& bytes, int64_t offset);
+    void see_arrival(Request& request, const Impression& impression, const ImpressionBytes& bytes);
     void take(Request& request, size_t first_emission);
     void note_change(Request& request);
     void forget(Request& request);

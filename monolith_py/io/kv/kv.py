@@ -11,6 +11,8 @@ from monolith_py.errors import ConfigError, Fenced
 
 # Environment variable with the password of the Redis server: a job's TOML holds no secrets.
 PASSWORD_VARIABLE = "MONOLITH_KV_PASSWORD"
+# Bytes of a value in the text of an error.
+_TEXT_BYTES = 100
 
 
 class Kv(Protocol):
@@ -86,9 +88,12 @@ def check_expected(expect: Mapping[str, bytes] | None, got: Sequence[bytes | Non
     """
     for (key, expected), value in zip((expect or {}).items(), got, strict=True):
         if value != expected:
-            rule = f"{key!r} must be {expected.decode(errors='replace')!r} in the store"
-            found = None if value is None else value.decode(errors="replace")
-            raise Fenced(f"{rule}, got {found!r}: another process has taken over, or the store has lost it")
+            rule = f"{key!r} must be {_text(expected)!r} in the store"
+            raise Fenced(f"{rule}, got {None if value is None else _text(value)!r}: another process has taken over, or the store has lost it")
+
+
+def _text(value: bytes) -> str:
+    return value[:_TEXT_BYTES].decode(errors="replace")
 
 
 def open_kv(url: str) -> Kv:

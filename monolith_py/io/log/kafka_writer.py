@@ -9,16 +9,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from typing import Protocol
 
 from kafka import KafkaProducer, TopicPartition
-from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.errors import KafkaTimeoutError
 
 from monolith_py.clock import Clock
 from monolith_py.errors import Fenced, RecordRefused
 from monolith_py.io.log.kafka_errors import writer_errors
-from monolith_py.io.log.kafka_producer import EVENT_TIME
+from monolith_py.io.log.kafka_producer import EVENT_TIME, close_at_once
 from monolith_py.io.log.log import event_times
 
 # The broker aborts a transaction that is open for longer, so that readers of committed records wait no longer for a dead process.
@@ -93,8 +92,7 @@ class KafkaWriter:
         producer, self._producer = self._producer, None
         self._is_settled = False
         if producer is not None:
-            with suppress(KafkaError):
-                producer.close(timeout=0)
+            close_at_once(producer)
 
     def _commit(self, producer: KafkaProducer, values: Sequence[bytes], times_ms: Sequence[int]) -> int:
         """Run the transaction and return the offset of the last record."""

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from monolith_py.clock import SystemClock
 from monolith_py.config import ServingConfig
@@ -85,14 +85,21 @@ def is_serving(channel: grpc.Channel) -> bool:
 
 def test_idle_reflection_streams_stop_neither_rank_nor_health(connect, service, silence):
     """Sixteen of them held all threads of a replica for ever."""
-    channel = connect(reflection=True)
+    channel = connect(reflection=True, grpc_threads=2)
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-    streams = [stub.ServerReflectionInfo(nothing(silence), timeout=TIMEOUT_S) for _ in range(40)]
+
+    def question_then_silence() -> Iterator[reflection_pb2.ServerReflectionRequest]:
+        yield reflection_pb2.ServerReflectionRequest(list_services="")
+        silence.wait()
+
+    holding = [stub.ServerReflectionInfo(question_then_silence(), timeout=TIMEOUT_S) for _ in range(2)]
+    for stream in holding:
+        next(stream)  # it has a thread
+    waiting = [stub.ServerReflectionInfo(nothing(silence), timeout=TIMEOUT_S) for _ in range(40)]
     service.gate.set()
     assert rank(channel).result().request_id == "r" and is_serving(channel)
-    # In the threads of Rank they would have been cut off first, 16 at a time.
-    assert sum(not stream.is_active() for stream in streams) < 16
-    for stream in streams:
+    assert all(stream.is_active() for stream in holding)  # in the threads of Rank they would have been cut off first
+    for stream in (*holding, *waiting):
         stream.cancel()
 
 

@@ -1,19 +1,20 @@
-"""The joiner's start beside another one and with a large state, and a partition that is added while it runs."""
+"""The joiner's start beside another one and with a large state; records that are gone, damaged, or in a new partition."""
 
 from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from monolith_py.clock import ManualClock
-from monolith_py.errors import AlreadyRunning
-from monolith_py.io import MemoryKv, open_log
+from monolith_py.errors import AlreadyRunning, RecordsDamaged
+from monolith_py.io import Log, MemoryKv, Record, open_log
 from monolith_streaming.joiner import loop as module
 from monolith_streaming.joiner.loop import JoinerLoop
 from monolith_streaming.joiner.process import _lock, run_joiner
@@ -90,3 +91,57 @@ def test_a_second_joiner_of_a_sqlite_store_is_refused(world: World, tmp_path: Pa
     with _lock(job), pytest.raises(AlreadyRunning, match="one joiner at a time must run"):
         run_joiner(job, stop_at_end=True)
     run_joiner(job, stop_at_end=True)
+
+
+def records_lost(topic: str) -> float:
+    return REGISTRY.get_sample_value("monolith_records_lost_total", {"topic": topic}) or 0.0
+
+
+@pytest.mark.parametrize("topic", ["impressions", "actions"])
+def test_records_deleted_before_they_were_read_are_counted_and_passed_over(
+    world: World, make_log: Callable[..., Log], topic: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = world.job(terminal_actions=["end"])
+    log, kv = make_log(), MemoryKv()
+    world.create_topics(log, job)
+    first = world.joiner(job, log, kv)  # at offset 0 of both
+    for number in range(10):
+        world.append(job, log, world.impression(f"r{number}", number), world.action(f"r{number}", "end", number))
+    log.trim(topic, 0, 4)
+    before, ends = records_lost(topic), first.ends()
+    while not first.has_reached(ends):
+        first.step()
+    first.close_all()
+    found = {request_id for request_id, *_ in world.labels(job, log)}
+    assert found == {f"r{number}" for number in range(4 if topic == "impressions" else 0, 10)}
+    assert records_lost(topic) == before + 4
+    assert "records lost, reading on at offset 4" in caplog.text
+
+
+class DamagedLog:
+    """A log in memory with a damaged batch in one topic: records 2 to 4."""
+
+    def __init__(self, log: Any, topic: str) -> None:
+        self._log, self._topic = log, topic
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    def read(self, topic: str, partition: int, offset: int, max_records: int, timeout_s: float = 0.0) -> list[Record]:
+        if topic == self._topic and 2 <= offset < 5:
+            raise RecordsDamaged(topic, partition, offset, 5, "wrong checksum")
+        stop = 2 if topic == self._topic and offset < 2 else offset + max_records
+        found: list[Record] = self._log.read(topic, partition, offset, min(max_records, stop - offset), timeout_s)
+        return found
+
+
+def test_records_that_cannot_be_decoded_are_put_aside_and_the_next_are_joined(world: World) -> None:
+    job = world.job(terminal_actions=["end"])
+    log = world.log(job)
+    for number in range(10):
+        world.append(job, log, world.impression(f"r{number}", number), world.action(f"r{number}", "end", number))
+    before = records_lost("impressions")
+    world.join(job, DamagedLog(log, "impressions"))
+    assert {request_id for request_id, *_ in world.labels(job, log)} == {f"r{number}" for number in (0, 1, 5, 6, 7, 8, 9)}
+    assert records_lost("impressions") == before + 3
+    assert ("impressions", 4, "'impressions'[0]: records 2 to 4 cannot be read: wrong checksum") in world.dead_letters(job, log)

@@ -11,7 +11,7 @@ import pytest
 from monolith_py.clock import ManualClock
 from monolith_py.config import JobConfig
 from monolith_py.data.examples import ExampleBatch
-from monolith_py.errors import AlreadyRunning, CheckpointError
+from monolith_py.errors import AlreadyRunning, CheckpointError, ClockStepped
 from monolith_py.io.codec import decode_dead_letter, decode_examples, encode_examples
 from monolith_py.io.log.topics import create_topics
 from monolith_py.io.role_lock import role_lock
@@ -122,3 +122,31 @@ def test_a_second_trainer_of_a_folder_is_refused(tmp_path: Path) -> None:
 def test_a_lock_on_a_full_disk_is_held_without_the_name_of_its_holder() -> None:
     with role_lock(Path("/dev/full"), "trainer", CheckpointError):
         pass
+
+
+def test_a_wall_clock_that_steps_back_stops_the_trainer_and_puts_nothing_aside(
+    world: World, make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch]
+) -> None:
+    class SteppingClock(ManualClock):
+        shift_ms = 0
+
+        def now_ms(self) -> int:
+            return super().now_ms() + self.shift_ms
+
+    job = make_job()
+    log, clock = make_log(world, job), SteppingClock(NOW_MS)
+    training = OnlineTraining(job, log, clock, lambda: False)
+    log.append("examples", [encode_examples(make_examples(1, time_ms=NOW_MS - 1000))], time_ms=NOW_MS)
+    assert training.step()
+    training.checkpoint()
+    clock.shift_ms = -8 * 3_600_000
+    log.append("examples", [encode_examples(make_examples(2, time_ms=NOW_MS))], time_ms=NOW_MS)
+    with pytest.raises(ClockStepped, match="must not go back"):
+        training.step()
+    with pytest.raises(ClockStepped, match="must have reached the event time"):
+        OnlineTraining(job, log, clock, lambda: False)
+    clock.shift_ms = 0
+    training = OnlineTraining(job, log, clock, lambda: False)
+    assert training.step()
+    assert training.trainer.num_examples == 2
+    assert log.end_offset("dead_letters") == 0

@@ -1,0 +1,64 @@
+"""TCP proxy whose connections can be cut."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+
+_BUFFER_BYTES = 1 << 16
+
+
+class CuttableProxy:
+    """Proxy on a free port of this machine in front of `target_port`, which may be set later."""
+
+    def __init__(self) -> None:
+        self.target_port = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        self.num_cut = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """Reset all connections; new ones are taken."""
+        with self._lock:
+            ends, self._open = self._open, set()
+        self.num_cut += len(ends) // 2
+        for end in ends:
+            # Both pumps of a connection wait in a read, which a shutdown ends.
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        # A close alone leaves the accept waiting.
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                try:
+                    server = socket.create_connection(("127.0.0.1", self.target_port))
+                except OSError:
+                    client.close()
+                    continue
+                with self._lock:
+                    self._open |= {client, server}
+                for source, target in ((client, server), (server, client)):
+                    threading.Thread(target=self._pump, args=(source, target), daemon=True).start()
+
+    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while value := source.recv(_BUFFER_BYTES):
+                target.sendall(value)
+        with self._lock:
+            self._open -= {source, target}
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_RDWR)
+        # The other pump reads from `target`, and closes it.
+        source.close()
