@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: setup demo demo-kafka demo-list test test-slow-machine test-tenfold drills fuzz check check-native check-helm bench-table bench-tower bench-train bench-serve bench-stream evidence-table evidence-tower evidence-pool evidence-online format hooks clean
+.PHONY: setup demo demo-kafka demo-list test test-slow-machine test-tenfold test-clients drills fuzz check check-native check-helm bench-table bench-tower bench-train bench-serve bench-stream evidence-table evidence-tower evidence-pool evidence-online format hooks clean
 
 # List of modules: an editable install must be repeated when it changes.
 MODULES := $(VENV)/.modules
@@ -50,6 +50,10 @@ test-slow-machine: $(READY)
 
 test-tenfold: $(READY)
 	MONOLITH_TEST_WORK=10 $(BIN)/python -m pytest --timeout 3000 $(RACING)
+
+# Clients in other languages against a genuine Kafka: Java, Go and Node with their package managers, downloads of some minutes the first time.
+test-clients: $(READY)
+	$(BIN)/python -m pytest tests/clients/check_clients.py
 
 # Seconds for each fuzzer; 600 give more than 100,000 inputs each on two cores.
 FUZZ_SECONDS ?= 600

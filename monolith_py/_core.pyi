@@ -315,6 +315,8 @@ class JoinerPartition:
     @property
     def num_requests(self) -> int: ...
     @property
+    def num_bytes(self) -> int: ...  # of memory of the requests remembered, about
+    @property
     def num_waiting(self) -> int: ...  # candidates
     @property
     def num_emitted(self) -> int: ...  # in this step, with negatives that were sampled away

@@ -1,12 +1,13 @@
 """The command `monolith`: processes of a job and tools. Each command imports its process lazily.
 
-Longer than 300 lines: a third of it are the options of eleven commands and their texts.
+Longer than 300 lines: a third of it are the options of twelve commands and their texts.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -18,7 +19,6 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from monolith_py.config import JobConfig, load_job
@@ -49,17 +49,24 @@ def _options(
 
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="The job's TOML file.", exists=True, dir_okay=False)]
+TableOption = Annotated[Path | None, typer.Option(help="Parquet file.", exists=True, dir_okay=False)]
 StopAtEndOption = Annotated[bool, typer.Option("--stop-at-end", help="Stop at the present end of the log.")]
 
 
 @app.command("check-config")
 def check_config(config: ConfigOption) -> None:
     """Check the job's settings and print them, defaults included, as JSON."""
+    from monolith_py.io.secret import check_secrets
+
     with _errors_to_exit():
-        job = load_job(config).model_dump(mode="json")
+        parsed = load_job(config)
+        remarks = check_secrets(parsed)
+        job = parsed.model_dump(mode="json")
         for store in ("log", "kv"):
             job[store]["url"] = mask_url(job[store]["url"])
         Console().print_json(data=job)
+    for remark in remarks:
+        Console(stderr=True).print(remark, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -78,13 +85,33 @@ def topics(config: ConfigOption) -> None:
 
     with _errors_to_exit():
         job = load_job(config)
-        log = open_log(job.log.url)
+        log = open_log(job.log)
         try:
             create_topics(log, job.log)
             for topic in astuple(Topics.of(job.log)):
                 typer.echo(f"{topic} {log.num_partitions(topic)}")
         finally:
             log.close()
+
+
+@app.command()
+def trim(
+    config: ConfigOption,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it only list.")] = False,
+    keep_s: Annotated[float | None, typer.Option("--keep-s", help="In place of the job's retention.keep_s, in seconds.", min=0.0)] = None,
+) -> None:
+    """List the records that no process needs any more; with --yes delete them."""
+    from monolith_py.clock import SystemClock
+    from monolith_py.io import open_kv, open_log
+    from monolith_streaming.retention import safe_bounds
+    from monolith_streaming.retention import trim as trim_log
+    from monolith_streaming.retention.view import print_bounds
+
+    with _errors_to_exit():
+        job = load_job(config)
+        with closing(open_log(job.log)) as log, closing(open_kv(job.kv)) as kv:
+            bounds = safe_bounds(job, log, kv, SystemClock().now_ms(), keep_s)
+            print_bounds(bounds, deleted=trim_log(log, bounds) if yes else None)
 
 
 @app.command()
@@ -101,6 +128,7 @@ def join(
         run_joiner(job, stop_at_end=stop_at_end, force=force)
 
 
+# More than six parameters: they are the command's options.
 @app.command()
 def train(
     config: ConfigOption,
@@ -109,16 +137,29 @@ def train(
     reset_table: Annotated[
         list[str] | None, typer.Option("--reset-table", help="Start this feature's table anew in place of restoring it. May be repeated.")
     ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Topic that a new model learns before the job's examples, for instance of a replay.")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Start of a new model: event time as for replay, or offsets PARTITION:OFFSET[,...].")
+    ] = None,
+    live_from: Annotated[str | None, typer.Option(help="Event time after --source; by default the end of the replay in it.")] = None,
     accept_hole: Annotated[bool, typer.Option("--accept-hole", help="Go on where examples of the joiner are missing in the log.")] = False,
 ) -> None:
     """Run the trainer: learn from examples and publish rows and dense parameters to the replicas."""
     limit_openmp_spins()
+    from monolith_streaming.trainer.handover import SourceOptions
     from monolith_streaming.trainer.process import run_trainer
     from monolith_streaming.trainer.start import StartOptions
 
+    first = None
+    if source is not None or start is not None or live_from is not None:
+        live_from_ms = None if live_from is None else _time_ms("live-from", live_from)
+        first = SourceOptions(source, None if start is None else _time_or_offsets("from", start), live_from_ms)
     job = _start(config, "trainer")
     with _errors_to_exit():
-        run_trainer(job, stop_at_end=stop_at_end, options=StartOptions(fresh, tuple(reset_table or ()), accept_hole))
+        resets = tuple(reset_table or ())
+        run_trainer(job, stop_at_end=stop_at_end, options=StartOptions(fresh, resets, accept_hole, first))
 
 
 @app.command()
@@ -131,22 +172,74 @@ def serve(config: ConfigOption) -> None:
         run_server(job)
 
 
+# More than six parameters: they are the command's options.
 @app.command()
 def replay(
     config: ConfigOption,
-    start: Annotated[str, typer.Option(help="First event time: ISO 8601, or milliseconds since the epoch.")],
-    end: Annotated[str, typer.Option(help="End of the range, exclusive, in the same form.")],
+    start: Annotated[str | None, typer.Option(help="First event time: ISO 8601, or milliseconds since the epoch.")] = None,
+    end: Annotated[str | None, typer.Option(help="End of the range, exclusive, in the same form.")] = None,
     output: Annotated[str | None, typer.Option(help="Topic of the examples; by default a new one named after the range.")] = None,
+    output_folder: Annotated[Path | None, typer.Option(help="Folder of the examples as Parquet files, in place of a topic.")] = None,
+    archive: Annotated[Path | None, typer.Option(help="Read this archive in place of the topics.", exists=True, file_okay=False)] = None,
+    prefix: Annotated[str | None, typer.Option(help="Prefix of the topics to read; by default that of the job.")] = None,
+    offsets: Annotated[
+        list[str] | None, typer.Option(help="Impressions PARTITION:START-STOP in place of a time range. May be repeated.")
+    ] = None,
+    beam: Annotated[
+        list[str] | None, typer.Option(help="Option of Apache Beam, for instance --runner=FlinkRunner. May be repeated.")
+    ] = None,
 ) -> None:
-    """Join a time range of the log again, in a bounded Apache Beam pipeline. Exit status 3: the range has no impression."""
-    from monolith_streaming.replay.beam import run_replay
+    """Join a range of history again, in a bounded Apache Beam pipeline. Exit status 3: the range has no impression."""
+    if (start is None or end is None) == (offsets is None):
+        raise typer.BadParameter("give --start and --end, or --offsets")
+    from monolith_streaming.replay.beam import LOCAL_RUNNER, ReplayOptions, run_replay
 
     with _errors_to_exit():
         job = _start(config)
-        result = run_replay(job, start_ms=_time_ms("start", start), end_ms=_time_ms("end", end), output=output)
+        options = ReplayOptions(archive, prefix, _offset_ranges(offsets) if offsets else None, output_folder, beam or LOCAL_RUNNER)
+        times_ms = {"start_ms": _time_ms("start", start), "end_ms": _time_ms("end", end)} if start and end else {}
+        result = run_replay(job, **times_ms, output=output, options=options)
     Console().print(result)
     if not result.requests:
         raise typer.Exit(_NOTHING_FOUND)
+
+
+@app.command()
+def archive(
+    config: ConfigOption,
+    folder: Annotated[Path, typer.Argument(help="Folder of the archive; a new one, or one of this job to be continued.", file_okay=False)],
+    follow: Annotated[bool, typer.Option("--follow", help="Archive new records as they come, until SIGTERM.")] = False,
+    interval: Annotated[float, typer.Option(help="Longest time from record to file with --follow, in seconds.", min=1.0)] = 60.0,
+) -> None:
+    """Copy impressions, actions and examples to Parquet files by event hour, every record once; a later run continues."""
+    from monolith_streaming.archive.process import run_archiver
+
+    job = _start(config, "archiver" if follow else None)
+    with _errors_to_exit():
+        run_archiver(job, folder, follow=follow, interval_s=interval)
+
+
+# More than six parameters: they are the command's options.
+@app.command()
+def load(
+    config: ConfigOption,
+    users: TableOption = None,
+    items: TableOption = None,
+    impressions: TableOption = None,
+    actions: TableOption = None,
+    columns: Annotated[Path | None, typer.Option(help="TOML file with the columns of the tables.", exists=True, dir_okay=False)] = None,
+    prefix: Annotated[str | None, typer.Option(help="Prefix of the topics of the history; by default that of the job.")] = None,
+    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Count rows that break a rule and leave them out.")] = False,
+) -> None:
+    """Load Parquet tables: features into the store, history into the log, every record once; a later run continues."""
+    from monolith_py.config.load import LoadColumns, read_columns
+    from monolith_streaming.load import LoadOptions, Tables
+    from monolith_streaming.load.process import run_load
+
+    with _errors_to_exit():
+        job = _start(config)
+        options = LoadOptions(read_columns(columns) if columns else LoadColumns(), prefix, skip_bad_rows)
+        Console().print(run_load(job, Tables(users, items, impressions, actions), options))
 
 
 # More than six parameters: they are the command's options.
@@ -186,43 +279,59 @@ def backtest(
         Console(stderr=True).print(remark, markup=False, soft_wrap=True)
 
 
+# More than six parameters: they are the command's options.
 @app.command("dead-letters")
 def dead_letters(
     config: ConfigOption,
-    last: Annotated[int, typer.Option(help="Number of the newest letters to list.", min=1)] = 100,
+    last: Annotated[int, typer.Option(help="Number of the newest letters to list or count.", min=1)] = 100,
+    topic: Annotated[str | None, typer.Option(help="Only letters of this topic, with the prefix.")] = None,
+    kind: Annotated[
+        Literal["broken", "late", "unmatched", "wrong_partition"] | None, typer.Option(help="Only letters of this kind.")
+    ] = None,
+    reason: Annotated[str | None, typer.Option(help="Only letters with this text in their reason.")] = None,
+    since: Annotated[str | None, typer.Option(help="First time of putting aside: ISO 8601, or milliseconds since the epoch.")] = None,
+    until: Annotated[str | None, typer.Option(help="End of that time, exclusive, in the same form.")] = None,
+    count: Annotated[bool, typer.Option("--count", help="Count the letters by topic, kind and rule.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document a line, with the values in base64.")] = False,
     value_of: Annotated[
         int | None, typer.Option("--value-of", help="Write the value of the letter at this offset to standard output.", min=0)
     ] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Put all selected letters back to their topics, each once.")] = False,
+    max_retries: Annotated[int, typer.Option("--max-retries", help="Leave letters that failed after so many retries.", min=1)] = 1,
 ) -> None:
-    """List the records that could not be used: topic, partition, offset, time and reason."""
+    """List, count or retry the records that could not be used."""
+    from monolith_py.clock import SystemClock
     from monolith_py.io import open_log
     from monolith_py.io.log.dead_letters import read_dead_letters
     from monolith_py.io.log.topics import Topics
+    from monolith_streaming.dead_letters import Reinjector, Selection
+    from monolith_streaming.dead_letters.view import print_counts, print_letters, print_results
 
     with _errors_to_exit():
         job = load_job(config)
-        topic = Topics.of(job.log).dead_letters
-        with closing(open_log(job.log.url)) as log:
+        times = (None if text is None else _time_ms(name, text) for name, text in (("since", since), ("until", until)))
+        selection, topics = Selection(topic, kind, reason, *times), Topics.of(job.log)
+        with closing(open_log(job.log)) as log:
+            if retry:
+                print_results(Reinjector(log, topics, SystemClock(), max_attempts=max_retries).run(selection))
+                return
             if value_of is not None:
-                last = max(1, log.end_offset(topic) - value_of)
-            letters = list(read_dead_letters(log, topic, last))
+                last = max(1, log.end_offset(topics.dead_letters) - value_of)
+            letters = list(read_dead_letters(log, topics.dead_letters, last))
         if value_of is not None:
             found = next((letter for offset, letter in letters if offset == value_of), None)
             if found is None:
-                raise LogError(f"{topic!r} has no dead letter at offset {value_of}")
+                raise LogError(f"{topics.dead_letters!r} has no dead letter at offset {value_of}")
             sys.stdout.buffer.write(found.value)
             return
-    if as_json:
+    letters = [(offset, letter) for offset, letter in letters if selection.takes(letter)]
+    if count:
+        print_counts(letter for _, letter in letters)
+    elif as_json:
         for offset, letter in letters:
             typer.echo(json.dumps({"letter": offset, **asdict(letter), "value": base64.b64encode(letter.value).decode()}))
-        return
-    table = Table("letter", "topic", "partition", "offset", "put aside (UTC)", "bytes", "reason")
-    for offset, letter in letters:
-        time = datetime.fromtimestamp(letter.time_ms / 1000, UTC).isoformat(" ", "seconds")[:19]
-        size = letter.value_bytes or len(letter.value)
-        table.add_row(str(offset), letter.topic, str(letter.partition), str(letter.offset), time, str(size), escape(letter.reason))
-    Console().print(table)
+    else:
+        print_letters(letters)
 
 
 # More than six parameters: they are the command's options.
@@ -286,7 +395,7 @@ def main() -> None:
     app()
 
 
-def _start(config: Path, role: Literal["joiner", "trainer", "serving"] | None = None) -> JobConfig:
+def _start(config: Path, role: Literal["joiner", "trainer", "archiver", "serving"] | None = None) -> JobConfig:
     """Load the job, set up logging and, for a process with a role, its metrics; return the job."""
     with _errors_to_exit():
         job = load_job(config)
@@ -321,6 +430,21 @@ def _numbers(field: str, text: str) -> list[float]:
         return [float(part) for part in text.split(",") if part.strip()]
     except ValueError:
         raise typer.BadParameter(f"{field} must be numbers separated by commas, got {text!r}") from None
+
+
+def _offset_ranges(texts: list[str]) -> dict[int, tuple[int, int]]:
+    """Return [start, stop) of the offsets of each partition."""
+    found = [re.fullmatch(r"(\d+):(\d+)-(\d+)", text) for text in texts]
+    if not all(found):
+        raise typer.BadParameter(f"offsets must be PARTITION:START-STOP, got {texts}")
+    return {int(one[1]): (int(one[2]), int(one[3])) for one in found if one}
+
+
+def _time_or_offsets(field: str, text: str) -> int | dict[int, int]:
+    """Return an event time in milliseconds, or the offset of each partition."""
+    if re.fullmatch(r"\d+:\d+(,\d+:\d+)*", text):
+        return {int(partition): int(offset) for partition, offset in (part.split(":") for part in text.split(","))}
+    return _time_ms(field, text)
 
 
 def _time_ms(field: str, text: str) -> int:

@@ -8,7 +8,9 @@
     |   +-- OffsetTrimmed      the offset is older than the oldest record of the log
     |   +-- RecordRefused      the log will never take this record
     |   +-- RecordsDamaged     the log has these records and cannot give them
+    |   +-- LogDenied          the log refuses the user, the password, a certificate or a permission
     +-- KvError                an operation of the key-value store failed
+    |   +-- KvDenied           the store refuses the user, the password, a certificate or a permission
     +-- StateMismatch          the state in the store belongs to another log or job, or is older than the log
     +-- AlreadyRunning         another process of the same role holds the state
     +-- StepsMissing           steps of the joiner are missing in topic `examples`
@@ -19,6 +21,7 @@
     +-- ModelNotFinite         the model has a parameter or row that is not finite
     +-- CheckpointError        a checkpoint or snapshot is absent, torn, damaged or of another job
     |   +-- CheckpointVersion  a checkpoint has another format version
+    +-- ArchiveError           a file of an archive or table cannot be read or written, or is of another job
     +-- DeltaGap               a delta does not follow the last applied one
     +-- DenseGap               an update of the dense parameters does not fit the ones held
     +-- NotReady               a process cannot answer yet
@@ -77,8 +80,16 @@ class RecordsDamaged(LogError):
         self.topic, self.partition, self.offset, self.next_offset, self.cause = topic, partition, offset, next_offset, cause
 
 
+class LogDenied(LogError):
+    """The log refuses the user, the password, a certificate or a permission: no further attempt helps."""
+
+
 class KvError(MonolithError):
     """An operation of the key-value store failed."""
+
+
+class KvDenied(KvError):
+    """The store refuses the user, the password, a certificate or a permission: no further attempt helps."""
 
 
 class StateMismatch(MonolithError):
@@ -123,6 +134,10 @@ class CheckpointVersion(CheckpointError):
     def __init__(self, path: Path, expected: int, got: int) -> None:
         super().__init__(f"{path}: format version must be {expected}, got {got}: it was written by another release of monolith-py")
         self.path, self.expected, self.got = path, expected, got
+
+
+class ArchiveError(MonolithError):
+    """A file of an archive or table cannot be read or written, or is of another job."""
 
 
 class DeltaGap(MonolithError):

@@ -64,7 +64,7 @@ def run_server(job: JobConfig) -> None:
         if config.log_impressions:
             impressions = ImpressionWriter(_open_topics(job, [topics.impressions], stack), topics.impressions, config, clock)
             stack.callback(impressions.close)
-        kv = open_kv(job.kv.url)
+        kv = open_kv(job.kv)
         stack.callback(kv.close)
         store = FeatureStore(kv, Schema.of(job), LiveCounters.of(job), config, clock)
         stack.callback(store.close)
@@ -119,7 +119,7 @@ class Follower:
 
 def _open_topics(job: JobConfig, topics: Sequence[str], stack: ExitStack) -> Log:
     """Return a log that has `topics`; `stack` closes it."""
-    log = open_log(job.log.url)
+    log = open_log(job.log)
     stack.callback(log.close)
     for topic in topics:
         log.num_partitions(topic)

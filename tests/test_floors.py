@@ -23,10 +23,12 @@ DOORS = {
     "redis": ["monolith_py/io/kv/redis.py"],
     "sqlite3": ["monolith_py/io/log/sqlite_partition.py", "monolith_py/io/sqlite_file.py"],
     "pyarrow": [
+        "monolith_py/io/archive/*.py",
         "monolith_py/io/codec/examples.py",
         "monolith_py/io/codec/joined.py",
         "monolith_py/io/codec/served_columns.py",
         "streaming/backtest/scores_file.py",
+        "streaming/load/table_file.py",
     ],
     "google": ["monolith_py/io/codec/messages.py", "monolith_py/sync/delta.py"],
     "monolith_py.pb": [
@@ -41,7 +43,13 @@ DOORS = {
     ],
     "crc32c": ["monolith_py/sync/dense/*.py", "monolith_py/training/checkpoint/layout.py"],
     "safetensors": ["monolith_py/sync/dense/update.py", "monolith_py/training/checkpoint/layout.py"],
-    "rich": ["monolith_py/cli.py", "monolith_py/training/inspection/view.py", "streaming/backtest/view.py"],
+    "rich": [
+        "monolith_py/cli.py",
+        "monolith_py/training/inspection/view.py",
+        "streaming/backtest/view.py",
+        "streaming/dead_letters/view.py",
+        "streaming/retention/view.py",
+    ],
     "matplotlib": ["streaming/backtest/plots.py"],
     "prometheus_client": ["monolith_py/observe/metrics.py"],
     "typer": ["monolith_py/cli.py"],
@@ -54,6 +62,8 @@ DOORS = {
 # What of `streaming` may load torch; all else there joins, and so does `monolith_py.io`.
 TRAINS = (
     "monolith_streaming.backtest",
+    "monolith_streaming.retention",
+    "monolith_streaming.trainer.handover",
     "monolith_streaming.trainer.learner",
     "monolith_streaming.trainer.loop",
     "monolith_streaming.trainer.process",

@@ -27,7 +27,8 @@ from monolith_py.config.fields import Settings
 ROOT = Path(__file__).parents[1]
 README, REFERENCE, CONTRIBUTING = ROOT / "README.md", ROOT / "REFERENCE.md", ROOT / "CONTRIBUTING.md"
 CHANGELOG, FOR_OPERATORS = ROOT / "CHANGELOG.md", ROOT / "deploy" / "README.md"
-GUIDES = [README, FOR_OPERATORS, ROOT / "ARCHITECTURE.md", REFERENCE, CONTRIBUTING, CHANGELOG]
+STREAMS = ROOT / "streaming" / "README.md"
+GUIDES = [README, FOR_OPERATORS, ROOT / "deploy" / "APPS.md", STREAMS, ROOT / "ARCHITECTURE.md", REFERENCE, CONTRIBUTING, CHANGELOG]
 TARGETS = set(re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split())  # type: ignore[index]
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 

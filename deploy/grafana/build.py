@@ -98,10 +98,21 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel("Examples written", "cps", {"{{kind}}": rate("monolith_examples_joined_total", "kind")}),
         Panel("Behind the wall clock", "s", {"event time": "time() - (monolith_joiner_watermark_timestamp_seconds > 0)"}),
+        Panel("Records not yet joined", "short", {"{{topic}} {{partition}}": "sum by (topic, partition) (monolith_input_lag_records)"}),
+        Panel("Duration of a step of the joiner", "s", quantiles("monolith_joiner_step_duration_seconds")),
+        Panel("Requests remembered", "short", {"requests": "sum (monolith_joiner_requests)"}),
+        Panel("State in memory", "bytes", {"bytes": "sum (monolith_joiner_state_bytes)"}),
         Panel("Candidates in open windows", "short", {"waiting": "sum (monolith_joiner_candidates_waiting)"}),
         Panel("Actions without an impression", "cps", {"{{reason}}": rate("monolith_actions_unmatched_total", "reason")}),
-        Panel("Dead letters", "cps", {"{{topic}}": rate("monolith_dead_letters_total", "topic")}),
+        Panel("Dead letters", "cps", {"{{topic}} {{kind}}": rate("monolith_dead_letters_total", "topic, kind")}),
         Panel("Records lost", "cps", {"{{topic}}": rate("monolith_records_lost_total", "topic")}),
+        Panel("Records held", "short", {"{{topic}}": "max by (topic) (monolith_topic_records)"}),
+        Panel("Bytes held", "bytes", {"{{topic}}": "max by (topic) (monolith_topic_bytes)"}),
+        Panel(
+            "Retention",
+            "cps",
+            {"deleted {{topic}}": rate("monolith_records_trimmed_total", "topic"), "failures": rate("monolith_trim_failures_total")},
+        ),
         Panel(
             "Without effect",
             "cps",
@@ -113,10 +124,19 @@ ROWS: dict[str, list[Panel]] = {
                 "holes in the steps": rate("monolith_example_holes_total"),
             },
         ),
+        Panel("Records archived", "cps", {"{{topic}}": rate("monolith_records_archived_total", "topic")}),
+        Panel("Records not yet archived", "short", {"{{topic}}": "sum by (topic) (monolith_archive_lag_records)"}),
     ],
     "Trainer": [
         Panel("Examples trained", "cps", {"examples": rate("monolith_examples_trained_total")}),
-        Panel("Records not yet trained", "short", {"partition {{partition}}": "sum by (partition) (monolith_example_lag_records)"}),
+        Panel(
+            "Records not yet trained",
+            "short",
+            {
+                "partition {{partition}}": "sum by (partition) (monolith_example_lag_records)",
+                "backfill": "sum (monolith_backfill_lag_records)",
+            },
+        ),
         Panel(
             "Batches",
             "cps",

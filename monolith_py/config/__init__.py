@@ -5,6 +5,7 @@ from monolith_py.config.job import JobConfig, load_job, parse_job
 from monolith_py.config.model import ModelConfig
 from monolith_py.config.observe import ObserveConfig
 from monolith_py.config.optimizer import DenseOptimizerConfig, OptimizerConfig, SparseOptimizerConfig
+from monolith_py.config.retention import RetentionConfig
 from monolith_py.config.serving import ServingConfig
 from monolith_py.config.sparsity import SparsityConfig
 from monolith_py.config.streams import JoinerConfig, KvConfig, LogConfig
@@ -23,6 +24,7 @@ __all__ = [
     "ModelConfig",
     "ObserveConfig",
     "OptimizerConfig",
+    "RetentionConfig",
     "ServingConfig",
     "SparseOptimizerConfig",
     "SparsityConfig",

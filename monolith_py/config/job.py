@@ -18,6 +18,7 @@ from monolith_py.config.fields import Name, Settings
 from monolith_py.config.model import ModelConfig
 from monolith_py.config.observe import ObserveConfig
 from monolith_py.config.optimizer import OptimizerConfig
+from monolith_py.config.retention import RetentionConfig
 from monolith_py.config.serving import ServingConfig
 from monolith_py.config.streams import JoinerConfig, KvConfig, LogConfig
 from monolith_py.config.sync import SyncConfig
@@ -44,6 +45,7 @@ class JobConfig(Settings):
     joiner: JoinerConfig = JoinerConfig()
     trainer: TrainerConfig
     sync: SyncConfig = SyncConfig()
+    retention: RetentionConfig = RetentionConfig()
     serving: ServingConfig = ServingConfig()
     observe: ObserveConfig = ObserveConfig()
 
@@ -81,7 +83,7 @@ class JobConfig(Settings):
         """Refuse a port used twice: processes of a job may run on one machine."""
         users: dict[int, str] = {}
         ports = {"serving.port": self.serving.port}
-        ports |= {f"observe.{role}_port": getattr(self.observe, f"{role}_port") for role in ("joiner", "trainer", "serving")}
+        ports |= {f"observe.{role}_port": getattr(self.observe, f"{role}_port") for role in ("joiner", "trainer", "archiver", "serving")}
         for field, port in ports.items():
             if port in users:
                 raise ValueError(f"{field} must differ from {users[port]}, got {port} for both")

@@ -16,5 +16,7 @@ class ObserveConfig(Settings):
     joiner_port: Port = 0
     # Port of the trainer's Prometheus metrics; 0 turns them off.
     trainer_port: Port = 0
+    # Port of the archiver's Prometheus metrics; 0 turns them off.
+    archiver_port: Port = 0
     # Port of a replica's Prometheus metrics; 0 turns them off.
     serving_port: Port = 0

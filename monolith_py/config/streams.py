@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from monolith_py.config.fields import Count, FilePath, Seconds, SecondsOrZero, Settings, rule_error
+from monolith_py.config.security import KvSecurityConfig, LogSecurityConfig
 
 # Host or IPv6 address, with an optional port.
 _SERVER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/@?#\[\]]+)(:(?P<port>[0-9]{1,5}))?")
@@ -48,14 +49,22 @@ class LogConfig(Settings):
     # Most seconds that an event time may be ahead of the wall clock. Rank replaces a later one by its clock, joiner and trainer put later
     # events aside, replay leaves them out.
     max_clock_skew_s: SecondsOrZero = 300.0
+    security: LogSecurityConfig = LogSecurityConfig()
+
+    @model_validator(mode="after")
+    def _check_security(self) -> LogConfig:
+        if self.security != LogSecurityConfig() and not self.url.startswith("kafka://"):
+            raise ValueError(f"log.security must come with a log.url that begins with kafka://, got {self.url!r}")
+        return self
 
 
 class KvConfig(Settings):
     """The key-value store of stored features, waiting impressions and live counters."""
 
     # `memory:`, `sqlite:///FILE` (a fourth slash makes it absolute), `redis://host:port/db`, `rediss://host:port/db` or `unix://path`.
-    # Without a password: the environment variable MONOLITH_KV_PASSWORD gives it.
+    # Without a password: the environment variable MONOLITH_KV_PASSWORD gives it, or the file that MONOLITH_KV_PASSWORD_FILE names.
     url: FilePath
+    security: KvSecurityConfig = KvSecurityConfig()
 
     @field_validator("url")
     @classmethod
@@ -67,6 +76,18 @@ class KvConfig(Settings):
         if not url.startswith("sqlite:") and re.search(r"//[^/]*:.*@|[?&](password|username)=", url) is not None:
             raise ValueError("kv.url must hold no password, got one: set the environment variable MONOLITH_KV_PASSWORD")
         return _check_kv_url(url)
+
+    @model_validator(mode="after")
+    def _check_security(self) -> KvConfig:
+        security = self.security
+        if security.username is not None and not re.match("rediss?://|unix://", self.url):
+            raise ValueError(f"kv.security.username must come with a Redis as kv.url, got {security.username!r}")
+        if security.username is not None and "@" in self.url:
+            raise ValueError("kv.security.username must not be set together with a user in kv.url, got both")
+        for name in ("ca_file", "certificate_file"):
+            if getattr(security, name) is not None and not self.url.startswith("rediss://"):
+                raise ValueError(f"kv.security.{name} must come with a kv.url that begins with rediss://, got another")
+        return self
 
 
 class JoinerConfig(Settings):

@@ -6,6 +6,7 @@ Letters: B candidates.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,15 @@ class Action:
     value: float = 1.0
 
 
+class LetterKind(StrEnum):
+    """Kind of a refusal."""
+
+    BROKEN = "broken"  # the record breaks a rule of its format, of its clock or of its topic
+    LATE = "late"  # the record came too late to be joined
+    UNMATCHED = "unmatched"  # an action without its impression, or on another item
+    WRONG_PARTITION = "wrong_partition"  # an action where its impression cannot be
+
+
 @dataclass(frozen=True)
 class DeadLetter:
     """A record that could not be used."""
@@ -52,6 +62,21 @@ class DeadLetter:
     reason: str
     time_ms: int = 0  # wall clock at which it was put aside
     value_bytes: int = 0  # of the whole record if `value` is cut, else 0
+    kind: LetterKind = LetterKind.BROKEN
+
+
+@dataclass(frozen=True)
+class Reinjection:
+    """Dead letters that were put back to their topic, or are about to be."""
+
+    id: str
+    state: str  # begun, done or withdrawn
+    letters: tuple[int, ...]  # offsets in the topic of dead letters
+    topic: str
+    partition: int
+    start: int  # offset at or after which the records are
+    offsets: tuple[int, ...] = ()  # of the records, when done
+    time_ms: int = 0  # wall clock
 
 
 # Present times in seconds, 2001 to 2065: as milliseconds they are in January 1970.

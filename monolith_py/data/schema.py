@@ -26,6 +26,11 @@ class Schema:
         return Schema(job.features, job.dense_features + counters, tuple(task.name for task in job.tasks))
 
     @cached_property
+    def all_features(self) -> tuple[FeatureConfig | DenseFeatureConfig, ...]:
+        """Sparse features, then dense ones."""
+        return (*self.features, *self.dense_features)
+
+    @cached_property
     def sparse_names(self) -> tuple[str, ...]:
         """Names of the sparse features, in order."""
         return tuple(feature.name for feature in self.features)

@@ -35,7 +35,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from monolith_py.clock import Clock
-from monolith_py.errors import KvError, LogError, OffsetTrimmed, RecordRefused, RecordsDamaged, TopicMissing
+from monolith_py.errors import KvDenied, KvError, LogDenied, LogError, OffsetTrimmed, RecordRefused, RecordsDamaged, TopicMissing
 from monolith_py.io import Kv, Log, Record, Writer
 
 _logger = logging.getLogger(__name__)
@@ -45,8 +45,8 @@ _Result = TypeVar("_Result")
 RETRY_S = 60.0
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
-# Errors of the log that no further attempt cures.
-_PERMANENT = (TopicMissing, OffsetTrimmed, RecordRefused, RecordsDamaged)
+# Errors that no further attempt cures.
+_PERMANENT = (TopicMissing, OffsetTrimmed, RecordRefused, RecordsDamaged, LogDenied, KvDenied)
 
 
 class RetryPolicy:

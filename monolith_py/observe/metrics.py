@@ -70,7 +70,7 @@ class TotalCounters:
 
 
 # Each process serves all metrics of this file; this one tells its role.
-PROCESS = Gauge("monolith_process", "1 for the role of the process: joiner, trainer or serving", ["role"])
+PROCESS = Gauge("monolith_process", "1 for the role of the process: joiner, trainer, archiver or serving", ["role"])
 
 EXAMPLES_JOINED = Counter("monolith_examples_joined", "Examples written by the joiner", ["kind"])
 IMPRESSIONS_READ = Counter("monolith_impressions_read", "Impressions read by the joiner")
@@ -80,9 +80,30 @@ ACTIONS_UNUSED = Counter("monolith_actions_unused", "Actions of a kind that no t
 IMPRESSIONS_REPEATED = Counter("monolith_impressions_repeated", "Impressions whose request id was seen before")
 COUNTERS_RESET = Counter("monolith_counters_reset", "Live counters that began anew, as their stored bytes were damaged")
 RECORDS_LOST = Counter("monolith_records_lost", "Records deleted or damaged before they were read", ["topic"])
-DEAD_LETTERS = Counter("monolith_dead_letters", "Invalid messages appended to the dead-letter topic", ["topic"])
+TOPIC_RECORDS = Gauge("monolith_topic_records", "Records that a topic holds, measured by the trainer", ["topic"])
+TOPIC_BYTES = Gauge("monolith_topic_bytes", "Bytes of a topic on disk, without replicas, measured by the trainer", ["topic"])
+RECORDS_TRIMMED = Counter("monolith_records_trimmed", "Records deleted by retention after their use", ["topic"])
+TRIM_FAILURES = Counter("monolith_trim_failures", "Rounds of retention that failed")
+DEAD_LETTERS = Counter(
+    "monolith_dead_letters",
+    "Messages that could not be used, appended to the dead-letter topic; kind: broken, late, unmatched or wrong_partition",
+    ["topic", "kind"],
+)
 JOINER_CANDIDATES_WAITING = Gauge("monolith_joiner_candidates_waiting", "Candidates of impressions with an open window")
+INPUT_LAG_RECORDS = Gauge(
+    "monolith_input_lag_records", "Records of impressions and actions not yet processed by the joiner", ["topic", "partition"]
+)
+JOINER_STEP_DURATION_SECONDS = Histogram(
+    "monolith_joiner_step_duration_seconds",
+    "Duration of a step of the joiner that read records, its commit included",
+    buckets=(1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1, 2, 5, 10),
+)
+JOINER_REQUESTS = Gauge("monolith_joiner_requests", "Requests remembered by the joiner, open or awaiting late actions")
+JOINER_STATE_BYTES = Gauge("monolith_joiner_state_bytes", "Bytes of the joiner's requests in memory, about")
 JOINER_WATERMARK_TIMESTAMP_SECONDS = Gauge("monolith_joiner_watermark_timestamp_seconds", "Event-time watermark of the joiner, Unix time")
+
+RECORDS_ARCHIVED = Counter("monolith_records_archived", "Records in committed files of the archive", ["topic"])
+ARCHIVE_LAG_RECORDS = Gauge("monolith_archive_lag_records", "Records of a topic not yet read by the archiver", ["topic", "partition"])
 
 EXAMPLE_RECORDS_REPEATED = Counter(
     "monolith_example_records_repeated", "Records of topic `examples` passed over: an earlier one has their step"
@@ -113,6 +134,7 @@ SERVED = {
     Gauge("monolith_served_predictions", "Served scores in the last window", ["task", "arm", "generation"]): "num_predictions",
 }
 EXAMPLE_LAG_RECORDS = Gauge("monolith_example_lag_records", "Records of topic `examples` not yet read by the trainer", ["partition"])
+BACKFILL_LAG_RECORDS = Gauge("monolith_backfill_lag_records", "Records of the backfill not yet read by the trainer; 0 once it is live")
 CHECKPOINT_DURATION_SECONDS = Gauge("monolith_checkpoint_duration_seconds", "Duration of the last checkpoint, concurrent with training")
 CHECKPOINT_PAUSE_SECONDS = Gauge(
     "monolith_checkpoint_pause_seconds", "Pause of training for the last checkpoint, without its publication of updates"

@@ -2,8 +2,8 @@
 
 The training thread drains the tables, which pack their rows; one worker thread encodes the deltas and appends them. If the log refuses an
 append, the worker appends the same bytes again before anything newer: no row is lost, and no seq is skipped or used for two contents.
-Where a refused append was written after all, subscribers skip the copy by its seq. Another trainer that starts on the topic fences this one:
-its next append raises `Fenced`, so the deltas of two trainers never mix, wherever their checkpoints are.
+Where a refused append was written after all, subscribers skip the copy by its seq. Another trainer that starts on the topic fences this
+one: its next append raises `Fenced`, so the deltas of two trainers never mix, wherever their checkpoints are.
 
 The first publication of a generation carries the full dense state, as does the next one after a replica asked for it. The others carry
 the change since the publication before. The worker decides when it encodes.
@@ -21,12 +21,13 @@ from torch import Tensor
 
 from monolith_py.clock import Clock
 from monolith_py.config import SyncConfig
-from monolith_py.errors import LogError
+from monolith_py.errors import Fenced, LogError
 from monolith_py.io import Log
 from monolith_py.io.log.topics import Topics
 from monolith_py.observe.metrics import DELTAS_PUBLISHED, DENSE_PUBLISHED_BYTES, PUBLISH_FAILURES, PUBLISHED_BYTES, ROWS_PUBLISHED
 from monolith_py.sync.dense.requests import DenseRequests
 from monolith_py.sync.dense.state import DenseState
+from monolith_py.sync.generation import next_generation
 from monolith_py.sync.publication import DensePart, DrainedTable, Publication, StepMarks
 from monolith_py.sync.rows import RowEncoding
 from monolith_py.table import EncodedDelta
@@ -77,12 +78,16 @@ class Publisher:
 
         Raises:
             ValueError: a table packs its rows in another encoding than `config.encoding`.
+            Fenced: another trainer has begun this generation since.
         """
         for name, table in model.tables.items():
             if table.encoding != config.encoding:
                 raise ValueError(f"encoding of table {name!r} must be that of sync.encoding, {config.encoding!r}, got {table.encoding!r}")
         self._writer, self._model = log.writer(topics.updates, 0, _WRITER), model
         self._config, self._clock = config, clock
+        if (newest := next_generation(log, topics.updates, 0) - 1) >= generation:
+            rule = f"generation must be above {newest}, the newest in {topics.updates!r}"
+            raise Fenced(f"{rule}, got {generation}: another trainer has started at the same time")
         self._generation, self._next_seq = generation, 0
         self._requests = DenseRequests(log, topics.dense_requests)
         self._marks = StepMarks()

@@ -4,6 +4,7 @@ from monolith_py.training.checkpoint import (
     Checkpoint,
     CheckpointMeta,
     CheckpointSaving,
+    SourceMeta,
     restore_checkpoint,
     save_checkpoint,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "Inspection",
     "Quality",
     "QualityMonitor",
+    "SourceMeta",
     "TaskLoss",
     "Trainer",
     "auc",

@@ -42,7 +42,7 @@ def backtest_job(job: JobConfig, options: BacktestOptions, output: Path) -> str 
         raise ConfigError(f"output must be a folder that can be written, got {str(output)!r}: {error}") from None
     set_num_threads(job.trainer.num_threads)
     clock = SystemClock()
-    with closing(open_log(job.log.url)) as log:
+    with closing(open_log(job.log)) as log:
         timeline = Timeline(job, RetryingLog(log, RetryPolicy(clock)), options, clock)
         with showing_progress(options.end_ms or timeline.last_ms()) as note:
             result = run_backtest(job, timeline, options, note)

@@ -132,6 +132,26 @@ class JoinerLoop:
             self.commit()
         return num_records
 
+    @property
+    def inputs(self) -> dict[InputTopic, str]:
+        """Return the names of the input topics."""
+        return self._inputs
+
+    @property
+    def offsets(self) -> dict[tuple[int, InputTopic], int]:
+        """Return the offset in each input partition up to which records were processed."""
+        return {(partition.number, topic): partition.position.offsets[topic] for partition in self._partitions for topic in InputTopic}
+
+    @property
+    def num_requests(self) -> int:
+        """Return the number of requests remembered."""
+        return sum(partition.joiner.core.num_requests for partition in self._partitions)
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the bytes of memory of the requests remembered, about."""
+        return sum(partition.joiner.core.num_bytes for partition in self._partitions)
+
     def ends(self) -> dict[tuple[int, InputTopic], int]:
         """Return the current end offset of each input partition."""
         return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from monolith_py.data.events import DeadLetter
+from monolith_py.data.events import DeadLetter, LetterKind
 from monolith_py.data.examples import ExampleKind
 from monolith_py.io.log.topics import Topics, partition_of
 from monolith_py.observe import metrics
@@ -56,9 +56,10 @@ class PartitionState:
         for request_id, offset, value, number in core.refused_actions():
             reason = Reason(number)
             if reason in _FAULTS:
-                yield DeadLetter(topics.actions, self.number, offset, value, self._fault(request_id, reason, num_partitions))
+                fault, kind = self._fault(request_id, reason, num_partitions), self._kind(request_id, reason, num_partitions)
+                yield DeadLetter(topics.actions, self.number, offset, value, fault, kind=kind)
         for _, offset, value, _ in core.too_late():
-            yield DeadLetter(topics.impressions, self.number, offset, value, _TOO_LATE)
+            yield DeadLetter(topics.impressions, self.number, offset, value, _TOO_LATE, kind=LetterKind.LATE)
 
     def observe(self, num_partitions: int) -> None:
         """Count the examples and the refused actions of the open step."""
@@ -80,13 +81,21 @@ class PartitionState:
 
     def _fault(self, request_id: str, reason: Reason, num_partitions: int) -> str:
         """Return the rule that a refused action breaks; an action in another partition than its impression is told from one without."""
-        expected = partition_of(request_id, num_partitions)
-        if reason == Reason.NO_IMPRESSION and expected != self.number:
+        if self._kind(request_id, reason, num_partitions) == LetterKind.WRONG_PARTITION:
+            expected = partition_of(request_id, num_partitions)
             return f"action must be in partition {expected} of {num_partitions} by murmur2 of its request id, got {self.number}"
         return _FAULTS[reason]
 
+    def _kind(self, request_id: str, reason: Reason, num_partitions: int) -> LetterKind:
+        """Return the kind of a refused action."""
+        if reason in (Reason.LATE, Reason.EXPIRED):
+            return LetterKind.LATE
+        if reason == Reason.NO_IMPRESSION and partition_of(request_id, num_partitions) != self.number:
+            return LetterKind.WRONG_PARTITION
+        return LetterKind.BROKEN if reason == Reason.TOO_MANY else LetterKind.UNMATCHED
+
     def _label(self, request_id: str, reason: Reason, num_partitions: int) -> str:
         """Return the reason for refusing an action as the label of its metric."""
-        if reason == Reason.NO_IMPRESSION and partition_of(request_id, num_partitions) != self.number:
-            return "wrong_partition"
+        if self._kind(request_id, reason, num_partitions) == LetterKind.WRONG_PARTITION:
+            return str(LetterKind.WRONG_PARTITION)
         return reason.name.lower()

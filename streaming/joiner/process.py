@@ -15,6 +15,7 @@ from monolith_py.io.retrying import RetryPolicy
 from monolith_py.io.role_lock import role_lock
 from monolith_py.io.sqlite_file import path_of_url
 from monolith_py.process import StopSignal
+from monolith_streaming.joiner.gauges import JoinerGauges
 from monolith_streaming.joiner.loop import JoinerLoop
 
 _logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def run_joiner(job: JobConfig, *, stop_at_end: bool, force: bool = False) -> Non
     """
     if job.kv.url == "memory:":
         raise ConfigError("kv.url must be a store that outlives the joiner, which keeps its position there, got 'memory:'")
-    with _lock(job), StopSignal().installed() as stop, closing(open_log(job.log.url)) as log, closing(open_kv(job.kv.url)) as kv:
+    with _lock(job), StopSignal().installed() as stop, closing(open_log(job.log)) as log, closing(open_kv(job.kv)) as kv:
         clock = SystemClock()
         RetryPolicy(clock, stop.is_set).run(lambda: check_keeps_state(kv))
         with closing(JoinerLoop(job, log, kv, clock, stop.is_set)) as loop:
@@ -47,8 +48,9 @@ def run_joiner(job: JobConfig, *, stop_at_end: bool, force: bool = False) -> Non
             if stop_at_end:
                 _join_to_end(loop, stop.is_set)
             else:
+                gauges = JoinerGauges(loop, clock)
                 while not stop.is_set():
-                    loop.step()
+                    gauges.step()
             loop.commit()
     _logger.info("joiner stopped, position written")
 

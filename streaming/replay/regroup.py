@@ -6,18 +6,15 @@ records are processed in the order of the log. The online joiner gives the same 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from operator import itemgetter
 from typing import NamedTuple
 
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
-from monolith_py.data.events import Action, EventTimeRule, Impression
-from monolith_py.errors import RecordsDamaged, WireError
-from monolith_py.io import Log, open_log
-from monolith_py.io.codec import decode_action, event_time_ms
+from monolith_py.data.events import Action, EventTimeRule
+from monolith_py.errors import WireError
+from monolith_py.io.codec import decode_action
 from monolith_py.io.codec.impression_view import ImpressionView, parse_impression
 from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_streaming.joiner.emit import Encoding, parts_of
@@ -25,22 +22,10 @@ from monolith_streaming.joiner.request import Emission, Outcome, Request, SeenAc
 from monolith_streaming.joiner.rules import FOREVER_MS, Rules, advance, see_action, see_impression
 from monolith_streaming.joiner.waiting import WaitingRequest
 from monolith_streaming.joiner.watermark import InputTopic
+from monolith_streaming.replay.source import Count, Range, Span, read_records_of
 
 # Emissions of this much event time are sorted and encoded together.
 SLOT_MS = 10 * 60 * 1000
-SPAN_RECORDS = 2000
-_EVENTS: dict[InputTopic, type[Action | Impression]] = {InputTopic.IMPRESSIONS: Impression, InputTopic.ACTIONS: Action}
-Count = Callable[[str, int], None]
-
-
-class Span(NamedTuple):
-    """Records [start, stop) of one partition."""
-
-    input_topic: InputTopic
-    topic: str
-    partition: int
-    start: int
-    stop: int
 
 
 class Grouped(NamedTuple):
@@ -59,89 +44,20 @@ class Joined(NamedTuple):
     emissions: list[Emission]
 
 
-@dataclass(frozen=True)
-class Range:
-    """Impressions of [start_ms, end_ms) and all their actions."""
-
-    start_ms: int
-    end_ms: int
-
-    @property
-    def name(self) -> str:
-        """Return the name of the range, for topics and metadata."""
-        return f"{self.start_ms}-{self.end_ms}"
-
-
-def spans_of(log: Log, topics: dict[InputTopic, str], rules: Rules, within: Range) -> list[Span]:
-    """Return spans with all impressions of the range and all actions that may belong to them."""
-    bound_ms = rules.max_out_of_orderness_ms
-    last_ms = within.end_ms + rules.window_ms + rules.allowed_lateness_ms
-    times = {
-        InputTopic.IMPRESSIONS: (within.start_ms, within.end_ms + bound_ms),
-        InputTopic.ACTIONS: (within.start_ms - bound_ms, last_ms + bound_ms),
-    }
-    spans = []
-    for input_topic, topic in topics.items():
-        first_ms, stop_ms = times[input_topic]
-        for partition in range(log.num_partitions(topic)):
-            first = log.offset_at(topic, partition, max(first_ms, 0))
-            stop = _stop_offset(log, topic, partition, stop_ms, _EVENTS[input_topic])
-            spans += [
-                Span(input_topic, topic, partition, start, min(start + SPAN_RECORDS, stop)) for start in range(first, stop, SPAN_RECORDS)
-            ]
-    return spans
-
-
-def _stop_offset(log: Log, topic: str, partition: int, stop_ms: int, event: type[Action | Impression]) -> int:
-    """Return the offset after the last record that may be before `stop_ms`.
-
-    The first record with a later time may be one with a wrong clock, with the whole range behind it: the records that follow are looked
-    at until SPAN_RECORDS in a row are not before `stop_ms`, by the time of the record and by that in it.
-    """
-    stop = offset = log.offset_at(topic, partition, stop_ms)
-    end = log.end_offset(topic, partition)
-    while offset < end and offset - stop < SPAN_RECORDS:
-        try:
-            records = log.read(topic, partition, offset, SPAN_RECORDS, timeout_s=1.0)
-        except RecordsDamaged as error:
-            offset = error.next_offset
-            continue
-        if not records:
-            break
-        for record in records:
-            if min(record.time_ms, event_time_ms(record.value, event, record.time_ms)) < stop_ms:
-                stop = record.offset + 1
-        offset = records[-1].offset + 1
-    return stop
-
-
 def read_span(
     span: Span, job: JobConfig, rules: Rules, patterns: WirePatterns, clock: Clock, count: Count
 ) -> Iterator[tuple[tuple[int, str], Grouped]]:
     """Yield ((partition, request id), record) for the valid records of a span."""
-    topic, offset, time_rule = span.topic, span.start, EventTimeRule.of(job.log)
-    with closing(open_log(job.log.url)) as log:
-        while offset < span.stop:
-            try:
-                records = log.read(topic, span.partition, offset, min(SPAN_RECORDS, span.stop - offset), timeout_s=1.0)
-            except RecordsDamaged as error:
-                count("malformed", error.next_offset - offset)
-                offset = error.next_offset
-                continue
-            if not records:
-                return
-            offset = records[-1].offset + 1
-            for record in records:
-                if record.offset >= span.stop:
-                    return
-                try:
-                    request_id = _request_id(span.input_topic, record.value, rules, patterns, (time_rule, clock.now_ms()))
-                except WireError:
-                    count("malformed", 1)
-                    continue
-                if request_id is not None:
-                    count("impressions" if span.input_topic == InputTopic.IMPRESSIONS else "actions", 1)
-                    yield (span.partition, request_id), Grouped(span.input_topic, record.offset, record.value)
+    time_rule = EventTimeRule.of(job.log)
+    for record in read_records_of(span, job, count):
+        try:
+            request_id = _request_id(span.input_topic, record.value, rules, patterns, (time_rule, clock.now_ms()))
+        except WireError:
+            count("malformed", 1)
+            continue
+        if request_id is not None:
+            count("impressions" if span.input_topic == InputTopic.IMPRESSIONS else "actions", 1)
+            yield (span.partition, request_id), Grouped(span.input_topic, record.offset, record.value)
 
 
 def join_group(

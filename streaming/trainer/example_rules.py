@@ -25,6 +25,7 @@ class ExampleRules:
     time_rule: EventTimeRule
     clock: Clock
     wall_offset_ms: int  # wall clock less the monotonic one, at the start
+    from_ms: int = 0  # examples of an earlier event time are left out
 
     @staticmethod
     def of(job: JobConfig, clock: Clock) -> ExampleRules:
@@ -49,18 +50,22 @@ class ExampleRules:
     def split(self, part: ExampleBatch) -> tuple[list[ExampleBatch], list[tuple[ExampleBatch, str]]]:
         """Return the runs of examples whose event time is in order, and each of the others with the rule that it breaks.
 
+        Examples before `from_ms` are in neither.
+
         Raises:
             ClockStepped: examples are ahead of the wall clock, which went back since the start.
         """
         wall_ms = self.clock.now_ms()
-        broken = self.time_rule.broken(part.times_ms, wall_ms)
-        if not broken.any():
+        early = part.times_ms < self.from_ms
+        broken = self.time_rule.broken(part.times_ms, wall_ms) & ~early
+        left_out = broken | early
+        if not left_out.any():
             return [part], []
         stepped_ms = self.wall_offset_ms - _wall_offset_ms(self.clock)
         if stepped_ms > self.time_rule.max_skew_ms:
             raise ClockStepped(f"the wall clock must not go back by more than log.max_clock_skew_s, got {stepped_ms} ms: set it right")
-        edges = [0, *(np.flatnonzero(np.diff(broken)) + 1).tolist(), len(part)]
-        runs = [part.slice(start, stop) for start, stop in pairwise(edges) if not broken[start]]
+        edges = [0, *(np.flatnonzero(np.diff(left_out)) + 1).tolist(), len(part)]
+        runs = [part.slice(start, stop) for start, stop in pairwise(edges) if not left_out[start]]
         ones = [part.slice(row, row + 1) for row in np.flatnonzero(broken).tolist()]
         return runs, [(one, f"examples.{self.time_rule.fault(int(one.times_ms[0]), wall_ms)}") for one in ones]
 

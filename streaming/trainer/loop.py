@@ -20,10 +20,9 @@ from monolith_py.observe import metrics
 from monolith_py.sync import PublishedModel, Publisher
 from monolith_py.training import CheckpointMeta, CheckpointSaving
 from monolith_streaming.trainer.example_rules import ExampleRules
+from monolith_streaming.trainer.handover import SourceParts, SourceStart, open_source
 from monolith_streaming.trainer.learner import Learner
-from monolith_streaming.trainer.source import ExampleSource
 from monolith_streaming.trainer.start import RESUME, StartOptions, start_trainer
-from monolith_streaming.trainer.step_order import SourcePlace
 
 _logger = logging.getLogger(__name__)
 
@@ -59,8 +58,8 @@ class OnlineTraining:
         self._learner = Learner(self.trainer, self._note_step, self._put_aside)
         rules = ExampleRules.of(job, clock)
         rules.check_clock(self.trainer.watermark_ms)
-        place = SourcePlace(meta.offsets, meta.steps, options.accept_hole) if meta else SourcePlace(accepts_holes=options.accept_hole)
-        self._source = ExampleSource(log, self._topics.examples, place, self._dead_letters, clock, rules)
+        parts = SourceParts(log, self._topics.examples, self._dead_letters, clock, rules, options.accept_hole)
+        self._source = open_source(parts, options.source, SourceStart(meta.offsets, meta.source, meta.steps) if meta else None)
         self._saved_batches = meta.step if meta else -1
         self._saving: CheckpointSaving | None = None
         self._saved_meta: CheckpointMeta | None = None
@@ -158,6 +157,7 @@ class OnlineTraining:
             saved_ms=self._clock.now_ms(),
             quality=tuple(self.trainer.quality.report()),
             model_id=self._model_id,
+            source=self._source.meta,
         )
         started_s = self._clock.monotonic_s()
         self._saving.freeze(self._saved_meta)
@@ -179,13 +179,13 @@ class OnlineTraining:
 
     def _put_aside(self, example: ExampleBatch, row: int, reason: str) -> None:
         _logger.warning("example of request %s put aside: %s", example.request_ids[0], reason)
-        partition, offset = self._source.origin_of(row)
-        self._dead_letters.put(self._topics.examples, partition, offset, encode_examples(example), reason)
+        self._dead_letters.put(*self._source.origin_of(row), encode_examples(example), reason)
 
     def _report(self) -> None:
         """Set the gauges; log the figures of quality if there are new examples, their faults as warnings."""
         for partition, lag in self._source.lags().items():
             metrics.EXAMPLE_LAG_RECORDS.labels(partition=str(partition)).set(lag)
+        self._source.report()
         figures = self.trainer.report()
         if self.trainer.num_examples == self._reported_examples:
             return

@@ -10,10 +10,11 @@ from monolith_py import _core
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig
 from monolith_py.errors import CheckpointError
-from monolith_py.io import open_log
+from monolith_py.io import open_kv, open_log
 from monolith_py.io.retrying import RetryingLog, RetryPolicy
 from monolith_py.io.role_lock import role_lock
 from monolith_py.process import StopSignal, set_num_threads
+from monolith_streaming.retention import RetentionRounds
 from monolith_streaming.trainer.loop import OnlineTraining
 from monolith_streaming.trainer.start import RESUME, StartOptions
 
@@ -35,7 +36,8 @@ def run_trainer(job: JobConfig, *, stop_at_end: bool, options: StartOptions = RE
     _core.keep_freed_memory()
     clock = SystemClock()
     lock = role_lock(Path(job.trainer.checkpoint_dir) / ".trainer.lock", "trainer", CheckpointError)
-    with lock, StopSignal().installed() as stop, closing(open_log(job.log.url)) as log:
+    with lock, StopSignal().installed() as stop, closing(open_log(job.log)) as log:
         training = OnlineTraining(job, RetryingLog(log, RetryPolicy(clock, stop.is_set)), clock, stop.is_set, options)
-        training.run(stop_at_end=stop_at_end)
+        with RetentionRounds(job, log, lambda: open_kv(job.kv), clock):
+            training.run(stop_at_end=stop_at_end)
     _logger.info("trainer stopped, all %d examples are in its newest checkpoint", training.trainer.num_examples)

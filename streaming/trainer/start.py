@@ -12,6 +12,7 @@ from monolith_py.io import Log
 from monolith_py.io.log.topics import Topics
 from monolith_py.sync import next_generation
 from monolith_py.training import Checkpoint, CheckpointMeta, Trainer, restore_checkpoint
+from monolith_streaming.trainer.handover import SourceOptions
 
 _logger = logging.getLogger(__name__)
 
@@ -23,6 +24,7 @@ class StartOptions:
     fresh: bool = False  # start a new model although the log holds updates of an older one
     reset_tables: tuple[str, ...] = ()  # features whose tables start anew in place of being restored
     accept_hole: bool = False  # go on where steps of the joiner are missing in topic `examples`
+    source: SourceOptions | None = None  # first examples of a new model; None: the job's from their start
 
 
 RESUME = StartOptions()

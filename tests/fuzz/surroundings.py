@@ -34,6 +34,9 @@ class MemoryLog:
             self.records[topic].append(Record(topic, 0, self.end_offset(topic), at_ms, value))
         return self.end_offset(topic)
 
+    def writer(self, topic: str, partition: int, name: str) -> MemoryWriter:
+        return MemoryWriter(self, topic)
+
     def read(self, topic: str, partition: int, offset: int, max_records: int, timeout_s: float = 0.0) -> list[Record]:
         first = offset - self.starts[topic]
         return self.records[topic][first : first + max_records]
@@ -50,6 +53,22 @@ class MemoryLog:
     def trim(self, topic: str, partition: int, before_offset: int) -> None:
         del self.records[topic][: before_offset - self.starts[topic]]
         self.starts[topic] = max(self.starts[topic], before_offset)
+
+    def close(self) -> None:
+        pass
+
+
+class MemoryWriter:
+    """The only writer of a topic."""
+
+    def __init__(self, log: MemoryLog, topic: str) -> None:
+        self._log, self._topic = log, topic
+
+    def append(self, values: Sequence[bytes], *, time_ms: int | Sequence[int]) -> int:
+        return self._log.append(self._topic, values, time_ms=time_ms)
+
+    def settle(self) -> None:
+        pass
 
     def close(self) -> None:
         pass

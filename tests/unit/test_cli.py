@@ -21,6 +21,8 @@ from typing import Any
 
 import grpc
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
@@ -57,6 +59,8 @@ checkpoint_dir = "{folder}/checkpoints"
 COMMANDS = {
     "check-config": [],
     "topics": [],
+    "archive": ["unused"],
+    "load": [],
     "join": ["--stop-at-end"],
     "train": ["--stop-at-end"],
     "serve": [],
@@ -329,3 +333,45 @@ def test_candidates_are_printed_best_first_with_the_model_that_scored() -> None:
 def test_settings_prints_the_reference_and_version_the_version() -> None:
     assert tomllib.loads(monolith("settings").stdout)["joiner"]["window_s"] == 600.0
     assert monolith("--version").stdout == f"monolith {version('monolith-py')}\n"
+
+
+def test_load_prints_its_counts_and_names_a_bad_row(write_job: Callable[..., Path], tmp_path: Path) -> None:
+    path, table = write_job(), tmp_path / "impressions.parquet"
+    monolith("topics", "--config", path)
+    pq.write_table(pa.table({"request_id": ["r", ""], "time_ms": [1_700_000_000_000] * 2, "user_id": [1, 2], "item_id": [3, 4]}), table)
+    rule = "column 'request_id' must have 1 to 512 characters, got '' at row 1"
+    assert_fails(monolith("load", "--config", path, "--impressions", table), f"WireError: {table}: {rule}")
+    done = monolith("load", "--config", path, "--impressions", table, "--skip-bad-rows")
+    assert done.exit_code == 0 and "impressions=1" in done.stdout
+    archive = tmp_path / "archive"
+    assert monolith("archive", "--config", path, archive).exit_code == 0
+    (file,) = archive.glob("topic=impressions/date=2023-11-14/hour=22/*.parquet")
+    assert pq.ParquetFile(file).read()["request_id"].to_pylist() == ["r"]
+
+
+def test_a_source_or_range_in_a_wrong_form_is_a_wrong_use(write_job: Callable[..., Path]) -> None:
+    path = write_job()
+    assert_usage(monolith("replay", "--config", path, "--start", "5"), "give --start and --end, or --offsets")
+    assert_usage(
+        monolith("replay", "--config", path, "--start", "5", "--end", "6", "--offsets", "0:1-2"), "give --start and --end, or --offsets"
+    )
+    assert_usage(monolith("replay", "--config", path, "--offsets", "0:1"), "offsets must be PARTITION:START-STOP", "0:1")
+    assert_usage(monolith("train", "--config", path, "--from", "0:1,1"), "from must be ISO 8601 or milliseconds", "0:1,1")
+    assert_usage(monolith("train", "--config", path, "--live-from", "soon"), "live-from must be ISO 8601 or milliseconds", "soon")
+
+
+def test_the_source_of_a_model_stays_that_of_its_checkpoint(write_job: Callable[..., Path], tmp_path: Path) -> None:
+    path = write_job()
+    monolith("topics", "--config", path)
+    with closing(open_log(f"sqlite:///{tmp_path}/log")) as log:
+        log.create_topic("old", 2)
+    train = ["train", "--config", path, "--stop-at-end", "--source", "old"]
+    assert_fails(
+        monolith(*train), "ConfigError: --live-from must be given with --source old, whose records name no replay of a time range, got none"
+    )
+    assert monolith(*train, "--from", "0:0,1:0", "--live-from", "2022-05-01").exit_code == 0
+    assert monolith("train", "--config", path, "--stop-at-end").exit_code == 0
+    known = "topic 'old' from {0: 0, 1: 0}, live from 1651363200000"
+    rule = f"--source, --from and --live-from must be those of the checkpoint, {known}, got topic 'old' from None, live from None"
+    refused = monolith(*train)
+    assert refused.exit_code == 1 and refused.stderr.splitlines()[-1] == f"ConfigError: {rule}"

@@ -8,25 +8,22 @@ Needs Java 17 and Maven (Debian: openjdk-17-jre-headless, maven). Not for produc
 from __future__ import annotations
 
 import atexit
-import fcntl
-import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
 
+from monolith_demo.driver.maven import JavaUnavailable, resolve_jars
 from monolith_demo.driver.ports import free_ports
 
 _POM = Path(__file__).with_name("pom.xml")
 _START_TIMEOUT_S = 90.0  # a busy machine with two cores takes 10
 _STOP_TIMEOUT_S = 30.0
-_RESOLVE_TIMEOUT_S = 600.0  # 44 MB from the registry
 _JAVA_FLAGS = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
 _CLUSTER_ID = "bW9ub2xpdGgtcHkta3JhZg"
 
@@ -65,10 +62,12 @@ class KafkaBroker:
     """One broker with its data in `data_dir`; ports and data survive `stop`, `kill` and `start`.
 
     `advertised_port`: port that clients are told, of a proxy in front of the broker; by default the broker's own.
+    `properties`: more lines of its configuration, which override its own; {port}, {controller_port} and {data} are filled in.
     """
 
-    def __init__(self, data_dir: str | Path, *, advertised_port: int | None = None) -> None:
+    def __init__(self, data_dir: str | Path, properties: str = "", *, advertised_port: int | None = None) -> None:
         self._folder, self._advertised_port = Path(data_dir).absolute(), advertised_port
+        self._properties = _PROPERTIES + properties
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
 
@@ -91,7 +90,7 @@ class KafkaBroker:
             shutil.rmtree(self._folder / "data", ignore_errors=True)
             self._folder.mkdir(parents=True, exist_ok=True)
             ports = {"port": self._port, "controller_port": controller_port, "advertised_port": self._advertised_port or self._port}
-            properties.write_text(_PROPERTIES.format(**ports, data=self._folder / "data"))
+            properties.write_text(self._properties.format(**ports, data=self._folder / "data"))
             _run_java(libraries, "kafka.tools.StorageTool", "format", "--standalone", "-t", _CLUSTER_ID, "-c", str(properties))
         with (self._folder / "broker.log").open("ab") as output:
             self._process = subprocess.Popen(
@@ -165,44 +164,10 @@ def resolve_libraries() -> Path:
     """
     version = re.search(r"<version>([\d.]+\d\.\d+)</version>", _POM.read_text())
     assert version is not None
-    _require_java()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "monolith-py"
-    libraries = cache / f"kafka-{version[1]}"
-    if libraries.is_dir():
-        return libraries
-    if shutil.which("mvn") is None:
-        raise KafkaUnavailable("Maven is missing: `mvn` is not on the path (Debian: apt-get install maven)")
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not libraries.is_dir():
-            # Renamed into place, so that the folder is always complete.
-            staging = Path(tempfile.mkdtemp(prefix="kafka-", dir=cache))
-            try:
-                _run_maven(staging)
-                staging.rename(libraries)
-            finally:
-                shutil.rmtree(staging, ignore_errors=True)
-    return libraries
-
-
-def _require_java() -> None:
-    if shutil.which("java") is None:
-        raise KafkaUnavailable("Java is missing: `java` is not on the path (Debian: apt-get install openjdk-17-jre-headless)")
-    answer = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False)
-    version = re.search(r'version "(\d+)', answer.stderr + answer.stdout)
-    if version is None or int(version[1]) < 17:
-        raise KafkaUnavailable(f"Java 17 or newer is needed, got {(answer.stderr or answer.stdout).splitlines()[:1]}")
-
-
-def _run_maven(target: Path) -> None:
-    command = ["mvn", "-q", "-B", "-f", str(_POM), "dependency:copy-dependencies", f"-DoutputDirectory={target}"]
     try:
-        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_RESOLVE_TIMEOUT_S, cwd=target)
-    except subprocess.TimeoutExpired:
-        raise KafkaUnavailable(f"Maven did not resolve the broker within {_RESOLVE_TIMEOUT_S:.0f} s") from None
-    if result.returncode:
-        raise KafkaUnavailable("Maven could not resolve the broker:\n" + "\n".join((result.stdout + result.stderr).splitlines()[-15:]))
+        return resolve_jars(_POM, f"kafka-{version[1]}")
+    except JavaUnavailable as error:
+        raise KafkaUnavailable(str(error)) from None
 
 
 def _run_java(libraries: Path, *arguments: str) -> None:

@@ -66,7 +66,7 @@ def run_list_demo(run: RunContext, data: ListData, *, live_seconds: float) -> Li
         with run.timed("history trained"):
             examples_per_s = phases.train_history(run)
         baselines = {LINEAR: linear.result(), ITEM_RATE: running_item_rate(data.stream, window_ms)}
-        with run.timed("live"), closing(open_kv(run.job.kv.url)) as kv:
+        with run.timed("live"), closing(open_kv(run.job.kv)) as kv:
             live = phases.replay_live(run, live_seconds, hourly_marks(run, data, kv))
         with run.timed("end"):
             phases.drain(run)

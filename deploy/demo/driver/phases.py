@@ -40,7 +40,7 @@ class LivePhase:
 def prepare(run: RunContext) -> None:
     """Create the topics and write the stored features."""
     create_topics(run.log, run.job.log)
-    with closing(open_kv(run.job.kv.url)) as kv:
+    with closing(open_kv(run.job.kv)) as kv:
         write_features(kv, run.data.users, run.data.items)
 
 

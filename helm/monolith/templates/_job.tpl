@@ -25,6 +25,24 @@ The job's TOML as JSON. Checks the rules of a cluster, beyond those of monolith_
 {{- if regexMatch "^rediss?://.*:.*@" $kv -}}
 {{- fail "job: kv.url must hold no password: a ConfigMap is no Secret; set kvPassword.existingSecret" -}}
 {{- end -}}
+{{- $protocol := dig "log" "security" "protocol" "PLAINTEXT" $job -}}
+{{- $given := list -}}
+{{- range .Values.env -}}
+{{- $given = append $given .name -}}
+{{- end -}}
+{{- if and (hasPrefix "SASL_" $protocol) (not .Values.logPassword.existingSecret) (not (has "MONOLITH_LOG_PASSWORD" $given)) (not (has "MONOLITH_LOG_PASSWORD_FILE" $given)) -}}
+{{- fail (printf "job: log.security.protocol %s needs a password: set logPassword.existingSecret" $protocol) -}}
+{{- end -}}
+{{- if and .Values.logPassword.existingSecret (not (hasPrefix "SASL_" $protocol)) -}}
+{{- fail (printf "logPassword.existingSecret must come with log.security.protocol SASL_PLAINTEXT or SASL_SSL in the job, got %q" $protocol) -}}
+{{- end -}}
+{{- range $store, $tls := dict "log" .Values.logTls "kv" .Values.kvTls -}}
+{{- range $name, $file := dig $store "security" (dict) $job -}}
+{{- if and (hasPrefix (printf "/etc/monolith-tls/%s/" $store) (toString $file)) (not $tls.existingSecret) -}}
+{{- fail (printf "job: %s.security.%s is in /etc/monolith-tls/%s: set %sTls.existingSecret" $store $name $store $store) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- $folder := dig "trainer" "checkpoint_dir" "" $job -}}
 {{- if not (regexMatch "^/.+" $folder) -}}
 {{- fail (printf "job: trainer.checkpoint_dir must be an absolute folder, the volume is mounted there, got %q" $folder) -}}

@@ -80,22 +80,29 @@ securityContext:
     drop: [ALL]
 resources:
   {{- toYaml (get $root.Values .component).resources | nindent 2 }}
-{{- $password := $root.Values.kvPassword }}
+{{- $secrets := dict "MONOLITH_KV_PASSWORD" $root.Values.kvPassword "MONOLITH_LOG_PASSWORD" $root.Values.logPassword }}
 {{- $names := list -}}
+{{- range $name, $secret := $secrets -}}
+{{- if $secret.existingSecret -}}
+{{- $names = append $names $name -}}
+{{- end -}}
+{{- end -}}
+{{- $given := $names -}}
 {{- range $root.Values.env -}}
-{{- if or (has .name $names) (and $password.existingSecret (eq .name "MONOLITH_KV_PASSWORD")) -}}
+{{- if has .name $names -}}
 {{- fail (printf "env must name each variable once, got %s twice" .name) -}}
 {{- end -}}
 {{- $names = append $names .name -}}
 {{- end }}
-{{- if or $password.existingSecret $root.Values.env }}
+{{- if $names }}
 env:
-  {{- if $password.existingSecret }}
-  - name: MONOLITH_KV_PASSWORD
+  {{- range $name := $given }}
+  {{- $secret := get $secrets $name }}
+  - name: {{ $name }}
     valueFrom:
       secretKeyRef:
-        name: {{ $password.existingSecret }}
-        key: {{ $password.key }}
+        name: {{ $secret.existingSecret }}
+        key: {{ $secret.key }}
   {{- end }}
   {{- with $root.Values.env }}
   {{- toYaml . | nindent 2 }}
@@ -109,6 +116,13 @@ env:
   readOnly: true
 - name: tmp
   mountPath: /tmp
+{{- range $store, $tls := dict "log" .root.Values.logTls "kv" .root.Values.kvTls }}
+{{- if $tls.existingSecret }}
+- name: {{ $store }}-tls
+  mountPath: /etc/monolith-tls/{{ $store }}
+  readOnly: true
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{- define "monolith.commonVolumes" -}}
@@ -119,6 +133,15 @@ env:
 - name: tmp
   emptyDir:
     sizeLimit: 1Gi
+{{- range $store, $tls := dict "log" .root.Values.logTls "kv" .root.Values.kvTls }}
+{{- if $tls.existingSecret }}
+- name: {{ $store }}-tls
+  secret:
+    secretName: {{ $tls.existingSecret }}
+    # Keys are readable by the group of the pod, which is fsGroup.
+    defaultMode: 0440
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{- define "monolith.checkpointsVolume" -}}

@@ -132,6 +132,7 @@ void bind_joiner(nb::module_& m) {
                      })
         .def_prop_ro("has_changes", &Partition::has_changes)
         .def_prop_ro("num_requests", [](const Partition& partition) { return partition.waiting().num_requests(); })
+        .def_prop_ro("num_bytes", [](const Partition& partition) { return partition.waiting().num_bytes(); })
         .def_prop_ro("num_waiting", [](const Partition& partition) { return partition.waiting().num_waiting(); })
         .def_prop_ro("num_emitted",
                      [](const Partition& partition) { return partition.waiting().outcome().emissions.size(); })

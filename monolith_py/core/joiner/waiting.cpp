@@ -4,6 +4,14 @@
 
 namespace monolith::joiner {
 
+namespace {
+
+size_t content_bytes_of(const Request& request) {
+    return request.impression.value().size() + request.num_candidates * sizeof(Request::Candidate);
+}
+
+}  // namespace
+
 bool WaitingRequests::see_impression(const Impression& impression, const ImpressionBytes& bytes,
                                      std::vector<int64_t>& early) {
     Request& request = map_.insert(impression.request_id);
@@ -20,6 +28,7 @@ void WaitingRequests::see_arrival(Request& request, const Impression& impression
     machine_.see_impression(request, impression, bytes);
     for (uint32_t row = 0; row < request.num_candidates; ++row)
         num_waiting_ += request.candidates[row].status != Status::kRepeated;
+    content_bytes_ += content_bytes_of(request);
 }
 
 void WaitingRequests::see_action(std::string_view request_id, SeenAction seen) {
@@ -117,9 +126,14 @@ void WaitingRequests::take(Request& request, size_t first_emission) {
         forget(request);
         return;
     }
-    if (request.has_arrived() && !machine_.can_emit(request)) request.impression = {};
+    if (request.has_arrived() && !machine_.can_emit(request)) drop_impression(request);
     due_.set(request, due_ms);
     note_change(request);
+}
+
+void WaitingRequests::drop_impression(Request& request) {
+    content_bytes_ -= request.impression.value().size();
+    request.impression = {};
 }
 
 void WaitingRequests::note_change(Request& request) {
@@ -135,6 +149,7 @@ void WaitingRequests::forget(Request& request) {
         released_.push_back(request.state_block);
         if (request.impression_block > 0) released_.push_back(request.impression_block);
     }
+    content_bytes_ -= content_bytes_of(request);
     due_.remove(request);
     map_.erase(request);
 }
@@ -163,6 +178,7 @@ void WaitingRequests::restored() {
             request.num_known += request.candidates[row].status == Status::kKnown;
         }
         num_waiting_ += request.num_waiting + request.num_known;
+        content_bytes_ += content_bytes_of(request);
         const int64_t due_ms = machine_.due_ms(request);
         if (due_ms == kForeverMs)
             empty.push_back(&request);

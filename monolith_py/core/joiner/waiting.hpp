@@ -63,7 +63,10 @@ class WaitingRequests {
 
     size_t num_requests() const { return map_.size(); }
     int64_t num_waiting() const { return num_waiting_; }  // candidates
-    size_t index_bytes() const { return map_.capacity_bytes() + due_.capacity_bytes(); }
+    // Return the bytes of memory of all requests, about.
+    size_t num_bytes() const {
+        return map_.capacity_bytes() + due_.capacity_bytes() + map_.size() * sizeof(Request) + content_bytes_;
+    }
     const Outcome& outcome() const { return outcome_; }
     // Requests that this step changed, null where one was forgotten since, and the ids of stored ones it forgot.
     const std::vector<Request*>& changed() const { return changed_; }
@@ -85,6 +88,7 @@ class WaitingRequests {
     bool is_full() const { return outcome_.emissions.size() >= kMaxEmitted || emitted_bytes_ >= kMaxEmittedBytes; }
     void see_arrival(Request& request, const Impression& impression, const ImpressionBytes& bytes);
     void take(Request& request, size_t first_emission);
+    void drop_impression(Request& request);
     void note_change(Request& request);
     void forget(Request& request);
 
@@ -99,6 +103,7 @@ class WaitingRequests {
     std::vector<Request*> closing_;  // what `close_some` has yet to close, the last one first
     bool is_closing_ = false;
     int64_t num_waiting_ = 0;
+    size_t content_bytes_ = 0;  // of impressions and candidates
     std::optional<int64_t> advanced_ms_;
     size_t emitted_bytes_ = 0;  // about, of the step's examples
 };

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 
 from monolith_py.data.columns import FeatureColumns
-from monolith_py.data.events import Action, DeadLetter, Impression
+from monolith_py.data.events import Action, DeadLetter, Impression, LetterKind, Reinjection
 from monolith_py.errors import WireError
 from monolith_py.io.codec.columns import columns_from_proto, columns_to_proto, read_columns
 from monolith_py.io.codec.impression_rules import check_event, check_features, check_request, check_text
@@ -108,7 +108,13 @@ def decode_features(value: bytes) -> FeatureColumns:
 
 def encode_dead_letter(letter: DeadLetter) -> bytes:
     """Return a refused message with its place in the log, the reason and the wall clock, as bytes."""
-    return serialize(pb.DeadLetter(**asdict(letter)))
+    kind = "" if letter.kind == LetterKind.BROKEN else str(letter.kind)
+    return serialize(pb.DeadLetter(**(asdict(letter) | {"kind": kind})))
+
+
+def encode_reinjection(reinjection: Reinjection) -> bytes:
+    """Return a re-injection as bytes, for the topic of dead letters."""
+    return serialize(pb.DeadLetter(reinjection=pb.Reinjection(**asdict(reinjection))))
 
 
 def decode_dead_letter(value: bytes) -> DeadLetter:
@@ -117,5 +123,26 @@ def decode_dead_letter(value: bytes) -> DeadLetter:
     Raises:
         WireError: no dead letter.
     """
+    decoded = decode_letter_record(value)
+    if isinstance(decoded, Reinjection):
+        raise WireError("dead letter must be a refused message, got a re-injection")
+    return decoded
+
+
+def decode_letter_record(value: bytes) -> DeadLetter | Reinjection:
+    """Return the dead letter or the re-injection in `value`.
+
+    Raises:
+        WireError: neither.
+    """
     message = parse(pb.DeadLetter(), value)
-    return DeadLetter(message.topic, message.partition, message.offset, message.value, message.reason, message.time_ms, message.value_bytes)
+    if message.HasField("reinjection"):
+        one = message.reinjection
+        letters, offsets = tuple(one.letters), tuple(one.offsets)
+        return Reinjection(one.id, one.state, letters, one.topic, one.partition, one.start, offsets, one.time_ms)
+    try:
+        kind = LetterKind(message.kind or "broken")
+    except ValueError:
+        raise WireError(f"dead letter.kind must be one of {[str(kind) for kind in LetterKind]}, got {message.kind!r}") from None
+    place = message.topic, message.partition, message.offset
+    return DeadLetter(*place, message.value, message.reason, message.time_ms, message.value_bytes, kind)

@@ -29,6 +29,8 @@ def check_keeps_state(kv: Kv) -> None:
     if not isinstance(kv, HasPolicy):
         return
     policy = kv.policy()
+    if not policy:
+        _logger.warning("eviction and persistence of Redis are unknown: its user has no permission for INFO and CONFIG GET")
     evicts = policy.get("maxmemory_policy", "noeviction")
     if evicts != "noeviction" and policy.get("maxmemory", "0") != "0":
         raise ConfigError(f"kv.url must be a Redis with maxmemory-policy noeviction, got {evicts}: it would forget waiting impressions")

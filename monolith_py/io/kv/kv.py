@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
+from monolith_py.config import KvConfig
+from monolith_py.config.security import KvSecurityConfig
 from monolith_py.errors import ConfigError, Fenced
+from monolith_py.io.secret import KV_KEY_PASSWORD, KV_PASSWORD, read_secret
 
-# Environment variable with the password of the Redis server: a job's TOML holds no secrets.
-PASSWORD_VARIABLE = "MONOLITH_KV_PASSWORD"
 # Bytes of a value in the text of an error.
 _TEXT_BYTES = 100
 
@@ -88,23 +88,25 @@ def check_expected(expect: Mapping[str, bytes] | None, got: Sequence[bytes | Non
     """
     for (key, expected), value in zip((expect or {}).items(), got, strict=True):
         if value != expected:
+            got_text = None if value is None else _text(value)
             rule = f"{key!r} must be {_text(expected)!r} in the store"
-            raise Fenced(f"{rule}, got {None if value is None else _text(value)!r}: another process has taken over, or the store has lost it")
+            raise Fenced(f"{rule}, got {got_text!r}: another process has taken over, or the store has lost it")
 
 
 def _text(value: bytes) -> str:
     return value[:_TEXT_BYTES].decode(errors="replace")
 
 
-def open_kv(url: str) -> Kv:
-    """Return the store at `url`.
+def open_kv(where: str | KvConfig) -> Kv:
+    """Return the store at a URL, or of a job's section.
 
     `memory:` (a new one at each call), `sqlite:///FILE` (a fourth slash for an absolute path), `redis://host:port/db`, `rediss://...` (TLS)
-    or `unix:///path/redis.sock?db=0`. The environment variable MONOLITH_KV_PASSWORD gives the password of a Redis URL without one.
+    or `unix:///path/redis.sock?db=0`. A Redis URL without a password takes that of the environment (io/secret.py).
 
     Raises:
-        ConfigError: `url` names no kind of store.
+        ConfigError: the URL names no kind of store, or a secret or a file of TLS cannot be read.
     """
+    url, security = (where, KvSecurityConfig()) if isinstance(where, str) else (where.url, where.security)
     if url == "memory:":
         return MemoryKv()
     if url.startswith("sqlite:///"):
@@ -115,5 +117,5 @@ def open_kv(url: str) -> Kv:
     if url.startswith(("redis://", "rediss://", "unix://")):
         from monolith_py.io.kv.redis import RedisKv
 
-        return RedisKv(url, password=os.environ.get(PASSWORD_VARIABLE))
+        return RedisKv(url, password=read_secret(KV_PASSWORD), security=security, key_password=read_secret(KV_KEY_PASSWORD))
     raise ConfigError(f"kv.url must be memory: or begin with sqlite:///, redis://, rediss:// or unix://, got {url!r}")

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from monolith_py.clock import Clock
-from monolith_py.data.events import DeadLetter
+from monolith_py.data.events import DeadLetter, Reinjection
 from monolith_py.errors import RecordRefused, WireError
-from monolith_py.io.codec import decode_dead_letter, encode_dead_letter
+from monolith_py.io.codec import decode_letter_record, encode_dead_letter
 from monolith_py.io.log.log import Log
 from monolith_py.observe.metrics import DEAD_LETTERS
 
@@ -50,7 +50,7 @@ class DeadLetters:
                 values, num_bytes = [], 0
         self._append(values, now_ms)
         for letter in kept:
-            DEAD_LETTERS.labels(topic=letter.topic).inc()
+            DEAD_LETTERS.labels(topic=letter.topic, kind=letter.kind).inc()
 
     def _append(self, values: Sequence[bytes], now_ms: int) -> None:
         if not values:
@@ -77,12 +77,22 @@ def read_dead_letters(log: Log, topic: str, last: int) -> Iterator[tuple[int, De
     Raises:
         LogError: the topic is missing, or the log cannot be read.
     """
-    end = log.end_offset(topic)
-    offset = max(log.start_offset(topic), end - last)
+    for offset, found in read_letter_records(log, topic, log.end_offset(topic) - last):
+        if isinstance(found, DeadLetter):
+            yield offset, found
+
+
+def read_letter_records(log: Log, topic: str, first: int) -> Iterator[tuple[int, DeadLetter | Reinjection]]:
+    """Yield (offset, letter or re-injection) from offset `first` to the present end; skip records of others.
+
+    Raises:
+        LogError: the topic is missing, or the log cannot be read.
+    """
+    offset, end = max(log.start_offset(topic), first), log.end_offset(topic)
     while offset < end and (records := log.read(topic, 0, offset, _READ_RECORDS, timeout_s=1.0)):
         for record in records:
             try:
-                yield record.offset, decode_dead_letter(record.value)
+                yield record.offset, decode_letter_record(record.value)
             except WireError as error:
                 _logger.warning("%r offset %d is no dead letter: %s", topic, record.offset, error)
         offset = records[-1].offset + 1

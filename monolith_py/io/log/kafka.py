@@ -1,4 +1,4 @@
-"""The Log on Apache Kafka. Only this module and kafka_reader.py import kafka-python.
+"""The Log on Apache Kafka. Only the modules kafka*.py import kafka-python.
 
 Appends are idempotent and acknowledged by all in-sync replicas, so a retry within the client neither doubles nor reorders a record. Reads
 assign partitions and seek: offsets are in our checkpoints, without a consumer group. Reads return committed records only, and the end
@@ -20,16 +20,18 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from kafka import IsolationLevel, KafkaAdminClient, OffsetSpec, TopicPartition
+from kafka import IsolationLevel, OffsetSpec, TopicPartition
 from kafka.admin import ConfigFilterType, ConfigResource, ConfigResourceType
 from kafka.errors import RetriableError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
 
 from monolith_py.clock import Clock, SystemClock
+from monolith_py.config.security import LogSecurityConfig
 from monolith_py.errors import LogError, OffsetTrimmed, RecordRefused, RecordsDamaged, TopicMissing
+from monolith_py.io.log.kafka_access import access_settings, open_admin
 from monolith_py.io.log.kafka_errors import mapped_errors
 from monolith_py.io.log.kafka_producer import RecordProducer, open_producer
 from monolith_py.io.log.kafka_reader import DamagedBatch, PartitionReader
-from monolith_py.io.log.kafka_topics import MAX_RECORD_BYTES, TOPIC_SETTINGS, setting_faults
+from monolith_py.io.log.kafka_topics import MAX_RECORD_BYTES, TOPIC_SETTINGS, setting_faults, topic_bytes
 from monolith_py.io.log.kafka_writer import TRANSACTION_TIMEOUT_MS, KafkaWriter
 from monolith_py.io.log.log import Record, check_read, check_topic, event_times
 
@@ -50,6 +52,7 @@ _CONNECTION = {
     "bootstrap_timeout_ms": int(_TIMEOUT_S * 1000),
 }
 _SCAN_RECORDS = 5_000
+_OPEN = LogSecurityConfig()
 _Result = TypeVar("_Result")
 
 
@@ -59,9 +62,23 @@ class KafkaLog:
     Topics that it creates keep their records until they are trimmed.
     """
 
-    def __init__(self, servers: Sequence[str], *, timeout_s: float = _TIMEOUT_S, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        servers: Sequence[str],
+        *,
+        timeout_s: float = _TIMEOUT_S,
+        clock: Clock | None = None,
+        security: LogSecurityConfig = _OPEN,
+    ) -> None:
+        """Connect to the cluster; the environment has the password of `security`.
+
+        Raises:
+            ConfigError: a secret or a file of TLS is missing.
+            LogDenied: the cluster refuses the user, the password or a certificate.
+        """
         self._clock = clock or SystemClock()
         self._settings = {**_CONNECTION, "bootstrap_servers": list(servers), "bootstrap_timeout_ms": int(timeout_s * 1000)}
+        self._settings |= access_settings(security)
         self._timeout_s = timeout_s
         self._name = f"kafka://{','.join(servers)}"
         self._lock = threading.Lock()
@@ -69,8 +86,7 @@ class KafkaLog:
         self._readers: dict[tuple[str, TopicPartition], PartitionReader] = {}
         self._producer = RecordProducer(self._settings, timeout_s, self._clock)
         self._closed = False
-        with mapped_errors(self._name):
-            self._admin = KafkaAdminClient(**self._settings)
+        self._admin = open_admin(self._name, self._settings)
 
     def create_topic(self, topic: str, num_partitions: int = 1) -> None:
         """Create `topic` with the cluster's default number of replicas; warn of settings of an existing one."""
@@ -205,6 +221,10 @@ class KafkaLog:
         if before_offset > start:
             wanted = {name: min(before_offset, end)}
             self._retry(topic, lambda: self._admin.delete_records(wanted, timeout_ms=int(self._timeout_s * 1000)))
+
+    def num_bytes(self, topic: str) -> int:
+        """Return the bytes of the topic on the brokers' disks, without replicas."""
+        return self._retry(topic, lambda: topic_bytes(self._admin, topic))
 
     def close(self) -> None:
         """Close all connections."""

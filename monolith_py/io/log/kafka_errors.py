@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from kafka.errors import (
+    AuthorizationError,
+    IllegalSaslStateError,
     InvalidProducerEpochError,
     InvalidRecordError,
     InvalidTimestampError,
@@ -14,10 +16,11 @@ from kafka.errors import (
     PolicyViolationError,
     ProducerFencedError,
     RecordListTooLargeError,
+    SaslAuthenticationFailedError,
     UnsupportedForMessageFormatError,
 )
 
-from monolith_py.errors import Fenced, LogError, RecordRefused
+from monolith_py.errors import Fenced, LogDenied, LogError, RecordRefused
 
 # A broker gives these for the same record again. kafka-python's idempotent producer fails every later record after any of them.
 _REFUSALS = (
@@ -30,17 +33,18 @@ _REFUSALS = (
 )
 # Of a transactional producer: a newer one of its transactional id exists, or the broker has aborted its transaction after a timeout.
 _FENCES = (ProducerFencedError, InvalidProducerEpochError)
+# Refusals of the user, the password or a permission.
+_DENIALS = (AuthorizationError, IllegalSaslStateError, SaslAuthenticationFailedError)
 _MESSAGE_CHARS = 500
 
 
 @contextmanager
 def mapped_errors(name: str) -> Iterator[None]:
-    """Map errors of kafka-python to `LogError` with the cluster and the cause; `RecordRefused` for what the broker never takes."""
+    """Map errors of kafka-python to `LogError` with the cluster and the cause; `RecordRefused` or `LogDenied` for what it never takes."""
     try:
         yield
     except (KafkaError, OSError) as error:
-        kind = RecordRefused if isinstance(error, _REFUSALS) else LogError
-        raise kind(f"{name}: {str(error)[:_MESSAGE_CHARS] or type(error).__name__}") from error
+        raise _kind(error)(f"{name}: {str(error)[:_MESSAGE_CHARS] or type(error).__name__}") from error
 
 
 @contextmanager
@@ -55,3 +59,10 @@ def writer_errors(name: str) -> Iterator[None]:
         if any(isinstance(cause, _FENCES) for cause in causes):
             raise Fenced(f"{name}: another process has taken over, or this one stood still for too long: {error}") from error
         raise
+
+
+def _kind(error: Exception) -> type[LogError]:
+    # kafka-python wraps the refusal of an idempotent producer in a plain KafkaError.
+    if isinstance(error, _DENIALS) or "AuthorizationFailedError" in str(error):
+        return LogDenied
+    return RecordRefused if isinstance(error, _REFUSALS) else LogError

@@ -1,9 +1,11 @@
-"""Settings of Kafka topics: of those that the log creates, and the check of those that exist."""
+"""Settings of Kafka topics, of those that the log creates and the check of those that exist; their size."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from kafka import KafkaAdminClient
 
 # Largest record: far above a delta of 8192 rows or 4096 examples.
 MAX_RECORD_BYTES = 16 << 20
@@ -37,3 +39,15 @@ def setting_faults(topic: str, settings: Mapping[str, Mapping[str, Any]]) -> Ite
         yield f"topic {topic!r}: message.timestamp.after.max.ms should be {_FOREVER_MS}, got {after_ms}: records ahead of it are refused"
     if values.get("message.timestamp.type", "CreateTime") != "CreateTime":
         yield f"topic {topic!r}: message.timestamp.type must be CreateTime, got {values['message.timestamp.type']}"
+
+
+def topic_bytes(admin: KafkaAdminClient, topic: str) -> int:
+    """Return the bytes of a topic on the brokers' disks: of its largest replica, over all partitions."""
+    largest: dict[int, int] = {}
+    for broker in admin.describe_log_dirs([topic]):
+        for folder in broker["log_dirs"]:
+            for entry in folder["topics"]:
+                for one in entry["partitions"]:
+                    number = one["partition_index"]
+                    largest[number] = max(largest.get(number, 0), one["partition_size"])
+    return sum(largest.values())

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from monolith_py.config import LogConfig
+from monolith_py.config.security import LogSecurityConfig
 from monolith_py.errors import ConfigError
 
 
@@ -143,12 +145,17 @@ def check_read(offset: int, max_records: int) -> None:
         raise ValueError(f"offset must be >= 0 and max_records >= 1, got {offset} and {max_records}")
 
 
-def open_log(url: str) -> Log:
-    """Return the log at `url`: `sqlite:///FOLDER` (a fourth slash for an absolute path) or `kafka://host:port[,host:port]`.
+def open_log(where: str | LogConfig) -> Log:
+    """Return the log at a URL, or of a job's section with its `security`.
+
+    `sqlite:///FOLDER` (a fourth slash for an absolute path) or `kafka://host:port[,host:port]`. The environment has the password of Kafka
+    (io/secret.py).
 
     Raises:
-        ConfigError: `url` names no kind of log.
+        ConfigError: the URL names no kind of log, or a secret or a file of TLS is missing.
+        LogDenied: the cluster refuses the user, the password or a certificate.
     """
+    url, security = (where, LogSecurityConfig()) if isinstance(where, str) else (where.url, where.security)
     if url.startswith("sqlite:///"):
         from monolith_py.io.log.sqlite import SqliteLog
         from monolith_py.io.sqlite_file import path_of_url
@@ -157,5 +164,5 @@ def open_log(url: str) -> Log:
     if url.startswith("kafka://"):
         from monolith_py.io.log.kafka import KafkaLog
 
-        return KafkaLog(url.removeprefix("kafka://").rstrip("/").split(","))
+        return KafkaLog(url.removeprefix("kafka://").rstrip("/").split(","), security=security)
     raise ConfigError(f"log.url must begin with sqlite:/// or kafka://, got {url!r}")

@@ -131,6 +131,12 @@ class SqliteLog:
         """Delete records before `before_offset`; later records reuse their pages."""
         self._partition(topic, partition).trim(before_offset)
 
+    def num_bytes(self, topic: str) -> int:
+        """Return the bytes of the topic's files; a trim does not shrink them, later records reuse the space."""
+        self._topic(topic)
+        with mapped_errors(LogError, self._path):
+            return sum(file.stat().st_size for file in (self._path / topic).iterdir())
+
     def close(self) -> None:
         """Close all files."""
         with self._lock:

@@ -37,6 +37,22 @@ _BLOCK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
+class SourceMeta:
+    """Backfill of a trainer, or a start inside the job's examples."""
+
+    name: str  # options of the trainer that began it
+    topic: str  # of the backfill
+    offsets: dict[int, tuple[int, int]]  # partition of `topic` -> (offset, row) of the next example
+    live_from_ms: int  # event time from which on the job's examples are learnt
+    is_done: bool  # whether the trainer has gone on to the job's examples
+
+    @staticmethod
+    def from_document(document: Mapping[str, Any]) -> SourceMeta:
+        """Return the source of a JSON document."""
+        return SourceMeta(**{**document, "offsets": _offsets(document["offsets"])})
+
+
+@dataclass(frozen=True)
 class CheckpointMeta:
     """State of the training at the moment of a checkpoint."""
 
@@ -52,6 +68,7 @@ class CheckpointMeta:
     quality: tuple[Quality, ...] = ()  # of the last predictions of each task; none in older checkpoints
     steps: dict[int, JoinerStep] = field(default_factory=dict)  # partition of `examples` -> last step before its offset
     model_id: str = ""  # of the model since its tables were last started anew: no replica mixes two
+    source: SourceMeta | None = None  # None: the job's examples from their start
 
     def document(self) -> dict[str, Any]:
         """Return the meta as a JSON document."""
@@ -144,7 +161,8 @@ class Checkpoint:
         """Return the meta of the manifest, read once."""
         meta = dict(self._manifest()["meta"])
         try:
-            meta["offsets"] = {int(partition): (int(offset), int(row)) for partition, (offset, row) in meta["offsets"].items()}
+            meta["offsets"] = _offsets(meta["offsets"])
+            meta["source"] = SourceMeta.from_document(meta["source"]) if meta.get("source") else None
             steps = meta.get("steps", {})
             meta["steps"] = {int(partition): JoinerStep._make(step) for partition, step in steps.items()}
             meta["quality"] = tuple(Quality.from_document(document) for document in meta.get("quality", ()))
@@ -217,6 +235,11 @@ class Checkpoint:
         if version is None or not all(isinstance(manifest.get(part), dict) for part in ("meta", "model", "files")):
             raise CheckpointError(f"{file}: must have version, meta, model and files")
         return manifest
+
+
+def _offsets(document: Mapping[str, Any]) -> dict[int, tuple[int, int]]:
+    """Return partition -> (offset, row)."""
+    return {int(partition): (int(offset), int(row)) for partition, (offset, row) in document.items()}
 
 
 def _load(file: Path) -> dict[str, Tensor]:

@@ -53,8 +53,15 @@ def _facts(inspection: Inspection) -> list[tuple[str, str]]:
         ("watermark", f"{_date(meta.watermark_ms // 1000)}, event time"),
         ("saved", f"{_date(meta.saved_ms // 1000)} by generation {meta.generation}"),
         ("examples", f"next by partition: {', '.join(offsets) or 'none'}"),
+        *_source(meta),
         ("updates", f"next offset {meta.updates_offset:,}, seq {meta.next_seq:,}"),
     ]
+
+
+def _source(meta: CheckpointMeta) -> list[tuple[str, str]]:
+    if meta.source is None:
+        return []
+    return [("source", f"{meta.source.name}, {'live' if meta.source.is_done else 'backfill'}")]
 
 
 def _quality(figures: tuple[Quality, ...]) -> Table:

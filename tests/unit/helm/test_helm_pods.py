@@ -147,3 +147,39 @@ def test_a_replica_drains_before_it_stops_unless_told_not_to(render, defaults):
 def test_the_trainer_gets_time_for_its_last_checkpoint(render, defaults):
     assert pod(defaults, "trainer")["spec"]["terminationGracePeriodSeconds"] == 120
     assert pod(render({"trainer": {"terminationGracePeriodSeconds": 7}}), "trainer")["spec"]["terminationGracePeriodSeconds"] == 7
+
+
+SECURE = """
+[log.security]
+protocol = "SASL_SSL"
+sasl_mechanism = "PLAIN"
+username = "shop"
+ca_file = "/etc/monolith-tls/log/ca.crt"
+"""
+SECRETS = {"logPassword": {"existingSecret": "kafka", "key": "auth"}, "logTls": {"existingSecret": "kafka-ca"}}
+
+
+@EACH
+def test_access_to_kafka_comes_from_existing_secrets(render, default_values, component):
+    job = default_values["job"] + SECURE
+    objects = render({"job": job} | SECRETS)
+    assert container(objects, component)["env"] == [
+        {"name": "MONOLITH_LOG_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "kafka", "key": "auth"}}}
+    ]
+    mounts = [one for one in container(objects, component)["volumeMounts"] if one["name"] == "log-tls"]
+    assert mounts == [{"name": "log-tls", "mountPath": "/etc/monolith-tls/log", "readOnly": True}]
+    volumes = [one for one in pod(objects, component)["spec"]["volumes"] if one["name"] == "log-tls"]
+    assert volumes == [{"name": "log-tls", "secret": {"secretName": "kafka-ca", "defaultMode": 0o440}}]
+    assert not any(kind == "Secret" for kind, _ in objects)
+
+
+@pytest.mark.parametrize(
+    ("secured", "values", "message"),
+    [
+        (True, {"logTls": {"existingSecret": "ca"}}, "log.security.protocol SASL_SSL needs a password: set logPassword.existingSecret"),
+        (True, {"logPassword": {"existingSecret": "kafka"}}, "log.security.ca_file is in /etc/monolith-tls/log: set logTls.existingSecret"),
+        (False, {"logPassword": {"existingSecret": "kafka"}}, "logPassword.existingSecret must come with log.security.protocol"),
+    ],
+)
+def test_access_that_is_set_by_half_is_refused(refusal, default_values, secured, values, message):
+    assert message in refusal({"job": default_values["job"] + SECURE * secured} | values)

@@ -77,6 +77,10 @@ class FailingLog:
         self._log.append(topic, values[:written], time_ms=time_ms, partition=partition)
         raise LogError("refused as planned")
 
+    def writer(self, topic: str, partition: int, name: str) -> FailingWriter:
+        self._log.writer(topic, partition, name)
+        return FailingWriter(self, topic)
+
     def read(self, topic: str, partition: int, offset: int, max_records: int, timeout_s: float = 0.0) -> list[Record]:
         return self._log.read(topic, partition, offset, max_records, timeout_s)
 
@@ -100,6 +104,19 @@ class FailingLog:
 
     def close(self) -> None:
         self._log.close()
+
+
+class FailingWriter:
+    """The writer of a log that refuses the next appends as planned."""
+
+    def __init__(self, log: FailingLog, topic: str) -> None:
+        self._log, self._topic = log, topic
+
+    def append(self, values: Sequence[bytes], *, time_ms: int) -> int:
+        return self._log.append(self._topic, values, time_ms=time_ms)
+
+    def close(self) -> None:
+        pass
 
 
 class Layer:

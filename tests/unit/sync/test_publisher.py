@@ -26,6 +26,7 @@ from monolith_py.sync import (
     Subscriber,
     apply_update,
     decode_delta,
+    next_generation,
     pack_rows,
     unpack_rows,
 )
@@ -45,8 +46,9 @@ class Setting:
         defaults = {"sparse_interval_s": 1.0, "dense_interval_s": 5.0, "encoding": "fp32", "rows_per_delta": 3}
         settings, topics = SyncConfig(**(defaults | config)), Topics.of(LogConfig(url="sqlite:///log"))
         model = PublishedModel(tables, lambda: {"bias": self.bias})
-        self.publisher = Publisher(log, topics, model, settings, self.clock, generation=1)
-        self.subscriber = Subscriber(log, "updates", offset=0, next_delta=(1, 0))
+        generation = next_generation(log, "updates", 0)
+        self.publisher = Publisher(log, topics, model, settings, self.clock, generation=generation)
+        self.subscriber = Subscriber(log, "updates", offset=log.end_offset("updates"), next_delta=(generation, 0))
 
     def step(self, num_rows: int = 1, advance_s: float = 0.0) -> None:
         self.publisher.note_step(num_rows)

@@ -12,7 +12,17 @@ from monolith_py.clock import ManualClock
 from monolith_py.config import LogConfig, SyncConfig
 from monolith_py.errors import DenseGap, LogError
 from monolith_py.io.log.topics import Topics
-from monolith_py.sync import DenseForm, DenseRequester, DenseState, PublishedModel, Publisher, Subscriber, apply_update, decode_delta
+from monolith_py.sync import (
+    DenseForm,
+    DenseRequester,
+    DenseState,
+    PublishedModel,
+    Publisher,
+    Subscriber,
+    apply_update,
+    decode_delta,
+    next_generation,
+)
 
 START_MS = 1_000_000
 
@@ -48,9 +58,10 @@ class Setting:
         self.clock = ManualClock(START_MS)
         sync = SyncConfig(**({"sparse_interval_s": 1.0, "dense_interval_s": 1.0, "encoding": "fp32"} | config))
         topics, model = Topics.of(LogConfig(url="sqlite:///log")), PublishedModel({"a": table}, dense.tensors)
-        self.publisher = Publisher(log, topics, model, sync, self.clock, generation=1)
+        generation = next_generation(log, "updates", 0)
+        self.publisher = Publisher(log, topics, model, sync, self.clock, generation=generation)
         self.replica = DenseReplica(DenseState.of(dense.tensors()), DenseRequester(log, "dense_requests", "job", self.clock, 0.5))
-        self.subscriber = Subscriber(log, "updates", offset=log.end_offset("updates"), next_delta=(1, 0))
+        self.subscriber = Subscriber(log, "updates", offset=log.end_offset("updates"), next_delta=(generation, 0))
 
     def publish(self, *, learnt: bool = True) -> None:
         """Publish, let the replica follow, and advance the clock by the interval."""

@@ -15,7 +15,7 @@ from torch import nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from monolith_py.errors import PoisonedBatch
-from monolith_py.table import Adagrad, Admission, EmbeddingBags, EmbeddingTable, Feature, MemoryBudget, Optimizer, Sgd
+from monolith_py.table import Adagrad, EmbeddingBags, EmbeddingTable, Feature, MemoryBudget, Optimizer, Sgd
 
 DIM = 4
 
@@ -182,6 +182,14 @@ def test_a_second_backward_is_refused_and_a_graph_of_the_gradient_is_no_obstacle
     assert factor.grad is not None and bags.rows_touched == 1
 
 
+def test_a_second_derivative_is_refused() -> None:
+    bags, weights = make_bags(), torch.ones(1, requires_grad=True)
+    loss = bags(kjt([1], weights=weights)).values().square().sum()
+    (gradient,) = torch.autograd.grad(loss, weights, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
 def test_rows_freed_between_forward_and_backward_are_never_hit() -> None:
     bags = make_bags(ttl_s=10)
     late = bags(kjt([1, 2, 3])).values()
@@ -287,72 +295,3 @@ def test_features_of_one_table_count_a_batch_together() -> None:
     bags = EmbeddingBags(features, Sgd())
     pooled = bags(kjt([7], [7], names="ab"))
     assert pooled["a"].any() and torch.equal(pooled["a"], pooled["b"])
-
-
-def test_a_time_is_a_number_of_seconds() -> None:
-    bags = make_bags()
-    bags(kjt([1]), now_s=1_700_000_000.75)
-    assert bags.now_s == 1_700_000_000
-    for wrong in ("now", math.nan, 2.0**41, None):
-        with pytest.raises(ValueError, match="now_s must be"):
-            bags.now_s = wrong  # type: ignore[assignment]
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [{"ttl_s": 10}, {"budget": MemoryBudget(10**6)}, {"admit_after": 2, "admission": Admission("sketch")}],
-    ids=["ttl", "budget", "sketch"],
-)
-def test_settings_of_time_without_a_time_warn_once(settings: dict[str, Any]) -> None:
-    bags = EmbeddingBags([Feature("a", dim=DIM, **settings), Feature("b", dim=DIM)], Sgd())
-    with pytest.warns(UserWarning, match=r"now_s was never set, so rows and counts of \['a'\] do not age: give it to forward"):
-        bags(kjt([1], [1], names="ab"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        bags(kjt([1], [1], names="ab"))
-
-
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\0b"])
-def test_a_name_that_is_no_file_name_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="name of a feature must be a file name"):
-        Feature(name)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (
-            {"values": torch.ones(2, 2, dtype=torch.int64)},
-            r"values of the KeyedJaggedTensor must be int64 \(n,\), got torch.int64 \(2, 2\)",
-        ),
-        ({"values": torch.ones(2)}, r"values of the KeyedJaggedTensor must be int64 \(n,\), got torch.float32 \(2,\)"),
-        ({"weights": torch.ones(3)}, r"weights of the KeyedJaggedTensor must have the shape of its values, \(2,\), got \(3,\)"),
-        ({"weights": torch.ones(2, 1)}, r"weights of the KeyedJaggedTensor must have the shape of its values, \(2,\), got \(2, 1\)"),
-        ({"keys": ["a", "a"]}, r"features of the KeyedJaggedTensor must have different names, got \['a', 'a'\]"),
-        ({"inverse_indices": (["a"], torch.tensor([[0, 1, 0]]))}, "the KeyedJaggedTensor must have no inverse_indices"),
-        ({"stride_per_key_per_rank": [[2]]}, "the KeyedJaggedTensor must have one batch size for all features, got one for each"),
-        ({"lengths": torch.tensor([3, -1])}, "offsets must not decrease, got 2 after 3"),
-        ({"lengths": torch.tensor([1, 2])}, "offsets must end at the number of fids, 2, got 3"),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
-)
-def test_an_odd_shape_is_refused_by_name_and_counts_nothing(settings: dict[str, Any], message: str) -> None:
-    bags = make_bags()
-    given = {"keys": ["a"], "values": torch.tensor([1, 2]), "lengths": torch.tensor([1, 1]), **settings}
-    with pytest.raises(ValueError, match=message):
-        bags(KeyedJaggedTensor(**given))
-    assert len(bags.tables["a"]) == 0
-
-
-def test_a_feature_of_another_dim_than_its_table_is_refused() -> None:
-    with pytest.raises(ValueError, match="dim of feature 'b' must be that of table 'a', 4, got 8"):
-        EmbeddingBags([Feature("a", dim=4), Feature("b", dim=8, table="a")], Sgd())
-
-
-def test_no_rows_and_no_fids_are_fine() -> None:
-    bags = make_bags()
-    for empty in (kjt(), kjt([]), kjt([], [])):
-        pooled = bags(empty).values()
-        assert pooled.shape[1] == DIM
-        pooled.sum().backward()
-    assert len(bags.tables["a"]) == 0

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from monolith_py.errors import KvError
-from monolith_py.io.kv.kv import PASSWORD_VARIABLE
 from monolith_py.io.kv.redis import RedisKv
+from monolith_py.io.secret import KV_PASSWORD
 
 pytestmark = pytest.mark.needs_redis
 
@@ -39,9 +39,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_a_process_takes_the_password_from_its_environment(url: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", ROUND_TRIP, url], env={PASSWORD_VARIABLE: PASSWORD}, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", ROUND_TRIP, url], env={KV_PASSWORD: PASSWORD}, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "[b'value']", done.stderr
 
 

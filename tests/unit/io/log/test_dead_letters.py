@@ -18,7 +18,7 @@ Make = Callable[..., Log]
 
 
 def count(topic: str) -> float:
-    return REGISTRY.get_sample_value("monolith_dead_letters_total", {"topic": topic}) or 0.0
+    return REGISTRY.get_sample_value("monolith_dead_letters_total", {"topic": topic, "kind": "broken"}) or 0.0
 
 
 def test_a_bad_message_is_kept_with_its_place_and_reason_and_counted(make_log: Make) -> None:

@@ -15,11 +15,13 @@ from monolith_py.clock import ManualClock
 from monolith_py.config import JobConfig
 from monolith_py.data.examples import ExampleBatch
 from monolith_py.data.served import ServedModel, ServedScores
-from monolith_py.errors import CheckpointError, ModelNotFinite
+from monolith_py.errors import CheckpointError, Fenced, ModelNotFinite
 from monolith_py.io.codec import decode_dead_letter, decode_examples, encode_examples
 from monolith_py.io.log.topics import create_topics
+from monolith_py.sync import decode_delta
 from monolith_py.training import Checkpoint
 from monolith_streaming.trainer.loop import OnlineTraining
+from monolith_streaming.trainer.start import StartOptions
 
 World = Any
 NOW_MS = 1_700_000_000_000
@@ -227,3 +229,20 @@ def test_a_trainer_that_cannot_write_checkpoints_publishes_nothing(
     with pytest.raises(CheckpointError, match=r"file/checkpoints"):
         OnlineTraining(job, log, ManualClock(NOW_MS), lambda: False)
     assert log.end_offset("updates") == 0  # replicas go on with the model that they have
+
+
+def test_a_second_trainer_on_other_checkpoints_fences_the_first(
+    world: World, make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch], tmp_path: Path
+) -> None:
+    """The lock of the checkpoint folder says nothing of another folder: streams.md, section 2."""
+    job = make_job()
+    log = make_log(world, job)
+    append(log, make_examples(1, 2))
+    first = OnlineTraining(job, log, ManualClock(NOW_MS), lambda: False)
+    other = make_job(checkpoint_dir=f"{tmp_path}/other")
+    second = OnlineTraining(other, log, ManualClock(NOW_MS), lambda: False, StartOptions(fresh=True))
+    with pytest.raises(Fenced, match="another process has taken over"):
+        first.run(stop_at_end=True)
+    second.run(stop_at_end=True)
+    generations = [decode_delta(record.value).generation for record in log.read("updates", 0, 0, 1000)]
+    assert generations == sorted(generations) and set(generations) == {1, 2}

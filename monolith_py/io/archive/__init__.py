@@ -1,0 +1,7 @@
+"""The archive: topics of a job as Parquet files by event hour, readable by DuckDB, Spark and pyarrow as they are."""
+
+from monolith_py.io.archive.columns import REFUSED, TOPICS, hours_of
+from monolith_py.io.archive.folder import ArchiveFolder, write_hours
+from monolith_py.io.archive.reader import ArchivedFile, archived_files, read_records
+
+__all__ = ["REFUSED", "TOPICS", "ArchiveFolder", "ArchivedFile", "archived_files", "hours_of", "read_records", "write_hours"]

@@ -1,0 +1,1 @@
+"""The archiver: copies the topics of a job into Parquet files by event hour."""

@@ -1,0 +1,120 @@
+"""Appends to the log through an outbox in Kv, every record once.
+
+Records to append are first written to the store. If the process dies afterwards, the next start finds the same bytes in the outbox, reads
+the log from the recorded end offset to see which of them it has, and appends the others.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from monolith_py.errors import LogError, RecordRefused, RecordsDamaged, WireError
+from monolith_py.io import Log, Record
+
+_HEADER = struct.Struct("<Bqq")  # version, start offset, event time
+_LENGTH = struct.Struct("<I")
+_VERSION = 1
+_READ_RECORDS = 256
+# Called with a record that the log will never take, and the reason.
+Refused = Callable[[bytes, str], None]
+
+
+@dataclass(frozen=True)
+class Outbox:
+    """Records to append to one partition in this order, at or after offset `start`."""
+
+    start: int
+    time_ms: int
+    values: tuple[bytes, ...]
+
+
+def encode_outbox(outbox: Outbox) -> bytes:
+    """Return the stored form of `outbox`."""
+    parts = [_HEADER.pack(_VERSION, outbox.start, outbox.time_ms)]
+    for value in outbox.values:
+        parts += (_LENGTH.pack(len(value)), value)
+    return b"".join(parts)
+
+
+def decode_outbox(value: bytes) -> Outbox:
+    """Return the outbox in `value`.
+
+    Raises:
+        WireError: the bytes have another version or are cut.
+    """
+    try:
+        version, start, time_ms = _HEADER.unpack_from(value)
+        if version != _VERSION:
+            raise WireError(f"outbox.version must be {_VERSION}, got {version}")
+        values, at = [], _HEADER.size
+        while at < len(value):
+            (length,) = _LENGTH.unpack_from(value, at)
+            at += _LENGTH.size
+            values.append(value[at : at + length])
+            at += length
+    except struct.error as error:
+        raise WireError(f"outbox must be whole, got {len(value)} bytes: {error}") from None
+    if at != len(value):
+        raise WireError(f"outbox must have {at} bytes, got {len(value)}")
+    return Outbox(start, time_ms, tuple(values))
+
+
+def deliver(log: Log, topic: str, partition: int, outbox: Outbox, refused: Refused) -> int:
+    """Append the records of `outbox` that the partition lacks and return the offset after the last record.
+
+    Raises:
+        LogError: the log cannot be read, so the missing records are unknown.
+    """
+    start = log.start_offset(topic, partition)
+    # Records that were deleted from `outbox.start` on are taken for the first ones of the outbox.
+    missing = list(outbox.values)[max(0, start - outbox.start) :]
+    offset = max(outbox.start, start)
+    end = log.end_offset(topic, partition)
+    while missing and offset < end:
+        records = log.read(topic, partition, offset, _READ_RECORDS, timeout_s=1.0)
+        if not records:
+            raise LogError(f"{topic!r}[{partition}]: records {offset} to {end} must be readable, got none")
+        for record in records:
+            if missing and record.value == missing[0]:
+                missing.pop(0)
+        offset = records[-1].offset + 1
+    if not missing:
+        return max(end, offset)
+    try:
+        return log.append(topic, missing, time_ms=outbox.time_ms, partition=partition)
+    except RecordRefused:
+        pass
+    return append_each(log, topic, partition, Outbox(max(end, offset), outbox.time_ms, tuple(missing)), refused)
+
+
+def append_each(log: Log, topic: str, partition: int, outbox: Outbox, refused: Refused) -> int:
+    """Append what the partition lacks record by record, those that the log refuses to `refused`; return the end offset.
+
+    Raises:
+        LogError: the log cannot be read or appended to.
+    """
+    present = {record.value for record in _records(log, topic, partition, outbox.start)}
+    for value in outbox.values:
+        if value in present:
+            continue
+        try:
+            log.append(topic, [value], time_ms=outbox.time_ms, partition=partition)
+        except RecordRefused as error:
+            refused(value, str(error))
+    return log.end_offset(topic, partition)
+
+
+def _records(log: Log, topic: str, partition: int, start: int) -> Iterator[Record]:
+    offset, end = max(start, log.start_offset(topic, partition)), log.end_offset(topic, partition)
+    while offset < end:
+        try:
+            records = log.read(topic, partition, offset, _READ_RECORDS, timeout_s=1.0)
+        except RecordsDamaged as error:
+            offset = error.next_offset
+            continue
+        if not records:
+            return
+        yield from records
+        offset = records[-1].offset + 1

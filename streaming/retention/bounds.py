@@ -1,0 +1,112 @@
+"""Bounds up to which records may be deleted, by topic and partition.
+
+| topic | kept |
+|---|---|
+| `impressions`, `actions` | from where the joiner's state can be built again, by the store and by its last step in the log |
+| `examples` | from that place on, and from the oldest checkpoint on, so that the trainer can go back to each one that is kept |
+| `updates` | from the second newest checkpoint on: a replica may just be loading it |
+
+Of `examples` and `updates` the newest 1,000 records stay as well: a joiner compares its last step with them, a trainer finds its generation
+there, and a replica may lag. Records younger than `keep_s` stay in every topic. Without a position of the joiner, or without a checkpoint,
+nothing of their topics is deleted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from monolith_py.config import JobConfig
+from monolith_py.errors import CheckpointError
+from monolith_py.io import Kv, Log
+from monolith_py.io.log.topics import Topics
+from monolith_py.training import Checkpoint, CheckpointMeta
+from monolith_streaming.joiner.position import OpenPlace, StateKeys, decode_position
+from monolith_streaming.joiner.tail import last_step
+
+# More than the records of one step of a joiner, and more than replicas lag by.
+_TAIL_RECORDS = 1000
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Records of one partition: [start, before) may be deleted, [before, end) stay because of `reason`."""
+
+    topic: str
+    partition: int
+    start: int
+    end: int
+    before: int
+    reason: str
+
+    @property
+    def num_deletable(self) -> int:
+        """Return the number of offsets that may be deleted."""
+        return self.before - self.start
+
+
+def safe_bounds(job: JobConfig, log: Log, kv: Kv, now_ms: int, keep_s: float | None = None) -> list[Bound]:
+    """Return the bound of each partition of impressions, actions, examples and updates.
+
+    `keep_s` replaces that of the job.
+
+    Raises:
+        LogError: a topic is missing, or the log cannot be reached.
+        KvError: the store cannot be reached.
+        WireError: the joiner's position has another version.
+    """
+    topics = Topics.of(job.log)
+    keep_ms = now_ms - round((job.retention.keep_s if keep_s is None else keep_s) * 1000)
+    checkpoints = [meta for one in Checkpoint.all_in(Path(job.trainer.checkpoint_dir)) if (meta := _meta(one)) is not None]
+    bounds: list[Bound] = []
+    places = [_open_places(job, log, kv, partition) for partition in range(log.num_partitions(topics.examples))]
+    for topic, field in ((topics.impressions, "impressions"), (topics.actions, "actions")):
+        for partition in range(log.num_partitions(topic)):
+            needs = [(getattr(place, field), reason) for place, reason in places[partition]]
+            bounds.append(_bound(log, topic, partition, needs, keep_ms))
+    for partition, of_joiner in enumerate(places):
+        needs = [(meta.offsets.get(partition, (0, 0))[0], f"checkpoint of step {meta.step}") for meta in checkpoints]
+        if needs:
+            needs += [(place.examples, reason) for place, reason in of_joiner]
+        bounds.append(_bound(log, topics.examples, partition, [*_tail(log, topics.examples, partition, needs)], keep_ms))
+    newest = sorted(checkpoints, key=lambda meta: meta.step)[-2:]
+    needs = [(meta.updates_offset, f"checkpoint of step {meta.step}") for meta in newest]
+    bounds.append(_bound(log, topics.updates, 0, [*_tail(log, topics.updates, 0, needs)], keep_ms))
+    return bounds
+
+
+def _open_places(job: JobConfig, log: Log, kv: Kv, partition: int) -> list[tuple[OpenPlace, str]]:
+    """Return the places from which the joiner's state can be built again, and who says so; none without a position."""
+    examples = Topics.of(job.log).examples
+    (value,) = kv.get_many([StateKeys(job.name, examples).position(partition)])
+    if value is None:
+        return []
+    places = [(decode_position(value).progress.open, "open requests of the joiner")]
+    # A joiner whose store was emptied goes by the log.
+    last = last_step(log, examples, partition, 0)
+    return places if last is None else [*places, (last.progress.open, "open requests of the joiner's last step")]
+
+
+def _tail(log: Log, topic: str, partition: int, needs: Sequence[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    yield from needs
+    if needs:
+        yield log.end_offset(topic, partition) - _TAIL_RECORDS, f"newest {_TAIL_RECORDS} records"
+
+
+def _bound(log: Log, topic: str, partition: int, needs: Sequence[tuple[int, str]], keep_ms: int) -> Bound:
+    start, end = log.start_offset(topic, partition), log.end_offset(topic, partition)
+    if not needs:
+        return Bound(topic, partition, start, end, start, "no joiner's position or checkpoint")
+    before, reason = min(needs)
+    if before > start and (kept := log.offset_at(topic, partition, max(keep_ms, 0))) < before:
+        before, reason = kept, "younger than keep_s"
+    return Bound(topic, partition, start, end, min(max(before, start), end), reason)
+
+
+def _meta(checkpoint: Checkpoint) -> CheckpointMeta | None:
+    """Return the meta of a checkpoint; None if it is damaged, as nobody can start from it."""
+    try:
+        return checkpoint.meta
+    except CheckpointError:
+        return None

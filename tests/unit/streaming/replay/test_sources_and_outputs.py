@@ -1,0 +1,176 @@
+"""Replay of an archive, of offsets and of other topics, into topics and Parquet files: the same examples."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from monolith_py.clock import SystemClock
+from monolith_py.config import JobConfig
+from monolith_py.errors import ArchiveError, ConfigError
+from monolith_streaming.replay.beam import ReplayOptions, ReplayResult, run_replay
+from monolith_streaming.replay.output import encoded, ends_replay
+from monolith_streaming.replay.slots import decode_slot_file
+from monolith_streaming.replay.source import Range
+
+World = Any
+NUM_REQUESTS, BETWEEN_S = 120, 100.0  # of the fixture `stream`
+
+
+def replay(world: World, job: JobConfig, start_s: float = 0, end_s: float = NUM_REQUESTS * BETWEEN_S, **options: Any) -> ReplayResult:
+    output = options.pop("output", None)
+    times_ms = {"start_ms": world.now_ms + round(start_s * 1000), "end_ms": world.now_ms + round(end_s * 1000)}
+    return run_replay(job, **times_ms, output=output, options=ReplayOptions(**options))
+
+
+def rows_of(folder: Path) -> Counter[Any]:
+    """Examples of the files: request, item, kind, labels, time, fids of tags, values of age."""
+    rows = [row for file in folder.glob("topic=examples/*/*/*.parquet") for row in pq.ParquetFile(file).read().to_pylist()]
+    return Counter(
+        (
+            row["request_id"],
+            row["item_id"],
+            row["kind"],
+            (row["label_is_click"], row["label_is_like"]),
+            row["time_ms"],
+            tuple(row["s_tags"]),
+            tuple(row["d_age"]),
+        )
+        for row in rows
+    )
+
+
+def rows_in(world: World, job: JobConfig, log: Any, topic: str) -> Counter[Any]:
+    found: Counter[Any] = Counter()
+    for row, number in world.examples(job, log, topic).items():
+        request, item, kind, labels, _, time_ms, features = row
+        found[request, item, kind, labels, time_ms, dict(features)["tags"], dict(features)["age"]] += number
+    return found
+
+
+def test_a_replay_of_the_archive_gives_the_examples_of_the_topics(world: World, stream: Any) -> None:
+    job, log, archive = stream
+    of_log = replay(world, job)
+    of_archive = replay(world, job, archive=archive, output="from-archive")
+    assert world.examples(job, log, "from-archive") == world.examples(job, log, of_log.topic) == world.examples(job, log)
+    assert (of_log.requests, of_archive.requests, of_log.malformed, of_archive.malformed) == (NUM_REQUESTS, NUM_REQUESTS, 1, 0)
+    assert of_archive.retraction == of_log.retraction > 10
+    for partition in range(2):  # record by record, too
+        values = [[record.value for record in log.read(topic, partition, 0, 10_000)] for topic in ("from-archive", of_log.topic)]
+        assert values[0] == values[1]
+
+
+def test_the_last_record_says_that_the_replay_has_ended_and_has_no_examples(world: World, stream: Any) -> None:
+    job, log, _ = stream
+    for _ in range(2):
+        replay(world, job, output="ended")
+        ends = [ends_replay(record.value) for record in log.read("ended", 0, 0, 10_000)]
+        assert ends[-1] and sum(ends) == 1
+        assert not any(ends_replay(record.value) for record in log.read("ended", 1, 0, 10_000))
+    assert not ends_replay(b"no Arrow")
+
+
+def test_a_part_of_the_archive_gives_its_part(world: World, stream: Any) -> None:
+    job, log, archive = stream
+    replay(world, job, 3000, 7000, archive=archive, output="part-of-archive")
+    whole = world.examples(job, log)
+    bounds = range(world.now_ms + 3_000_000, world.now_ms + 7_000_000)
+    assert world.examples(job, log, "part-of-archive") == Counter({row: number for row, number in whole.items() if row[5] in bounds})
+
+
+def test_a_replay_into_parquet_files_has_the_same_examples_however_often_it_runs(world: World, stream: Any, tmp_path: Path) -> None:
+    job, log, archive = stream
+    first = replay(world, job, folder=tmp_path)
+    assert rows_of(tmp_path) == rows_in(world, job, log, "examples")
+    assert first.topic == str(tmp_path) and len(list(tmp_path.glob("topic=examples/*/*"))) == 4
+    replay(world, job, folder=tmp_path)
+    assert rows_of(tmp_path) == rows_in(world, job, log, "examples")
+    assert not list(tmp_path.glob("_archive/*.tmp"))
+    # From archive to files no log is opened.
+    away = job.model_copy(update={"log": job.log.model_copy(update={"url": "kafka://127.0.0.1:1"})})
+    replay(world, away, archive=archive, folder=tmp_path / "other")
+    assert rows_of(tmp_path / "other") == rows_of(tmp_path)
+
+
+def test_files_of_other_rules_are_refused(world: World, stream: Any, tmp_path: Path) -> None:
+    job, _, _ = stream
+    replay(world, job, 0, 100, folder=tmp_path)
+    other = job.model_copy(update={"joiner": job.joiner.model_copy(update={"window_s": 5.0})})
+    with pytest.raises(ConfigError, match=r"must have no replay of \d+-\d+ by other rules"):
+        replay(world, other, 0, 100, folder=tmp_path)
+    (marker,) = tmp_path.glob("_archive/replay-*.json")
+    marker.write_text("[]")
+    with pytest.raises(ArchiveError, match=r"replay-\d+-\d+\.json"):
+        replay(world, job, 0, 100, folder=tmp_path)
+
+
+def test_offsets_choose_impressions_with_all_their_actions(world: World, stream: Any) -> None:
+    job, log, _ = stream
+    result = run_replay(job, options=ReplayOptions(offsets={0: (10, 20), 1: (0, 3)}))
+    assert result.topic == "examples-replay-offsets-0.10.20-1.0.3"
+    chosen = {f"r{2 * offset}" for offset in range(10, 20)} | {"r1", "r3", "r5"}
+    expected = Counter({row: number for row, number in world.examples(job, log).items() if row[0] in chosen})
+    assert world.examples(job, log, result.topic) == expected
+
+
+def test_ranges_of_many_partitions_have_a_name_of_bounded_length() -> None:
+    names = [Range(0, 1, dict.fromkeys(range(64), (0, stop))).name for stop in (10**9, 10**9 + 1)]
+    assert len(set(names)) == 2 and all(len(name) == 40 for name in names)
+
+
+def test_a_slot_of_many_bytes_is_written_in_parts_in_order() -> None:
+    values = [bytes([number]) * (6 << 20) for number in range(7)]
+    parts = [part for part in encoded(12, 99, values) if part is not None]
+    assert [(number, first) for number, first, _ in parts] == [(12, 0), (12, 2), (12, 4), (12, 6)]
+    assert [value for _, _, part in parts for value in decode_slot_file(part).values] == values
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"offsets": {2: (0, 1)}}, "must be PARTITION:START-STOP within 2 partitions, got 2:0-1"),
+        ({"offsets": {0: (1, 1)}}, "must be PARTITION:START-STOP within 2 partitions, got 0:1-1"),
+        ({"offsets": {0: (9000, 9001)}}, "replay offsets must hold impressions of 'impressions', got none"),
+        ({"prefix": "x", "archive": Path("unused")}, "replay must read an archive by time, got offsets or a prefix"),
+        ({"folder": Path("unused"), "output": "topic"}, "replay must have one output, got topic 'topic' and folder 'unused'"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(world: World, stream: Any, options: dict[str, Any], message: str) -> None:
+    job, _, _ = stream
+    with pytest.raises(ConfigError, match=message):
+        replay(world, job, **options)
+
+
+def test_a_folder_that_is_no_archive_is_refused(world: World, stream: Any, tmp_path: Path) -> None:
+    job, _, _ = stream
+    with pytest.raises(ArchiveError, match="must be an archive with a folder _archive, got none"):
+        replay(world, job, archive=tmp_path)
+
+
+def test_topics_of_another_prefix_are_replayed_by_the_rules_of_the_job(world: World, stream: Any) -> None:
+    job, log, _ = stream
+    history = job.model_copy(update={"log": job.log.model_copy(update={"topic_prefix": "history."})})
+    world.create_topics(log, history)
+    world.append(history, log, world.impression("h1", 1.0), world.action("h1", "click", 2.0))
+    result = replay(world, job, prefix="history.", output="of-history")
+    assert (result.requests, result.labelled) == (1, 1)
+    assert [row[0] for row in world.examples(job, log, "of-history")] == ["h1"]
+
+
+def test_a_replay_of_a_range_with_open_windows_warns(world: World, stream: Any, caplog: pytest.LogCaptureFixture) -> None:
+    job, _, _ = stream
+    run_replay(job, start_ms=1, end_ms=SystemClock().now_ms(), output="too-early")
+    assert any("actions of the range may still come for" in line for line in caplog.messages)
+
+
+def test_a_partition_with_more_records_than_the_replay_is_refused(world: World, stream: Any) -> None:
+    job, log, _ = stream
+    replay(world, job, 100, 900, output="longer")
+    records = log.read("longer", 1, 0, 1)
+    log.append("longer", [records[0].value], time_ms=1, partition=1)
+    with pytest.raises(ConfigError, match=r"replay output 'longer'\[1\] must have no other replay of this range"):
+        replay(world, job, 100, 900, output="longer")
