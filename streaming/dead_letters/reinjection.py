@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from monolith_py.clock import Clock
@@ -70,10 +70,9 @@ class Reinjector:
             self._ledger.note(offset, record)
             self._end = offset + 1
 
-    def _selected(self, selection: Selection, results: Counter[str]) -> _Letters:
-        """Return the letters to put back; count those that stay by reason."""
+    def _selected(self, selection: Selection, results: Counter[str]) -> Iterator[tuple[int, DeadLetter]]:
+        """Yield the letters to put back; count those that stay by reason."""
         ledger, end = self._ledger, self._end
-        found: _Letters = []
         for offset, letter in read_letter_records(self._log, self._topics.dead_letters, 0):
             if offset >= end:
                 break
@@ -86,8 +85,7 @@ class Reinjector:
             elif ledger.attempts(offset) >= self._max_attempts:
                 results["failed again"] += 1
             else:
-                found.append((offset, letter))
-        return found
+                yield offset, letter
 
     def _put_back(self, target: tuple[str, int], letters: _Letters) -> int:
         topic, partition = target

@@ -43,9 +43,7 @@ bool WaitingRequests::advance(int64_t watermark_ms) {
         Request& request = due_.first();
         const size_t first = outcome_.emissions.size();
         machine_.advance(request, watermark_ms);
-        take(request, first);
-        // `take` may have forgotten it; else it is first again if a second due time has passed as well.
-        if (is_due(watermark_ms) && &due_.first() == &request) forget(request);
+        if (take(request, first) && due_.of(request) <= watermark_ms) forget(request);
     }
     reach(watermark_ms);
     return is_due(watermark_ms);
@@ -117,18 +115,19 @@ bool WaitingRequests::close_some() {
     return is_closing_;
 }
 
-void WaitingRequests::take(Request& request, size_t first_emission) {
+bool WaitingRequests::take(Request& request, size_t first_emission) {
     const size_t num_emitted = outcome_.emissions.size() - first_emission;
     for (size_t i = first_emission; i < outcome_.emissions.size(); ++i) num_waiting_ -= outcome_.emissions[i].is_first;
     if (num_emitted > 0) emitted_bytes_ += request.impression.value().size() + request.shared_bytes * num_emitted;
     const int64_t due_ms = machine_.due_ms(request);
     if (due_ms == kForeverMs) {
         forget(request);
-        return;
+        return false;
     }
     if (request.has_arrived() && !machine_.can_emit(request)) drop_impression(request);
     due_.set(request, due_ms);
     note_change(request);
+    return true;
 }
 
 void WaitingRequests::drop_impression(Request& request) {

@@ -17,7 +17,7 @@ namespace monolith::joiner {
 
 // Most requests that one step closes.
 constexpr size_t kMaxClosed = 4096;
-// A step that emits this much closes no further request.
+// A step that emits this much closes no further request: its records stay in the caches.
 constexpr size_t kMaxEmitted = 1 << 13, kMaxEmittedBytes = 32 << 20;
 
 class WaitingRequests {
@@ -87,7 +87,8 @@ class WaitingRequests {
   private:
     bool is_full() const { return outcome_.emissions.size() >= kMaxEmitted || emitted_bytes_ >= kMaxEmittedBytes; }
     void see_arrival(Request& request, const Impression& impression, const ImpressionBytes& bytes);
-    void take(Request& request, size_t first_emission);
+    // Keep the results of a request's step and its next due time; return false if it was forgotten.
+    bool take(Request& request, size_t first_emission);
     void drop_impression(Request& request);
     void note_change(Request& request);
     void forget(Request& request);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
 SERVING = ("Deployment", "shop-monolith-serving")
 
@@ -148,3 +149,11 @@ def test_the_longest_name_still_fits_a_label(render):
     objects = render({"fullnameOverride": "x" * 44})
     # A StatefulSet appends "-" and a hash of ten characters to its pods' label controller-revision-hash.
     assert max(len(name) for kind, name in objects if kind == "StatefulSet") + 11 <= 63
+
+
+def test_the_alerts_of_the_guide_are_a_prometheus_rule_if_wanted(render, defaults, request):
+    assert not any(kind == "PrometheusRule" for kind, _ in defaults)
+    objects = render({"prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}}})
+    (rule,) = [one for (kind, _), one in objects.items() if kind == "PrometheusRule"]
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+    assert rule["spec"] == yaml.safe_load((request.config.rootpath / "deploy" / "alerts.yaml").read_text())

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -110,6 +113,8 @@ def password(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def round_trip(log: Log) -> bytes:
+    with closing(log.writer("actions", 0, "test")) as writer:
+        writer.append([b"transaction"], time_ms=1)
     end = log.append("actions", [b"click"], time_ms=1)
     return log.read("actions", 0, end - 1, 10, timeout_s=5.0)[-1].value
 
@@ -139,6 +144,38 @@ def test_a_wrong_password_is_an_error_at_once_without_the_password(
     assert WRONG not in str(caught.value)
     assert WRONG not in caplog.text
     assert "kafka" in caplog.text
+
+
+@pytest.mark.parametrize(("password", "status"), [(WRONG, 1), (PASSWORD, 0)])
+def test_a_process_with_debug_logging_writes_no_password(cluster: Cluster, tmp_path: Path, password: str, status: int) -> None:
+    job = tmp_path / "job.toml"
+    job.write_text(
+        f"""
+        name = "shop"
+        kv = {{ url = "sqlite:///{tmp_path}/kv.db" }}
+        features = [{{ name = "user", source = "user_id" }}]
+        tasks = [{{ name = "is_click", action = "click" }}]
+        trainer = {{ checkpoint_dir = "{tmp_path}/checkpoints" }}
+        observe = {{ log_level = "DEBUG", joiner_port = 0, trainer_port = 0, serving_port = 0 }}
+        [log]
+        url = "{cluster.section("SASL_SSL").url}"
+        topic_prefix = "debug."
+        [log.security]
+        protocol = "SASL_SSL"
+        sasl_mechanism = "PLAIN"
+        username = "shop"
+        ca_file = "{cluster.authority.certificate}"
+        """
+    )
+    environ = os.environ | {"MONOLITH_LOG_PASSWORD": password}
+    for command in (["topics"], ["join", "--stop-at-end"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "monolith_py.cli", *command, "--config", job], env=environ, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == status, done.stderr
+        assert password not in done.stdout + done.stderr
+    if status:
+        assert "LogDenied: kafka://" in done.stderr and "Authentication failed" in done.stderr
 
 
 def test_a_client_certificate_is_the_user_where_the_listener_demands_one(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

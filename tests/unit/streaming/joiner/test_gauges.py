@@ -54,7 +54,7 @@ def test_the_bytes_of_the_state_follow_the_requests_remembered(world: World) -> 
     JoinerGauges(loop, clock).report()
     assert raw_bytes < sample("joiner_state_bytes") < 3 * raw_bytes
     world.append(job, log, world.impression("last", 5000), world.action("x", "click", 5000))
-    while loop.step():
+    while loop.step() or loop.num_requests > 2:
         pass
     JoinerGauges(loop, clock).report()
     assert sample("joiner_requests") == 2

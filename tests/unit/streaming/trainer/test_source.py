@@ -285,10 +285,9 @@ def test_a_missing_topic_is_named(timed_log: Callable[[ManualClock], Any], make_
         make_source(timed_log(ManualClock()))
 
 
-def test_offsets_without_a_record_are_no_lag(
+def test_markers_of_transactions_are_no_lag(
     new_log: MakeLog, make_examples: Examples, make_source: Callable[..., ExampleSource], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kafka ends each transaction with a marker that has an offset."""
     log = new_log()
     append(log, make_examples(1), make_examples(2))
     source = make_source(log)
