@@ -1,4 +1,4 @@
-"""Valid impressions and actions from the records of one partition; invalid records are refused with the reason."""
+"""Valid impressions and actions from the records of one partition, for the backtest; invalid records are refused with the reason."""
 
 from __future__ import annotations
 

@@ -34,7 +34,8 @@ from monolith_streaming.joiner.watermark import InputTopic
 
 LIST = 100  # candidates of a request for a list
 NUM_LISTS = 6_000
-NUM_PENDING = 50_000
+# Pending impressions, and those before the first look at the memory: buffers have their size by then.
+NUM_PENDING, NUM_WARMUP = 160_000, 10_000
 
 
 def main() -> None:
@@ -109,7 +110,7 @@ def bench_pending() -> None:
     values = [encode_impression(impression(index, 1, rng)) for index in range(1_000)]
     rules, widths, now_ms = Rules.of(job), Schema.of(job).dense_dims, SystemClock().now_ms()
     core = CorePartition(core_settings(job, rules, widths), rules, Position(Progress([0, 0]), 0), 0.0).core
-    judge, before = Judge(job, WirePatterns(widths)), resident_bytes()
+    judge, before = Judge(job, WirePatterns(widths)), 0
     for start in range(0, NUM_PENDING, 1_000):
         # Ids of the same length, so that the impressions keep theirs.
         named = [value.replace(b"request-", b"%07d-" % (start + index)) for index, value in enumerate(values)]
@@ -119,8 +120,10 @@ def bench_pending() -> None:
         core.run(0.0, now_ms)
         core.changes()
         core.clear_step()
+        if start == NUM_WARMUP - 1_000:
+            before = resident_bytes()
     assert core.num_waiting == NUM_PENDING, core.num_waiting
-    num_bytes = (resident_bytes() - before) / NUM_PENDING
+    num_bytes = (resident_bytes() - before) / (NUM_PENDING - NUM_WARMUP)
     figure("stream.bytes_per_pending_impression", num_bytes, "B")
     figure("stream.bytes_per_pending_impression_to_raw", num_bytes / float(np.mean([len(value) for value in values])), "x")
 

@@ -24,6 +24,7 @@ class DueTimes {
     void set(Request& request, int64_t due_ms) {
         if (request.place == kNowhere) {
             request.place = static_cast<uint32_t>(entries_.size());
+            if (entries_.size() == entries_.capacity()) entries_.reserve(entries_.size() + entries_.size() / 4 + 64);
             entries_.push_back({due_ms, &request});
             move_up(request.place);
         } else if (entries_[request.place].due_ms != due_ms) {

@@ -24,7 +24,7 @@ class DamagedBatch(Exception):
 
 
 class _Fetched(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-python has no types
-    """What one fetch brought: yields `Record` for each record of ours, and skips aborted transactions and control records."""
+    """Records of one fetch, each a `Record`, without those of aborted transactions and control records."""
 
     def _unpack_records(self, tp: TopicPartition, records: Any, *_: Any) -> Iterator[Record]:
         while (batch := records.next_batch()) is not None:
