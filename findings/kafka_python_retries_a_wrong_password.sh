@@ -1,15 +1,14 @@
 #!/usr/bin/env bash
-# kafka-python 3.0.12 repeats a wrong SASL password until its bootstrap times out, and logs it at DEBUG.
+# kafka-python 3.0.12 repeats a wrong SASL password until its bootstrap times out.
 #
 # A broker (Apache Kafka 4.3.1) answers SaslAuthenticate with error 58 and closes the connection. kafka-python drops what it has received
 # when the end of the connection is read in the same turn (KafkaTCPTransport._read_from_sock), and KafkaConnection.initialize keeps the error to
 # itself even when it is seen, so KafkaConnectionManager._auth_failures, made to stop at once, stays empty.
-# Consequence: a wrong password looks like a broker that is away ("Unable to bootstrap"), after the whole bootstrap_timeout_ms; and a process
-# that logs at DEBUG has the password in its log.
+# Consequence: a wrong password looks like a broker that is away ("Unable to bootstrap"), after the whole bootstrap_timeout_ms.
 #
 # Output seen (2026-11-30):
 #   kafka-python 3.0.12: KafkaTimeoutError after 5.0 s: KafkaTimeoutError: Unable to bootstrap from ['127.0.0.1:39092']
-#   attempts: 6, lines with the password: 19
+#   attempts: 6
 #
 # Needs Java 17, Maven and Python 3.11. Exit status 0: as described.
 set -euo pipefail
@@ -58,12 +57,12 @@ name = ""
 try:
     kafka.KafkaAdminClient(
         bootstrap_servers=["127.0.0.1:39092"], security_protocol="SASL_PLAINTEXT", sasl_mechanism="PLAIN",
-        sasl_plain_username="shop", sasl_plain_password="hunter2", bootstrap_timeout_ms=5_000,
+        sasl_plain_username="shop", sasl_plain_password="wrong", bootstrap_timeout_ms=5_000,
     )
 except kafka.errors.KafkaError as error:
     name = type(error).__name__
     print(f"kafka-python {kafka.__version__}: {name} after {time.monotonic() - started_s:.1f} s: {error}")
-attempts, leaks = lines.getvalue().count("Initializing connection"), lines.getvalue().count("hunter2")
-print(f"attempts: {attempts}, lines with the password: {leaks}")
-sys.exit(not (name == "KafkaTimeoutError" and attempts > 1 and leaks > 0))
+attempts = lines.getvalue().count("Initializing connection")
+print(f"attempts: {attempts}")
+sys.exit(not (name == "KafkaTimeoutError" and attempts > 1))
 PYTHON

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +106,8 @@ def test_a_trainer_killed_again_and_again_learns_every_example_exactly_once(tmp_
     for name in ("user_id", "video_id"):
         expected, got = table(calm, name), table(killed, name)
         assert expected.stats().evicted > 0 or name == "video_id"
-        assert expected.stats() == got.stats()
+        # A checkpoint copied while the trainer learns has rows twice, and a table restored from it more memory.
+        assert replace(expected.stats(), bytes=0) == replace(got.stats(), bytes=0)
         np.testing.assert_array_equal(expected.export_rows()[0], got.export_rows()[0])
         np.testing.assert_array_equal(expected.export_rows()[1], got.export_rows()[1])
     dense = newest(calm).dense()

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import distributed
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from monolith_py.table import Admission, EmbeddingBags, Feature, MemoryBudget, Sgd
@@ -93,3 +95,25 @@ def test_no_rows_and_no_fids_are_fine() -> None:
         assert pooled.shape[1] == DIM
         pooled.sum().backward()
     assert len(bags.tables["a"]) == 0
+
+
+def test_training_in_several_processes_is_refused() -> None:
+    """Each process would have tables of its own, which diverge."""
+    bags = make_bags()
+    distributed.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+    try:
+        with pytest.raises(RuntimeError, match="EmbeddingBags must train in one process, got 2: their tables would diverge"):
+            bags(kjt([1]))
+        assert bags.eval()(kjt([1])).values().shape == (1, DIM)
+    finally:
+        distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.compile warns of its own work
+def test_a_compiled_model_learns_as_it_does_without() -> None:
+    one, other = make_bags(), make_bags()
+    compiled = torch.compile(lambda batch: one(batch).values().square().sum(), backend="eager")
+    for _ in range(2):
+        compiled(kjt([1, 2], [2])).backward()
+        other(kjt([1, 2], [2])).values().square().sum().backward()
+    assert (one.tables["a"].lookup([1, 2]) == other.tables["a"].lookup([1, 2])).all()

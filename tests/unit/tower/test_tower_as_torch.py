@@ -113,3 +113,13 @@ def test_weights_of_the_padding_do_not_count(outputs: int) -> None:
     tower = Tower(33, [outputs], sparsity=SparsityConfig(preset="static", density=0.5), seed=1)
     dense: nn.Linear = tower.sparse_layers[0].to_linear()
     assert tower.num_live_weights == int((dense.weight != 0).sum())
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.compile warns of its own work
+def test_a_compiled_tower_computes_what_it_does_without() -> None:
+    tower, a = make_tower(), torch.randn(5, 12)
+    outputs = torch.compile(tower, backend="eager")(a)
+    outputs.square().sum().backward()
+    got = gradients(tower)
+    tower(a).square().sum().backward()
+    assert_same([outputs, *got], [tower(a), *gradients(tower)])
