@@ -1,6 +1,6 @@
 """The C++ core: embedding tables, feature interactions and sparse towers. Arguments are numpy views; long calls release the GIL."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -222,3 +222,115 @@ def pairwise_dots_backward(
     beside: FloatArray | None,
     gradients: FloatArray,
 ) -> None: ...
+
+# (offset, event time, value) of the records of a batch of Kafka's format 2, from byte `start` on; `append_ms`: the broker's time, or -1;
+# ValueError if they are not whole. `time_header`: name of the header with the event time.
+def kafka_records(
+    data: bytearray, start: int, num_records: int, base_offset: int, first_ms: int, append_ms: int, time_header: bytes
+) -> list[tuple[int, int, bytes]]: ...
+
+class JoinerSettings:
+    """Rules of the joiner of a job, times in milliseconds; the attributes are zero or false at first (`streaming/joiner/rules.py`)."""
+
+    emits_requests: bool
+    retracts: bool
+    window_ms: int
+    allowed_lateness_ms: int
+    max_out_of_orderness_ms: int
+    negative_rate: float
+    num_ahead: int  # records behind one, of a backlog, that show that it is ahead of them
+    idle_timeout_s: float
+    max_skew_ms: int
+    not_from_ms: int  # no event time lies in [not_from_ms, not_to_ms)
+    not_to_ms: int
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        kinds: Sequence[tuple[str, int, bool, bool]],  # kind of action: name, bits of its tasks, ends the wait of its candidate, of all
+        widths: Mapping[str, int],  # dim of each dense feature
+    ) -> None: ...
+
+class JoinedExamples:
+    """Examples in columns."""
+
+    def __len__(self) -> int: ...
+    # Sparse features, dense features and their widths, indices of the tasks with served scores, models (arm, version).
+    def names(self) -> tuple[list[str], list[tuple[str, int]], list[int], list[tuple[str, str]]]: ...
+    def record(self, prefix: bytes) -> bytes: ...  # `prefix`, then the Arrow IPC message of the record batch and the end of the stream
+
+class JoinedStep:
+    """The examples of a step of a joiner, valid until the step is cleared."""
+
+    def __len__(self) -> int: ...
+    def newest_ms(self) -> int: ...  # event time, 0 without an example
+    def examples(self, start: int, stop: int) -> JoinedExamples: ...
+
+class JoinerLookback:
+    """The oldest place in the log from which the joiner's state can be built again; places are the fields of `OpenPlace`."""
+
+    def __init__(self, place: Sequence[int], until_ms: int, remembered_ms: int) -> None: ...
+    def note(self, topic: int, offset: int, until_ms: int) -> None: ...
+    def commit(self, place: Sequence[int], closed_ms: int | None) -> tuple[int, int, int, int]: ...
+
+class JoinerPartition:
+    """The joiner of one partition in memory. `topic`: 0 for impressions, 1 for actions. For one thread."""
+
+    def __init__(
+        self,
+        settings: JoinerSettings,
+        watermark: tuple[Any, ...],  # the fields of `WatermarkState`
+        offsets: Sequence[int],
+        now_s: float,
+    ) -> None: ...
+    # `judge`: called with a record that the core does not read; returns it in canonical form, or the reason for refusing it.
+    def push(
+        self, topic: int, offsets: list[int], values: list[bytes], wanted: int, wall_ms: int, judge: Callable[[bytes], bytes | str]
+    ) -> None: ...
+    def push_damaged(self, topic: int, offset: int, reason: str, wanted: int) -> None: ...
+    def note_read(self, topic: int, now_s: float) -> None: ...
+    def skip_to(self, topic: int, offset: int) -> None: ...
+    def num_read_ahead(self, topic: int) -> int: ...
+    def run(self, now_s: float, wall_ms: int) -> tuple[int, bool]: ...  # number of records, whether more windows are due
+    def close_some(self) -> bool: ...  # whether more are left to close
+    @property
+    def offsets(self) -> list[int]: ...
+    @property
+    def watermark(self) -> tuple[Any, ...]: ...
+    # `open`: the fields of `OpenPlace`. The two below are the wall clock that is right now, and the end of a step: the place to read from.
+    def resume(self, offsets: Sequence[int], watermark: tuple[Any, ...], advanced_ms: int | None, open: Sequence[int]) -> None: ...
+    def forget_wall_clock(self, wall_ms: int) -> None: ...
+    def end_step(self, examples_end: int, step: int) -> tuple[int, int, int, int]: ...
+    def reach(self) -> None: ...
+    @property
+    def advanced_ms(self) -> int | None: ...
+    @property
+    def closed_ms(self) -> int | None: ...
+    # Recovery of a state that is older than the log: `facts` are `Tail.facts`; `adopt_some` says whether more are left.
+    def begin_recovery(self, facts: Mapping[str, Mapping[int, int]], closed_ms: int, forgotten_ms: int) -> None: ...
+    def adopt_some(self, num: int) -> bool: ...
+    def recover(self, topic: int, offsets: list[int], values: list[bytes], wall_ms: int, judge: Callable[[bytes], bytes | str]) -> None: ...
+    @property
+    def has_changes(self) -> bool: ...
+    @property
+    def num_requests(self) -> int: ...
+    @property
+    def num_bytes(self) -> int: ...  # of memory of the requests remembered, about
+    @property
+    def num_waiting(self) -> int: ...  # candidates
+    @property
+    def num_emitted(self) -> int: ...  # in this step, with negatives that were sampled away
+    # Records read by topic, actions of unused kinds, of values without effect, repeated impressions, valid impressions, actions by kind.
+    def take_counts(self) -> tuple[list[int], int, int, int, int, list[int]]: ...
+    def refused_records(self) -> list[tuple[int, int, bytes, str]]: ...  # topic, offset, value, reason
+    def too_late(self) -> list[tuple[int, int, bytes, str]]: ...
+    def refused_actions(self) -> list[tuple[str, int, bytes, int]]: ...  # request id, offset, value, `Reason`
+    # Of all emissions: kind (255: sampled away), whether it is the first of its candidate, labels.
+    def emissions(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.uint64]]: ...
+    def written(self) -> JoinedStep: ...
+    def counted_columns(self, names: Sequence[str]) -> dict[str, tuple[Int64Array, Int32Array]]: ...  # fids, lengths
+    # Blocks to put, by number, and to delete; the store has those in [first, stop) afterwards: the last two.
+    def changes(self) -> tuple[list[tuple[int, bytes]], list[int], int, int]: ...
+    def clear_step(self) -> None: ...
+    def restore_block(self, number: int, value: bytes) -> None: ...  # in the order of their numbers; ValueError for a damaged one
+    def restored(self) -> None: ...  # after the last block

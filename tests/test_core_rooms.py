@@ -21,7 +21,8 @@ ROOMS = {
     "table": {"kernels", "index", "bytes", "memory"},
     "snapshot": {"table", "kernels", "index", "bytes", "memory"},
     "tower": {"kernels", "memory"},
-    "bindings": {"snapshot", "tower", "table", "kernels", "index", "bytes", "memory"},
+    "joiner": {"index", "bytes"},
+    "bindings": {"joiner", "snapshot", "tower", "table", "kernels", "index", "bytes", "memory"},
 }
 KERNELS_INL = "kernels/per_target/kernels-inl.hpp"
 MAX_LINES = 300  # a longer file gives its reason in its first lines: "Longer than 300 lines: ..."

@@ -25,6 +25,7 @@ DOORS = {
     "pyarrow": [
         "monolith_py/io/archive/*.py",
         "monolith_py/io/codec/examples.py",
+        "monolith_py/io/codec/joined.py",
         "monolith_py/io/codec/served_columns.py",
         "streaming/backtest/scores_file.py",
         "streaming/load/table_file.py",

@@ -101,7 +101,7 @@ ROWS: dict[str, list[Panel]] = {
         Panel("Records not yet joined", "short", {"{{topic}} {{partition}}": "sum by (topic, partition) (monolith_input_lag_records)"}),
         Panel("Duration of a step of the joiner", "s", quantiles("monolith_joiner_step_duration_seconds")),
         Panel("Requests remembered", "short", {"requests": "sum (monolith_joiner_requests)"}),
-        Panel("State in the store", "bytes", {"bytes": "sum (monolith_joiner_state_bytes)"}),
+        Panel("State in memory", "bytes", {"bytes": "sum (monolith_joiner_state_bytes)"}),
         Panel("Candidates in open windows", "short", {"waiting": "sum (monolith_joiner_candidates_waiting)"}),
         Panel("Actions without an impression", "cps", {"{{reason}}": rate("monolith_actions_unmatched_total", "reason")}),
         Panel("Dead letters", "cps", {"{{topic}} {{kind}}": rate("monolith_dead_letters_total", "topic, kind")}),

@@ -98,6 +98,11 @@ class EventTimeRule:
         """Return the rule of the job with the log `config`."""
         return EventTimeRule(round(config.max_clock_skew_s * 1000))
 
+    @property
+    def seconds(self) -> range:
+        """Return the times that are taken for seconds."""
+        return _SECONDS
+
     def broken(self, times_ms: Int64Array, wall_ms: int) -> npt.NDArray[np.bool_]:
         """Return for each event time whether `fault` has a rule that it breaks."""
         in_seconds = (times_ms >= _SECONDS.start) & (times_ms < _SECONDS.stop)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 
 from monolith_streaming.joiner.rules import Rules
 
@@ -34,6 +35,11 @@ class Census:
     def note_action(self, kind: str) -> None:
         """Count an action of a kind that the rules know."""
         self._actions[kind] += 1
+
+    def note(self, num_impressions: int, num_actions: Mapping[str, int]) -> None:
+        """Count impressions, and actions by kinds that the rules know."""
+        self._num_impressions += num_impressions
+        self._actions.update(num_actions)
 
     def report(self, now_s: float) -> list[str]:
         """Log a warning for each kind of a task without an action, once a minute and 1,000 impressions; return these kinds."""

@@ -1,4 +1,4 @@
-"""Valid impressions and actions from the records of one partition; invalid records are refused with the reason."""
+"""Valid impressions and actions from the records of one partition, for the backtest; invalid records are refused with the reason."""
 
 from __future__ import annotations
 
@@ -28,7 +28,12 @@ _logger = logging.getLogger(__name__)
 
 # In a backlog a record counts as ahead of its neighbours only if this many behind it show it.
 _LOOK_AHEAD = 8
-_NAMES = {InputTopic.IMPRESSIONS: "impression", InputTopic.ACTIONS: "action"}
+NAMES = {InputTopic.IMPRESSIONS: "impression", InputTopic.ACTIONS: "action"}
+
+
+def num_ahead(max_records: int) -> int:
+    """Return the number of records behind one that show in a backlog that it is ahead of them."""
+    return min(_LOOK_AHEAD, max_records // (2 * _LOOK_AHEAD))
 
 
 class SeenImpression(NamedTuple):
@@ -94,7 +99,7 @@ class Intake:
         self._log, self._rules, self._patterns, self._clock = log, rules, patterns, clock
         self._max_records, self._time_rule = job.joiner.max_records, EventTimeRule.of(job.log)
         self.census = Census(rules)
-        self._num_ahead = min(_LOOK_AHEAD, self._max_records // (2 * _LOOK_AHEAD))
+        self._num_ahead = num_ahead(self._max_records)
         self._buffers: dict[int, dict[InputTopic, _Buffer]] = {}
 
     def fill(self, number: int, position: Position, watermark: Watermark, wait_s: float) -> None:
@@ -149,7 +154,7 @@ class Intake:
         if isinstance(parsed, WireError):
             return DeadLetter(record.topic, record.partition, record.offset, record.value, str(parsed))
         if broken_rule is not None:
-            reason = f"{_NAMES[entry.input_topic]}.{broken_rule}"
+            reason = f"{NAMES[entry.input_topic]}.{broken_rule}"
             return DeadLetter(record.topic, record.partition, record.offset, record.value, reason)
         if isinstance(parsed, Action):
             if not self._rules.matters(parsed):
@@ -220,5 +225,5 @@ class Intake:
             return _Entry(input_topic, before_ms, record, error)
         fault = self._time_rule.fault(parsed.time_ms, wall_ms)
         if fault is not None:
-            return _Entry(input_topic, before_ms, record, WireError(f"{_NAMES[input_topic]}.{fault}"))
+            return _Entry(input_topic, before_ms, record, WireError(f"{NAMES[input_topic]}.{fault}"))
         return _Entry(input_topic, parsed.time_ms, record, parsed)

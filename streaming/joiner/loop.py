@@ -17,10 +17,12 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import numpy as np
+
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
+from monolith_py.data.columns import FeatureColumns
 from monolith_py.data.counters import LiveCounters
-from monolith_py.data.events import DeadLetter, EventTimeRule
 from monolith_py.data.schema import Schema
 from monolith_py.errors import ConfigError
 from monolith_py.io import Kv, Log
@@ -29,14 +31,15 @@ from monolith_py.io.log.dead_letters import DeadLetters
 from monolith_py.io.log.topics import Topics
 from monolith_py.io.retrying import RetryingKv, RetryingLog, RetryPolicy
 from monolith_py.observe import metrics
+from monolith_streaming.joiner.census import Census
 from monolith_streaming.joiner.commit import commit
+from monolith_streaming.joiner.core_partition import Judge
 from monolith_streaming.joiner.counters import counted
-from monolith_streaming.joiner.emit import MAX_RECORD_BYTES, Encoding, features_of, increments_of
-from monolith_streaming.joiner.intake import Intake, SeenImpression
+from monolith_streaming.joiner.emit import MAX_RECORD_BYTES, Encoding
 from monolith_streaming.joiner.partition import PartitionState
 from monolith_streaming.joiner.position import StateKeys
+from monolith_streaming.joiner.reader import Reader
 from monolith_streaming.joiner.recovery import Recovery
-from monolith_streaming.joiner.request import SeenAction
 from monolith_streaming.joiner.rules import Rules
 from monolith_streaming.joiner.start import Start
 from monolith_streaming.joiner.step_writer import WRITER, StepWriter
@@ -60,14 +63,14 @@ class JoinerLoop:
         self._retry = RetryPolicy(clock, should_stop)
         self._log, self._kv = RetryingLog(log, self._retry), RetryingKv(kv, self._retry)
         self._rules = Rules.of(job)
-        self._patterns = WirePatterns(Schema.of(job).dense_dims)
         self._topics = Topics.of(job.log)
         self._keys = StateKeys(job.name, self._topics.examples)
         self._inputs = {InputTopic.IMPRESSIONS: self._topics.impressions, InputTopic.ACTIONS: self._topics.actions}
-        self._intake = Intake(job, self._log, self._rules, self._patterns, clock)
+        self._patterns = WirePatterns(Schema.of(job).dense_dims)
+        self._judge, self._census = Judge(job, self._patterns), Census(self._rules)
+        self._readers: list[Reader] = []
         self._dead_letters = DeadLetters(log, self._topics.dead_letters, clock)
         self._partitions: list[PartitionState] = []
-        self._refused: list[DeadLetter] = []
         self._num_records = 0  # of the open step
         self._step_began_s: float | None = None
         self._is_idle = False
@@ -86,14 +89,15 @@ class JoinerLoop:
         infos = {topic: self._log.describe(topic) for topic in counts}
         ids = {topic: info.id for topic, info in infos.items()}
         start = Start(self._job, self._log, self._kv, self._rules, self._clock, ids, force)
-        time_rule = EventTimeRule.of(self._job.log)
-        recovery = Recovery(self._log, self._topics, self._rules, self._patterns, time_rule, self._clock, lambda one: self._write([one]))
+        recovery = Recovery(self._log, self._topics, self._judge, self._clock, lambda one: self._write([one]))
         most = infos[self._topics.examples].max_record_bytes
         writers = [self._writer(number, most) for number in range(counts[self._topics.examples])]
         self._partitions = start.open(writers, recovery)
         if force:
             for partition in self._partitions:
-                partition.watermark.forget_wall_clock(self._clock.now_ms())
+                partition.joiner.forget_wall_clock(self._clock.now_ms())
+        joiners = [(partition.number, partition.joiner) for partition in self._partitions]
+        self._readers = [Reader(self._job, self._log, self._judge, self._clock, joiner) for joiner in joiners]
 
     def close(self) -> None:
         """Close the writers."""
@@ -119,9 +123,10 @@ class JoinerLoop:
         self._look()
         num_records, has_more = 0, False
         wait_s = _IDLE_WAIT_S / (len(InputTopic) * len(self._partitions)) if self._is_idle else 0.0
-        for partition in self._partitions:
-            self._intake.fill(partition.number, partition.position, partition.watermark, wait_s)
-            num, more = self._process(partition)
+        for partition, reader in zip(self._partitions, self._readers, strict=True):
+            reader.fill(wait_s)
+            num, more = partition.joiner.run(self._clock.monotonic_s(), self._clock.now_ms())
+            partition.count_read(self._census)
             num_records += num
             has_more |= more
         self._is_idle = num_records == 0 and not has_more
@@ -131,32 +136,6 @@ class JoinerLoop:
         if has_more or self._is_time_to_commit:
             self.commit()
         return num_records
-
-    def _process(self, partition: PartitionState) -> tuple[int, bool]:
-        """Process the records read ahead and close windows as event time passes; return their number and whether more is due."""
-        number, joiner, watermark, now_s = partition.number, partition.joiner, partition.watermark, self._clock.monotonic_s()
-        joiner.load(self._intake.request_ids(number), watermark.advance(now_s))
-        num_records, watermark_ms = 0, watermark.state.watermark_ms
-        for event in self._intake.events(number, partition.position, watermark):
-            num_records += 1
-            if isinstance(event, SeenImpression):
-                self._see_impression(partition, event, watermark_ms)
-            elif isinstance(event, SeenAction):
-                partition.lookback.note(InputTopic.ACTIONS, event.offset, self._rules.expire_ms(event.action.time_ms))
-                joiner.see_action(event)
-            elif event is not None:
-                self._refused.append(event)
-            watermark_ms = watermark.advance(now_s)
-            if watermark_ms is not None and joiner.is_due(watermark_ms) and joiner.advance(watermark_ms):
-                return num_records, True
-        watermark_ms = watermark.advance(now_s)
-        return num_records, watermark_ms is not None and joiner.advance(watermark_ms)
-
-    def _see_impression(self, partition: PartitionState, seen: SeenImpression, watermark_ms: int | None) -> None:
-        until_ms = self._rules.forget_ms(seen.impression.time_ms)
-        partition.lookback.note(InputTopic.IMPRESSIONS, seen.offset, until_ms)
-        for early in partition.joiner.see_impression(seen, watermark_ms):
-            partition.lookback.note(InputTopic.ACTIONS, early.offset, until_ms)
 
     @property
     def inputs(self) -> dict[InputTopic, str]:
@@ -171,7 +150,12 @@ class JoinerLoop:
     @property
     def num_requests(self) -> int:
         """Return the number of requests remembered."""
-        return sum(partition.joiner.num_requests for partition in self._partitions)
+        return sum(partition.joiner.core.num_requests for partition in self._partitions)
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the bytes of memory of the requests remembered, about."""
+        return sum(partition.joiner.core.num_bytes for partition in self._partitions)
 
     def ends(self) -> dict[tuple[int, InputTopic], int]:
         """Return the current end offset of each input partition."""
@@ -189,25 +173,22 @@ class JoinerLoop:
         """Commit, close every window as if its time had passed, and commit again."""
         self.commit()
         for partition in self._partitions:
-            for _ in partition.joiner.close_all():
+            while partition.joiner.core.close_some():
                 self.commit()
+            self.commit()
 
     def commit(self) -> None:
         """Make the open step durable, if there is one. The numbers are those of the module's docstring."""
         if not self._has_changes:
             return
-        letters = self._refused + [
-            letter for partition in self._partitions for letter in partition.letters(self._topics, len(self._partitions))
-        ]
+        letters = [letter for partition in self._partitions for letter in partition.letters(self._topics, len(self._partitions))]
         self._retry.run(lambda: self._dead_letters.put_all(letters))  # 3
         for partition in self._partitions:
-            partition.note_progress()
-            if partition.joiner.emitted:
-                partition.writer.write(partition.joiner.emitted, partition.position)  # 4
-            partition.note_step()
+            partition.joiner.note_progress()
+            partition.writer.write(partition.joiner.core.written(), partition.position)  # 4
+            partition.joiner.note_step()
         self._observe()
         self._write(self._partitions)  # 5
-        self._refused = []
         self._num_records, self._step_began_s = 0, None
 
     def _write(self, partitions: Sequence[PartitionState]) -> None:
@@ -215,17 +196,17 @@ class JoinerLoop:
         puts: dict[str, bytes] = {}
         deletes: list[str] = []
         for partition in partitions:
-            partition_puts, partition_deletes = partition.joiner.changes()
+            partition_puts, partition_deletes = partition.joiner.changes(self._keys, partition.number)
             puts |= partition_puts
             deletes += partition_deletes
         puts |= self._counters(partitions)
         commit(self._kv, self._keys, partitions, puts, deletes)
         for partition in partitions:
-            partition.joiner.clear_step()
+            partition.joiner.core.clear_step()
 
     @property
     def _has_changes(self) -> bool:
-        return self._num_records > 0 or any(partition.joiner.has_changes for partition in self._partitions)
+        return self._num_records > 0 or any(partition.joiner.core.has_changes for partition in self._partitions)
 
     @property
     def _is_time_to_commit(self) -> bool:
@@ -233,18 +214,19 @@ class JoinerLoop:
             return False
         settings = self._job.joiner
         return (
-            max(len(partition.joiner.emitted) for partition in self._partitions) >= settings.examples_per_record
+            max(partition.joiner.core.num_emitted for partition in self._partitions) >= settings.examples_per_record
             or self._num_records >= settings.max_records
             or self._clock.monotonic_s() - self._step_began_s >= settings.linger_s
         )
 
     def _counters(self, partitions: Sequence[PartitionState]) -> dict[str, bytes]:
         settings = self._job.counters
-        emitted = [pair for partition in partitions for pair in partition.joiner.emitted]
-        if not (settings.enabled and emitted):
+        joiners = [partition.joiner for partition in partitions if partition.joiner.core.num_emitted]
+        if not (settings.enabled and joiners):
             return {}
-        features = features_of(emitted, self._patterns, settings.keys)
-        return counted(self._kv, LiveCounters.of(self._job), features, increments_of(emitted, len(self._rules.tasks)))
+        features = FeatureColumns.concat([joiner.features(settings.keys) for joiner in joiners])
+        increments = np.concatenate([joiner.increments() for joiner in joiners])
+        return counted(self._kv, LiveCounters.of(self._job), features, increments)
 
     def _partition_counts(self) -> dict[str, int]:
         return {topic: self._log.num_partitions(topic) for topic in (*self._inputs.values(), self._topics.examples)}
@@ -255,7 +237,7 @@ class JoinerLoop:
         for partition in self._partitions:
             check_wall_clock(partition.position.watermark, now_ms, skew_ms)
         now_s = self._clock.monotonic_s()
-        self._intake.census.report(now_s)
+        self._census.report(now_s)
         if now_s < self._look_due_s:
             return
         self._look_due_s = now_s + _PARTITIONS_INTERVAL_S
@@ -265,11 +247,7 @@ class JoinerLoop:
 
     def _observe(self) -> None:
         for partition in self._partitions:
-            for _, emission in partition.joiner.emitted:
-                label = "sampled_away" if emission.kind is None else emission.kind.name.lower()
-                metrics.EXAMPLES_JOINED.labels(kind=label).inc()
-            for seen, reason in partition.joiner.refused:
-                metrics.ACTIONS_UNMATCHED.labels(reason=partition.label(seen, reason, len(self._partitions))).inc()
-        metrics.JOINER_CANDIDATES_WAITING.set(sum(partition.joiner.num_waiting for partition in self._partitions))
+            partition.observe(len(self._partitions))
+        metrics.JOINER_CANDIDATES_WAITING.set(sum(partition.joiner.core.num_waiting for partition in self._partitions))
         watermarks = [partition.position.watermark.watermark_ms for partition in self._partitions]
         metrics.JOINER_WATERMARK_TIMESTAMP_SECONDS.set(min((ms for ms in watermarks if ms is not None), default=0) / 1000)

@@ -1,18 +1,21 @@
-"""State of the joiner's loop for one partition, and the dead letters of a step of it."""
+"""State of the joiner's loop for one partition, and the dead letters and metrics of a step of it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from monolith_py.data.events import DeadLetter, LetterKind
+from monolith_py.data.examples import ExampleKind
 from monolith_py.io.log.topics import Topics, partition_of
-from monolith_streaming.joiner.lookback import Lookback
-from monolith_streaming.joiner.position import OpenPlace, Position, encode_position
-from monolith_streaming.joiner.request import Reason, SeenAction
-from monolith_streaming.joiner.request_joiner import RequestJoiner
-from monolith_streaming.joiner.rules import MAX_EARLY, Rules
+from monolith_py.observe import metrics
+from monolith_streaming.joiner.census import Census
+from monolith_streaming.joiner.core_partition import CorePartition
+from monolith_streaming.joiner.position import Position, encode_position
+from monolith_streaming.joiner.request import Reason
+from monolith_streaming.joiner.rules import MAX_EARLY
 from monolith_streaming.joiner.step_writer import StepWriter
-from monolith_streaming.joiner.watermark import Watermark
+from monolith_streaming.joiner.watermark import InputTopic
 
 # Refused actions that show a fault and become dead letters; the others are late and only counted.
 _FAULTS = {
@@ -22,80 +25,77 @@ _FAULTS = {
 }
 _TOO_LATE = "impression.time_ms must be within window_s + allowed_lateness_s of the watermark, got an older one"
 
+# Kind of an emission in the core -> label of its metric.
+_KINDS = {int(kind): kind.name.lower() for kind in ExampleKind} | {255: "sampled_away"}
+
 
 @dataclass
 class PartitionState:
     """State of the loop for one partition."""
 
     number: int
-    position: Position
-    watermark: Watermark
-    joiner: RequestJoiner
+    joiner: CorePartition
     writer: StepWriter
-    lookback: Lookback
+
+    @property
+    def position(self) -> Position:
+        """Return the position after the records processed."""
+        return self.joiner.position
 
     @property
     def encoded_position(self) -> bytes:
         """Return the stored form of the position."""
         return encode_position(self.position)
 
-    def resume(self, rules: Rules) -> None:
-        """Go on from the position, with the requests that the joiner remembers now."""
-        progress = self.position.progress
-        self.watermark.restore(progress.watermark)
-        self.joiner.advanced_ms = progress.advanced_ms
-        remembered_ms = rules.window_ms + rules.allowed_lateness_ms
-        self.lookback = Lookback(progress.open, self.joiner.needed_until_ms, remembered_ms)
+    def letters(self, topics: Topics, num_partitions: int) -> Iterator[DeadLetter]:
+        """Yield the dead letters of the open step."""
+        core = self.joiner.core
+        of_input = {InputTopic.IMPRESSIONS: topics.impressions, InputTopic.ACTIONS: topics.actions}
+        for topic, offset, value, rule in core.refused_records():
+            yield DeadLetter(of_input[InputTopic(topic)], self.number, offset, value, rule)
+        for request_id, offset, value, number in core.refused_actions():
+            reason = Reason(number)
+            if reason in _FAULTS:
+                fault, kind = self._fault(request_id, reason, num_partitions), self._kind(request_id, reason, num_partitions)
+                yield DeadLetter(topics.actions, self.number, offset, value, fault, kind=kind)
+        for _, offset, value, _ in core.too_late():
+            yield DeadLetter(topics.impressions, self.number, offset, value, _TOO_LATE, kind=LetterKind.LATE)
 
-    def note_progress(self) -> None:
-        """Write into the position how far requests are closed, before a commit."""
-        progress = self.position.progress
-        self.joiner.reach(progress.watermark.watermark_ms)
-        progress.advanced_ms, progress.closed_ms = self.joiner.advanced_ms, self.joiner.closed_ms
+    def observe(self, num_partitions: int) -> None:
+        """Count the examples and the refused actions of the open step."""
+        kinds = self.joiner.core.emissions()[0].tolist()
+        for kind, label in _KINDS.items():
+            metrics.EXAMPLES_JOINED.labels(kind=label).inc(kinds.count(kind))
+        for request_id, _, _, reason in self.joiner.core.refused_actions():
+            metrics.ACTIONS_UNMATCHED.labels(reason=self._label(request_id, Reason(reason), num_partitions)).inc()
 
-    def note_step(self) -> None:
-        """Move the place from which a state must be built again, after an append."""
-        position = self.position
-        place = OpenPlace(position.offsets[0], position.offsets[1], position.examples_end, position.step)
-        position.progress.open = self.lookback.commit(place, position.progress.closed_ms)
+    def count_read(self, census: Census) -> None:
+        """Count the records that were processed since the last call."""
+        read, unused_kinds, unused_values, repeated, impressions, by_kind = self.joiner.core.take_counts()
+        metrics.IMPRESSIONS_READ.inc(read[InputTopic.IMPRESSIONS])
+        metrics.ACTIONS_READ.inc(read[InputTopic.ACTIONS])
+        metrics.ACTIONS_UNUSED.labels(reason="kind").inc(unused_kinds)
+        metrics.ACTIONS_UNUSED.labels(reason="value").inc(unused_values)
+        metrics.IMPRESSIONS_REPEATED.inc(repeated)
+        census.note(impressions, dict(zip(self.joiner.kinds, by_kind, strict=True)))
 
-    def letters(self, topics: Topics, num_partitions: int) -> list[DeadLetter]:
-        """Return the dead letters of the open step, without those of the intake."""
-        letters = [
-            DeadLetter(
-                topics.actions,
-                self.number,
-                seen.offset,
-                seen.value,
-                self.fault(seen, reason, num_partitions),
-                kind=self.kind(seen, reason, num_partitions),
-            )
-            for seen, reason in self.joiner.refused
-            if reason in _FAULTS
-        ]
-        letters += [
-            DeadLetter(topics.impressions, self.number, seen.offset, seen.impression.value, _TOO_LATE, kind=LetterKind.LATE)
-            for seen in self.joiner.too_late
-        ]
-        return letters
-
-    def fault(self, seen: SeenAction, reason: Reason, num_partitions: int) -> str:
+    def _fault(self, request_id: str, reason: Reason, num_partitions: int) -> str:
         """Return the rule that a refused action breaks; an action in another partition than its impression is told from one without."""
-        if self.kind(seen, reason, num_partitions) == LetterKind.WRONG_PARTITION:
-            expected = partition_of(seen.action.request_id, num_partitions)
+        if self._kind(request_id, reason, num_partitions) == LetterKind.WRONG_PARTITION:
+            expected = partition_of(request_id, num_partitions)
             return f"action must be in partition {expected} of {num_partitions} by murmur2 of its request id, got {self.number}"
         return _FAULTS[reason]
 
-    def kind(self, seen: SeenAction, reason: Reason, num_partitions: int) -> LetterKind:
+    def _kind(self, request_id: str, reason: Reason, num_partitions: int) -> LetterKind:
         """Return the kind of a refused action."""
         if reason in (Reason.LATE, Reason.EXPIRED):
             return LetterKind.LATE
-        if reason == Reason.NO_IMPRESSION and partition_of(seen.action.request_id, num_partitions) != self.number:
+        if reason == Reason.NO_IMPRESSION and partition_of(request_id, num_partitions) != self.number:
             return LetterKind.WRONG_PARTITION
         return LetterKind.BROKEN if reason == Reason.TOO_MANY else LetterKind.UNMATCHED
 
-    def label(self, seen: SeenAction, reason: Reason, num_partitions: int) -> str:
+    def _label(self, request_id: str, reason: Reason, num_partitions: int) -> str:
         """Return the reason for refusing an action as the label of its metric."""
-        if self.kind(seen, reason, num_partitions) == LetterKind.WRONG_PARTITION:
+        if self._kind(request_id, reason, num_partitions) == LetterKind.WRONG_PARTITION:
             return str(LetterKind.WRONG_PARTITION)
         return reason.name.lower()

@@ -57,6 +57,7 @@ class Position:
     epoch: int = 0  # number of the joiner's start
     commit: int = 0  # number of the commit to the store: no two have the same position
     topic: str = ""  # id of the topic of examples, whose offset `examples_end` is
+    blocks: list[int] = field(default_factory=lambda: [0, 0])  # of waiting requests in the store: numbers [first, stop)
     tasks: list[str] = field(default_factory=list)  # bit t of a waiting request's labels is that of tasks[t]
 
     @property
@@ -81,14 +82,13 @@ class StateKeys:
     job: str
     examples: str
 
-    @property
-    def waiting(self) -> str:
-        """Return the prefix of the keys of all waiting requests."""
-        return f"joiner:{self.job}:{self.examples}:waiting:"
+    def blocks(self, partition: int) -> str:
+        """Return the prefix of the keys of a partition's blocks of waiting requests; the number of the block follows."""
+        return f"joiner:{self.job}:{self.examples}:block:{partition}:"
 
-    def waiting_of(self, partition: int) -> str:
-        """Return the prefix of the keys of a partition's waiting requests; the request id follows."""
-        return f"{self.waiting}{partition}:"
+    def block(self, partition: int, number: int) -> str:
+        """Return the key of one block of waiting requests."""
+        return f"{self.blocks(partition)}{number}"
 
     def position(self, partition: int) -> str:
         """Return the key of a partition's position."""

@@ -11,14 +11,12 @@ from monolith_py.config import JobConfig
 from monolith_py.errors import ConfigError, KvError
 from monolith_py.io import open_kv, open_log
 from monolith_py.io.kv.durability import check_keeps_state
-from monolith_py.io.log.topics import Topics
 from monolith_py.io.retrying import RetryPolicy
 from monolith_py.io.role_lock import role_lock
 from monolith_py.io.sqlite_file import path_of_url
 from monolith_py.process import StopSignal
-from monolith_streaming.joiner.gauges import JoinerGauges, MeasuredKv
+from monolith_streaming.joiner.gauges import JoinerGauges
 from monolith_streaming.joiner.loop import JoinerLoop
-from monolith_streaming.joiner.position import StateKeys
 
 _logger = logging.getLogger(__name__)
 
@@ -45,13 +43,12 @@ def run_joiner(job: JobConfig, *, stop_at_end: bool, force: bool = False) -> Non
     with _lock(job), StopSignal().installed() as stop, closing(open_log(job.log)) as log, closing(open_kv(job.kv)) as kv:
         clock = SystemClock()
         RetryPolicy(clock, stop.is_set).run(lambda: check_keeps_state(kv))
-        measured = MeasuredKv(kv, StateKeys(job.name, Topics.of(job.log).examples).waiting)
-        with closing(JoinerLoop(job, log, measured, clock, stop.is_set)) as loop:
+        with closing(JoinerLoop(job, log, kv, clock, stop.is_set)) as loop:
             loop.start(force=force)
             if stop_at_end:
                 _join_to_end(loop, stop.is_set)
             else:
-                gauges = JoinerGauges(loop, measured, clock)
+                gauges = JoinerGauges(loop, clock)
                 while not stop.is_set():
                     gauges.step()
             loop.commit()

@@ -11,19 +11,14 @@ import logging
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 
 from monolith_py.clock import Clock
-from monolith_py.data.events import EventTimeRule
-from monolith_py.errors import OffsetTrimmed, RecordsDamaged, StateMismatch, WireError
+from monolith_py.errors import OffsetTrimmed, RecordsDamaged, StateMismatch
 from monolith_py.io import Log, Record
-from monolith_py.io.codec import decode_action
-from monolith_py.io.codec.impression_view import parse_impression
-from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_py.io.log.topics import Topics
-from monolith_streaming.joiner.intake import SeenImpression
+from monolith_streaming.joiner.core_partition import Judge
 from monolith_streaming.joiner.partition import PartitionState
-from monolith_streaming.joiner.request import SeenAction
-from monolith_streaming.joiner.rules import Rules
 from monolith_streaming.joiner.tail import Tail
 from monolith_streaming.joiner.watermark import InputTopic
 
@@ -39,9 +34,7 @@ class Recovery:
 
     log: Log
     topics: Topics
-    rules: Rules
-    patterns: WirePatterns
-    time_rule: EventTimeRule
+    judge: Judge
     clock: Clock
     commit: Callable[[PartitionState], None]
 
@@ -64,54 +57,34 @@ class Recovery:
             tail.num_examples,
         )
         self._adopt(partition, tail)
-        self._see_impressions(partition, tail)
-        self._see_actions(partition, tail)
+        for input_topic in InputTopic:  # the impressions first
+            self._see_again(partition, input_topic, tail)
         position.progress = deepcopy(target)
         position.step = tail.last.step.number
         position.examples_end = self.log.end_offset(self.topics.examples, partition.number)
-        partition.resume(self.rules)
+        partition.joiner.resume()
         self.commit(partition)
 
     def _adopt(self, partition: PartitionState, tail: Tail) -> None:
         """Bring the requests that the store has up to date."""
-        closed_ms, joiner = _closed_ms(tail), partition.joiner
-        known = dict.fromkeys([*filter(joiner.remembers, tail.facts), *joiner.due_by(closed_ms)])
-        requests = list(known)
-        for start in range(0, len(requests), _CHUNK_RECORDS):
-            joiner.adopt(requests[start : start + _CHUNK_RECORDS], tail.facts, closed_ms)
+        assert tail.last is not None
+        progress, core = tail.last.progress, partition.joiner.core
+        core.begin_recovery(tail.facts, _or_never(progress.closed_ms), _or_never(progress.advanced_ms))
+        while core.adopt_some(_CHUNK_RECORDS):
             self.commit(partition)
+        self.commit(partition)
 
-    def _see_impressions(self, partition: PartitionState, tail: Tail) -> None:
-        """Process the impressions again, without those of requests that were forgotten since, or refused as too late."""
-        assert tail.last is not None
-        forgotten_ms = _NEVER_MS if tail.last.progress.advanced_ms is None else tail.last.progress.advanced_ms
-        for records in self._chunks(partition, InputTopic.IMPRESSIONS, tail):
-            for record in records:
-                try:
-                    impression = parse_impression(record.value, self.patterns)
-                except WireError:
-                    continue  # a dead letter already
-                is_forgotten = self.rules.forget_ms(impression.time_ms) <= forgotten_ms
-                if is_forgotten or self.time_rule.fault(impression.time_ms, self.clock.now_ms()):
-                    continue
-                partition.joiner.recover_impression(SeenImpression(impression, record.offset), tail.facts, _closed_ms(tail))
-            self._commit_chunk(partition, InputTopic.IMPRESSIONS, records)
+    def _see_again(self, partition: PartitionState, input_topic: InputTopic, tail: Tail) -> None:
+        """Process the records of one input again.
 
-    def _see_actions(self, partition: PartitionState, tail: Tail) -> None:
-        """Process the actions again, without those that have waited too long for their impression."""
-        assert tail.last is not None
-        expired_ms = _NEVER_MS if tail.last.progress.advanced_ms is None else tail.last.progress.advanced_ms
-        for records in self._chunks(partition, InputTopic.ACTIONS, tail):
-            for record in records:
-                try:
-                    action = decode_action(record.value)
-                except WireError:
-                    continue
-                if self.time_rule.fault(action.time_ms, self.clock.now_ms()) or not self.rules.matters(action):
-                    continue
-                if partition.joiner.remembers(action.request_id) or self.rules.expire_ms(action.time_ms) > expired_ms:
-                    partition.joiner.recover_action(SeenAction(action, record.offset, record.value))
-            self._commit_chunk(partition, InputTopic.ACTIONS, records)
+        Those of requests that were forgotten since make no difference, nor do actions that have waited too long for their impression.
+        """
+        for records in self._chunks(partition, input_topic, tail):
+            wall_ms = self.clock.now_ms()
+            judge = partial(self.judge.judge, input_topic, wall_ms=wall_ms)
+            offsets, values = [record.offset for record in records], [record.value for record in records]
+            partition.joiner.core.recover(input_topic, offsets, values, wall_ms, judge)
+            self._commit_chunk(partition, input_topic, records)
 
     def _commit_chunk(self, partition: PartitionState, input_topic: InputTopic, records: list[Record]) -> None:
         partition.position.offsets[input_topic] = records[-1].offset + 1
@@ -138,7 +111,5 @@ class Recovery:
             offset = records[-1].offset + 1
 
 
-def _closed_ms(tail: Tail) -> int:
-    assert tail.last is not None
-    closed_ms = tail.last.progress.closed_ms
-    return _NEVER_MS if closed_ms is None else closed_ms
+def _or_never(time_ms: int | None) -> int:
+    return _NEVER_MS if time_ms is None else time_ms

@@ -1,7 +1,6 @@
 """The waiting requests of one partition, their due times, and the changes of a step. Reads Kv, writes nothing.
 
-The loop gives it impressions, actions and the watermark, takes `emitted`, `refused` and `too_late`, and commits. `recovery` gives it what
-an earlier run has processed (`adopt`, `recover_impression`, `recover_action`): examples in the log are facts and not emitted again.
+The backtest joins with it, and the tests hold the core of the joiner to it.
 
 A step's changes stay in memory until the loop writes them in one transaction (`changes`, then `clear_step`). Between steps only the due
 times are in memory: a request is loaded from Kv when an action arrives or it is due.
@@ -10,13 +9,11 @@ times are in memory: a request is loaded from Kv when an action arrives or it is
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from monolith_py.errors import KvError
 from monolith_py.io import Kv
-from monolith_py.io.kv.kv import check_expected
 from monolith_py.observe import metrics
-from monolith_streaming.joiner.adoption import adopt, withhold
 from monolith_streaming.joiner.intake import SeenImpression
 from monolith_streaming.joiner.request import Emission, Outcome, Reason, Request, SeenAction, Status
 from monolith_streaming.joiner.rules import FOREVER_MS, Rules, advance, can_emit, due_ms, see_action, see_impression
@@ -27,8 +24,6 @@ MAX_CLOSED, _CHUNK = 4096, 256
 _CLOSE_CHUNK = 16  # of `close_all`, which looks only between chunks
 # A step that emits this much closes no further request: its records are in memory at once.
 _MAX_EMITTED, _MAX_EMITTED_BYTES = 1 << 16, 32 << 20
-# Examples in the log: request id -> item id -> positive tasks, bit t for task t.
-Facts = Mapping[str, Mapping[int, int]]
 
 
 class RequestJoiner:
@@ -36,7 +31,6 @@ class RequestJoiner:
 
     def __init__(self, rules: Rules, kv: Kv, prefix: str) -> None:
         self._rules, self._kv, self._prefix = rules, kv, prefix
-        self.expected: dict[str, bytes] = {}  # entries of the store, as of the last commit
         self._due_ms: dict[str, int] = {}
         self._heap: list[tuple[int, str]] = []  # (due, request id); an entry that differs from _due_ms is stale
         self._step: dict[str, WaitingRequest | None] = {}  # changed in this step; None: forgotten
@@ -100,54 +94,6 @@ class RequestJoiner:
         outcome = Outcome()
         see_action(self._rules, waiting.request, seen, outcome)
         self._take(waiting, outcome)
-
-    def adopt(self, request_ids: Iterable[str], facts: Facts, closed_ms: int) -> None:
-        """Take over the examples of these remembered requests that the log has, and close what was closed by `closed_ms`."""
-        request_ids = list(request_ids)
-        self._load(request_ids)
-        for request_id in request_ids:
-            self._adopt(self._waiting(request_id), facts, closed_ms)
-
-    def recover_impression(self, seen: SeenImpression, facts: Facts, closed_ms: int) -> None:
-        """Process an impression that an earlier run has processed; `adopt` says what became of it."""
-        impression = seen.impression
-        self._load([impression.request_id])
-        waiting = self._waiting(impression.request_id)
-        request = waiting.request
-        if request.has_arrived:
-            return
-        waiting.offset, waiting.impression = seen.offset, impression
-        early, request.early = request.early, []
-        see_impression(self._rules, request, impression.time_ms, impression.item_ids, Outcome())
-        self._count_arrived(request)
-        self._adopt(waiting, facts, closed_ms)
-        for action in early:
-            self._recover_action(waiting, action)
-
-    def recover_action(self, seen: SeenAction) -> None:
-        """Process an action that an earlier run has processed: it makes labels, and no example."""
-        self._load([seen.action.request_id])
-        self._recover_action(self._waiting(seen.action.request_id), seen)
-
-    def remembers(self, request_id: str) -> bool:
-        """Return whether a request is remembered."""
-        return request_id in self._due_ms
-
-    @property
-    def needed_until_ms(self) -> int:
-        """Return a watermark at which every request that is remembered now is forgotten."""
-        return max(self._due_ms.values(), default=0) + self._rules.allowed_lateness_ms
-
-    def due_by(self, watermark_ms: int) -> list[str]:
-        """Return the requests that are due at `watermark_ms`."""
-        return [request_id for request_id, due_at_ms in self._due_ms.items() if due_at_ms <= watermark_ms]
-
-    @property
-    def closed_ms(self) -> int | None:
-        """Return a time up to which every request with an earlier or equal deadline is closed."""
-        if self.advanced_ms is None:
-            return None
-        return min(self.advanced_ms, self._heap[0][0] - 1) if self._heap else self.advanced_ms
 
     def reach(self, watermark_ms: int | None) -> None:
         """Note that event time has reached `watermark_ms`, unless a request is due at it."""
@@ -233,10 +179,8 @@ class RequestJoiner:
         missing = [request_id for request_id in dict.fromkeys(request_ids) if request_id in self._due_ms and request_id not in self._step]
         if not missing:
             return
-        # The expected entries are read last: a store that loses writes before this is noticed, and has done no harm if it does so later.
-        values = self._kv.get_many([*(self._prefix + request_id for request_id in missing), *self.expected])
-        check_expected(self.expected, values[len(missing) :])
-        for request_id, value in zip(missing, values[: len(missing)], strict=True):
+        values = self._kv.get_many([self._prefix + request_id for request_id in missing])
+        for request_id, value in zip(missing, values, strict=True):
             if value is None:
                 raise KvError(f"waiting request {self._prefix + request_id!r} must be in the store, got nothing")
             self._step[request_id] = decode_waiting(request_id, value)
@@ -251,17 +195,6 @@ class RequestJoiner:
     def _advance(self, waiting: WaitingRequest, watermark_ms: int) -> None:
         outcome = Outcome()
         advance(self._rules, waiting.request, watermark_ms, outcome)
-        self._take(waiting, outcome)
-
-    def _adopt(self, waiting: WaitingRequest, facts: Facts, closed_ms: int) -> None:
-        outcome = Outcome()
-        adopt(waiting.request, facts.get(waiting.request.request_id, {}), closed_ms, outcome)
-        self._take(waiting, outcome)
-
-    def _recover_action(self, waiting: WaitingRequest, seen: SeenAction) -> None:
-        outcome = Outcome()
-        see_action(self._rules, waiting.request, seen, outcome)
-        withhold(waiting.request, outcome)
         self._take(waiting, outcome)
 
     def _count_arrived(self, request: Request) -> None:

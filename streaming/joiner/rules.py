@@ -1,4 +1,6 @@
-"""The state machine of one request: impressions and actions to examples. No I/O and no clock; for the online joiner and the replay.
+"""The state machine of one request: impressions and actions to examples. No I/O and no clock; for replay and backtest.
+
+The online joiner has the same rules in the core (monolith_py/core/joiner/rules.hpp), and a test holds these to them.
 
 The emissions depend on event times and on the order of the request's own actions, which share a partition and so keep their order. They do
 not depend on the interleaving of the topics, nor on the moments at which the watermark moves:

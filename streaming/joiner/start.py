@@ -21,20 +21,18 @@ from dataclasses import dataclass
 
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
-from monolith_py.errors import StateMismatch
+from monolith_py.data.schema import Schema
+from monolith_py.errors import StateMismatch, WireError
 from monolith_py.io import Kv, Log
 from monolith_py.io.log.topics import Topics
 from monolith_streaming.joiner.commit import commit
-from monolith_streaming.joiner.lookback import Lookback
+from monolith_streaming.joiner.core_partition import CorePartition, core_settings
 from monolith_streaming.joiner.partition import PartitionState
 from monolith_streaming.joiner.position import OpenPlace, Position, Progress, StateKeys, decode_position
 from monolith_streaming.joiner.recovery import Recovery
-from monolith_streaming.joiner.request_joiner import RequestJoiner
 from monolith_streaming.joiner.rules import Rules
 from monolith_streaming.joiner.step_writer import StepWriter
 from monolith_streaming.joiner.tail import Tail, has_foreign, last_step, read_tail
-from monolith_streaming.joiner.waiting import decode_waiting, encode_waiting, relabel
-from monolith_streaming.joiner.watermark import Watermark
 
 _logger = logging.getLogger(__name__)
 
@@ -70,14 +68,14 @@ class Start:
         owner = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}".encode()
         self.kv.write({self.keys.owner(writer.number): owner for writer in writers})  # 1
         opened = [self._open(writer, owner) for writer in writers]  # 2
-        self._restore([partition for partition, _ in opened])  # 3
         for partition, tail in opened:
-            partition.resume(self.rules)
+            self._restore(partition)  # 3
+            partition.joiner.resume()
             if tail.last is not None:
                 self._recover(partition, tail, recovery)  # 4
             commit(self.kv, self.keys, [partition], {}, [])
             line = "%r[%d]: reading on at offsets %s, %d requests remembered, epoch %d"
-            position, num_requests = partition.position, partition.joiner.num_requests
+            position, num_requests = partition.position, partition.joiner.core.num_requests
             _logger.info(line, self.keys.examples, partition.number, position.offsets, num_requests, position.epoch)
         return [partition for partition, _ in opened]
 
@@ -97,11 +95,10 @@ class Start:
             _logger.warning("going on by force: %s", error)
             position, tail = self._forced(number, value), Tail()
         position.epoch = 1 + max(position.epoch, tail.last.step.epoch if tail.last is not None else 0)
-        settings, joiner = self.job.joiner, RequestJoiner(self.rules, self.kv, self.keys.waiting_of(number))
-        now_s, max_ms = self.clock.monotonic_s(), self.rules.max_out_of_orderness_ms
+        settings = core_settings(self.job, self.rules, Schema.of(self.job).dense_dims)
+        joiner = CorePartition(settings, self.rules, position, self.clock.monotonic_s())
         joiner.expected = {self.keys.owner(number): owner} | ({} if value is None else {self.keys.position(number): value})
-        watermark = Watermark(max_ms, settings.idle_timeout_s, position.watermark, now_s)
-        return PartitionState(number, position, watermark, joiner, writer, Lookback(OpenPlace(0, 0, 0, 0), 0, 1)), tail
+        return PartitionState(number, joiner, writer), tail
 
     def _position_of_log(self, number: int) -> Position:
         """Return the position from which the state can be built, for a store without one; any waiting requests in it are dropped.
@@ -123,8 +120,9 @@ class Start:
             rule = f"must have its records from {place.examples} on, while the store has no position"
             raise StateMismatch(f"{examples!r}[{number}] {rule}, got {start}: restore the store")
         progress = Progress([place.impressions, place.actions], open=place, topics=found.progress.topics)
-        numbers = {"series": step.series, "step": place.step, "epoch": step.epoch}
-        return Position(progress, place.examples, **numbers, topic=self.ids[examples], tasks=list(self.rules.tasks))
+        position = Position(progress, place.examples, step.series, place.step, step.epoch)
+        position.topic, position.tasks = self.ids[examples], list(self.rules.tasks)
+        return position
 
     def _fresh(self, number: int) -> Position:
         """Return the position before the first record, with a new series."""
@@ -184,33 +182,28 @@ class Start:
                 raise
             _logger.warning("going on by force: %s", error)
             value = self.kv.get_many([self.keys.position(partition.number)])[0]
-            partition.position = self._forced(partition.number, value)
-            partition.resume(self.rules)
+            partition.joiner.position = self._forced(partition.number, value)
+            partition.joiner.resume()
 
     def _drop_waiting(self, number: int) -> None:
-        self.kv.write({}, [key for key, _ in self.kv.scan(self.keys.waiting_of(number))])
+        self.kv.write({}, [key for key, _ in self.kv.scan(self.keys.blocks(number))])
 
-    def _restore(self, partitions: list[PartitionState]) -> None:
-        """Restore all waiting requests in one scan; carry their labels over if the job's tasks changed."""
-        tasks, prefix = list(self.rules.tasks), self.keys.waiting
-        by_number = {partition.number: partition for partition in partitions}
-        puts: dict[str, bytes] = {}
-        changed: list[PartitionState] = []
-        for key, value in self.kv.scan(prefix):
-            number, _, request_id = key[len(prefix) :].partition(":")
-            if not number.isdecimal() or int(number) not in by_number:
-                continue
-            partition = by_number[int(number)]
-            waiting = decode_waiting(request_id, value)
-            if partition.position.tasks != tasks:
-                relabel(waiting.request, partition.position.tasks, tasks)
-                puts[key] = encode_waiting(waiting, waiting.impression is not None)
-            partition.joiner.restore(waiting.request)
-        for partition in partitions:
-            if partition.position.tasks != tasks:
-                line = "%r[%d]: tasks were %s and are %s; labels of waiting requests are carried over by name"
-                _logger.warning(line, self.keys.examples, partition.number, partition.position.tasks, tasks)
-                partition.position.tasks = tasks
-                changed.append(partition)
-        if changed:
-            commit(self.kv, self.keys, changed, puts, [])
+    def _restore(self, partition: PartitionState) -> None:
+        """Restore the waiting requests of a partition, block by block; labels are carried over by name if the job's tasks changed.
+
+        Raises:
+            WireError: a block of them is damaged or absent.
+        """
+        number, position, core = partition.number, partition.position, partition.joiner.core
+        name, tasks = f"{self.keys.examples!r}[{number}]: waiting requests in the store", list(self.rules.tasks)
+        for block in range(*position.blocks):
+            (value,) = self.kv.get_many([self.keys.block(number, block)])
+            try:
+                core.restore_block(block, b"" if value is None else value)
+            except ValueError as error:
+                raise WireError(f"{name} must be whole: block {block}: {error}") from None
+        core.restored()
+        if position.tasks != tasks:
+            line = "%r[%d]: tasks were %s and are %s; labels of waiting requests are carried over by name"
+            _logger.warning(line, self.keys.examples, number, position.tasks, tasks)
+            position.tasks = tasks

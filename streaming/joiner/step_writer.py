@@ -6,12 +6,14 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from monolith_py import _core
 from monolith_py.data.steps import JoinerStep
 from monolith_py.errors import Fenced, LogError, RecordRefused
 from monolith_py.io import Log, Writer
 from monolith_py.io.codec import step_to_metadata
 from monolith_py.io.retrying import RetryPolicy
-from monolith_streaming.joiner.emit import MAX_RECORD_BYTES, Emitted, Encoding, Part, parts_of
+from monolith_streaming.joiner.core_partition import parts_of_step
+from monolith_streaming.joiner.emit import MAX_RECORD_BYTES, Encoding, Part
 from monolith_streaming.joiner.position import Position, progress_to_metadata
 from monolith_streaming.joiner.tail import last_step
 
@@ -36,7 +38,7 @@ class StepWriter:
     retry: RetryPolicy
     max_bytes: int = MAX_RECORD_BYTES
 
-    def write(self, emitted: Emitted, position: Position) -> None:
+    def write(self, step: _core.JoinedStep, position: Position) -> None:
         """Append the examples as the next step of `position`, and move its step and its end of the examples past it.
 
         The step has no part if the log takes none of the examples.
@@ -45,20 +47,19 @@ class StepWriter:
             Fenced: another joiner has taken over.
             LogError: the log was away for too long.
         """
-        written = [pair for pair in emitted if pair[1].kind is not None]
+        ranges = [(0, len(step))] if len(step) else []
         max_bytes = self.max_bytes
-        while written:
-            parts = self._encode(written, position, max_bytes)
-            newest_ms = max(waiting.request.time_ms for waiting, _ in written)
+        while ranges:
+            parts = self._encode(step, ranges, position, max_bytes)
             try:
-                position.examples_end = self._append([part.value for part in parts], newest_ms, position)
+                position.examples_end = self._append([part.value for part in parts], step.newest_ms(), position)
             except RecordRefused as error:
                 largest = max(parts, key=lambda part: len(part.value))
                 if largest.stop - largest.start > 1:
                     max_bytes = len(largest.value) // 2
                 else:
                     self.put_aside(largest.value, str(error))
-                    del written[largest.start]
+                    ranges = _without(ranges, largest.start)
                 continue
             position.step += 1
             return
@@ -67,13 +68,13 @@ class StepWriter:
         """Close the writer."""
         self.writer.close()
 
-    def _encode(self, written: Emitted, position: Position, max_bytes: int) -> list[Part]:
+    def _encode(self, step: _core.JoinedStep, ranges: Sequence[tuple[int, int]], position: Position, max_bytes: int) -> list[Part]:
         progress = progress_to_metadata(position.progress)
 
         def metadata(index: int, is_last: bool) -> dict[str, str]:
             return {**step_to_metadata(JoinerStep(position.series, position.step + 1, index, is_last, position.epoch)), **progress}
 
-        return parts_of(written, self.encoding, metadata, max_bytes)
+        return parts_of_step(step, ranges, self.encoding, metadata, max_bytes)
 
     def _append(self, values: Sequence[bytes], newest_ms: int, position: Position) -> int:
         """Append the records in one attempt; after a failure find out whether the log has them before each further one."""
@@ -95,3 +96,13 @@ class StepWriter:
             if found.step.number > position.step or found.step.series != position.series:
                 raise Fenced(f"{self.topic!r}[{self.number}] must end with step {position.step}, got {found.step}: another joiner runs")
         return self.writer.append(values, time_ms=newest_ms)
+
+
+def _without(ranges: Sequence[tuple[int, int]], index: int) -> list[tuple[int, int]]:
+    """Return `ranges` without one index.
+
+    >>> _without([(0, 5), (5, 9)], 3)
+    [(0, 3), (4, 5), (5, 9)]
+    """
+    cut = [piece for start, stop in ranges for piece in ([(start, index), (index + 1, stop)] if start <= index < stop else [(start, stop)])]
+    return [(start, stop) for start, stop in cut if start < stop]

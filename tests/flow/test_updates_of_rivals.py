@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -50,7 +49,7 @@ def test_a_record_without_a_value_ends_no_replica(make_trainer, make_replica, mo
     read = log.read
 
     def read_null(*arguments: object) -> list[Record]:
-        return [replace(record, value=None) for record in read(*arguments)]
+        return [record._replace(value=None) for record in read(*arguments)]
 
     monkeypatch.setattr(log, "read", read_null)
     assert replica.apply_updates(0.0)

@@ -35,4 +35,8 @@ NB_MODULE(_core, m) {
     bind_pooled(m);
     bind_interaction(m);
     bind_tower(m);
+    bind_joiner_settings(m);
+    bind_joined(m);
+    bind_joiner(m);
+    bind_kafka_records(m);
 }

@@ -8,3 +8,7 @@ void bind_table(nanobind::module_& m);
 void bind_pooled(nanobind::module_& m);
 void bind_interaction(nanobind::module_& m);
 void bind_tower(nanobind::module_& m);
+void bind_joiner(nanobind::module_& m);
+void bind_joiner_settings(nanobind::module_& m);
+void bind_joined(nanobind::module_& m);
+void bind_kafka_records(nanobind::module_& m);

@@ -101,8 +101,9 @@ class Reader {
                                 " more bytes");
     }
 
-  private:
     size_t left() const { return static_cast<size_t>(end_ - data_); }
+
+  private:
     [[noreturn]] void fail(const std::string& expected) const {
         throw SnapshotError(std::string(name_) + ": damaged: expected " + expected + " bytes, got " +
                             std::to_string(left()));

@@ -8,7 +8,7 @@ Letters: B examples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -39,10 +39,7 @@ def encode_examples(batch: ExampleBatch, metadata: Mapping[str, str] | None = No
         WireError: the batch breaks a rule that decoding checks.
     """
     _check(batch)
-    reserved = [key for key in metadata or () if key.startswith("monolith.")]
-    if reserved:
-        raise ValueError(f"metadata keys must not begin with 'monolith.', got {reserved}")
-    fields: list[tuple[str, int | None]] = [(name, None) for name in _FIXED]
+    fields: list[tuple[str, int | None]] = []
     arrays: list[pa.Array] = [
         pa.array(batch.request_ids, pa.string()),
         *(pa.array(values) for values in (batch.item_ids, batch.times_ms, batch.kinds, batch.sample_rates)),
@@ -63,13 +60,21 @@ def encode_examples(batch: ExampleBatch, metadata: Mapping[str, str] | None = No
     for name, array in served_columns(batch.served).items() if batch.served else ():
         fields.append((name, None))
         arrays.append(array)
-    texts = {key.encode(): text.encode() for key, text in (metadata or {}).items()}
-    schema = _schema(tuple(fields)).with_metadata({_VERSION_KEY: _VERSION, **texts})
+    schema = examples_schema(fields, metadata)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema) as writer:
         writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
     value: bytes = sink.getvalue().to_pybytes()
     return value
+
+
+def examples_schema(fields: Sequence[tuple[str, int | None]], metadata: Mapping[str, str] | None = None) -> pa.Schema:
+    """Return the schema of a record with the columns of every record and `fields`: name, and width of a dense column."""
+    reserved = [key for key in metadata or () if key.startswith("monolith.")]
+    if reserved:
+        raise ValueError(f"metadata keys must not begin with 'monolith.', got {reserved}")
+    texts = {key.encode(): text.encode() for key, text in (metadata or {}).items()}
+    return _schema((*((name, None) for name in _FIXED), *fields)).with_metadata({_VERSION_KEY: _VERSION, **texts})
 
 
 def decode_examples(value: bytes) -> ExampleBatch:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from monolith_py.config import LogConfig
 from monolith_py.config.security import LogSecurityConfig
 from monolith_py.errors import ConfigError
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """One record of the log."""
 
     topic: str

@@ -8,7 +8,8 @@ from prometheus_client import REGISTRY
 
 from monolith_py.clock import ManualClock
 from monolith_py.io import MemoryKv
-from monolith_streaming.joiner.gauges import JoinerGauges, MeasuredKv
+from monolith_py.io.codec import encode_impression
+from monolith_streaming.joiner.gauges import JoinerGauges
 from monolith_streaming.joiner.loop import JoinerLoop
 
 World = Any
@@ -20,10 +21,10 @@ def sample(name: str, **labels: str) -> float:
 
 def test_the_lag_of_each_input_is_that_of_its_partition(world: World) -> None:
     job = world.job(partitions=2)
-    log, clock, kv = world.log(job), ManualClock(world.now_ms + 86_400_000), MeasuredKv(MemoryKv(), "joiner:test:examples:waiting:")
-    loop = JoinerLoop(job, log, kv, clock)
+    log, clock = world.log(job), ManualClock(world.now_ms + 86_400_000)
+    loop = JoinerLoop(job, log, MemoryKv(), clock)
     loop.start()
-    gauges = JoinerGauges(loop, kv, clock)
+    gauges = JoinerGauges(loop, clock)
     world.append(job, log, world.impression("a", 0), world.impression("b", 1), partition=1)
     world.append(job, log, world.action("a", "click", 1), partition=0)
     gauges.report()
@@ -39,17 +40,22 @@ def test_the_lag_of_each_input_is_that_of_its_partition(world: World) -> None:
     assert sample("joiner_requests") == loop.num_requests > 0
 
 
-def test_the_bytes_of_the_state_are_those_in_the_store(world: World) -> None:
+def test_the_bytes_of_the_state_follow_the_requests_remembered(world: World) -> None:
     job = world.job()
-    store = MemoryKv()
-    log, clock, kv = world.log(job), ManualClock(world.now_ms + 86_400_000), MeasuredKv(store, "joiner:test:examples:waiting:")
-    loop = JoinerLoop(job, log, kv, clock)
+    log, clock = world.log(job), ManualClock(world.now_ms + 86_400_000)
+    loop = JoinerLoop(job, log, MemoryKv(), clock)
     loop.start()
-    world.append(job, log, *(world.impression(f"r{number:02d}", number, items=(1, 2, 3)) for number in range(50)))
+    empty_bytes = loop.num_bytes
+    impressions = [world.impression(f"r{number:04d}", number / 100, items=range(40)) for number in range(1000)]
+    raw_bytes = sum(len(encode_impression(one)) for one in impressions)
+    world.append(job, log, *impressions)
     while loop.step():
         pass
-    loop.commit()
-    JoinerGauges(loop, kv, clock).report()
-    held = sum(len(key) + len(value) for key, value in store.scan("joiner:test:examples:waiting:"))
-    assert held > 0
-    assert abs(sample("joiner_state_bytes") - held) < 0.05 * held
+    JoinerGauges(loop, clock).report()
+    assert raw_bytes < sample("joiner_state_bytes") < 3 * raw_bytes
+    world.append(job, log, world.impression("last", 5000), world.action("x", "click", 5000))
+    while loop.step() or loop.num_requests > 2:
+        pass
+    JoinerGauges(loop, clock).report()
+    assert sample("joiner_requests") == 2
+    assert empty_bytes < sample("joiner_state_bytes") < 0.1 * raw_bytes

@@ -62,7 +62,7 @@ def test_a_second_joiner_fences_the_first(world: World, job: JobConfig) -> None:
     assert len(keys(world, job, log)) == 61
 
 
-def test_a_store_that_goes_back_while_the_joiner_runs_is_noticed_before_anything_is_written(world: World, job: JobConfig) -> None:
+def test_a_store_that_goes_back_while_the_joiner_runs_is_noticed_and_makes_no_difference(world: World, job: JobConfig) -> None:
     """Redis without appendonly, killed and started again, gives the state of its last snapshot."""
     log, kv = world.log(job), MemoryKv()
     loop = world.joiner(job, log, kv)

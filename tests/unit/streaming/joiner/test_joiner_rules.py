@@ -186,10 +186,11 @@ def test_nothing_is_left_in_the_store_but_the_position_when_all_is_forgotten(wor
     loop = world.joiner(job, log, kv)
     world.append(job, log, world.impression("r", items=(1, 2)), world.action("r", "click", 5), world.action("nobody", "like", 5))
     loop.step()
-    assert len(list(kv.scan("joiner:test:examples:waiting:"))) == 2
+    assert [key for key, _ in kv.scan("joiner:test:examples:block:")] == ["joiner:test:examples:block:0:1"]
     world.append(job, log, world.impression("last", 5000), world.action("x", "share", 5000))
     loop.step()
-    assert [key for key, _ in kv.scan("joiner:test:examples:waiting:")] == ["joiner:test:examples:waiting:0:last"]
+    assert [partition.joiner.core.num_requests for partition in loop._partitions] == [1]
+    assert [key for key, _ in kv.scan("joiner:test:examples:block:")] == ["joiner:test:examples:block:0:2"]
 
 
 def test_a_due_time_that_changes_and_changes_back_closes_the_request_once(world: World) -> None:

@@ -1,0 +1,40 @@
+// Examples in the log as facts of a request's state: for a joiner whose state is older than the log.
+//
+// A joiner that processes records again must not decide again: it may see them in another order, or with another
+// watermark. What an earlier run has emitted is in the log, so it is taken from there (`adopt`), and records of that
+// time change labels alone (`withhold`).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <unordered_map>
+
+#include "joiner/request.hpp"
+
+namespace monolith::joiner {
+
+// Examples in the log: item id -> positive tasks, bit t for task t.
+using ItemFacts = std::unordered_map<int64_t, uint64_t>;
+
+// Examples in the log by request id, and how far the joiner that wrote them had come.
+struct Facts {
+    std::unordered_map<std::string, ItemFacts> requests;
+    int64_t closed_ms = 0;     // every request with a deadline up to it was closed
+    int64_t forgotten_ms = 0;  // requests that would be forgotten by it are not recovered
+
+    const ItemFacts& of(const std::string& request_id) const {
+        static const ItemFacts none;
+        const auto found = requests.find(request_id);
+        return found == requests.end() ? none : found->second;
+    }
+};
+
+// Take over the examples of `request` in the log. A candidate without one was sampled away if the window was closed by
+// `closed_ms`. The emissions count as sampled away: they are not written.
+void adopt(Request& request, const ItemFacts& facts, int64_t closed_ms, Outcome& outcome);
+
+// Take the examples from emission `first` on out of `outcome`, whose action an earlier run has processed: the log has
+// them, or they were not to be. A candidate that would be emitted now stays until its window closes.
+void withhold(Request& request, size_t first, Outcome& outcome);
+
+}  // namespace monolith::joiner

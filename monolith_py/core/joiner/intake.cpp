@@ -1,0 +1,51 @@
+#include "joiner/intake.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace monolith::joiner {
+
+void Intake::extend(InputTopic topic, std::deque<Entry> entries) {
+    Buffer& buffer = buffers_[topic];
+    const size_t before = buffer.order_ms.size();
+    int64_t oldest_ms = kForeverMs;
+    buffer.order_ms.resize(before + entries.size());
+    for (size_t i = entries.size(); i-- > 0;) {
+        oldest_ms = std::min(oldest_ms, entries[i].time_ms);
+        buffer.order_ms[before + i] = oldest_ms;
+        buffer.num_valid += entries[i].fault.empty();
+    }
+    for (size_t i = before; i-- > 0 && buffer.order_ms[i] > oldest_ms;) buffer.order_ms[i] = oldest_ms;
+    for (Entry& entry : entries) buffer.entries.push_back(std::move(entry));
+}
+
+int64_t Intake::horizon_ms() const {
+    int64_t horizon_ms = kForeverMs;
+    for (const Buffer& buffer : buffers_) {
+        if (!buffer.has_backlog || buffer.entries.empty()) continue;
+        const size_t back = std::min(buffer.entries.size(), std::max<size_t>(num_ahead_, 1));
+        horizon_ms = std::min(horizon_ms, buffer.order_ms[buffer.order_ms.size() - back]);
+    }
+    return horizon_ms;
+}
+
+bool Intake::take(int64_t horizon_ms, Next& next) {
+    int first = -1;
+    for (int topic = 0; topic < kNumInputs; ++topic) {
+        if (buffers_[topic].entries.empty()) continue;
+        if (first < 0 || buffers_[topic].order_ms.front() < buffers_[first].order_ms.front()) first = topic;
+    }
+    if (first < 0) return false;
+    Buffer& buffer = buffers_[first];
+    const int64_t order_ms = buffer.order_ms.front();
+    if (order_ms > horizon_ms || (buffer.has_backlog && buffer.entries.size() <= num_ahead_)) return false;
+    next.topic = static_cast<InputTopic>(first);
+    next.limit_ms = buffer.entries.size() > kLookAhead ? order_ms : kForeverMs;
+    next.entry = std::move(buffer.entries.front());
+    buffer.num_valid -= next.entry.fault.empty();
+    buffer.entries.pop_front();
+    buffer.order_ms.pop_front();
+    return true;
+}
+
+}  // namespace monolith::joiner

@@ -1,0 +1,65 @@
+// Records of both topics that were read ahead, merged by event time as the `Intake` of streaming/joiner/intake.py does.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <deque>
+#include <string>
+
+#include "joiner/request.hpp"
+#include "joiner/watermark.hpp"
+
+namespace monolith::joiner {
+
+// A record read and checked, and not processed yet.
+struct Entry {
+    int64_t time_ms = 0;  // event time; of an invalid record that of the record before it
+    int64_t offset = 0;
+    ImpressionBytes impression;  // of a valid impression
+    std::string value;           // of an action, or of an invalid record
+    std::string fault;           // reason for refusing an invalid record, else empty
+};
+
+class Intake {
+  public:
+    // `num_ahead`: in a backlog a record counts as ahead of its neighbours only if this many behind it show it.
+    explicit Intake(size_t num_ahead) : num_ahead_(num_ahead) {}
+
+    // The next record in the order of event time.
+    struct Next {
+        InputTopic topic;
+        int64_t limit_ms;  // no watermark may pass it
+        Entry entry;
+    };
+
+    // Append records of one topic in the order of their offsets.
+    void extend(InputTopic topic, std::deque<Entry> entries);
+    void set_backlog(InputTopic topic, bool has_backlog) { buffers_[topic].has_backlog = has_backlog; }
+    size_t size(InputTopic topic) const { return buffers_[topic].entries.size(); }
+    bool has_valid(InputTopic topic) const { return buffers_[topic].num_valid > 0; }
+    // Return the event time of the last record read, 0 without one.
+    int64_t last_ms(InputTopic topic) const {
+        return buffers_[topic].entries.empty() ? 0 : buffers_[topic].entries.back().time_ms;
+    }
+    // Return the event time up to which all records were read, as far as the last records of each backlog tell.
+    int64_t horizon_ms() const;
+    // Take the next record into `next`; false where a topic with a backlog may have an earlier one not read yet.
+    bool take(int64_t horizon_ms, Next& next);
+
+  private:
+    struct Buffer {
+        std::deque<Entry> entries;
+        // Oldest event time of each entry and those after it: one with a time ahead of its neighbours must not hold
+        // them back.
+        std::deque<int64_t> order_ms;
+        bool has_backlog = false;  // the last read was full: the topic has more
+        size_t num_valid = 0;
+    };
+
+    // Records behind one that let it move the watermark no further than to them.
+    static constexpr size_t kLookAhead = 8;
+    size_t num_ahead_;
+    std::array<Buffer, kNumInputs> buffers_;
+};
+
+}  // namespace monolith::joiner

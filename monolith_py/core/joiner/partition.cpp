@@ -1,0 +1,223 @@
+#include "joiner/partition.hpp"
+
+#include <stdexcept>
+
+namespace monolith::joiner {
+
+namespace {
+
+constexpr const char* kNames[kNumInputs] = {"impression", "action"};
+
+}  // namespace
+
+Partition::Partition(Settings settings, const WatermarkState& watermark, std::array<int64_t, kNumInputs> offsets,
+                     double now_s)
+    : settings_(std::move(settings)),
+      watermark_(settings_.rules.max_out_of_orderness_ms, settings_.idle_timeout_s, watermark, now_s),
+      offsets_(offsets),
+      intake_(settings_.num_ahead),
+      features_(settings_.widths),
+      waiting_(settings_.rules),
+      lookback_({offsets}, 0, settings_.rules.window_ms + settings_.rules.allowed_lateness_ms) {
+    counts_.by_kind.resize(settings_.rules.kinds.size());
+}
+
+void Partition::push(InputTopic topic, const std::vector<std::pair<int64_t, std::string_view>>& records, size_t wanted,
+                     int64_t wall_ms, const Judge& judge) {
+    std::deque<Entry> entries;
+    int64_t before_ms = intake_.last_ms(topic);
+    for (const auto& [offset, value] : records) {
+        Entry entry = entry_of(topic, value, wall_ms, judge);
+        entry.offset = offset;
+        if (!entry.fault.empty()) entry.time_ms = before_ms;
+        before_ms = entry.time_ms;
+        entries.push_back(std::move(entry));
+    }
+    intake_.set_backlog(topic, entries.size() >= wanted);
+    intake_.extend(topic, std::move(entries));
+}
+
+void Partition::push_damaged(InputTopic topic, int64_t offset, std::string reason, size_t wanted) {
+    std::deque<Entry> entries(1);
+    entries.front() = {intake_.last_ms(topic), offset, {}, {}, std::move(reason)};
+    intake_.set_backlog(topic, wanted <= 1);
+    intake_.extend(topic, std::move(entries));
+}
+
+// Return whether the core reads the record and finds it valid.
+bool Partition::accepts(InputTopic topic, std::string_view value, int64_t wall_ms, int64_t& time_ms) {
+    if (topic == kImpressions) {
+        if (!read_impression(value, impression_) || !features_.hold(impression_)) return false;
+        time_ms = impression_.time_ms;
+    } else {
+        Action action;
+        if (!read_action(value, action)) return false;
+        time_ms = action.time_ms;
+    }
+    const bool is_in_seconds = time_ms >= settings_.not_from_ms && time_ms < settings_.not_to_ms;
+    return time_ms <= wall_ms + settings_.max_skew_ms && !is_in_seconds;
+}
+
+Entry Partition::entry_of(InputTopic topic, std::string_view value, int64_t wall_ms, const Judge& judge) {
+    Entry entry;
+    std::string canonical;
+    if (!accepts(topic, value, wall_ms, entry.time_ms)) {
+        Judgement judgement = judge(value);
+        if (!judgement.is_valid) {
+            entry.value = value;
+            entry.fault = std::move(judgement.text);
+            return entry;
+        }
+        canonical = std::move(judgement.text);
+        value = canonical;
+        if (!accepts(topic, value, wall_ms, entry.time_ms))
+            throw std::logic_error(std::string("the joiner's core must read every valid ") + kNames[topic]);
+    }
+    if (topic == kImpressions)
+        entry.impression = ImpressionBytes(value);
+    else
+        entry.value = value;
+    return entry;
+}
+
+std::pair<size_t, bool> Partition::run(double now_s, int64_t wall_ms) {
+    std::optional<int64_t> watermark_ms = watermark_.advance(now_s);
+    const int64_t horizon_ms = intake_.horizon_ms();
+    size_t num_records = 0;
+    Intake::Next next;
+    while (intake_.take(horizon_ms, next)) {
+        ++num_records;
+        process(next, watermark_ms, wall_ms);
+        watermark_ms = watermark_.advance(now_s);
+        if (watermark_ms && waiting_.is_due(*watermark_ms) && waiting_.advance(*watermark_ms))
+            return {num_records, true};
+    }
+    watermark_ms = watermark_.advance(now_s);
+    return {num_records, watermark_ms && waiting_.advance(*watermark_ms)};
+}
+
+void Partition::process(Intake::Next& next, std::optional<int64_t> watermark_ms, int64_t wall_ms) {
+    Entry& entry = next.entry;
+    offsets_[next.topic] = entry.offset + 1;
+    ++counts_.read[next.topic];
+    if (entry.fault.empty()) {
+        const std::string rule = watermark_.observe(next.topic, entry.time_ms, wall_ms, next.limit_ms);
+        if (!rule.empty()) entry.fault = std::string(kNames[next.topic]) + "." + rule;
+    }
+    if (!entry.fault.empty()) {
+        std::string value =
+            entry.impression.is_there() ? std::string(entry.impression.value()) : std::move(entry.value);
+        refused_.push_back({next.topic, entry.offset, std::move(value), std::move(entry.fault)});
+    } else if (next.topic == kImpressions) {
+        see_impression(entry, watermark_ms);
+    } else {
+        see_action(entry);
+    }
+}
+
+void Partition::see_impression(Entry& entry, std::optional<int64_t> watermark_ms) {
+    ++counts_.valid_impressions;
+    const int64_t until_ms = settings_.rules.forget_ms(entry.time_ms);
+    lookback_.note(kImpressions, entry.offset, until_ms);
+    waiting_.reach(watermark_ms);
+    if (waiting_.advanced_ms() && *waiting_.advanced_ms() >= until_ms) {
+        too_late_.push_back({kImpressions, entry.offset, std::string(entry.impression.value()), {}});
+        return;
+    }
+    if (!read_impression(entry.impression.value(), impression_))
+        throw std::logic_error("an impression was read before");
+    early_.clear();
+    if (!waiting_.see_impression(impression_, entry.impression, early_)) ++counts_.repeated;
+    for (int64_t offset : early_) lookback_.note(kActions, offset, until_ms);
+}
+
+void Partition::see_action(Entry& entry) {
+    Action action;
+    if (!read_action(entry.value, action)) throw std::logic_error("an action was read before");
+    const uint32_t kind = settings_.rules.kind_of(action.kind);
+    if (kind == kNoKind) {
+        ++counts_.unused_kinds;
+        return;
+    }
+    const bool is_positive = action.value > 0;
+    if (!is_positive && settings_.rules.kinds[kind].bits) ++counts_.unused_values;
+    ++counts_.by_kind[kind];
+    lookback_.note(kActions, entry.offset, settings_.rules.expire_ms(action.time_ms));
+    const std::string request_id(action.request_id);
+    waiting_.see_action(request_id,
+                        {entry.offset, action.item_id, action.time_ms, kind, is_positive, std::move(entry.value)});
+}
+
+void Partition::resume(const std::array<int64_t, kNumInputs>& offsets, const WatermarkState& watermark,
+                       std::optional<int64_t> advanced_ms, const OpenPlace& open) {
+    offsets_ = offsets;
+    watermark_.restore(watermark);
+    waiting_.set_advanced_ms(advanced_ms);
+    const int64_t remembered_ms = settings_.rules.window_ms + settings_.rules.allowed_lateness_ms;
+    lookback_ = Lookback(open, waiting_.needed_until_ms(), remembered_ms);
+    facts_ = {};
+}
+
+OpenPlace Partition::end_step(int64_t examples_end, int64_t step) {
+    return lookback_.commit({offsets_, examples_end, step}, waiting_.closed_ms());
+}
+
+void Partition::begin_recovery(Facts facts) {
+    facts_ = std::move(facts);
+    to_adopt_ = waiting_.known(facts_);
+}
+
+bool Partition::adopt_some(size_t num) {
+    for (; num > 0 && !to_adopt_.empty(); --num) {
+        waiting_.adopt(to_adopt_.back(), facts_);
+        to_adopt_.pop_back();
+    }
+    return !to_adopt_.empty();
+}
+
+void Partition::recover(InputTopic topic, const std::vector<std::pair<int64_t, std::string_view>>& records,
+                        int64_t wall_ms, const Judge& judge) {
+    for (const auto& [offset, value] : records) {
+        Entry entry = entry_of(topic, value, wall_ms, judge);
+        if (!entry.fault.empty()) continue;  // a dead letter already
+        entry.offset = offset;
+        if (topic == kImpressions)
+            recover_impression(entry);
+        else
+            recover_action(entry);
+    }
+}
+
+void Partition::recover_impression(const Entry& entry) {
+    if (settings_.rules.forget_ms(entry.time_ms) <= facts_.forgotten_ms) return;
+    if (!read_impression(entry.impression.value(), impression_))
+        throw std::logic_error("an impression was read before");
+    waiting_.recover_impression(impression_, entry.impression, facts_);
+}
+
+void Partition::recover_action(Entry& entry) {
+    Action action;
+    if (!read_action(entry.value, action)) throw std::logic_error("an action was read before");
+    const uint32_t kind = settings_.rules.kind_of(action.kind);
+    const bool is_expired = settings_.rules.expire_ms(action.time_ms) <= facts_.forgotten_ms;
+    if (kind == kNoKind || (is_expired && !waiting_.remembers(action.request_id))) return;
+    const std::string request_id(action.request_id);
+    waiting_.recover_action(
+        request_id, {entry.offset, action.item_id, action.time_ms, kind, action.value > 0, std::move(entry.value)});
+}
+
+void Partition::clear_step() {
+    blocks_.stored(waiting_);
+    waiting_.clear_step();
+    refused_.clear();
+    too_late_.clear();
+}
+
+Counts Partition::take_counts() {
+    Counts counts = std::move(counts_);
+    counts_ = {};
+    counts_.by_kind.resize(settings_.rules.kinds.size());
+    return counts;
+}
+
+}  // namespace monolith::joiner

@@ -1,0 +1,139 @@
+// The joiner of one partition: records in, examples and refused records out. No I/O and no clock. The order of its
+// steps is that of streaming/joiner/loop.py.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "joiner/blocks.hpp"
+#include "joiner/impression.hpp"
+#include "joiner/intake.hpp"
+#include "joiner/lookback.hpp"
+#include "joiner/waiting.hpp"
+#include "joiner/watermark.hpp"
+
+namespace monolith::joiner {
+
+// Settings of a partition's joiner. A valid event time is at most `max_skew_ms` ahead of the wall clock and not in
+// [not_from_ms, not_to_ms): times of today in seconds.
+struct Settings {
+    Rules rules;
+    Widths widths;
+    size_t num_ahead = 0;  // of `Intake`
+    double idle_timeout_s = 0;
+    int64_t max_skew_ms = 0;
+    int64_t not_from_ms = 0, not_to_ms = 0;
+};
+
+// Decision of the Python codec on a record that the core leaves to it.
+struct Judgement {
+    bool is_valid;
+    std::string text;  // the record in the form that the core reads, or the reason for refusing it
+};
+using Judge = std::function<Judgement(std::string_view value)>;
+
+// A record refused before it reached its request.
+struct RefusedRecord {
+    InputTopic topic;
+    int64_t offset;
+    std::string value;
+    std::string reason;
+};
+
+// Numbers of a step.
+struct Counts {
+    std::array<uint64_t, kNumInputs> read{};
+    uint64_t unused_kinds = 0;
+    uint64_t unused_values = 0;
+    uint64_t repeated = 0;           // impressions
+    uint64_t valid_impressions = 0;  // as the census counts them
+    std::vector<uint64_t> by_kind;   // actions, by index in `Rules::kinds`
+};
+
+class Partition {
+  public:
+    Partition(Settings settings, const WatermarkState& watermark, std::array<int64_t, kNumInputs> offsets,
+              double now_s);
+
+    // Read ahead: append records of a topic. `wanted`: the number asked for; fewer mean that the topic has no more.
+    void push(InputTopic topic, const std::vector<std::pair<int64_t, std::string_view>>& records, size_t wanted,
+              int64_t wall_ms, const Judge& judge);
+    // Append one record that cannot be read, for `reason`.
+    void push_damaged(InputTopic topic, int64_t offset, std::string reason, size_t wanted);
+    void note_read(InputTopic topic, double now_s) { watermark_.note_read(topic, intake_.has_valid(topic), now_s); }
+    // Records lost: read on at `offset`.
+    void skip_to(InputTopic topic, int64_t offset) {
+        if (intake_.size(topic) == 0) offsets_[topic] = offset;
+    }
+    size_t num_read_ahead(InputTopic topic) const { return intake_.size(topic); }
+
+    // Go on from here with the requests that are remembered now; what was read ahead must be none.
+    void resume(const std::array<int64_t, kNumInputs>& offsets, const WatermarkState& watermark,
+                std::optional<int64_t> advanced_ms, const OpenPlace& open);
+    void forget_wall_clock(int64_t wall_ms) { watermark_.forget_wall_clock(wall_ms); }
+    // Note that every request due by the watermark was processed, if none is left.
+    void reach() { waiting_.reach(watermark_.state().watermark_ms); }
+    // Note the end of a step: the number of the last step in the log and the end of the examples. Returns the place
+    // from which a state must be built again.
+    OpenPlace end_step(int64_t examples_end, int64_t step);
+
+    // Bring the requests that are remembered up to `facts`, at most `num` of them; return whether more are left.
+    void begin_recovery(Facts facts);
+    bool adopt_some(size_t num);
+    // Process records that an earlier run has processed.
+    void recover(InputTopic topic, const std::vector<std::pair<int64_t, std::string_view>>& records, int64_t wall_ms,
+                 const Judge& judge);
+
+    // Process the records read ahead and close windows; return their number, and whether more windows are due.
+    std::pair<size_t, bool> run(double now_s, int64_t wall_ms);
+    bool close_some() { return waiting_.close_some(); }
+
+    const Settings& settings() const { return settings_; }
+    const WaitingRequests& waiting() const { return waiting_; }
+    const WatermarkState& watermark() const { return watermark_.state(); }
+    const std::array<int64_t, kNumInputs>& offsets() const { return offsets_; }
+    const std::vector<RefusedRecord>& refused() const { return refused_; }
+    const std::vector<RefusedRecord>& too_late() const { return too_late_; }
+    // Return the numbers since the last call.
+    Counts take_counts();
+    bool has_changes() const {
+        return !waiting_.changed().empty() || !waiting_.forgotten().empty() || !too_late_.empty();
+    }
+    Blocks::Changes changes() { return blocks_.changes(waiting_, settings_.rules); }
+    void clear_step();
+    void restore_block(uint32_t number, std::string_view value) {
+        blocks_.restore(number, value, settings_.rules, waiting_);
+    }
+    void restored() { blocks_.restored(waiting_); }
+
+  private:
+    bool accepts(InputTopic topic, std::string_view value, int64_t wall_ms, int64_t& time_ms);
+    Entry entry_of(InputTopic topic, std::string_view value, int64_t wall_ms, const Judge& judge);
+    void process(Intake::Next& next, std::optional<int64_t> watermark_ms, int64_t wall_ms);
+    void see_impression(Entry& entry, std::optional<int64_t> watermark_ms);
+    void see_action(Entry& entry);
+    void recover_impression(const Entry& entry);
+    void recover_action(Entry& entry);
+
+    Settings settings_;
+    Watermark watermark_;
+    std::array<int64_t, kNumInputs> offsets_;  // to read on from after the records processed
+    Intake intake_;
+    FeatureRules features_;
+    WaitingRequests waiting_;
+    Blocks blocks_;
+    Lookback lookback_;
+    Facts facts_;
+    std::vector<std::string> to_adopt_;
+    std::vector<int64_t> early_;  // offsets of the actions that waited for an impression
+    std::vector<RefusedRecord> refused_, too_late_;
+    Counts counts_;
+    Impression impression_;  // keeps its memory
+};
+
+}  // namespace monolith::joiner

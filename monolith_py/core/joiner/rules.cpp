@@ -1,0 +1,194 @@
+#include "joiner/rules.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <unordered_set>
+
+#include "joiner/blake2b.hpp"
+
+namespace monolith::joiner {
+
+namespace {
+
+constexpr uint32_t kNoRow = UINT32_MAX;
+
+uint32_t row_of(const Request& request, int64_t item_id) {
+    for (uint32_t row = 0; row < request.num_candidates; ++row)
+        if (request.candidates[row].item_id == item_id) return row;
+    return kNoRow;
+}
+
+}  // namespace
+
+uint32_t Rules::kind_of(std::string_view name) const {
+    for (size_t index = 0; index < kinds.size(); ++index)
+        if (kinds[index].name == name) return static_cast<uint32_t>(index);
+    return kNoKind;
+}
+
+bool is_kept(std::string_view request_id, int64_t item_id, double rate) {
+    if (rate >= 1.0) return true;
+    std::string message(request_id);
+    message.append(reinterpret_cast<const char*>(&item_id), sizeof item_id);
+    // A whole number is below a bound exactly if it is below the next whole number up.
+    return blake2b_64(message, "negative sample") < static_cast<uint64_t>(std::ceil(std::ldexp(rate, 64)));
+}
+
+void StateMachine::see_impression(Request& request, const Impression& impression, const ImpressionBytes& bytes) {
+    const auto num = static_cast<uint32_t>(impression.num_candidates());
+    request.time_ms = impression.time_ms;
+    request.deadline_ms = impression.time_ms + rules_.window_ms;
+    request.impression = bytes;
+    request.shared_bytes = static_cast<uint32_t>(impression.shared.size());
+    request.candidates = std::make_unique<Request::Candidate[]>(num);
+    request.num_candidates = num;
+    request.num_waiting = num;
+    std::unordered_set<int64_t> seen;
+    for (uint32_t row = 0; row < num; ++row) {
+        request.candidates[row].item_id = impression.item_id(row);
+        if (num > 1 && !seen.insert(request.candidates[row].item_id).second) request.set_status(row, Status::kRepeated);
+    }
+    if (!request.actions) return;
+    std::vector<SeenAction> early = std::move(request.actions->early);
+    request.actions->early.clear();
+    for (SeenAction& action : early) see_action(request, std::move(action));
+}
+
+void StateMachine::see_action(Request& request, SeenAction seen) {
+    if (!request.has_arrived()) {
+        keep_early(request, std::move(seen));
+        return;
+    }
+    const bool closes = closes_request(seen);
+    const int64_t time_ms = seen.time_ms;
+    const uint32_t row = row_of(request, seen.item_id);
+    if (row == kNoRow && !closes) {
+        refuse(request, std::move(seen), Reason::kNoCandidate);
+    } else if (time_ms >= request.deadline_ms + rules_.allowed_lateness_ms) {
+        refuse(request, std::move(seen), Reason::kExpired);
+    } else {
+        if (row != kNoRow) see_on_candidate(request, row, std::move(seen));
+        if (closes && time_ms < request.deadline_ms) emit_all(request, std::max(request.time_ms, time_ms));
+    }
+}
+
+void StateMachine::advance(Request& request, int64_t watermark_ms) {
+    if (request.has_arrived()) {
+        if (watermark_ms >= request.deadline_ms) emit_all(request, request.deadline_ms);
+        return;
+    }
+    if (!request.actions) return;
+    std::vector<SeenAction> kept;
+    for (SeenAction& seen : request.actions->early) {
+        if (watermark_ms >= rules_.expire_ms(seen.time_ms))
+            refuse(request, std::move(seen), Reason::kNoImpression);
+        else
+            kept.push_back(std::move(seen));
+    }
+    request.actions->early = std::move(kept);
+}
+
+int64_t StateMachine::due_ms(const Request& request) const {
+    if (request.has_arrived()) return request.deadline_ms + (request.is_waiting() ? 0 : rules_.allowed_lateness_ms);
+    if (!request.actions || request.actions->early.empty()) return kForeverMs;
+    int64_t oldest_ms = kForeverMs;
+    for (const SeenAction& seen : request.actions->early) oldest_ms = std::min(oldest_ms, seen.time_ms);
+    return rules_.expire_ms(oldest_ms);
+}
+
+bool StateMachine::can_emit(const Request& request) const {
+    if (request.is_waiting()) return true;
+    if (!rules_.retracts) return false;
+    for (uint32_t row = 0; row < request.num_candidates; ++row)
+        if (request.candidates[row].labels != rules_.all_tasks()) return true;
+    return false;
+}
+
+void StateMachine::keep_early(Request& request, SeenAction seen) {
+    std::vector<SeenAction>& early = request.waiting_actions().early;
+    for (const SeenAction& other : early) {
+        const bool same =
+            other.item_id == seen.item_id && other.kind == seen.kind && other.is_positive == seen.is_positive;
+        if (same && other.time_ms <= seen.time_ms) return;
+    }
+    if (early.size() >= kMaxEarly)
+        refuse(request, std::move(seen), Reason::kTooMany);
+    else
+        early.push_back(std::move(seen));
+}
+
+void StateMachine::see_on_candidate(Request& request, uint32_t row, SeenAction seen) {
+    const Status status = request.candidates[row].status;
+    if (status != Status::kWaiting && status != Status::kKnown) {
+        see_late(request, row, std::move(seen));
+        return;
+    }
+    if (seen.time_ms >= request.deadline_ms) {
+        if (bits_of(seen)) keep_late(request, row, std::move(seen));
+        return;
+    }
+    request.candidates[row].labels |= bits_of(seen);
+    const bool is_known = is_terminal(seen) || request.candidates[row].labels == rules_.all_tasks();
+    if (status != Status::kWaiting || !is_known) return;
+    request.set_status(row, Status::kKnown);
+    const int64_t known_ms = std::max(request.time_ms, seen.time_ms);
+    if (!rules_.emits_requests)
+        emit(request, row, known_ms);
+    else if (request.num_waiting == 0)
+        emit_all(request, known_ms);
+}
+
+// A second one changes nothing, so copies need no place.
+void StateMachine::keep_late(Request& request, uint32_t row, SeenAction seen) {
+    std::vector<LateAction>& late = request.waiting_actions().late;
+    const bool is_there = std::any_of(late.begin(), late.end(), [&](const LateAction& entry) {
+        return entry.row == row && entry.seen.kind == seen.kind;
+    });
+    if (!is_there) late.push_back({row, std::move(seen)});
+}
+
+void StateMachine::emit_all(Request& request, int64_t known_ms) {
+    for (uint32_t row = 0; row < request.num_candidates && request.is_waiting(); ++row)
+        if (request.candidates[row].status == Status::kWaiting || request.candidates[row].status == Status::kKnown)
+            emit(request, row, known_ms);
+}
+
+void StateMachine::emit(Request& request, uint32_t row, int64_t known_ms) {
+    const uint64_t labels = request.candidates[row].labels;
+    const bool kept = labels || is_kept(request.id, request.candidates[row].item_id, rules_.negative_rate);
+    request.set_status(row, kept ? Status::kEmitted : Status::kSampledAway);
+    const auto rate = labels ? 1.0F : static_cast<float>(rules_.negative_rate);
+    const uint8_t kind = kept ? Emission::kLabelled : Emission::kSampledAway;
+    outcome_.emissions.push_back({request.impression, row, kind, true, rate, labels, request.time_ms, known_ms});
+    if (!request.actions || request.actions->late.empty()) return;
+    std::vector<LateAction> own, others;
+    for (LateAction& entry : request.actions->late) (entry.row == row ? own : others).push_back(std::move(entry));
+    request.actions->late = std::move(others);
+    for (LateAction& entry : own) see_late(request, row, std::move(entry.seen));
+}
+
+void StateMachine::see_late(Request& request, uint32_t row, SeenAction seen) {
+    uint64_t& labels = request.candidates[row].labels;
+    const uint64_t fresh = bits_of(seen) & ~labels;
+    if (!fresh) return;
+    if (!rules_.retracts) {
+        refuse(request, std::move(seen), Reason::kLate);
+        return;
+    }
+    const bool retracts = request.candidates[row].status == Status::kEmitted;
+    // The first retraction of a sampled negative takes back its weight; the candidate then has the weight 1 of a
+    // positive.
+    const auto rate = retracts && labels == 0 ? static_cast<float>(rules_.negative_rate) : 1.0F;
+    labels |= fresh;
+    request.set_status(row, Status::kEmitted);
+    const int64_t from_ms = seen.time_ms >= request.deadline_ms ? request.deadline_ms : request.time_ms;
+    const uint8_t kind = retracts ? Emission::kRetraction : Emission::kLabelled;
+    outcome_.emissions.push_back(
+        {request.impression, row, kind, false, rate, fresh, request.time_ms, std::max(from_ms, seen.time_ms)});
+}
+
+void StateMachine::refuse(const Request& request, SeenAction seen, Reason reason) {
+    outcome_.refused.push_back({request.id, std::move(seen), reason});
+}
+
+}  // namespace monolith::joiner

@@ -1,0 +1,83 @@
+// The state machine of one request: the rules of streaming/joiner/rules.py, whose docstring states them.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "joiner/request.hpp"
+
+namespace monolith::joiner {
+
+// Most actions that wait for the impression of their request: MAX_EARLY of rules.py.
+constexpr size_t kMaxEarly = 256;
+
+// Effect of a kind of action.
+struct Kind {
+    std::string name;
+    uint64_t bits = 0;  // tasks that it makes positive
+    bool is_terminal = false;
+    bool closes_request = false;
+};
+
+// Joining rules of a job, times in milliseconds.
+struct Rules {
+    std::vector<std::string> tasks;
+    std::vector<Kind> kinds;
+    bool emits_requests = false;
+    bool retracts = true;
+    int64_t window_ms = 0;
+    int64_t allowed_lateness_ms = 0;
+    int64_t max_out_of_orderness_ms = 0;
+    double negative_rate = 1.0;
+
+    // Return the index of a kind of action that can make a label or end a wait, else kNoKind.
+    uint32_t kind_of(std::string_view name) const;
+    uint64_t all_tasks() const { return tasks.size() == 64 ? ~uint64_t{0} : (uint64_t{1} << tasks.size()) - 1; }
+    int64_t forget_ms(int64_t time_ms) const { return time_ms + window_ms + allowed_lateness_ms; }
+    int64_t expire_ms(int64_t time_ms) const { return time_ms + window_ms + max_out_of_orderness_ms; }
+};
+
+// Return whether sampling at `rate` keeps the negative of this candidate: `is_kept` of streaming/joiner/sampling.py.
+bool is_kept(std::string_view request_id, int64_t item_id, double rate);
+
+// The steps of the state machine; their results go to the outcome.
+class StateMachine {
+  public:
+    StateMachine(const Rules& rules, Outcome& outcome) : rules_(rules), outcome_(outcome) {}
+    // Process the impression of a request without one, then the actions that waited for it.
+    void see_impression(Request& request, const Impression& impression, const ImpressionBytes& bytes);
+    // Process an action of a kind of the rules.
+    void see_action(Request& request, SeenAction seen);
+    // Close the window, or refuse actions that waited too long for their impression.
+    void advance(Request& request, int64_t watermark_ms);
+    // Return the watermark at which `advance` has an effect or the request can be forgotten, kForeverMs for a request
+    // without any state.
+    int64_t due_ms(const Request& request) const;
+    // Return whether the request may still emit an example.
+    bool can_emit(const Request& request) const;
+
+  private:
+    void keep_early(Request& request, SeenAction seen);
+    void see_on_candidate(Request& request, uint32_t row, SeenAction seen);
+    void keep_late(Request& request, uint32_t row, SeenAction seen);
+    void emit_all(Request& request, int64_t known_ms);
+    void emit(Request& request, uint32_t row, int64_t known_ms);
+    void see_late(Request& request, uint32_t row, SeenAction seen);
+    void refuse(const Request& request, SeenAction seen, Reason reason);
+    uint64_t bits_of(const SeenAction& seen) const {
+        return seen.is_positive && seen.kind != kNoKind ? rules_.kinds[seen.kind].bits : 0;
+    }
+    bool is_terminal(const SeenAction& seen) const {
+        return seen.kind != kNoKind && rules_.kinds[seen.kind].is_terminal;
+    }
+    bool closes_request(const SeenAction& seen) const {
+        return seen.kind != kNoKind && rules_.kinds[seen.kind].closes_request;
+    }
+
+    const Rules& rules_;
+    Outcome& outcome_;
+};
+
+}  // namespace monolith::joiner

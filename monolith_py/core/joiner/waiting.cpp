@@ -1,0 +1,190 @@
+#include "joiner/waiting.hpp"
+
+#include <algorithm>
+
+namespace monolith::joiner {
+
+namespace {
+
+size_t content_bytes_of(const Request& request) {
+    return request.impression.value().size() + request.num_candidates * sizeof(Request::Candidate);
+}
+
+}  // namespace
+
+bool WaitingRequests::see_impression(const Impression& impression, const ImpressionBytes& bytes,
+                                     std::vector<int64_t>& early) {
+    Request& request = map_.insert(impression.request_id);
+    if (request.has_arrived()) return false;
+    if (request.actions)
+        for (const SeenAction& seen : request.actions->early) early.push_back(seen.offset);
+    const size_t first = outcome_.emissions.size();
+    see_arrival(request, impression, bytes);
+    take(request, first);
+    return true;
+}
+
+void WaitingRequests::see_arrival(Request& request, const Impression& impression, const ImpressionBytes& bytes) {
+    machine_.see_impression(request, impression, bytes);
+    for (uint32_t row = 0; row < request.num_candidates; ++row)
+        num_waiting_ += request.candidates[row].status != Status::kRepeated;
+    content_bytes_ += content_bytes_of(request);
+}
+
+void WaitingRequests::see_action(std::string_view request_id, SeenAction seen) {
+    Request& request = map_.insert(request_id);
+    const size_t first = outcome_.emissions.size();
+    machine_.see_action(request, std::move(seen));
+    take(request, first);
+}
+
+bool WaitingRequests::advance(int64_t watermark_ms) {
+    for (size_t closed = 0; closed < kMaxClosed && !is_full() && is_due(watermark_ms); ++closed) {
+        Request& request = due_.first();
+        const size_t first = outcome_.emissions.size();
+        machine_.advance(request, watermark_ms);
+        if (take(request, first) && due_.of(request) <= watermark_ms) forget(request);
+    }
+    reach(watermark_ms);
+    return is_due(watermark_ms);
+}
+
+int64_t WaitingRequests::needed_until_ms() const {
+    int64_t latest_ms = 0;
+    map_.for_each([&](const Request& request) { latest_ms = std::max(latest_ms, due_.of(request)); });
+    return latest_ms + rules_.allowed_lateness_ms;
+}
+
+std::vector<std::string> WaitingRequests::known(const Facts& facts) const {
+    std::vector<std::string> ids;
+    map_.for_each([&](const Request& request) {
+        if (due_.of(request) <= facts.closed_ms || facts.requests.count(request.id)) ids.push_back(request.id);
+    });
+    return ids;
+}
+
+void WaitingRequests::adopt(const std::string& request_id, const Facts& facts) {
+    Request* request = map_.find(request_id);
+    if (request == nullptr) return;
+    const size_t first = outcome_.emissions.size();
+    joiner::adopt(*request, facts.of(request_id), facts.closed_ms, outcome_);
+    take(*request, first);
+}
+
+void WaitingRequests::recover_impression(const Impression& impression, const ImpressionBytes& bytes,
+                                         const Facts& facts) {
+    Request& request = map_.insert(impression.request_id);
+    if (request.has_arrived()) return;
+    std::vector<SeenAction> early;
+    if (request.actions) early.swap(request.actions->early);
+    const std::string request_id = request.id;
+    const size_t first = outcome_.emissions.size();
+    see_arrival(request, impression, bytes);
+    joiner::adopt(request, facts.of(request_id), facts.closed_ms, outcome_);
+    take(request, first);
+    for (SeenAction& action : early) recover_action(request_id, std::move(action));
+}
+
+void WaitingRequests::recover_action(std::string_view request_id, SeenAction seen) {
+    Request& request = map_.insert(request_id);
+    const size_t first = outcome_.emissions.size(), num_refused = outcome_.refused.size();
+    machine_.see_action(request, std::move(seen));
+    withhold(request, first, outcome_);
+    outcome_.refused.resize(num_refused);
+    take(request, first);
+}
+
+bool WaitingRequests::close_some() {
+    if (!is_closing_) {
+        is_closing_ = true;
+        map_.for_each([&](Request& request) { closing_.push_back(&request); });
+        std::sort(closing_.begin(), closing_.end(), [&](const Request* one, const Request* other) {
+            const int64_t due = due_.of(*one), other_due = due_.of(*other);
+            return due != other_due ? due > other_due : one->id > other->id;
+        });
+    }
+    while (!closing_.empty() && !is_full() && changed_.size() + forgotten_.size() < kMaxClosed) {
+        Request& request = *closing_.back();
+        closing_.pop_back();
+        if (request.has_arrived() && !request.is_waiting()) continue;
+        const size_t first = outcome_.emissions.size();
+        machine_.advance(request, kForeverMs);
+        take(request, first);
+    }
+    is_closing_ = !closing_.empty();
+    return is_closing_;
+}
+
+bool WaitingRequests::take(Request& request, size_t first_emission) {
+    const size_t num_emitted = outcome_.emissions.size() - first_emission;
+    for (size_t i = first_emission; i < outcome_.emissions.size(); ++i) num_waiting_ -= outcome_.emissions[i].is_first;
+    if (num_emitted > 0) emitted_bytes_ += request.impression.value().size() + request.shared_bytes * num_emitted;
+    const int64_t due_ms = machine_.due_ms(request);
+    if (due_ms == kForeverMs) {
+        forget(request);
+        return false;
+    }
+    if (request.has_arrived() && !machine_.can_emit(request)) drop_impression(request);
+    due_.set(request, due_ms);
+    note_change(request);
+    return true;
+}
+
+void WaitingRequests::drop_impression(Request& request) {
+    content_bytes_ -= request.impression.value().size();
+    request.impression = {};
+}
+
+void WaitingRequests::note_change(Request& request) {
+    if (request.change != UINT32_MAX) return;
+    request.change = static_cast<uint32_t>(changed_.size());
+    changed_.push_back(&request);
+}
+
+void WaitingRequests::forget(Request& request) {
+    if (request.change != UINT32_MAX) changed_[request.change] = nullptr;
+    if (request.state_block > 0) {
+        forgotten_.push_back(request.id);
+        released_.push_back(request.state_block);
+        if (request.impression_block > 0) released_.push_back(request.impression_block);
+    }
+    content_bytes_ -= content_bytes_of(request);
+    due_.remove(request);
+    map_.erase(request);
+}
+
+void WaitingRequests::clear_step() {
+    for (Request* request : changed_)
+        if (request != nullptr) request->change = UINT32_MAX;
+    changed_.clear();
+    forgotten_.clear();
+    released_.clear();
+    outcome_ = {};
+    emitted_bytes_ = 0;
+}
+
+void WaitingRequests::drop(std::string_view id) {
+    Request& request = map_.insert(id);
+    map_.erase(request);
+}
+
+void WaitingRequests::restored() {
+    std::vector<Request*> empty;
+    map_.for_each([&](Request& request) {
+        request.num_waiting = request.num_known = 0;
+        for (uint32_t row = 0; row < request.num_candidates; ++row) {
+            request.num_waiting += request.candidates[row].status == Status::kWaiting;
+            request.num_known += request.candidates[row].status == Status::kKnown;
+        }
+        num_waiting_ += request.num_waiting + request.num_known;
+        content_bytes_ += content_bytes_of(request);
+        const int64_t due_ms = machine_.due_ms(request);
+        if (due_ms == kForeverMs)
+            empty.push_back(&request);
+        else
+            due_.set(request, due_ms);
+    });
+    for (Request* request : empty) forget(*request);
+}
+
+}  // namespace monolith::joiner

@@ -1,0 +1,112 @@
+// The requests of one partition that wait, in memory: found by id, closed by due time. The rules are those of the state
+// machine; the order of results is that of streaming/joiner/request_joiner.py.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "joiner/adoption.hpp"
+#include "joiner/due_times.hpp"
+#include "joiner/request_map.hpp"
+#include "joiner/rules.hpp"
+
+namespace monolith::joiner {
+
+// Most requests that one step closes.
+constexpr size_t kMaxClosed = 4096;
+// A step that emits this much closes no further request: its records stay in the caches.
+constexpr size_t kMaxEmitted = 1 << 13, kMaxEmittedBytes = 32 << 20;
+
+class WaitingRequests {
+  public:
+    explicit WaitingRequests(const Rules& rules) : rules_(rules), machine_(rules, outcome_) {}
+    WaitingRequests(const WaitingRequests&) = delete;
+    WaitingRequests& operator=(const WaitingRequests&) = delete;
+
+    // Process an impression; return false if its request has one already. The offsets of the actions that waited for
+    // it are added to `early`.
+    bool see_impression(const Impression& impression, const ImpressionBytes& bytes, std::vector<int64_t>& early);
+    void see_action(std::string_view request_id, SeenAction seen);
+    // Return whether `advance` to `watermark_ms` would change a request.
+    bool is_due(int64_t watermark_ms) const { return !due_.empty() && due_.first_ms() <= watermark_ms; }
+    // Note that event time has reached `watermark_ms`, unless a request is due at it.
+    void reach(std::optional<int64_t> watermark_ms) {
+        if (watermark_ms && !is_due(*watermark_ms)) advanced_ms_ = std::max(advanced_ms_, watermark_ms);
+    }
+    // Return the watermark up to which every due request was processed.
+    std::optional<int64_t> advanced_ms() const { return advanced_ms_; }
+    void set_advanced_ms(std::optional<int64_t> advanced_ms) { advanced_ms_ = advanced_ms; }
+    // Return a time up to which every request with an earlier or equal deadline is closed.
+    std::optional<int64_t> closed_ms() const {
+        if (!advanced_ms_ || due_.empty()) return advanced_ms_;
+        return std::min(*advanced_ms_, due_.first_ms() - 1);
+    }
+    // Return a watermark at which every request that is remembered now is forgotten.
+    int64_t needed_until_ms() const;
+    // Advance event time; return whether more requests are due at it than a step may close.
+    bool advance(int64_t watermark_ms);
+    // Close windows as if their time had passed, as many as a step may; return whether more are left. The first call
+    // fixes which; requests stay remembered for late actions.
+    bool close_some();
+
+    // Return the requests to adopt at the start of a recovery: those with facts, and those due when it was written.
+    std::vector<std::string> known(const Facts& facts) const;
+    // Take over what the log has of a request that is remembered.
+    void adopt(const std::string& request_id, const Facts& facts);
+    // Process an impression or an action that an earlier run has processed: the facts say what became of it.
+    void recover_impression(const Impression& impression, const ImpressionBytes& bytes, const Facts& facts);
+    void recover_action(std::string_view request_id, SeenAction seen);
+    bool remembers(std::string_view request_id) const { return map_.find(request_id) != nullptr; }
+
+    size_t num_requests() const { return map_.size(); }
+    int64_t num_waiting() const { return num_waiting_; }  // candidates
+    // Return the bytes of memory of all requests, about.
+    size_t num_bytes() const {
+        return map_.capacity_bytes() + due_.capacity_bytes() + map_.size() * sizeof(Request) + content_bytes_;
+    }
+    const Outcome& outcome() const { return outcome_; }
+    // Requests that this step changed, null where one was forgotten since, and the ids of stored ones it forgot.
+    const std::vector<Request*>& changed() const { return changed_; }
+    const std::vector<std::string>& forgotten() const { return forgotten_; }
+    // References of stored blocks that forgotten requests gave up.
+    const std::vector<uint32_t>& released() const { return released_; }
+    void clear_step();
+
+    // Return the request of this id to fill it from the store, then `restored` once all are filled.
+    Request& restore(std::string_view id) { return map_.insert(id); }
+    void drop(std::string_view id);
+    void restored();
+    template <typename Visit>
+    void for_each(Visit visit) const {
+        map_.for_each(visit);
+    }
+
+  private:
+    bool is_full() const { return outcome_.emissions.size() >= kMaxEmitted || emitted_bytes_ >= kMaxEmittedBytes; }
+    void see_arrival(Request& request, const Impression& impression, const ImpressionBytes& bytes);
+    // Keep the results of a request's step and its next due time; return false if it was forgotten.
+    bool take(Request& request, size_t first_emission);
+    void drop_impression(Request& request);
+    void note_change(Request& request);
+    void forget(Request& request);
+
+    const Rules& rules_;
+    Outcome outcome_;
+    StateMachine machine_;
+    RequestMap map_;
+    DueTimes due_;
+    std::vector<Request*> changed_;
+    std::vector<std::string> forgotten_;
+    std::vector<uint32_t> released_;
+    std::vector<Request*> closing_;  // what `close_some` has yet to close, the last one first
+    bool is_closing_ = false;
+    int64_t num_waiting_ = 0;
+    size_t content_bytes_ = 0;  // of impressions and candidates
+    std::optional<int64_t> advanced_ms_;
+    size_t emitted_bytes_ = 0;  // about, of the step's examples
+};
+
+}  // namespace monolith::joiner
