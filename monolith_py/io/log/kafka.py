@@ -29,8 +29,8 @@ from monolith_py.config.security import LogSecurityConfig
 from monolith_py.errors import LogError, OffsetTrimmed, RecordRefused, RecordsDamaged, TopicMissing
 from monolith_py.io.log.kafka_access import access_settings, open_admin
 from monolith_py.io.log.kafka_errors import mapped_errors
-from monolith_py.io.log.kafka_producer import EVENT_TIME, RecordProducer, open_producer
-from monolith_py.io.log.kafka_reader import DamagedBatch, PartitionReader
+from monolith_py.io.log.kafka_producer import RecordProducer, open_producer
+from monolith_py.io.log.kafka_reader import DamagedBatch, PartitionReader, event_time_ms
 from monolith_py.io.log.kafka_topics import MAX_RECORD_BYTES, TOPIC_SETTINGS, setting_faults, topic_bytes
 from monolith_py.io.log.kafka_writer import TRANSACTION_TIMEOUT_MS, KafkaWriter
 from monolith_py.io.log.log import Record, TopicInfo, check_read, check_topic, event_times
@@ -44,7 +44,6 @@ _RETRY_PAUSE_S = 0.1
 _DAMAGED_ATTEMPTS = 3
 # The number of partitions is asked for again after this time: an operator may add some.
 _PARTITIONS_AGE_S = 30.0
-_LARGEST_TIME_MS = 2**63 - 1
 # Kafka's limit includes the record's own header.
 _RECORD_OVERHEAD_BYTES = 1024
 _CONNECTION = {
@@ -186,7 +185,7 @@ class KafkaLog:
                 raise RecordsDamaged(topic, partition, offset, readable, str(error)) from error
             if records:
                 # A null value is a tombstone: an empty record here, which every decoder refuses.
-                return [Record(topic, partition, one.offset, _event_time_ms(one), one.value or b"") for one in records]
+                return [Record(topic, partition, one.offset, event_time_ms(one), one.value or b"") for one in records]
             # An empty poll has four possible reasons: there is no record, the broker is away (the look-up waits for it), the offset is out
             # of range, or records exist and have not arrived yet.
             end = self.end_offset(topic, partition)
@@ -290,13 +289,3 @@ class KafkaLog:
                 if missing:
                     raise TopicMissing(topic) from error
                 raise
-
-
-def _event_time_ms(record: Any) -> int:
-    """Return the event time in the record's header, or the timestamp of a record of another producer, 0 without one."""
-    for name, value in record.headers or ():
-        if name == EVENT_TIME and value is not None and len(value) == 8:
-            time_ms = int.from_bytes(value, "big")
-            if time_ms <= _LARGEST_TIME_MS:
-                return time_ms
-    return max(int(record.timestamp or 0), 0)

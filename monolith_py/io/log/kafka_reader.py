@@ -10,6 +10,10 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import CorruptRecordError, KafkaError, OffsetOutOfRangeError, UnsupportedCodecError
 
+from monolith_py.io.log.kafka_producer import EVENT_TIME
+
+_LARGEST_TIME_MS = 2**63 - 1
+
 
 class DamagedBatch(Exception):
     """A batch of records cannot be decoded."""
@@ -112,3 +116,13 @@ class PartitionReader:
         )
         consumer.assign([self.name])
         return consumer
+
+
+def event_time_ms(record: Any) -> int:
+    """Return the event time in the record's header, or the timestamp of a record of another producer, 0 without one."""
+    for name, value in record.headers or ():
+        if name == EVENT_TIME and value is not None and len(value) == 8:
+            time_ms = int.from_bytes(value, "big")
+            if time_ms <= _LARGEST_TIME_MS:
+                return time_ms
+    return max(int(record.timestamp or 0), 0)
