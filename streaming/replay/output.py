@@ -59,14 +59,14 @@ class TopicOutput:
         labels = {task: none.astype(np.float32) for task in schema.tasks}
         empty = ExampleBatch((), none, none, none.astype(np.uint8), none.astype(np.float32), labels, FeatureColumns(0))
         value = encode_examples(empty, {END_KEY: self.name})
-        with closing(open_log(self.job.log.url)) as log:
+        with closing(open_log(self.job.log)) as log:
             last = last_record(log, self.topic, 0)
             if last is None or last.value != value:
                 log.append(self.topic, [value], time_ms=last.time_ms if last else 1)
 
     def write(self, partition: int, slots: Iterable[SlotPart], count: Count) -> None:
         """Append the records of all slots of a partition that it lacks, in the order of time; the slots may come in any order."""
-        with tempfile.TemporaryDirectory(prefix="replay-") as folder, closing(open_log(self.job.log.url)) as log:
+        with tempfile.TemporaryDirectory(prefix="replay-") as folder, closing(open_log(self.job.log)) as log:
             for slot in slots:
                 if slot is not None:
                     (Path(folder) / _name(slot)).write_bytes(slot[2])
