@@ -36,7 +36,9 @@ def take_turns(drill: Deployment, stream: SoundStream, configs: list[str]) -> No
         joiner = drill.start("join", "--config", configs[number % len(configs)])
         if before is not None:
             stream.append(NUM_REQUESTS // 2)
-            wait_until(lambda joiner=joiner: "reading on at offsets" in joiner.said(), [joiner])
+        # The later one of two that start at the same time would fence the other.
+        wait_until(lambda joiner=joiner: "reading on at offsets" in joiner.said(), [joiner])
+        if before is not None:
             stream.append(NUM_REQUESTS // 2)
             before.must_refuse("Fenced")
         stream.feed(LEAD if before is None else 0, joiner)
