@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -23,6 +24,17 @@ settings.load_profile("repository")
 def work_factor() -> int:
     """Return MONOLITH_TEST_WORK, 1 by default: tests whose amount of work is fixed multiply it by this and must pass with any value."""
     return int(os.environ.get("MONOLITH_TEST_WORK", "1"))
+
+
+@pytest.fixture(autouse=True)
+def _root_logger_stays() -> Iterator[None]:
+    """Undo what a command that a test runs in this process does to logging: `set_up_logging` is for a process of its own."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    kept = [one for one in root.handlers if type(one).__module__.startswith("_pytest")]
+    root.handlers[:] = [one for one in handlers if not type(one).__module__.startswith("_pytest")] + kept
 
 
 @pytest.fixture

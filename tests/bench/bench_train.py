@@ -44,7 +44,7 @@ PARTS = {
     "optimizer": [("training/dense_optimizer.py", "step")],
     "quality": [("training/quality.py", "add")],
     "rows_forward": [("table/bags.py", "forward")],  # part of forward
-    "rows_backward": [("table/pooled_lookup.py", "step")],  # part of backward: dedup, update
+    "rows_backward": [("table/pooled_lookup.py", "_step")],  # part of backward: dedup, update
 }
 STEP = ("training/trainer.py", "step")
 # Settings of the model by the name in its figures: sparse towers are past their ramp and swap on.

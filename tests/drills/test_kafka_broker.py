@@ -58,8 +58,8 @@ def test_connections_that_are_cut_cost_no_example(deploy: Callable[..., Deployme
             joiner = drill.start("join")
             stream.feed(NUM_REQUESTS + LEAD, joiner)
             for _ in range(5):
-                stream.append(NUM_REQUESTS)
                 emitted = stream.num_emitted()
+                stream.append(NUM_REQUESTS)
                 wait_until(lambda least=emitted: stream.num_emitted() > least, [joiner])
                 proxy.cut()  # in the middle of these
             stream.feed(0, joiner)
