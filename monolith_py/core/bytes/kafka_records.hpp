@@ -15,7 +15,7 @@ struct KafkaRecord {
     std::string_view value;  // empty for null
 };
 
-// What the header of a batch says of its records. `append_ms`: time of all of them if the broker gave it, else below 0.
+// Header of a batch of records. `append_ms`: time of all of them if the broker gave it, else below 0.
 struct KafkaBatch {
     size_t num_records;
     int64_t base_offset;
