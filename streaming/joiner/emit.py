@@ -96,14 +96,6 @@ def served_of(emitted: Emitted, tasks: Sequence[str]) -> ServedScores | None:
     return ServedScores(scores, tuple(models), np.array(codes, np.int32)) if scores else None
 
 
-def increments_of(emitted: Emitted, num_tasks: int) -> Int64Array:
-    """Return the increments of each emission to the counters of its fids: int64 (B, 1 + tasks), examples and positives."""
-    emissions = [emission for _, emission in emitted]
-    columns = [np.array([emission.is_first for emission in emissions], np.int64)]
-    columns += [_bit(emissions, index) for index in range(num_tasks)]
-    return np.stack(columns, axis=1)
-
-
 def _bit(emissions: Sequence[Emission], index: int) -> Int64Array:
     return np.array([emission.labels >> index & 1 for emission in emissions], np.int64)
 
