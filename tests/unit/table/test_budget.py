@@ -45,8 +45,9 @@ def test_memory_stays_within_the_budget_and_a_batch(eviction: str) -> None:
 
 
 def test_lru_lets_the_rows_go_that_were_not_seen_for_longest() -> None:
+    """The last call still finds 2,960 old rows: its line lies at twice the 1,000 that must go, give or take 200."""
     table = make_table(10_000)
-    old, seen_again, recent = np.arange(4_000), np.arange(4_000, 6_000), np.arange(6_000, 10_000)
+    old, seen_again, recent = np.arange(5_000), np.arange(5_000, 7_000), np.arange(7_000, 10_000)
     table.find_or_insert(np.concatenate([np.repeat(old, 3), seen_again]), START_S)
     table.find_or_insert(recent, START_S + 100)
     table.find_or_insert(seen_again, START_S + 200)
@@ -54,7 +55,7 @@ def test_lru_lets_the_rows_go_that_were_not_seen_for_longest() -> None:
         table.find_or_insert(np.arange(20_000, 21_000) + 1_000 * turn, START_S + 300 + turn * TICK_S)
     table.find_or_insert(np.zeros(0, np.int64), START_S + 400)
     assert len(table) <= 10_000 and live(table, seen_again).all() and live(table, recent).all()
-    assert 900 <= live(table, old).sum() <= 1_000
+    assert 1_900 <= live(table, old).sum() <= 2_000
 
 
 def test_lfu_lets_the_rare_rows_go_first() -> None:
