@@ -5,7 +5,7 @@ A step
 2. advances the watermark and closes windows.
 It is committed once it has examples for a whole record, or `max_records` records, or `linger_s` after its first record:
 3. append dead letters (at least once: a crash before 4 appends them again),
-4. append the examples of each partition, whole and with the step's number and progress,
+4. append the examples of each partition, whole and with the step's number and progress, all partitions at the same time,
 5. write waiting requests, counters and position in one Kv transaction.
 A crash before 4 leaves nothing behind; after a crash between 4 and 5 `start` brings the state up to the log, as it does for an older state.
 So every example is in the log exactly once. Another joiner of the job that starts meanwhile fences this one: 4 and 5 then raise `Fenced`.
@@ -33,6 +33,7 @@ from monolith_py.io.retrying import RetryingKv, RetryingLog, RetryPolicy
 from monolith_py.observe import metrics
 from monolith_streaming.joiner.census import Census
 from monolith_streaming.joiner.commit import commit
+from monolith_streaming.joiner.concurrent_steps import ConcurrentSteps
 from monolith_streaming.joiner.core_partition import Judge
 from monolith_streaming.joiner.counters import counted
 from monolith_streaming.joiner.emit import MAX_RECORD_BYTES, Encoding
@@ -71,6 +72,7 @@ class JoinerLoop:
         self._readers: list[Reader] = []
         self._dead_letters = DeadLetters(log, self._topics.dead_letters, clock)
         self._partitions: list[PartitionState] = []
+        self._steps = ConcurrentSteps()
         self._num_records = 0  # of the open step
         self._step_began_s: float | None = None
         self._is_idle = False
@@ -101,6 +103,7 @@ class JoinerLoop:
 
     def close(self) -> None:
         """Close the writers."""
+        self._steps.close()
         for partition in self._partitions:
             partition.writer.close()
 
@@ -185,7 +188,9 @@ class JoinerLoop:
         self._retry.run(lambda: self._dead_letters.put_all(letters))  # 3
         for partition in self._partitions:
             partition.joiner.note_progress()
-            partition.writer.write(partition.joiner.core.written(), partition.position)  # 4
+        for partition, fenced in self._steps.write(self._partitions):  # 4
+            if fenced is not None:
+                raise fenced
             partition.joiner.note_step()
         self._observe()
         self._write(self._partitions)  # 5
