@@ -88,7 +88,7 @@ class Start:
             if position is None:
                 position = self._position_of_log(number)
             self._check_reach(number, position)
-            tail = read_tail(self.log, self.topics.examples, number, position, self.rules.tasks)
+            position, tail = self._follow(number, position)
         except StateMismatch as error:
             if not self.force:
                 raise StateMismatch(f"{error}. With --force the joiner goes on, and may write examples twice") from None
@@ -99,6 +99,25 @@ class Start:
         joiner = CorePartition(settings, self.rules, position, self.clock.monotonic_s())
         joiner.expected = {self.keys.owner(number): owner} | ({} if value is None else {self.keys.position(number): value})
         return PartitionState(number, joiner, writer), tail
+
+    def _follow(self, number: int, position: Position) -> tuple[Position, Tail]:
+        """Return the position, and the steps after it in the log.
+
+        A store that has no step yet beside those of another store is like one without a position: it has nothing that the log lacks.
+
+        Raises:
+            StateMismatch: the log does not follow the position.
+        """
+        examples = self.topics.examples
+        try:
+            return position, read_tail(self.log, examples, number, position, self.rules.tasks)
+        except StateMismatch as error:
+            found = last_step(self.log, examples, number, 0)
+            if position.step or found is None or found.step.series == position.series:
+                raise
+            _logger.warning("the store has no step yet, its state is built from the log: %s", error)
+        position = self._position_of_log(number)
+        return position, read_tail(self.log, examples, number, position, self.rules.tasks)
 
     def _position_of_log(self, number: int) -> Position:
         """Return the position from which the state can be built, for a store without one; any waiting requests in it are dropped.
