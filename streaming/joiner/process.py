@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig
 from monolith_py.errors import ConfigError, KvError
-from monolith_py.io import open_kv, open_log
+from monolith_py.io import Kv, open_kv, open_log
 from monolith_py.io.kv.durability import check_keeps_state
 from monolith_py.io.retrying import RetryPolicy
 from monolith_py.io.role_lock import role_lock
@@ -40,9 +40,8 @@ def run_joiner(job: JobConfig, *, stop_at_end: bool, force: bool = False) -> Non
     """
     if job.kv.url == "memory:":
         raise ConfigError("kv.url must be a store that outlives the joiner, which keeps its position there, got 'memory:'")
-    with _lock(job), StopSignal().installed() as stop, closing(open_log(job.log)) as log, closing(open_kv(job.kv)) as kv:
+    with _lock(job), StopSignal().installed() as stop, closing(open_log(job.log)) as log, closing(_open_store(job, stop)) as kv:
         clock = SystemClock()
-        RetryPolicy(clock, stop.is_set).run(lambda: check_keeps_state(kv))
         with closing(JoinerLoop(job, log, kv, clock, stop.is_set)) as loop:
             loop.start(force=force)
             if stop_at_end:
@@ -53,6 +52,18 @@ def run_joiner(job: JobConfig, *, stop_at_end: bool, force: bool = False) -> Non
                     gauges.step()
             loop.commit()
     _logger.info("joiner stopped, position written")
+
+
+def _open_store(job: JobConfig, stop: StopSignal) -> Kv:
+    """Return the store, once it can be opened and has shown that it keeps the state: a disk may be full for a while."""
+    retry = RetryPolicy(SystemClock(), stop.is_set)
+    kv = retry.run(lambda: open_kv(job.kv))
+    try:
+        retry.run(lambda: check_keeps_state(kv))
+    except BaseException:
+        kv.close()
+        raise
+    return kv
 
 
 def _lock(job: JobConfig) -> AbstractContextManager[None]:
