@@ -10,7 +10,7 @@ from surroundings import Child, Deployment, Example, wait_until
 
 from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.events import Action, Impression
-from monolith_py.io.codec import encode_action, encode_impression
+from monolith_py.io.codec import decode_examples, encode_action, encode_impression
 from monolith_py.io.log.topics import partition_of
 
 GAP_MS = 250
@@ -32,6 +32,8 @@ class SoundStream:
         self._actions: list[tuple[int, str, bytes]] = []  # a heap of those to come: time, request, value
         self.num_requests = 0
         self.expected: Counter[Example] = Counter()
+        self._places: dict[int, int] = {}  # offsets in `examples` up to which `_emitted` was read
+        self._emitted: set[str] = set()
 
     @property
     def now_ms(self) -> int:
@@ -67,7 +69,9 @@ class SoundStream:
 
     def num_emitted(self) -> int:
         """Return the number of requests of this stream that have examples."""
-        return len({request for request, *_ in self._deployment.examples() if request.startswith(self._name)})
+        for record in self._deployment.records(self._deployment.topics.examples, self._places):
+            self._emitted.update(request for request in decode_examples(record.value).request_ids if request.startswith(self._name))
+        return len(self._emitted)
 
     def end(self) -> None:
         """Append the actions that are still to come."""

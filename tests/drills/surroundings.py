@@ -154,13 +154,14 @@ class Deployment:
             child.kill()
         self.log.close()
 
-    def records(self, topic: str) -> Iterator[Record]:
-        """Yield all records of a topic that the log still has."""
+    def records(self, topic: str, places: dict[int, int] | None = None) -> Iterator[Record]:
+        """Yield the records of a topic that the log still has; from the offsets `places` on, which are moved behind them."""
+        places = {} if places is None else places
         for partition in range(self.log.num_partitions(topic)):
-            offset, end = self.log.start_offset(topic, partition), self.log.end_offset(topic, partition)
-            while offset < end and (records := self.log.read(topic, partition, offset, 1000, timeout_s=5.0)):
+            offset = max(places.get(partition, 0), self.log.start_offset(topic, partition))
+            while records := self.log.read(topic, partition, offset, 1000):
+                offset = places[partition] = records[-1].offset + 1
                 yield from records
-                offset = records[-1].offset + 1
 
     def num_records(self, topic: str) -> int:
         """Return the number of records that were ever appended to a topic."""
