@@ -196,7 +196,7 @@ class Deployment:
 
 
 class RedisServer:
-    """One genuine redis-server that keeps every acknowledged write; its data survives `kill` and `start`."""
+    """One genuine redis-server that keeps every acknowledged write; its data survives `kill` and `start`, which takes new `options`."""
 
     def __init__(self, executable: str, folder: Path, options: Sequence[str]) -> None:
         folder.mkdir()
@@ -204,14 +204,18 @@ class RedisServer:
         self.url = f"unix://{self.socket}?db=0"
         (self.port,) = free_ports(1)
         own = ["--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", str(self.socket), "--dir", str(folder)]
-        self._command = [executable, *own, "--appendonly", "yes", "--appendfsync", "always", *options]
+        self._command, self.options = [executable, *own, "--appendonly", "yes", "--appendfsync", "always"], options
         self.client = redis.Redis(unix_socket_path=str(self.socket))
         self.start()
 
     def start(self) -> None:
         with (self.folder / "stdout").open("ab") as output:
-            self.process = subprocess.Popen(self._command, stdout=output)
+            self.process = subprocess.Popen([*self._command, *self.options], stdout=output)
         wait_until(self._answers)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
 
     def close(self) -> None:
         self.client.close()
