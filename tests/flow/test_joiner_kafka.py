@@ -76,7 +76,7 @@ def examples(log: Log, topic: str) -> Counter[Example]:
     found: Counter[Example] = Counter()
     for partition in range(log.num_partitions(topic)):
         offset, end = log.start_offset(topic, partition), log.end_offset(topic, partition)
-        while offset < end and (records := log.read(topic, partition, offset, 1000, timeout_s=5.0)):
+        while offset < end and (records := log.read(topic, partition, offset, 1000)):
             for record in records:
                 offset = record.offset + 1
                 batch = decode_examples(record.value)
