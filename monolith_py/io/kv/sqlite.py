@@ -42,7 +42,7 @@ class SqliteKv:
                 found.update(self._reader.execute(f"SELECT key, value FROM entry WHERE key IN ({marks})", chunk))
         return [found.get(key) for key in encoded]
 
-    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = (), expect: Mapping[str, bytes] | None = None) -> None:
+    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = (), expect: Mapping[str, bytes | None] | None = None) -> None:
         """Put, then delete, in one atomic, durable step: a key in both is absent afterwards."""
         with self._write_lock, mapped_errors(KvError, self._path), transaction(self._writer):
             if expect:
