@@ -5,8 +5,8 @@
 3. Move the old files, which are in `_archive/compact.tmp` now, to `_archive/compacted`.
 
 The next run deletes both folders of `_archive`, whatever is in them, also after a death of this one. A reader that lists an hour sees its
-old files or its new ones, each record once; one that listed it before step 2 and opens a file after it gets an error, no wrong rows. The old
-files stay for a while, as a listing during their deletion would have some of them.
+old files or its new ones, each record once; one that listed it before step 2 and opens a file after it gets an error, no wrong rows.
+The old files stay for a while, as a listing during their deletion would have some of them.
 """
 
 from __future__ import annotations
