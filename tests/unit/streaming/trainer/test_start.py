@@ -15,7 +15,7 @@ from monolith_py.config import JobConfig, parse_job
 from monolith_py.data.examples import ExampleBatch
 from monolith_py.errors import CheckpointError
 from monolith_py.io import Log, Writer, open_log
-from monolith_py.io.codec import encode_examples
+from monolith_py.io.codec import decode_examples, encode_examples
 from monolith_py.io.log.topics import create_topics
 from monolith_py.sync import decode_delta
 from monolith_py.training import Checkpoint
@@ -125,6 +125,17 @@ def test_updates_that_were_trimmed_away_count_as_updates(log: Log, make_job: Cal
     log.trim("updates", 0, log.end_offset("updates"))
     with pytest.raises(CheckpointError, match="--fresh"):
         train(make_job("other"), log)
+
+
+def test_a_new_model_has_a_higher_generation_than_updates_that_were_trimmed_away(log: Log, make_job: Callable[..., JobConfig]) -> None:
+    """Replicas at generation 3 skipped those of a generation 1 for ever: streams.md, D10."""
+    for _ in range(3):
+        train(make_job(), log)
+        log.append("examples", [encode_examples(decode_examples(log.read("examples", 0, 0, 1)[0].value))], time_ms=1)
+    before, end = max(generations(log)), log.end_offset("updates")
+    log.trim("updates", 0, end)
+    train(make_job("other"), log, FRESH)
+    assert min(decode_delta(record.value).generation for record in log.read("updates", 0, end, 1000)) > before == 3
 
 
 def test_fresh_beside_a_checkpoint_is_refused(log: Log, make_job: Callable[..., JobConfig]) -> None:
