@@ -50,7 +50,7 @@ def test_joined_in_two_runs_and_replayed_the_stream_gives_each_example_once(kafk
         result = run_replay(job, start_ms=START_MS, end_ms=START_MS + NUM_REQUESTS * 1000, output=None)
         assert examples(log, result.topic) == expected
     with closing(open_kv(job.kv.url)) as kv:
-        assert {key.split(":")[3] for key, _ in kv.scan(f"joiner:{name}:")} <= {"position", "owner", "block"}
+        assert {key.split(":")[3] for key, _ in kv.scan(f"joiner:{name}:")} <= {"position", "owner", "block", "members"}
 
 
 def write_half(job: JobConfig, log: Log, half: int) -> Counter[Example]:
