@@ -118,7 +118,9 @@ def follow(replica: Replica, log: Log) -> None:
 @pytest.mark.parametrize("kind", ADMISSIONS)
 def test_replicas_equal_the_trainer_after_25_kills(kind: str, tmp_path: Path) -> None:
     num_kills = int(os.environ.get("MONOLITH_DRILL_KILLS", "25"))
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["monolith_streaming.trainer.loop", "monolith_serving.replica.replica"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(
+        ["monolith_streaming.trainer.loop", "monolith_serving.replica.replica"]
+    )
     job, generator = make_job(tmp_path, kind), np.random.default_rng(len(kind))
     with closing(open_log(job.log)) as log:
         create_topics(log, job.log)
