@@ -239,7 +239,6 @@ class JoinerSettings:
     window_ms: int
     allowed_lateness_ms: int
     max_out_of_orderness_ms: int
-    negative_rate: float
     num_ahead: int  # records behind one, of a backlog, that show that it is ahead of them
     idle_timeout_s: float
     max_skew_ms: int
@@ -252,6 +251,8 @@ class JoinerSettings:
         kinds: Sequence[tuple[str, int, bool, bool]],  # kind of action: name, bits of its tasks, ends the wait of its candidate, of all
         widths: Mapping[str, int],  # dim of each dense feature
     ) -> None: ...
+    # Share of the negatives kept, and those by (feature, fid) that take its place; 1 and none at first.
+    def set_negative_rates(self, default: float, by_value: Sequence[tuple[str, int, float]]) -> None: ...
 
 class JoinedExamples:
     """Examples in columns."""
