@@ -229,6 +229,50 @@ def kafka_records(
     data: bytearray, start: int, num_records: int, base_offset: int, first_ms: int, append_ms: int, time_header: bytes
 ) -> list[tuple[int, int, bytes]]: ...
 
+class JobFeatures:
+    """Sparse features and dense ones, with their widths, in the order of the model input."""
+
+    def __init__(self, sparse: Sequence[str], dense: Sequence[tuple[str, int]]) -> None: ...
+
+class ExampleRecord:
+    """A record of B examples (`monolith_py/io/codec/examples.py`), a view of its bytes."""
+
+    @staticmethod
+    def read(value: bytes) -> ExampleRecord | None: ...  # None: it breaks a rule, or has another form than the core reads
+    def __len__(self) -> int: ...
+    @property
+    def value(self) -> bytes: ...
+    @property
+    def metadata(self) -> dict[str, str]: ...  # the writer's own
+    @property
+    def tasks(self) -> list[str]: ...
+    @property
+    def widths(self) -> dict[str, int]: ...  # of the dense features
+    @property
+    def time_range_ms(self) -> tuple[int, int]: ...  # first and last event time
+    @property
+    def times_ms(self) -> Int64Array: ...  # (B,)
+
+class ExampleRows:
+    """B > 0 rows of records with the same tasks, and one width of each dense feature: (record, start, stop) each, stacked in order."""
+
+    def __init__(self, parts: Sequence[tuple[ExampleRecord, int, int]]) -> None: ...
+    def __len__(self) -> int: ...
+    def item_ids(self) -> Int64Array: ...
+    def times_ms(self) -> Int64Array: ...
+    def kinds(self) -> npt.NDArray[np.uint8]: ...
+    def sample_rates(self) -> FloatArray: ...
+    def labels(self) -> FloatArray: ...  # (tasks, B), tasks in the order of the first record
+    # Fids and lengths of the sparse features, feature by feature, int64 (n,) and int32 (F * B,); dense features float32 (B, W).
+    def input(self, features: JobFeatures) -> tuple[tuple[Int64Array, Int32Array], FloatArray]: ...
+    def bags(self, name: str) -> tuple[Int64Array, Int32Array]: ...  # of one feature
+    def dense(self, name: str) -> FloatArray: ...  # of one feature, (B, width)
+    def sparse_names(self) -> list[str]: ...  # in the order of their first appearance, as all names
+    def dense_names(self) -> list[str]: ...
+    # Models as (arm, version), the code of each row, and scores by task; None without any.
+    def served(self) -> tuple[list[tuple[str, str]], Int32Array, list[tuple[str, FloatArray]]] | None: ...
+    def request_ids(self, start: int, stop: int) -> list[str]: ...
+
 class JoinerSettings:
     """Rules of the joiner of a job, times in milliseconds; the attributes are zero or false at first (`streaming/joiner/rules.py`)."""
 
