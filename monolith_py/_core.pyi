@@ -273,6 +273,22 @@ class ExampleRows:
     def served(self) -> tuple[list[tuple[str, str]], Int32Array, list[tuple[str, FloatArray]]] | None: ...
     def request_ids(self, start: int, stop: int) -> list[str]: ...
 
+# Packed rows: fids int64 (n,), starts int64 and lengths int32 (R, F), dense float32 (R, W).
+PackedArrays = tuple[Int64Array, Int64Array, Int32Array, FloatArray]
+# Request id, event time, user id, item ids int64 (B,), shared features (one row), candidates' features (B rows), scores float32 (B, tasks),
+# model version.
+ServedValues = tuple[str, int, int, Int64Array, PackedArrays, PackedArrays, FloatArray, str]
+# Sparse features, and dense ones with their widths.
+RowFeatures = tuple[Sequence[str], Sequence[tuple[str, int]]]
+
+class ImpressionEncoder:
+    """Writes impressions as protobuf's own serializer does."""
+
+    def __init__(self, shared: RowFeatures, candidates: RowFeatures, tasks: Sequence[str], arm: str) -> None: ...
+    def encode(self, requests: list[ServedValues]) -> list[bytes]: ...  # ValueError for an array of another shape or type
+
+def murmur2(data: bytes) -> int: ...  # MurmurHash2, 32 bits, with Kafka's seed
+
 class JoinerSettings:
     """Rules of the joiner of a job, times in milliseconds; the attributes are zero or false at first (`streaming/joiner/rules.py`)."""
 

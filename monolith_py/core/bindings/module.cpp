@@ -40,4 +40,5 @@ NB_MODULE(_core, m) {
     bind_joiner(m);
     bind_kafka_records(m);
     bind_examples(m);
+    bind_impressions(m);
 }
