@@ -165,6 +165,38 @@ def train(
 
 
 @app.command()
+def versions(config: ConfigOption) -> None:
+    """List the versions of the model: the newest publication and all checkpoints, with digests."""
+    from monolith_py.io import open_log
+    from monolith_streaming.trainer.versions import versions
+    from monolith_streaming.trainer.versions_view import print_versions
+
+    job = _start(config)
+    with _errors_to_exit(), closing(open_log(job.log)) as log:
+        print_versions(versions(job, log))
+
+
+@app.command()
+def rollback(
+    config: ConfigOption,
+    to: Annotated[str, typer.Option(help="Checkpoint by its name in `monolith versions`, or by its number of batches.")],
+    skip_until: Annotated[
+        str | None, typer.Option(help="Examples before are never learnt: event time as for replay, or offsets PARTITION:OFFSET[,...].")
+    ] = None,
+) -> None:
+    """Make an older checkpoint the newest, with the trainer stopped: its next start goes on from there, and replicas follow."""
+    from monolith_py.io import open_log
+    from monolith_streaming.trainer.versions import roll_back
+
+    until = None if skip_until is None else _time_or_offsets("skip-until", skip_until)
+    job = _start(config)
+    with _errors_to_exit():
+        with closing(open_log(job.log)) as log:
+            moved = roll_back(job, log, to, until)
+        Console().print(f"the trainer goes on from {to}; put aside: {', '.join(moved) or 'none'}", highlight=False)
+
+
+@app.command()
 def serve(config: ConfigOption) -> None:
     """Run a ranking replica."""
     from monolith_serving.process import run_server
