@@ -250,6 +250,8 @@ class JoinerSettings:
         kinds: Sequence[tuple[str, int, bool, bool]],  # kind of action: name, bits of its tasks, ends the wait of its candidate, of all
         widths: Mapping[str, int],  # dim of each dense feature
     ) -> None: ...
+    # Of a replay, intervals in ms: places in the order that are read, event times of the impressions and places of the actions that count.
+    def set_range(self, read: tuple[int, int], impressions: tuple[int, int], actions: tuple[int, int]) -> None: ...
 
 class JoinedExamples:
     """Examples in columns."""
@@ -322,6 +324,9 @@ class JoinerPartition:
     def num_emitted(self) -> int: ...  # in this step, with negatives that were sampled away
     # Records read by topic, actions of unused kinds, of values without effect, repeated impressions, valid impressions, actions by kind.
     def take_counts(self) -> tuple[list[int], int, int, int, int, list[int]]: ...
+    # Of the range, with the open step, so once a step: requests, impressions, actions; examples labelled, retracted, sampled away; actions
+    # without an impression, other actions refused; impressions too late.
+    def take_range_counts(self) -> list[int]: ...
     def refused_records(self) -> list[tuple[int, int, bytes, str]]: ...  # topic, offset, value, reason
     def too_late(self) -> list[tuple[int, int, bytes, str]]: ...
     def refused_actions(self) -> list[tuple[str, int, bytes, int]]: ...  # request id, offset, value, `Reason`
