@@ -71,7 +71,7 @@ def shard_metadata(name: str, shard: int, rules: str) -> dict[str, str]:
 def last_record(log: Log, topic: str, partition: int) -> Record | None:
     """Return the last record of a partition, None if it has none."""
     start, end = log.start_offset(topic, partition), log.end_offset(topic, partition)
-    records = log.read(topic, partition, end - 1, 1, timeout_s=1.0) if end > start else []
+    records = log.read(topic, partition, end - 1, 1) if end > start else []
     return records[0] if records else None
 
 

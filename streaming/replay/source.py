@@ -30,7 +30,6 @@ _MAX_SHARDS = 1000
 # Longest list of offsets in a name of a topic, which has 249 characters at most.
 _NAME_CHARS = 100
 _EVENTS: dict[InputTopic, type[Action | Impression]] = {InputTopic.IMPRESSIONS: Impression, InputTopic.ACTIONS: Action}
-_READ_S = 1.0
 NO_END = 1 << 62
 Count = Callable[[str, int], None]
 Offsets = Mapping[int, tuple[int, int]]  # partition -> [start, stop)
@@ -234,7 +233,7 @@ def _read_log(log: Log, topic: str, partition: int, offsets: tuple[int, int], co
     while offset < stop:
         wanted = min(BLOCK_RECORDS - offset % BLOCK_RECORDS, stop - offset)
         try:
-            records = log.read(topic, partition, offset, wanted, timeout_s=_READ_S)
+            records = log.read(topic, partition, offset, wanted)
         except RecordsDamaged as error:
             count("malformed", error.next_offset - offset)
             offset = error.next_offset
@@ -258,7 +257,7 @@ def _stop_offset(log: Log, topic: str, partition: int, stop_ms: int, event: type
     end = log.end_offset(topic, partition)
     while offset < end and offset - stop < _LOOK_BEHIND:
         try:
-            records = log.read(topic, partition, offset, _LOOK_BEHIND, timeout_s=_READ_S)
+            records = log.read(topic, partition, offset, _LOOK_BEHIND)
         except RecordsDamaged as error:
             offset = error.next_offset
             continue

@@ -138,7 +138,7 @@ class _TopicPartition:
         """Yield the records that a replay of this name has written, up to the end at the start of this worker."""
         end, topic = self._end, self._output.topic
         while offset < end:
-            records = self._log.read(topic, self._partition, offset, _READ_RECORDS, timeout_s=1.0)
+            records = self._log.read(topic, self._partition, offset, _READ_RECORDS)
             if not records:
                 return
             for record in records:
