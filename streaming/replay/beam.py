@@ -146,11 +146,17 @@ def _input(job: JobConfig, log: Log | None, within: Range, options: ReplayOption
     return within, source, num_partitions
 
 
+def rules_text(job: JobConfig, shard_ms: int | None) -> str:
+    """Return a text that two replays of a range share, in whatever process, if they write the same records."""
+    rules = {name: sorted(value) if isinstance(value, frozenset) else value for name, value in vars(Rules.of(job)).items()}
+    return repr((_FORMAT, rules, Schema.of(job), job.joiner.examples_per_record, shard_ms))
+
+
 def _target(
     job: JobConfig, log: Log | None, output: str | None, given: tuple[Range, int], options: ReplayOptions
 ) -> TopicOutput | FolderOutput:
     within, num_partitions = given
-    rules = repr((_FORMAT, Rules.of(job), Schema.of(job), job.joiner.examples_per_record, options.shard_ms))
+    rules = rules_text(job, options.shard_ms)
     if options.folder is not None:
         target = FolderOutput(options.folder, within.name, rules)
         target.begin()

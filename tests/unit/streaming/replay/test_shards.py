@@ -22,6 +22,7 @@ from monolith_py.io.log.topics import Topics
 from monolith_streaming.archive.archiver import Archiver
 from monolith_streaming.joiner.rules import Rules
 from monolith_streaming.joiner.watermark import InputTopic
+from monolith_streaming.replay.beam import rules_text
 from monolith_streaming.replay.join import Joining, ShardJoiner
 from monolith_streaming.replay.output import Step
 from monolith_streaming.replay.source import BLOCK_RECORDS, Input, Range, shards_of
@@ -40,6 +41,12 @@ def test_a_worker_that_was_given_up_cannot_append(world: World, stream: Any) -> 
         with pytest.raises(Fenced):
             zombie.write(0, Step(1, [b"one"]))
     assert [record.value for record in log.read("fenced", 0, 0, 10)] == [b"one"]
+
+
+def test_the_text_of_the_rules_is_the_same_in_every_process(world: World) -> None:
+    """The order of a set of texts is another one in each process, so a second run took the files of the first for those of other rules."""
+    kinds = [f"kind_{number}" for number in range(20)]
+    assert repr(sorted(kinds)) in rules_text(world.job(terminal_actions=kinds), None)
 
 
 def joined(job: JobConfig, log: Log, end_ms: int, archive: Path | None = None) -> tuple[list[bytes], Counter[str], int]:
