@@ -244,13 +244,16 @@ def archive(
     folder: Annotated[Path, typer.Argument(help="Folder of the archive; a new one, or one of this job to be continued.", file_okay=False)],
     follow: Annotated[bool, typer.Option("--follow", help="Archive new records as they come, until SIGTERM.")] = False,
     interval: Annotated[float, typer.Option(help="Longest time from record to file with --follow, in seconds.", min=1.0)] = 60.0,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Make one file a partition of hours that ended two hours ago; with --follow every hour.")
+    ] = False,
 ) -> None:
     """Copy impressions, actions and examples to Parquet files by event hour, every record once; a later run continues."""
     from monolith_streaming.archive.process import run_archiver
 
     job = _start(config, "archiver" if follow else None)
     with _errors_to_exit():
-        run_archiver(job, folder, follow=follow, interval_s=interval)
+        run_archiver(job, folder, follow=follow, interval_s=interval, compacts=compact)
 
 
 # More than six parameters: they are the command's options.

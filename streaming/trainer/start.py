@@ -62,7 +62,7 @@ def start_trainer(job: JobConfig, log: Log, options: StartOptions, now_ms: int) 
     checkpoint = Checkpoint.newest(directory)
     if checkpoint is None:
         _check_new_model(directory, log, topic, options)
-        number = next_generation(log, topic, 0)
+        number = _first_generation(log, topic, now_ms)
         return Start(Trainer(job), None, Generation(number, _trainer_name(now_ms)), f"{number}-{now_ms}")
     trainer = Trainer(job)
     restored = restore_checkpoint(checkpoint, trainer, job.name, options.reset_tables)
@@ -94,6 +94,16 @@ def source_place(meta: CheckpointMeta | None, topic: str, topic_id: str, options
         _logger.error("reading from the start: %s", rule)
         return SourcePlace(accepts_holes=True)
     return SourcePlace(meta.offsets, meta.steps, options.accept_hole)
+
+
+def _first_generation(log: Log, topic: str, now_ms: int) -> int:
+    """Return the generation of a new model.
+
+    Updates that were trimmed away had generations that nobody knows, and replicas that had them skip all lower ones: the time in seconds is
+    higher than any count of starts.
+    """
+    generation = next_generation(log, topic, 0)
+    return now_ms // 1000 if generation == 1 and log.end_offset(topic) > 0 else generation
 
 
 def _trainer_name(now_ms: int) -> str:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from pathlib import Path
 
+from monolith_demo.driver.kafka_broker import KafkaBroker
 from monolith_py.clock import SystemClock
 
 _BUFFER_BYTES = 1 << 16
@@ -19,12 +21,25 @@ class CuttableProxy:
 
     def __init__(self) -> None:
         self.target_port, self.delay_s, self._clock = 0, 0.0, SystemClock()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
+        self.port = 0
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self.num_cut = 0
-        threading.Thread(target=self._accept, daemon=True).start()
+        self.listen()
+
+    def listen(self) -> None:
+        """Take connections, after `refuse` on the same port."""
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def refuse(self) -> None:
+        """Reset all connections and refuse new ones, as a machine does whose server is dead."""
+        # A close alone leaves the accept waiting.
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
 
     def cut(self) -> None:
         """Reset all connections; new ones are taken."""
@@ -37,16 +52,12 @@ class CuttableProxy:
                 end.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        # A close alone leaves the accept waiting.
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self.cut()
+        self.refuse()
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while True:
-                client, _ = self._listener.accept()
+                client, _ = listener.accept()
                 try:
                     server = socket.create_connection(("127.0.0.1", self.target_port))
                 except OSError:
@@ -69,3 +80,22 @@ class CuttableProxy:
             target.shutdown(socket.SHUT_RDWR)
         # The other pump reads from `target`, and closes it.
         source.close()
+
+
+class ProxiedBroker(KafkaBroker):
+    """Kafka broker whose clients go through `proxy` after their first look-up; while it is dead, connections are refused."""
+
+    def __init__(self, folder: Path, proxy: CuttableProxy) -> None:
+        super().__init__(folder, advertised_port=proxy.port)
+        self.proxy = proxy
+        proxy.refuse()
+
+    def start(self) -> str:
+        url = super().start()
+        self.proxy.target_port = int(url.rpartition(":")[2])
+        self.proxy.listen()
+        return url
+
+    def kill(self) -> None:
+        self.proxy.refuse()
+        super().kill()

@@ -10,11 +10,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cuttable_proxy import CuttableProxy
+from cuttable_proxy import CuttableProxy, ProxiedBroker
 from sound_stream import LEAD, SoundStream
 from surroundings import Child, Deployment, RedisServer, wait_until
 
-from monolith_demo.driver.kafka_broker import KafkaBroker
 from monolith_py.clock import SystemClock
 
 # Shares of the kills.
@@ -37,9 +36,8 @@ _PERSISTENCE = (
 class Servers:
     """Genuine servers of the job, each behind a proxy."""
 
-    broker: KafkaBroker
+    broker: ProxiedBroker
     redis: RedisServer
-    log_proxy: CuttableProxy
     store_proxy: CuttableProxy
 
 
@@ -108,7 +106,7 @@ class RandomFaults:
         """Cut or slow down connections, or empty the store, or none of these; what was slow is fast again."""
         if self._servers is None:
             return
-        log, store = self._servers.log_proxy, self._servers.store_proxy
+        log, store = self._servers.broker.proxy, self._servers.store_proxy
         log.delay_s = store.delay_s = 0.0
         fault = self._random.choices(["", "cut log", "cut store", "slow log", "slow store", "empty store"], [12, 3, 3, 1, 1, 1])[0]
         self.counts[fault] += 1
@@ -143,7 +141,7 @@ class RandomFaults:
 
     def _calm_down(self) -> None:
         if self._servers is not None:
-            self._servers.log_proxy.delay_s = self._servers.store_proxy.delay_s = 0.0
+            self._servers.broker.proxy.delay_s = self._servers.store_proxy.delay_s = 0.0
         self._wait_until(lambda: self._stream.num_emitted() >= self._stream.num_requests - LEAD)
         self._wait_until(lambda: self._are_at_work("joiner") and self._are_at_work("trainer"))
         for child in self._children.values():

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 
 import pytest
-from cuttable_proxy import CuttableProxy
+from cuttable_proxy import ProxiedBroker
 from sound_stream import GAP_MS, LEAD, SoundStream
 from surroundings import WAIT_S, Deployment, now_ms, wait_until
 
@@ -44,20 +44,20 @@ def test_a_broker_that_is_killed_costs_no_example(deploy: Callable[..., Deployme
 
 @pytest.mark.needs_kafka
 @pytest.mark.slow
-def test_connections_that_are_cut_cost_no_example(deploy: Callable[..., Deployment], broker: KafkaBroker, log_proxy: CuttableProxy) -> None:
+def test_connections_that_are_cut_cost_no_example(deploy: Callable[..., Deployment], broker: ProxiedBroker) -> None:
     drill = deploy(log={"url": broker.url, "topic_prefix": "cut."})
     stream = SoundStream(drill, now_ms() - (6 * NUM_REQUESTS + LEAD + 200) * GAP_MS)
-    joiner, before = drill.start("join"), log_proxy.num_cut
+    joiner, before = drill.start("join"), broker.proxy.num_cut
     stream.feed(NUM_REQUESTS + LEAD, joiner)
     for _ in range(5):
         emitted = stream.num_emitted()
         stream.append(NUM_REQUESTS)
         wait_until(lambda least=emitted: stream.num_emitted() > least, [joiner])
-        log_proxy.cut()  # in the middle of these
+        broker.proxy.cut()  # in the middle of these
     stream.feed(0, joiner)
     joiner.stop()
     check(drill, stream)
-    assert log_proxy.num_cut >= before + 5
+    assert broker.proxy.num_cut >= before + 5
 
 
 @pytest.mark.needs_kafka

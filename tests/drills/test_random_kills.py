@@ -12,12 +12,11 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import closing
 
 import pytest
-from cuttable_proxy import CuttableProxy
+from cuttable_proxy import CuttableProxy, ProxiedBroker
 from random_kills import RandomFaults, Servers
 from sound_stream import GAP_MS, LEAD, SoundStream
 from surroundings import Deployment, Example, RedisServer, now_ms
 
-from monolith_demo.driver.kafka_broker import KafkaBroker
 from monolith_py.io.codec import decode_examples
 from monolith_py.table import EmbeddingTable
 
@@ -70,12 +69,12 @@ def rows(drill: Deployment) -> Counter[Hashable]:
 
 
 @pytest.fixture
-def servers(start_redis: Callable[..., RedisServer], broker: KafkaBroker, log_proxy: CuttableProxy) -> Iterator[Servers]:
+def servers(start_redis: Callable[..., RedisServer], broker: ProxiedBroker) -> Iterator[Servers]:
     redis = start_redis()
     with closing(CuttableProxy()) as store_proxy:
         store_proxy.target_port = redis.port
-        yield Servers(broker, redis, log_proxy, store_proxy)
-        log_proxy.delay_s = 0.0
+        yield Servers(broker, redis, store_proxy)
+        broker.proxy.delay_s = 0.0
 
 
 def kill_at_random(deploy: Callable[..., Deployment], num_kills: int, servers: Servers | None = None) -> None:
