@@ -293,6 +293,9 @@ class JoinerPartition:
     def num_read_ahead(self, topic: int) -> int: ...
     def run(self, now_s: float, wall_ms: int) -> tuple[int, bool]: ...  # number of records, whether more windows are due
     def close_some(self) -> bool: ...  # whether more are left to close
+    def lacking(self, with_sampled_away: bool) -> list[int]: ...  # offsets of impressions
+    def supply(self, offsets: list[int], values: list[bytes], judge: Callable[[bytes], bytes | str]) -> list[int]: ...  # offsets not found
+    def set_max_bytes(self, max_bytes: int) -> None: ...
     @property
     def offsets(self) -> list[int]: ...
     @property

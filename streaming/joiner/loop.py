@@ -36,6 +36,7 @@ from monolith_streaming.joiner.commit import commit
 from monolith_streaming.joiner.core_partition import Judge
 from monolith_streaming.joiner.counters import counted
 from monolith_streaming.joiner.emit import MAX_RECORD_BYTES, Encoding
+from monolith_streaming.joiner.lookup import ImpressionLookup
 from monolith_streaming.joiner.partition import PartitionState
 from monolith_streaming.joiner.position import StateKeys
 from monolith_streaming.joiner.reader import Reader
@@ -68,6 +69,7 @@ class JoinerLoop:
         self._inputs = {InputTopic.IMPRESSIONS: self._topics.impressions, InputTopic.ACTIONS: self._topics.actions}
         self._patterns = WirePatterns(Schema.of(job).dense_dims)
         self._judge, self._census = Judge(job, self._patterns), Census(self._rules)
+        self._lookup = ImpressionLookup(self._log, self._topics.impressions, self._judge, with_sampled_away=job.counters.enabled)
         self._readers: list[Reader] = []
         self._dead_letters = DeadLetters(log, self._topics.dead_letters, clock)
         self._partitions: list[PartitionState] = []
@@ -181,7 +183,8 @@ class JoinerLoop:
         """Make the open step durable, if there is one. The numbers are those of the module's docstring."""
         if not self._has_changes:
             return
-        letters = [letter for partition in self._partitions for letter in partition.letters(self._topics, len(self._partitions))]
+        letters = [letter for partition in self._partitions for letter in self._lookup.complete(partition)]
+        letters += [letter for partition in self._partitions for letter in partition.letters(self._topics, len(self._partitions))]
         self._retry.run(lambda: self._dead_letters.put_all(letters))  # 3
         for partition in self._partitions:
             partition.joiner.note_progress()
@@ -196,6 +199,8 @@ class JoinerLoop:
         puts: dict[str, bytes] = {}
         deletes: list[str] = []
         for partition in partitions:
+            self._lookup.complete(partition)  # of a recovery; else done
+            partition.joiner.core.set_max_bytes(self._job.joiner.max_memory_bytes // len(self._partitions or partitions))
             partition_puts, partition_deletes = partition.joiner.changes(self._keys, partition.number)
             puts |= partition_puts
             deletes += partition_deletes

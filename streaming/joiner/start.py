@@ -83,7 +83,7 @@ class Start:
         """Return a partition at the position of the store, and the steps after it in the log."""
         number = writer.number
         (value,) = self.kv.get_many([self.keys.position(number)])
-        position = None if value is None else decode_position(value)
+        position = self._stored(number, value)
         try:
             if position is None:
                 position = self._position_of_log(number)
@@ -99,6 +99,14 @@ class Start:
         joiner = CorePartition(settings, self.rules, position, self.clock.monotonic_s())
         joiner.expected = {self.keys.owner(number): owner} | ({} if value is None else {self.keys.position(number): value})
         return PartitionState(number, joiner, writer), tail
+
+    def _stored(self, number: int, value: bytes | None) -> Position | None:
+        """Return the position of the store, None without one or with a state that only an older release reads."""
+        position = None if value is None else decode_position(value)
+        if position is None or position.has_state:
+            return position
+        _logger.warning("%r[%d]: the state in the store is of an older release: building it again from the log", self.keys.examples, number)
+        return None
 
     def _position_of_log(self, number: int) -> Position:
         """Return the position from which the state can be built, for a store without one; any waiting requests in it are dropped.
@@ -135,7 +143,7 @@ class Start:
 
     def _forced(self, number: int, value: bytes | None) -> Position:
         """Return the position of the store with a new series; that of a store of another log is dropped."""
-        position = None if value is None else decode_position(value)
+        position = self._stored(number, value)
         try:
             if position is not None:
                 self._check_reach(number, position)

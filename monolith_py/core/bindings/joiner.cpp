@@ -39,6 +39,11 @@ void recover(Partition& partition, int topic, const nb::list& offsets, const nb:
     partition.recover(topic_of(topic), views_of(offsets, values), wall_ms, judge_of(judge));
 }
 
+std::vector<int64_t> supply(Partition& partition, const nb::list& offsets, const nb::list& values,
+                            const nb::object& judge) {
+    return partition.supply(views_of(offsets, values), judge_of(judge));
+}
+
 nb::list records_of(const std::vector<RefusedRecord>& refused) {
     nb::list list;
     for (const RefusedRecord& record : refused)
@@ -123,6 +128,9 @@ void bind_joiner(nb::module_& m) {
         .def_prop_ro("closed_ms", [](const Partition& partition) { return partition.waiting().closed_ms(); })
         .def("run", &Partition::run, "now_s"_a, "wall_ms"_a, nb::call_guard<nb::gil_scoped_release>())
         .def("close_some", &Partition::close_some, nb::call_guard<nb::gil_scoped_release>())
+        .def("lacking", &Partition::lacking, "with_sampled_away"_a)
+        .def("supply", &supply, "offsets"_a, "values"_a, "judge"_a)
+        .def("set_max_bytes", &Partition::set_max_bytes, "max_bytes"_a)
         .def_prop_ro("offsets", &Partition::offsets)
         .def_prop_ro("watermark",
                      [](const Partition& partition) {

@@ -7,8 +7,8 @@ namespace monolith::joiner {
 namespace {
 
 Emission counted(const Request& request, uint32_t row, uint64_t labels, bool is_first) {
-    return {request.impression, row, Emission::kSampledAway, is_first, 1.0F, labels, request.time_ms,
-            request.deadline_ms};
+    return {request.impression, request.offset,     row, Emission::kSampledAway, is_first, 1.0F, labels,
+            request.time_ms,    request.deadline_ms};
 }
 
 void drop_late(Request& request, uint32_t row) {

@@ -1,6 +1,8 @@
 #include "joiner/partition.hpp"
 
+#include <algorithm>
 #include <stdexcept>
+#include <unordered_map>
 
 namespace monolith::joiner {
 
@@ -127,7 +129,7 @@ void Partition::see_impression(Entry& entry, std::optional<int64_t> watermark_ms
     if (!read_impression(entry.impression.value(), impression_))
         throw std::logic_error("an impression was read before");
     early_.clear();
-    if (!waiting_.see_impression(impression_, entry.impression, early_)) ++counts_.repeated;
+    if (!waiting_.see_impression(impression_, entry.impression, entry.offset, early_)) ++counts_.repeated;
     for (int64_t offset : early_) lookback_.note(kActions, offset, until_ms);
 }
 
@@ -146,6 +148,38 @@ void Partition::see_action(Entry& entry) {
     const std::string request_id(action.request_id);
     waiting_.see_action(request_id,
                         {entry.offset, action.item_id, action.time_ms, kind, is_positive, std::move(entry.value)});
+}
+
+std::vector<int64_t> Partition::lacking(bool with_sampled_away) const {
+    std::vector<int64_t> offsets;
+    for (const Emission& emission : waiting_.outcome().emissions)
+        if (!emission.impression.is_there() && (with_sampled_away || emission.kind != Emission::kSampledAway))
+            offsets.push_back(emission.offset);
+    std::sort(offsets.begin(), offsets.end());
+    offsets.erase(std::unique(offsets.begin(), offsets.end()), offsets.end());
+    return offsets;
+}
+
+std::vector<int64_t> Partition::supply(const std::vector<std::pair<int64_t, std::string_view>>& records,
+                                       const Judge& judge) {
+    std::unordered_map<int64_t, ImpressionBytes> found;
+    for (const auto& [offset, value] : records) {
+        const Entry entry = entry_of(kImpressions, value, kForeverMs, judge);
+        if (entry.fault.empty()) found.emplace(offset, entry.impression);
+    }
+    std::vector<int64_t> lost;
+    waiting_.complete([&](Emission& emission) {
+        const auto place = found.find(emission.offset);
+        if (place != found.end() && read_impression(place->second.value(), impression_) &&
+            impression_.time_ms == emission.time_ms && emission.row < impression_.num_candidates()) {
+            emission.impression = place->second;
+            return true;
+        }
+        const bool is_example = emission.kind != Emission::kSampledAway;
+        if (is_example && (lost.empty() || lost.back() != emission.offset)) lost.push_back(emission.offset);
+        return !is_example;
+    });
+    return lost;
 }
 
 void Partition::resume(const std::array<int64_t, kNumInputs>& offsets, const WatermarkState& watermark,
@@ -192,7 +226,7 @@ void Partition::recover_impression(const Entry& entry) {
     if (settings_.rules.forget_ms(entry.time_ms) <= facts_.forgotten_ms) return;
     if (!read_impression(entry.impression.value(), impression_))
         throw std::logic_error("an impression was read before");
-    waiting_.recover_impression(impression_, entry.impression, facts_);
+    waiting_.recover_impression(impression_, entry.impression, entry.offset, facts_);
 }
 
 void Partition::recover_action(Entry& entry) {

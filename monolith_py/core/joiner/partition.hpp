@@ -92,6 +92,13 @@ class Partition {
     // Process the records read ahead and close windows; return their number, and whether more windows are due.
     std::pair<size_t, bool> run(double now_s, int64_t wall_ms);
     bool close_some() { return waiting_.close_some(); }
+    // Return the offsets of the impressions that emissions of this step lack, in order; `with_sampled_away`: those of
+    // negatives that were sampled away too.
+    std::vector<int64_t> lacking(bool with_sampled_away) const;
+    // Give the emissions their impressions as read again from the log, and drop those whose impression is none of them
+    // or not valid; return the offsets of the impressions that examples were dropped for.
+    std::vector<int64_t> supply(const std::vector<std::pair<int64_t, std::string_view>>& records, const Judge& judge);
+    void set_max_bytes(size_t max_bytes) { waiting_.set_max_bytes(max_bytes); }
 
     const Settings& settings() const { return settings_; }
     const WaitingRequests& waiting() const { return waiting_; }

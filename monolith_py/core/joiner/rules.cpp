@@ -34,11 +34,14 @@ bool is_kept(std::string_view request_id, int64_t item_id, double rate) {
     return blake2b_64(message, "negative sample") < static_cast<uint64_t>(std::ceil(std::ldexp(rate, 64)));
 }
 
-void StateMachine::see_impression(Request& request, const Impression& impression, const ImpressionBytes& bytes) {
+void StateMachine::see_impression(Request& request, const Impression& impression, const ImpressionBytes& bytes,
+                                  int64_t offset) {
     const auto num = static_cast<uint32_t>(impression.num_candidates());
     request.time_ms = impression.time_ms;
     request.deadline_ms = impression.time_ms + rules_.window_ms;
+    request.offset = offset;
     request.impression = bytes;
+    request.impression_bytes = static_cast<uint32_t>(bytes.value().size());
     request.shared_bytes = static_cast<uint32_t>(impression.shared.size());
     request.candidates = std::make_unique<Request::Candidate[]>(num);
     request.num_candidates = num;
@@ -159,7 +162,8 @@ void StateMachine::emit(Request& request, uint32_t row, int64_t known_ms) {
     request.set_status(row, kept ? Status::kEmitted : Status::kSampledAway);
     const auto rate = labels ? 1.0F : static_cast<float>(rules_.negative_rate);
     const uint8_t kind = kept ? Emission::kLabelled : Emission::kSampledAway;
-    outcome_.emissions.push_back({request.impression, row, kind, true, rate, labels, request.time_ms, known_ms});
+    outcome_.emissions.push_back(
+        {request.impression, request.offset, row, kind, true, rate, labels, request.time_ms, known_ms});
     if (!request.actions || request.actions->late.empty()) return;
     std::vector<LateAction> own, others;
     for (LateAction& entry : request.actions->late) (entry.row == row ? own : others).push_back(std::move(entry));
@@ -183,8 +187,8 @@ void StateMachine::see_late(Request& request, uint32_t row, SeenAction seen) {
     request.set_status(row, Status::kEmitted);
     const int64_t from_ms = seen.time_ms >= request.deadline_ms ? request.deadline_ms : request.time_ms;
     const uint8_t kind = retracts ? Emission::kRetraction : Emission::kLabelled;
-    outcome_.emissions.push_back(
-        {request.impression, row, kind, false, rate, fresh, request.time_ms, std::max(from_ms, seen.time_ms)});
+    outcome_.emissions.push_back({request.impression, request.offset, row, kind, false, rate, fresh, request.time_ms,
+                                  std::max(from_ms, seen.time_ms)});
 }
 
 void StateMachine::refuse(const Request& request, SeenAction seen, Reason reason) {

@@ -47,7 +47,7 @@ class StateMachine {
   public:
     StateMachine(const Rules& rules, Outcome& outcome) : rules_(rules), outcome_(outcome) {}
     // Process the impression of a request without one, then the actions that waited for it.
-    void see_impression(Request& request, const Impression& impression, const ImpressionBytes& bytes);
+    void see_impression(Request& request, const Impression& impression, const ImpressionBytes& bytes, int64_t offset);
     // Process an action of a kind of the rules.
     void see_action(Request& request, SeenAction seen);
     // Close the window, or refuse actions that waited too long for their impression.
