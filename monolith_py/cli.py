@@ -79,19 +79,21 @@ def settings() -> None:
 
 @app.command()
 def topics(config: ConfigOption) -> None:
-    """Create the job's missing topics, and print all with their partitions."""
+    """Create the job's missing topics, print all with their partitions, and what to change of their settings."""
+    from monolith_py.clock import SystemClock
     from monolith_py.io import open_log
     from monolith_py.io.log.topics import Topics, create_topics
+    from monolith_streaming.retention import checkpoint_metas, retention_faults
 
     with _errors_to_exit():
         job = load_job(config)
-        log = open_log(job.log)
-        try:
+        with closing(open_log(job.log)) as log:
             create_topics(log, job.log)
             for topic in astuple(Topics.of(job.log)):
                 typer.echo(f"{topic} {log.num_partitions(topic)}")
-        finally:
-            log.close()
+            faults = list(retention_faults(job, log, checkpoint_metas(job), SystemClock().now_ms()))
+    for fault in faults:
+        Console(stderr=True).print(fault, markup=False, soft_wrap=True)
 
 
 @app.command()
