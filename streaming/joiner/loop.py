@@ -91,7 +91,7 @@ class JoinerLoop:
         infos = {topic: self._log.describe(topic) for topic in counts}
         ids = {topic: info.id for topic, info in infos.items()}
         start = Start(self._job, self._log, self._kv, self._rules, self._clock, ids, force)
-        recovery = Recovery(self._log, self._topics, self._judge, self._clock, lambda one: self._write([one]))
+        recovery = Recovery(self._log, self._topics, self._rules.tasks, self._judge, self._clock, lambda one: self._write([one]))
         most = infos[self._topics.examples].max_record_bytes
         writers = [self._writer(number, most) for number in range(counts[self._topics.examples])]
         self._partitions = start.open(writers, recovery)

@@ -88,7 +88,7 @@ class Start:
             if position is None:
                 position = self._position_of_log(number)
             self._check_reach(number, position)
-            tail = read_tail(self.log, self.topics.examples, number, position, self.rules.tasks)
+            tail = read_tail(self.log, self.topics.examples, number, position)
         except StateMismatch as error:
             if not self.force:
                 raise StateMismatch(f"{error}. With --force the joiner goes on, and may write examples twice") from None

@@ -117,10 +117,12 @@ void bind_joiner(nb::module_& m) {
             "examples_end"_a, "step"_a)
         .def(
             "begin_recovery",
-            [](Partition& partition, std::unordered_map<std::string, ItemFacts> facts, int64_t closed_ms,
-               int64_t forgotten_ms) { partition.begin_recovery({std::move(facts), closed_ms, forgotten_ms}); },
-            "facts"_a, "closed_ms"_a, "forgotten_ms"_a)
-        .def("adopt_some", &Partition::adopt_some, "num"_a)
+            [](Partition& partition, int64_t closed_ms, int64_t forgotten_ms) {
+                partition.begin_recovery({closed_ms, forgotten_ms});
+            },
+            "closed_ms"_a, "forgotten_ms"_a)
+        .def("adopt", &Partition::adopt, "facts"_a)
+        .def("settle_some", &Partition::settle_some, "num"_a)
         .def("recover", &recover, "topic"_a, "offsets"_a, "values"_a, "wall_ms"_a, "judge"_a)
         .def("forget_wall_clock", &Partition::forget_wall_clock, "wall_ms"_a)
         .def("reach", [](Partition& partition) { partition.reach(); })

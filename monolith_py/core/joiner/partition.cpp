@@ -189,24 +189,21 @@ void Partition::resume(const std::array<int64_t, kNumInputs>& offsets, const Wat
     waiting_.set_advanced_ms(advanced_ms);
     const int64_t remembered_ms = settings_.rules.window_ms + settings_.rules.allowed_lateness_ms;
     lookback_ = Lookback(open, waiting_.needed_until_ms(), remembered_ms);
-    facts_ = {};
 }
 
 OpenPlace Partition::end_step(int64_t examples_end, int64_t step) {
     return lookback_.commit({offsets_, examples_end, step}, waiting_.closed_ms());
 }
 
-void Partition::begin_recovery(Facts facts) {
-    facts_ = std::move(facts);
-    to_adopt_ = waiting_.known(facts_);
-}
-
-bool Partition::adopt_some(size_t num) {
-    for (; num > 0 && !to_adopt_.empty(); --num) {
-        waiting_.adopt(to_adopt_.back(), facts_);
-        to_adopt_.pop_back();
+bool Partition::settle_some(size_t num) {
+    if (!unsettled_) unsettled_ = waiting_.unsettled(reach_.closed_ms);
+    for (; num > 0 && !unsettled_->empty(); --num) {
+        waiting_.settle(unsettled_->back(), reach_.closed_ms);
+        unsettled_->pop_back();
     }
-    return !to_adopt_.empty();
+    if (!unsettled_->empty()) return true;
+    unsettled_.reset();
+    return false;
 }
 
 void Partition::recover(InputTopic topic, const std::vector<std::pair<int64_t, std::string_view>>& records,
@@ -223,17 +220,17 @@ void Partition::recover(InputTopic topic, const std::vector<std::pair<int64_t, s
 }
 
 void Partition::recover_impression(const Entry& entry) {
-    if (settings_.rules.forget_ms(entry.time_ms) <= facts_.forgotten_ms) return;
+    if (settings_.rules.forget_ms(entry.time_ms) <= reach_.forgotten_ms) return;
     if (!read_impression(entry.impression.value(), impression_))
         throw std::logic_error("an impression was read before");
-    waiting_.recover_impression(impression_, entry.impression, entry.offset, facts_);
+    waiting_.recover_impression(impression_, entry.impression, entry.offset);
 }
 
 void Partition::recover_action(Entry& entry) {
     Action action;
     if (!read_action(entry.value, action)) throw std::logic_error("an action was read before");
     const uint32_t kind = settings_.rules.kind_of(action.kind);
-    const bool is_expired = settings_.rules.expire_ms(action.time_ms) <= facts_.forgotten_ms;
+    const bool is_expired = settings_.rules.expire_ms(action.time_ms) <= reach_.forgotten_ms;
     if (kind == kNoKind || (is_expired && !waiting_.remembers(action.request_id))) return;
     const std::string request_id(action.request_id);
     waiting_.recover_action(

@@ -82,9 +82,12 @@ class Partition {
     // from which a state must be built again.
     OpenPlace end_step(int64_t examples_end, int64_t step);
 
-    // Bring the requests that are remembered up to `facts`, at most `num` of them; return whether more are left.
-    void begin_recovery(Facts facts);
-    bool adopt_some(size_t num);
+    // Begin a recovery: `recover` impressions, `adopt` all facts in parts, `settle_some` until none is left, `recover`
+    // actions.
+    void begin_recovery(const Reach& reach) { reach_ = reach; }
+    void adopt(const Facts& facts) { waiting_.adopt(facts); }
+    // Settle up to `num` requests; return whether more are left.
+    bool settle_some(size_t num);
     // Process records that an earlier run has processed.
     void recover(InputTopic topic, const std::vector<std::pair<int64_t, std::string_view>>& records, int64_t wall_ms,
                  const Judge& judge);
@@ -135,8 +138,8 @@ class Partition {
     WaitingRequests waiting_;
     Blocks blocks_;
     Lookback lookback_;
-    Facts facts_;
-    std::vector<std::string> to_adopt_;
+    Reach reach_;  // of a recovery
+    std::optional<std::vector<std::string>> unsettled_;
     std::vector<int64_t> early_;  // offsets of the actions that waited for an impression
     std::vector<RefusedRecord> refused_, too_late_;
     Counts counts_;

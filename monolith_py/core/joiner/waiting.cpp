@@ -56,33 +56,43 @@ int64_t WaitingRequests::needed_until_ms() const {
     return latest_ms + rules_.allowed_lateness_ms;
 }
 
-std::vector<std::string> WaitingRequests::known(const Facts& facts) const {
+void WaitingRequests::adopt(const Facts& facts) {
+    for (const auto& [request_id, items] : facts) {
+        Request* request = map_.find(request_id);
+        if (request == nullptr || !request->has_arrived()) continue;
+        const size_t first = outcome_.emissions.size();
+        joiner::adopt(*request, items, outcome_);
+        take(*request, first);
+    }
+}
+
+void WaitingRequests::recover_impression(const Impression& impression, const ImpressionBytes& bytes, int64_t offset) {
+    Request& request = map_.insert(impression.request_id);
+    if (request.has_arrived()) return;
+    std::unique_ptr<Request::Actions> actions = std::move(request.actions);
+    const size_t first = outcome_.emissions.size();
+    see_arrival(request, impression, bytes, offset);
+    request.actions = std::move(actions);
+    take(request, first);
+}
+
+std::vector<std::string> WaitingRequests::unsettled(int64_t closed_ms) const {
     std::vector<std::string> ids;
     map_.for_each([&](const Request& request) {
-        if (due_.of(request) <= facts.closed_ms || facts.requests.count(request.id)) ids.push_back(request.id);
+        const bool has_early = request.actions && !request.actions->early.empty();
+        if (request.has_arrived() && (due_.of(request) <= closed_ms || has_early)) ids.push_back(request.id);
     });
     return ids;
 }
 
-void WaitingRequests::adopt(const std::string& request_id, const Facts& facts) {
+void WaitingRequests::settle(const std::string& request_id, int64_t closed_ms) {
     Request* request = map_.find(request_id);
     if (request == nullptr) return;
     const size_t first = outcome_.emissions.size();
-    joiner::adopt(*request, facts.of(request_id), facts.closed_ms, outcome_);
-    take(*request, first);
-}
-
-void WaitingRequests::recover_impression(const Impression& impression, const ImpressionBytes& bytes, int64_t offset,
-                                         const Facts& facts) {
-    Request& request = map_.insert(impression.request_id);
-    if (request.has_arrived()) return;
+    if (request->deadline_ms <= closed_ms) close_adopted(*request, outcome_);
     std::vector<SeenAction> early;
-    if (request.actions) early.swap(request.actions->early);
-    const std::string request_id = request.id;
-    const size_t first = outcome_.emissions.size();
-    see_arrival(request, impression, bytes, offset);
-    joiner::adopt(request, facts.of(request_id), facts.closed_ms, outcome_);
-    take(request, first);
+    if (request->actions) early.swap(request->actions->early);
+    if (!take(*request, first)) return;
     for (SeenAction& action : early) recover_action(request_id, std::move(action));
 }
 

@@ -53,13 +53,15 @@ class WaitingRequests {
     // fixes which; requests stay remembered for late actions.
     bool close_some();
 
-    // Return the requests to adopt at the start of a recovery: those with facts, and those due when it was written.
-    std::vector<std::string> known(const Facts& facts) const;
-    // Take over what the log has of a request that is remembered.
-    void adopt(const std::string& request_id, const Facts& facts);
-    // Process an impression or an action that an earlier run has processed: the facts say what became of it.
-    void recover_impression(const Impression& impression, const ImpressionBytes& bytes, int64_t offset,
-                            const Facts& facts);
+    // Take over the examples in the log of the requests that are remembered.
+    void adopt(const Facts& facts);
+    // Process an impression that an earlier run has processed; actions that waited for it still do, until `settle`.
+    void recover_impression(const Impression& impression, const ImpressionBytes& bytes, int64_t offset);
+    // Return the requests to settle once all facts were adopted: those closed by `closed_ms`, and those with actions
+    // that wait although their impression is here.
+    std::vector<std::string> unsettled(int64_t closed_ms) const;
+    void settle(const std::string& request_id, int64_t closed_ms);
+    // Process an action that an earlier run has processed: the facts say what became of it.
     void recover_action(std::string_view request_id, SeenAction seen);
     bool remembers(std::string_view request_id) const { return map_.find(request_id) != nullptr; }
 
