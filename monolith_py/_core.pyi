@@ -87,8 +87,9 @@ class Table:
     def evict(self, now_s: int, max_slots: int) -> Int64Array: ...  # rows not seen for more than ttl_s; max_slots 0: look at all
     def drain(
         self, consumer: str, encoded: bool
-    ) -> tuple[int, Int64Array, Any, Int64Array]: ...  # ticket, fids, weights (n, dim) or packed rows (n, R), evicted
+    ) -> tuple[int, Int64Array, Any, Int64Array, int]: ...  # ticket, fids, weights (n, dim) or packed rows (n, R), evicted, digest
     def ack(self, consumer: str, ticket: int) -> None: ...
+    def touch(self, consumer: str, fids: Int64Array) -> None: ...  # its next drain returns them, changed or not
     def forget(self, consumer: str) -> bool: ...  # False: no such consumer
     def waiting(self) -> dict[str, int]: ...  # changes that wait for each consumer
     def export_rows(self) -> tuple[Int64Array, FloatArray]: ...  # fids (n,), weights (n, dim), sorted by fid
@@ -112,6 +113,7 @@ class SnapshotError(OSError): ...  # a snapshot is absent, torn, damaged, or of 
 
 def restore_table(path: str, part: int, parts: int) -> Table: ...  # with the settings of the snapshot
 def pack_rows(weights: FloatArray, encoding: str) -> npt.NDArray[np.uint8]: ...  # (n, dim) -> (n, R), as `drain` packs a slice
+def digest_rows(fids: Int64Array, rows: npt.NDArray[np.uint8], encoding: str) -> int: ...  # (n,), (n, R) -> 64 bits, in no order
 def offsets_of(
     lengths: Int32Array,  # (n,) lengths of the bags
     offsets: Int64Array,  # out, (n + 1,): first position of each bag, and the end
@@ -237,7 +239,6 @@ class JoinerSettings:
     window_ms: int
     allowed_lateness_ms: int
     max_out_of_orderness_ms: int
-    negative_rate: float
     num_ahead: int  # records behind one, of a backlog, that show that it is ahead of them
     idle_timeout_s: float
     max_skew_ms: int
@@ -250,6 +251,8 @@ class JoinerSettings:
         kinds: Sequence[tuple[str, int, bool, bool]],  # kind of action: name, bits of its tasks, ends the wait of its candidate, of all
         widths: Mapping[str, int],  # dim of each dense feature
     ) -> None: ...
+    # Share of the negatives kept, and those by (feature, fid) that take its place; 1 and none at first.
+    def set_negative_rates(self, default: float, by_value: Sequence[tuple[str, int, float]]) -> None: ...
 
 class JoinedExamples:
     """Examples in columns."""

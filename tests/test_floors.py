@@ -30,10 +30,10 @@ DOORS = {
         "streaming/backtest/scores_file.py",
         "streaming/load/table_file.py",
     ],
-    "google": ["monolith_py/io/codec/messages.py", "monolith_py/sync/delta.py"],
+    "google": ["monolith_py/io/codec/messages.py", "monolith_py/sync/delta.py", "monolith_py/sync/dense/requests.py"],
     "monolith_py.pb": [
         "monolith_py/io/codec/*.py",
-        "monolith_py/sync/delta.py",
+        "monolith_py/sync/delta*.py",
         "monolith_py/sync/rows.py",
         "monolith_py/sync/dense/*.py",
         "serving/client.py",
@@ -41,7 +41,12 @@ DOORS = {
         "serving/service.py",
         "serving/ranking/request.py",
     ],
-    "crc32c": ["monolith_py/sync/dense/*.py", "monolith_py/training/checkpoint/layout.py"],
+    "crc32c": [
+        "monolith_py/sync/delta_checksum.py",
+        "monolith_py/sync/digest.py",
+        "monolith_py/sync/dense/*.py",
+        "monolith_py/training/checkpoint/layout.py",
+    ],
     "safetensors": ["monolith_py/sync/dense/update.py", "monolith_py/training/checkpoint/layout.py"],
     "rich": [
         "monolith_py/cli.py",

@@ -10,9 +10,11 @@ import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
 
+from monolith_py.config import JobConfig
 from monolith_py.data.events import DeadLetter
 from monolith_py.errors import OffsetTrimmed, RecordsDamaged
 from monolith_py.io import Log, Record
+from monolith_py.io.log.topics import Topics
 from monolith_py.observe import metrics
 from monolith_streaming.joiner.core_partition import Judge
 from monolith_streaming.joiner.partition import PartitionState
@@ -28,10 +30,10 @@ _LOST = "impression must be in the log until its request is forgotten, got none:
 
 
 class ImpressionLookup:
-    """Completes the steps of partitions; `with_sampled_away`: negatives that were sampled away need their features too."""
+    """Completes the steps of partitions. Live counters need the features of negatives that were sampled away, too."""
 
-    def __init__(self, log: Log, topic: str, judge: Judge, *, with_sampled_away: bool) -> None:
-        self._log, self._topic, self._with_sampled_away = log, topic, with_sampled_away
+    def __init__(self, log: Log, job: JobConfig, judge: Judge) -> None:
+        self._log, self._topic, self._with_sampled_away = log, Topics.of(job.log).impressions, job.counters.enabled
         # The time was checked when the impression arrived.
         self._judge = partial(judge.judge, InputTopic.IMPRESSIONS, wall_ms=FOREVER_MS)
 

@@ -73,7 +73,7 @@ def deliver(log: Log, topic: str, partition: int, outbox: Outbox, refused: Refus
     offset = max(outbox.start, start)
     end = log.end_offset(topic, partition)
     while missing and offset < end:
-        records = log.read(topic, partition, offset, _READ_RECORDS, timeout_s=1.0)
+        records = log.read(topic, partition, offset, _READ_RECORDS)
         if not records:
             raise LogError(f"{topic!r}[{partition}]: records {offset} to {end} must be readable, got none")
         for record in records:
@@ -110,7 +110,7 @@ def _records(log: Log, topic: str, partition: int, start: int) -> Iterator[Recor
     offset, end = max(start, log.start_offset(topic, partition)), log.end_offset(topic, partition)
     while offset < end:
         try:
-            records = log.read(topic, partition, offset, _READ_RECORDS, timeout_s=1.0)
+            records = log.read(topic, partition, offset, _READ_RECORDS)
         except RecordsDamaged as error:
             offset = error.next_offset
             continue

@@ -75,7 +75,7 @@ def join_group(
     if not within.start_ms <= view.time_ms < within.end_ms:
         return
     count("requests", 1)
-    request, outcome = Request(request_id), Outcome()
+    request, outcome = Request(request_id, features=view), Outcome()
     see_impression(rules, request, view.time_ms, view.item_ids, outcome)
     for action in actions:
         see_action(rules, request, SeenAction(decode_action(action.value), action.offset, action.value), outcome)

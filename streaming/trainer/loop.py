@@ -67,8 +67,10 @@ class OnlineTraining:
         self._saving: CheckpointSaving | None = None
         self._saved_meta: CheckpointMeta | None = None
         self._saving_since_s = 0.0
-        # Replicas of a changed job need a checkpoint of it. It comes after the first batch: at the same step it would replace the old one.
+        # Replicas of a changed job, and those that cannot follow this generation, need a checkpoint of it.
         self._save_due_s = clock.monotonic_s() + (0 if start.changes else job.trainer.checkpoint_interval_s)
+        if meta is not None and not self._publisher.descends:
+            self._ask_for_checkpoint()
         self._report_due_s = clock.monotonic_s()
         self._reported_examples = self.trainer.num_examples
         if meta is None:
@@ -97,6 +99,9 @@ class OnlineTraining:
             self._learner.learn(examples)
             metrics.STEP_DURATION_SECONDS.observe(self._clock.monotonic_s() - started_s)
         self._publisher.maybe_publish(self.trainer.watermark_ms)
+        if self._publisher.take_checkpoint_request():
+            _logger.info("a replica has asked for a checkpoint")
+            self._ask_for_checkpoint()
         try:
             self._advance_checkpoint()
         except CheckpointError as error:
@@ -117,6 +122,11 @@ class OnlineTraining:
             self._begin_checkpoint()
         self._freeze_checkpoint()
         self._settle_checkpoint()
+
+    def _ask_for_checkpoint(self) -> None:
+        """Make a checkpoint due now, also if nothing was learnt since the last one: it ends at a later place of the updates."""
+        self._saved_batches = -1
+        self._save_due_s = self._clock.monotonic_s()
 
     def _advance_checkpoint(self) -> None:
         """Begin a checkpoint if it is due, or advance the pending one; never wait for the disk."""

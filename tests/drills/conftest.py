@@ -16,6 +16,7 @@ from monolith_demo.driver.kafka_broker import KafkaBroker, KafkaUnavailable
 # Drills share modules of this folder.
 sys.path.insert(0, str(Path(__file__).parent))
 
+from cuttable_proxy import CuttableProxy
 from surroundings import Deployment, RedisServer, WallClock
 
 
@@ -51,11 +52,18 @@ def start_redis(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
 
 
 @pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
+def log_proxy() -> Iterator[CuttableProxy]:
+    """Proxy in front of `broker`: all connections of its clients after their first look-up go through it."""
+    with closing(CuttableProxy()) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory, log_proxy: CuttableProxy) -> Iterator[KafkaBroker]:
     """Genuine Kafka broker of the drills, which they may kill and start again: use topics of your own. Mark the test `needs_kafka`."""
-    broker = KafkaBroker(tmp_path_factory.mktemp("kafka"))
+    broker = KafkaBroker(tmp_path_factory.mktemp("kafka"), advertised_port=log_proxy.port)
     try:
-        broker.start()
+        log_proxy.target_port = int(broker.start().rpartition(":")[2])
     except KafkaUnavailable as error:
         pytest.skip(f"NO KAFKA, so this drill was not run: {error}")
     yield broker

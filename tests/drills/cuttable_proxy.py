@@ -1,4 +1,7 @@
-"""TCP proxy whose connections can be cut."""
+"""TCP proxy whose connections can be cut or slowed down.
+
+TCP delivers each byte once, so the proxy cannot duplicate what it forwards. Clients do that, which send again: `SoundStream.repeat`.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,16 @@ import contextlib
 import socket
 import threading
 
+from monolith_py.clock import SystemClock
+
 _BUFFER_BYTES = 1 << 16
 
 
 class CuttableProxy:
-    """Proxy on a free port of this machine in front of `target_port`, which may be set later."""
+    """Proxy on a free port of this machine in front of `target_port`, which may be set later; each block waits for `delay_s`."""
 
     def __init__(self) -> None:
-        self.target_port = 0
+        self.target_port, self.delay_s, self._clock = 0, 0.0, SystemClock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._lock = threading.Lock()
@@ -55,6 +60,8 @@ class CuttableProxy:
     def _pump(self, source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while value := source.recv(_BUFFER_BYTES):
+                if self.delay_s:
+                    self._clock.sleep(self.delay_s)
                 target.sendall(value)
         with self._lock:
             self._open -= {source, target}

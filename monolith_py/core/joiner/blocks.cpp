@@ -1,5 +1,5 @@
 // Layout of a block, little-endian: version, task names; number of forgotten requests and their ids; then each changed
-// request: id, times, place and sizes of the impression, numbers, candidates, late and early actions.
+// request: id, times, place and sizes of the impression, numbers, candidates, their rates, late and early actions.
 #include "joiner/blocks.hpp"
 
 #include <algorithm>
@@ -26,6 +26,8 @@ void write(Writer& out, const Request& request) {
         const Request::Candidate& candidate = request.candidates[row];
         out.fields(candidate.item_id, candidate.labels, candidate.status);
     }
+    out.field(request.rates != nullptr);
+    if (request.rates) out.bytes(request.rates.get(), request.num_candidates * sizeof(double));
     for (const LateAction& late : actions.late) {
         out.field(late.row);
         write(out, late.seen);
@@ -75,6 +77,10 @@ void read_candidates(Reader& in, Request& request, uint32_t num_candidates, cons
         in.fields(candidate.item_id, candidate.labels, candidate.status);
         candidate.labels = tasks.carried(candidate.labels);
     }
+    bool has_rates = false;
+    in.field(has_rates);
+    request.rates = has_rates ? std::make_unique<double[]>(num_candidates) : nullptr;
+    if (has_rates) in.bytes(request.rates.get(), num_candidates * sizeof(double));
 }
 
 void read_request(Reader& in, uint32_t number, const Rules& rules, const Tasks& tasks, WaitingRequests& waiting) {

@@ -79,6 +79,7 @@ struct Request {
     int64_t offset = 0;                       // of the impression in its partition
     ImpressionBytes impression;               // none before it arrives, and once only the log has it
     std::unique_ptr<Candidate[]> candidates;  // (B,)
+    std::unique_ptr<double[]> rates;          // (B,), shares of the negatives kept; null: the same for all
     std::unique_ptr<Actions> actions;         // null: none
     uint32_t num_candidates = 0;
     uint32_t num_waiting = 0;  // candidates in kWaiting

@@ -46,6 +46,7 @@ void StateMachine::see_impression(Request& request, const Impression& impression
     request.candidates = std::make_unique<Request::Candidate[]>(num);
     request.num_candidates = num;
     request.num_waiting = num;
+    keep_rates(request, impression);
     std::unordered_set<int64_t> seen;
     for (uint32_t row = 0; row < num; ++row) {
         request.candidates[row].item_id = impression.item_id(row);
@@ -55,6 +56,15 @@ void StateMachine::see_impression(Request& request, const Impression& impression
     std::vector<SeenAction> early = std::move(request.actions->early);
     request.actions->early.clear();
     for (SeenAction& action : early) see_action(request, std::move(action));
+}
+
+void StateMachine::keep_rates(Request& request, const Impression& impression) {
+    if (rules_.negative_rates.is_one()) return;
+    rules_.negative_rates.of(impression, rates_);
+    const auto differs = [&](double rate) { return rate != rules_.negative_rates.default_rate(); };
+    if (std::none_of(rates_.begin(), rates_.end(), differs)) return;
+    request.rates = std::make_unique<double[]>(rates_.size());
+    std::copy(rates_.begin(), rates_.end(), request.rates.get());
 }
 
 void StateMachine::see_action(Request& request, SeenAction seen) {
@@ -158,12 +168,12 @@ void StateMachine::emit_all(Request& request, int64_t known_ms) {
 
 void StateMachine::emit(Request& request, uint32_t row, int64_t known_ms) {
     const uint64_t labels = request.candidates[row].labels;
-    const bool kept = labels || is_kept(request.id, request.candidates[row].item_id, rules_.negative_rate);
+    const double rate = labels ? 1.0 : rate_of(request, row);
+    const bool kept = is_kept(request.id, request.candidates[row].item_id, rate);
     request.set_status(row, kept ? Status::kEmitted : Status::kSampledAway);
-    const auto rate = labels ? 1.0F : static_cast<float>(rules_.negative_rate);
     const uint8_t kind = kept ? Emission::kLabelled : Emission::kSampledAway;
-    outcome_.emissions.push_back(
-        {request.impression, request.offset, row, kind, true, rate, labels, request.time_ms, known_ms});
+    outcome_.emissions.push_back({request.impression, request.offset, row, kind, true, static_cast<float>(rate), labels,
+                                  request.time_ms, known_ms});
     if (!request.actions || request.actions->late.empty()) return;
     std::vector<LateAction> own, others;
     for (LateAction& entry : request.actions->late) (entry.row == row ? own : others).push_back(std::move(entry));
@@ -182,7 +192,7 @@ void StateMachine::see_late(Request& request, uint32_t row, SeenAction seen) {
     const bool retracts = request.candidates[row].status == Status::kEmitted;
     // The first retraction of a sampled negative takes back its weight; the candidate then has the weight 1 of a
     // positive.
-    const auto rate = retracts && labels == 0 ? static_cast<float>(rules_.negative_rate) : 1.0F;
+    const auto rate = retracts && labels == 0 ? static_cast<float>(rate_of(request, row)) : 1.0F;
     labels |= fresh;
     request.set_status(row, Status::kEmitted);
     const int64_t from_ms = seen.time_ms >= request.deadline_ms ? request.deadline_ms : request.time_ms;

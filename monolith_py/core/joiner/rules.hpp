@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "joiner/negative_rates.hpp"
 #include "joiner/request.hpp"
 
 namespace monolith::joiner {
@@ -30,7 +31,7 @@ struct Rules {
     int64_t window_ms = 0;
     int64_t allowed_lateness_ms = 0;
     int64_t max_out_of_orderness_ms = 0;
-    double negative_rate = 1.0;
+    NegativeRates negative_rates;
 
     // Return the index of a kind of action that can make a label or end a wait, else kNoKind.
     uint32_t kind_of(std::string_view name) const;
@@ -66,6 +67,11 @@ class StateMachine {
     void emit(Request& request, uint32_t row, int64_t known_ms);
     void see_late(Request& request, uint32_t row, SeenAction seen);
     void refuse(const Request& request, SeenAction seen, Reason reason);
+    // Keep the rates of an impression's candidates: later its features may be in the log alone.
+    void keep_rates(Request& request, const Impression& impression);
+    double rate_of(const Request& request, uint32_t row) const {
+        return request.rates ? request.rates[row] : rules_.negative_rates.default_rate();
+    }
     uint64_t bits_of(const SeenAction& seen) const {
         return seen.is_positive && seen.kind != kNoKind ? rules_.kinds[seen.kind].bits : 0;
     }
@@ -78,6 +84,7 @@ class StateMachine {
 
     const Rules& rules_;
     Outcome& outcome_;
+    std::vector<double> rates_;  // keeps its memory
 };
 
 }  // namespace monolith::joiner

@@ -4,6 +4,8 @@
                               tables/<feature>.table  rows, optimizer state, admission, ages, pending drains
                               dense.safetensors       dense parameters of the model
                               optimizer.safetensors   state of the dense optimizer, random state of torch
+
+A later checkpoint of the same step is beside it, step-000000001234.0001, so that there is one at every moment.
 """
 
 from __future__ import annotations
@@ -98,9 +100,15 @@ class Checkpoint:
         return str(self.path)
 
     @staticmethod
-    def at(directory: Path, step: int) -> Checkpoint:
-        """Return the checkpoint of `step` batches in `directory`, written or not."""
-        return Checkpoint(directory / f"step-{step:012d}")
+    def at(directory: Path, step: int, revision: int = 0) -> Checkpoint:
+        """Return a checkpoint of `step` batches in `directory`, written or not."""
+        return Checkpoint(directory / (f"step-{step:012d}" + (f".{revision:04d}" if revision else "")))
+
+    @staticmethod
+    def next_at(directory: Path, step: int) -> Checkpoint:
+        """Return a checkpoint of `step` batches that sorts after all others of that step in `directory`."""
+        newest = max(_others_of(directory, step), default=None)
+        return Checkpoint.at(directory, step, 0 if newest is None else 1 + int(newest.name[len("step-") + 13 :] or 0))
 
     @staticmethod
     def all_in(directory: Path) -> list[Checkpoint]:
@@ -156,6 +164,11 @@ class Checkpoint:
     def table_files(self) -> list[Path]:
         """Return the snapshot files of all tables, sorted by name."""
         return sorted(self.tables.glob(table_file(Path(), "*").name))
+
+    def earlier_of_step(self) -> list[Checkpoint]:
+        """Return the earlier checkpoints of the same step."""
+        step = int(self.path.name.removeprefix("step-")[:12])
+        return [Checkpoint(path) for path in _others_of(self.path.parent, step) if path.name < self.path.name]
 
     @cached_property
     def meta(self) -> CheckpointMeta:
@@ -236,6 +249,10 @@ class Checkpoint:
         if version is None or not all(isinstance(manifest.get(part), dict) for part in ("meta", "model", "files")):
             raise CheckpointError(f"{file}: must have version, meta, model and files")
         return manifest
+
+
+def _others_of(directory: Path, step: int) -> list[Path]:
+    return list(directory.glob(f"step-{step:012d}*"))
 
 
 def _offsets(document: Mapping[str, Any]) -> dict[int, tuple[int, int]]:
