@@ -216,18 +216,6 @@ def test_another_topic_prefix_starts_at_the_beginning_of_its_own_topics(world: W
     assert [row[0] for row in world.labels(other, log)] == [f"r{number}" for number in range(100, 105)]
 
 
-def test_a_start_with_other_tasks_writes_no_waiting_request_again(world: World) -> None:
-    job = world.job()
-    log, kv = world.log(job), MemoryKv()
-    world.append(job, log, *(world.impression(f"r{number}", number) for number in range(5)), world.action("r0", "click", 1))
-    first = world.joiner(job, log, kv)
-    first.step()
-    first.commit()
-    before = dict(kv.scan("joiner:test:examples:block:"))
-    world.joiner(job.model_copy(update={"tasks": job.tasks[::-1]}), log, kv)
-    assert dict(kv.scan("joiner:test:examples:block:")) == before != {}
-
-
 def test_labels_of_waiting_requests_follow_their_tasks(world: World, job: JobConfig) -> None:
     """Reordered tasks made 50 likes of 50 clicks: streams.md, A7."""
     log, kv = world.log(job), MemoryKv()
