@@ -148,6 +148,9 @@ class JoinerConfig(Settings):
     max_records: Count = 2000
     # Most examples in a record of topic `examples`.
     examples_per_record: Annotated[int, Field(ge=1, le=4096)] = 256
+    # Bytes of memory for the requests that wait, over all partitions of a topic, an equal part for each. Above half of it closed requests
+    # keep no features, above it no new ones do; they are read again from `impressions` when an example needs them.
+    max_memory_bytes: Annotated[int, Field(ge=0)] = 4 << 30
     # Wall-clock seconds after which a record with fewer examples is written.
     linger_s: SecondsOrZero = 0.1
     # Wall-clock seconds without a sign of life, after which the other joiners of the job take the partitions of one. It gives six signs in

@@ -15,7 +15,7 @@ from monolith_py.errors import MonolithError
 
 # Longer than any write transaction of ours, shorter than a supervisor's retry.
 BUSY_TIMEOUT_S = 10.0
-# Measured with 4, 8 and 16 KiB: as fast as any for batches of small records, a quarter less work than 4 KiB for records of 50 KB.
+# Measured with 4, 8 and 16 KiB: as fast as any for batches of small values, a quarter less work than 4 KiB for values of 50 KB.
 _PAGE_BYTES = 8192
 _SCHEME = "sqlite:///"
 
@@ -31,16 +31,16 @@ def path_of_url(url: str) -> Path:
     return Path(url[len(_SCHEME) :])
 
 
-def connect(path: Path, *, create: bool, busy_timeout_s: float = BUSY_TIMEOUT_S) -> sqlite3.Connection:
+def connect(path: Path, *, create: bool, busy_timeout_s: float = BUSY_TIMEOUT_S, page_bytes: int = _PAGE_BYTES) -> sqlite3.Connection:
     """Return a connection to the database at `path` in autocommit mode, usable from any one thread at a time.
 
-    Without `create` an absent file is an error.
+    Without `create` an absent file is an error. `page_bytes` is for a new file.
     """
     uri = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
     connection = sqlite3.connect(uri, uri=True, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
     try:
         if create:
-            connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+            connection.execute(f"PRAGMA page_size = {page_bytes}")
             connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
     except sqlite3.Error:

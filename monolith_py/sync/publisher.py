@@ -33,7 +33,7 @@ from monolith_py.observe.metrics import DELTAS_PUBLISHED, DENSE_PUBLISHED_BYTES,
 from monolith_py.sync.delta import Delta
 from monolith_py.sync.dense.requests import DenseRequests
 from monolith_py.sync.dense.state import DenseState
-from monolith_py.sync.digest import ModelDigest
+from monolith_py.sync.digest import DenseDigest, ModelDigest
 from monolith_py.sync.generation import Generation, next_generation, touch_lost
 from monolith_py.sync.publication import DensePart, DrainedTable, Publication, StepMarks
 from monolith_py.sync.rows import RowEncoding
@@ -134,9 +134,15 @@ class Publisher:
 
     @property
     def digest(self) -> ModelDigest:
-        """Return the digest of the newest publication that the log has acknowledged. `flush` first: before, there is none."""
-        assert self._digest is not None
-        return self._digest
+        """Return the digest of the newest publication that the log has acknowledged; before the first, that of a new model.
+
+        Of another model there is none before `flush`.
+        """
+        if self._digest is not None:
+            return self._digest
+        assert self._next_seq == 0
+        dense = DenseState.of(self._model.dense(), self._model.identity)
+        return ModelDigest(0, RowEncoding(self._config.encoding), DenseDigest.of(dense, RowEncoding(self._config.dense_encoding)))
 
     def take_checkpoint_request(self) -> bool:
         """Return whether a replica has asked for a checkpoint, once; requests are read every `dense_interval_s`."""

@@ -9,9 +9,13 @@ import numpy as np
 from monolith_py.config import JobConfig
 from monolith_py.data.columns import FeatureColumns
 from monolith_py.data.counters import LiveCounters
+from monolith_py.data.events import DeadLetter
 from monolith_py.errors import Fenced
-from monolith_py.io import Kv
+from monolith_py.io import Kv, Log
+from monolith_py.io.log.topics import Topics
+from monolith_streaming.joiner.core_partition import Judge
 from monolith_streaming.joiner.counters import counted
+from monolith_streaming.joiner.lookup import ImpressionLookup
 from monolith_streaming.joiner.partition import PartitionState
 from monolith_streaming.joiner.position import StateKeys
 
@@ -22,8 +26,9 @@ _COUNTER_ATTEMPTS = 100
 class Commits:
     """Writes steps of partitions to the store: waiting requests, live counters and positions."""
 
-    def __init__(self, kv: Kv, keys: StateKeys, job: JobConfig) -> None:
+    def __init__(self, kv: Kv, keys: StateKeys, job: JobConfig, log: Log, judge: Judge) -> None:
         self._kv, self._keys, self._job = kv, keys, job
+        self._lookup = ImpressionLookup(log, job, judge)
 
     def write(self, partitions: Sequence[PartitionState]) -> None:
         """Write the changes of these partitions with their positions, and clear their steps.
@@ -34,6 +39,8 @@ class Commits:
         puts: dict[str, bytes] = {}
         deletes: list[str] = []
         for partition in partitions:
+            self._lookup.complete(partition)  # the step of a recovery; others are
+            partition.joiner.core.set_max_bytes(self._job.joiner.max_memory_bytes // max(self._job.log.partitions, len(partitions)))
             partition_puts, partition_deletes = partition.joiner.changes(self._keys, partition.number)
             puts |= partition_puts
             deletes += partition_deletes
@@ -47,6 +54,10 @@ class Commits:
                     raise
         for partition in partitions:
             partition.joiner.core.clear_step()
+
+    def letters(self, partition: PartitionState, num_partitions: int) -> list[DeadLetter]:
+        """Give the examples of the step their features, and return its dead letters."""
+        return [*self._lookup.complete(partition), *partition.letters(Topics.of(self._job.log), num_partitions)]
 
     def _counters(self, partitions: Sequence[PartitionState]) -> tuple[Mapping[str, bytes], Mapping[str, bytes | None]]:
         """Return the live counters after and before the steps."""

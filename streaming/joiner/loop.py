@@ -81,11 +81,11 @@ class JoinerLoop:
         # A joiner that gets on with its calls lives.
         self._retry = RetryPolicy(clock, self._should_stop, group.beat)
         self._log, self._kv = RetryingLog(log, self._retry), RetryingKv(kv, self._retry)
-        self._commits = Commits(self._kv, self._keys, job)
         self._rules = Rules.of(job)
         self._inputs = {InputTopic.IMPRESSIONS: self._topics.impressions, InputTopic.ACTIONS: self._topics.actions}
         self._patterns = WirePatterns(Schema.of(job).dense_dims)
         self._judge, self._census = Judge(job, self._patterns), Census(self._rules)
+        self._commits = Commits(self._kv, self._keys, job, self._log, self._judge)
         self._readers: dict[int, Reader] = {}
         self._dead_letters = DeadLetters(log, self._topics.dead_letters, clock)
         self._num_partitions, self._force = 0, False
@@ -127,7 +127,7 @@ class JoinerLoop:
         infos = {topic: self._log.describe(topic) for topic in topics}
         ids = {topic: info.id for topic, info in infos.items()}
         start = Start(self._job, self._log, self._kv, self._rules, self._clock, ids, self._name.encode(), self._force)
-        recovery = Recovery(self._log, self._topics, self._judge, self._clock, lambda one: self._commits.write([one]))
+        recovery = Recovery(self._log, self._topics, self._rules.tasks, self._judge, self._clock, lambda one: self._commits.write([one]))
         open_writer = partial(self._writer, most=infos[self._topics.examples].max_record_bytes)
         partition = start.take(number, before, open_writer, recovery)
         if self._force:
@@ -225,7 +225,7 @@ class JoinerLoop:
         """Make the open step durable, if there is one. The numbers are those of the module's docstring."""
         if not self._has_changes:
             return
-        letters = [letter for partition in self._partitions for letter in partition.letters(self._topics, self._num_partitions)]
+        letters = [letter for partition in self._partitions for letter in self._commits.letters(partition, self._num_partitions)]
         self._retry.run(lambda: self._dead_letters.put_all(letters))  # 3
         for partition in self._partitions:
             partition.joiner.note_progress()

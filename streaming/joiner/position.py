@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 from monolith_py.errors import WireError
 from monolith_streaming.joiner.watermark import WatermarkState
 
-_VERSION = 3
+# Version 3 came with waiting requests of another form: `Position.has_state`.
+_VERSION, _READABLE = 4, (3, 4)
 _PROGRESS_KEY = "joiner"
 _Result = TypeVar("_Result")
 
@@ -59,6 +60,12 @@ class Position:
     topic: str = ""  # id of the topic of examples, whose offset `examples_end` is
     blocks: list[int] = field(default_factory=lambda: [0, 0])  # of waiting requests in the store: numbers [first, stop)
     tasks: list[str] = field(default_factory=list)  # bit t of a waiting request's labels is that of tasks[t]
+    version: int = _VERSION
+
+    @property
+    def has_state(self) -> bool:
+        """Return whether the waiting requests in the store have a form that this release reads."""
+        return self.version == _VERSION
 
     @property
     def offsets(self) -> list[int]:
@@ -110,7 +117,7 @@ class StateKeys:
 
 def encode_position(position: Position) -> bytes:
     """Return the stored form of `position`."""
-    return json.dumps({"version": _VERSION, **asdict(position)}).encode()
+    return json.dumps(asdict(position)).encode()
 
 
 def decode_position(value: bytes) -> Position:
@@ -122,9 +129,8 @@ def decode_position(value: bytes) -> Position:
 
     def decode() -> Position:
         fields = json.loads(value)
-        version = fields.pop("version")
-        if version != _VERSION:
-            raise WireError(f"position.version must be {_VERSION}, got {version}")
+        if fields["version"] not in _READABLE:
+            raise WireError(f"position.version must be one of {_READABLE}, got {fields['version']}")
         return Position(**{**fields, "progress": _progress_from(fields["progress"])})
 
     return _decoded("position", value, decode)

@@ -1,14 +1,15 @@
 """State of a joiner whose store is older than the log, built again from the log.
 
-The last step in `examples` says how far the inputs were processed. Their records from the state's own position up to there are read again:
-they make the requests, and the examples in the log say what became of each candidate. Nothing is emitted. Every chunk is committed with its
-offsets, so a recovery that dies goes on where it was.
+The last step in `examples` says how far the inputs were processed. The impressions from the state's own position up to there are read
+again: they make the requests. Then the examples in the log say what became of each candidate, and the actions are read again. Nothing is
+emitted. Everything is read in chunks, and each is committed: memory holds no more than the requests, and a recovery that dies goes on
+where it was.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,7 @@ from monolith_py.io import Log, Record
 from monolith_py.io.log.topics import Topics
 from monolith_streaming.joiner.core_partition import Judge
 from monolith_streaming.joiner.partition import PartitionState
-from monolith_streaming.joiner.tail import Tail
+from monolith_streaming.joiner.tail import Tail, facts_after
 from monolith_streaming.joiner.watermark import InputTopic
 
 _logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Recovery:
 
     log: Log
     topics: Topics
+    tasks: Sequence[str]
     judge: Judge
     clock: Clock
     commit: Callable[[PartitionState], None]
@@ -48,17 +50,17 @@ class Recovery:
         target, position = tail.last.progress, partition.position
         ranges = [(start, stop) for start, stop in zip(position.offsets, target.offsets, strict=True)]
         _logger.warning(
-            "%r[%d]: the store ends with step %d, the log with %s: reading inputs %s again, %d candidates have examples",
+            "%r[%d]: the store ends with step %d, the log with %s: reading inputs %s again",
             self.topics.examples,
             partition.number,
             position.step,
             tail.last.step,
             ranges,
-            tail.num_examples,
         )
+        partition.joiner.core.begin_recovery(_or_never(target.closed_ms), _or_never(target.advanced_ms))
+        self._see_again(partition, InputTopic.IMPRESSIONS, tail)
         self._adopt(partition, tail)
-        for input_topic in InputTopic:  # the impressions first
-            self._see_again(partition, input_topic, tail)
+        self._see_again(partition, InputTopic.ACTIONS, tail)
         position.progress = deepcopy(target)
         position.step = tail.last.step.number
         position.examples_end = self.log.end_offset(self.topics.examples, partition.number)
@@ -66,11 +68,12 @@ class Recovery:
         self.commit(partition)
 
     def _adopt(self, partition: PartitionState, tail: Tail) -> None:
-        """Bring the requests that the store has up to date."""
-        assert tail.last is not None
-        progress, core = tail.last.progress, partition.joiner.core
-        core.begin_recovery(tail.facts, _or_never(progress.closed_ms), _or_never(progress.advanced_ms))
-        while core.adopt_some(_CHUNK_RECORDS):
+        """Take over what the examples say of the requests."""
+        core = partition.joiner.core
+        for facts in facts_after(self.log, self.topics.examples, partition.number, tail, self.tasks):
+            core.adopt(facts)
+            self.commit(partition)
+        while core.settle_some(_CHUNK_RECORDS):
             self.commit(partition)
         self.commit(partition)
 

@@ -94,7 +94,7 @@ class Start:
         """Return a partition at the position of the store, and the steps after it in the log."""
         number = writer.number
         (value,) = self.kv.get_many([self.keys.position(number)])
-        position = None if value is None else decode_position(value)
+        position = self._stored(number, value)
         try:
             if position is None:
                 position = self._position_of_log(number)
@@ -111,6 +111,14 @@ class Start:
         joiner.expected = {self.keys.owner(number): self.owner} | ({} if value is None else {self.keys.position(number): value})
         return PartitionState(number, joiner, writer), tail
 
+    def _stored(self, number: int, value: bytes | None) -> Position | None:
+        """Return the position of the store, None without one or with a state that only an older release reads."""
+        position = None if value is None else decode_position(value)
+        if position is None or position.has_state:
+            return position
+        _logger.warning("%r[%d]: the state in the store is of an older release: building it again from the log", self.keys.examples, number)
+        return None
+
     def _follow(self, number: int, position: Position) -> tuple[Position, Tail]:
         """Return the position, and the steps after it in the log.
 
@@ -121,14 +129,14 @@ class Start:
         """
         examples = self.topics.examples
         try:
-            return position, read_tail(self.log, examples, number, position, self.rules.tasks)
+            return position, read_tail(self.log, examples, number, position)
         except StateMismatch as error:
             found = last_step(self.log, examples, number, 0)
             if position.step or found is None or found.step.series == position.series:
                 raise
             _logger.warning("the store has no step yet, its state is built from the log: %s", error)
         position = self._position_of_log(number)
-        return position, read_tail(self.log, examples, number, position, self.rules.tasks)
+        return position, read_tail(self.log, examples, number, position)
 
     def _position_of_log(self, number: int) -> Position:
         """Return the position from which the state can be built, for a store without one; any waiting requests in it are dropped.
@@ -165,7 +173,7 @@ class Start:
 
     def _forced(self, number: int, value: bytes | None) -> Position:
         """Return the position of the store with a new series; that of a store of another log is dropped."""
-        position = None if value is None else decode_position(value)
+        position = self._stored(number, value)
         try:
             if position is not None:
                 self._check_reach(number, position)

@@ -1,9 +1,9 @@
-"""The end of a partition of `examples`: the joiner's last step there, and the examples that follow a position."""
+"""The end of a partition of `examples`: the joiner's last step there, and what its examples after a position say of candidates."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from monolith_py.data.examples import ExampleBatch
 from monolith_py.data.steps import JoinerStep
@@ -13,6 +13,7 @@ from monolith_py.io.codec import decode_examples, examples_metadata, step_from_m
 from monolith_streaming.joiner.position import Position, Progress, progress_from_metadata
 
 _READ_RECORDS = 256
+_PART_REQUESTS = 2000
 
 
 @dataclass(frozen=True)
@@ -25,15 +26,14 @@ class FoundStep:
 
 @dataclass
 class Tail:
-    """Whole steps in the log after a position: the last one, and what they say of each candidate."""
+    """Whole steps in the log after a position: the last one, and the offset of the first."""
 
     last: FoundStep | None = None
-    facts: dict[str, dict[int, int]] = field(default_factory=dict)  # request id -> item id -> positive tasks, bit t for task t
+    start: int = 0
 
-    @property
-    def num_examples(self) -> int:
-        """Return the number of candidates with an example."""
-        return sum(map(len, self.facts.values()))
+
+# Request id -> item id -> positive tasks, bit t for task t.
+Facts = dict[str, dict[int, int]]
 
 
 def last_step(log: Log, topic: str, partition: int, start: int) -> FoundStep | None:
@@ -49,20 +49,19 @@ def last_step(log: Log, topic: str, partition: int, start: int) -> FoundStep | N
     return None
 
 
-def read_tail(log: Log, topic: str, partition: int, position: Position, tasks: Sequence[str]) -> Tail:
+def read_tail(log: Log, topic: str, partition: int, position: Position) -> Tail:
     """Return the steps after `position`.
 
     Raises:
         StateMismatch: they do not follow it: another series, a step missing, or records trimmed that may have been steps.
     """
-    tail, before = Tail(), JoinerStep(position.series, position.step, 0, True, 0)
+    tail, before = Tail(start=position.examples_end), JoinerStep(position.series, position.step, 0, True, 0)
     for record in records_from(log, topic, partition, position.examples_end):
         found = _found(record)
         if found is None:
             continue
         if not before.is_followed_by(found.step):
             raise StateMismatch(f"{topic!r}[{partition}] offset {record.offset} must have what follows {before}, got {found.step}")
-        _add(tail.facts, decode_examples(record.value), tasks)
         tail.last, before = found, found.step
     if not before.is_last:
         raise StateMismatch(f"{topic!r}[{partition}] must end with a whole step, got {before}")
@@ -71,6 +70,20 @@ def read_tail(log: Log, topic: str, partition: int, position: Position, tasks: S
         rule = f"must have its records from {position.examples_end} on, where the state in the store ends"
         raise StateMismatch(f"{topic!r}[{partition}] {rule}, got {start}: they were trimmed, and examples may have been among them")
     return tail
+
+
+def facts_after(log: Log, topic: str, partition: int, tail: Tail, tasks: Sequence[str]) -> Iterator[Facts]:
+    """Yield what the examples of `tail` say of their candidates, a part at a time; a candidate may be in several parts."""
+    facts: Facts = {}
+    for record in records_from(log, topic, partition, tail.start):
+        if _found(record) is None:
+            continue
+        _add(facts, decode_examples(record.value), tasks)
+        if len(facts) >= _PART_REQUESTS:
+            yield facts
+            facts = {}
+    if facts:
+        yield facts
 
 
 def records_from(log: Log, topic: str, partition: int, start: int, stop: int | None = None) -> Iterator[Record]:
@@ -108,7 +121,7 @@ def _metadata(value: bytes) -> Mapping[str, str]:
         return {}
 
 
-def _add(facts: dict[str, dict[int, int]], examples: ExampleBatch, tasks: Sequence[str]) -> None:
+def _add(facts: Facts, examples: ExampleBatch, tasks: Sequence[str]) -> None:
     labels = [0] * len(examples)
     for index, task in enumerate(tasks):
         for row, value in enumerate(examples.labels[task].tolist() if task in examples.labels else ()):

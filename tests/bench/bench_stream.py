@@ -1,7 +1,8 @@
 """Impressions joined in a second, online and by replay: 36 features, one partition.
 
 `_per_cpu_s` is per second of CPU time of the joiner's process: on the SQLite log and store, and on a genuine Kafka and Redis where they
-are installed. Requests of 100 candidates are joined on SQLite and, without the cost of a log, in memory.
+are installed. Requests of 100 candidates are joined on SQLite and, without the cost of a log, in memory. The start with 2 million requests
+that wait is that of bench_restart.py.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
+from bench_restart import NUM_WAITING, bench_restart, resident_bytes
 from figures import figure
 from stream_load import START_MS, count, impression, job_in, write_stream
 
@@ -61,6 +63,9 @@ def main() -> None:
     bench_in_memory()
     bench_pending()
     bench_kafka(num_requests)
+    for num_partitions in (1, 4):
+        bench_restart(NUM_WAITING, num_partitions, is_redis=False)
+    bench_restart(NUM_WAITING, 1, is_redis=True)
 
 
 def cpu_of(work: Callable[[], object]) -> float:
@@ -160,11 +165,6 @@ def bench_pending() -> None:
     num_bytes = (resident_bytes() - before) / (NUM_PENDING - NUM_WARMUP)
     figure("stream.bytes_per_pending_impression", num_bytes, "B")
     figure("stream.bytes_per_pending_impression_to_raw", num_bytes / float(np.mean([len(value) for value in values])), "x")
-
-
-def resident_bytes() -> int:
-    """Return the bytes of this process in memory."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
 def bench_kafka(num_requests: int) -> None:

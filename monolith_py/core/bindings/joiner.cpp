@@ -39,6 +39,11 @@ void recover(Partition& partition, int topic, const nb::list& offsets, const nb:
     partition.recover(topic_of(topic), views_of(offsets, values), wall_ms, judge_of(judge));
 }
 
+std::vector<int64_t> supply(Partition& partition, const nb::list& offsets, const nb::list& values,
+                            const nb::object& judge) {
+    return partition.supply(views_of(offsets, values), judge_of(judge));
+}
+
 nb::list records_of(const std::vector<RefusedRecord>& refused) {
     nb::list list;
     for (const RefusedRecord& record : refused)
@@ -112,10 +117,12 @@ void bind_joiner(nb::module_& m) {
             "examples_end"_a, "step"_a)
         .def(
             "begin_recovery",
-            [](Partition& partition, std::unordered_map<std::string, ItemFacts> facts, int64_t closed_ms,
-               int64_t forgotten_ms) { partition.begin_recovery({std::move(facts), closed_ms, forgotten_ms}); },
-            "facts"_a, "closed_ms"_a, "forgotten_ms"_a)
-        .def("adopt_some", &Partition::adopt_some, "num"_a)
+            [](Partition& partition, int64_t closed_ms, int64_t forgotten_ms) {
+                partition.begin_recovery({closed_ms, forgotten_ms});
+            },
+            "closed_ms"_a, "forgotten_ms"_a)
+        .def("adopt", &Partition::adopt, "facts"_a)
+        .def("settle_some", &Partition::settle_some, "num"_a)
         .def("recover", &recover, "topic"_a, "offsets"_a, "values"_a, "wall_ms"_a, "judge"_a)
         .def("forget_wall_clock", &Partition::forget_wall_clock, "wall_ms"_a)
         .def("reach", [](Partition& partition) { partition.reach(); })
@@ -123,6 +130,9 @@ void bind_joiner(nb::module_& m) {
         .def_prop_ro("closed_ms", [](const Partition& partition) { return partition.waiting().closed_ms(); })
         .def("run", &Partition::run, "now_s"_a, "wall_ms"_a, nb::call_guard<nb::gil_scoped_release>())
         .def("close_some", &Partition::close_some, nb::call_guard<nb::gil_scoped_release>())
+        .def("lacking", &Partition::lacking, "with_sampled_away"_a)
+        .def("supply", &supply, "offsets"_a, "values"_a, "judge"_a)
+        .def("set_max_bytes", &Partition::set_max_bytes, "max_bytes"_a)
         .def_prop_ro("offsets", &Partition::offsets)
         .def_prop_ro("watermark",
                      [](const Partition& partition) {

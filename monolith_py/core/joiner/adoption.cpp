@@ -7,9 +7,11 @@ namespace monolith::joiner {
 namespace {
 
 Emission counted(const Request& request, uint32_t row, uint64_t labels, bool is_first) {
-    return {request.impression, row, Emission::kSampledAway, is_first, 1.0F, labels, request.time_ms,
-            request.deadline_ms};
+    return {request.impression, request.offset,     row, Emission::kSampledAway, is_first, 1.0F, labels,
+            request.time_ms,    request.deadline_ms};
 }
+
+bool is_waiting(Status status) { return status == Status::kWaiting || status == Status::kKnown; }
 
 void drop_late(Request& request, uint32_t row) {
     if (!request.actions) return;
@@ -20,23 +22,26 @@ void drop_late(Request& request, uint32_t row) {
 
 }  // namespace
 
-void adopt(Request& request, const ItemFacts& facts, int64_t closed_ms, Outcome& outcome) {
+void adopt(Request& request, const ItemFacts& facts, Outcome& outcome) {
     for (uint32_t row = 0; row < request.num_candidates; ++row) {
         Request::Candidate& candidate = request.candidates[row];
         if (candidate.status == Status::kRepeated) continue;
-        const bool is_open = candidate.status == Status::kWaiting || candidate.status == Status::kKnown;
         const auto found = facts.find(candidate.item_id);
-        if (found == facts.end()) {
-            if (!is_open || request.deadline_ms > closed_ms) continue;
-            request.set_status(row, Status::kSampledAway);
-            outcome.emissions.push_back(counted(request, row, candidate.labels, true));
-            continue;
-        }
+        if (found == facts.end()) continue;
+        const bool is_open = is_waiting(candidate.status);
         const uint64_t fresh = is_open ? found->second : found->second & ~candidate.labels;
         if (is_open || fresh) outcome.emissions.push_back(counted(request, row, fresh, is_open));
         request.set_status(row, Status::kEmitted);
         candidate.labels |= found->second;
         drop_late(request, row);
+    }
+}
+
+void close_adopted(Request& request, Outcome& outcome) {
+    for (uint32_t row = 0; row < request.num_candidates; ++row) {
+        if (!is_waiting(request.candidates[row].status)) continue;
+        request.set_status(row, Status::kSampledAway);
+        outcome.emissions.push_back(counted(request, row, request.candidates[row].labels, true));
     }
 }
 

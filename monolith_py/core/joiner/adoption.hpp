@@ -16,22 +16,21 @@ namespace monolith::joiner {
 // Examples in the log: item id -> positive tasks, bit t for task t.
 using ItemFacts = std::unordered_map<int64_t, uint64_t>;
 
-// Examples in the log by request id, and how far the joiner that wrote them had come.
-struct Facts {
-    std::unordered_map<std::string, ItemFacts> requests;
+// Examples in the log by request id: a part of them.
+using Facts = std::unordered_map<std::string, ItemFacts>;
+
+// How far the joiner that wrote the examples had come.
+struct Reach {
     int64_t closed_ms = 0;     // every request with a deadline up to it was closed
     int64_t forgotten_ms = 0;  // requests that would be forgotten by it are not recovered
-
-    const ItemFacts& of(const std::string& request_id) const {
-        static const ItemFacts none;
-        const auto found = requests.find(request_id);
-        return found == requests.end() ? none : found->second;
-    }
 };
 
-// Take over the examples of `request` in the log. A candidate without one was sampled away if the window was closed by
-// `closed_ms`. The emissions count as sampled away: they are not written.
-void adopt(Request& request, const ItemFacts& facts, int64_t closed_ms, Outcome& outcome);
+// Take over the examples of `request` in the log. The emissions count as sampled away: they are not written.
+void adopt(Request& request, const ItemFacts& facts, Outcome& outcome);
+
+// Note that the candidates of `request` without an example were sampled away, once all of its facts were adopted and
+// its window was closed. The emissions are those of `adopt`.
+void close_adopted(Request& request, Outcome& outcome);
 
 // Take the examples from emission `first` on out of `outcome`, whose action an earlier run has processed: the log has
 // them, or they were not to be. A candidate that would be emitted now stays until its window closes.

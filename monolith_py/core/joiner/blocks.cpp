@@ -1,5 +1,5 @@
 // Layout of a block, little-endian: version, task names; number of forgotten requests and their ids; then each changed
-// request: id, times, numbers, candidates, late and early actions, and the impression if this block has it.
+// request: id, times, place and sizes of the impression, numbers, candidates, their rates, late and early actions.
 #include "joiner/blocks.hpp"
 
 #include <algorithm>
@@ -10,34 +10,29 @@ namespace monolith::joiner {
 
 namespace {
 
-constexpr uint8_t kVersion = 1;
+constexpr uint8_t kVersion = 2;
 // A larger block is followed by another, so each stays far below the largest value of a store.
 constexpr size_t kBlockBytes = 4 << 20;
-
-enum class Where : uint8_t { kNone = 0, kHere = 1, kEarlier = 2 };  // place of the impression
 
 void write(Writer& out, const SeenAction& seen) { out.fields(seen.offset, seen.value); }
 
 void write(Writer& out, const Request& request) {
     static const Request::Actions empty;
     const Request::Actions& actions = request.actions ? *request.actions : empty;
-    const bool has_impression = request.impression.is_there();
-    const Where where = !has_impression ? Where::kNone : request.impression_block > 0 ? Where::kEarlier : Where::kHere;
-    out.fields(request.id, request.time_ms, request.deadline_ms, request.num_candidates, where);
+    out.fields(request.id, request.time_ms, request.deadline_ms, request.offset, request.impression_bytes);
+    out.fields(request.shared_bytes, request.num_candidates);
     out.fields(static_cast<uint32_t>(actions.late.size()), static_cast<uint32_t>(actions.early.size()));
     for (uint32_t row = 0; row < request.num_candidates; ++row) {
         const Request::Candidate& candidate = request.candidates[row];
         out.fields(candidate.item_id, candidate.labels, candidate.status);
     }
+    out.field(request.rates != nullptr);
+    if (request.rates) out.bytes(request.rates.get(), request.num_candidates * sizeof(double));
     for (const LateAction& late : actions.late) {
         out.field(late.row);
         write(out, late.seen);
     }
     for (const SeenAction& early : actions.early) write(out, early);
-    if (where == Where::kHere) {
-        out.length(request.impression.value());
-        out.bytes(request.impression.value().data(), request.impression.value().size());
-    }
 }
 
 SeenAction read_action_of(Reader& in, const Rules& rules) {
@@ -82,22 +77,17 @@ void read_candidates(Reader& in, Request& request, uint32_t num_candidates, cons
         in.fields(candidate.item_id, candidate.labels, candidate.status);
         candidate.labels = tasks.carried(candidate.labels);
     }
-}
-
-void read_impression_of(Reader& in, Request& request) {
-    std::string value;
-    in.field(value);
-    Impression impression;
-    if (!read_impression(value, impression)) throw BlockError("an impression must be whole");
-    request.impression = ImpressionBytes(value);
-    request.shared_bytes = static_cast<uint32_t>(impression.shared.size());
+    bool has_rates = false;
+    in.field(has_rates);
+    request.rates = has_rates ? std::make_unique<double[]>(num_candidates) : nullptr;
+    if (has_rates) in.bytes(request.rates.get(), num_candidates * sizeof(double));
 }
 
 void read_request(Reader& in, uint32_t number, const Rules& rules, const Tasks& tasks, WaitingRequests& waiting) {
     Request& request = waiting.restore(in.value<std::string>());
     uint32_t num_candidates = 0, num_late = 0, num_early = 0;
-    Where where = Where::kNone;
-    in.fields(request.time_ms, request.deadline_ms, num_candidates, where, num_late, num_early);
+    in.fields(request.time_ms, request.deadline_ms, request.offset, request.impression_bytes, request.shared_bytes);
+    in.fields(num_candidates, num_late, num_early);
     read_candidates(in, request, num_candidates, tasks);
     request.actions.reset();
     for (uint32_t i = 0; i < num_late; ++i) {
@@ -106,9 +96,6 @@ void read_request(Reader& in, uint32_t number, const Rules& rules, const Tasks& 
     }
     for (uint32_t i = 0; i < num_early; ++i) request.waiting_actions().early.push_back(read_action_of(in, rules));
     request.state_block = number;
-    if (where != Where::kEarlier) request.impression_block = where == Where::kHere ? number : 0;
-    if (where == Where::kHere) read_impression_of(in, request);
-    if (where == Where::kNone) request.impression = {};
 }
 
 }  // namespace
@@ -128,12 +115,7 @@ void Blocks::restore(uint32_t number, std::string_view value, const Rules& rules
 }
 
 void Blocks::restored(WaitingRequests& waiting) {
-    waiting.for_each([&](const Request& request) {
-        if (request.has_arrived() && request.impression_block > 0 && !request.impression.is_there())
-            throw BlockError("waiting request '" + request.id + "' must have an impression");
-        ++references_[request.state_block];
-        if (request.impression_block > 0) ++references_[request.impression_block];
-    });
+    waiting.for_each([&](const Request& request) { ++references_[request.state_block]; });
     waiting.restored();
 }
 
@@ -151,7 +133,7 @@ Blocks::Changes Blocks::changes(const WaitingRequests& waiting, const Rules& rul
     result.deletes = deletes_;
     Writer out;
     const auto begin = [&](const std::vector<std::string>& forgotten) {
-        out.buffer().reserve(std::min(kBlockBytes, 4096 * waiting.changed().size()));
+        out.buffer().reserve(std::min(kBlockBytes, 256 * waiting.changed().size()));
         out.field(kVersion);
         out.field(static_cast<uint8_t>(rules.tasks.size()));
         for (const std::string& name : rules.tasks) out.field(name);
@@ -196,13 +178,6 @@ void Blocks::stored(const WaitingRequests& waiting) {
         if (request->state_block > 0) release(request->state_block);
         request->state_block = number;
         ++references_[number];
-        if (request->impression_block > 0 && !request->impression.is_there()) {
-            release(request->impression_block);
-            request->impression_block = 0;
-        } else if (request->impression_block == 0 && request->impression.is_there()) {
-            request->impression_block = number;
-            ++references_[number];
-        }
     }
     for (uint32_t number : deletes_) references_.erase(number);
     next_ += num_puts_;

@@ -1,6 +1,6 @@
 // The stored form of the waiting requests: each step writes one block or more with the state of the requests that it
-// changed, and with the impressions that arrived in it; an impression is written once. Read in the order of their
-// numbers, the blocks give the state. The oldest block is deleted once no request needs it.
+// changed. Read in the order of their numbers, the blocks give the state; the impressions are in the log. The oldest
+// block is deleted once no request needs it.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +30,6 @@ class Blocks {
     // Fill `waiting` from blocks in the order of their numbers, then call `restored`. Labels are carried over by the
     // names of the tasks. Throws BlockError if the block has another version or is cut.
     void restore(uint32_t number, std::string_view value, const Rules& rules, WaitingRequests& waiting);
-    // Throws BlockError if an impression is absent.
     void restored(WaitingRequests& waiting);
     // Return the blocks that the step of `waiting` adds and those that it makes superfluous.
     Changes changes(const WaitingRequests& waiting, const Rules& rules);

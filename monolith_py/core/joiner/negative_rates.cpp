@@ -58,16 +58,4 @@ std::vector<NegativeRates::Rate> NegativeRates::Feature::of(const Column& column
     return found;
 }
 
-double CandidateRates::of(const Request& request, uint32_t row) {
-    if (rates_.is_one()) return rates_.default_rate();
-    if (impression_.value().data() != request.impression.value().data()) {
-        Impression impression;
-        if (!read_impression(request.impression.value(), impression))
-            throw std::logic_error("a candidate whose example is due must have its impression");
-        rates_.of(impression, by_row_);
-        impression_ = request.impression;
-    }
-    return by_row_[row];
-}
-
 }  // namespace monolith::joiner

@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "joiner/impression.hpp"
-#include "joiner/request.hpp"
 
 namespace monolith::joiner {
 
@@ -40,19 +39,6 @@ class NegativeRates {
     double default_;
     size_t num_added_ = 0;
     std::vector<Feature> features_;
-};
-
-// Rates of the candidates of the request that was asked for last.
-class CandidateRates {
-  public:
-    explicit CandidateRates(const NegativeRates& rates) : rates_(rates) {}
-    // Return the rate of candidate `row` of a request with its impression.
-    double of(const Request& request, uint32_t row);
-
-  private:
-    const NegativeRates& rates_;
-    ImpressionBytes impression_;  // kept alive, so that no other one has its address
-    std::vector<double> by_row_;  // (B,)
 };
 
 }  // namespace monolith::joiner

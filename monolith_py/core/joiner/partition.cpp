@@ -1,6 +1,8 @@
 #include "joiner/partition.hpp"
 
+#include <algorithm>
 #include <stdexcept>
+#include <unordered_map>
 
 namespace monolith::joiner {
 
@@ -140,7 +142,7 @@ void Partition::see_impression(Entry& entry, std::optional<int64_t> watermark_ms
     early_.clear();
     const bool is_in_range = settings_.range && settings_.range->has(entry.time_ms);
     range_counts_.impressions += is_in_range;
-    if (!waiting_.see_impression(impression_, entry.impression, early_))
+    if (!waiting_.see_impression(impression_, entry.impression, entry.offset, early_))
         ++counts_.repeated;
     else
         range_counts_.requests += is_in_range;
@@ -165,6 +167,38 @@ void Partition::see_action(Entry& entry) {
                                      std::move(entry.value), order_ms_});
 }
 
+std::vector<int64_t> Partition::lacking(bool with_sampled_away) const {
+    std::vector<int64_t> offsets;
+    for (const Emission& emission : waiting_.outcome().emissions)
+        if (!emission.impression.is_there() && (with_sampled_away || emission.kind != Emission::kSampledAway))
+            offsets.push_back(emission.offset);
+    std::sort(offsets.begin(), offsets.end());
+    offsets.erase(std::unique(offsets.begin(), offsets.end()), offsets.end());
+    return offsets;
+}
+
+std::vector<int64_t> Partition::supply(const std::vector<std::pair<int64_t, std::string_view>>& records,
+                                       const Judge& judge) {
+    std::unordered_map<int64_t, ImpressionBytes> found;
+    for (const auto& [offset, value] : records) {
+        const Entry entry = entry_of(kImpressions, value, kForeverMs, judge);
+        if (entry.fault.empty()) found.emplace(offset, entry.impression);
+    }
+    std::vector<int64_t> lost;
+    waiting_.complete([&](Emission& emission) {
+        const auto place = found.find(emission.offset);
+        if (place != found.end() && read_impression(place->second.value(), impression_) &&
+            impression_.time_ms == emission.time_ms && emission.row < impression_.num_candidates()) {
+            emission.impression = place->second;
+            return true;
+        }
+        const bool is_example = emission.kind != Emission::kSampledAway;
+        if (is_example && (lost.empty() || lost.back() != emission.offset)) lost.push_back(emission.offset);
+        return !is_example;
+    });
+    return lost;
+}
+
 void Partition::resume(const std::array<int64_t, kNumInputs>& offsets, const WatermarkState& watermark,
                        std::optional<int64_t> advanced_ms, const OpenPlace& open) {
     offsets_ = offsets;
@@ -172,24 +206,21 @@ void Partition::resume(const std::array<int64_t, kNumInputs>& offsets, const Wat
     waiting_.set_advanced_ms(advanced_ms);
     const int64_t remembered_ms = settings_.rules.window_ms + settings_.rules.allowed_lateness_ms;
     lookback_ = Lookback(open, waiting_.needed_until_ms(), remembered_ms);
-    facts_ = {};
 }
 
 OpenPlace Partition::end_step(int64_t examples_end, int64_t step) {
     return lookback_.commit({offsets_, examples_end, step}, waiting_.closed_ms());
 }
 
-void Partition::begin_recovery(Facts facts) {
-    facts_ = std::move(facts);
-    to_adopt_ = waiting_.known(facts_);
-}
-
-bool Partition::adopt_some(size_t num) {
-    for (; num > 0 && !to_adopt_.empty(); --num) {
-        waiting_.adopt(to_adopt_.back(), facts_);
-        to_adopt_.pop_back();
+bool Partition::settle_some(size_t num) {
+    if (!unsettled_) unsettled_ = waiting_.unsettled(reach_.closed_ms);
+    for (; num > 0 && !unsettled_->empty(); --num) {
+        waiting_.settle(unsettled_->back(), reach_.closed_ms);
+        unsettled_->pop_back();
     }
-    return !to_adopt_.empty();
+    if (!unsettled_->empty()) return true;
+    unsettled_.reset();
+    return false;
 }
 
 void Partition::recover(InputTopic topic, const std::vector<std::pair<int64_t, std::string_view>>& records,
@@ -206,17 +237,17 @@ void Partition::recover(InputTopic topic, const std::vector<std::pair<int64_t, s
 }
 
 void Partition::recover_impression(const Entry& entry) {
-    if (settings_.rules.forget_ms(entry.time_ms) <= facts_.forgotten_ms) return;
+    if (settings_.rules.forget_ms(entry.time_ms) <= reach_.forgotten_ms) return;
     if (!read_impression(entry.impression.value(), impression_))
         throw std::logic_error("an impression was read before");
-    waiting_.recover_impression(impression_, entry.impression, facts_);
+    waiting_.recover_impression(impression_, entry.impression, entry.offset);
 }
 
 void Partition::recover_action(Entry& entry) {
     Action action;
     if (!read_action(entry.value, action)) throw std::logic_error("an action was read before");
     const uint32_t kind = settings_.rules.kind_of(action.kind);
-    const bool is_expired = settings_.rules.expire_ms(action.time_ms) <= facts_.forgotten_ms;
+    const bool is_expired = settings_.rules.expire_ms(action.time_ms) <= reach_.forgotten_ms;
     if (kind == kNoKind || (is_expired && !waiting_.remembers(action.request_id))) return;
     const std::string request_id(action.request_id);
     waiting_.recover_action(

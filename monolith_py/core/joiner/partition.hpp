@@ -86,9 +86,12 @@ class Partition {
     // from which a state must be built again.
     OpenPlace end_step(int64_t examples_end, int64_t step);
 
-    // Bring the requests that are remembered up to `facts`, at most `num` of them; return whether more are left.
-    void begin_recovery(Facts facts);
-    bool adopt_some(size_t num);
+    // Begin a recovery: `recover` impressions, `adopt` all facts in parts, `settle_some` until none is left, `recover`
+    // actions.
+    void begin_recovery(const Reach& reach) { reach_ = reach; }
+    void adopt(const Facts& facts) { waiting_.adopt(facts); }
+    // Settle up to `num` requests; return whether more are left.
+    bool settle_some(size_t num);
     // Process records that an earlier run has processed.
     void recover(InputTopic topic, const std::vector<std::pair<int64_t, std::string_view>>& records, int64_t wall_ms,
                  const Judge& judge);
@@ -96,6 +99,13 @@ class Partition {
     // Process the records read ahead and close windows; return their number, and whether more windows are due.
     std::pair<size_t, bool> run(double now_s, int64_t wall_ms);
     bool close_some() { return waiting_.close_some(); }
+    // Return the offsets of the impressions that emissions of this step lack, in order; `with_sampled_away`: those of
+    // negatives that were sampled away too.
+    std::vector<int64_t> lacking(bool with_sampled_away) const;
+    // Give the emissions their impressions as read again from the log, and drop those whose impression is none of them
+    // or not valid; return the offsets of the impressions that examples were dropped for.
+    std::vector<int64_t> supply(const std::vector<std::pair<int64_t, std::string_view>>& records, const Judge& judge);
+    void set_max_bytes(size_t max_bytes) { waiting_.set_max_bytes(max_bytes); }
 
     const Settings& settings() const { return settings_; }
     const WaitingRequests& waiting() const { return waiting_; }
@@ -135,8 +145,8 @@ class Partition {
     WaitingRequests waiting_;
     Blocks blocks_;
     Lookback lookback_;
-    Facts facts_;
-    std::vector<std::string> to_adopt_;
+    Reach reach_;  // of a recovery
+    std::optional<std::vector<std::string>> unsettled_;
     std::vector<int64_t> early_;  // offsets of the actions that waited for an impression
     std::vector<RefusedRecord> refused_, too_late_;
     Counts counts_;

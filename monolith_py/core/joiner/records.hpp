@@ -35,7 +35,7 @@ class ExampleColumns {
     ServedColumns served_;
 };
 
-// Call `visit(impression, rows)` for each run of emissions of one impression.
+// Call `visit(impression, rows)` for each run of emissions of one impression, an empty one for those without.
 template <typename Visit>
 void for_each_impression(const Emission* const* emissions, size_t num, Visit visit) {
     Impression impression;
@@ -46,7 +46,10 @@ void for_each_impression(const Emission* const* emissions, size_t num, Visit vis
         for (; i < num && emissions[i]->impression.value().data() == value.data(); ++i)
             rows.rows.push_back(emissions[i]->row);
         rows.note_run();
-        read_impression(value, impression);
+        if (value.empty())
+            impression = {};
+        else
+            read_impression(value, impression);
         visit(impression, rows);
     }
 }

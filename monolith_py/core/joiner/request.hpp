@@ -77,17 +77,19 @@ struct Request {
     std::string id;
     int64_t time_ms = 0;  // event time of the impression
     int64_t deadline_ms = 0;
-    ImpressionBytes impression;               // none before it arrives, and when no further example is possible
+    int64_t offset = 0;                       // of the impression in its partition
+    ImpressionBytes impression;               // none before it arrives, and once only the log has it
     std::unique_ptr<Candidate[]> candidates;  // (B,)
+    std::unique_ptr<double[]> rates;          // (B,), shares of the negatives kept; null: the same for all
     std::unique_ptr<Actions> actions;         // null: none
     uint32_t num_candidates = 0;
-    uint32_t num_waiting = 0;       // candidates in kWaiting
-    uint32_t num_known = 0;         // candidates in kKnown
-    uint32_t shared_bytes = 0;      // of the features that all candidates share
-    uint32_t place = UINT32_MAX;    // in the heap of due times
-    uint32_t state_block = 0;       // block of the store with the newest state; 0: none
-    uint32_t impression_block = 0;  // block of the store with the impression; 0: none
-    uint32_t change = UINT32_MAX;   // in the list of the changes of this step
+    uint32_t num_waiting = 0;  // candidates in kWaiting
+    uint32_t num_known = 0;    // candidates in kKnown
+    uint32_t impression_bytes = 0;
+    uint32_t shared_bytes = 0;     // of the features that all candidates share
+    uint32_t place = UINT32_MAX;   // in the heap of due times
+    uint32_t state_block = 0;      // block of the store with the newest state; 0: none
+    uint32_t change = UINT32_MAX;  // in the list of the changes of this step
 
     bool has_arrived() const { return num_candidates > 0; }
     bool is_waiting() const { return num_waiting + num_known > 0; }
@@ -108,7 +110,8 @@ struct Request {
 // One example, or one negative that was sampled away.
 struct Emission {
     static constexpr uint8_t kLabelled = 0, kRetraction = 1, kSampledAway = 255;
-    ImpressionBytes impression;
+    ImpressionBytes impression;  // none if it is to be read again from the log
+    int64_t offset = 0;          // of the impression
     uint32_t row = 0;
     uint8_t kind = kLabelled;
     bool is_first = true;  // of its candidate

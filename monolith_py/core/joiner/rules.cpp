@@ -34,15 +34,19 @@ bool is_kept(std::string_view request_id, int64_t item_id, double rate) {
     return blake2b_64(message, "negative sample") < static_cast<uint64_t>(std::ceil(std::ldexp(rate, 64)));
 }
 
-void StateMachine::see_impression(Request& request, const Impression& impression, const ImpressionBytes& bytes) {
+void StateMachine::see_impression(Request& request, const Impression& impression, const ImpressionBytes& bytes,
+                                  int64_t offset) {
     const auto num = static_cast<uint32_t>(impression.num_candidates());
     request.time_ms = impression.time_ms;
     request.deadline_ms = impression.time_ms + rules_.window_ms;
+    request.offset = offset;
     request.impression = bytes;
+    request.impression_bytes = static_cast<uint32_t>(bytes.value().size());
     request.shared_bytes = static_cast<uint32_t>(impression.shared.size());
     request.candidates = std::make_unique<Request::Candidate[]>(num);
     request.num_candidates = num;
     request.num_waiting = num;
+    keep_rates(request, impression);
     std::unordered_set<int64_t> seen;
     for (uint32_t row = 0; row < num; ++row) {
         request.candidates[row].item_id = impression.item_id(row);
@@ -52,6 +56,15 @@ void StateMachine::see_impression(Request& request, const Impression& impression
     std::vector<SeenAction> early = std::move(request.actions->early);
     request.actions->early.clear();
     for (SeenAction& action : early) see_action(request, std::move(action));
+}
+
+void StateMachine::keep_rates(Request& request, const Impression& impression) {
+    if (rules_.negative_rates.is_one()) return;
+    rules_.negative_rates.of(impression, rates_);
+    const auto differs = [&](double rate) { return rate != rules_.negative_rates.default_rate(); };
+    if (std::none_of(rates_.begin(), rates_.end(), differs)) return;
+    request.rates = std::make_unique<double[]>(rates_.size());
+    std::copy(rates_.begin(), rates_.end(), request.rates.get());
 }
 
 void StateMachine::see_action(Request& request, SeenAction seen) {
@@ -155,12 +168,12 @@ void StateMachine::emit_all(Request& request, int64_t known_ms) {
 
 void StateMachine::emit(Request& request, uint32_t row, int64_t known_ms) {
     const uint64_t labels = request.candidates[row].labels;
-    const double rate = labels ? 1.0 : rates_.of(request, row);
+    const double rate = labels ? 1.0 : rate_of(request, row);
     const bool kept = is_kept(request.id, request.candidates[row].item_id, rate);
     request.set_status(row, kept ? Status::kEmitted : Status::kSampledAway);
     const uint8_t kind = kept ? Emission::kLabelled : Emission::kSampledAway;
-    outcome_.emissions.push_back(
-        {request.impression, row, kind, true, static_cast<float>(rate), labels, request.time_ms, known_ms});
+    outcome_.emissions.push_back({request.impression, request.offset, row, kind, true, static_cast<float>(rate), labels,
+                                  request.time_ms, known_ms});
     if (!request.actions || request.actions->late.empty()) return;
     std::vector<LateAction> own, others;
     for (LateAction& entry : request.actions->late) (entry.row == row ? own : others).push_back(std::move(entry));
@@ -179,13 +192,13 @@ void StateMachine::see_late(Request& request, uint32_t row, SeenAction seen) {
     const bool retracts = request.candidates[row].status == Status::kEmitted;
     // The first retraction of a sampled negative takes back its weight; the candidate then has the weight 1 of a
     // positive.
-    const auto rate = retracts && labels == 0 ? static_cast<float>(rates_.of(request, row)) : 1.0F;
+    const auto rate = retracts && labels == 0 ? static_cast<float>(rate_of(request, row)) : 1.0F;
     labels |= fresh;
     request.set_status(row, Status::kEmitted);
     const int64_t from_ms = seen.time_ms >= request.deadline_ms ? request.deadline_ms : request.time_ms;
     const uint8_t kind = retracts ? Emission::kRetraction : Emission::kLabelled;
-    outcome_.emissions.push_back(
-        {request.impression, row, kind, false, rate, fresh, request.time_ms, std::max(from_ms, seen.time_ms)});
+    outcome_.emissions.push_back({request.impression, request.offset, row, kind, false, rate, fresh, request.time_ms,
+                                  std::max(from_ms, seen.time_ms)});
 }
 
 void StateMachine::refuse(const Request& request, SeenAction seen, Reason reason) {

@@ -46,10 +46,9 @@ bool is_kept(std::string_view request_id, int64_t item_id, double rate);
 // The steps of the state machine; their results go to the outcome.
 class StateMachine {
   public:
-    StateMachine(const Rules& rules, Outcome& outcome)
-        : rules_(rules), outcome_(outcome), rates_(rules.negative_rates) {}
+    StateMachine(const Rules& rules, Outcome& outcome) : rules_(rules), outcome_(outcome) {}
     // Process the impression of a request without one, then the actions that waited for it.
-    void see_impression(Request& request, const Impression& impression, const ImpressionBytes& bytes);
+    void see_impression(Request& request, const Impression& impression, const ImpressionBytes& bytes, int64_t offset);
     // Process an action of a kind of the rules.
     void see_action(Request& request, SeenAction seen);
     // Close the window, or refuse actions that waited too long for their impression.
@@ -68,6 +67,11 @@ class StateMachine {
     void emit(Request& request, uint32_t row, int64_t known_ms);
     void see_late(Request& request, uint32_t row, SeenAction seen);
     void refuse(const Request& request, SeenAction seen, Reason reason);
+    // Keep the rates of an impression's candidates: later its features may be in the log alone.
+    void keep_rates(Request& request, const Impression& impression);
+    double rate_of(const Request& request, uint32_t row) const {
+        return request.rates ? request.rates[row] : rules_.negative_rates.default_rate();
+    }
     uint64_t bits_of(const SeenAction& seen) const {
         return seen.is_positive && seen.kind != kNoKind ? rules_.kinds[seen.kind].bits : 0;
     }
@@ -80,7 +84,7 @@ class StateMachine {
 
     const Rules& rules_;
     Outcome& outcome_;
-    CandidateRates rates_;
+    std::vector<double> rates_;  // keeps its memory
 };
 
 }  // namespace monolith::joiner

@@ -12,20 +12,21 @@ size_t content_bytes_of(const Request& request) {
 
 }  // namespace
 
-bool WaitingRequests::see_impression(const Impression& impression, const ImpressionBytes& bytes,
+bool WaitingRequests::see_impression(const Impression& impression, const ImpressionBytes& bytes, int64_t offset,
                                      std::vector<int64_t>& early) {
     Request& request = map_.insert(impression.request_id);
     if (request.has_arrived()) return false;
     if (request.actions)
         for (const SeenAction& seen : request.actions->early) early.push_back(seen.offset);
     const size_t first = outcome_.emissions.size();
-    see_arrival(request, impression, bytes);
+    see_arrival(request, impression, bytes, offset);
     take(request, first);
     return true;
 }
 
-void WaitingRequests::see_arrival(Request& request, const Impression& impression, const ImpressionBytes& bytes) {
-    machine_.see_impression(request, impression, bytes);
+void WaitingRequests::see_arrival(Request& request, const Impression& impression, const ImpressionBytes& bytes,
+                                  int64_t offset) {
+    machine_.see_impression(request, impression, bytes, offset);
     for (uint32_t row = 0; row < request.num_candidates; ++row)
         num_waiting_ += request.candidates[row].status != Status::kRepeated;
     content_bytes_ += content_bytes_of(request);
@@ -55,33 +56,43 @@ int64_t WaitingRequests::needed_until_ms() const {
     return latest_ms + rules_.allowed_lateness_ms;
 }
 
-std::vector<std::string> WaitingRequests::known(const Facts& facts) const {
+void WaitingRequests::adopt(const Facts& facts) {
+    for (const auto& [request_id, items] : facts) {
+        Request* request = map_.find(request_id);
+        if (request == nullptr || !request->has_arrived()) continue;
+        const size_t first = outcome_.emissions.size();
+        joiner::adopt(*request, items, outcome_);
+        take(*request, first);
+    }
+}
+
+void WaitingRequests::recover_impression(const Impression& impression, const ImpressionBytes& bytes, int64_t offset) {
+    Request& request = map_.insert(impression.request_id);
+    if (request.has_arrived()) return;
+    std::unique_ptr<Request::Actions> actions = std::move(request.actions);
+    const size_t first = outcome_.emissions.size();
+    see_arrival(request, impression, bytes, offset);
+    request.actions = std::move(actions);
+    take(request, first);
+}
+
+std::vector<std::string> WaitingRequests::unsettled(int64_t closed_ms) const {
     std::vector<std::string> ids;
     map_.for_each([&](const Request& request) {
-        if (due_.of(request) <= facts.closed_ms || facts.requests.count(request.id)) ids.push_back(request.id);
+        const bool has_early = request.actions && !request.actions->early.empty();
+        if (request.has_arrived() && (due_.of(request) <= closed_ms || has_early)) ids.push_back(request.id);
     });
     return ids;
 }
 
-void WaitingRequests::adopt(const std::string& request_id, const Facts& facts) {
+void WaitingRequests::settle(const std::string& request_id, int64_t closed_ms) {
     Request* request = map_.find(request_id);
     if (request == nullptr) return;
     const size_t first = outcome_.emissions.size();
-    joiner::adopt(*request, facts.of(request_id), facts.closed_ms, outcome_);
-    take(*request, first);
-}
-
-void WaitingRequests::recover_impression(const Impression& impression, const ImpressionBytes& bytes,
-                                         const Facts& facts) {
-    Request& request = map_.insert(impression.request_id);
-    if (request.has_arrived()) return;
+    if (request->deadline_ms <= closed_ms) close_adopted(*request, outcome_);
     std::vector<SeenAction> early;
-    if (request.actions) early.swap(request.actions->early);
-    const std::string request_id = request.id;
-    const size_t first = outcome_.emissions.size();
-    see_arrival(request, impression, bytes);
-    joiner::adopt(request, facts.of(request_id), facts.closed_ms, outcome_);
-    take(request, first);
+    if (request->actions) early.swap(request->actions->early);
+    if (!take(*request, first)) return;
     for (SeenAction& action : early) recover_action(request_id, std::move(action));
 }
 
@@ -118,7 +129,7 @@ bool WaitingRequests::close_some() {
 bool WaitingRequests::take(Request& request, size_t first_emission) {
     const size_t num_emitted = outcome_.emissions.size() - first_emission;
     for (size_t i = first_emission; i < outcome_.emissions.size(); ++i) num_waiting_ -= outcome_.emissions[i].is_first;
-    if (num_emitted > 0) emitted_bytes_ += request.impression.value().size() + request.shared_bytes * num_emitted;
+    if (num_emitted > 0) emitted_bytes_ += request.impression_bytes + request.shared_bytes * num_emitted;
     const int64_t due_ms = machine_.due_ms(request);
     if (due_ms == kForeverMs) {
         forget(request);
@@ -135,6 +146,11 @@ void WaitingRequests::drop_impression(Request& request) {
     request.impression = {};
 }
 
+void WaitingRequests::bound_memory(Request& request) {
+    if (!request.impression.is_there()) return;
+    if (num_bytes() > (request.is_waiting() ? max_bytes_ : max_bytes_ / 2)) drop_impression(request);
+}
+
 void WaitingRequests::note_change(Request& request) {
     if (request.change != UINT32_MAX) return;
     request.change = static_cast<uint32_t>(changed_.size());
@@ -146,7 +162,6 @@ void WaitingRequests::forget(Request& request) {
     if (request.state_block > 0) {
         forgotten_.push_back(request.id);
         released_.push_back(request.state_block);
-        if (request.impression_block > 0) released_.push_back(request.impression_block);
     }
     content_bytes_ -= content_bytes_of(request);
     due_.remove(request);
@@ -154,8 +169,11 @@ void WaitingRequests::forget(Request& request) {
 }
 
 void WaitingRequests::clear_step() {
-    for (Request* request : changed_)
-        if (request != nullptr) request->change = UINT32_MAX;
+    for (Request* request : changed_) {
+        if (request == nullptr) continue;
+        request->change = UINT32_MAX;
+        bound_memory(*request);
+    }
     changed_.clear();
     forgotten_.clear();
     released_.clear();

@@ -28,7 +28,8 @@ class WaitingRequests {
 
     // Process an impression; return false if its request has one already. The offsets of the actions that waited for
     // it are added to `early`.
-    bool see_impression(const Impression& impression, const ImpressionBytes& bytes, std::vector<int64_t>& early);
+    bool see_impression(const Impression& impression, const ImpressionBytes& bytes, int64_t offset,
+                        std::vector<int64_t>& early);
     void see_action(std::string_view request_id, SeenAction seen);
     // Return whether `advance` to `watermark_ms` would change a request.
     bool is_due(int64_t watermark_ms) const { return !due_.empty() && due_.first_ms() <= watermark_ms; }
@@ -52,12 +53,15 @@ class WaitingRequests {
     // fixes which; requests stay remembered for late actions.
     bool close_some();
 
-    // Return the requests to adopt at the start of a recovery: those with facts, and those due when it was written.
-    std::vector<std::string> known(const Facts& facts) const;
-    // Take over what the log has of a request that is remembered.
-    void adopt(const std::string& request_id, const Facts& facts);
-    // Process an impression or an action that an earlier run has processed: the facts say what became of it.
-    void recover_impression(const Impression& impression, const ImpressionBytes& bytes, const Facts& facts);
+    // Take over the examples in the log of the requests that are remembered.
+    void adopt(const Facts& facts);
+    // Process an impression that an earlier run has processed; actions that waited for it still do, until `settle`.
+    void recover_impression(const Impression& impression, const ImpressionBytes& bytes, int64_t offset);
+    // Return the requests to settle once all facts were adopted: those closed by `closed_ms`, and those with actions
+    // that wait although their impression is here.
+    std::vector<std::string> unsettled(int64_t closed_ms) const;
+    void settle(const std::string& request_id, int64_t closed_ms);
+    // Process an action that an earlier run has processed: the facts say what became of it.
     void recover_action(std::string_view request_id, SeenAction seen);
     bool remembers(std::string_view request_id) const { return map_.find(request_id) != nullptr; }
 
@@ -68,6 +72,16 @@ class WaitingRequests {
         return map_.capacity_bytes() + due_.capacity_bytes() + map_.size() * sizeof(Request) + content_bytes_;
     }
     const Outcome& outcome() const { return outcome_; }
+    // Call `supply(emission)` for each emission of the step without its impression; it gives the impression, or returns
+    // false to have the emission dropped.
+    template <typename Supply>
+    void complete(Supply supply) {
+        std::erase_if(outcome_.emissions,
+                      [&](Emission& emission) { return !emission.impression.is_there() && !supply(emission); });
+    }
+    // Bound the memory: once half of `max_bytes` is in use, closed requests keep no impression; once all is, no request
+    // that a step changes does. The log has the impressions.
+    void set_max_bytes(size_t max_bytes) { max_bytes_ = max_bytes; }
     // Requests that this step changed, null where one was forgotten since, and the ids of stored ones it forgot.
     const std::vector<Request*>& changed() const { return changed_; }
     const std::vector<std::string>& forgotten() const { return forgotten_; }
@@ -86,10 +100,11 @@ class WaitingRequests {
 
   private:
     bool is_full() const { return outcome_.emissions.size() >= kMaxEmitted || emitted_bytes_ >= kMaxEmittedBytes; }
-    void see_arrival(Request& request, const Impression& impression, const ImpressionBytes& bytes);
+    void see_arrival(Request& request, const Impression& impression, const ImpressionBytes& bytes, int64_t offset);
     // Keep the results of a request's step and its next due time; return false if it was forgotten.
     bool take(Request& request, size_t first_emission);
     void drop_impression(Request& request);
+    void bound_memory(Request& request);
     void note_change(Request& request);
     void forget(Request& request);
 
@@ -107,6 +122,7 @@ class WaitingRequests {
     size_t content_bytes_ = 0;  // of impressions and candidates
     std::optional<int64_t> advanced_ms_;
     size_t emitted_bytes_ = 0;  // about, of the step's examples
+    size_t max_bytes_ = SIZE_MAX;
 };
 
 }  // namespace monolith::joiner

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -21,6 +21,8 @@ from monolith_py.io.log.topics import Topics
 from monolith_py.pb import example_pb2 as pb
 from monolith_streaming.joiner.core_partition import CorePartition, Judge, core_settings, parts_of_step
 from monolith_streaming.joiner.emit import MAX_RECORD_BYTES, Encoding
+from monolith_streaming.joiner.lookup import ImpressionLookup
+from monolith_streaming.joiner.partition import PartitionState
 from monolith_streaming.joiner.position import Position, Progress, decode_position, encode_position
 from monolith_streaming.joiner.reader import Reader
 from monolith_streaming.joiner.rules import Rules
@@ -36,7 +38,9 @@ IDS = [f"r{index}" for index in range(14)] + ["a-longer-id-of-a-request-01234567
 class Core:
     """The core with the interface of `Reference`; `blocks` is its store."""
 
-    def __init__(self, job: JobConfig, log: Any, clock: ManualClock, position: Position, blocks: dict[int, bytes]) -> None:
+    def __init__(
+        self, job: JobConfig, log: Any, clock: ManualClock, position: Position, blocks: dict[int, bytes], max_bytes: int = 1 << 40
+    ) -> None:
         self._rules, self._clock, self._job = Rules.of(job), clock, job
         widths = Schema.of(job).dense_dims
         self.partition = CorePartition(core_settings(job, self._rules, widths), self._rules, position, clock.monotonic_s())
@@ -44,8 +48,12 @@ class Core:
         for number, value in sorted(blocks.items()):
             self.partition.core.restore_block(number, value)
         self.partition.core.restored()
+        self.partition.core.set_max_bytes(max_bytes)
         self.partition.resume()
-        self._reader = Reader(job, log, Judge(job, WirePatterns(widths)), clock, (0, self.partition))
+        judge = Judge(job, WirePatterns(widths))
+        self._reader = Reader(job, log, judge, clock, (0, self.partition))
+        self._lookup = ImpressionLookup(log, job, judge)
+        self.num_looked_up = 0
 
     @property
     def position(self) -> Position:
@@ -57,6 +65,8 @@ class Core:
 
     def results(self, size: int, names: list[str]) -> dict[str, Any]:
         core, topics = self.partition.core, Topics.of(self._job.log)
+        self.num_looked_up += len(core.lacking(True))
+        assert not self._lookup.complete(PartitionState(0, self.partition, cast(Any, None)))
         step = core.written()
         encoding = Encoding(self._rules, WirePatterns({}), size)
         parts = parts_of_step(step, [(0, len(step))], encoding, no_metadata, MAX_RECORD_BYTES)
@@ -169,6 +179,7 @@ def rates_by_value(rng: random.Random) -> list[dict[str, Any]]:
 
 def job_of(world: World, rng: random.Random) -> JobConfig:
     job: JobConfig = world.job(
+        counters={"enabled": True, "keys": ["user"]},
         window_s=rng.choice([1, 40, 100]),
         allowed_lateness_s=rng.choice([0, 50, 1000]),
         emit=rng.choice(["candidate", "request"]),
@@ -227,13 +238,13 @@ def test_the_core_gives_what_the_state_machine_gives(world: World) -> None:
 
 
 def run_both(world: World, seed: int) -> list[dict[str, Any]]:
-    """Join one random stream both ways and return the results of the steps, which were equal."""
-    rng = random.Random(seed)
+    """Join one random stream both ways and return the results of the steps, which were equal whatever the bound of the core's memory."""
+    rng, max_bytes = random.Random(seed), (1 << 40, 12_000, 0)[seed % 3]
     job = job_of(world, rng)
     log, clock, stream = world.log(job), ManualClock(world.now_ms), Stream(world, rng)
     topics, start = Topics.of(job.log), Position(Progress([0, 0]), 0, tasks=["is_click", "is_like"])
     reference = Reference(job, log, clock, decode_position(encode_position(start)), MemoryKv())
-    core = Core(job, log, clock, decode_position(encode_position(start)), {})
+    core = Core(job, log, clock, decode_position(encode_position(start)), {}, max_bytes)
     size, found = rng.choice([1, 3, 256]), []
     for _ in range(rng.randrange(3, 25)):
         for name, value, time_ms in stream.events():
@@ -246,7 +257,7 @@ def run_both(world: World, seed: int) -> list[dict[str, Any]]:
         if rng.random() < 0.15:
             found.append(compare_and_commit(core, reference, size, seed))
             reference = Reference(job, log, clock, decode_position(encode_position(reference.position)), reference.kv)
-            core = Core(job, log, clock, decode_position(encode_position(core.position)), core.blocks)
+            core = Core(job, log, clock, decode_position(encode_position(core.position)), core.blocks, max_bytes)
     while core.step() == reference.step() != (0, False):
         found.append(compare_and_commit(core, reference, size, seed))
     found.append(compare_and_commit(core, reference, size, seed))

@@ -165,3 +165,15 @@ def test_records_that_cannot_be_decoded_are_put_aside_and_the_next_are_joined(wo
     assert {request_id for request_id, *_ in world.labels(job, log)} == {f"r{number}" for number in (0, 1, 5, 6, 7, 8, 9)}
     assert records_lost("impressions") == before + 3
     assert ("impressions", 4, "'impressions'[0]: records 2 to 4 cannot be read: wrong checksum") in world.dead_letters(job, log)
+
+
+def test_a_start_with_other_tasks_writes_no_waiting_request_again(world: World) -> None:
+    job = world.job()
+    log, kv = world.log(job), MemoryKv()
+    world.append(job, log, *(world.impression(f"r{number}", number) for number in range(5)), world.action("r0", "click", 1))
+    first = world.joiner(job, log, kv)
+    first.step()
+    first.commit()
+    before = dict(kv.scan("joiner:test:examples:block:"))
+    world.joiner(job.model_copy(update={"tasks": job.tasks[::-1]}), log, kv)
+    assert dict(kv.scan("joiner:test:examples:block:")) == before != {}

@@ -11,6 +11,8 @@ import pytest
 
 from monolith_py.data.counters import LiveCounters
 from monolith_py.io import Kv, MemoryKv, MemoryLog
+from monolith_streaming.joiner import tail
+from monolith_streaming.joiner.position import Position, Progress
 
 World = Any
 BASE = {"partitions": 2, "max_records": 7, "examples_per_record": 3, "terminal_actions": ["end"]}
@@ -21,6 +23,11 @@ CASES = {
     "whole requests end": {"emit": "request", "request_terminal_actions": ["stop"], "negative_rate": 0.7},
     "no lateness": {"allowed_lateness_s": 0},
 }
+
+
+@pytest.fixture(autouse=True)
+def _facts_come_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tail, "_PART_REQUESTS", 4)
 
 
 class AgingKv(MemoryKv):
@@ -117,3 +124,23 @@ def test_a_recovery_that_dies_goes_on_where_it_was(world: World, case: str) -> N
         assert world.examples(job, again) == examples, f"killed at moment {moment}"
         assert counts(job, old) == counted, f"killed at moment {moment}"
     assert fuse.passed > 5
+
+
+def test_a_recovery_has_the_facts_of_a_few_requests_in_memory_at_once(world: World) -> None:
+    """Those of all examples since the oldest open request were."""
+    job = world.job(**BASE)
+    log = stream(world, job, 0)
+    world.join(job, log)
+    series = tail.last_step(log, "examples", 0, 0).step.series
+    found = tail.read_tail(log, "examples", 0, Position(Progress([0, 0]), 0, series))
+    parts = list(tail.facts_after(log, "examples", 0, found, ["is_click", "is_like"]))
+    assert len(parts) > 5 and all(len(part) < 4 + 3 for part in parts)
+    expected: dict[tuple[str, int], int] = {}
+    for batch in [batch for batch in world.batches(job, log) if int(batch.request_ids[0][1:]) % 2 == 0]:
+        for row, key in enumerate(zip(batch.request_ids, batch.item_ids.tolist(), strict=True)):
+            bits = int(batch.labels["is_click"][row]) | int(batch.labels["is_like"][row]) << 1
+            expected[key] = expected.get(key, 0) | bits
+    facts: dict[tuple[str, int], int] = {}
+    for request_id, item_id, bits in [(r, i, b) for part in parts for r, items in part.items() for i, b in items.items()]:
+        facts[request_id, item_id] = facts.get((request_id, item_id), 0) | bits
+    assert facts == expected
