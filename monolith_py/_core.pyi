@@ -87,8 +87,9 @@ class Table:
     def evict(self, now_s: int, max_slots: int) -> Int64Array: ...  # rows not seen for more than ttl_s; max_slots 0: look at all
     def drain(
         self, consumer: str, encoded: bool
-    ) -> tuple[int, Int64Array, Any, Int64Array]: ...  # ticket, fids, weights (n, dim) or packed rows (n, R), evicted
+    ) -> tuple[int, Int64Array, Any, Int64Array, int]: ...  # ticket, fids, weights (n, dim) or packed rows (n, R), evicted, digest
     def ack(self, consumer: str, ticket: int) -> None: ...
+    def touch(self, consumer: str, fids: Int64Array) -> None: ...  # its next drain returns them, changed or not
     def forget(self, consumer: str) -> bool: ...  # False: no such consumer
     def waiting(self) -> dict[str, int]: ...  # changes that wait for each consumer
     def export_rows(self) -> tuple[Int64Array, FloatArray]: ...  # fids (n,), weights (n, dim), sorted by fid
@@ -112,6 +113,7 @@ class SnapshotError(OSError): ...  # a snapshot is absent, torn, damaged, or of 
 
 def restore_table(path: str, part: int, parts: int) -> Table: ...  # with the settings of the snapshot
 def pack_rows(weights: FloatArray, encoding: str) -> npt.NDArray[np.uint8]: ...  # (n, dim) -> (n, R), as `drain` packs a slice
+def digest_rows(fids: Int64Array, rows: npt.NDArray[np.uint8], encoding: str) -> int: ...  # (n,), (n, R) -> 64 bits, in no order
 def offsets_of(
     lengths: Int32Array,  # (n,) lengths of the bags
     offsets: Int64Array,  # out, (n + 1,): first position of each bag, and the end
@@ -228,6 +230,66 @@ def pairwise_dots_backward(
 def kafka_records(
     data: bytearray, start: int, num_records: int, base_offset: int, first_ms: int, append_ms: int, time_header: bytes
 ) -> list[tuple[int, int, bytes]]: ...
+
+class JobFeatures:
+    """Sparse features and dense ones, with their widths, in the order of the model input."""
+
+    def __init__(self, sparse: Sequence[str], dense: Sequence[tuple[str, int]]) -> None: ...
+
+class ExampleRecord:
+    """A record of B examples (`monolith_py/io/codec/examples.py`), a view of its bytes."""
+
+    @staticmethod
+    def read(value: bytes) -> ExampleRecord | None: ...  # None: it breaks a rule, or has another form than the core reads
+    def __len__(self) -> int: ...
+    @property
+    def value(self) -> bytes: ...
+    @property
+    def metadata(self) -> dict[str, str]: ...  # the writer's own
+    @property
+    def tasks(self) -> list[str]: ...
+    @property
+    def widths(self) -> dict[str, int]: ...  # of the dense features
+    @property
+    def time_range_ms(self) -> tuple[int, int]: ...  # first and last event time
+    @property
+    def times_ms(self) -> Int64Array: ...  # (B,)
+
+class ExampleRows:
+    """B > 0 rows of records with the same tasks, and one width of each dense feature: (record, start, stop) each, stacked in order."""
+
+    def __init__(self, parts: Sequence[tuple[ExampleRecord, int, int]]) -> None: ...
+    def __len__(self) -> int: ...
+    def item_ids(self) -> Int64Array: ...
+    def times_ms(self) -> Int64Array: ...
+    def kinds(self) -> npt.NDArray[np.uint8]: ...
+    def sample_rates(self) -> FloatArray: ...
+    def labels(self) -> FloatArray: ...  # (tasks, B), tasks in the order of the first record
+    # Fids and lengths of the sparse features, feature by feature, int64 (n,) and int32 (F * B,); dense features float32 (B, W).
+    def input(self, features: JobFeatures) -> tuple[tuple[Int64Array, Int32Array], FloatArray]: ...
+    def bags(self, name: str) -> tuple[Int64Array, Int32Array]: ...  # of one feature
+    def dense(self, name: str) -> FloatArray: ...  # of one feature, (B, width)
+    def sparse_names(self) -> list[str]: ...  # in the order of their first appearance, as all names
+    def dense_names(self) -> list[str]: ...
+    # Models as (arm, version), the code of each row, and scores by task; None without any.
+    def served(self) -> tuple[list[tuple[str, str]], Int32Array, list[tuple[str, FloatArray]]] | None: ...
+    def request_ids(self, start: int, stop: int) -> list[str]: ...
+
+# Packed rows: fids int64 (n,), starts int64 and lengths int32 (R, F), dense float32 (R, W).
+PackedArrays = tuple[Int64Array, Int64Array, Int32Array, FloatArray]
+# Request id, event time, user id, item ids int64 (B,), shared features (one row), candidates' features (B rows), scores float32 (B, tasks),
+# model version.
+ServedValues = tuple[str, int, int, Int64Array, PackedArrays, PackedArrays, FloatArray, str]
+# Sparse features, and dense ones with their widths.
+RowFeatures = tuple[Sequence[str], Sequence[tuple[str, int]]]
+
+class ImpressionEncoder:
+    """Writes impressions as protobuf's own serializer does."""
+
+    def __init__(self, shared: RowFeatures, candidates: RowFeatures, tasks: Sequence[str], arm: str) -> None: ...
+    def encode(self, requests: list[ServedValues]) -> list[bytes]: ...  # ValueError for an array of another shape or type
+
+def murmur2(data: bytes) -> int: ...  # MurmurHash2, 32 bits, with Kafka's seed
 
 class JoinerSettings:
     """Rules of the joiner of a job, times in milliseconds; the attributes are zero or false at first (`streaming/joiner/rules.py`)."""

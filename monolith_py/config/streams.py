@@ -150,3 +150,6 @@ class JoinerConfig(Settings):
     examples_per_record: Annotated[int, Field(ge=1, le=4096)] = 256
     # Wall-clock seconds after which a record with fewer examples is written.
     linger_s: SecondsOrZero = 0.1
+    # Wall-clock seconds without a sign of life, after which the other joiners of the job take the partitions of one. It gives six signs in
+    # this time, between its calls of the log and the store: one that hangs in a call for longer loses its partitions, and nothing else.
+    session_timeout_s: Annotated[float, Field(ge=0.1, le=3600)] = 6.0

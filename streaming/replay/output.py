@@ -100,7 +100,7 @@ class TopicOutput:
         """Yield the records of the partition that a replay of this name wrote, in order."""
         offset, end = log.start_offset(self.topic, partition), log.end_offset(self.topic, partition)
         while offset < end:
-            records = log.read(self.topic, partition, offset, _READ_RECORDS, timeout_s=1.0)
+            records = log.read(self.topic, partition, offset, _READ_RECORDS)
             if not records:
                 return
             for record in records:
@@ -165,7 +165,7 @@ class FolderOutput:
 def last_record(log: Log, topic: str, partition: int) -> Record | None:
     """Return the last record of a partition, None if it has none."""
     start, end = log.start_offset(topic, partition), log.end_offset(topic, partition)
-    records = log.read(topic, partition, end - 1, 1, timeout_s=1.0) if end > start else []
+    records = log.read(topic, partition, end - 1, 1) if end > start else []
     return records[0] if records else None
 
 
