@@ -231,6 +231,66 @@ def kafka_records(
     data: bytearray, start: int, num_records: int, base_offset: int, first_ms: int, append_ms: int, time_header: bytes
 ) -> list[tuple[int, int, bytes]]: ...
 
+class JobFeatures:
+    """Sparse features and dense ones, with their widths, in the order of the model input."""
+
+    def __init__(self, sparse: Sequence[str], dense: Sequence[tuple[str, int]]) -> None: ...
+
+class ExampleRecord:
+    """A record of B examples (`monolith_py/io/codec/examples.py`), a view of its bytes."""
+
+    @staticmethod
+    def read(value: bytes) -> ExampleRecord | None: ...  # None: it breaks a rule, or has another form than the core reads
+    def __len__(self) -> int: ...
+    @property
+    def value(self) -> bytes: ...
+    @property
+    def metadata(self) -> dict[str, str]: ...  # the writer's own
+    @property
+    def tasks(self) -> list[str]: ...
+    @property
+    def widths(self) -> dict[str, int]: ...  # of the dense features
+    @property
+    def time_range_ms(self) -> tuple[int, int]: ...  # first and last event time
+    @property
+    def times_ms(self) -> Int64Array: ...  # (B,)
+
+class ExampleRows:
+    """B > 0 rows of records with the same tasks, and one width of each dense feature: (record, start, stop) each, stacked in order."""
+
+    def __init__(self, parts: Sequence[tuple[ExampleRecord, int, int]]) -> None: ...
+    def __len__(self) -> int: ...
+    def item_ids(self) -> Int64Array: ...
+    def times_ms(self) -> Int64Array: ...
+    def kinds(self) -> npt.NDArray[np.uint8]: ...
+    def sample_rates(self) -> FloatArray: ...
+    def labels(self) -> FloatArray: ...  # (tasks, B), tasks in the order of the first record
+    # Fids and lengths of the sparse features, feature by feature, int64 (n,) and int32 (F * B,); dense features float32 (B, W).
+    def input(self, features: JobFeatures) -> tuple[tuple[Int64Array, Int32Array], FloatArray]: ...
+    def bags(self, name: str) -> tuple[Int64Array, Int32Array]: ...  # of one feature
+    def dense(self, name: str) -> FloatArray: ...  # of one feature, (B, width)
+    def sparse_names(self) -> list[str]: ...  # in the order of their first appearance, as all names
+    def dense_names(self) -> list[str]: ...
+    # Models as (arm, version), the code of each row, and scores by task; None without any.
+    def served(self) -> tuple[list[tuple[str, str]], Int32Array, list[tuple[str, FloatArray]]] | None: ...
+    def request_ids(self, start: int, stop: int) -> list[str]: ...
+
+# Packed rows: fids int64 (n,), starts int64 and lengths int32 (R, F), dense float32 (R, W).
+PackedArrays = tuple[Int64Array, Int64Array, Int32Array, FloatArray]
+# Request id, event time, user id, item ids int64 (B,), shared features (one row), candidates' features (B rows), scores float32 (B, tasks),
+# model version.
+ServedValues = tuple[str, int, int, Int64Array, PackedArrays, PackedArrays, FloatArray, str]
+# Sparse features, and dense ones with their widths.
+RowFeatures = tuple[Sequence[str], Sequence[tuple[str, int]]]
+
+class ImpressionEncoder:
+    """Writes impressions as protobuf's own serializer does."""
+
+    def __init__(self, shared: RowFeatures, candidates: RowFeatures, tasks: Sequence[str], arm: str) -> None: ...
+    def encode(self, requests: list[ServedValues]) -> list[bytes]: ...  # ValueError for an array of another shape or type
+
+def murmur2(data: bytes) -> int: ...  # MurmurHash2, 32 bits, with Kafka's seed
+
 class JoinerSettings:
     """Rules of the joiner of a job, times in milliseconds; the attributes are zero or false at first (`streaming/joiner/rules.py`)."""
 
@@ -251,6 +311,8 @@ class JoinerSettings:
         kinds: Sequence[tuple[str, int, bool, bool]],  # kind of action: name, bits of its tasks, ends the wait of its candidate, of all
         widths: Mapping[str, int],  # dim of each dense feature
     ) -> None: ...
+    # Of a replay, intervals in ms: places in the order that are read, event times of the impressions and places of the actions that count.
+    def set_range(self, read: tuple[int, int], impressions: tuple[int, int], actions: tuple[int, int]) -> None: ...
     # Share of the negatives kept, and those by (feature, fid) that take its place; 1 and none at first.
     def set_negative_rates(self, default: float, by_value: Sequence[tuple[str, int, float]]) -> None: ...
 
@@ -325,6 +387,9 @@ class JoinerPartition:
     def num_emitted(self) -> int: ...  # in this step, with negatives that were sampled away
     # Records read by topic, actions of unused kinds, of values without effect, repeated impressions, valid impressions, actions by kind.
     def take_counts(self) -> tuple[list[int], int, int, int, int, list[int]]: ...
+    # Of the range, with the open step, so once a step: requests, impressions, actions; examples labelled, retracted, sampled away; actions
+    # without an impression, other actions refused; impressions too late.
+    def take_range_counts(self) -> list[int]: ...
     def refused_records(self) -> list[tuple[int, int, bytes, str]]: ...  # topic, offset, value, reason
     def too_late(self) -> list[tuple[int, int, bytes, str]]: ...
     def refused_actions(self) -> list[tuple[str, int, bytes, int]]: ...  # request id, offset, value, `Reason`

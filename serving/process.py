@@ -27,6 +27,7 @@ from monolith_py.process import StopSignal, set_num_threads
 from monolith_serving.call_threads import CallThreads
 from monolith_serving.features.store import FeatureStore
 from monolith_serving.interceptors import StatusInterceptor, ThreadsInterceptor
+from monolith_serving.ranking.impression_encoder import ImpressionEncoder
 from monolith_serving.ranking.impression_log import ImpressionWriter
 from monolith_serving.ranking.ranker import Ranker
 from monolith_serving.replica.replica import Replica
@@ -62,7 +63,8 @@ def run_server(job: JobConfig) -> None:
         stack.callback(replica.close)
         impressions = None
         if config.log_impressions:
-            impressions = ImpressionWriter(_open_topics(job, [topics.impressions], stack), topics.impressions, config, clock)
+            impressions_log = _open_topics(job, [topics.impressions], stack)
+            impressions = ImpressionWriter(impressions_log, topics.impressions, config, clock, ImpressionEncoder(job))
             stack.callback(impressions.close)
         kv = open_kv(job.kv)
         stack.callback(kv.close)

@@ -52,6 +52,7 @@ DOORS = {
         "monolith_py/cli.py",
         "monolith_py/training/inspection/view.py",
         "streaming/backtest/view.py",
+        "streaming/trainer/versions_view.py",
         "streaming/dead_letters/view.py",
         "streaming/retention/view.py",
     ],
@@ -73,6 +74,7 @@ TRAINS = (
     "monolith_streaming.trainer.loop",
     "monolith_streaming.trainer.process",
     "monolith_streaming.trainer.start",
+    "monolith_streaming.trainer.versions",
 )
 
 

@@ -1,12 +1,13 @@
 """Sparse and dense features of many rows, column-major, as numpy arrays.
 
-Letters: B rows (examples or candidates), n fids over all rows of a sparse column.
+Letters: B rows (examples or candidates), n fids over all rows of a sparse column, F sparse features of a job, W width of its dense ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -90,3 +91,20 @@ class FeatureColumns:
                 for name, width in widths.items()
             },
         )
+
+
+class InputForm(NamedTuple):
+    """Features of a job in the order of its model input."""
+
+    sparse: tuple[str, ...]  # (F,)
+    dense: tuple[tuple[str, int], ...]  # name and dim
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackedColumns(FeatureColumns):
+    """Feature columns beside the model input of a job, feature-major: all fids of the first feature, then of the second."""
+
+    form: InputForm
+    fids: Int64Array  # (n,) of all sparse features
+    lengths: Int32Array  # (F * B,)
+    matrix: FloatArray  # (B, W)

@@ -103,6 +103,10 @@ class EventTimeRule:
         """Return the times that are taken for seconds."""
         return _SECONDS
 
+    def may_break(self, first_ms: int, last_ms: int, wall_ms: int) -> bool:
+        """Return whether a time in [first_ms, last_ms] breaks a rule of `fault`."""
+        return last_ms > wall_ms + self.max_skew_ms or (last_ms >= _SECONDS.start and first_ms < _SECONDS.stop)
+
     def broken(self, times_ms: Int64Array, wall_ms: int) -> npt.NDArray[np.bool_]:
         """Return for each event time whether `fault` has a rule that it breaks."""
         in_seconds = (times_ms >= _SECONDS.start) & (times_ms < _SECONDS.stop)

@@ -31,7 +31,7 @@ class ExampleBatch:
     itself (`monolith_py.training.loss`).
     """
 
-    request_ids: tuple[str, ...]  # (B,)
+    request_ids: Sequence[str]  # (B,)
     item_ids: Int64Array  # (B,)
     times_ms: Int64Array  # (B,) event time of the impression
     kinds: npt.NDArray[np.uint8]  # (B,) ExampleKind
@@ -56,16 +56,9 @@ class ExampleBatch:
             self.served.slice(start, stop) if self.served else None,
         )
 
-    def can_follow(self, other: ExampleBatch) -> bool:
-        """Return whether `concat` can join the two: equal tasks, and equal widths of the dense features that both have."""
-        dense, other_dense = self.features.dense, other.features.dense
-        return self.labels.keys() == other.labels.keys() and all(
-            dense[name].shape[1] == other_dense[name].shape[1] for name in dense.keys() & other_dense.keys()
-        )
-
     @staticmethod
     def concat(batches: Sequence[ExampleBatch]) -> ExampleBatch:
-        """Return the examples of all batches in order; each must be able to follow (`can_follow`) every other."""
+        """Return the examples of all batches in order: of the same tasks, and with one width of each dense feature."""
         first = batches[0]
         return ExampleBatch(
             tuple(request_id for batch in batches for request_id in batch.request_ids),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from monolith_py.config import DenseFeatureConfig, FeatureConfig, JobConfig
+from monolith_py.data.columns import InputForm
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class Schema:
     def dense_dims(self) -> dict[str, int]:
         """Dim of each dense feature."""
         return {feature.name: feature.dim for feature in self.dense_features}
+
+    @cached_property
+    def input_form(self) -> InputForm:
+        """Features in the order of the model input."""
+        return InputForm(self.sparse_names, tuple(self.dense_dims.items()))
 
     @property
     def sparse_width(self) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from monolith_py import _core
-from monolith_py.data.columns import FeatureColumns, FloatArray, Int32Array, Int64Array, SparseColumn
+from monolith_py.data.columns import FeatureColumns, FloatArray, Int32Array, Int64Array, SparseColumn, StackedColumns
 from monolith_py.data.packed_rows import PackedRows
 from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
@@ -69,6 +69,9 @@ def make_batch(features: FeatureColumns, schema: Schema) -> Batch:
         WireError: rows, width or values of a column do not fit the schema.
     """
     num_rows = features.num_rows
+    if isinstance(features, StackedColumns) and features.form == schema.input_form:
+        dense = _checked_dense(features.matrix, schema)
+        return Batch(num_rows, schema.sparse_names, features.fids, features.lengths, dense)
     columns = []
     for name in schema.sparse_names:
         column = features.sparse.get(name)
@@ -78,12 +81,12 @@ def make_batch(features: FeatureColumns, schema: Schema) -> Batch:
             raise WireError(f"features.{name} must have {num_rows} rows, got {len(column)}")
         columns.append(column)
     parts = [np.zeros((num_rows, 0), np.float32)]
-    for dense in schema.dense_features:
-        values = features.dense.get(dense.name)
+    for feature in schema.dense_features:
+        values = features.dense.get(feature.name)
         if values is None:
-            values = np.zeros((num_rows, dense.dim), np.float32)
-        if values.shape != (num_rows, dense.dim):
-            raise WireError(f"features.{dense.name} must have shape {(num_rows, dense.dim)}, got {values.shape}")
+            values = np.zeros((num_rows, feature.dim), np.float32)
+        if values.shape != (num_rows, feature.dim):
+            raise WireError(f"features.{feature.name} must have shape {(num_rows, feature.dim)}, got {values.shape}")
         parts.append(values)
     return Batch(
         num_rows,

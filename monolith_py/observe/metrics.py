@@ -190,6 +190,10 @@ REPLICA_FAULTS = Counter(
     "Updates or checkpoints that could not be used; the replica requests a full dense state (DenseGap) or waits for a newer checkpoint",
     ["reason"],
 )
+REPLICA_DIGESTS_EQUAL = Counter(
+    "monolith_replica_digests_equal",
+    "Digests of rows and dense parameters that replica and trainer had in common",
+)
 IMPRESSIONS_LOGGED = Counter("monolith_impressions_logged", "Impressions acknowledged by the log")
 IMPRESSIONS_LOST = Counter("monolith_impressions_lost", "Impressions that could not be logged", ["reason"])
 IMPRESSIONS_WITHHELD = Counter(

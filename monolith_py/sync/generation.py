@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from monolith_py.errors import LogError, RecordsDamaged, WireError
+from monolith_py.errors import OffsetTrimmed, RecordsDamaged, WireError
 from monolith_py.io import Log
 from monolith_py.sync.delta import Delta, Parent, decode_delta
 
@@ -58,13 +58,18 @@ def touch_lost(log: Log, topic: str, parent: Parent, touch: Callable[[Delta], No
 
     Replicas have applied these deltas and the trainer has not: it must publish their fids again. If some are gone or damaged, it cannot,
     and replicas need a checkpoint.
+
+    Raises:
+        LogError: the log cannot be reached.
     """
-    num_deltas = 0
+    num_deltas, end = 0, log.end_offset(topic)
     try:
-        for delta in _deltas(log, topic, parent.offset):
+        if parent.offset > end:
+            raise WireError(f"{topic!r} must reach offset {parent.offset}, got {end} for its end: it is another log, or has lost records")
+        for delta in _deltas(log, topic, parent.offset, end):
             touch(delta)
             num_deltas += 1
-    except (WireError, LogError) as error:
+    except (WireError, OffsetTrimmed, RecordsDamaged) as error:
         _logger.error("updates after the checkpoint cannot be taken back, replicas must load a new checkpoint: %s", error)
         return False
     if num_deltas:
@@ -72,16 +77,8 @@ def touch_lost(log: Log, topic: str, parent: Parent, touch: Callable[[Delta], No
     return True
 
 
-def _deltas(log: Log, topic: str, offset: int) -> Iterator[Delta]:
-    """Yield the deltas from `offset` to the present end.
-
-    Raises:
-        WireError: a record is no delta, or damaged.
-        LogError: the records are gone, or cannot be read.
-    """
-    end = log.end_offset(topic)
-    if offset > end:
-        raise LogError(f"{topic!r}: offset {offset} is beyond the end of the log, {end}: it is another log, or has lost records")
+def _deltas(log: Log, topic: str, offset: int, end: int) -> Iterator[Delta]:
+    """Yield the deltas [offset, end)."""
     while offset < end:
         records = log.read(topic, 0, offset, _MAX_RECORDS, _WAIT_S)
         if not records:

@@ -33,6 +33,7 @@ from monolith_py.observe.metrics import DELTAS_PUBLISHED, DENSE_PUBLISHED_BYTES,
 from monolith_py.sync.delta import Delta
 from monolith_py.sync.dense.requests import DenseRequests
 from monolith_py.sync.dense.state import DenseState
+from monolith_py.sync.digest import ModelDigest
 from monolith_py.sync.generation import Generation, next_generation, touch_lost
 from monolith_py.sync.publication import DensePart, DrainedTable, Publication, StepMarks
 from monolith_py.sync.rows import RowEncoding
@@ -113,6 +114,7 @@ class Publisher:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="publisher")
         self._publication: Publication | None = None  # made and not acknowledged by the log
         self._append: Future[int] | None = None  # of `_publication`, in the worker
+        self._digest: ModelDigest | None = None
 
     @property
     def next_delta(self) -> tuple[int, int]:
@@ -123,6 +125,18 @@ class Publisher:
     def descends(self) -> bool:
         """Return whether replicas can follow from the generation before; otherwise they need a checkpoint."""
         return self._generation.parent is not None
+
+    @property
+    def parent_version(self) -> str:
+        """Return "generation.seq" of the checkpoint from which this generation started, "" for a new model."""
+        parent = self._generation.parent
+        return f"{parent.generation}.{parent.seq}" if parent else ""
+
+    @property
+    def digest(self) -> ModelDigest:
+        """Return the digest of the newest publication that the log has acknowledged. `flush` first: before, there is none."""
+        assert self._digest is not None
+        return self._digest
 
     def take_checkpoint_request(self) -> bool:
         """Return whether a replica has asked for a checkpoint, once; requests are read every `dense_interval_s`."""
@@ -225,7 +239,7 @@ class Publisher:
             return error
         finally:
             self._append = None
-        self._publication = None
+        self._publication, self._digest = None, publication.digest
         self._acknowledge(publication)
         _report(publication)
         return None

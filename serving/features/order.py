@@ -1,4 +1,4 @@
-"""The order of the features in a packed row of one source."""
+"""Orders of features: in a packed row of one source, and in the rows of a request."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from monolith_py.config import DenseFeatureConfig
+from monolith_py.config import CounterConfig, DenseFeatureConfig
 from monolith_py.data.columns import FeatureColumns
 from monolith_py.data.packed_rows import PackedRow
 from monolith_py.data.schema import Schema
@@ -53,3 +53,40 @@ class FeatureOrder:
                 raise WireError(f"features.{feature.name} must have {feature.dim} values, got {values.shape[1]}")
             dense.append(values[0])
         return PackedRow(np.concatenate(fids), np.array(lengths, np.int32), np.concatenate(dense))
+
+
+@dataclass(frozen=True)
+class RequestOrder:
+    """Features of a request, in order: shared by its candidates, and of each candidate. Live counters are the last dense ones."""
+
+    user: FeatureOrder
+    context: FeatureOrder
+    item: FeatureOrder
+    shared_keys: tuple[str, ...]  # features with live counters
+    candidate_keys: tuple[str, ...]
+    shared_dense: tuple[DenseFeatureConfig, ...]
+    candidate_dense: tuple[DenseFeatureConfig, ...]
+
+    @staticmethod
+    def of(schema: Schema, counters: CounterConfig) -> RequestOrder:
+        """Return the order of the features of `schema`."""
+        user, context = FeatureOrder.of(schema, "user", "user_id"), FeatureOrder.of(schema, "context")
+        item = FeatureOrder.of(schema, "item", "item_id")
+        shared_names = user.names + context.names
+        keys = counters.keys if counters.enabled else ()
+        shared_keys = tuple(key for key in keys if key in shared_names)
+        candidate_keys = tuple(key for key in keys if key not in shared_names)
+        counter_of = {dense.name: dense for dense in schema.dense_features if dense.source == "counter"}
+        shared_dense = (*user.dense, *context.dense, *(counter_of[f"counter_{key}"] for key in shared_keys))
+        candidate_dense = (*item.dense, *(counter_of[f"counter_{key}"] for key in candidate_keys))
+        return RequestOrder(user, context, item, shared_keys, candidate_keys, shared_dense, candidate_dense)
+
+    @property
+    def shared_names(self) -> tuple[str, ...]:
+        """Return the names of the shared sparse features."""
+        return self.user.names + self.context.names
+
+    @property
+    def candidate_names(self) -> tuple[str, ...]:
+        """Return the names of the candidates' sparse features."""
+        return self.item.names

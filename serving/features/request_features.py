@@ -1,4 +1,4 @@
-"""Features of ranking requests: read once, scored as one batch, logged as columns.
+"""Features of ranking requests: read once, scored as one batch, logged as they are.
 
 Letters: n candidates, B candidates of a batch, R rows, T tasks, V values of a counter (1 + T).
 """
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from monolith_py.config import CounterConfig, DenseFeatureConfig
-from monolith_py.data.columns import FeatureColumns, FloatArray, Int32Array, Int64Array
+from monolith_py.data.columns import FloatArray, Int32Array, Int64Array
 from monolith_py.data.packed_rows import IndexArray, PackedRow, PackedRows
 from monolith_py.data.schema import Schema
 from monolith_py.model.batch import Batch
-from monolith_serving.features.order import FeatureOrder
+from monolith_serving.features.order import FeatureOrder, RequestOrder
 from monolith_serving.features.store import FeatureStore, Reading
 from monolith_serving.replica.model_state import SharedBags
 
@@ -48,18 +48,15 @@ class FeatureReader:
 
     def __init__(self, schema: Schema, counters: CounterConfig, store: FeatureStore) -> None:
         self._schema, self._store = schema, store
-        self.context_order = context = FeatureOrder.of(schema, "context")
-        user, item = store.user_order, store.item_order
-        self._shared_names, self._candidate_names = user.names + context.names, item.names
-        keys = counters.keys if counters.enabled else ()
-        self._shared_keys = tuple(key for key in keys if key in self._shared_names)
-        self._candidate_keys = tuple(key for key in keys if key not in self._shared_names)
-        counter_of = {dense.name: dense for dense in schema.dense_features if dense.source == "counter"}
-        self._shared_dense = (*user.dense, *context.dense, *(counter_of[f"counter_{key}"] for key in self._shared_keys))
-        self._candidate_dense = (*item.dense, *(counter_of[f"counter_{key}"] for key in self._candidate_keys))
-        names = self._shared_names + self._candidate_names
+        self._order = order = RequestOrder.of(schema, counters)
+        names = order.shared_names + order.candidate_names
         self._sparse_index: IndexArray = np.array([names.index(name) for name in schema.sparse_names], np.intp)
-        self._dense_index = _column_index(self._shared_dense + self._candidate_dense, schema)
+        self._dense_index = _column_index(order.shared_dense + order.candidate_dense, schema)
+
+    @property
+    def context_order(self) -> FeatureOrder:
+        """Return the order of the features of the request itself."""
+        return self._order.context
 
     def read(self, user_id: int, item_ids: Int64Array, context: PackedRow, until_s: float) -> RequestFeatures:
         """Return the features of a user, of the request itself and of items int64 (n,); reads end at `until_s`, monotonic.
@@ -72,8 +69,8 @@ class FeatureReader:
         if self.context_order.names or self.context_order.dense:
             shared = shared.beside(PackedRows.of([context]))
         candidates = self._store.items(item_ids.tolist(), reading)
-        shared = self._with_counters(shared, self._shared_names, self._shared_keys, reading)
-        candidates = self._with_counters(candidates, self._candidate_names, self._candidate_keys, reading)
+        shared = self._with_counters(shared, self._order.shared_names, self._order.shared_keys, reading)
+        candidates = self._with_counters(candidates, self._order.candidate_names, self._order.candidate_keys, reading)
         return RequestFeatures(shared, candidates, reading.is_complete)
 
     def batch(self, group: Sequence[RequestFeatures]) -> tuple[Batch, SharedBags | None]:
@@ -94,11 +91,6 @@ class FeatureReader:
 
     def _batch(self, rows: PackedRows) -> Batch:
         return Batch.of(rows.take(self._sparse_index, self._dense_index), self._schema)
-
-    def columns(self, features: RequestFeatures) -> tuple[FeatureColumns, FeatureColumns]:
-        """Return the shared columns (one row) and the candidates' columns (n rows)."""
-        shared = features.shared.columns(self._shared_names, self._shared_dense)
-        return shared, features.candidates.columns(self._candidate_names, self._candidate_dense)
 
     def _with_counters(self, rows: PackedRows, names: Sequence[str], keys: Sequence[str], reading: Reading) -> PackedRows:
         """Return the rows with the counters of each feature in `keys`: the mean over a row's fids."""

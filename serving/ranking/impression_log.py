@@ -6,15 +6,14 @@ import logging
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 from monolith_py.clock import Clock
 from monolith_py.config import ServingConfig
-from monolith_py.data.events import Impression
 from monolith_py.errors import RecordRefused
 from monolith_py.io import Log
-from monolith_py.io.codec import encode_impression
 from monolith_py.io.log.topics import partition_of
 from monolith_py.observe.metrics import IMPRESSIONS_LOGGED, IMPRESSIONS_LOST
 from monolith_serving.log_limit import LogLimit
@@ -35,9 +34,23 @@ _MAX_SUSPECTS = 8
 _OVERHEAD_BYTES = 1024
 
 
+class _HasPlace(Protocol):
+    """Request id and event time of an impression."""
+
+    @property
+    def request_id(self) -> str: ...
+    @property
+    def time_ms(self) -> int: ...
+
+
+_Served = TypeVar("_Served", bound=_HasPlace)
+# Returns the impressions of several requests as bytes; an exception for all of them if one cannot be encoded.
+Encode = Callable[[Sequence[_Served]], Sequence[bytes]]
+
+
 @dataclass(frozen=True)
-class _Queued:
-    build: Callable[[], Impression]
+class _Queued(Generic[_Served]):
+    served: _Served
     num_bytes: int
 
 
@@ -63,18 +76,19 @@ class _Append:
         return [_Append(self.partition, self.records[:middle]), _Append(self.partition, self.records[middle:])]
 
 
-class ImpressionWriter:
-    """Appends impressions to `topic`, each to the partition of its request. `put` never blocks.
+class ImpressionWriter(Generic[_Served]):
+    """Encodes impressions and appends them to `topic`, each to the partition of its request. `put` never blocks.
 
     A failed append is tried again, in halves, until the log takes it: a duplicate is harmless, as the joiner knows requests by their id.
     An impression is put aside that the log says it will never take, or that it refuses while it takes others. Every loss is counted
     when it happens.
     """
 
-    def __init__(self, log: Log, topic: str, config: ServingConfig, clock: Clock) -> None:
+    def __init__(self, log: Log, topic: str, config: ServingConfig, clock: Clock, encode: Encode[_Served]) -> None:
+        self._encode = encode
         self._log, self._topic, self._config, self._clock = log, topic, config, clock
         self._num_partitions = log.num_partitions(topic)
-        self._queue: queue.SimpleQueue[_Queued] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Queued[_Served]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._num_held = self._bytes_held = 0  # queued or being appended
         self._is_closed = False
@@ -84,8 +98,8 @@ class ImpressionWriter:
         self._thread = threading.Thread(target=self._run, name="impressions", daemon=True)
         self._thread.start()
 
-    def put(self, build: Callable[[], Impression], num_bytes: int) -> None:
-        """Queue an impression of at most `num_bytes`, which the appending thread builds; count it as lost if it does not fit."""
+    def put(self, served: _Served, num_bytes: int) -> None:
+        """Queue the impression of a request, of at most `num_bytes`; count it as lost if it does not fit."""
         if num_bytes > self._config.max_impression_bytes:
             self._note_lost("oversize", 1)
             return
@@ -96,7 +110,7 @@ class ImpressionWriter:
                 self._num_held += 1
                 self._bytes_held += num_bytes
         if fits:
-            self._queue.put(_Queued(build, num_bytes))
+            self._queue.put(_Queued(served, num_bytes))
         else:
             self._note_lost("queue", 1)
 
@@ -134,25 +148,30 @@ class ImpressionWriter:
         while len(taken) < _MAX_BATCH and not self._queue.empty():
             taken.append(self._queue.get_nowait())
         groups: dict[int, list[_Encoded]] = {}
-        for queued in taken:
-            self._encode(queued, groups)
+        for queued, value in zip(taken, self._encode_all(taken), strict=True):
+            if value is not None and self._fits(queued, value):
+                partition = partition_of(queued.served.request_id, self._num_partitions)
+                groups.setdefault(partition, []).append(_Encoded(value, queued.served.time_ms, queued.num_bytes))
         return [_Append(partition, sorted(records, key=lambda one: one.time_ms)) for partition, records in groups.items()]
 
-    def _encode(self, queued: _Queued, groups: dict[int, list[_Encoded]]) -> None:
-        """Encode an impression into the group of its partition."""
+    def _encode_all(self, taken: Sequence[_Queued[_Served]]) -> Sequence[bytes | None]:
+        """Return the bytes of each impression; None for one that cannot be encoded, which is lost."""
         try:
-            impression = queued.build()
-            value = encode_impression(impression)
-            partition = partition_of(impression.request_id, self._num_partitions)
-        except Exception:  # one impression must not end the thread
+            return self._encode([queued.served for queued in taken])
+        except Exception:  # one impression must not end the thread, nor lose another one
+            if len(taken) > 1:
+                return [value for queued in taken for value in self._encode_all([queued])]
             if self._log_limit.allows("traceback"):
                 _logger.exception("one impression cannot be encoded")
-            self._release(1, queued.num_bytes, lost="encode")
-            return
-        if len(value) > self._config.max_impression_bytes:
-            self._release(1, queued.num_bytes, lost="oversize")
-            return
-        groups.setdefault(partition, []).append(_Encoded(value, impression.time_ms, queued.num_bytes))
+            self._release(1, taken[0].num_bytes, lost="encode")
+            return [None]
+
+    def _fits(self, queued: _Queued[_Served], value: bytes) -> bool:
+        """Return whether an impression is not too large; it is lost if it is."""
+        if len(value) <= self._config.max_impression_bytes:
+            return True
+        self._release(1, queued.num_bytes, lost="oversize")
+        return False
 
     def _try_each(self, appends: deque[_Append]) -> bool:
         """Try each append once; stop at the second failure in a row. Return whether none failed."""

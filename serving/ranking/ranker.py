@@ -15,7 +15,6 @@ import numpy as np
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
 from monolith_py.data.columns import FloatArray
-from monolith_py.data.events import Impression
 from monolith_py.data.schema import Schema
 from monolith_py.errors import ModelNotFinite
 from monolith_py.observe.metrics import IMPRESSIONS_WITHHELD, RANK_CANDIDATES
@@ -23,6 +22,7 @@ from monolith_serving.features.order import FeatureOrder
 from monolith_serving.features.request_features import FeatureReader, RequestFeatures
 from monolith_serving.features.store import FeatureStore
 from monolith_serving.ranking.batcher import Batcher
+from monolith_serving.ranking.impression_encoder import ServedRequest
 from monolith_serving.ranking.impression_log import ImpressionWriter
 from monolith_serving.ranking.request import RankInput
 from monolith_serving.ranking.work_limit import WorkLimit, work_of
@@ -41,10 +41,11 @@ class Ranking:
 class Ranker:
     """Ranks requests from many threads."""
 
-    def __init__(self, job: JobConfig, replica: Replica, store: FeatureStore, impressions: ImpressionWriter | None, clock: Clock) -> None:
+    def __init__(
+        self, job: JobConfig, replica: Replica, store: FeatureStore, impressions: ImpressionWriter[ServedRequest] | None, clock: Clock
+    ) -> None:
         self._replica, self._impressions, self._clock = replica, impressions, clock
         schema = Schema.of(job)
-        self._tasks, self._arm = schema.tasks, job.serving.arm
         self._features = FeatureReader(schema, job.counters, store)
         self._work = WorkLimit()
         self._batcher: Batcher[RequestFeatures, Ranking] = Batcher(self._score, job.serving.max_batch_candidates, clock)
@@ -88,8 +89,8 @@ class Ranker:
         if not ranking.features.is_complete:
             IMPRESSIONS_WITHHELD.labels(reason="features").inc()
         elif self._impressions is not None:
-            num_bytes = ranking.features.num_bytes + ranking.scores.nbytes + request.item_ids.nbytes
-            self._impressions.put(lambda: self._impression(request, ranking.features, ranking), num_bytes)
+            served = ServedRequest(request, ranking.features, ranking.scores, ranking.model_version)
+            self._impressions.put(served, served.num_bytes)
 
     def _score(self, group: Sequence[RequestFeatures]) -> list[Ranking | Exception]:
         """Return the rankings of several requests, scored as one batch; an error for a request whose probabilities are not finite."""
@@ -104,18 +105,3 @@ class Ranker:
             else ModelNotFinite(f"probabilities of model {state.version} must be finite, got NaN or Inf")
             for part, one in zip(np.split(scores, bounds), group, strict=True)
         ]
-
-    def _impression(self, request: RankInput, features: RequestFeatures, ranking: Ranking) -> Impression:
-        shared, candidates = self._features.columns(features)
-        return Impression(
-            request.request_id,
-            request.time_ms,
-            request.user_id,
-            request.item_ids,
-            shared,
-            candidates,
-            ranking.scores,
-            self._tasks,
-            ranking.model_version,
-            self._arm,
-        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from monolith_py.errors import DenseGap, DigestMismatch
-from monolith_py.observe.metrics import DELTAS_APPLIED, REPLICA_BYTES, REPLICA_FAULTS, REPLICA_ROWS, ROWS_APPLIED
+from monolith_py.observe.metrics import DELTAS_APPLIED, REPLICA_BYTES, REPLICA_DIGESTS_EQUAL, REPLICA_FAULTS, REPLICA_ROWS, ROWS_APPLIED
 from monolith_py.sync import Delta, DenseDigest, DenseRequester, ModelDigest
 from monolith_serving.replica.model_state import ModelState
 
@@ -46,14 +46,16 @@ def _check_digest(state: ModelState, trainer: ModelDigest) -> None:
     Raises:
         DigestMismatch: they differ.
     """
-    if trainer.encoding is state.table.encoding and trainer.rows != state.table.digest:
+    if trainer.encoding is not state.table.encoding:
+        return
+    if trainer.rows != state.table.digest:
         raise DigestMismatch(f"digest of the rows must be {trainer.rows:016x} at {state.version}, got {state.table.digest:016x}")
     # A dense update that does not fit has been asked for already.
-    if trainer.dense is None or trainer.dense.fingerprint != state.dense.fingerprint:
-        return
-    dense = DenseDigest.of(state.dense, trainer.dense.encoding)
-    if dense != trainer.dense:
-        raise DigestMismatch(f"digest of the dense parameters must be {trainer.dense} at {state.version}, got {dense}")
+    if trainer.dense is not None and trainer.dense.fingerprint == state.dense.fingerprint:
+        dense = DenseDigest.of(state.dense, trainer.dense.encoding)
+        if dense != trainer.dense:
+            raise DigestMismatch(f"digest of the dense parameters must be {trainer.dense} at {state.version}, got {dense}")
+    REPLICA_DIGESTS_EQUAL.inc()
 
 
 def _with_dense(state: ModelState, delta: Delta, requester: DenseRequester) -> ModelState:

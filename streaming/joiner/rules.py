@@ -1,4 +1,4 @@
-"""The state machine of one request: impressions and actions to examples. No I/O and no clock; for replay and backtest.
+"""The state machine of one request: impressions and actions to examples. No I/O and no clock; for the backtest.
 
 The online joiner has the same rules in the core (monolith_py/core/joiner/rules.hpp), and a test holds these to them.
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
+from monolith_py import _core
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
+from monolith_py.data.columns import InputForm
 from monolith_py.data.events import EventTimeRule
-from monolith_py.data.examples import ExampleBatch
 from monolith_py.data.schema import Schema
 from monolith_py.errors import ClockStepped, WireError
 
@@ -21,7 +22,7 @@ class ExampleRules:
     """Rules on the examples of one job."""
 
     tasks: tuple[str, ...]
-    widths: Mapping[str, int]  # dense feature -> dim
+    form: InputForm
     time_rule: EventTimeRule
     clock: Clock
     wall_offset_ms: int  # wall clock less the monotonic one, at the start
@@ -31,24 +32,25 @@ class ExampleRules:
     def of(job: JobConfig, clock: Clock) -> ExampleRules:
         """Return the rules of `job`."""
         schema = Schema.of(job)
-        return ExampleRules(tuple(schema.tasks), schema.dense_dims, EventTimeRule.of(job.log), clock, _wall_offset_ms(clock))
+        return ExampleRules(tuple(schema.tasks), schema.input_form, EventTimeRule.of(job.log), clock, _wall_offset_ms(clock))
 
-    def check(self, record: ExampleBatch) -> None:
-        """Check that a record fits the schema: it is put aside as a whole, not example by example.
+    def check(self, tasks: Collection[str], widths: Mapping[str, int]) -> None:
+        """Check that a record of these tasks and dense widths fits the schema: it is put aside as a whole, not example by example.
 
         Raises:
             WireError: a task has no label, or a dense feature has another width.
         """
-        missing = [task for task in self.tasks if task not in record.labels]
+        missing = [task for task in self.tasks if task not in tasks]
         if missing:
             raise WireError(f"examples.labels must have every task, got none for {missing}")
-        for name, values in record.features.dense.items():
-            expected = self.widths.get(name, values.shape[1])
-            if values.shape[1] != expected:
-                raise WireError(f"examples.d_{name} must have {expected} values a row, got {values.shape[1]}")
+        dims = dict(self.form.dense) if widths else {}
+        for name, width in widths.items():
+            expected = dims.get(name, width)
+            if width != expected:
+                raise WireError(f"examples.d_{name} must have {expected} values a row, got {width}")
 
-    def split(self, part: ExampleBatch) -> tuple[list[ExampleBatch], list[tuple[ExampleBatch, str]]]:
-        """Return the runs of examples whose event time is in order, and each of the others with the rule that it breaks.
+    def split(self, record: _core.ExampleRecord, start: int, stop: int) -> tuple[list[tuple[int, int]], list[tuple[int, str]]]:
+        """Return the runs of rows in [start, stop) whose event time is in order, and each of the others with the rule that it breaks.
 
         Examples before `from_ms` are in neither.
 
@@ -56,18 +58,22 @@ class ExampleRules:
             ClockStepped: examples are ahead of the wall clock, which went back since the start.
         """
         wall_ms = self.clock.now_ms()
-        early = part.times_ms < self.from_ms
-        broken = self.time_rule.broken(part.times_ms, wall_ms) & ~early
+        first_ms, last_ms = record.time_range_ms
+        if first_ms >= self.from_ms and not self.time_rule.may_break(first_ms, last_ms, wall_ms):
+            return [(start, stop)], []
+        times_ms = record.times_ms[start:stop]
+        early = times_ms < self.from_ms
+        broken = self.time_rule.broken(times_ms, wall_ms) & ~early
         left_out = broken | early
         if not left_out.any():
-            return [part], []
+            return [(start, stop)], []
         stepped_ms = self.wall_offset_ms - _wall_offset_ms(self.clock)
         if stepped_ms > self.time_rule.max_skew_ms:
             raise ClockStepped(f"the wall clock must not go back by more than log.max_clock_skew_s, got {stepped_ms} ms: set it right")
-        edges = [0, *(np.flatnonzero(np.diff(left_out)) + 1).tolist(), len(part)]
-        runs = [part.slice(start, stop) for start, stop in pairwise(edges) if not left_out[start]]
-        ones = [part.slice(row, row + 1) for row in np.flatnonzero(broken).tolist()]
-        return runs, [(one, f"examples.{self.time_rule.fault(int(one.times_ms[0]), wall_ms)}") for one in ones]
+        edges = [0, *(np.flatnonzero(np.diff(left_out)) + 1).tolist(), len(times_ms)]
+        runs = [(start + first, start + last) for first, last in pairwise(edges) if not left_out[first]]
+        faults = [(row, self.time_rule.fault(int(times_ms[row]), wall_ms)) for row in np.flatnonzero(broken).tolist()]
+        return runs, [(start + row, f"examples.{fault}") for row, fault in faults]
 
     def check_clock(self, watermark_ms: int) -> None:
         """Check that the wall clock has reached the event time of a checkpoint.

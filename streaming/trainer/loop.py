@@ -181,6 +181,8 @@ class OnlineTraining:
             quality=tuple(self.trainer.quality.report()),
             model_id=self._model_id,
             source=self._source.meta,
+            parent=self._publisher.parent_version,
+            digest=str(self._publisher.digest),
         )
         started_s = self._clock.monotonic_s()
         self._saving.freeze(self._saved_meta)

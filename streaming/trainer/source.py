@@ -7,13 +7,15 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from monolith_py import _core
 from monolith_py.clock import Clock
+from monolith_py.data.columns import InputForm
 from monolith_py.data.events import DeadLetter
 from monolith_py.data.examples import ExampleBatch
 from monolith_py.data.steps import JoinerStep
 from monolith_py.errors import OffsetTrimmed, RecordsDamaged, WireError
 from monolith_py.io import Log, Record
-from monolith_py.io.codec import decode_examples_record, encode_examples, step_from_metadata
+from monolith_py.io.codec import ExampleStacker, RecordRows, decode_examples, encode_examples, read_examples_record, step_from_metadata
 from monolith_py.io.log.dead_letters import DeadLetters
 from monolith_py.observe import metrics
 from monolith_streaming.trainer.example_rules import ExampleRules
@@ -26,13 +28,32 @@ _POLL_S = 0.01  # between reads while several partitions are at their end
 _PARTITIONS_INTERVAL_S = 60.0  # between two looks at the number of partitions
 
 
+@dataclass(frozen=True)
+class _Decoded:
+    """A record that may be learnt."""
+
+    rows: _core.ExampleRecord
+    tasks: frozenset[str]
+    widths: Mapping[str, int]  # of dense features
+
+    @staticmethod
+    def of(rows: _core.ExampleRecord) -> _Decoded:
+        return _Decoded(rows, frozenset(rows.tasks), rows.widths)
+
+    def can_follow(self, other: _Decoded) -> bool:
+        """Return whether one batch can hold rows of both: equal tasks, and equal widths of the dense features that both have."""
+        return self.tasks == other.tasks and all(
+            self.widths[name] == other.widths[name] for name in self.widths.keys() & other.widths.keys()
+        )
+
+
 @dataclass
 class _Cursor:
     partition: int
     offset: int  # of the record with the next row
     row: int  # of that record: the next to hand out
     records: deque[Record] = field(default_factory=deque)  # read and not finished; the first is `decoded`
-    decoded: ExampleBatch | None = None
+    decoded: _Decoded | None = None
     step: JoinerStep | None = None  # of the first record, once it was decoded
 
     def finish_record(self) -> None:
@@ -72,6 +93,7 @@ class ExampleSource:
             for partition in range(log.num_partitions(topic))
         ]
         self._order = StepOrder(topic, place)
+        self._stacker = ExampleStacker(rules.form if rules else InputForm((), ()))
         self._origins: list[tuple[int, int, int]] = []  # of the last batch: row after the record's rows, partition, offset
 
     @property
@@ -116,7 +138,8 @@ class ExampleSource:
         A batch also ends before a record of other tasks, or of another width of a dense feature.
         """
         self._look_for_partitions()
-        parts: list[ExampleBatch] = []
+        parts: list[RecordRows] = []
+        records: list[_Decoded] = []  # of `parts`
         self._origins = []
         num, deadline_s = 0, self._clock.monotonic_s() + linger_s
         while num < size:
@@ -129,26 +152,33 @@ class ExampleSource:
                 continue
             decoded = cursor.decoded
             assert decoded is not None
-            if not all(decoded.can_follow(part) for part in parts):
+            if not all(decoded.can_follow(other) for other in records):
                 break
-            part = decoded.slice(cursor.row, min(cursor.row + size - num, len(decoded)))
-            cursor.row += len(part)
-            for run in self._in_order(cursor, part):
-                num += len(run)
-                parts.append(run)
+            stop = min(cursor.row + size - num, len(decoded.rows))
+            runs = self._in_order(cursor, decoded.rows, stop)
+            cursor.row = stop
+            for run in runs:
+                num += run[1] - run[0]
+                parts.append((decoded.rows, *run))
+            if runs:
+                records.append(decoded)
             self._origins.append((num, cursor.partition, cursor.offset))
-            if cursor.row == len(decoded):
+            if cursor.row == len(decoded.rows):
                 self._finish_record(cursor)
-        return ExampleBatch.concat(parts) if parts else None
+        return self._stacker.stack(parts) if parts else None
 
-    def _in_order(self, cursor: _Cursor, part: ExampleBatch) -> list[ExampleBatch]:
-        """Return the examples of `part` whose event time is in order; put the others aside."""
+    def _in_order(self, cursor: _Cursor, rows: _core.ExampleRecord, stop: int) -> list[tuple[int, int]]:
+        """Return the runs of rows from the cursor to `stop` whose event time is in order; put the others aside."""
         if self._rules is None:
-            return [part]
-        runs, broken = self._rules.split(part)
+            return [(cursor.row, stop)]
+        runs, broken = self._rules.split(rows, cursor.row, stop)
         if broken:
             _logger.warning("%r[%d] offset %d: %d examples put aside: %s", self._topic, cursor.partition, cursor.offset, *_first(broken))
-            letters = [DeadLetter(self._topic, cursor.partition, cursor.offset, encode_examples(one), rule) for one, rule in broken]
+            batch = decode_examples(rows.value)
+            letters = [
+                DeadLetter(self._topic, cursor.partition, cursor.offset, encode_examples(batch.slice(row, row + 1)), rule)
+                for row, rule in broken
+            ]
             self._dead_letters.put_all(letters)
         return runs
 
@@ -209,7 +239,7 @@ class ExampleSource:
             else:
                 if decoded is None:
                     cursor.finish_record()
-                elif cursor.row >= len(decoded):
+                elif cursor.row >= len(decoded.rows):
                     self._finish_record(cursor)
                 else:
                     cursor.decoded = decoded
@@ -222,19 +252,20 @@ class ExampleSource:
         only = self._cursors[0]
         self._read(only, timeout_s)
 
-    def _decode(self, cursor: _Cursor, record: Record) -> ExampleBatch | None:
+    def _decode(self, cursor: _Cursor, record: Record) -> _Decoded | None:
         """Return the examples of the first record of `cursor`, None if it repeats a step of the joiner.
 
         Raises:
             WireError: it cannot be learnt.
         """
-        decoded, metadata = decode_examples_record(record.value)
+        rows, metadata = read_examples_record(record.value)
         step = step_from_metadata(metadata)
         if not self._order.is_new(record.partition, record.offset, step):
             return None
         cursor.step = step
+        decoded = _Decoded.of(rows)
         if self._rules is not None:
-            self._rules.check(decoded)
+            self._rules.check(decoded.tasks, decoded.widths)
         return decoded
 
     def _finish_record(self, cursor: _Cursor) -> None:
@@ -242,5 +273,5 @@ class ExampleSource:
         cursor.finish_record()
 
 
-def _first(broken: Sequence[tuple[ExampleBatch, str]]) -> tuple[int, str]:
+def _first(broken: Sequence[tuple[int, str]]) -> tuple[int, str]:
     return len(broken), broken[0][1]

@@ -22,16 +22,17 @@ from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig, parse_job
 from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.counters import LiveCounters
-from monolith_py.data.events import EventTimeRule, Impression
+from monolith_py.data.events import EventTimeRule
 from monolith_py.data.schema import Schema
 from monolith_py.io import MemoryKv
-from monolith_py.io.codec import decode_impression, encode_features, encode_impression
+from monolith_py.io.codec import decode_impression, encode_features
 from monolith_py.model import build_model
 from monolith_py.pb import ranking_pb2 as pb
 from monolith_py.sync import DenseState, RowEncoding, pack_rows
 from monolith_serving.call_threads import CallThreads
 from monolith_serving.features.store import FeatureStore
 from monolith_serving.interceptors import MAX_DETAILS, StatusInterceptor
+from monolith_serving.ranking.impression_encoder import ImpressionEncoder, ServedRequest
 from monolith_serving.ranking.ranker import Ranker
 from monolith_serving.replica.model_state import ModelState
 from monolith_serving.replica.table import ReplicaTable
@@ -90,11 +91,12 @@ class StillReplica:
 class CheckedImpressions:
     """Encodes each impression and decodes it as the joiner does."""
 
-    def __init__(self) -> None:
+    def __init__(self, job: JobConfig) -> None:
+        self._encode = ImpressionEncoder(job)
         self.count = 0
 
-    def put(self, build: Callable[[], Impression], num_bytes: int) -> None:
-        value = encode_impression(build())
+    def put(self, served: ServedRequest, num_bytes: int) -> None:
+        (value,) = self._encode([served])
         assert len(value) <= num_bytes + 1024, (len(value), num_bytes)
         decode_impression(value)
         self.count += 1
@@ -139,7 +141,7 @@ class Service:
 
     def __init__(self) -> None:
         job, clock = make_job(), SystemClock()
-        schema, replica, self.impressions = Schema.of(job), StillReplica(job), CheckedImpressions()
+        schema, replica, self.impressions = Schema.of(job), StillReplica(job), CheckedImpressions(job)
         kv = MemoryKv()
         column = SparseColumn(np.array([1, 2], np.int64), np.array([2], np.int32))
         for item in range(50):

@@ -39,4 +39,6 @@ NB_MODULE(_core, m) {
     bind_joined(m);
     bind_joiner(m);
     bind_kafka_records(m);
+    bind_examples(m);
+    bind_impressions(m);
 }

@@ -12,3 +12,5 @@ void bind_joiner(nanobind::module_& m);
 void bind_joiner_settings(nanobind::module_& m);
 void bind_joined(nanobind::module_& m);
 void bind_kafka_records(nanobind::module_& m);
+void bind_examples(nanobind::module_& m);
+void bind_impressions(nanobind::module_& m);

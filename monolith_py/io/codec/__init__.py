@@ -14,10 +14,13 @@ from monolith_py.io.codec.events import (
     encode_reinjection,
     event_time_ms,
 )
+from monolith_py.io.codec.example_rows import ExampleStacker, RecordRows, read_examples_record
 from monolith_py.io.codec.examples import decode_examples, decode_examples_record, encode_examples, examples_metadata
 from monolith_py.io.codec.steps import step_from_metadata, step_to_metadata
 
 __all__ = [
+    "ExampleStacker",
+    "RecordRows",
     "columns_from_proto",
     "columns_to_proto",
     "decode_action",
@@ -35,6 +38,7 @@ __all__ = [
     "encode_reinjection",
     "event_time_ms",
     "examples_metadata",
+    "read_examples_record",
     "step_from_metadata",
     "step_to_metadata",
 ]

@@ -41,7 +41,7 @@ def encode_examples(batch: ExampleBatch, metadata: Mapping[str, str] | None = No
     _check(batch)
     fields: list[tuple[str, int | None]] = []
     arrays: list[pa.Array] = [
-        pa.array(batch.request_ids, pa.string()),
+        pa.array(list(batch.request_ids), pa.string()),
         *(pa.array(values) for values in (batch.item_ids, batch.times_ms, batch.kinds, batch.sample_rates)),
     ]
     for task, labels in batch.labels.items():
@@ -211,6 +211,8 @@ def _dense_column(name: str, column: pa.Array) -> FloatArray:
     kind = column.type
     if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32():
         raise WireError(f"examples.{name} must be of type fixed_size_list<float32>, got {kind}")
+    if kind.list_size == 0:
+        raise WireError(f"examples.{name} must have at least 1 value a row, got 0")
     values = column.flatten()
     if column.null_count or values.null_count:
         raise WireError(f"examples.{name} must have no null, got {column.null_count + values.null_count}")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, fields
 
+from monolith_py import _core
 from monolith_py.config import LogConfig
 from monolith_py.errors import ConfigError, TopicMissing
 from monolith_py.io.log.log import Log
@@ -74,19 +75,4 @@ def partition_of(request_id: str, num_partitions: int) -> int:
     >>> partition_of("r1", 8)
     4
     """
-    return (_murmur2(request_id.encode()) & 0x7FFFFFFF) % num_partitions
-
-
-def _murmur2(data: bytes) -> int:
-    """Return Austin Appleby's MurmurHash2, 32 bits, with Kafka's seed."""
-    mask, multiplier = 0xFFFFFFFF, 0x5BD1E995
-    state = 0x9747B28C ^ len(data)
-    whole = len(data) & ~3
-    for start in range(0, whole, 4):
-        word = int.from_bytes(data[start : start + 4], "little") * multiplier & mask
-        word = (word ^ word >> 24) * multiplier & mask
-        state = state * multiplier & mask ^ word
-    if whole < len(data):
-        state = (state ^ int.from_bytes(data[whole:], "little")) * multiplier & mask
-    state = (state ^ state >> 13) * multiplier & mask
-    return state ^ state >> 15
+    return (_core.murmur2(request_id.encode()) & 0x7FFFFFFF) % num_partitions

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,8 @@ class CheckpointMeta:
     examples_topic: str = ""  # id of the topic whose offsets these are; none in older checkpoints
     model_id: str = ""  # of the model since its tables were last started anew: no replica mixes two
     source: SourceMeta | None = None  # None: the job's examples from their start
+    parent: str = ""  # "generation.seq" of the checkpoint from which the generation started; "" for a new model
+    digest: str = ""  # of rows and dense parameters, `monolith_py.sync.ModelDigest`; none in older checkpoints
 
     def document(self) -> dict[str, Any]:
         """Return the meta as a JSON document."""
@@ -216,6 +218,23 @@ class Checkpoint:
             (self.path / _MANIFEST).write_text(json.dumps(manifest, indent=1))
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{self.path}: {error}") from None
+
+    def set_offsets(self, offsets: Mapping[int, tuple[int, int]]) -> None:
+        """Change the positions in the examples at which a trainer goes on; the joiner's steps before a changed one are forgotten.
+
+        Raises:
+            CheckpointError: the manifest cannot be read or written.
+        """
+        manifest, known = dict(self._manifest()), self.meta
+        steps = {partition: step for partition, step in known.steps.items() if offsets.get(partition) == known.offsets.get(partition)}
+        manifest["meta"] = replace(known, offsets=dict(offsets), steps=steps).document()
+        temporary = self.path.with_name(f".{self.path.name}.manifest")
+        try:
+            temporary.write_text(json.dumps(manifest, indent=1))
+            temporary.replace(self.path / _MANIFEST)
+        except OSError as error:
+            raise CheckpointError(f"{self.path / _MANIFEST}: {error}") from None
+        self.__dict__.pop("meta", None)
 
     def verify(self) -> None:
         """Compare the size and CRC-32C of every file with the manifest.

@@ -186,6 +186,7 @@ FLOATS = pa.list_(pa.float32(), 1)
         ("d_age", pa.array([[1.0], None], FLOATS), r"examples.d_age must have no null"),
         ("d_age", pa.array([[1.0], [None]], FLOATS), r"examples.d_age must have no null"),
         ("d_age", pa.array([[1.0], [NAN]], FLOATS), r"examples.d_age must be finite, got \[nan\] at row 1"),
+        ("d_age", pa.array([[], []], pa.list_(pa.float32(), 0)), r"examples.d_age must have at least 1 value a row, got 0"),
         ("d_age", pa.array([1.0, 2.0], pa.float32()), r"examples.d_age must be of type fixed_size_list<float32>, got float"),
         (
             "score_click",

@@ -21,13 +21,14 @@ from monolith_py.data.packed_rows import PackedRow
 from monolith_py.data.schema import Schema
 from monolith_py.errors import KvError, ModelNotFinite, NotReady, Overloaded
 from monolith_py.io import MemoryKv
-from monolith_py.io.codec import encode_features
+from monolith_py.io.codec import decode_impression, encode_features
 from monolith_py.model import build_model
 from monolith_py.model.batch import make_batch
 from monolith_py.observe.metrics import FEATURES_UNREAD
 from monolith_py.sync import DenseState, RowEncoding, pack_rows
 from monolith_serving.features import request_features
 from monolith_serving.features.store import FeatureStore
+from monolith_serving.ranking.impression_encoder import ImpressionEncoder
 from monolith_serving.ranking.ranker import Ranker, Ranking
 from monolith_serving.ranking.request import RankInput
 from monolith_serving.replica.model_state import ModelState
@@ -78,11 +79,14 @@ class GatedReplica(StillReplica):
 
 
 class KeptImpressions:
-    def __init__(self) -> None:
+    def __init__(self, job: JobConfig) -> None:
+        self._encode = ImpressionEncoder(job)
         self.kept: list[Impression] = []
 
-    def put(self, build, num_bytes) -> None:
-        self.kept.append(build())
+    def put(self, served, num_bytes) -> None:
+        (value,) = self._encode([served])
+        assert len(value) <= num_bytes + 1024
+        self.kept.append(decode_impression(value))
 
 
 @pytest.fixture
@@ -137,8 +141,8 @@ def kv(job) -> MemoryKv:
 
 
 @pytest.fixture
-def impressions() -> KeptImpressions:
-    return KeptImpressions()
+def impressions(job) -> KeptImpressions:
+    return KeptImpressions(job)
 
 
 @pytest.fixture

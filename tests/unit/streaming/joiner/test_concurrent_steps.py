@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -18,13 +18,13 @@ PARTITIONS = 3
 
 
 class MeetingLog(MemoryLog):
-    """A log with the records of `log`, whose appends through writers wait until all partitions are in one."""
+    """A log with the records of `log`, whose first append of each partition waits until all partitions are in theirs."""
 
     def __init__(self, log: MemoryLog) -> None:
         super().__init__()
         self.records, self.epochs = log.records, log.epochs
-        self.meeting = threading.Barrier(PARTITIONS)
-        self.fails: dict[int, Callable[[], Exception]] = {}
+        self.meeting, self.met = threading.Barrier(PARTITIONS), set[int]()
+        self.fails: dict[int, BaseException] = {}  # of the next append, by partition
 
     def writer(self, topic: str, partition: int, name: str) -> Any:
         return MeetingWriter(super().writer(topic, partition, name), self, partition)
@@ -38,9 +38,11 @@ class MeetingWriter:
         return getattr(self._writer, name)
 
     def append(self, values: Sequence[bytes], *, time_ms: int) -> int:
-        self._log.meeting.wait(HANG_S)
-        if self._partition in self._log.fails:
-            raise self._log.fails[self._partition]()
+        if self._partition not in self._log.met:
+            self._log.met.add(self._partition)
+            self._log.meeting.wait(HANG_S)
+        if (error := self._log.fails.pop(self._partition, None)) is not None:
+            raise error
         return self._writer.append(values, time_ms=time_ms)
 
 
@@ -72,16 +74,30 @@ def test_each_partition_waits_for_its_own_transaction_alone(world: World) -> Non
     assert [inner.end_offset("examples", number) for number in range(PARTITIONS)] == [1, 1, 1]
 
 
-def test_a_partition_that_is_taken_over_leaves_the_others_written(world: World) -> None:
+def test_a_partition_that_is_taken_over_leaves_the_others_written(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    job = world.job(partitions=PARTITIONS, terminal_actions=["end"], examples_per_record=1)
+    inner = world.log(job)
+    ids = fill(world, job, inner)
+    log = MeetingLog(inner)
+    log.fails[1] = Fenced("taken")
+    loop = world.joiner(job, log)
+    read_all(loop)  # takes the partition again, as no other joiner is in the group
+    loop.close()
+    assert "partition 1 dropped: taken" in caplog.text
+    assert log.met == set(range(PARTITIONS))
+    assert sorted(row[0] for row in world.labels(job, inner)) == sorted(ids), "each once"
+
+
+def test_an_error_of_one_partition_is_raised_after_the_others_have_ended(world: World) -> None:
     job = world.job(partitions=PARTITIONS, terminal_actions=["end"], examples_per_record=1)
     inner, kv = world.log(job), MemoryKv()
     ids = fill(world, job, inner)
     log = MeetingLog(inner)
-    log.fails[1] = lambda: Fenced("taken")
+    log.fails[0] = world.Killed()
     loop = world.joiner(job, log, kv)
-    with pytest.raises(Fenced, match="taken"):
+    with pytest.raises(world.Killed):
         read_all(loop)
     loop.close()
-    assert [inner.end_offset("examples", number) for number in range(PARTITIONS)] == [1, 0, 1]
+    assert [inner.end_offset("examples", number) for number in range(PARTITIONS)] == [0, 1, 1]
     world.join(job, inner, kv)
     assert sorted(row[0] for row in world.labels(job, inner)) == sorted(ids), "each once after a restart"

@@ -1,0 +1,139 @@
+#include "codec/impression_encoder.hpp"
+
+#include <algorithm>
+
+namespace monolith::codec {
+
+namespace {
+
+// Number of a field and its wire type.
+constexpr char tag(int field, int wire_type) { return static_cast<char>(field << 3 | wire_type); }
+constexpr int kVarint = 0, kFixed64 = 1, kBytes = 2;
+
+void put_varint(uint64_t value, std::string& out) {
+    for (; value >= 128; value >>= 7) out.push_back(static_cast<char>(value | 128));
+    out.push_back(static_cast<char>(value));
+}
+
+size_t varint_bytes(uint64_t value) {
+    size_t num = 1;
+    for (; value >= 128; value >>= 7) ++num;
+    return num;
+}
+
+void put_bytes(int field, std::string_view bytes, std::string& out) {
+    out.push_back(tag(field, kBytes));
+    put_varint(bytes.size(), out);
+    out.append(bytes);
+}
+
+void put_text(int field, std::string_view text, std::string& out) {
+    if (!text.empty()) put_bytes(field, text, out);
+}
+
+template <typename T>
+void put_values(int field, const T* values, size_t num, std::string& out) {
+    if (num > 0) put_bytes(field, {reinterpret_cast<const char*>(values), num * sizeof(T)}, out);
+}
+
+size_t text_bytes(std::string_view text) { return text.empty() ? 0 : 1 + varint_bytes(text.size()) + text.size(); }
+size_t field_bytes(size_t size) { return size == 0 ? 0 : 1 + varint_bytes(size) + size; }
+
+// Sizes of one sparse column.
+struct SparseSizes {
+    size_t num_fids = 0;
+    size_t lengths_bytes = 0;  // 0 with one fid in each row
+};
+
+SparseSizes sizes_of(const PackedRows& rows, size_t feature, size_t num_features) {
+    SparseSizes sizes;
+    bool is_single = rows.num_rows > 0;
+    for (size_t row = 0; row < rows.num_rows; ++row) {
+        const auto length = static_cast<size_t>(rows.lengths[row * num_features + feature]);
+        sizes.num_fids += length;
+        sizes.lengths_bytes += varint_bytes(length);
+        is_single &= length == 1;
+    }
+    if (is_single) sizes.lengths_bytes = 0;
+    return sizes;
+}
+
+void put_sparse(const std::string& name, const PackedRows& rows, size_t feature, size_t num_features,
+                std::string& out) {
+    const SparseSizes sizes = sizes_of(rows, feature, num_features);
+    const size_t fids_bytes = sizes.num_fids * sizeof(int64_t);
+    out.push_back(tag(1, kBytes));
+    put_varint(text_bytes(name) + field_bytes(fids_bytes) + field_bytes(sizes.lengths_bytes), out);
+    put_text(1, name, out);
+    if (fids_bytes > 0) {
+        out.push_back(tag(2, kBytes));
+        put_varint(fids_bytes, out);
+        for (size_t row = 0; row < rows.num_rows; ++row) {
+            const size_t place = row * num_features + feature;
+            out.append(reinterpret_cast<const char*>(rows.fids + rows.starts[place]),
+                       static_cast<size_t>(rows.lengths[place]) * sizeof(int64_t));
+        }
+    }
+    if (sizes.lengths_bytes == 0) return;
+    out.push_back(tag(3, kBytes));
+    put_varint(sizes.lengths_bytes, out);
+    for (size_t row = 0; row < rows.num_rows; ++row)
+        put_varint(static_cast<uint64_t>(rows.lengths[row * num_features + feature]), out);
+}
+
+void put_dense(const std::string& name, size_t width, const float* first, size_t stride, size_t num_rows,
+               std::string& out) {
+    const size_t num_bytes = num_rows * width * sizeof(float);
+    out.push_back(tag(2, kBytes));
+    put_varint(text_bytes(name) + field_bytes(num_bytes), out);
+    put_text(1, name, out);
+    if (num_bytes == 0) return;
+    out.push_back(tag(2, kBytes));
+    put_varint(num_bytes, out);
+    for (size_t row = 0; row < num_rows; ++row)
+        out.append(reinterpret_cast<const char*>(first + row * stride), width * sizeof(float));
+}
+
+void put_columns(int field, const RowFeatures& features, const PackedRows& rows, std::string& scratch,
+                 std::string& out) {
+    scratch.clear();
+    const size_t num_features = features.sparse.size(), stride = features.width();
+    for (size_t feature = 0; feature < num_features; ++feature)
+        put_sparse(features.sparse[feature], rows, feature, num_features, scratch);
+    size_t first = 0;
+    for (const auto& [name, width] : features.dense) {
+        put_dense(name, width, rows.dense + first, stride, rows.num_rows, scratch);
+        first += width;
+    }
+    put_bytes(field, scratch, out);
+}
+
+}  // namespace
+
+size_t RowFeatures::width() const {
+    size_t width = 0;
+    for (const auto& feature : dense) width += feature.second;
+    return width;
+}
+
+void ImpressionEncoder::encode(const ServedRequest& request, std::string& scratch, std::string& out) const {
+    const size_t num_candidates = request.candidates.num_rows;
+    put_text(1, request.request_id, out);
+    if (request.time_ms != 0) {
+        out.push_back(tag(2, kVarint));
+        put_varint(static_cast<uint64_t>(request.time_ms), out);
+    }
+    if (request.user_id != 0) {
+        out.push_back(tag(3, kFixed64));
+        out.append(reinterpret_cast<const char*>(&request.user_id), sizeof request.user_id);
+    }
+    put_values(4, request.item_ids, num_candidates, out);
+    put_columns(5, shared_, request.shared, scratch, out);
+    put_columns(6, candidates_, request.candidates, scratch, out);
+    put_values(7, request.scores, num_candidates * tasks_.size(), out);
+    for (const std::string& task : tasks_) put_bytes(8, task, out);
+    put_text(9, request.model_version, out);
+    put_text(10, arm_, out);
+}
+
+}  // namespace monolith::codec

@@ -1,0 +1,62 @@
+// Impressions of a replica to bytes (protos/monolith/v1/example.proto), from the packed features of the requests. The
+// bytes are those of protobuf's own serializer, which writes fields in the order of their numbers and leaves out zeros
+// and empty texts. Letters: R rows, F sparse features, W width of the dense ones, B candidates.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace monolith::codec {
+
+// Rows of packed features (monolith_py/data/packed_rows.py).
+struct PackedRows {
+    const int64_t* fids;     // (n,)
+    const int64_t* starts;   // (R, F), positions in `fids`
+    const int32_t* lengths;  // (R, F)
+    const float* dense;      // (R, W)
+    size_t num_rows;
+};
+
+// A request that was answered.
+struct ServedRequest {
+    std::string_view request_id;
+    int64_t time_ms;
+    int64_t user_id;
+    const int64_t* item_ids;  // (B,)
+    PackedRows shared;        // one row
+    PackedRows candidates;    // B rows
+    const float* scores;      // (B, tasks)
+    std::string_view model_version;
+};
+
+// Features of packed rows, in order.
+struct RowFeatures {
+    std::vector<std::string> sparse;
+    std::vector<std::pair<std::string, size_t>> dense;  // name and width
+
+    size_t width() const;
+};
+
+class ImpressionEncoder {
+  public:
+    ImpressionEncoder(RowFeatures shared, RowFeatures candidates, std::vector<std::string> tasks, std::string arm)
+        : shared_(std::move(shared)),
+          candidates_(std::move(candidates)),
+          tasks_(std::move(tasks)),
+          arm_(std::move(arm)) {}
+    const RowFeatures& shared() const { return shared_; }
+    const RowFeatures& candidates() const { return candidates_; }
+    size_t num_tasks() const { return tasks_.size(); }
+    // Append the bytes of an impression. `scratch` is emptied, and keeps its memory from call to call.
+    void encode(const ServedRequest& request, std::string& scratch, std::string& out) const;
+
+  private:
+    RowFeatures shared_, candidates_;
+    std::vector<std::string> tasks_;
+    std::string arm_;
+};
+
+}  // namespace monolith::codec
