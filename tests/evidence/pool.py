@@ -23,7 +23,7 @@ from tower_streams import TowerStream, kuairand_stream
 from monolith_py import _core
 
 FOLDER = Path(__file__).parent
-QUICK_EXAMPLES = 20_000
+QUICK_EXAMPLES = 5_000
 # Student's quantiles are known for so many (intervals.py).
 MOST_SEEDS = 10
 # More than any cache holds of the wider dims.

@@ -24,7 +24,7 @@ from monolith_py import _core
 FOLDER = Path(__file__).parent
 # Collisions carry the claims; the rest needs fewer passes to be told apart.
 NUM_SEEDS = ((COLLISIONS, 10), (FORGETTING, 5), (COUNTERS, 5), (CRITEO, 5))
-QUICK_EXAMPLES = 20_000
+QUICK_EXAMPLES = 5_000
 
 _streams: dict[str, Columns] = {}  # of a worker
 

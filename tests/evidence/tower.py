@@ -25,7 +25,7 @@ from monolith_py import _core
 FOLDER = Path(__file__).parent
 # Claims rest on differences of some 1e-4 AUC; the controls are told apart with less.
 NUM_SEEDS = (("kuairand", CLAIMS, 10), ("kuairand", (*CONTROLS, *BF16), 3), ("drift", DRIFT, 3), ("criteo", (*CLAIMS, *CONTROLS), 3))
-QUICK_EXAMPLES = 20_000
+QUICK_EXAMPLES = 5_000
 # Student's quantiles are known for so many (intervals.py).
 MOST_SEEDS = 10
 
