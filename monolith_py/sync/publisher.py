@@ -133,9 +133,8 @@ class Publisher:
         return f"{parent.generation}.{parent.seq}" if parent else ""
 
     @property
-    def digest(self) -> ModelDigest:
-        """Return the digest of the newest publication that the log has acknowledged. `flush` first: before, there is none."""
-        assert self._digest is not None
+    def digest(self) -> ModelDigest | None:
+        """Return the digest of the newest publication that the log has acknowledged, None before the first."""
         return self._digest
 
     def take_checkpoint_request(self) -> bool:
