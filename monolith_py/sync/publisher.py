@@ -33,7 +33,7 @@ from monolith_py.observe.metrics import DELTAS_PUBLISHED, DENSE_PUBLISHED_BYTES,
 from monolith_py.sync.delta import Delta
 from monolith_py.sync.dense.requests import DenseRequests
 from monolith_py.sync.dense.state import DenseState
-from monolith_py.sync.digest import DenseDigest, ModelDigest
+from monolith_py.sync.digest import ModelDigest
 from monolith_py.sync.generation import Generation, next_generation, touch_lost
 from monolith_py.sync.publication import DensePart, DrainedTable, Publication, StepMarks
 from monolith_py.sync.rows import RowEncoding
@@ -133,16 +133,9 @@ class Publisher:
         return f"{parent.generation}.{parent.seq}" if parent else ""
 
     @property
-    def digest(self) -> ModelDigest:
-        """Return the digest of the newest publication that the log has acknowledged; before the first, that of a new model.
-
-        Of another model there is none before `flush`.
-        """
-        if self._digest is not None:
-            return self._digest
-        assert self._next_seq == 0
-        dense = DenseState.of(self._model.dense(), self._model.identity)
-        return ModelDigest(0, RowEncoding(self._config.encoding), DenseDigest.of(dense, RowEncoding(self._config.dense_encoding)))
+    def digest(self) -> ModelDigest | None:
+        """Return the digest of the newest publication that the log has acknowledged, None before the first."""
+        return self._digest
 
     def take_checkpoint_request(self) -> bool:
         """Return whether a replica has asked for a checkpoint, once; requests are read every `dense_interval_s`."""

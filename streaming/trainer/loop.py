@@ -182,7 +182,7 @@ class OnlineTraining:
             model_id=self._model_id,
             source=self._source.meta,
             parent=self._publisher.parent_version,
-            digest=str(self._publisher.digest),
+            digest=str(self._publisher.digest or ""),
         )
         started_s = self._clock.monotonic_s()
         self._saving.freeze(self._saved_meta)

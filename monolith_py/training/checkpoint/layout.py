@@ -73,7 +73,7 @@ class CheckpointMeta:
     model_id: str = ""  # of the model since its tables were last started anew: no replica mixes two
     source: SourceMeta | None = None  # None: the job's examples from their start
     parent: str = ""  # "generation.seq" of the checkpoint from which the generation started; "" for a new model
-    digest: str = ""  # of rows and dense parameters, `monolith_py.sync.ModelDigest`; none in older checkpoints
+    digest: str = ""  # of rows and dense parameters, `monolith_py.sync.ModelDigest`; "" before the first update
 
     def document(self) -> dict[str, Any]:
         """Return the meta as a JSON document."""
