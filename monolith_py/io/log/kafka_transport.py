@@ -29,7 +29,7 @@ _Receive = Callable[[Any], _Received]
 # Bytes of one call of the system. The rest of a longer response is received where it stays, at least so many bytes at a time: the
 # connection's loop takes 100 us for each time.
 _RECEIVE_BYTES = 1 << 16
-_WAITED_BYTES = 1 << 20
+_WAITED_BYTES = 1 << 18
 
 
 def repair() -> None:
