@@ -32,8 +32,14 @@ demo-kafka: $(READY)
 demo-list: $(READY)
 	$(BIN)/python -m monolith_demo --list
 
+# Processes that share the test files. Tests wait for other processes nearly half of the time.
+TEST_PROCESSES ?= 2
+
+# Two processes with a thread for each core: without the limit the threads that wait take the cores from those that work.
+test: export GOMP_SPINCOUNT = 20000
+# In the order of the folders: the long drills and flows come first, so both processes end at about the same time.
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # Tests with processes, threads or clocks: their results must not depend on the machine's speed. Without the drills: slow_machine.py would
 # wake the processes that they stop.

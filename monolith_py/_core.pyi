@@ -87,8 +87,9 @@ class Table:
     def evict(self, now_s: int, max_slots: int) -> Int64Array: ...  # rows not seen for more than ttl_s; max_slots 0: look at all
     def drain(
         self, consumer: str, encoded: bool
-    ) -> tuple[int, Int64Array, Any, Int64Array]: ...  # ticket, fids, weights (n, dim) or packed rows (n, R), evicted
+    ) -> tuple[int, Int64Array, Any, Int64Array, int]: ...  # ticket, fids, weights (n, dim) or packed rows (n, R), evicted, digest
     def ack(self, consumer: str, ticket: int) -> None: ...
+    def touch(self, consumer: str, fids: Int64Array) -> None: ...  # its next drain returns them, changed or not
     def forget(self, consumer: str) -> bool: ...  # False: no such consumer
     def waiting(self) -> dict[str, int]: ...  # changes that wait for each consumer
     def export_rows(self) -> tuple[Int64Array, FloatArray]: ...  # fids (n,), weights (n, dim), sorted by fid
@@ -112,6 +113,7 @@ class SnapshotError(OSError): ...  # a snapshot is absent, torn, damaged, or of 
 
 def restore_table(path: str, part: int, parts: int) -> Table: ...  # with the settings of the snapshot
 def pack_rows(weights: FloatArray, encoding: str) -> npt.NDArray[np.uint8]: ...  # (n, dim) -> (n, R), as `drain` packs a slice
+def digest_rows(fids: Int64Array, rows: npt.NDArray[np.uint8], encoding: str) -> int: ...  # (n,), (n, R) -> 64 bits, in no order
 def offsets_of(
     lengths: Int32Array,  # (n,) lengths of the bags
     offsets: Int64Array,  # out, (n + 1,): first position of each bag, and the end
@@ -297,7 +299,6 @@ class JoinerSettings:
     window_ms: int
     allowed_lateness_ms: int
     max_out_of_orderness_ms: int
-    negative_rate: float
     num_ahead: int  # records behind one, of a backlog, that show that it is ahead of them
     idle_timeout_s: float
     max_skew_ms: int
@@ -310,6 +311,10 @@ class JoinerSettings:
         kinds: Sequence[tuple[str, int, bool, bool]],  # kind of action: name, bits of its tasks, ends the wait of its candidate, of all
         widths: Mapping[str, int],  # dim of each dense feature
     ) -> None: ...
+    # Of a replay, intervals in ms: places in the order that are read, event times of the impressions and places of the actions that count.
+    def set_range(self, read: tuple[int, int], impressions: tuple[int, int], actions: tuple[int, int]) -> None: ...
+    # Share of the negatives kept, and those by (feature, fid) that take its place; 1 and none at first.
+    def set_negative_rates(self, default: float, by_value: Sequence[tuple[str, int, float]]) -> None: ...
 
 class JoinedExamples:
     """Examples in columns."""
@@ -382,6 +387,9 @@ class JoinerPartition:
     def num_emitted(self) -> int: ...  # in this step, with negatives that were sampled away
     # Records read by topic, actions of unused kinds, of values without effect, repeated impressions, valid impressions, actions by kind.
     def take_counts(self) -> tuple[list[int], int, int, int, int, list[int]]: ...
+    # Of the range, with the open step, so once a step: requests, impressions, actions; examples labelled, retracted, sampled away; actions
+    # without an impression, other actions refused; impressions too late.
+    def take_range_counts(self) -> list[int]: ...
     def refused_records(self) -> list[tuple[int, int, bytes, str]]: ...  # topic, offset, value, reason
     def too_late(self) -> list[tuple[int, int, bytes, str]]: ...
     def refused_actions(self) -> list[tuple[str, int, bytes, int]]: ...  # request id, offset, value, `Reason`

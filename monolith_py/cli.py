@@ -79,19 +79,21 @@ def settings() -> None:
 
 @app.command()
 def topics(config: ConfigOption) -> None:
-    """Create the job's missing topics, and print all with their partitions."""
+    """Create the job's missing topics, print all with their partitions, and what to change of their settings."""
+    from monolith_py.clock import SystemClock
     from monolith_py.io import open_log
     from monolith_py.io.log.topics import Topics, create_topics
+    from monolith_streaming.retention import checkpoint_metas, retention_faults
 
     with _errors_to_exit():
         job = load_job(config)
-        log = open_log(job.log)
-        try:
+        with closing(open_log(job.log)) as log:
             create_topics(log, job.log)
             for topic in astuple(Topics.of(job.log)):
                 typer.echo(f"{topic} {log.num_partitions(topic)}")
-        finally:
-            log.close()
+            faults = list(retention_faults(job, log, checkpoint_metas(job), SystemClock().now_ms()))
+    for fault in faults:
+        Console(stderr=True).print(fault, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -163,6 +165,38 @@ def train(
 
 
 @app.command()
+def versions(config: ConfigOption) -> None:
+    """List the versions of the model: the newest publication and all checkpoints, with digests."""
+    from monolith_py.io import open_log
+    from monolith_streaming.trainer.versions import versions
+    from monolith_streaming.trainer.versions_view import print_versions
+
+    job = _start(config)
+    with _errors_to_exit(), closing(open_log(job.log)) as log:
+        print_versions(versions(job, log))
+
+
+@app.command()
+def rollback(
+    config: ConfigOption,
+    to: Annotated[str, typer.Option(help="Checkpoint by its name in `monolith versions`, or by its number of batches.")],
+    skip_until: Annotated[
+        str | None, typer.Option(help="Examples before are never learnt: event time as for replay, or offsets PARTITION:OFFSET[,...].")
+    ] = None,
+) -> None:
+    """Make an older checkpoint the newest, with the trainer stopped: its next start goes on from there, and replicas follow."""
+    from monolith_py.io import open_log
+    from monolith_streaming.trainer.versions import roll_back
+
+    until = None if skip_until is None else _time_or_offsets("skip-until", skip_until)
+    job = _start(config)
+    with _errors_to_exit():
+        with closing(open_log(job.log)) as log:
+            moved = roll_back(job, log, to, until)
+        Console().print(f"the trainer goes on from {to}; put aside: {', '.join(moved) or 'none'}", highlight=False)
+
+
+@app.command()
 def serve(config: ConfigOption) -> None:
     """Run a ranking replica."""
     from monolith_serving.process import run_server
@@ -210,13 +244,16 @@ def archive(
     folder: Annotated[Path, typer.Argument(help="Folder of the archive; a new one, or one of this job to be continued.", file_okay=False)],
     follow: Annotated[bool, typer.Option("--follow", help="Archive new records as they come, until SIGTERM.")] = False,
     interval: Annotated[float, typer.Option(help="Longest time from record to file with --follow, in seconds.", min=1.0)] = 60.0,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Make one file a partition of hours that ended two hours ago; with --follow every hour.")
+    ] = False,
 ) -> None:
     """Copy impressions, actions and examples to Parquet files by event hour, every record once; a later run continues."""
     from monolith_streaming.archive.process import run_archiver
 
     job = _start(config, "archiver" if follow else None)
     with _errors_to_exit():
-        run_archiver(job, folder, follow=follow, interval_s=interval)
+        run_archiver(job, folder, follow=follow, interval_s=interval, compacts=compact)
 
 
 # More than six parameters: they are the command's options.

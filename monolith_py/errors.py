@@ -23,6 +23,9 @@
     |   +-- CheckpointVersion  a checkpoint has another format version
     +-- ArchiveError           a file of an archive or table cannot be read or written, or is of another job
     +-- DeltaGap               a delta does not follow the last applied one
+    +-- DeltaConflict          two trainers have published deltas of one generation
+    +-- ModelReplaced          a generation does not descend from the model held
+    +-- DigestMismatch         the rows or dense parameters of a replica are not the trainer's
     +-- DenseGap               an update of the dense parameters does not fit the ones held
     +-- NotReady               a process cannot answer yet
     +-- Overloaded             a process has more work than it can finish in time
@@ -146,6 +149,22 @@ class DeltaGap(MonolithError):
     def __init__(self, expected: tuple[int, int], got: tuple[int, int]) -> None:
         super().__init__(f"delta gap: expected (generation, seq) {expected}, got {got}")
         self.expected, self.got = expected, got
+
+
+class DeltaConflict(MonolithError):
+    """Two deltas of one number have different content, or those of one generation come from two trainers."""
+
+
+class ModelReplaced(MonolithError):
+    """Generation `generation` starts a model that does not descend from the one held, at (generation, seq) `held`."""
+
+    def __init__(self, generation: int, held: tuple[int, int]) -> None:
+        super().__init__(f"generation {generation} does not descend from the model at {held}: load a checkpoint of it")
+        self.generation, self.held = generation, held
+
+
+class DigestMismatch(MonolithError):
+    """The digest of a replica is not that of the trainer at the same delta."""
 
 
 class DenseGap(MonolithError):

@@ -30,10 +30,10 @@ DOORS = {
         "streaming/backtest/scores_file.py",
         "streaming/load/table_file.py",
     ],
-    "google": ["monolith_py/io/codec/messages.py", "monolith_py/sync/delta.py"],
+    "google": ["monolith_py/io/codec/messages.py", "monolith_py/sync/delta.py", "monolith_py/sync/dense/requests.py"],
     "monolith_py.pb": [
         "monolith_py/io/codec/*.py",
-        "monolith_py/sync/delta.py",
+        "monolith_py/sync/delta*.py",
         "monolith_py/sync/rows.py",
         "monolith_py/sync/dense/*.py",
         "serving/client.py",
@@ -41,12 +41,18 @@ DOORS = {
         "serving/service.py",
         "serving/ranking/request.py",
     ],
-    "crc32c": ["monolith_py/sync/dense/*.py", "monolith_py/training/checkpoint/layout.py"],
+    "crc32c": [
+        "monolith_py/sync/delta_checksum.py",
+        "monolith_py/sync/digest.py",
+        "monolith_py/sync/dense/*.py",
+        "monolith_py/training/checkpoint/layout.py",
+    ],
     "safetensors": ["monolith_py/sync/dense/update.py", "monolith_py/training/checkpoint/layout.py"],
     "rich": [
         "monolith_py/cli.py",
         "monolith_py/training/inspection/view.py",
         "streaming/backtest/view.py",
+        "streaming/trainer/versions_view.py",
         "streaming/dead_letters/view.py",
         "streaming/retention/view.py",
     ],
@@ -68,6 +74,7 @@ TRAINS = (
     "monolith_streaming.trainer.loop",
     "monolith_streaming.trainer.process",
     "monolith_streaming.trainer.start",
+    "monolith_streaming.trainer.versions",
 )
 
 

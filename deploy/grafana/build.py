@@ -86,6 +86,7 @@ ROWS: dict[str, list[Panel]] = {
             "short",
             {
                 "checkpoints loaded": "sum (increase(monolith_replica_loads_total[$__rate_interval]))",
+                "digests equal": "sum (increase(monolith_replica_digests_equal_total[$__rate_interval]))",
                 "fault {{reason}}": "sum by (reason) (increase(monolith_replica_faults_total[$__rate_interval]))",
             },
         ),

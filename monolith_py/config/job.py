@@ -79,6 +79,18 @@ class JobConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _check_negative_rates(self) -> JobConfig:
+        known = {feature.name for feature in self.features}
+        unknown = sorted({one.feature for one in self.joiner.negative_rates} - known)
+        if unknown:
+            raise ValueError(f"joiner.negative_rates.feature must name features, got {unknown}")
+        values = [(one.feature, one.value) for one in self.joiner.negative_rates]
+        if len(set(values)) < len(values):
+            twice = next(value for place, value in enumerate(values) if value in values[:place])
+            raise ValueError(f"joiner.negative_rates must have each value of a feature once, got {twice} twice")
+        return self
+
+    @model_validator(mode="after")
     def _check_ports(self) -> JobConfig:
         """Refuse a port used twice: processes of a job may run on one machine."""
         users: dict[int, str] = {}

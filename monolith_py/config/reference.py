@@ -29,6 +29,9 @@ _EXAMPLES = {
     "dense_features.source": '"user"',
     "tasks.name": '"is_click"',
     "tasks.action": '"click"',
+    "joiner.negative_rates.feature": '"country"',
+    "joiner.negative_rates.value": '"de"',
+    "joiner.negative_rates.rate": "0.1",
     "trainer.checkpoint_dir": '"checkpoints"',
 }
 _SIGNS = ((Gt, "gt", ">"), (Ge, "ge", ">="), (Lt, "lt", "<"), (Le, "le", "<="))

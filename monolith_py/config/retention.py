@@ -12,5 +12,7 @@ class RetentionConfig(Settings):
     trim: bool = False
     # Records with an event time younger than this stay, in seconds: the history for replays, backtests and new jobs.
     keep_s: SecondsOrZero = 604_800.0
+    # Dead letters younger than this stay, in seconds: the time to look at them and to put them back.
+    dead_letters_keep_s: SecondsOrZero = 2_592_000.0
     # Wall-clock seconds between two rounds of the trainer, each of which also measures the topics.
     interval_s: Seconds = 60.0

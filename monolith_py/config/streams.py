@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from monolith_py.config.fields import Count, FilePath, Seconds, SecondsOrZero, Settings, rule_error
+from monolith_py.config.fields import Count, FilePath, Name, Seconds, SecondsOrZero, Settings, rule_error
 from monolith_py.config.security import KvSecurityConfig, LogSecurityConfig
 
 # Host or IPv6 address, with an optional port.
@@ -90,6 +90,28 @@ class KvConfig(Settings):
         return self
 
 
+def _check_value(value: int | str) -> int | str:
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        raise rule_error("be within int64")
+    if isinstance(value, str) and not 1 <= len(value) <= 512:
+        raise rule_error("have 1 to 512 characters")
+    return value
+
+
+SampleRate = Annotated[float, Field(ge=1e-6, le=1)]
+
+
+class NegativeRateConfig(Settings):
+    """Share of the negatives kept of the candidates whose bag of a sparse feature holds a value: `[[joiner.negative_rates]]`."""
+
+    # Name of a sparse feature of the job.
+    feature: Name
+    # A fid, or a text that `monolith_py.data.ids.fid_from_text` hashes to one.
+    value: Annotated[int | str, AfterValidator(_check_value)]
+    # Share kept, as `joiner.negative_rate`.
+    rate: SampleRate
+
+
 class JoinerConfig(Settings):
     """The joiner of impressions and actions to examples. Times are event time unless a comment says wall clock."""
 
@@ -114,7 +136,10 @@ class JoinerConfig(Settings):
     # Time after the window that an emitted impression is kept for late actions, in seconds.
     allowed_lateness_s: SecondsOrZero = 3600.0
     # Share of the examples without a positive label that is kept; the trainer weights their loss by its inverse.
-    negative_rate: Annotated[float, Field(ge=1e-6, le=1)] = 1.0
+    negative_rate: SampleRate = 1.0
+    # Shares in place of `negative_rate` by the value of a feature, such as the surface or the country. If a candidate has several of the
+    # values, the first one in the order of the file decides.
+    negative_rates: Annotated[tuple[NegativeRateConfig, ...], Field(max_length=10_000)] = ()
     # Most seconds by which event times may be out of order, between topics and within one.
     max_out_of_orderness_s: SecondsOrZero = 5.0
     # Wall-clock seconds without a new record, after which the watermark advances with the wall clock.
@@ -125,3 +150,6 @@ class JoinerConfig(Settings):
     examples_per_record: Annotated[int, Field(ge=1, le=4096)] = 256
     # Wall-clock seconds after which a record with fewer examples is written.
     linger_s: SecondsOrZero = 0.1
+    # Wall-clock seconds without a sign of life, after which the other joiners of the job take the partitions of one. It gives six signs in
+    # this time, between its calls of the log and the store: one that hangs in a call for longer loses its partitions, and nothing else.
+    session_timeout_s: Annotated[float, Field(ge=0.1, le=3600)] = 6.0

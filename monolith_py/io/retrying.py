@@ -50,7 +50,9 @@ _PERMANENT = (TopicMissing, OffsetTrimmed, RecordRefused, RecordsDamaged, LogDen
 
 
 class RetryPolicy:
-    """Repeats operations that fail because a store is away; `should_stop` ends the attempts. Safe for threads.
+    """Repeats operations that fail because a store is away; `should_stop` ends the attempts, `before` runs before each operation.
+
+    Safe for threads if these are.
 
     >>> from monolith_py.clock import ManualClock
     >>> attempts = iter([KvError("away"), KvError("away"), None])
@@ -63,8 +65,8 @@ class RetryPolicy:
     'done'
     """
 
-    def __init__(self, clock: Clock, should_stop: Callable[[], bool] = lambda: False) -> None:
-        self._clock, self._should_stop = clock, should_stop
+    def __init__(self, clock: Clock, should_stop: Callable[[], bool] = lambda: False, before: Callable[[], None] = lambda: None) -> None:
+        self._clock, self._should_stop, self._before = clock, should_stop, before
 
     def run(self, operation: Callable[[], _Result]) -> _Result:
         """Return the result of `operation`, which may run several times.
@@ -73,6 +75,7 @@ class RetryPolicy:
             LogError: the log was away for RETRY_S, or the process is to stop; at once for an error that no attempt cures.
             KvError: the store was away for RETRY_S, or the process is to stop.
         """
+        self._before()
         give_up_s = self._clock.monotonic_s() + RETRY_S
         pause_s = _FIRST_PAUSE_S
         while True:
@@ -149,7 +152,7 @@ class RetryingKv:
         """Return the value of each key, None for an absent one."""
         return self._retry.run(lambda: self._kv.get_many(keys))
 
-    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = (), expect: Mapping[str, bytes] | None = None) -> None:
+    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = (), expect: Mapping[str, bytes | None] | None = None) -> None:
         """Put, then delete, in one atomic, durable step."""
         self._retry.run(lambda: self._kv.write(puts, deletes, expect))
 

@@ -100,6 +100,10 @@ JOINER_STEP_DURATION_SECONDS = Histogram(
 )
 JOINER_REQUESTS = Gauge("monolith_joiner_requests", "Requests remembered by the joiner, open or awaiting late actions")
 JOINER_STATE_BYTES = Gauge("monolith_joiner_state_bytes", "Bytes of the joiner's requests in memory, about")
+JOINER_PARTITIONS_OWNED = Gauge("monolith_joiner_partitions_owned", "Partitions that this joiner owns")
+JOINER_PARTITIONS = Gauge("monolith_joiner_partitions", "Partitions of the job's topics, as this joiner sees them")
+JOINER_MEMBERS = Gauge("monolith_joiner_members", "Joiners of the job that live, as this joiner sees them")
+JOINER_REBALANCES = Counter("monolith_joiner_rebalances", "Looks at the group after which this joiner took or gave up partitions")
 JOINER_WATERMARK_TIMESTAMP_SECONDS = Gauge("monolith_joiner_watermark_timestamp_seconds", "Event-time watermark of the joiner, Unix time")
 
 RECORDS_ARCHIVED = Counter("monolith_records_archived", "Records in committed files of the archive", ["topic"])
@@ -185,6 +189,10 @@ REPLICA_FAULTS = Counter(
     "monolith_replica_faults",
     "Updates or checkpoints that could not be used; the replica requests a full dense state (DenseGap) or waits for a newer checkpoint",
     ["reason"],
+)
+REPLICA_DIGESTS_EQUAL = Counter(
+    "monolith_replica_digests_equal",
+    "Digests of rows and dense parameters that replica and trainer had in common",
 )
 IMPRESSIONS_LOGGED = Counter("monolith_impressions_logged", "Impressions acknowledged by the log")
 IMPRESSIONS_LOST = Counter("monolith_impressions_lost", "Impressions that could not be logged", ["reason"])

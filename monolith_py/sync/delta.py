@@ -13,7 +13,9 @@ from google.protobuf.message import DecodeError
 from monolith_py.data.columns import Int64Array
 from monolith_py.errors import WireError
 from monolith_py.pb import parameter_sync_pb2 as pb
+from monolith_py.sync.delta_checksum import delta_checksum
 from monolith_py.sync.dense.update import DenseUpdate, dense_update_from_wire, dense_update_to_wire
+from monolith_py.sync.digest import DenseDigest, ModelDigest
 from monolith_py.sync.rows import ENCODING_FROM_WIRE, ENCODING_TO_WIRE, ByteArray, RowEncoding, row_bytes, rows_are_finite
 
 _FID = np.dtype("<i8")
@@ -28,6 +30,15 @@ class StepMark:
     num_rows: int
 
 
+@dataclass(frozen=True)
+class Parent:
+    """State from which a generation starts: all deltas before (`generation`, `seq`), which end before `offset` of the updates."""
+
+    generation: int
+    seq: int
+    offset: int
+
+
 def _no_fids() -> Int64Array:
     return np.empty(0, np.int64)
 
@@ -36,7 +47,8 @@ def _no_fids() -> Int64Array:
 class Delta:
     """A change of one table, or of the dense parameters if `table` is empty. A delta with neither shows only that the trainer runs.
 
-    Apply `evicted` before the rows. `seq` numbers the deltas of a generation without a gap, over all tables.
+    Apply `evicted` before the rows. `seq` numbers the deltas of a generation without a gap, over all tables. `parent` is in the first one
+    only, unless the model is a new one; `digest` is in the last one of a publication.
     """
 
     generation: int
@@ -51,6 +63,9 @@ class Delta:
     evicted: Int64Array = field(default_factory=_no_fids)  # (m,)
     dense: DenseUpdate | None = None
     steps: tuple[StepMark, ...] = ()
+    trainer: str = ""  # name of its process
+    parent: Parent | None = None
+    digest: ModelDigest | None = None
 
 
 def encode_delta(delta: Delta) -> bytes:
@@ -69,7 +84,11 @@ def encode_delta(delta: Delta) -> bytes:
         evicted=delta.evicted.astype(_FID, copy=False).tobytes(),
         dense=None if delta.dense is None else dense_update_to_wire(delta.dense),
         steps=[pb.StepMark(time_ms=step.time_ms, num_rows=step.num_rows) for step in delta.steps],
+        trainer=delta.trainer,
+        parent=None if delta.parent is None else pb.Parent(**vars(delta.parent)),
+        digest=None if delta.digest is None else _digest_to_wire(delta.digest),
     )
+    message.checksum = delta_checksum(message)
     value: bytes = message.SerializeToString()
     return value
 
@@ -86,6 +105,9 @@ def decode_delta(value: bytes) -> Delta:
         message.ParseFromString(value)
     except DecodeError as error:
         raise WireError(f"delta must be a monolith.v1.Delta message, got {len(value)} bytes: {error}") from None
+    checksum = delta_checksum(message)
+    if message.checksum != checksum:
+        raise WireError(f"delta.checksum must be {checksum:08x}, got {message.checksum:08x}")
     if message.published_ms <= 0:
         raise WireError(f"delta.published_ms must be > 0, got {message.published_ms}")
     head = Delta(
@@ -94,6 +116,9 @@ def decode_delta(value: bytes) -> Delta:
         message.watermark_ms,
         message.published_ms,
         steps=tuple(StepMark(step.time_ms, step.num_rows) for step in message.steps),
+        trainer=message.trainer,
+        parent=_parent_of(message.parent) if message.HasField("parent") else None,
+        digest=_digest_of(message.digest) if message.HasField("digest") else None,
     )
     if message.table:
         return _with_rows(head, message)
@@ -122,6 +147,30 @@ def _with_rows(head: Delta, message: pb.Delta) -> Delta:
         raise WireError(f"delta.rows must be finite, got NaN or Inf in a delta of table {message.table!r}")
     evicted = _fids("evicted", message.evicted)
     return replace(head, table=message.table, dim=message.dim, encoding=encoding, fids=fids, rows=rows, evicted=evicted)
+
+
+def _parent_of(message: pb.Parent) -> Parent:
+    return Parent(message.generation, message.seq, message.offset)
+
+
+def _digest_to_wire(digest: ModelDigest) -> pb.Digest:
+    message = pb.Digest(rows=digest.rows, encoding=ENCODING_TO_WIRE[digest.encoding])
+    if digest.dense is not None:
+        message.fingerprint, message.dense = digest.dense.fingerprint, digest.dense.weights
+        message.dense_encoding = ENCODING_TO_WIRE[digest.dense.encoding]
+    return message
+
+
+def _digest_of(message: pb.Digest) -> ModelDigest:
+    """Return the digest of `message`."""
+    encodings = [message.encoding, *([message.dense_encoding] if message.HasField("fingerprint") else [])]
+    unknown = [one for one in encodings if one not in ENCODING_FROM_WIRE]
+    if unknown:
+        raise WireError(f"delta.digest must have encodings of {sorted(ENCODING_FROM_WIRE)}, got {unknown}")
+    dense = None
+    if message.HasField("fingerprint"):
+        dense = DenseDigest(message.fingerprint, message.dense, ENCODING_FROM_WIRE[message.dense_encoding])
+    return ModelDigest(message.rows, ENCODING_FROM_WIRE[message.encoding], dense)
 
 
 def _fids(name: str, value: bytes) -> Int64Array:

@@ -12,6 +12,8 @@ from monolith_py.errors import ModelNotFinite
 from monolith_py.sync.delta import Delta, StepMark, encode_delta
 from monolith_py.sync.dense.state import DenseState
 from monolith_py.sync.dense.update import DenseUpdate, full_update, next_update
+from monolith_py.sync.digest import DenseDigest, ModelDigest, digest_tables
+from monolith_py.sync.generation import Generation
 from monolith_py.sync.rows import RowEncoding, check_rows
 from monolith_py.table import EncodedDelta
 
@@ -91,16 +93,25 @@ class DensePart:
             return full_update(self.state, self.encoding)
         return next_update(self.base, self.state, self.encoding) if self.has_learnt else None
 
+    @property
+    def digest(self) -> DenseDigest:
+        """Return the digest of the state.
+
+        Raises:
+            ModelNotFinite: a weight is NaN or infinite.
+        """
+        return DenseDigest.of(self.state, self.encoding)
+
 
 @dataclass(frozen=True)
 class Publication:
     """Deltas of one generation from `first_seq` on: one for the dense state if it is due, then the rows of each table.
 
-    If the dense state needs no update, its delta is empty and shows only that the trainer runs. The last delta carries the step marks:
-    once it is applied, all rows are servable.
+    If the dense state needs no update, its delta is empty and shows only that the trainer runs. The last delta carries the step marks
+    and the digest: once it is applied, all rows are servable. The first delta of the generation carries its parent.
     """
 
-    generation: int
+    generation: Generation
     first_seq: int
     watermark_ms: int
     published_ms: int
@@ -149,14 +160,23 @@ class Publication:
         return self.dense_part.update() if self.dense_part else None
 
     @cached_property
+    def digest(self) -> ModelDigest:
+        """Return the digest of the trainer's state at the drain."""
+        rows = digest_tables({part.table: part.delta.digest for part in self.drained})
+        return ModelDigest(rows, self.encoding, self.dense_part.digest if self.dense_part else None)
+
+    @cached_property
     def _values(self) -> list[bytes]:
-        head = Delta(self.generation, self.first_seq, self.watermark_ms, self.published_ms)
+        generation = self.generation
+        head = Delta(generation.number, self.first_seq, self.watermark_ms, self.published_ms, trainer=generation.trainer)
         deltas = [replace(head, dense=self.dense)] if self.dense_part else []
         for part in self.drained:
             deltas += self._row_deltas(head, part)
         assert len(deltas) == self.num_deltas
         numbered = [replace(delta, seq=self.first_seq + index) for index, delta in enumerate(deltas)]
-        numbered[-1] = replace(numbered[-1], steps=self.steps)
+        numbered[-1] = replace(numbered[-1], steps=self.steps, digest=self.digest)
+        if self.first_seq == 0:
+            numbered[0] = replace(numbered[0], parent=generation.parent)
         return [encode_delta(delta) for delta in numbered]
 
     def _row_deltas(self, head: Delta, part: DrainedTable) -> Iterator[Delta]:

@@ -5,6 +5,9 @@ append, the worker appends the same bytes again before anything newer: no row is
 Where a refused append was written after all, subscribers skip the copy by its seq. Another trainer that starts on the topic fences this
 one: its next append raises `Fenced`, so the deltas of two trainers never mix, wherever their checkpoints are.
 
+A trainer that restored a checkpoint first publishes again, as rows or as evictions, all fids that lost lives have published since: so
+replicas have its rows whatever they applied before.
+
 The first publication of a generation carries the full dense state, as does the next one after a replica asked for it. The others carry
 the change since the publication before. The worker decides when it encodes.
 """
@@ -14,20 +17,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
 from torch import Tensor
 
 from monolith_py.clock import Clock
 from monolith_py.config import SyncConfig
+from monolith_py.data.columns import Int64Array
 from monolith_py.errors import Fenced, LogError
 from monolith_py.io import Log
 from monolith_py.io.log.topics import Topics
 from monolith_py.observe.metrics import DELTAS_PUBLISHED, DENSE_PUBLISHED_BYTES, PUBLISH_FAILURES, PUBLISHED_BYTES, ROWS_PUBLISHED
+from monolith_py.sync.delta import Delta
 from monolith_py.sync.dense.requests import DenseRequests
 from monolith_py.sync.dense.state import DenseState
-from monolith_py.sync.generation import next_generation
+from monolith_py.sync.digest import ModelDigest
+from monolith_py.sync.generation import Generation, next_generation, touch_lost
 from monolith_py.sync.publication import DensePart, DrainedTable, Publication, StepMarks
 from monolith_py.sync.rows import RowEncoding
 from monolith_py.table import EncodedDelta
@@ -56,6 +63,10 @@ class TouchedRows(Protocol):
         """Return the packed rows touched and the fids evicted since the last acknowledged drain."""
         ...
 
+    def touch(self, consumer: str, fids: Int64Array) -> None:
+        """Note `fids` as changed: the next drain returns their rows as they are, or evictions for those without."""
+        ...
+
     def ack(self, consumer: str, ticket: int) -> None:
         """Forget the changes of the drain `ticket`."""
         ...
@@ -73,8 +84,12 @@ class PublishedModel:
 class Publisher:
     """Publishes the tables and dense parameters of one trainer. All methods are for the training thread."""
 
-    def __init__(self, log: Log, topics: Topics, model: PublishedModel, config: SyncConfig, clock: Clock, *, generation: int) -> None:
-        """Publish from seq 0 of `generation` on, and fence the trainer before; a new trainer takes it from `next_generation`.
+    def __init__(
+        self, log: Log, topics: Topics, model: PublishedModel, config: SyncConfig, clock: Clock, *, generation: Generation
+    ) -> None:
+        """Publish from seq 0 of `generation` on, and fence the trainer before; a new trainer takes its number from `next_generation`.
+
+        If lost updates after its parent cannot be read, the generation is published as a new model: `descends` is False then.
 
         Raises:
             ValueError: a table packs its rows in another encoding than `config.encoding`.
@@ -85,9 +100,11 @@ class Publisher:
                 raise ValueError(f"encoding of table {name!r} must be that of sync.encoding, {config.encoding!r}, got {table.encoding!r}")
         self._writer, self._model = log.writer(topics.updates, 0, _WRITER), model
         self._config, self._clock = config, clock
-        if (newest := next_generation(log, topics.updates, 0) - 1) >= generation:
+        if (newest := next_generation(log, topics.updates, 0) - 1) >= generation.number:
             rule = f"generation must be above {newest}, the newest in {topics.updates!r}"
-            raise Fenced(f"{rule}, got {generation}: another trainer has started at the same time")
+            raise Fenced(f"{rule}, got {generation.number}: another trainer has started at the same time")
+        if generation.parent and not touch_lost(log, topics.updates, generation.parent, self._touch):
+            generation = replace(generation, parent=None)
         self._generation, self._next_seq = generation, 0
         self._requests = DenseRequests(log, topics.dense_requests)
         self._marks = StepMarks()
@@ -97,11 +114,33 @@ class Publisher:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="publisher")
         self._publication: Publication | None = None  # made and not acknowledged by the log
         self._append: Future[int] | None = None  # of `_publication`, in the worker
+        self._digest: ModelDigest | None = None
 
     @property
     def next_delta(self) -> tuple[int, int]:
         """Return (generation, seq) of the next delta to publish."""
-        return self._generation, self._next_seq
+        return self._generation.number, self._next_seq
+
+    @property
+    def descends(self) -> bool:
+        """Return whether replicas can follow from the generation before; otherwise they need a checkpoint."""
+        return self._generation.parent is not None
+
+    @property
+    def parent_version(self) -> str:
+        """Return "generation.seq" of the checkpoint from which this generation started, "" for a new model."""
+        parent = self._generation.parent
+        return f"{parent.generation}.{parent.seq}" if parent else ""
+
+    @property
+    def digest(self) -> ModelDigest:
+        """Return the digest of the newest publication that the log has acknowledged. `flush` first: before, there is none."""
+        assert self._digest is not None
+        return self._digest
+
+    def take_checkpoint_request(self) -> bool:
+        """Return whether a replica has asked for a checkpoint, once; requests are read every `dense_interval_s`."""
+        return self._requests.take_checkpoint()
 
     def note_step(self, num_rows: int) -> None:
         """Note that a training step has just updated `num_rows` rows."""
@@ -146,6 +185,11 @@ class Publisher:
         self._worker.shutdown()
         self._writer.close()
 
+    def _touch(self, lost: Delta) -> None:
+        """Note the fids of a delta that this trainer has not learnt as changed."""
+        if lost.table in self._model.tables:
+            self._model.tables[lost.table].touch(_CONSUMER, np.concatenate([lost.fids, lost.evicted]))
+
     def _capture_dense(self) -> DensePart:
         """Return the dense part of the next publication, and start the next dense interval."""
         base, has_learnt = self._base, self._has_learnt
@@ -189,11 +233,13 @@ class Publisher:
             append.result()
         except LogError as error:
             PUBLISH_FAILURES.inc()
-            _logger.warning("append refused, will try again: generation %d seq %d: %s", self._generation, publication.first_seq, error)
+            _logger.warning(
+                "append refused, will try again: generation %d seq %d: %s", self._generation.number, publication.first_seq, error
+            )
             return error
         finally:
             self._append = None
-        self._publication = None
+        self._publication, self._digest = None, publication.digest
         self._acknowledge(publication)
         _report(publication)
         return None
@@ -222,7 +268,7 @@ def _report(publication: Publication) -> None:
         DENSE_PUBLISHED_BYTES.labels(form=form).inc(num_dense_bytes)
     _logger.info(
         "published generation %d seq %d..%d: %d rows, %d evicted, dense parameters: %s, %d bytes",
-        publication.generation,
+        publication.generation.number,
         publication.first_seq,
         publication.first_seq + publication.num_deltas - 1,
         publication.num_rows,

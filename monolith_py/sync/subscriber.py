@@ -1,11 +1,12 @@
-"""Reads deltas from the log in order and raises at the first missing one."""
+"""Reads deltas from the log in order and raises at the first missing or contradictory one."""
 
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Iterator
 
-from monolith_py.errors import DeltaGap, RecordsDamaged, WireError
+from monolith_py.errors import DeltaConflict, DeltaGap, ModelReplaced, RecordsDamaged, WireError
 from monolith_py.io import Log
 from monolith_py.sync.delta import Delta, decode_delta
 
@@ -13,6 +14,8 @@ _logger = logging.getLogger(__name__)
 
 # Records of one read: at the default 8,192 fp16 rows of dim 16 in a delta about 5 MB.
 _MAX_RECORDS = 16
+# Newest deltas whose copies are compared with them.
+_MAX_KNOWN = 4096
 
 
 class Subscriber:
@@ -24,6 +27,8 @@ class Subscriber:
     def __init__(self, log: Log, topic: str, *, offset: int, next_delta: tuple[int, int]) -> None:
         self._log, self._topic = log, topic
         self._offset, self._next_delta = offset, next_delta
+        self._trainer: str | None = None  # of the present generation, None before its first delta here
+        self._known: OrderedDict[tuple[int, int], int] = OrderedDict()  # (generation, seq) -> hash of the record
 
     @property
     def offset(self) -> int:
@@ -43,6 +48,8 @@ class Subscriber:
 
         Raises:
             DeltaGap: a delta is missing.
+            DeltaConflict: a delta has the number of another one, or another trainer than its generation.
+            ModelReplaced: a generation starts a new model.
             WireError: a record is no delta, or damaged.
             OffsetTrimmed, LogError: from the log.
         """
@@ -55,22 +62,40 @@ class Subscriber:
                 delta = decode_delta(record.value)
             except WireError as error:
                 raise WireError(f"{self._topic!r}[0] offset {record.offset}: {error}") from error
-            if self._is_next(delta):
+            if self._is_next(delta, content := hash(record.value)):
                 yield delta
-                self._next_delta = (delta.generation, delta.seq + 1)
+                self._next_delta, self._trainer = (delta.generation, delta.seq + 1), delta.trainer
+                self._known[delta.generation, delta.seq] = content
+                if len(self._known) > _MAX_KNOWN:
+                    self._known.popitem(last=False)
             self._offset = record.offset + 1
 
-    def _is_next(self, delta: Delta) -> bool:
-        """Return whether `delta` is the next to apply, False if it must be skipped.
-
-        Raises:
-            DeltaGap: a delta is missing before it.
-        """
+    def _is_next(self, delta: Delta, content: int) -> bool:
+        """Return whether `delta` is the next to apply, False if it must be skipped. `read` names the errors."""
         generation, seq = self._next_delta
+        number = (delta.generation, delta.seq)
+        if self._known.get(number, content) != content:
+            raise DeltaConflict(f"delta {number} must be the one applied before, got another one, of trainer {delta.trainer!r}")
         if delta.generation < generation:
-            _logger.warning("skipped delta (%d, %d) of an older generation, at (%d, %d)", delta.generation, delta.seq, generation, seq)
+            _logger.warning("skipped delta (%d, %d) of an older generation, at (%d, %d)", *number, generation, seq)
             return False
-        expected = (generation, seq) if delta.generation == generation else (delta.generation, 0)
-        if delta.seq > expected[1]:
-            raise DeltaGap(expected, (delta.generation, delta.seq))
-        return delta.seq == expected[1]
+        if delta.generation > generation:
+            self._check_start(delta)
+            return True
+        if self._trainer not in (None, delta.trainer):
+            raise DeltaConflict(f"generation {generation} must come from trainer {self._trainer!r}, got {delta.trainer!r} at {number}")
+        if delta.seq > seq:
+            raise DeltaGap(self._next_delta, number)
+        return delta.seq == seq
+
+    def _check_start(self, delta: Delta) -> None:
+        """Check that a new generation begins with `delta` and goes on from what was applied, if anything was."""
+        if delta.seq > 0:
+            raise DeltaGap((delta.generation, 0), (delta.generation, delta.seq))
+        if self._next_delta == (0, 0):
+            return
+        if delta.parent is None:
+            raise ModelReplaced(delta.generation, self._next_delta)
+        parent = (delta.parent.generation, delta.parent.seq)
+        if parent > self._next_delta:
+            raise DeltaGap(self._next_delta, parent)

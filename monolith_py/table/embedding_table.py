@@ -180,11 +180,19 @@ class EmbeddingTable:
 
     def drain(self, consumer: str) -> TableDelta:
         """Return all changes since the last acknowledged drain of `consumer`; its first drain returns every row."""
-        return TableDelta(*self.core.drain(consumer, False))
+        ticket, fids, weights, evicted, _ = self.core.drain(consumer, False)
+        return TableDelta(ticket, fids, weights, evicted)
 
     def drain_encoded(self, consumer: str) -> EncodedDelta:
-        """Return the same as `drain`, with rows packed in the encodings of their slices."""
+        """Return the same as `drain`, with rows packed in the encodings of their slices, and the digest of all rows.
+
+        The first one computes the digest of every row and keeps 8 bytes a row of it, so that later ones look at changed rows only.
+        """
         return EncodedDelta(*self.core.drain(consumer, True))
+
+    def touch(self, consumer: str, fids: npt.ArrayLike) -> None:
+        """Note `fids`, int64 (n,), as changed for `consumer`: its next drain returns their rows as they are, or evictions without a row."""
+        self.core.touch(consumer, fids_of(fids))
 
     def ack(self, consumer: str, ticket: int) -> None:
         """Acknowledge a drain: its changes are not returned again.

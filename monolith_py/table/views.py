@@ -33,6 +33,7 @@ class EncodedDelta:
     fids: Int64Array  # (n,) of changed rows, each once
     rows: npt.NDArray[np.uint8]  # (n, R) current weights: the slices in order, each packed by `monolith_py.sync` in its encoding
     evicted: Int64Array  # (m,) fids that lost their rows
+    digest: int = 0  # of all rows of the table once the changes are applied, 64 bits: `monolith_py.sync.digest`
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from monolith_py.errors import DenseGap
-from monolith_py.observe.metrics import DELTAS_APPLIED, REPLICA_BYTES, REPLICA_FAULTS, REPLICA_ROWS, ROWS_APPLIED
-from monolith_py.sync import Delta, DenseRequester
+from monolith_py.errors import DenseGap, DigestMismatch
+from monolith_py.observe.metrics import DELTAS_APPLIED, REPLICA_BYTES, REPLICA_DIGESTS_EQUAL, REPLICA_FAULTS, REPLICA_ROWS, ROWS_APPLIED
+from monolith_py.sync import Delta, DenseDigest, DenseRequester, ModelDigest
 from monolith_serving.replica.model_state import ModelState
 
 _logger = logging.getLogger(__name__)
@@ -22,6 +22,7 @@ def apply_delta(state: ModelState, delta: Delta, requester: DenseRequester) -> M
 
     Raises:
         WireError: the delta does not fit this job.
+        DigestMismatch: the state after the delta is not the trainer's.
         TableFull: the table has no free row.
     """
     if delta.table:
@@ -30,11 +31,31 @@ def apply_delta(state: ModelState, delta: Delta, requester: DenseRequester) -> M
             chunk = slice(start, start + _ROWS_AT_ONCE)
             state.table.assign(delta.table, delta.fids[chunk], delta.rows[chunk], delta.encoding)
     after = _with_dense(state, delta, requester)
+    if delta.digest is not None:
+        _check_digest(after, delta.digest)
     DELTAS_APPLIED.inc()
     ROWS_APPLIED.inc(len(delta.fids))
     REPLICA_ROWS.set(state.table.num_rows)
     REPLICA_BYTES.set(state.table.num_bytes)
     return after
+
+
+def _check_digest(state: ModelState, trainer: ModelDigest) -> None:
+    """Compare the digest of `state` with that of the trainer, where both have the same encodings.
+
+    Raises:
+        DigestMismatch: they differ.
+    """
+    if trainer.encoding is not state.table.encoding:
+        return
+    if trainer.rows != state.table.digest:
+        raise DigestMismatch(f"digest of the rows must be {trainer.rows:016x} at {state.version}, got {state.table.digest:016x}")
+    # A dense update that does not fit has been asked for already.
+    if trainer.dense is not None and trainer.dense.fingerprint == state.dense.fingerprint:
+        dense = DenseDigest.of(state.dense, trainer.dense.encoding)
+        if dense != trainer.dense:
+            raise DigestMismatch(f"digest of the dense parameters must be {trainer.dense} at {state.version}, got {dense}")
+    REPLICA_DIGESTS_EQUAL.inc()
 
 
 def _with_dense(state: ModelState, delta: Delta, requester: DenseRequester) -> ModelState:

@@ -9,7 +9,18 @@ import torch
 
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
-from monolith_py.errors import DeltaGap, LogError, NotReady, OffsetTrimmed, TableFull, TopicMissing, WireError
+from monolith_py.errors import (
+    DeltaConflict,
+    DeltaGap,
+    DigestMismatch,
+    LogError,
+    ModelReplaced,
+    NotReady,
+    OffsetTrimmed,
+    TableFull,
+    TopicMissing,
+    WireError,
+)
 from monolith_py.io import Log
 from monolith_py.io.log.topics import Topics
 from monolith_py.observe.metrics import REPLICA_FAULTS, REPLICA_LOADS, STALENESS_SECONDS
@@ -115,6 +126,7 @@ class Replica:
                 if self.is_ready and stays:
                     return
                 if not self.load_newest():
+                    self._ask_for_checkpoint()
                     stop.wait(self._serving.checkpoint_poll_s)
             elif not self.apply_updates(_POLL_S):
                 stop.wait(_LOG_RETRY_S)
@@ -161,7 +173,7 @@ class Replica:
                 # Older deltas were late because this replica was: they say nothing of the way from the trainer.
                 if delta.published_ms >= self._loaded_ms:
                     self._freshness.note(delta.steps, self._clock.now_ms())
-        except (DeltaGap, OffsetTrimmed, WireError) as error:
+        except (DeltaGap, DeltaConflict, DigestMismatch, ModelReplaced, OffsetTrimmed, WireError) as error:
             self._give_up(error)
         except (TopicMissing, TableFull):
             raise
@@ -182,6 +194,11 @@ class Replica:
     def close(self) -> None:
         """Close the freshness file. `follow` must have returned."""
         self._freshness.close()
+
+    def _ask_for_checkpoint(self) -> None:
+        """Ask the trainer for a checkpoint after the updates that could not be applied, if there is a model that waits for one."""
+        if self._updates is not None and self._state is not None:
+            self._updates.requester.ask_checkpoint(*self._state.next_delta)
 
     def _note_unexpected_load(self, error: Exception) -> None:
         """Count and log an error of a load; the same one, which returns at every look, once."""

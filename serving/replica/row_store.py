@@ -123,6 +123,13 @@ class RowStore:
             tbe.row_alignment,
         )
 
+    def read(self, ids: Int64Array) -> ByteArray:
+        """Return the packed rows uint8 (n, R) at the row ids int64 (n,)."""
+        weights: Tensor = getattr(self._tbe, self._weights_name)
+        rows = weights[: self._capacity * self._stride].view(self._capacity, self._stride)
+        picked: ByteArray = rows[torch.from_numpy(ids).to(self._device)].cpu().numpy()
+        return np.ascontiguousarray(picked[:, : self._row_bytes])
+
     def pool(self, ids: Int32Array, offsets: Int32Array) -> Tensor:
         """Return the sum of each bag's rows, float32 (B, F * D): `ids` (n,) feature-major, `offsets` (F * B + 1,). Id -1 is a zero row."""
         pooled: Tensor = self._tbe(torch.from_numpy(ids).to(self._device), torch.from_numpy(offsets).to(self._device))

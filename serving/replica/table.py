@@ -17,7 +17,7 @@ from monolith_py.config import FeatureConfig
 from monolith_py.data.columns import Int64Array
 from monolith_py.errors import TableFull, WireError
 from monolith_py.model.batch import Batch
-from monolith_py.sync import ByteArray, RowEncoding, pack_rows, row_bytes, unpack_rows
+from monolith_py.sync import ByteArray, RowEncoding, digest_rows, digest_tables, pack_rows, row_bytes, unpack_rows
 from monolith_serving.replica.reclaim import EpochReclaimer
 from monolith_serving.replica.row_store import RowStore
 
@@ -43,9 +43,10 @@ class ReplicaTable:
         dims = {feature.dim for feature in features}
         if len(dims) != 1:
             raise ValueError(f"features.dim must be the same for all features, got {sorted(dims)}")
-        self._dim, self._encoding, self._device = dims.pop(), encoding, device
+        self._dim, self.encoding, self._device = dims.pop(), encoding, device
         self._names = tuple(feature.name for feature in features)
         self._maps = {name: IdMap() for name in self._names}
+        self._digests = dict.fromkeys(self._names, 0)
         self._mean = [index for index, feature in enumerate(features) if feature.pooling == "mean"]
         self._store = RowStore(self._dim, encoding, len(self._names), device, capacity)
         self._max_rows = max_rows
@@ -63,6 +64,11 @@ class ReplicaTable:
         """Return the memory of the rows in bytes."""
         return self._store.num_bytes
 
+    @property
+    def digest(self) -> int:
+        """Return the digest of all rows, 64 bits: `monolith_py.sync.digest`."""
+        return digest_tables(self._digests)
+
     def assign(self, feature: str, fids: Int64Array, rows: ByteArray, encoding: RowEncoding) -> None:
         """Assign packed rows to `fids` int64 (n,); rows of another encoding than the table's are packed again.
 
@@ -73,13 +79,14 @@ class ReplicaTable:
         id_map = self._map(feature)
         if rows.shape[1] != row_bytes(self._dim, encoding):
             raise WireError(f"rows of table {feature!r} must have dim {self._dim}, got {rows.shape[1]} bytes of {encoding.value}")
-        if encoding is not self._encoding:
-            rows = pack_rows(unpack_rows(rows, self._dim, encoding), self._encoding)
+        if encoding is not self.encoding:
+            rows = pack_rows(unpack_rows(rows, self._dim, encoding), self.encoding)
         fresh = self._allocate(len(fids))
         self._store.write(fresh, rows)
         old = np.empty(len(fids), np.uint32)
         id_map.assign(fids, fresh.astype(np.uint32), old)
-        self._retire(old)
+        self._retire(feature, fids, old)
+        self._add(feature, digest_rows(np.ascontiguousarray(fids), np.ascontiguousarray(rows), self.encoding))
 
     def evict(self, feature: str, fids: Int64Array) -> None:
         """Remove the rows of `fids`; a fid without a row is skipped.
@@ -90,7 +97,7 @@ class ReplicaTable:
         id_map = self._map(feature)
         old = np.empty(len(fids), np.uint32)
         id_map.erase(fids, old)
-        self._retire(old)
+        self._retire(feature, fids, old)
 
     def lookup(self, batch: Batch) -> Tensor:
         """Return pooled rows float32 (B, F * D), in the order of the features; a fid without a row reads zeros."""
@@ -141,5 +148,13 @@ class ReplicaTable:
         reused, self._free = self._free[kept:], self._free[:kept]
         return np.concatenate([reused, new])
 
-    def _retire(self, old: np.ndarray[tuple[int], np.dtype[np.uint32]]) -> None:
-        self._reclaimer.retire(old[old != NO_ROW].astype(np.int64))
+    def _retire(self, feature: str, fids: Int64Array, old: np.ndarray[tuple[int], np.dtype[np.uint32]]) -> None:
+        """Retire the rows `old` that the fids had, `NO_ROW` for none."""
+        had = old != NO_ROW
+        ids = old[had].astype(np.int64)
+        if len(ids):
+            self._add(feature, -digest_rows(np.ascontiguousarray(fids[had]), self._store.read(ids), self.encoding))
+        self._reclaimer.retire(ids)
+
+    def _add(self, feature: str, digest: int) -> None:
+        self._digests[feature] = (self._digests[feature] + digest) % (1 << 64)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
-from monolith_py.errors import OffsetTrimmed, RecordsDamaged
+from monolith_py.errors import ArchiveError, OffsetTrimmed, RecordsDamaged
 from monolith_py.io import Log, Record
-from monolith_py.io.archive import REFUSED, TOPICS, ArchiveFolder, hours_of
+from monolith_py.io.archive import REFUSED, TOPICS, ArchiveFolder, compact, hours_of
 from monolith_py.io.log.topics import Topics
 from monolith_py.observe import metrics
 
@@ -22,6 +22,9 @@ _FILE_BYTES = 64 << 20
 _PENDING_BYTES = 256 << 20
 # Wait of a following archiver that has read everything.
 _POLL_S = 0.5
+# Hours get few late records after this time; those that come make another file, until the next compaction.
+_COMPACT_AGE_S = 7200.0
+_COMPACT_INTERVAL_S = 3600.0
 
 
 @dataclass
@@ -42,8 +45,12 @@ class Archiver:
     `topic=refused`.
     """
 
-    def __init__(self, job: JobConfig, log: Log, folder: ArchiveFolder, clock: Clock, interval_s: float = 60.0) -> None:
+    def __init__(
+        self, job: JobConfig, log: Log, folder: ArchiveFolder, clock: Clock, interval_s: float = 60.0, *, compacts: bool = False
+    ) -> None:
         """Continue the archive in `folder`, which this process has locked; a partition commits at least every `interval_s`.
+
+        `compacts`: make one file a partition of hours that ended two hours ago.
 
         Raises:
             ArchiveError: the folder is the archive of another job, or is damaged.
@@ -56,6 +63,7 @@ class Archiver:
         self._cursors: list[_Cursor] = []
         self._look_for_partitions()
         self._commit_due_s = clock.monotonic_s() + interval_s
+        self._compacts, self._compact_due_s = compacts, clock.monotonic_s()
 
     def _look_for_partitions(self) -> None:
         """Begin partitions that are not archived yet: all at the start, later those that were added."""
@@ -85,6 +93,7 @@ class Archiver:
             while not should_stop() and (num := self._read(cursor, end)):
                 total += num
         self.commit()
+        self._compact()
         return total
 
     def follow(self, should_stop: Callable[[], bool]) -> None:
@@ -94,6 +103,7 @@ class Archiver:
             num = sum(self._read(cursor, ends[cursor.topic, cursor.partition]) for cursor in self._cursors)
             if self._clock.monotonic_s() >= self._commit_due_s:
                 self.commit()
+                self._compact_if_possible()
             if not num:
                 self._clock.sleep(_POLL_S)
         self.commit()
@@ -107,6 +117,22 @@ class Archiver:
         for (topic, partition), end in self.ends().items():
             offset = next(one.offset for one in self._cursors if (one.topic, one.partition) == (topic, partition))
             metrics.ARCHIVE_LAG_RECORDS.labels(topic=topic, partition=str(partition)).set(end - offset)
+
+    def _compact(self) -> None:
+        """Compact old hours, at most once an hour."""
+        now_s = self._clock.monotonic_s()
+        if not self._compacts or now_s < self._compact_due_s:
+            return
+        self._compact_due_s = now_s + _COMPACT_INTERVAL_S
+        before, after = compact(self._folder.path, self._clock.now_ms(), _COMPACT_AGE_S)
+        _logger.info("compacted %d files of old hours into %d", before, after)
+
+    def _compact_if_possible(self) -> None:
+        """Compact old hours; a failure is logged, as the archive is as good as before."""
+        try:
+            self._compact()
+        except ArchiveError as error:
+            _logger.error("%s", error)
 
     def _read(self, cursor: _Cursor, end: int) -> int:
         """Read records before `end`, commit if there are enough; return their number, with those that are lost."""

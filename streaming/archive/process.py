@@ -17,10 +17,11 @@ from monolith_streaming.archive.archiver import Archiver
 _logger = logging.getLogger(__name__)
 
 
-def run_archiver(job: JobConfig, path: Path, *, follow: bool, interval_s: float = 60.0) -> None:
+def run_archiver(job: JobConfig, path: Path, *, follow: bool, interval_s: float = 60.0, compacts: bool = False) -> None:
     """Archive the topics of `job` in the folder `path` up to their present ends; with `follow` until SIGTERM or SIGINT.
 
-    A run continues the one before it. With `follow` new records are in files after at most `interval_s`.
+    A run continues the one before it. With `follow` new records are in files after at most `interval_s`. With `compacts` the files of old
+    hours become one a partition.
 
     Raises:
         AlreadyRunning: another archiver writes to the folder.
@@ -29,7 +30,7 @@ def run_archiver(job: JobConfig, path: Path, *, follow: bool, interval_s: float 
     """
     clock, folder = SystemClock(), ArchiveFolder(path)
     with folder.lock(), StopSignal().installed() as stop, closing(open_log(job.log)) as log:
-        archiver = Archiver(job, RetryingLog(log, RetryPolicy(clock, stop.is_set)), folder, clock, interval_s)
+        archiver = Archiver(job, RetryingLog(log, RetryPolicy(clock, stop.is_set)), folder, clock, interval_s, compacts=compacts)
         if follow:
             archiver.follow(stop.is_set)
         else:

@@ -56,7 +56,8 @@ def core_settings(job: JobConfig, rules: Rules, widths: Mapping[str, int]) -> _c
     settings = _core.JoinerSettings(rules.tasks, kinds, dict(widths))
     settings.emits_requests, settings.retracts = rules.emits_requests, rules.retracts
     settings.window_ms, settings.allowed_lateness_ms = rules.window_ms, rules.allowed_lateness_ms
-    settings.max_out_of_orderness_ms, settings.negative_rate = rules.max_out_of_orderness_ms, rules.negative_rate
+    settings.max_out_of_orderness_ms = rules.max_out_of_orderness_ms
+    settings.set_negative_rates(rules.negative_rates.default, rules.negative_rates.by_value)
     settings.num_ahead, settings.idle_timeout_s = num_ahead(job.joiner.max_records), job.joiner.idle_timeout_s
     settings.max_skew_ms = time_rule.max_skew_ms
     settings.not_from_ms, settings.not_to_ms = time_rule.seconds.start, time_rule.seconds.stop

@@ -1,4 +1,4 @@
-"""Live counters in Kv: read, increased and written back by the only joiner process of a job.
+"""Live counters in Kv: read, increased and written back, if no other joiner has changed them meanwhile.
 
 Every candidate counts once, when its labels are first known. Negatives that are sampled away count too, so rates are those of the stream,
 not of the sample. A late positive increases only the positives. The new counts are part of the joiner's transaction.
@@ -19,8 +19,13 @@ from monolith_py.observe import metrics
 _logger = logging.getLogger(__name__)
 
 
-def counted(kv: Kv, counters: LiveCounters, features: FeatureColumns, increments: Int64Array) -> dict[str, bytes]:
-    """Return the new counters by key, after adding `increments` to the fids of B rows: int64 (B, 1 + tasks), examples and positives."""
+def counted(
+    kv: Kv, counters: LiveCounters, features: FeatureColumns, increments: Int64Array
+) -> tuple[dict[str, bytes], dict[str, bytes | None]]:
+    """Return the counters by key after and before adding `increments` to the fids of B rows.
+
+    `increments`: int64 (B, 1 + tasks), examples and positives.
+    """
     added: dict[str, Int64Array] = {}
     for name in counters.config.keys:
         column = features.sparse.get(name)
@@ -33,8 +38,8 @@ def counted(kv: Kv, counters: LiveCounters, features: FeatureColumns, increments
         np.add.at(sums, groups, increments[pairs[1]])
         by_task = np.stack([np.broadcast_to(sums[:, :1], sums[:, 1:].shape), sums[:, 1:]], axis=2)  # (fids, tasks, 2)
         added.update(zip((counters.key(name, fid) for fid in fids.tolist()), by_task, strict=True))
-    stored = kv.get_many(list(added))
-    return {key: counters.encode(_before(counters, value) + sums) for (key, sums), value in zip(added.items(), stored, strict=True)}
+    before = dict(zip(added, kv.get_many(list(added)), strict=True))
+    return {key: counters.encode(_before(counters, before[key]) + sums) for key, sums in added.items()}, before
 
 
 def _before(counters: LiveCounters, value: bytes | None) -> Int64Array:

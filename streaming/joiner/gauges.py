@@ -16,6 +16,7 @@ class JoinerGauges:
     def __init__(self, loop: JoinerLoop, clock: Clock) -> None:
         self._loop, self._clock = loop, clock
         self._due_s = clock.monotonic_s()
+        self._reported: set[tuple[str, str]] = set()  # topics and partitions with a lag
 
     def step(self) -> int:
         """Run a step of the loop and return the number of records read; set the gauges if they are due."""
@@ -32,8 +33,12 @@ class JoinerGauges:
     def report(self) -> None:
         """Set the gauges."""
         offsets, topics = self._loop.offsets, self._loop.inputs
+        before, self._reported = self._reported, set()
         for (partition, input_topic), end in self._loop.ends().items():
-            lag = max(end - offsets[partition, input_topic], 0)
-            metrics.INPUT_LAG_RECORDS.labels(topic=topics[input_topic], partition=str(partition)).set(lag)
+            lag, labels = max(end - offsets[partition, input_topic], 0), (topics[input_topic], str(partition))
+            metrics.INPUT_LAG_RECORDS.labels(*labels).set(lag)
+            self._reported.add(labels)
+        for labels in before - self._reported:
+            metrics.INPUT_LAG_RECORDS.remove(*labels)  # of a partition that another joiner reads now
         metrics.JOINER_REQUESTS.set(self._loop.num_requests)
         metrics.JOINER_STATE_BYTES.set(self._loop.num_bytes)

@@ -5,26 +5,23 @@ A step
 2. advances the watermark and closes windows.
 It is committed once it has examples for a whole record, or `max_records` records, or `linger_s` after its first record:
 3. append dead letters (at least once: a crash before 4 appends them again),
-4. append the examples of each partition, whole and with the step's number and progress,
+4. append the examples of each partition, whole and with the step's number and progress, all partitions at the same time,
 5. write waiting requests, counters and position in one Kv transaction.
 A crash before 4 leaves nothing behind; after a crash between 4 and 5 `start` brings the state up to the log, as it does for an older state.
-So every example is in the log exactly once. Another joiner of the job that starts meanwhile fences this one: 4 and 5 then raise `Fenced`.
+So every example is in the log exactly once. Another joiner that has taken a partition meanwhile has fenced this one: 4 and 5 then drop the
+partition. The joiners of a job share the partitions (`group`, `share`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-
-import numpy as np
 
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
-from monolith_py.data.columns import FeatureColumns
-from monolith_py.data.counters import LiveCounters
 from monolith_py.data.schema import Schema
-from monolith_py.errors import ConfigError
+from monolith_py.errors import ConfigError, Fenced
 from monolith_py.io import Kv, Log
 from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_py.io.log.dead_letters import DeadLetters
@@ -32,15 +29,18 @@ from monolith_py.io.log.topics import Topics
 from monolith_py.io.retrying import RetryingKv, RetryingLog, RetryPolicy
 from monolith_py.observe import metrics
 from monolith_streaming.joiner.census import Census
-from monolith_streaming.joiner.commit import commit
+from monolith_streaming.joiner.commit import Commits, lost
+from monolith_streaming.joiner.concurrent_steps import ConcurrentSteps
 from monolith_streaming.joiner.core_partition import Judge
-from monolith_streaming.joiner.counters import counted
 from monolith_streaming.joiner.emit import MAX_RECORD_BYTES, Encoding
+from monolith_streaming.joiner.group import Group
+from monolith_streaming.joiner.member import own_name
 from monolith_streaming.joiner.partition import PartitionState
 from monolith_streaming.joiner.position import StateKeys
 from monolith_streaming.joiner.reader import Reader
 from monolith_streaming.joiner.recovery import Recovery
 from monolith_streaming.joiner.rules import Rules
+from monolith_streaming.joiner.share import Share
 from monolith_streaming.joiner.start import Start
 from monolith_streaming.joiner.step_writer import WRITER, StepWriter
 from monolith_streaming.joiner.watermark import InputTopic, check_wall_clock
@@ -52,57 +52,97 @@ NO_OFFSET = -1
 # Wall-clock wait for records after a round of reads without any, over all partitions.
 _IDLE_WAIT_S = 0.05
 # Wall-clock seconds between two looks at the number of partitions.
-_PARTITIONS_INTERVAL_S = 60.0
+_PARTITIONS_INTERVAL_S = 5.0
 
 
 class JoinerLoop:
-    """Joins all partitions of a job's topics. `should_stop` ends the retries while a store is away."""
+    """Joins this process's share of the partitions of a job's topics. `should_stop` ends the retries while a store is away.
 
-    def __init__(self, job: JobConfig, log: Log, kv: Kv, clock: Clock, should_stop: Callable[[], bool] = lambda: False) -> None:
-        self._job, self._clock = job, clock
-        self._retry = RetryPolicy(clock, should_stop)
-        self._log, self._kv = RetryingLog(log, self._retry), RetryingKv(kv, self._retry)
-        self._rules = Rules.of(job)
+    `name`: of this joiner among those of the job.
+    """
+
+    def __init__(
+        self,
+        job: JobConfig,
+        log: Log,
+        kv: Kv,
+        clock: Clock,
+        should_stop: Callable[[], bool] = lambda: False,
+        name: str | None = None,
+    ) -> None:
+        self._job, self._clock, self._name = job, clock, name or own_name()
+        self._is_closing = False
+        self._should_stop = lambda: self._is_closing or should_stop()
         self._topics = Topics.of(job.log)
         self._keys = StateKeys(job.name, self._topics.examples)
+        group_kv = RetryingKv(kv, RetryPolicy(clock, self._should_stop))
+        group = Group(group_kv, self._keys, self._name, job.joiner.session_timeout_s, clock)
+        self._share = Share(group, group_kv, self._keys, clock, self._take)
+        # A joiner that gets on with its calls lives.
+        self._retry = RetryPolicy(clock, self._should_stop, group.beat)
+        self._log, self._kv = RetryingLog(log, self._retry), RetryingKv(kv, self._retry)
+        self._commits = Commits(self._kv, self._keys, job)
+        self._rules = Rules.of(job)
         self._inputs = {InputTopic.IMPRESSIONS: self._topics.impressions, InputTopic.ACTIONS: self._topics.actions}
         self._patterns = WirePatterns(Schema.of(job).dense_dims)
         self._judge, self._census = Judge(job, self._patterns), Census(self._rules)
-        self._readers: list[Reader] = []
+        self._readers: dict[int, Reader] = {}
         self._dead_letters = DeadLetters(log, self._topics.dead_letters, clock)
-        self._partitions: list[PartitionState] = []
+        self._num_partitions, self._force = 0, False
+        self._steps = ConcurrentSteps()
         self._num_records = 0  # of the open step
         self._step_began_s: float | None = None
         self._is_idle = False
         self._look_due_s = clock.monotonic_s() + _PARTITIONS_INTERVAL_S
 
-    def start(self, *, force: bool = False) -> None:
-        """Take over from the joiner before this one, and bring the state in Kv up to the log.
+    def start(self, *, force: bool = False, must_be_alone: bool = False) -> None:
+        """Join the group, take the partitions of this joiner's share that are free or of a dead one, and bring their state up to the log.
+
+        With `force` and with `must_be_alone`: take all partitions, and wait for the other joiners of the job to give them up or to be dead.
 
         Raises:
             ConfigError: the topics do not have the same number of partitions.
             StateMismatch: the state does not follow the log, and not `force`.
+            AlreadyRunning: another joiner lives, and this one must be alone.
         """
         counts = self._partition_counts()
         if len(set(counts.values())) > 1:
             raise ConfigError(f"topics must have the same number of partitions, got {counts}")
-        infos = {topic: self._log.describe(topic) for topic in counts}
-        ids = {topic: info.id for topic, info in infos.items()}
-        start = Start(self._job, self._log, self._kv, self._rules, self._clock, ids, force)
-        recovery = Recovery(self._log, self._topics, self._judge, self._clock, lambda one: self._write([one]))
-        most = infos[self._topics.examples].max_record_bytes
-        writers = [self._writer(number, most) for number in range(counts[self._topics.examples])]
-        self._partitions = start.open(writers, recovery)
-        if force:
-            for partition in self._partitions:
-                partition.joiner.forget_wall_clock(self._clock.now_ms())
-        joiners = [(partition.number, partition.joiner) for partition in self._partitions]
-        self._readers = [Reader(self._job, self._log, self._judge, self._clock, joiner) for joiner in joiners]
+        self._num_partitions, self._force = counts[self._topics.examples], force
+        if force or must_be_alone:
+            self._share.settle(self._num_partitions, self.commit, self._should_stop, must_be_alone=must_be_alone)
+        else:
+            self._share.follow(self._num_partitions, self.commit)
+        self._force = False
 
     def close(self) -> None:
-        """Close the writers."""
-        for partition in self._partitions:
-            partition.writer.close()
+        """Give up the partitions and leave the group."""
+        self._is_closing = True
+        self._steps.close()
+        self._share.close()
+
+    def _take(self, number: int, before: bytes | None) -> PartitionState:
+        """Take a partition from its owner `before`."""
+        topics = (*self._inputs.values(), self._topics.examples)
+        infos = {topic: self._log.describe(topic) for topic in topics}
+        ids = {topic: info.id for topic, info in infos.items()}
+        start = Start(self._job, self._log, self._kv, self._rules, self._clock, ids, self._name.encode(), self._force)
+        recovery = Recovery(self._log, self._topics, self._judge, self._clock, lambda one: self._commits.write([one]))
+        open_writer = partial(self._writer, most=infos[self._topics.examples].max_record_bytes)
+        partition = start.take(number, before, open_writer, recovery)
+        if self._force:
+            partition.joiner.forget_wall_clock(self._clock.now_ms())
+        self._readers[number] = Reader(self._job, self._log, self._judge, self._clock, (number, partition.joiner))
+        return partition
+
+    @property
+    def _partitions(self) -> list[PartitionState]:
+        return self._share.partitions
+
+    @property
+    def owns_its_share(self) -> bool:
+        """Return whether this joiner owns all that is assigned to it, and nothing is unknown of other joiners."""
+        return self._share.is_complete
 
     def _writer(self, number: int, most: int | None) -> StepWriter:
         examples = self._topics.examples
@@ -122,9 +162,12 @@ class JoinerLoop:
         """
         self._look()
         num_records, has_more = 0, False
+        if not self._partitions:
+            self._clock.sleep(_IDLE_WAIT_S)
+            return 0
         wait_s = _IDLE_WAIT_S / (len(InputTopic) * len(self._partitions)) if self._is_idle else 0.0
-        for partition, reader in zip(self._partitions, self._readers, strict=True):
-            reader.fill(wait_s)
+        for partition in self._partitions:
+            self._readers[partition.number].fill(wait_s)
             num, more = partition.joiner.run(self._clock.monotonic_s(), self._clock.now_ms())
             partition.count_read(self._census)
             num_records += num
@@ -167,12 +210,13 @@ class JoinerLoop:
 
     def has_reached(self, ends: dict[tuple[int, InputTopic], int]) -> bool:
         """Return whether all records before `ends` were read."""
-        return all(self._partitions[number].position.offsets[input_topic] >= end for (number, input_topic), end in ends.items())
+        offsets = self.offsets
+        return all(place in offsets and offsets[place] >= end for place, end in ends.items())
 
     def close_all(self) -> None:
         """Commit, close every window as if its time had passed, and commit again."""
         self.commit()
-        for partition in self._partitions:
+        for partition in list(self._partitions):
             while partition.joiner.core.close_some():
                 self.commit()
             self.commit()
@@ -181,28 +225,32 @@ class JoinerLoop:
         """Make the open step durable, if there is one. The numbers are those of the module's docstring."""
         if not self._has_changes:
             return
-        letters = [letter for partition in self._partitions for letter in partition.letters(self._topics, len(self._partitions))]
+        letters = [letter for partition in self._partitions for letter in partition.letters(self._topics, self._num_partitions)]
         self._retry.run(lambda: self._dead_letters.put_all(letters))  # 3
         for partition in self._partitions:
             partition.joiner.note_progress()
-            partition.writer.write(partition.joiner.core.written(), partition.position)  # 4
-            partition.joiner.note_step()
+        for partition, fenced in self._steps.write(self._partitions):  # 4
+            if fenced is None:
+                partition.joiner.note_step()
+            else:
+                self._share.lose(partition, fenced)
         self._observe()
-        self._write(self._partitions)  # 5
+        self._write_owned()  # 5
         self._num_records, self._step_began_s = 0, None
 
-    def _write(self, partitions: Sequence[PartitionState]) -> None:
-        """Write the changes of these partitions to Kv, with their positions, and clear their steps."""
-        puts: dict[str, bytes] = {}
-        deletes: list[str] = []
-        for partition in partitions:
-            partition_puts, partition_deletes = partition.joiner.changes(self._keys, partition.number)
-            puts |= partition_puts
-            deletes += partition_deletes
-        puts |= self._counters(partitions)
-        commit(self._kv, self._keys, partitions, puts, deletes)
-        for partition in partitions:
-            partition.joiner.core.clear_step()
+    def _write_owned(self) -> None:
+        """Write the changes of all partitions to Kv; drop those that another joiner has taken."""
+        while self._partitions:
+            try:
+                self._commits.write(self._partitions)
+            except Fenced as error:
+                dropped = lost(self._kv, self._partitions)
+                if not dropped:
+                    raise
+                for partition in dropped:
+                    self._share.lose(partition, error)
+            else:
+                break
 
     @property
     def _has_changes(self) -> bool:
@@ -219,35 +267,34 @@ class JoinerLoop:
             or self._clock.monotonic_s() - self._step_began_s >= settings.linger_s
         )
 
-    def _counters(self, partitions: Sequence[PartitionState]) -> dict[str, bytes]:
-        settings = self._job.counters
-        joiners = [partition.joiner for partition in partitions if partition.joiner.core.num_emitted]
-        if not (settings.enabled and joiners):
-            return {}
-        features = FeatureColumns.concat([joiner.features(settings.keys) for joiner in joiners])
-        increments = np.concatenate([joiner.increments() for joiner in joiners])
-        return counted(self._kv, LiveCounters.of(self._job), features, increments)
-
     def _partition_counts(self) -> dict[str, int]:
         return {topic: self._log.num_partitions(topic) for topic in (*self._inputs.values(), self._topics.examples)}
 
     def _look(self) -> None:
-        """Look at the wall clock, and now and then at the census and the number of partitions."""
+        """Look at the wall clock, and now and then at the census, the number of partitions and the group."""
         now_ms, skew_ms = self._clock.now_ms(), round(self._job.log.max_clock_skew_s * 1000)
         for partition in self._partitions:
             check_wall_clock(partition.position.watermark, now_ms, skew_ms)
         now_s = self._clock.monotonic_s()
         self._census.report(now_s)
-        if now_s < self._look_due_s:
-            return
-        self._look_due_s = now_s + _PARTITIONS_INTERVAL_S
-        for topic, count in self._partition_counts().items():
-            if count > len(self._partitions):
-                _logger.error("topic %r has %d partitions, this joiner reads %d until it restarts", topic, count, len(self._partitions))
+        if now_s >= self._look_due_s:
+            self._look_due_s = now_s + _PARTITIONS_INTERVAL_S
+            self._look_for_partitions()
+        if self._share.is_due:
+            self._share.follow(self._num_partitions, self.commit)
+
+    def _look_for_partitions(self) -> None:
+        """Take notice of partitions that were added, once all topics have them."""
+        counts = self._partition_counts()
+        if len(set(counts.values())) > 1:
+            _logger.warning("topics must have the same number of partitions, got %s: the partitions that one lacks are not read", counts)
+        if min(counts.values()) > self._num_partitions:
+            self._num_partitions = min(counts.values())
+            _logger.warning("%r has %d partitions now", self._topics.examples, self._num_partitions)
 
     def _observe(self) -> None:
         for partition in self._partitions:
-            partition.observe(len(self._partitions))
+            partition.observe(self._num_partitions)
         metrics.JOINER_CANDIDATES_WAITING.set(sum(partition.joiner.core.num_waiting for partition in self._partitions))
         watermarks = [partition.position.watermark.watermark_ms for partition in self._partitions]
         metrics.JOINER_WATERMARK_TIMESTAMP_SECONDS.set(min((ms for ms in watermarks if ms is not None), default=0) / 1000)

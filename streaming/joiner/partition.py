@@ -29,7 +29,7 @@ _TOO_LATE = "impression.time_ms must be within window_s + allowed_lateness_s of 
 _KINDS = {int(kind): kind.name.lower() for kind in ExampleKind} | {255: "sampled_away"}
 
 
-@dataclass
+@dataclass(eq=False)
 class PartitionState:
     """State of the loop for one partition."""
 

@@ -98,6 +98,15 @@ class StateKeys:
         """Return the key of the name of the joiner that owns a partition's state."""
         return f"joiner:{self.job}:{self.examples}:owner:{partition}"
 
+    @property
+    def members(self) -> str:
+        """Return the key of the list of the group's members."""
+        return f"joiner:{self.job}:{self.examples}:members"
+
+    def member(self, name: str) -> str:
+        """Return the key of a member's heartbeat."""
+        return f"joiner:{self.job}:{self.examples}:member:{name}"
+
 
 def encode_position(position: Position) -> bytes:
     """Return the stored form of `position`."""

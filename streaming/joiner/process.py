@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing
 
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig
-from monolith_py.errors import ConfigError, KvError
-from monolith_py.io import open_kv, open_log
+from monolith_py.errors import ConfigError
+from monolith_py.io import Kv, open_kv, open_log
 from monolith_py.io.kv.durability import check_keeps_state
 from monolith_py.io.retrying import RetryPolicy
-from monolith_py.io.role_lock import role_lock
-from monolith_py.io.sqlite_file import path_of_url
 from monolith_py.process import StopSignal
 from monolith_streaming.joiner.gauges import JoinerGauges
 from monolith_streaming.joiner.loop import JoinerLoop
@@ -27,24 +25,24 @@ _EMPTY_ROUNDS = 2
 def run_joiner(job: JobConfig, *, stop_at_end: bool, force: bool = False) -> None:
     """Join until SIGTERM or SIGINT; with `stop_at_end` up to the current end of the log, then close every window and return.
 
-    `force`: start although the state in the store does not follow the log.
+    Several joiners of a job share its partitions. One with `stop_at_end` must be the only one; one with `force`, which starts although the
+    state in the store does not follow the log, has all partitions at its start.
 
     Raises:
         ConfigError: the store does not outlive the process or evicts state, or the topics do not have the same number of partitions.
-        AlreadyRunning: another joiner of the job holds the SQLite store.
+        AlreadyRunning: another joiner of the job runs, and `stop_at_end`.
         LogError: a topic is missing, or the log was away for too long (io/retrying.py).
         KvError: the store was away for too long.
         StateMismatch: the state in the store does not follow the log, and not `force`.
-        Fenced: another joiner of the job has started.
+        Fenced: another joiner of the job with a store of its own has started.
         ClockStepped: the wall clock went back.
     """
     if job.kv.url == "memory:":
         raise ConfigError("kv.url must be a store that outlives the joiner, which keeps its position there, got 'memory:'")
-    with _lock(job), StopSignal().installed() as stop, closing(open_log(job.log)) as log, closing(open_kv(job.kv)) as kv:
+    with StopSignal().installed() as stop, closing(open_log(job.log)) as log, closing(_open_store(job, stop)) as kv:
         clock = SystemClock()
-        RetryPolicy(clock, stop.is_set).run(lambda: check_keeps_state(kv))
         with closing(JoinerLoop(job, log, kv, clock, stop.is_set)) as loop:
-            loop.start(force=force)
+            loop.start(force=force, must_be_alone=stop_at_end)
             if stop_at_end:
                 _join_to_end(loop, stop.is_set)
             else:
@@ -55,12 +53,16 @@ def run_joiner(job: JobConfig, *, stop_at_end: bool, force: bool = False) -> Non
     _logger.info("joiner stopped, position written")
 
 
-def _lock(job: JobConfig) -> AbstractContextManager[None]:
-    """Return the lock of the job's state in a SQLite file; other stores have none."""
-    if not job.kv.url.startswith("sqlite:///"):
-        return nullcontext()
-    path = path_of_url(job.kv.url)
-    return role_lock(path.with_name(f"{path.name}.{job.name}.joiner.lock"), "joiner", KvError)
+def _open_store(job: JobConfig, stop: StopSignal) -> Kv:
+    """Return the store, once it can be opened and has shown that it keeps the state: a disk may be full for a while."""
+    retry = RetryPolicy(SystemClock(), stop.is_set)
+    kv = retry.run(lambda: open_kv(job.kv))
+    try:
+        retry.run(lambda: check_keeps_state(kv))
+    except BaseException:
+        kv.close()
+        raise
+    return kv
 
 
 def _join_to_end(loop: JoinerLoop, should_stop: Callable[[], bool]) -> None:
@@ -70,5 +72,5 @@ def _join_to_end(loop: JoinerLoop, should_stop: Callable[[], bool]) -> None:
     while not (loop.has_reached(ends) or empty_rounds == _EMPTY_ROUNDS):
         if should_stop():
             return
-        empty_rounds = 0 if loop.step() else empty_rounds + 1
+        empty_rounds = 0 if loop.step() or not loop.owns_its_share else empty_rounds + 1
     loop.close_all()

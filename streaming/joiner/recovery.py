@@ -97,7 +97,7 @@ class Recovery:
         offset, stop = partition.position.offsets[input_topic], tail.last.progress.offsets[input_topic]
         while offset < stop:
             try:
-                records = self.log.read(topic, partition.number, offset, min(_CHUNK_RECORDS, stop - offset), timeout_s=1.0)
+                records = self.log.read(topic, partition.number, offset, min(_CHUNK_RECORDS, stop - offset))
             except RecordsDamaged as error:
                 offset = error.next_offset
                 continue

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from monolith_py.data.events import Action
 from monolith_py.data.examples import ExampleKind
+from monolith_streaming.joiner.negative_rates import Bags
 
 
 class Status(IntEnum):
@@ -77,6 +78,7 @@ class Request:
     statuses: list[int] = field(default_factory=list)  # (B,) Status
     early: list[SeenAction] = field(default_factory=list)  # before the impression, in order of arrival
     late: list[LateAction] = field(default_factory=list)  # for candidates that wait, in order of arrival
+    features: Bags | None = field(default=None, compare=False)  # of the impression, for rates of negatives by value
 
     @property
     def has_arrived(self) -> bool:

@@ -80,7 +80,7 @@ class RequestJoiner:
             metrics.IMPRESSIONS_REPEATED.inc()
             return ()
         early = waiting.request.early
-        waiting.offset, waiting.impression = seen.offset, impression
+        waiting.offset, waiting.impression, waiting.request.features = seen.offset, impression, impression
         outcome = Outcome()
         see_impression(self._rules, waiting.request, impression.time_ms, impression.item_ids, outcome)
         self._count_arrived(waiting.request)

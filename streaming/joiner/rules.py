@@ -1,4 +1,4 @@
-"""The state machine of one request: impressions and actions to examples. No I/O and no clock; for replay and backtest.
+"""The state machine of one request: impressions and actions to examples. No I/O and no clock; for the backtest.
 
 The online joiner has the same rules in the core (monolith_py/core/joiner/rules.hpp), and a test holds these to them.
 
@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from monolith_py.config import JobConfig
 from monolith_py.data.events import Action
 from monolith_py.data.examples import ExampleKind
+from monolith_streaming.joiner.negative_rates import NegativeRates
 from monolith_streaming.joiner.request import Emission, LateAction, Outcome, Reason, Request, SeenAction, Status
 from monolith_streaming.joiner.sampling import is_kept
 
@@ -52,7 +53,7 @@ class Rules:
     allowed_lateness_ms: int
     max_out_of_orderness_ms: int
     retracts: bool
-    negative_rate: float
+    negative_rates: NegativeRates
 
     @staticmethod
     def of(job: JobConfig) -> Rules:
@@ -72,7 +73,7 @@ class Rules:
             allowed_lateness_ms=round(joiner.allowed_lateness_s * 1000),
             max_out_of_orderness_ms=round(joiner.max_out_of_orderness_s * 1000),
             retracts=joiner.late == "retract",
-            negative_rate=joiner.negative_rate,
+            negative_rates=NegativeRates.of(joiner),
         )
 
     def matters(self, action: Action) -> bool:
@@ -198,9 +199,9 @@ def _emit_all(rules: Rules, request: Request, known_ms: int, outcome: Outcome) -
 def _emit(rules: Rules, request: Request, row: int, known_ms: int, outcome: Outcome) -> None:
     """Emit the candidate's first example, then process its late actions."""
     labels = request.labels[row]
-    kept = labels != 0 or is_kept(request.request_id, request.item_ids[row], rules.negative_rate)
+    sample_rate = 1.0 if labels else rules.negative_rates.rate(request.features, row)
+    kept = is_kept(request.request_id, request.item_ids[row], sample_rate)
     request.statuses[row] = Status.EMITTED if kept else Status.SAMPLED_AWAY
-    sample_rate = 1.0 if labels else rules.negative_rate
     outcome.emissions.append(Emission(row, ExampleKind.LABELLED if kept else None, labels, known_ms, True, sample_rate))
     if request.late:
         late = [entry for entry in request.late if entry.row == row]
@@ -220,7 +221,7 @@ def _see_late(rules: Rules, request: Request, row: int, seen: SeenAction, outcom
     kind = ExampleKind.RETRACTION if request.statuses[row] == Status.EMITTED else ExampleKind.LABELLED
     # The first retraction of a sampled negative takes back its weight; the candidate then has the weight 1 of a positive.
     was_negative = request.labels[row] == 0
-    sample_rate = rules.negative_rate if kind == ExampleKind.RETRACTION and was_negative else 1.0
+    sample_rate = rules.negative_rates.rate(request.features, row) if kind == ExampleKind.RETRACTION and was_negative else 1.0
     request.labels[row] |= fresh
     request.statuses[row] = Status.EMITTED
     known_ms = max(request.deadline_ms if action.time_ms >= request.deadline_ms else request.time_ms, action.time_ms)

@@ -1,6 +1,6 @@
-"""Start of a joiner: takes over from the one before it, and compares the state in Kv with the log and the job.
+"""Takeover of a partition: from the joiner that had it before, with a comparison of the state in Kv with the log and the job.
 
-1. Become the only writer: of the partitions of `examples`, then of the state in Kv.
+1. Become the only writer: of the state in Kv, if nobody was sooner, then of the partition of `examples`.
 2. Read the position from Kv, and the joiner's last step from the log. Without a position, the last step says from where the state can be
    built again.
 3. Restore the waiting requests.
@@ -13,16 +13,13 @@ silence. `--force` goes on all the same, with a new series of steps.
 from __future__ import annotations
 
 import logging
-import os
-import secrets
-import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
 from monolith_py.data.schema import Schema
-from monolith_py.errors import StateMismatch, WireError
+from monolith_py.errors import Fenced, StateMismatch, WireError
 from monolith_py.io import Kv, Log
 from monolith_py.io.log.topics import Topics
 from monolith_streaming.joiner.commit import commit
@@ -39,7 +36,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Start:
-    """Parts of a joiner at its start; `force`: start although the state does not follow the log."""
+    """Parts of a joiner that takes a partition; `force`: take it although the state does not follow the log."""
 
     job: JobConfig
     log: Log
@@ -47,6 +44,7 @@ class Start:
     rules: Rules
     clock: Clock
     ids: Mapping[str, str]  # of the topics, by name
+    owner: bytes  # name of this joiner
     force: bool = False
 
     @property
@@ -59,27 +57,40 @@ class Start:
         """Return the keys of the state."""
         return StateKeys(self.job.name, self.topics.examples)
 
-    def open(self, writers: list[StepWriter], recovery: Recovery) -> list[PartitionState]:
-        """Return the state of each partition, which has a writer, after the last step in the log.
+    def take(self, number: int, before: bytes | None, open_writer: Callable[[int], StepWriter], recovery: Recovery) -> PartitionState:
+        """Return the state of a partition after the last step in the log; `before` is its owner now, as stored.
 
         Raises:
+            Fenced: another joiner was sooner.
             StateMismatch: the state does not follow the log, and cannot be brought up to it.
         """
-        owner = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}".encode()
-        self.kv.write({self.keys.owner(writer.number): owner for writer in writers})  # 1
-        opened = [self._open(writer, owner) for writer in writers]  # 2
-        for partition, tail in opened:
+        self._own(number, before)  # 1
+        writer = open_writer(number)
+        try:
+            partition, tail = self._open(writer)  # 2
             self._restore(partition)  # 3
             partition.joiner.resume()
             if tail.last is not None:
                 self._recover(partition, tail, recovery)  # 4
             commit(self.kv, self.keys, [partition], {}, [])
-            line = "%r[%d]: reading on at offsets %s, %d requests remembered, epoch %d"
-            position, num_requests = partition.position, partition.joiner.core.num_requests
-            _logger.info(line, self.keys.examples, partition.number, position.offsets, num_requests, position.epoch)
-        return [partition for partition, _ in opened]
+        except BaseException:
+            writer.close()
+            raise
+        line = "%r[%d]: reading on at offsets %s, %d requests remembered, epoch %d"
+        position, num_requests = partition.position, partition.joiner.core.num_requests
+        _logger.info(line, self.keys.examples, number, position.offsets, num_requests, position.epoch)
+        return partition
 
-    def _open(self, writer: StepWriter, owner: bytes) -> tuple[PartitionState, Tail]:
+    def _own(self, number: int, before: bytes | None) -> None:
+        key = self.keys.owner(number)
+        try:
+            self.kv.write({key: self.owner}, (), {key: before})
+        except Fenced:
+            # An attempt whose answer was lost may have done it.
+            if self.kv.get_many([key]) != [self.owner]:
+                raise
+
+    def _open(self, writer: StepWriter) -> tuple[PartitionState, Tail]:
         """Return a partition at the position of the store, and the steps after it in the log."""
         number = writer.number
         (value,) = self.kv.get_many([self.keys.position(number)])
@@ -88,7 +99,7 @@ class Start:
             if position is None:
                 position = self._position_of_log(number)
             self._check_reach(number, position)
-            tail = read_tail(self.log, self.topics.examples, number, position, self.rules.tasks)
+            position, tail = self._follow(number, position)
         except StateMismatch as error:
             if not self.force:
                 raise StateMismatch(f"{error}. With --force the joiner goes on, and may write examples twice") from None
@@ -97,8 +108,27 @@ class Start:
         position.epoch = 1 + max(position.epoch, tail.last.step.epoch if tail.last is not None else 0)
         settings = core_settings(self.job, self.rules, Schema.of(self.job).dense_dims)
         joiner = CorePartition(settings, self.rules, position, self.clock.monotonic_s())
-        joiner.expected = {self.keys.owner(number): owner} | ({} if value is None else {self.keys.position(number): value})
+        joiner.expected = {self.keys.owner(number): self.owner} | ({} if value is None else {self.keys.position(number): value})
         return PartitionState(number, joiner, writer), tail
+
+    def _follow(self, number: int, position: Position) -> tuple[Position, Tail]:
+        """Return the position, and the steps after it in the log.
+
+        A store that has no step yet beside those of another store is like one without a position: it has nothing that the log lacks.
+
+        Raises:
+            StateMismatch: the log does not follow the position.
+        """
+        examples = self.topics.examples
+        try:
+            return position, read_tail(self.log, examples, number, position, self.rules.tasks)
+        except StateMismatch as error:
+            found = last_step(self.log, examples, number, 0)
+            if position.step or found is None or found.step.series == position.series:
+                raise
+            _logger.warning("the store has no step yet, its state is built from the log: %s", error)
+        position = self._position_of_log(number)
+        return position, read_tail(self.log, examples, number, position, self.rules.tasks)
 
     def _position_of_log(self, number: int) -> Position:
         """Return the position from which the state can be built, for a store without one; any waiting requests in it are dropped.

@@ -79,7 +79,7 @@ def records_from(log: Log, topic: str, partition: int, start: int, stop: int | N
     stop = log.end_offset(topic, partition) if stop is None else stop
     while offset < stop:
         try:
-            records = log.read(topic, partition, offset, min(_READ_RECORDS, stop - offset), timeout_s=1.0)
+            records = log.read(topic, partition, offset, min(_READ_RECORDS, stop - offset))
         except RecordsDamaged as error:
             offset = error.next_offset
             continue

@@ -89,4 +89,5 @@ def _decode(request_id: str, value: bytes) -> WaitingRequest:
         request.early = actions[num_late:]
     if len(value) != at + length:
         raise WireError(f"waiting request {request_id!r} must have {at + length} bytes, got {len(value)}")
-    return WaitingRequest(request, offset, ImpressionView(value[at:]) if length else None)
+    impression = request.features = ImpressionView(value[at:]) if length else None
+    return WaitingRequest(request, offset, impression)

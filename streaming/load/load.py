@@ -68,6 +68,7 @@ def load_tables(job: JobConfig, tables: Tables, log: Log, kv: Kv, clock: Clock, 
     A load that was interrupted may be run again with the same tables: the log gets every record once.
 
     Raises:
+        AlreadyRunning: another load into the topics is at work.
         ArchiveError: a file cannot be read.
         ConfigError: no table, or a topic of the history has records that are as late as the history.
         WireError: a column is missing or of a wrong type, or a row breaks a rule.
@@ -86,7 +87,8 @@ def load_tables(job: JobConfig, tables: Tables, log: Log, kv: Kv, clock: Clock, 
     users, items = (load.entities(entity, files.get(f"{entity}s"), write=True) for entity in ("user", "item"))
     loaded_before = writer is not None and writer.state()[1]
     if writer is not None:
-        writer.write(merged(load.impression_records(requests), load.action_records(actions)))
+        records = merged(load.impression_records(requests), load.action_records(actions))
+        writer.write(records, lambda: load.check_order(requests, actions))
     num_requests = len(requests.request_ids) if requests else 0
     refused = writer.refused if writer else 0
     return LoadResult(users, items, num_requests, len(actions), refused, dict(bad), loaded_before)
@@ -97,7 +99,7 @@ class _Load:
 
     def __init__(self, job: JobConfig, log: Log, kv: Kv, clock: Clock, options: LoadOptions) -> None:
         prefix = job.log.topic_prefix if options.prefix is None else options.prefix
-        self._job, self._log, self._kv, self._options = job, log, kv, options
+        self._job, self._log, self._kv, self._clock, self._options = job, log, kv, clock, options
         self._topics = Topics.of(job.log.model_copy(update={"topic_prefix": prefix}))
         if not is_topic_name(self._topics.impressions):
             raise ConfigError(f"prefix must be letters, digits, '.', '_' or '-', got {prefix!r}")
@@ -138,22 +140,28 @@ class _Load:
         Raises:
             ConfigError: a topic has records of the time of the history that an earlier run of this load has not written.
         """
-        times_ms = {
-            self._topics.impressions: requests.times_ms if requests else actions.times_ms[:0],
-            self._topics.actions: actions.times_ms,
-        }
-        if not any(map(len, times_ms.values())):
+        if not (requests and len(requests.times_ms)) and not len(actions):
             return None
-        for topic in times_ms:
+        topics = (self._topics.impressions, self._topics.actions)
+        for topic in topics:
             self._log.create_topic(topic, self._job.log.partitions)
-        writer = HistoryWriter(self._log, self._kv, self._name(tables), tuple(times_ms))
+        writer = HistoryWriter(self._log, self._kv, self._clock, self._name(tables), topics)
         if writer.state() == (0, False):
-            for topic, sorted_ms in times_ms.items():
-                if len(sorted_ms):
-                    self._check_order(topic, int(sorted_ms[0]))
+            self.check_order(requests, actions)
         return writer
 
-    def _check_order(self, topic: str, first_ms: int) -> None:
+    def check_order(self, requests: Requests | None, actions: Actions) -> None:
+        """Check that the history is later than all records of its topics.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        if requests and len(requests.times_ms):
+            self._check_topic(self._topics.impressions, int(requests.times_ms[0]))
+        if len(actions):
+            self._check_topic(self._topics.actions, int(actions.times_ms[0]))
+
+    def _check_topic(self, topic: str, first_ms: int) -> None:
         for partition in range(self._log.num_partitions(topic)):
             if self._log.offset_at(topic, partition, first_ms) < self._log.end_offset(topic, partition):
                 raise ConfigError(

@@ -1,4 +1,4 @@
-"""Appends to the log through an outbox in Kv, every record once.
+"""Appends to the log through an outbox in Kv, every record once, by one process at a time.
 
 Records to append are first written to the store. If the process dies afterwards, the next start finds the same bytes in the outbox, reads
 the log from the recorded end offset to see which of them it has, and appends the others.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from monolith_py.errors import LogError, RecordRefused, RecordsDamaged, WireError
-from monolith_py.io import Log, Record
+from monolith_py.io import Log, Record, Writer
 
 _HEADER = struct.Struct("<Bqq")  # version, start offset, event time
 _LENGTH = struct.Struct("<I")
@@ -61,19 +61,23 @@ def decode_outbox(value: bytes) -> Outbox:
     return Outbox(start, time_ms, tuple(values))
 
 
-def deliver(log: Log, topic: str, partition: int, outbox: Outbox, refused: Refused) -> int:
-    """Append the records of `outbox` that the partition lacks and return the offset after the last record.
+def deliver(log: Log, writer: Writer, place: tuple[str, int], outbox: Outbox, refused: Refused) -> int:
+    """Append the records of `outbox` that the partition `place` lacks and return the offset after the last record.
+
+    `writer` is that of the partition: since it was opened no append of an earlier process arrives any more.
 
     Raises:
+        Fenced: another process has opened the writer.
         LogError: the log cannot be read, so the missing records are unknown.
     """
+    topic, partition = place
     start = log.start_offset(topic, partition)
     # Records that were deleted from `outbox.start` on are taken for the first ones of the outbox.
     missing = list(outbox.values)[max(0, start - outbox.start) :]
     offset = max(outbox.start, start)
     end = log.end_offset(topic, partition)
     while missing and offset < end:
-        records = log.read(topic, partition, offset, _READ_RECORDS, timeout_s=1.0)
+        records = log.read(topic, partition, offset, _READ_RECORDS)
         if not records:
             raise LogError(f"{topic!r}[{partition}]: records {offset} to {end} must be readable, got none")
         for record in records:
@@ -83,24 +87,26 @@ def deliver(log: Log, topic: str, partition: int, outbox: Outbox, refused: Refus
     if not missing:
         return max(end, offset)
     try:
-        return log.append(topic, missing, time_ms=outbox.time_ms, partition=partition)
+        return writer.append(missing, time_ms=outbox.time_ms)
     except RecordRefused:
         pass
-    return append_each(log, topic, partition, Outbox(max(end, offset), outbox.time_ms, tuple(missing)), refused)
+    return append_each(log, writer, place, Outbox(max(end, offset), outbox.time_ms, tuple(missing)), refused)
 
 
-def append_each(log: Log, topic: str, partition: int, outbox: Outbox, refused: Refused) -> int:
+def append_each(log: Log, writer: Writer, place: tuple[str, int], outbox: Outbox, refused: Refused) -> int:
     """Append what the partition lacks record by record, those that the log refuses to `refused`; return the end offset.
 
     Raises:
+        Fenced: another process has opened the writer.
         LogError: the log cannot be read or appended to.
     """
+    topic, partition = place
     present = {record.value for record in _records(log, topic, partition, outbox.start)}
     for value in outbox.values:
         if value in present:
             continue
         try:
-            log.append(topic, [value], time_ms=outbox.time_ms, partition=partition)
+            writer.append([value], time_ms=outbox.time_ms)
         except RecordRefused as error:
             refused(value, str(error))
     return log.end_offset(topic, partition)
@@ -110,7 +116,7 @@ def _records(log: Log, topic: str, partition: int, start: int) -> Iterator[Recor
     offset, end = max(start, log.start_offset(topic, partition)), log.end_offset(topic, partition)
     while offset < end:
         try:
-            records = log.read(topic, partition, offset, _READ_RECORDS, timeout_s=1.0)
+            records = log.read(topic, partition, offset, _READ_RECORDS)
         except RecordsDamaged as error:
             offset = error.next_offset
             continue

@@ -1,17 +1,17 @@
 """The Beam pipeline of the replay. The only module that imports Beam.
 
-Read spans -> group by request -> join each group by the joiner's rules -> group by partition and time -> encode -> group by partition ->
-write. Per-key state and timers would run 3,000 events/s; this runs several times as many (ARCHITECTURE.md, Decisions). The workers write
-to the output themselves: they share the log, or the folder of an archive, and nothing else.
+An element is a partition, or a shard of one if the output is files: its worker reads the records in their order, joins them in the
+joiner's core and writes the examples. Nothing else goes through Beam: records that are grouped by request in Beam cost ten times as much
+(ARCHITECTURE.md, Decisions), and the memory of its local runner. The workers share the log, or the folders, and nothing else.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 
 import apache_beam as beam
@@ -23,32 +23,36 @@ from monolith_py.config import JobConfig
 from monolith_py.data.schema import Schema
 from monolith_py.errors import ConfigError
 from monolith_py.io import Log, open_log
-from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_py.io.log.topics import Topics
+from monolith_py.io.retrying import RetryingLog, RetryPolicy
 from monolith_streaming.joiner.rules import Rules
 from monolith_streaming.joiner.watermark import InputTopic
-from monolith_streaming.replay.output import FOREIGN, METADATA_KEY, FolderOutput, SlotPart, TopicOutput, encoded
-from monolith_streaming.replay.regroup import Joined, encode_slot, join_group, read_span
-from monolith_streaming.replay.source import Offsets, Range, Span, range_of_offsets, spans_of, spans_of_archive
+from monolith_streaming.replay.folder_output import FolderOutput
+from monolith_streaming.replay.join import CORE_COUNTS, Joining, ShardJoiner
+from monolith_streaming.replay.output import Foreign, shard_metadata
+from monolith_streaming.replay.progress import Progress
+from monolith_streaming.replay.source import (
+    Input,
+    Offsets,
+    Range,
+    Shard,
+    first_event_ms,
+    partitions_of_archive,
+    range_of_offsets,
+    shards_of,
+)
+from monolith_streaming.replay.topic_output import TopicOutput
 
 _logger = logging.getLogger(__name__)
 
 # Beam's Python runner by its own name: DirectRunner may choose a runner that downloads a binary at its start.
 LOCAL_RUNNER = ("--runner=FnApiRunner",)
 # Counters of the pipeline.
-COUNTS = (
-    "requests",
-    "impressions",
-    "actions",
-    "labelled",
-    "retraction",
-    "sampled_away",
-    "actions_refused",
-    "actions_without_impression",
-    "malformed",
-    "records_written",
-    "records_present",
-)
+COUNTS = (*CORE_COUNTS, "malformed", "records_written", "records_present")
+# Changes with the bytes that a replay writes.
+_FORMAT = 1
+# Counter of a partition whose output has other records.
+_FOREIGN = "foreign_records_"
 _NAMESPACE = "replay"
 
 
@@ -61,11 +65,15 @@ class ReplayOptions:
     offsets: Offsets | None = None  # of the impressions, in place of a time range
     folder: Path | None = None  # of the output as Parquet files, in place of a topic
     pipeline_args: Sequence[str] = field(default=LOCAL_RUNNER)
+    shard_ms: int | None = None  # length of the parts of a range, in each of which a replay can resume; None: some hours
 
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """Counts of a replay. `topic`: its output, a topic or a folder. `records_present`: records that an earlier run of it had appended."""
+    """Counts of a replay. `topic`: its output, a topic or a folder. `records_present`: records that an earlier run of it had appended.
+
+    The others are about the shards that were joined now: those that an earlier run has completed are left out.
+    """
 
     topic: str
     requests: int
@@ -74,8 +82,9 @@ class ReplayResult:
     labelled: int
     retraction: int
     sampled_away: int
-    actions_refused: int
     actions_without_impression: int
+    actions_refused: int
+    impressions_late: int  # so far behind the others that their requests were forgotten
     malformed: int
     records_written: int
     records_present: int
@@ -103,42 +112,53 @@ def run_replay(
         raise ConfigError(f"replay must have one output, got topic {output!r} and folder {str(options.folder)!r}")
     with ExitStack() as stack:
         log = None if options.archive and options.folder else stack.enter_context(closing(open_log(job.log)))
-        within, spans, num_partitions = _input(job, log, Range(start_ms, end_ms), options)
-        target = _target(job, log, output, (within, num_partitions), options.folder)
+        within, source, num_partitions = _input(job, log, Range(start_ms, end_ms), options)
+        target = _target(job, log, output, (within, num_partitions), options)
+        first_ms = 0 if log is None or options.archive else first_event_ms(log, source.topics[InputTopic.IMPRESSIONS])
     _warn_of_open_windows(Rules.of(job), within, SystemClock())
-    counts = _run_pipeline(job, spans, within, (target, num_partitions), options.pipeline_args)
+    tasks = _tasks(shards_of(within, Rules.of(job), options.shard_ms, first_ms), num_partitions, splits=options.folder is not None)
+    counts = _run_pipeline(tasks, _Worker(job, source, target), options.pipeline_args)
     name = str(target.folder) if isinstance(target, FolderOutput) else target.topic
-    foreign = sorted(int(one.removeprefix(FOREIGN)) for one, number in counts.items() if one.startswith(FOREIGN) and number)
+    foreign = sorted(int(one.removeprefix(_FOREIGN)) for one, number in counts.items() if one.startswith(_FOREIGN) and number)
     if foreign:
         rule = "must have no other replay of this range"
         raise ConfigError(f"replay output {name!r}[{foreign[0]}] {rule}, got one of {within.name}: choose another")
     target.end()
-    if not counts.get("requests"):
+    result = ReplayResult(topic=name, **{one: counts.get(one, 0) for one in COUNTS})
+    if not (result.requests or result.records_present):
         _logger.warning("the range %s to %s ms has no impression in %r", within.start_ms, within.end_ms, Topics.of(job.log).impressions)
-    return ReplayResult(topic=name, **{one: counts.get(one, 0) for one in COUNTS})
+    return result
 
 
-def _input(job: JobConfig, log: Log | None, within: Range, options: ReplayOptions) -> tuple[Range, list[Span], int]:
-    """Return the range, its spans, and the number of partitions of the impressions."""
-    rules = Rules.of(job)
-    if options.archive:
-        spans = spans_of_archive(options.archive, rules, within)
-        return within, spans, max((span.partition + 1 for span in spans), default=1)
-    assert log is not None
+def _input(job: JobConfig, log: Log | None, within: Range, options: ReplayOptions) -> tuple[Range, Input, int]:
+    """Return the range, the place of its records, and the number of partitions of the impressions."""
     prefix = job.log.topic_prefix if options.prefix is None else options.prefix
     topics = Topics.of(job.log.model_copy(update={"topic_prefix": prefix}))
+    inputs = {InputTopic.IMPRESSIONS: topics.impressions, InputTopic.ACTIONS: topics.actions}
+    source = Input(inputs, options.archive, options.offsets)
+    if options.archive:
+        return within, source, partitions_of_archive(options.archive, within)
+    assert log is not None
+    num_partitions = log.num_partitions(topics.impressions)
+    log.num_partitions(topics.actions)  # the topic must exist
     if options.offsets is not None:
         within = range_of_offsets(log, topics.impressions, options.offsets)
-    inputs = {InputTopic.IMPRESSIONS: topics.impressions, InputTopic.ACTIONS: topics.actions}
-    return within, spans_of(log, inputs, rules, within), log.num_partitions(topics.impressions)
+    return within, source, num_partitions
+
+
+def rules_text(job: JobConfig, shard_ms: int | None) -> str:
+    """Return a text that two replays of a range share, in whatever process, if they write the same records."""
+    rules = {name: sorted(value) if isinstance(value, frozenset) else value for name, value in vars(Rules.of(job)).items()}
+    return repr((_FORMAT, rules, Schema.of(job), job.joiner.examples_per_record, shard_ms))
 
 
 def _target(
-    job: JobConfig, log: Log | None, output: str | None, given: tuple[Range, int], folder: Path | None
+    job: JobConfig, log: Log | None, output: str | None, given: tuple[Range, int], options: ReplayOptions
 ) -> TopicOutput | FolderOutput:
     within, num_partitions = given
-    if folder is not None:
-        target = FolderOutput(folder, within.name, repr((Rules.of(job), Schema.of(job))))
+    rules = rules_text(job, options.shard_ms)
+    if options.folder is not None:
+        target = FolderOutput(options.folder, within.name, rules)
         target.begin()
         return target
     assert log is not None
@@ -146,7 +166,7 @@ def _target(
     log.create_topic(topic, num_partitions)
     if log.num_partitions(topic) < num_partitions:
         raise ConfigError(f"replay output {topic!r} must have {num_partitions} partitions, got {log.num_partitions(topic)}")
-    return TopicOutput(job, topic, within.name)
+    return TopicOutput(job, topic, within.name, blake2b(rules.encode(), digest_size=8).hexdigest())
 
 
 def _warn_of_open_windows(rules: Rules, within: Range, clock: Clock) -> None:
@@ -155,27 +175,54 @@ def _warn_of_open_windows(rules: Rules, within: Range, clock: Clock) -> None:
         _logger.warning("actions of the range may still come for %.0f s: examples of its end may lack them", left_ms / 1000)
 
 
-def _run_pipeline(
-    job: JobConfig, spans: list[Span], within: Range, output: tuple[TopicOutput | FolderOutput, int], pipeline_args: Sequence[str]
-) -> dict[str, int]:
+def _tasks(shards: list[Shard], num_partitions: int, *, splits: bool) -> list[tuple[int, list[Shard]]]:
+    """Return the work of the pipeline: shards of a partition for one worker, all of them in order unless it `splits`."""
+    every = range(num_partitions)
+    return [(number, [shard]) for number in every for shard in shards] if splits else [(number, shards) for number in every]
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """Joins shards of one partition and writes their examples."""
+
+    job: JobConfig
+    source: Input
+    target: TopicOutput | FolderOutput
+
+    def __call__(self, task: tuple[int, list[Shard]]) -> Iterator[None]:
+        """Process a task; a partition with other records is counted and left alone."""
+        partition, shards = task
+        try:
+            with ExitStack() as stack:
+                self._join(partition, shards, stack)
+        except Foreign:
+            _count(f"{_FOREIGN}{partition}", 1)
+        yield from ()
+
+    def _join(self, partition: int, shards: list[Shard], stack: ExitStack) -> None:
+        clock = SystemClock()
+        log = None
+        if self.source.archive is None:
+            log = RetryingLog(stack.enter_context(closing(open_log(self.job.log))), RetryPolicy(clock))
+        progress = Progress(clock, partition)
+        output = stack.enter_context(closing(self.target.open(partition, _count)))
+        for shard in shards:
+            if shard.number < output.first_shard:
+                continue
+            metadata = shard_metadata(self.target.name, shard.number, self.target.rules)
+            joining = Joining(self.job, self.source, log, metadata, clock.now_ms(), output.max_record_bytes, progress.counting(_count))
+            for step in ShardJoiner(joining, partition, shard).steps():
+                output.write(shard.number, step)
+                progress.report(shard)
+            output.end_shard(shard.number)
+        output.end()
+        progress.end()
+
+
+def _run_pipeline(tasks: list[tuple[int, list[Shard]]], worker: _Worker, pipeline_args: Sequence[str]) -> dict[str, int]:
     """Run the pipeline and return its counts."""
-    target, num_partitions = output
-    rules, patterns = Rules.of(job), WirePatterns(Schema.of(job).dense_dims)
-    encode = partial(_encode, rules=rules, patterns=patterns, size=job.joiner.examples_per_record, metadata={METADATA_KEY: within.name})
     pipeline = beam.Pipeline(options=PipelineOptions(list(pipeline_args)))
-    slots = (
-        pipeline
-        | "spans" >> beam.Create(spans)
-        | "spread" >> beam.Reshuffle()
-        | "read" >> beam.FlatMap(read_span, job, rules, patterns, SystemClock(), _count)
-        | "by request" >> beam.GroupByKey()
-        | "join" >> beam.FlatMap(join_group, rules, patterns, within, _count)
-        | "by time" >> beam.GroupByKey()
-        | "encode" >> beam.FlatMap(encode)
-    )
-    # A partition without examples is written, too: it may have records of another replay.
-    every = pipeline | "partitions" >> beam.Create([(number, None) for number in range(num_partitions)])
-    _ = (slots, every) | "all" >> beam.Flatten() | "by partition" >> beam.GroupByKey() | "write" >> beam.FlatMap(_write, target)
+    _ = pipeline | "shards" >> beam.Create(tasks) | "spread" >> beam.Reshuffle() | "join" >> beam.FlatMap(worker)
     result = pipeline.run()
     result.wait_until_finish()
     found = result.metrics().query(MetricsFilter().with_namespace(_NAMESPACE))["counters"]
@@ -184,17 +231,3 @@ def _run_pipeline(
 
 def _count(name: str, increment: int) -> None:
     Metrics.counter(_NAMESPACE, name).inc(increment)
-
-
-def _encode(
-    slot: tuple[tuple[int, int], Iterable[Joined]], *, rules: Rules, patterns: WirePatterns, size: int, metadata: dict[str, str]
-) -> Iterator[tuple[int, SlotPart]]:
-    (partition, number), joined = slot
-    newest_ms, values = encode_slot(joined, rules, patterns, size, metadata)
-    yield from ((partition, part) for part in encoded(number, newest_ms, values))
-
-
-def _write(group: tuple[int, Iterable[SlotPart]], target: TopicOutput | FolderOutput) -> Iterator[None]:
-    partition, slots = group
-    target.write(partition, slots, _count)
-    yield from ()

@@ -5,10 +5,12 @@
 | `impressions`, `actions` | from where the joiner's state can be built again, by the store and by its last step in the log |
 | `examples` | from that place on, and from the oldest checkpoint on, so that the trainer can go back to each one that is kept |
 | `updates` | from the second newest checkpoint on: a replica may just be loading it |
+| `dead_letters` | younger than `dead_letters_keep_s`, and nothing else |
+| `dense_requests` | an hour: a trainer only counts them as they come |
 
 Of `examples` and `updates` the newest 1,000 records stay as well: a joiner compares its last step with them, a trainer finds its generation
-there, and a replica may lag. Records younger than `keep_s` stay in every topic. Without a position of the joiner, or without a checkpoint,
-nothing of their topics is deleted.
+there, and a replica may lag. Records of the first four topics that are younger than `keep_s` stay. Without a position of the joiner, or
+without a checkpoint, nothing of their topics is deleted.
 """
 
 from __future__ import annotations
@@ -16,17 +18,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from monolith_py.config import JobConfig
 from monolith_py.errors import CheckpointError
 from monolith_py.io import Kv, Log
 from monolith_py.io.log.topics import Topics
-from monolith_py.training import Checkpoint, CheckpointMeta
 from monolith_streaming.joiner.position import OpenPlace, StateKeys, decode_position
 from monolith_streaming.joiner.tail import last_step
 
+if TYPE_CHECKING:
+    from monolith_py.training import Checkpoint, CheckpointMeta
+
 # More than the records of one step of a joiner, and more than replicas lag by.
 _TAIL_RECORDS = 1000
+# Far longer than a trainer takes to answer.
+_REQUESTS_KEEP_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -47,9 +54,7 @@ class Bound:
 
 
 def safe_bounds(job: JobConfig, log: Log, kv: Kv, now_ms: int, keep_s: float | None = None) -> list[Bound]:
-    """Return the bound of each partition of impressions, actions, examples and updates.
-
-    `keep_s` replaces that of the job.
+    """Return the bound of each partition of all topics; `keep_s` replaces that of the job.
 
     Raises:
         LogError: a topic is missing, or the log cannot be reached.
@@ -58,7 +63,7 @@ def safe_bounds(job: JobConfig, log: Log, kv: Kv, now_ms: int, keep_s: float | N
     """
     topics = Topics.of(job.log)
     keep_ms = now_ms - round((job.retention.keep_s if keep_s is None else keep_s) * 1000)
-    checkpoints = [meta for one in Checkpoint.all_in(Path(job.trainer.checkpoint_dir)) if (meta := _meta(one)) is not None]
+    checkpoints = checkpoint_metas(job)
     bounds: list[Bound] = []
     places = [_open_places(job, log, kv, partition) for partition in range(log.num_partitions(topics.examples))]
     for topic, field in ((topics.impressions, "impressions"), (topics.actions, "actions")):
@@ -73,7 +78,26 @@ def safe_bounds(job: JobConfig, log: Log, kv: Kv, now_ms: int, keep_s: float | N
     newest = sorted(checkpoints, key=lambda meta: meta.step)[-2:]
     needs = [(meta.updates_offset, f"checkpoint of step {meta.step}") for meta in newest]
     bounds.append(_bound(log, topics.updates, 0, [*_tail(log, topics.updates, 0, needs)], keep_ms))
+    bounds.append(_age_bound(log, topics.dead_letters, now_ms, job.retention.dead_letters_keep_s, "dead_letters_keep_s"))
+    bounds.append(_age_bound(log, topics.dense_requests, now_ms, _REQUESTS_KEEP_S, f"{_REQUESTS_KEEP_S:.0f} s"))
     return bounds
+
+
+def _age_bound(log: Log, topic: str, now_ms: int, keep_s: float, limit: str) -> Bound:
+    """Return the bound of a topic of one partition whose records are needed for `keep_s`."""
+    start, end = log.start_offset(topic), log.end_offset(topic)
+    before = log.offset_at(topic, 0, max(now_ms - round(keep_s * 1000), 0)) if end > start else start
+    return Bound(topic, 0, start, end, min(max(before, start), end), f"younger than {limit}")
+
+
+def checkpoint_metas(job: JobConfig) -> list[CheckpointMeta]:
+    """Return the metas of the job's intact checkpoints, newest first."""
+    folder = Path(job.trainer.checkpoint_dir)
+    if not any(folder.glob("step-*")):
+        return []
+    from monolith_py.training import Checkpoint  # loads torch, which takes seconds
+
+    return [meta for one in Checkpoint.all_in(folder) if (meta := _meta(one)) is not None]
 
 
 def _open_places(job: JobConfig, log: Log, kv: Kv, partition: int) -> list[tuple[OpenPlace, str]]:

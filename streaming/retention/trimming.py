@@ -44,13 +44,18 @@ def measure(log: Log, topics: Topics) -> dict[str, tuple[int, int | None]]:
     """Set the gauges of all topics and return (records, bytes) of each; bytes are None where the log does not tell."""
     sizes: dict[str, tuple[int, int | None]] = {}
     for topic in astuple(topics):
-        partitions = range(log.num_partitions(topic))
-        records = sum(log.end_offset(topic, partition) - log.start_offset(topic, partition) for partition in partitions)
-        sizes[topic] = records, _num_bytes(log, topic)
+        records, _ = sizes[topic] = topic_size(log, topic)
         metrics.TOPIC_RECORDS.labels(topic=topic).set(records)
         if (num_bytes := sizes[topic][1]) is not None:
             metrics.TOPIC_BYTES.labels(topic=topic).set(num_bytes)
     return sizes
+
+
+def topic_size(log: Log, topic: str) -> tuple[int, int | None]:
+    """Return records and bytes of a topic; bytes are None where the log does not tell."""
+    partitions = range(log.num_partitions(topic))
+    records = sum(log.end_offset(topic, partition) - log.start_offset(topic, partition) for partition in partitions)
+    return records, _num_bytes(log, topic)
 
 
 def _num_bytes(log: Log, topic: str) -> int | None:

@@ -220,7 +220,7 @@ def _end_of_replays(log: Log, topic: str) -> int | None:
     for partition in range(log.num_partitions(topic)):
         start, end = log.start_offset(topic, partition), log.end_offset(topic, partition)
         for offset in range(start, end) if end - start < 4 else (start, end - 2, end - 1):  # the last one may be that of the end
-            records = log.read(topic, partition, offset, 1, timeout_s=1.0)
+            records = log.read(topic, partition, offset, 1)
             names += [name for record in records if (name := replay_name(record.value))]
     last = last_record(log, topic, 0)
     if names and (last is None or not ends_replay(last.value)):

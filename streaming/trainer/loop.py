@@ -67,12 +67,14 @@ class OnlineTraining:
         self._saving: CheckpointSaving | None = None
         self._saved_meta: CheckpointMeta | None = None
         self._saving_since_s = 0.0
-        # Replicas of a changed job need a checkpoint of it. It comes after the first batch: at the same step it would replace the old one.
+        # Replicas of a changed job, and those that cannot follow this generation, need a checkpoint of it.
         self._save_due_s = clock.monotonic_s() + (0 if start.changes else job.trainer.checkpoint_interval_s)
+        if meta is not None and not self._publisher.descends:
+            self._ask_for_checkpoint()
         self._report_due_s = clock.monotonic_s()
         self._reported_examples = self.trainer.num_examples
         if meta is None:
-            self.checkpoint()
+            self._save_new_model()
 
     def run(self, *, stop_at_end: bool) -> None:
         """Train until `should_stop`, with `stop_at_end` up to the current end of the log; then write a checkpoint."""
@@ -97,6 +99,9 @@ class OnlineTraining:
             self._learner.learn(examples)
             metrics.STEP_DURATION_SECONDS.observe(self._clock.monotonic_s() - started_s)
         self._publisher.maybe_publish(self.trainer.watermark_ms)
+        if self._publisher.take_checkpoint_request():
+            _logger.info("a replica has asked for a checkpoint")
+            self._ask_for_checkpoint()
         try:
             self._advance_checkpoint()
         except CheckpointError as error:
@@ -115,8 +120,24 @@ class OnlineTraining:
             return
         if self._saving is None:
             self._begin_checkpoint()
-        self._freeze_checkpoint()
+        self._freeze_checkpoint(self._publish_all())
         self._settle_checkpoint()
+
+    def _save_new_model(self) -> None:
+        """Write the first checkpoint, and only then publish: a start that finds updates and no checkpoint is refused."""
+        self._begin_checkpoint()
+        self._freeze_checkpoint(self._log.end_offset(self._topics.updates))
+        self._settle_checkpoint()
+        self._publish_all()
+
+    def _publish_all(self) -> int:
+        """Publish all pending changes and return the end offset of the updates."""
+        return self._retry.run(lambda: self._publisher.flush(self.trainer.watermark_ms))
+
+    def _ask_for_checkpoint(self) -> None:
+        """Make a checkpoint due now, also if nothing was learnt since the last one: it ends at a later place of the updates."""
+        self._saved_batches = -1
+        self._save_due_s = self._clock.monotonic_s()
 
     def _advance_checkpoint(self) -> None:
         """Begin a checkpoint if it is due, or advance the pending one; never wait for the disk."""
@@ -126,7 +147,7 @@ class OnlineTraining:
         elif self._saving.is_written:
             self._settle_checkpoint()
         elif self._saving.is_copied and not self._saving.is_frozen:
-            self._freeze_checkpoint()
+            self._freeze_checkpoint(self._publish_all())
 
     def _note_failed_checkpoint(self, error: CheckpointError) -> None:
         """Go on learning and publishing; the next attempt is due after `checkpoint_interval_s`, or a minute if that is longer."""
@@ -141,11 +162,9 @@ class OnlineTraining:
         self._save_due_s = self._saving_since_s + self._job.trainer.checkpoint_interval_s
         self._saving = CheckpointSaving(self._directory, self.trainer, keep=self._job.trainer.checkpoints_kept)
 
-    def _freeze_checkpoint(self) -> None:
-        """Freeze the pending checkpoint at the current state."""
+    def _freeze_checkpoint(self, updates_offset: int) -> None:
+        """Freeze the pending checkpoint at the current state; replicas that start from it read on at `updates_offset`."""
         assert self._saving is not None
-        # Replicas that start from this checkpoint read on at `updates_offset`: all changes of the tables must be before it.
-        updates_offset = self._retry.run(lambda: self._publisher.flush(self.trainer.watermark_ms))
         generation, next_seq = self._publisher.next_delta
         self._saved_meta = CheckpointMeta(
             job=self._job.name,
@@ -162,6 +181,8 @@ class OnlineTraining:
             quality=tuple(self.trainer.quality.report()),
             model_id=self._model_id,
             source=self._source.meta,
+            parent=self._publisher.parent_version,
+            digest=str(self._publisher.digest),
         )
         started_s = self._clock.monotonic_s()
         self._saving.freeze(self._saved_meta)

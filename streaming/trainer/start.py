@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from monolith_py.config import JobConfig
 from monolith_py.errors import CheckpointError, ConfigError, StateMismatch
 from monolith_py.io import Log
 from monolith_py.io.log.topics import Topics
-from monolith_py.sync import next_generation
+from monolith_py.sync import Generation, Parent, next_generation
 from monolith_py.training import Checkpoint, CheckpointMeta, Trainer, restore_checkpoint
 from monolith_streaming.trainer.handover import SourceOptions
 from monolith_streaming.trainer.step_order import SourcePlace
@@ -37,7 +39,7 @@ class Start:
 
     trainer: Trainer
     meta: CheckpointMeta | None
-    generation: int  # of its updates
+    generation: Generation  # of its updates
     model_id: str
     changes: tuple[str, ...] = ()  # of the job since the checkpoint
 
@@ -60,15 +62,18 @@ def start_trainer(job: JobConfig, log: Log, options: StartOptions, now_ms: int) 
     checkpoint = Checkpoint.newest(directory)
     if checkpoint is None:
         _check_new_model(directory, log, topic, options)
-        generation = next_generation(log, topic, 0)
-        return Start(Trainer(job), None, generation, f"{generation}-{now_ms}")
+        number = _first_generation(log, topic, now_ms)
+        return Start(Trainer(job), None, Generation(number, _trainer_name(now_ms)), f"{number}-{now_ms}")
     trainer = Trainer(job)
     restored = restore_checkpoint(checkpoint, trainer, job.name, options.reset_tables)
     meta = restored.meta
     _logger.info("restored %s: %d examples learnt", checkpoint, meta.examples_trained)
-    generation = next_generation(log, topic, meta.generation)
+    number = next_generation(log, topic, meta.generation)
     # Replicas that hold rows of a table that starts anew must load a checkpoint: its new rows come one by one.
-    model_id = f"{generation}-{now_ms}" if options.reset_tables else meta.model_id
+    is_new = bool(options.reset_tables)
+    model_id = f"{number}-{now_ms}" if is_new else meta.model_id
+    parent = None if is_new else Parent(meta.generation, meta.next_seq, meta.updates_offset)
+    generation = Generation(number, _trainer_name(now_ms), parent)
     return Start(trainer, meta, generation, model_id, restored.changes)
 
 
@@ -89,6 +94,20 @@ def source_place(meta: CheckpointMeta | None, topic: str, topic_id: str, options
         _logger.error("reading from the start: %s", rule)
         return SourcePlace(accepts_holes=True)
     return SourcePlace(meta.offsets, meta.steps, options.accept_hole)
+
+
+def _first_generation(log: Log, topic: str, now_ms: int) -> int:
+    """Return the generation of a new model.
+
+    Updates that were trimmed away had generations that nobody knows, and replicas that had them skip all lower ones: the time in seconds is
+    higher than any count of starts.
+    """
+    generation = next_generation(log, topic, 0)
+    return now_ms // 1000 if generation == 1 and log.end_offset(topic) > 0 else generation
+
+
+def _trainer_name(now_ms: int) -> str:
+    return f"{platform.node()}-{os.getpid()}-{now_ms}"
 
 
 def _check_folder(directory: Path, options: StartOptions) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -81,13 +81,47 @@ def check_count(job: JobConfig, topic: str, expected: int) -> None:
 
 def bench_replay(job: JobConfig, num_requests: int) -> None:
     """Join the stream of `job` again by a replay."""
-    from monolith_streaming.replay.beam import run_replay
+    from monolith_streaming.replay.beam import ReplayOptions, run_replay
 
-    began_s = time.perf_counter()
-    result = run_replay(job, start_ms=START_MS, end_ms=START_MS + num_requests * 10, output=None)
-    replayed_s = time.perf_counter() - began_s
-    check_count(job, result.topic, num_requests)
-    figure("stream.replay_requests_per_s", num_requests / replayed_s, "1/s")
+    end_ms = START_MS + num_requests * 10
+    run_replay(job, start_ms=START_MS, end_ms=START_MS + 1)  # imports Beam
+    cpu_s = cpu_of(lambda: run_replay(job, start_ms=START_MS, end_ms=end_ms))
+    check_count(job, f"examples-replay-{START_MS}-{end_ms}", num_requests)
+    figure("stream.replay_examples_per_s", num_requests / cpu_s, "1/s")
+    with flink_in(Path(job.trainer.checkpoint_dir).parent / "flink") as pipeline_args:
+        if pipeline_args is None:
+            return
+
+        def cpu_on_flink(last_ms: int, output: str) -> float:
+            options = ReplayOptions(pipeline_args=pipeline_args)
+            return cpu_of(lambda: run_replay(job, start_ms=START_MS, end_ms=last_ms, output=output, options=options))
+
+        # The workers are in this process: Flink's own share is starting and ending the job.
+        start_up_s = min(cpu_on_flink(START_MS + 1, f"nothing-{number}") for number in range(2))
+        cpu_s = cpu_on_flink(end_ms, "on-flink")
+        check_count(job, "on-flink", num_requests)
+        figure("stream.replay_flink_start_cpu_s", start_up_s, "s")
+        figure("stream.replay_flink_examples_per_cpu_s", num_requests / (cpu_s - start_up_s), "1/s")
+
+
+@contextmanager
+def flink_in(folder: Path) -> Iterator[tuple[str, ...] | None]:
+    """Give the options of Beam for a genuine Flink cluster with workers in this process; None where there is no Java or Maven."""
+    from monolith_demo.driver.flink_job_server import FlinkJobServer
+    from monolith_demo.driver.maven import JavaUnavailable
+
+    folder.mkdir()
+    server = FlinkJobServer(folder)
+    try:
+        server.start()
+    except JavaUnavailable as error:
+        print(f"no figure on Flink: {error}", flush=True)
+        yield None
+        return
+    try:
+        yield server.pipeline_args
+    finally:
+        server.kill()
 
 
 def bench_in_memory() -> None:

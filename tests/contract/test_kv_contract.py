@@ -168,3 +168,10 @@ def test_a_write_that_expects_other_values_writes_nothing(kv: Kv) -> None:
     assert kv.get_many(["a", "b"]) == [b"2", b"3"]
     kv.write({"owner": b"you"}, ["a"], expect={"owner": b"me"})
     assert kv.get_many(["owner", "a"]) == [b"you", None]
+
+
+def test_a_write_may_expect_that_a_key_is_absent(kv: Kv) -> None:
+    kv.write({"owner": b"me"}, expect={"owner": None})
+    with pytest.raises(Fenced, match=r"must be None in the store, got 'me'"):
+        kv.write({"owner": b"you"}, expect={"owner": None})
+    assert kv.get_many(["owner"]) == [b"me"]

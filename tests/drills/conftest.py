@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from monolith_demo.driver.kafka_broker import KafkaBroker, KafkaUnavailable
+from monolith_demo.driver.kafka_broker import KafkaUnavailable
 
 # Drills share modules of this folder.
 sys.path.insert(0, str(Path(__file__).parent))
 
+from cuttable_proxy import CuttableProxy, ProxiedBroker
 from surroundings import Deployment, RedisServer, WallClock
 
 
@@ -51,15 +52,16 @@ def start_redis(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
 
 
 @pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxiedBroker]:
     """Genuine Kafka broker of the drills, which they may kill and start again: use topics of your own. Mark the test `needs_kafka`."""
-    broker = KafkaBroker(tmp_path_factory.mktemp("kafka"))
-    try:
-        broker.start()
-    except KafkaUnavailable as error:
-        pytest.skip(f"NO KAFKA, so this drill was not run: {error}")
-    yield broker
-    broker.kill()
+    with closing(CuttableProxy()) as proxy:
+        broker = ProxiedBroker(tmp_path_factory.mktemp("kafka"), proxy)
+        try:
+            broker.start()
+        except KafkaUnavailable as error:
+            pytest.skip(f"NO KAFKA, so this drill was not run: {error}")
+        yield broker
+        broker.kill()
 
 
 @pytest.fixture(scope="session")

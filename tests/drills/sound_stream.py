@@ -10,7 +10,7 @@ from surroundings import Child, Deployment, Example, wait_until
 
 from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.events import Action, Impression
-from monolith_py.io.codec import encode_action, encode_impression
+from monolith_py.io.codec import decode_examples, encode_action, encode_impression
 from monolith_py.io.log.topics import partition_of
 
 GAP_MS = 250
@@ -32,6 +32,9 @@ class SoundStream:
         self._actions: list[tuple[int, str, bytes]] = []  # a heap of those to come: time, request, value
         self.num_requests = 0
         self.expected: Counter[Example] = Counter()
+        self._last: list[tuple[str, list[tuple[int, str, bytes]]]] = []  # topics and events of the last append
+        self._places: dict[int, int] = {}  # offsets in `examples` up to which `_emitted` was read
+        self._emitted: set[str] = set()
 
     @property
     def now_ms(self) -> int:
@@ -40,7 +43,7 @@ class SoundStream:
 
     def append(self, num_requests: int) -> None:
         """Append the impressions of so many requests, and the actions up to the time of the last."""
-        impressions = []
+        impressions, self._last = [], []
         for index in range(self.num_requests, self.num_requests + num_requests):
             time_ms, request_id = self._start_ms + index * GAP_MS, f"{self._name}{index}"
             impressions.append((time_ms, request_id, impression(request_id, index, time_ms)))
@@ -60,6 +63,11 @@ class SoundStream:
             due.append(heapq.heappop(self._actions))
         self._append(self._deployment.topics.actions, due)
 
+    def repeat(self) -> None:
+        """Append the last events again, as clients do whose acknowledgement was lost; no example may come of them."""
+        for topic, events in list(self._last):
+            self._append(topic, events)
+
     def feed(self, num_requests: int, *children: Child) -> None:
         """Append requests, and wait until the joiner has emitted those whose windows are closed."""
         self.append(num_requests)
@@ -67,7 +75,9 @@ class SoundStream:
 
     def num_emitted(self) -> int:
         """Return the number of requests of this stream that have examples."""
-        return len({request for request, *_ in self._deployment.examples() if request.startswith(self._name)})
+        for record in self._deployment.records(self._deployment.topics.examples, self._places):
+            self._emitted.update(request for request in decode_examples(record.value).request_ids if request.startswith(self._name))
+        return len(self._emitted)
 
     def end(self) -> None:
         """Append the actions that are still to come."""
@@ -75,6 +85,7 @@ class SoundStream:
         self._actions = []
 
     def _append(self, topic: str, events: list[tuple[int, str, bytes]]) -> None:
+        self._last.append((topic, events))
         log, num_partitions = self._deployment.log, self._deployment.job.log.partitions
         for partition in range(num_partitions):
             own = [event for event in events if partition_of(event[1], num_partitions) == partition]

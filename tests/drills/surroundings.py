@@ -154,13 +154,14 @@ class Deployment:
             child.kill()
         self.log.close()
 
-    def records(self, topic: str) -> Iterator[Record]:
-        """Yield all records of a topic that the log still has."""
+    def records(self, topic: str, places: dict[int, int] | None = None) -> Iterator[Record]:
+        """Yield the records of a topic that the log still has; from the offsets `places` on, which are moved behind them."""
+        places = {} if places is None else places
         for partition in range(self.log.num_partitions(topic)):
-            offset, end = self.log.start_offset(topic, partition), self.log.end_offset(topic, partition)
-            while offset < end and (records := self.log.read(topic, partition, offset, 1000, timeout_s=5.0)):
+            offset = max(places.get(partition, 0), self.log.start_offset(topic, partition))
+            while records := self.log.read(topic, partition, offset, 1000):
+                offset = places[partition] = records[-1].offset + 1
                 yield from records
-                offset = records[-1].offset + 1
 
     def num_records(self, topic: str) -> int:
         """Return the number of records that were ever appended to a topic."""
@@ -195,7 +196,7 @@ class Deployment:
 
 
 class RedisServer:
-    """One genuine redis-server that keeps every acknowledged write; its data survives `kill` and `start`."""
+    """One genuine redis-server that keeps every acknowledged write; its data survives `kill` and `start`, which takes new `options`."""
 
     def __init__(self, executable: str, folder: Path, options: Sequence[str]) -> None:
         folder.mkdir()
@@ -203,14 +204,18 @@ class RedisServer:
         self.url = f"unix://{self.socket}?db=0"
         (self.port,) = free_ports(1)
         own = ["--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", str(self.socket), "--dir", str(folder)]
-        self._command = [executable, *own, "--appendonly", "yes", "--appendfsync", "always", *options]
+        self._command, self.options = [executable, *own, "--appendonly", "yes", "--appendfsync", "always"], options
         self.client = redis.Redis(unix_socket_path=str(self.socket))
         self.start()
 
     def start(self) -> None:
         with (self.folder / "stdout").open("ab") as output:
-            self.process = subprocess.Popen(self._command, stdout=output)
+            self.process = subprocess.Popen([*self._command, *self.options], stdout=output)
         wait_until(self._answers)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
 
     def close(self) -> None:
         self.client.close()

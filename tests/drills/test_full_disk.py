@@ -79,3 +79,19 @@ def test_a_joiner_waits_for_room_in_the_log_and_writes_every_example_once(deploy
     assert drill.examples() == stream.expected
     drill.run("train", "--stop-at-end")
     assert drill.checkpoint().meta.examples_trained == sum(stream.expected.values())
+
+
+def test_a_joiner_that_starts_on_a_full_disk_waits_for_room(deploy: Callable[..., Deployment], small_disk: Path) -> None:
+    """It ended with KvError at once."""
+    drill = deploy(kv={"url": f"sqlite:///{small_disk}/kv.db"})
+    stream = SoundStream(drill, now_ms() - (NUM_REQUESTS + LEAD + 200) * GAP_MS)
+    stream.append(NUM_REQUESTS)
+    stream.end()
+    ballast = fill(small_disk)
+    joiner = drill.start("join")
+    wait_until(lambda: "next attempt" in joiner.said(), [joiner])
+    ballast.unlink()
+    stream.feed(0, joiner)
+    joiner.stop()
+    drill.run("join", "--stop-at-end")
+    assert drill.examples() == stream.expected

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 
 import pytest
-from cuttable_proxy import CuttableProxy
+from cuttable_proxy import ProxiedBroker
 from sound_stream import GAP_MS, LEAD, SoundStream
 from surroundings import WAIT_S, Deployment, now_ms, wait_until
 
-from monolith_demo.driver.kafka_broker import KafkaBroker, KafkaUnavailable
+from monolith_demo.driver.kafka_broker import KafkaBroker
 from monolith_py.errors import LogError
 from monolith_py.io.log.kafka import KafkaLog
 
@@ -45,29 +44,20 @@ def test_a_broker_that_is_killed_costs_no_example(deploy: Callable[..., Deployme
 
 @pytest.mark.needs_kafka
 @pytest.mark.slow
-def test_connections_that_are_cut_cost_no_example(deploy: Callable[..., Deployment], tmp_path: Path) -> None:
-    with closing(CuttableProxy()) as proxy:
-        broker = KafkaBroker(tmp_path / "kafka", advertised_port=proxy.port)
-        try:
-            proxy.target_port = int(broker.start().rpartition(":")[2])
-        except KafkaUnavailable as error:
-            pytest.skip(f"NO KAFKA, so this drill was not run: {error}")
-        try:
-            drill = deploy(log={"url": f"kafka://127.0.0.1:{proxy.port}"})
-            stream = SoundStream(drill, now_ms() - (6 * NUM_REQUESTS + LEAD + 200) * GAP_MS)
-            joiner = drill.start("join")
-            stream.feed(NUM_REQUESTS + LEAD, joiner)
-            for _ in range(5):
-                emitted = stream.num_emitted()
-                stream.append(NUM_REQUESTS)
-                wait_until(lambda least=emitted: stream.num_emitted() > least, [joiner])
-                proxy.cut()  # in the middle of these
-            stream.feed(0, joiner)
-            joiner.stop()
-            check(drill, stream)
-            assert proxy.num_cut >= 5
-        finally:
-            broker.kill()
+def test_connections_that_are_cut_cost_no_example(deploy: Callable[..., Deployment], broker: ProxiedBroker) -> None:
+    drill = deploy(log={"url": broker.url, "topic_prefix": "cut."})
+    stream = SoundStream(drill, now_ms() - (6 * NUM_REQUESTS + LEAD + 200) * GAP_MS)
+    joiner, before = drill.start("join"), broker.proxy.num_cut
+    stream.feed(NUM_REQUESTS + LEAD, joiner)
+    for _ in range(5):
+        emitted = stream.num_emitted()
+        stream.append(NUM_REQUESTS)
+        wait_until(lambda least=emitted: stream.num_emitted() > least, [joiner])
+        broker.proxy.cut()  # in the middle of these
+    stream.feed(0, joiner)
+    joiner.stop()
+    check(drill, stream)
+    assert broker.proxy.num_cut >= before + 5
 
 
 @pytest.mark.needs_kafka

@@ -38,7 +38,7 @@ from monolith_streaming.trainer.start import StartOptions
 # Parts of the scored requests in plots.
 NUM_PARTS = 24
 _SCORED_AT_ONCE = 4096
-_QUICK_REQUESTS = {"kuairand": 6000, "mind": 400, "obd": 20_000, "generated": 1200}
+_QUICK_REQUESTS = {"kuairand": 2000, "mind": 400, "obd": 20_000, "generated": 400}
 
 
 @dataclass(frozen=True)

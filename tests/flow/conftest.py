@@ -17,7 +17,7 @@ from monolith_py.errors import LogError
 from monolith_py.io import Log
 from monolith_py.io.log.topics import Topics, create_topics
 from monolith_py.model.batch import Batch, make_batch
-from monolith_py.sync import PublishedModel, Publisher, next_generation
+from monolith_py.sync import Generation, Parent, PublishedModel, Publisher, next_generation
 from monolith_py.training import CheckpointMeta, Trainer, save_checkpoint
 from monolith_serving.replica.replica import Replica
 
@@ -76,9 +76,11 @@ class MiniTrainer:
         self.schema, self.bags = self.trainer.schema, self.trainer.bags
         self.publisher = self.new_publisher(next_generation(log, self.topic, 0))
 
-    def new_publisher(self, generation: int) -> Publisher:
+    def new_publisher(self, generation: int, parent: Parent | None = None) -> Publisher:
         model = PublishedModel(self.bags.tables, self.trainer.export_dense, self.trainer.layout.identity(""))
-        return Publisher(self.log, Topics.of(self.job.log), model, self.job.sync, self.clock, generation=generation)
+        return Publisher(
+            self.log, Topics.of(self.job.log), model, self.job.sync, self.clock, generation=Generation(generation, "mini", parent)
+        )
 
     def step(self, count: int = 1) -> None:
         for _ in range(count):

@@ -8,7 +8,7 @@ import torch
 from prometheus_client import REGISTRY
 
 from monolith_py.io.log.topics import Topics
-from monolith_py.sync import DenseForm, DenseState, decode_delta, next_generation
+from monolith_py.sync import DenseForm, DenseState, Parent, decode_delta, next_generation
 from monolith_serving.replica.replica import Replica
 
 
@@ -93,7 +93,7 @@ def test_a_replica_that_cannot_ask_serves_on_until_the_next_full_update(make_tra
     assert replica.state.next_delta == trainer.publisher.next_delta
     assert trainer.log.end_offset(Topics.of(trainer.job.log).dense_requests) == 0
     trainer.publisher.close()
-    trainer.publisher = trainer.new_publisher(next_generation(trainer.log, trainer.topic, 1))
+    trainer.publisher = trainer.new_publisher(next_generation(trainer.log, trainer.topic, 1), Parent(1, 0, 0))
     trainer.publish()
     trainer.lead(replica)
     trainer.assert_parity(replica)

@@ -50,7 +50,7 @@ def test_joined_in_two_runs_and_replayed_the_stream_gives_each_example_once(kafk
         result = run_replay(job, start_ms=START_MS, end_ms=START_MS + NUM_REQUESTS * 1000, output=None)
         assert examples(log, result.topic) == expected
     with closing(open_kv(job.kv.url)) as kv:
-        assert {key.split(":")[3] for key, _ in kv.scan(f"joiner:{name}:")} <= {"position", "owner", "block"}
+        assert {key.split(":")[3] for key, _ in kv.scan(f"joiner:{name}:")} <= {"position", "owner", "block", "members"}
 
 
 def write_half(job: JobConfig, log: Log, half: int) -> Counter[Example]:
@@ -76,7 +76,7 @@ def examples(log: Log, topic: str) -> Counter[Example]:
     found: Counter[Example] = Counter()
     for partition in range(log.num_partitions(topic)):
         offset, end = log.start_offset(topic, partition), log.end_offset(topic, partition)
-        while offset < end and (records := log.read(topic, partition, offset, 1000, timeout_s=5.0)):
+        while offset < end and (records := log.read(topic, partition, offset, 1000)):
             for record in records:
                 offset = record.offset + 1
                 batch = decode_examples(record.value)

@@ -1,4 +1,4 @@
-"""Rolling back as in the operators' guide: a good checkpoint replaces a bad model, and training continues from it."""
+"""Rolling back as in the operators' guide: a good checkpoint replaces a bad model in replicas that run, and training continues from it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from monolith_py.io.log.topics import Topics, create_topics
 from monolith_py.model.batch import make_batch
 from monolith_py.training import Checkpoint
 from monolith_serving.replica.replica import Replica
+from monolith_streaming.trainer.loop import OnlineTraining
 from monolith_streaming.trainer.process import run_trainer
 
 LIKED, IGNORED = 11, 12
@@ -67,48 +68,79 @@ def train(job: JobConfig) -> Path:
     return checkpoint.path
 
 
-def margin(job: JobConfig, log: Log) -> tuple[float, str]:
-    """Return the preference of a new replica for the liked item, and the version of its model."""
-    replica = Replica(job, log if job.serving.follow_updates else None, torch.device("cpu"), ManualClock(0))
-    assert replica.load_newest()
+def lead(replica: Replica, job: JobConfig, log: Log) -> tuple[float, str]:
+    """Let a replica follow all updates; return its preference for the liked item, and the version of its model."""
     end = log.end_offset(Topics.of(job.log).updates)
     while replica._subscriber is not None and replica._subscriber.offset < end:
         assert replica.apply_updates(0.0)
     items = FeatureColumns(2, {"item_id": SparseColumn(np.array([LIKED, IGNORED]), np.ones(2, np.int32))})
     liked, ignored = replica.state.predict(make_batch(items, Schema.of(job)))[:, 0].tolist()
-    replica.close()
     return liked - ignored, replica.state.version
 
 
-@pytest.mark.parametrize("wait_for_a_new_checkpoint", [True, False])
-def test_a_good_checkpoint_serves_at_once_and_training_goes_on_from_it(
-    tmp_path: Path, make_log: Callable[..., Log], work_factor: int, wait_for_a_new_checkpoint: bool
+def margin(job: JobConfig, log: Log) -> tuple[float, str]:
+    """Return the same of a new replica."""
+    replica = Replica(job, log if job.serving.follow_updates else None, torch.device("cpu"), ManualClock(0))
+    assert replica.load_newest()
+    found = lead(replica, job, log)
+    replica.close()
+    return found
+
+
+@pytest.mark.parametrize("is_trimmed", [False, True])
+def test_replicas_follow_a_rollback_as_soon_as_the_trainer_has_started(
+    tmp_path: Path, make_log: Callable[..., Log], work_factor: int, is_trimmed: bool
 ) -> None:
     job = make_job(tmp_path)
     log = make_log(job.log.url)
     create_topics(log, job.log)
     append_examples(log, job, LIKED, range(20 * work_factor))
-    good = train(job)
-    append_examples(log, job, IGNORED, range(20 * work_factor, 60 * work_factor))  # an app that sends the wrong item ids
+    good = Checkpoint(train(job))
+    running = Replica(job, log, torch.device("cpu"), ManualClock(0))
+    assert running.load_newest()
+    bad_records = range(20 * work_factor, 60 * work_factor)
+    append_examples(log, job, IGNORED, bad_records)  # an app that sends the wrong item ids
     bad = train(job)
-    assert margin(job, log)[0] < -0.3
+    assert lead(running, job, log)[0] < -0.3
 
-    # 1 and 2. The trainer is stopped; the bad checkpoint is moved away.
+    # The trainer is stopped; the bad checkpoint is moved away. Frozen replicas serve the good one.
     shutil.move(bad, tmp_path / bad.name)
-    # 3. Frozen replicas serve the good one; one that followed would apply the bad updates again.
-    frozen = make_job(tmp_path, follow_updates=False)
-    assert margin(frozen, log)[0] > 0.3
-    assert margin(job, log)[0] < -0.3
+    assert margin(make_job(tmp_path, follow_updates=False), log)[0] > 0.3
+    assert margin(job, log)[0] < -0.3, "the bad updates are still in the log"
+    if is_trimmed:
+        log.trim(Topics.of(job.log).updates, 0, good.meta.updates_offset + 1)
 
-    # 4. The trainer goes on from the good checkpoint.
+    # The trainer starts, before it has learnt anything.
+    clock = ManualClock(1_700_000_100_000)
+    training = OnlineTraining(job, log, clock, lambda: False)
+    training._publisher.maybe_publish(training.trainer.watermark_ms)
+    assert training._publisher._append is not None
+    training._publisher._append.result()
+    if is_trimmed:
+        lead(running, job, log)
+        assert running._subscriber is None and not running.load_newest()
+        training.checkpoint()
+        assert running.load_newest()
+    preference, version = lead(running, job, log)
+    assert preference > 0.3 and version.startswith("3.")
+    assert margin(job, log)[0] > 0.3
+    assert training.trainer.num_examples == good.meta.examples_trained
+    training._publisher.close()
+    running.close()
+
+
+def test_training_goes_on_from_the_good_checkpoint(tmp_path: Path, make_log: Callable[..., Log], work_factor: int) -> None:
+    job = make_job(tmp_path)
+    log = make_log(job.log.url)
+    create_topics(log, job.log)
+    append_examples(log, job, LIKED, range(20 * work_factor))
+    good = Checkpoint(train(job))
+    append_examples(log, job, IGNORED, range(20 * work_factor, 60 * work_factor))
+    bad = train(job)
+    shutil.move(bad, tmp_path / bad.name)
     append_examples(log, job, LIKED, range(60 * work_factor, 120 * work_factor))
-    new = train(job)
-    assert Checkpoint(new).meta.generation == 3
-    assert Checkpoint(new).meta.examples_trained == Checkpoint(good).meta.examples_trained + 100 * work_factor * 64
-
-    # 5. Replicas follow again, from the new checkpoint or, too early, from the good one.
-    if not wait_for_a_new_checkpoint:
-        shutil.move(new, tmp_path / new.name)
+    new = Checkpoint(train(job))
+    assert new.meta.generation == 3
+    assert new.meta.examples_trained == good.meta.examples_trained + 100 * work_factor * 64
     preference, version = margin(job, log)
-    assert preference > 0.3
-    assert version.startswith("3.")
+    assert preference > 0.3 and version.startswith("3.")

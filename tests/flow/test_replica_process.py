@@ -23,7 +23,7 @@ from monolith_py.io import open_kv, open_log
 from monolith_py.io.codec import decode_impression, encode_features
 from monolith_py.io.log.topics import Topics, create_topics
 from monolith_py.pb import ranking_pb2, ranking_pb2_grpc
-from monolith_py.sync import PublishedModel, Publisher
+from monolith_py.sync import Generation, PublishedModel, Publisher
 from monolith_py.training import CheckpointMeta, Trainer, save_checkpoint
 from monolith_serving.client import RankClient
 
@@ -116,7 +116,7 @@ class Home:
         create_topics(self.log, job.log)
         self.trainer = Trainer(job)
         model = PublishedModel(self.trainer.bags.tables, self.trainer.export_dense, self.trainer.layout.identity(""))
-        self.publisher = Publisher(self.log, self.topics, model, job.sync, SystemClock(), generation=1)
+        self.publisher = Publisher(self.log, self.topics, model, job.sync, SystemClock(), generation=Generation(1, "process"))
         stack.append(self.publisher.close)
         address = f"127.0.0.1:{job.serving.port}"
         self.client = RankClient(address)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from monolith_py.errors import TableFull
-from monolith_py.sync import Delta, DenseUpdate, RowEncoding, encode_delta, next_generation
+from monolith_py.sync import Delta, DenseUpdate, Parent, RowEncoding, encode_delta, next_generation
 
 START_MS = 1_700_000_000_000
 
@@ -63,7 +63,7 @@ def test_replicas_follow_a_restarted_trainer(make_trainer, make_replica):
     trainer.step()
     trainer.publish()
     trainer.publisher.close()
-    trainer.publisher = trainer.new_publisher(next_generation(trainer.log, trainer.topic, 1))
+    trainer.publisher = trainer.new_publisher(next_generation(trainer.log, trainer.topic, 1), Parent(1, 0, 0))
     trainer.step()
     trainer.publish()
     trainer.lead(replica)

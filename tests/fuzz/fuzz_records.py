@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from google.protobuf.message import DecodeError
 from mutations import mutated_bytes, mutated_message
 from surroundings import NOW_MS, MemoryLog, impression, job_in
 
@@ -29,7 +30,7 @@ from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.events import Action
 from monolith_py.data.examples import ExampleBatch
 from monolith_py.data.schema import Schema
-from monolith_py.errors import DeltaGap, TableFull, WireError
+from monolith_py.errors import DeltaConflict, DeltaGap, DigestMismatch, ModelReplaced, TableFull, WireError
 from monolith_py.io import MemoryKv
 from monolith_py.io.codec import decode_examples, encode_action, encode_examples, encode_impression
 from monolith_py.io.log.topics import create_topics
@@ -39,6 +40,7 @@ from monolith_py.pb import example_pb2 as pb
 from monolith_py.pb import parameter_sync_pb2 as sync_pb
 from monolith_py.sync import DenseRequester, DenseState, RowEncoding, Subscriber, full_update, pack_rows
 from monolith_py.sync.delta import Delta, encode_delta
+from monolith_py.sync.delta_checksum import delta_checksum
 from monolith_serving.replica.deltas import apply_delta
 from monolith_serving.replica.model_state import ModelState
 from monolith_serving.replica.table import ReplicaTable
@@ -192,7 +194,7 @@ class UpdateFuzz:
             if self._rng.random() < 0.5:
                 value = mutated_bytes(self._rng, encode_delta(delta), encode_delta(self._delta(number + 1)))
             else:
-                value = mutated_message(self._rng, message)
+                value = _sealed(mutated_message(self._rng, message))
             self._apply(value)
             if number % 10 == 0:
                 weights = np.full((1, 4), float(number), np.float32)
@@ -215,7 +217,7 @@ class UpdateFuzz:
             for delta in subscriber.read(0.0):
                 self._state = apply_delta(self._state, delta, self._requester)
                 taken = True
-        except (WireError, DeltaGap, TableFull):
+        except (WireError, DeltaConflict, DeltaGap, DigestMismatch, ModelReplaced, TableFull):
             pass
         self._log.trim("updates", 0, offset + 1)
         return taken
@@ -228,6 +230,17 @@ class UpdateFuzz:
         weights = np.full((4, 4), 0.5, np.float32)
         rows, evicted = pack_rows(weights, RowEncoding.FP32), np.array([number % 90 + 100])
         return replace(head, table="tags", dim=4, encoding=RowEncoding.FP32, fids=fids, rows=rows, evicted=evicted)
+
+
+def _sealed(value: bytes) -> bytes:
+    """Return a mutated delta with a right checksum, so that the checks behind it are tried."""
+    try:
+        message = sync_pb.Delta.FromString(value)
+    except DecodeError:
+        return value
+    message.checksum = delta_checksum(message)
+    sealed: bytes = message.SerializeToString()
+    return sealed
 
 
 def fuzz(seed: int, seconds: float, most: int) -> Counts:

@@ -15,8 +15,11 @@ from monolith_py.io import codec
 from monolith_py.pb import parameter_sync_pb2 as pb
 from monolith_py.sync import (
     Delta,
+    DenseDigest,
     DenseForm,
     DenseState,
+    ModelDigest,
+    Parent,
     RowEncoding,
     StepMark,
     apply_update,
@@ -74,6 +77,9 @@ ROWS = Delta(
     rows=pack_rows(np.array([[0.5, -2.0, 0.0, 1.0], [1.25, 0.0, 0.0, -1.0]], np.float32), RowEncoding.FP16),
     evicted=np.array([3], np.int64),
     steps=(StepMark(1_649_000_000_250, 2),),
+    trainer="trainer-0",
+    parent=Parent(2, 40, 171),
+    digest=ModelDigest(2**64 - 2, RowEncoding.FP16, DenseDigest(7, 2**32 - 1, RowEncoding.FP32)),
 )
 
 
@@ -152,6 +158,7 @@ def test_a_delta_of_rows_has_the_pinned_bytes_and_they_mean_the_same() -> None:
     assert (decoded.generation, decoded.seq, decoded.table, decoded.dim, decoded.encoding) == (3, 41, "user", 4, RowEncoding.FP16)
     assert (decoded.fids.tolist(), decoded.evicted.tolist(), decoded.steps) == ([-7, 2**63 - 1], [3], ROWS.steps)
     assert decoded.rows.tobytes() == ROWS.rows.tobytes()
+    assert (decoded.trainer, decoded.parent, decoded.digest) == (ROWS.trainer, ROWS.parent, ROWS.digest)
 
 
 def test_updates_of_the_dense_state_have_the_pinned_bytes_and_they_mean_the_same() -> None:

@@ -89,7 +89,7 @@ def _records(log: Log, topic: str) -> Iterator[Record]:
         offset, end = log.start_offset(topic, partition), log.end_offset(topic, partition)
         while offset < end:
             # The end offset may be beyond the last record: Kafka's control records have offsets, too.
-            records = log.read(topic, partition, offset, _RECORDS_AT_ONCE, timeout_s=1.0)
+            records = log.read(topic, partition, offset, _RECORDS_AT_ONCE)
             if not records:
                 break
             yield from records

@@ -55,7 +55,11 @@ The job's TOML as JSON. Checks the rules of a cluster, beyond those of monolith_
 {{- fail (printf "job: serving.host must be \"0.0.0.0\" or \"[::]\" in a pod, got %q" $host) -}}
 {{- end -}}
 {{- $ports := dict -}}
-{{- range $path := list "serving.port" "observe.joiner_port" "observe.trainer_port" "observe.serving_port" -}}
+{{- $needed := list "serving.port" "observe.joiner_port" "observe.trainer_port" "observe.serving_port" -}}
+{{- if .Values.archiver.enabled -}}
+{{- $needed = append $needed "observe.archiver_port" -}}
+{{- end -}}
+{{- range $path := $needed -}}
 {{- $parts := splitList "." $path -}}
 {{- $port := dig (first $parts) (last $parts) 0 $job -}}
 {{- if lt (int $port) 1 -}}

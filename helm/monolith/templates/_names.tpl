@@ -1,4 +1,4 @@
-{{/* Names and labels of the objects. The components are "joiner", "trainer" and "serving". */}}
+{{/* Names and labels of the objects. The components are "joiner", "trainer", "serving" and "archiver". */}}
 
 {{- define "monolith.name" -}}
 {{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" -}}
@@ -32,6 +32,11 @@ app.kubernetes.io/component: {{ .component }}
 {{- else -}}
 {{- .Values.serviceAccount.name | default "default" -}}
 {{- end -}}
+{{- end -}}
+
+{{/* Name of the StatefulSet and the Service of a process that runs once. "archive" leaves room within 63 characters. */}}
+{{- define "monolith.singleName" -}}
+{{- printf "%s-%s" (include "monolith.fullname" .root) (ternary "archive" .component (eq .component "archiver")) -}}
 {{- end -}}
 
 {{- define "monolith.claimName" -}}

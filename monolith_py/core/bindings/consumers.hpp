@@ -15,7 +15,7 @@ namespace {
 
 using namespace nb::literals;
 
-// Returns the ticket, fids and weights of the touched rows, and the evicted fids.
+// Returns the ticket, fids and weights of the touched rows, the evicted fids, and the digest of all rows if `encoded`.
 nb::tuple drain(Table& t, const std::string& consumer, bool encoded) {
     size_t width = t.table.dim();
     if (encoded) {
@@ -26,6 +26,7 @@ nb::tuple drain(Table& t, const std::string& consumer, bool encoded) {
     std::vector<int64_t> fids;
     std::unique_ptr<uint8_t[]> bytes;
     std::unique_ptr<float[]> weights;
+    uint64_t digest = 0;
     {
         nb::gil_scoped_release nogil;
         std::unique_lock lock(t.mutex);
@@ -35,14 +36,24 @@ nb::tuple drain(Table& t, const std::string& consumer, bool encoded) {
         if (encoded) {
             bytes.reset(new uint8_t[fids.size() * width + 1]);
             t.table.encode(drained.rows.data(), fids.size(), bytes.get(), width);
+            digest = t.table.digest(consumer, drained, bytes.get(), width);
         } else {
+            t.table.forget_digest(consumer);
             weights.reset(new float[fids.size() * width + 1]);
             t.table.gather(drained.rows.data(), fids.size(), weights.get());
         }
     }
     const nb::object rows = encoded ? matrix_array(std::move(bytes), fids.size(), width)
                                     : matrix_array(std::move(weights), fids.size(), width);
-    return nb::make_tuple(drained.ticket, vector_array(fids), rows, vector_array(drained.evicted));
+    return nb::make_tuple(drained.ticket, vector_array(fids), rows, vector_array(drained.evicted), digest);
+}
+
+// Digest of n packed rows, (n, R), of different fids.
+uint64_t digest_rows(const Fids& fids, const ConstBytes& rows, const std::string& encoding) {
+    expect("rows", fids.size(), rows.shape(0));
+    const auto packed = named<Encoding>("encoding", encoding, kEncodings);
+    nb::gil_scoped_release nogil;
+    return rows_digest(fids.data(), rows.data(), fids.size(), rows.shape(1), packed);
 }
 
 // Rows of weights as bytes, (n, R), as a drain packs a slice of this encoding.
@@ -73,6 +84,14 @@ void bind_consumers(nb::class_<Table>& table) {
                 t.table.ack(consumer, ticket);
             },
             "consumer"_a, "ticket"_a)
+        .def(
+            "touch",
+            [](Table& t, const std::string& consumer, const Fids& fids) {
+                nb::gil_scoped_release nogil;
+                std::unique_lock lock(t.mutex);
+                t.table.touch(consumer, fids.data(), fids.size());
+            },
+            "consumer"_a, nb::arg("fids").noconvert())
         .def(
             "forget",
             [](Table& t, const std::string& consumer) {

@@ -12,8 +12,10 @@ namespace {
 
 inline std::vector<const Emission*> written_by(const Partition& partition) {
     std::vector<const Emission*> written;
+    const std::optional<Range>& range = partition.settings().range;
     for (const Emission& emission : partition.waiting().outcome().emissions)
-        if (emission.kind != Emission::kSampledAway) written.push_back(&emission);
+        if (emission.kind != Emission::kSampledAway && (!range || range->has(emission.time_ms)))
+            written.push_back(&emission);
     return written;
 }
 

@@ -142,6 +142,13 @@ void bind_joiner(nb::module_& m) {
                  return nb::make_tuple(counts.read, counts.unused_kinds, counts.unused_values, counts.repeated,
                                        counts.valid_impressions, counts.by_kind);
              })
+        .def("take_range_counts",
+             [](Partition& partition) {
+                 const RangeCounts counts = partition.take_range_counts();
+                 return std::array<uint64_t, 9>{counts.requests,           counts.impressions, counts.actions,
+                                                counts.labelled,           counts.retracted,   counts.sampled_away,
+                                                counts.without_impression, counts.refused,     counts.too_late};
+             })
         .def("refused_records", [](const Partition& partition) { return records_of(partition.refused()); })
         .def("too_late", [](const Partition& partition) { return records_of(partition.too_late()); })
         .def("refused_actions", &actions_of)

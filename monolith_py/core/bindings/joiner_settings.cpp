@@ -8,6 +8,8 @@ namespace {
 
 using KindFields = std::tuple<std::string, uint64_t, bool, bool>;  // name, bits, is terminal, closes its request
 
+using RateFields = std::tuple<std::string, int64_t, double>;  // feature, fid, rate
+
 Settings settings_of(std::vector<std::string> tasks, const std::vector<KindFields>& kinds, Widths widths) {
     Settings settings;
     settings.rules.tasks = std::move(tasks);
@@ -43,14 +45,26 @@ void bind_joiner_settings(nb::module_& m) {
         .def_prop_rw(
             "max_out_of_orderness_ms", [](const Settings& s) { return s.rules.max_out_of_orderness_ms; },
             [](Settings& s, int64_t value) { s.rules.max_out_of_orderness_ms = value; })
-        .def_prop_rw(
-            "negative_rate", [](const Settings& s) { return s.rules.negative_rate; },
-            [](Settings& s, double value) { s.rules.negative_rate = value; })
+        .def(
+            "set_negative_rates",
+            [](Settings& s, double rate, const std::vector<RateFields>& by_value) {
+                s.rules.negative_rates = NegativeRates(rate);
+                for (const auto& [feature, fid, share] : by_value) s.rules.negative_rates.add(feature, fid, share);
+            },
+            "default"_a, "by_value"_a)
         .def_rw("num_ahead", &Settings::num_ahead)
         .def_rw("idle_timeout_s", &Settings::idle_timeout_s)
         .def_rw("max_skew_ms", &Settings::max_skew_ms)
         .def_rw("not_from_ms", &Settings::not_from_ms)
-        .def_rw("not_to_ms", &Settings::not_to_ms);
+        .def_rw("not_to_ms", &Settings::not_to_ms)
+        .def(
+            "set_range",
+            [](Settings& s, std::pair<int64_t, int64_t> read, std::pair<int64_t, int64_t> impressions,
+               std::pair<int64_t, int64_t> actions) {
+                s.range = Range{read.first,         read.second,   impressions.first,
+                                impressions.second, actions.first, actions.second};
+            },
+            "read"_a, "impressions"_a, "actions"_a);
     nb::class_<Lookback>(m, "JoinerLookback")
         .def(
             "__init__",

@@ -239,6 +239,7 @@ void bind_snapshots(nb::module_& m, nb::class_<Table>& table) {
 void bind_table(nb::module_& m) {
     bind_slice(m);
     m.def("pack_rows", &pack_rows, nb::arg("weights").noconvert(), "encoding"_a);
+    m.def("digest_rows", &digest_rows, nb::arg("fids").noconvert(), nb::arg("rows").noconvert(), "encoding"_a);
     const nb::exception<TableFull> table_full(m, "TableFull", PyExc_ValueError);
     nb::class_<Table> table = bind_settings(m);
     bind_batches(table);

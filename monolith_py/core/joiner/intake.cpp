@@ -8,6 +8,14 @@ namespace monolith::joiner {
 void Intake::extend(InputTopic topic, std::deque<Entry> entries) {
     Buffer& buffer = buffers_[topic];
     const size_t before = buffer.order_ms.size();
+    if (is_replay_) {
+        for (Entry& entry : entries) {
+            buffer.num_valid += entry.fault.empty();
+            buffer.entries.push_back(std::move(entry));
+        }
+        place(buffer, before - std::min(before, num_ahead_));
+        return;
+    }
     int64_t oldest_ms = kForeverMs;
     buffer.order_ms.resize(before + entries.size());
     for (size_t i = entries.size(); i-- > 0;) {
@@ -19,8 +27,25 @@ void Intake::extend(InputTopic topic, std::deque<Entry> entries) {
     for (Entry& entry : entries) buffer.entries.push_back(std::move(entry));
 }
 
+// Place the records from `first` on: each at the oldest event time among it and those behind it that is not before the
+// place of the one before; there if all are.
+void Intake::place(Buffer& buffer, size_t first) const {
+    const size_t size = buffer.entries.size();
+    buffer.order_ms.resize(size);
+    int64_t order_ms = first > 0 ? buffer.order_ms[first - 1] : buffer.taken_ms;
+    for (size_t i = first; i < size; ++i) {
+        int64_t oldest_ms = kForeverMs;
+        for (size_t behind = i; behind < std::min(size, i + 1 + num_ahead_); ++behind)
+            if (const int64_t time_ms = buffer.entries[behind].time_ms; time_ms >= order_ms)
+                oldest_ms = std::min(oldest_ms, time_ms);
+        if (oldest_ms < kForeverMs) order_ms = oldest_ms;
+        buffer.order_ms[i] = order_ms;
+    }
+}
+
 int64_t Intake::horizon_ms() const {
     int64_t horizon_ms = kForeverMs;
+    if (is_replay_) return horizon_ms;
     for (const Buffer& buffer : buffers_) {
         if (!buffer.has_backlog || buffer.entries.empty()) continue;
         const size_t back = std::min(buffer.entries.size(), std::max<size_t>(num_ahead_, 1));
@@ -31,6 +56,7 @@ int64_t Intake::horizon_ms() const {
 
 bool Intake::take(int64_t horizon_ms, Next& next) {
     int first = -1;
+    if (is_replay_ && !(is_complete(buffers_[kImpressions]) && is_complete(buffers_[kActions]))) return false;
     for (int topic = 0; topic < kNumInputs; ++topic) {
         if (buffers_[topic].entries.empty()) continue;
         if (first < 0 || buffers_[topic].order_ms.front() < buffers_[first].order_ms.front()) first = topic;
@@ -38,8 +64,9 @@ bool Intake::take(int64_t horizon_ms, Next& next) {
     if (first < 0) return false;
     Buffer& buffer = buffers_[first];
     const int64_t order_ms = buffer.order_ms.front();
-    if (order_ms > horizon_ms || (buffer.has_backlog && buffer.entries.size() <= num_ahead_)) return false;
+    if (order_ms > horizon_ms || !is_complete(buffer)) return false;
     next.topic = static_cast<InputTopic>(first);
+    next.order_ms = buffer.taken_ms = order_ms;
     next.limit_ms = buffer.entries.size() > kLookAhead ? order_ms : kForeverMs;
     next.entry = std::move(buffer.entries.front());
     buffer.num_valid -= next.entry.fault.empty();

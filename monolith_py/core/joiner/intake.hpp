@@ -23,12 +23,15 @@ struct Entry {
 class Intake {
   public:
     // `num_ahead`: in a backlog a record counts as ahead of its neighbours only if this many behind it show it.
-    explicit Intake(size_t num_ahead) : num_ahead_(num_ahead) {}
+    // `is_replay`: the place of a record depends on those before it and on this many behind it, not on the reads. So a
+    // record from a clock that is behind comes when it arrived, as it would have come live.
+    Intake(size_t num_ahead, bool is_replay) : num_ahead_(num_ahead), is_replay_(is_replay) {}
 
     // The next record in the order of event time.
     struct Next {
         InputTopic topic;
         int64_t limit_ms;  // no watermark may pass it
+        int64_t order_ms;  // its place in the order
         Entry entry;
     };
 
@@ -52,13 +55,18 @@ class Intake {
         // Oldest event time of each entry and those after it: one with a time ahead of its neighbours must not hold
         // them back.
         std::deque<int64_t> order_ms;
+        int64_t taken_ms = 0;      // place of the record taken last, in a replay
         bool has_backlog = false;  // the last read was full: the topic has more
         size_t num_valid = 0;
     };
 
     // Records behind one that let it move the watermark no further than to them.
     static constexpr size_t kLookAhead = 8;
+    void place(Buffer& buffer, size_t first) const;
+    bool is_complete(const Buffer& buffer) const { return !buffer.has_backlog || buffer.entries.size() > num_ahead_; }
+
     size_t num_ahead_;
+    bool is_replay_;
     std::array<Buffer, kNumInputs> buffers_;
 };
 

@@ -15,11 +15,12 @@ Partition::Partition(Settings settings, const WatermarkState& watermark, std::ar
     : settings_(std::move(settings)),
       watermark_(settings_.rules.max_out_of_orderness_ms, settings_.idle_timeout_s, watermark, now_s),
       offsets_(offsets),
-      intake_(settings_.num_ahead),
+      intake_(settings_.num_ahead, settings_.range.has_value()),
       features_(settings_.widths),
       waiting_(settings_.rules),
       lookback_({offsets}, 0, settings_.rules.window_ms + settings_.rules.allowed_lateness_ms) {
     counts_.by_kind.resize(settings_.rules.kinds.size());
+    if (settings_.range) watermark_.trust_limits();
 }
 
 void Partition::push(InputTopic topic, const std::vector<std::pair<int64_t, std::string_view>>& records, size_t wanted,
@@ -31,7 +32,7 @@ void Partition::push(InputTopic topic, const std::vector<std::pair<int64_t, std:
         entry.offset = offset;
         if (!entry.fault.empty()) entry.time_ms = before_ms;
         before_ms = entry.time_ms;
-        entries.push_back(std::move(entry));
+        if (!refuses(topic, entry)) entries.push_back(std::move(entry));
     }
     intake_.set_backlog(topic, entries.size() >= wanted);
     intake_.extend(topic, std::move(entries));
@@ -42,6 +43,13 @@ void Partition::push_damaged(InputTopic topic, int64_t offset, std::string reaso
     entries.front() = {intake_.last_ms(topic), offset, {}, {}, std::move(reason)};
     intake_.set_backlog(topic, wanted <= 1);
     intake_.extend(topic, std::move(entries));
+}
+
+// Refuse an invalid record of a replay now; return whether it was.
+bool Partition::refuses(InputTopic topic, Entry& entry) {
+    if (!settings_.range || entry.fault.empty()) return false;
+    refused_.push_back({topic, entry.offset, std::move(entry.value), std::move(entry.fault)});
+    return true;
 }
 
 // Return whether the core reads the record and finds it valid.
@@ -87,6 +95,8 @@ std::pair<size_t, bool> Partition::run(double now_s, int64_t wall_ms) {
     Intake::Next next;
     while (intake_.take(horizon_ms, next)) {
         ++num_records;
+        if (settings_.range && !settings_.range->reads(next.order_ms)) continue;
+        order_ms_ = next.order_ms;
         process(next, watermark_ms, wall_ms);
         watermark_ms = watermark_.advance(now_s);
         if (watermark_ms && waiting_.is_due(*watermark_ms) && waiting_.advance(*watermark_ms))
@@ -101,7 +111,8 @@ void Partition::process(Intake::Next& next, std::optional<int64_t> watermark_ms,
     offsets_[next.topic] = entry.offset + 1;
     ++counts_.read[next.topic];
     if (entry.fault.empty()) {
-        const std::string rule = watermark_.observe(next.topic, entry.time_ms, wall_ms, next.limit_ms);
+        const std::string rule =
+            watermark_.observe(next.topic, entry.time_ms, wall_ms, settings_.range ? next.order_ms : next.limit_ms);
         if (!rule.empty()) entry.fault = std::string(kNames[next.topic]) + "." + rule;
     }
     if (!entry.fault.empty()) {
@@ -127,7 +138,12 @@ void Partition::see_impression(Entry& entry, std::optional<int64_t> watermark_ms
     if (!read_impression(entry.impression.value(), impression_))
         throw std::logic_error("an impression was read before");
     early_.clear();
-    if (!waiting_.see_impression(impression_, entry.impression, early_)) ++counts_.repeated;
+    const bool is_in_range = settings_.range && settings_.range->has(entry.time_ms);
+    range_counts_.impressions += is_in_range;
+    if (!waiting_.see_impression(impression_, entry.impression, early_))
+        ++counts_.repeated;
+    else
+        range_counts_.requests += is_in_range;
     for (int64_t offset : early_) lookback_.note(kActions, offset, until_ms);
 }
 
@@ -142,10 +158,11 @@ void Partition::see_action(Entry& entry) {
     const bool is_positive = action.value > 0;
     if (!is_positive && settings_.rules.kinds[kind].bits) ++counts_.unused_values;
     ++counts_.by_kind[kind];
+    range_counts_.actions += settings_.range && settings_.range->counts_action(order_ms_);
     lookback_.note(kActions, entry.offset, settings_.rules.expire_ms(action.time_ms));
     const std::string request_id(action.request_id);
-    waiting_.see_action(request_id,
-                        {entry.offset, action.item_id, action.time_ms, kind, is_positive, std::move(entry.value)});
+    waiting_.see_action(request_id, {entry.offset, action.item_id, action.time_ms, kind, is_positive,
+                                     std::move(entry.value), order_ms_});
 }
 
 void Partition::resume(const std::array<int64_t, kNumInputs>& offsets, const WatermarkState& watermark,
@@ -217,6 +234,24 @@ Counts Partition::take_counts() {
     Counts counts = std::move(counts_);
     counts_ = {};
     counts_.by_kind.resize(settings_.rules.kinds.size());
+    return counts;
+}
+
+RangeCounts Partition::take_range_counts() {
+    RangeCounts counts = std::exchange(range_counts_, {});
+    const Range range = settings_.range.value_or(Range{});
+    for (const Emission& emission : waiting_.outcome().emissions) {
+        if (!range.has(emission.time_ms)) continue;
+        counts.labelled += emission.kind == Emission::kLabelled;
+        counts.retracted += emission.kind == Emission::kRetraction;
+        counts.sampled_away += emission.kind == Emission::kSampledAway;
+    }
+    for (const RefusedAction& action : waiting_.outcome().refused) {
+        if (!range.counts_action(action.seen.order_ms)) continue;
+        ++(action.reason == Reason::kNoImpression ? counts.without_impression : counts.refused);
+    }
+    for (const RefusedRecord& record : too_late_)
+        counts.too_late += read_impression(record.value, impression_) && range.has(impression_.time_ms);
     return counts;
 }
 

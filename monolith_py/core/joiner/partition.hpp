@@ -14,6 +14,7 @@
 #include "joiner/impression.hpp"
 #include "joiner/intake.hpp"
 #include "joiner/lookback.hpp"
+#include "joiner/range.hpp"
 #include "joiner/waiting.hpp"
 #include "joiner/watermark.hpp"
 
@@ -28,6 +29,9 @@ struct Settings {
     double idle_timeout_s = 0;
     int64_t max_skew_ms = 0;
     int64_t not_from_ms = 0, not_to_ms = 0;
+    // Of a replay: both topics are read to their ends, invalid records are refused as they are read, and records whose
+    // place in the order is outside are passed over.
+    std::optional<Range> range;
 };
 
 // Decision of the Python codec on a record that the core leaves to it.
@@ -101,6 +105,8 @@ class Partition {
     const std::vector<RefusedRecord>& too_late() const { return too_late_; }
     // Return the numbers since the last call.
     Counts take_counts();
+    // Return the numbers of the range since the last call, those of the open step included: call it once a step.
+    RangeCounts take_range_counts();
     bool has_changes() const {
         return !waiting_.changed().empty() || !waiting_.forgotten().empty() || !too_late_.empty();
     }
@@ -112,6 +118,7 @@ class Partition {
     void restored() { blocks_.restored(waiting_); }
 
   private:
+    bool refuses(InputTopic topic, Entry& entry);
     bool accepts(InputTopic topic, std::string_view value, int64_t wall_ms, int64_t& time_ms);
     Entry entry_of(InputTopic topic, std::string_view value, int64_t wall_ms, const Judge& judge);
     void process(Intake::Next& next, std::optional<int64_t> watermark_ms, int64_t wall_ms);
@@ -133,6 +140,8 @@ class Partition {
     std::vector<int64_t> early_;  // offsets of the actions that waited for an impression
     std::vector<RefusedRecord> refused_, too_late_;
     Counts counts_;
+    RangeCounts range_counts_;
+    int64_t order_ms_ = 0;   // of the record that is processed
     Impression impression_;  // keeps its memory
 };
 

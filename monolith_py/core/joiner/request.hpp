@@ -53,6 +53,7 @@ struct SeenAction {
     uint32_t kind = kNoKind;  // index in `Rules::kinds`
     bool is_positive = true;  // its value is above 0
     std::string value;        // of the record
+    int64_t order_ms = 0;     // its place in the order, in a replay
 };
 
 // An action after the deadline on a candidate that still waits.

@@ -155,11 +155,12 @@ void StateMachine::emit_all(Request& request, int64_t known_ms) {
 
 void StateMachine::emit(Request& request, uint32_t row, int64_t known_ms) {
     const uint64_t labels = request.candidates[row].labels;
-    const bool kept = labels || is_kept(request.id, request.candidates[row].item_id, rules_.negative_rate);
+    const double rate = labels ? 1.0 : rates_.of(request, row);
+    const bool kept = is_kept(request.id, request.candidates[row].item_id, rate);
     request.set_status(row, kept ? Status::kEmitted : Status::kSampledAway);
-    const auto rate = labels ? 1.0F : static_cast<float>(rules_.negative_rate);
     const uint8_t kind = kept ? Emission::kLabelled : Emission::kSampledAway;
-    outcome_.emissions.push_back({request.impression, row, kind, true, rate, labels, request.time_ms, known_ms});
+    outcome_.emissions.push_back(
+        {request.impression, row, kind, true, static_cast<float>(rate), labels, request.time_ms, known_ms});
     if (!request.actions || request.actions->late.empty()) return;
     std::vector<LateAction> own, others;
     for (LateAction& entry : request.actions->late) (entry.row == row ? own : others).push_back(std::move(entry));
@@ -178,7 +179,7 @@ void StateMachine::see_late(Request& request, uint32_t row, SeenAction seen) {
     const bool retracts = request.candidates[row].status == Status::kEmitted;
     // The first retraction of a sampled negative takes back its weight; the candidate then has the weight 1 of a
     // positive.
-    const auto rate = retracts && labels == 0 ? static_cast<float>(rules_.negative_rate) : 1.0F;
+    const auto rate = retracts && labels == 0 ? static_cast<float>(rates_.of(request, row)) : 1.0F;
     labels |= fresh;
     request.set_status(row, Status::kEmitted);
     const int64_t from_ms = seen.time_ms >= request.deadline_ms ? request.deadline_ms : request.time_ms;

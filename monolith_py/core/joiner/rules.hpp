@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "joiner/negative_rates.hpp"
 #include "joiner/request.hpp"
 
 namespace monolith::joiner {
@@ -30,7 +31,7 @@ struct Rules {
     int64_t window_ms = 0;
     int64_t allowed_lateness_ms = 0;
     int64_t max_out_of_orderness_ms = 0;
-    double negative_rate = 1.0;
+    NegativeRates negative_rates;
 
     // Return the index of a kind of action that can make a label or end a wait, else kNoKind.
     uint32_t kind_of(std::string_view name) const;
@@ -45,7 +46,8 @@ bool is_kept(std::string_view request_id, int64_t item_id, double rate);
 // The steps of the state machine; their results go to the outcome.
 class StateMachine {
   public:
-    StateMachine(const Rules& rules, Outcome& outcome) : rules_(rules), outcome_(outcome) {}
+    StateMachine(const Rules& rules, Outcome& outcome)
+        : rules_(rules), outcome_(outcome), rates_(rules.negative_rates) {}
     // Process the impression of a request without one, then the actions that waited for it.
     void see_impression(Request& request, const Impression& impression, const ImpressionBytes& bytes);
     // Process an action of a kind of the rules.
@@ -78,6 +80,7 @@ class StateMachine {
 
     const Rules& rules_;
     Outcome& outcome_;
+    CandidateRates rates_;
 };
 
 }  // namespace monolith::joiner

@@ -24,7 +24,7 @@ void Watermark::note_read(InputTopic topic, bool has_records, double now_s) {
 
 std::string Watermark::observe(InputTopic topic, int64_t time_ms, int64_t wall_ms, int64_t limit_ms) {
     const std::optional<int64_t> seen_ms = state_.furthest_seen_ms ? state_.furthest_seen_ms : newest_ms_;
-    if (seen_ms && refuses(topic, time_ms, wall_ms, *seen_ms))
+    if (seen_ms && refuses(topic, time_ms, wall_ms, *seen_ms, limit_ms))
         return "time_ms must be at most " + std::to_string(kMaxJumpMs) + " ms ahead of the newest event " +
                std::to_string(*seen_ms) + ", got " + std::to_string(time_ms);
     state_.refusals[topic] = 0;
@@ -41,9 +41,10 @@ std::string Watermark::observe(InputTopic topic, int64_t time_ms, int64_t wall_m
 }
 
 // Return whether the time is too far ahead of the records before it, and count it; note one that agrees with them.
-bool Watermark::refuses(InputTopic topic, int64_t time_ms, int64_t wall_ms, int64_t seen_ms) {
+bool Watermark::refuses(InputTopic topic, int64_t time_ms, int64_t wall_ms, int64_t seen_ms, int64_t limit_ms) {
     const int64_t furthest_ms = seen_ms + kMaxJumpMs + std::max<int64_t>(0, wall_ms - state_.newest_at_ms);
-    if (time_ms > furthest_ms && state_.is_confirmed && state_.refusals[topic] < kMaxRefusals) {
+    const bool has_moved_on = trusts_limits_ && limit_ms > furthest_ms;
+    if (time_ms > furthest_ms && !has_moved_on && state_.is_confirmed && state_.refusals[topic] < kMaxRefusals) {
         ++state_.refusals[topic];
         return true;
     }

@@ -41,15 +41,18 @@ class Watermark {
     std::string observe(InputTopic topic, int64_t time_ms, int64_t wall_ms, int64_t limit_ms);
     // Believe that the wall clock is right now, whatever it was at the last advance.
     void forget_wall_clock(int64_t wall_ms) { state_.newest_at_ms = std::min(state_.newest_at_ms, wall_ms); }
+    // Refuse no record for its time if those behind it show, by the limit, that the stream itself has moved on.
+    void trust_limits() { trusts_limits_ = true; }
     // Move the watermark to `now_s` and return it, nothing before the first event.
     std::optional<int64_t> advance(double now_s);
 
   private:
-    bool refuses(InputTopic topic, int64_t time_ms, int64_t wall_ms, int64_t seen_ms);
+    bool refuses(InputTopic topic, int64_t time_ms, int64_t wall_ms, int64_t seen_ms, int64_t limit_ms);
     std::optional<int64_t> computed(double now_s) const;
 
     int64_t max_out_of_orderness_ms_;
     double idle_timeout_s_;
+    bool trusts_limits_ = false;
     WatermarkState state_;
     std::array<std::optional<double>, kNumInputs> empty_since_s_;
     std::optional<int64_t> newest_ms_;  // of both topics

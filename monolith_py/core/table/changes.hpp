@@ -16,6 +16,7 @@
 
 #include "bytes/archive.hpp"
 #include "table/lookup.hpp"
+#include "table/row_digest.hpp"
 #include "table/row_store.hpp"
 #include "table/touched_set.hpp"
 
@@ -47,6 +48,7 @@ class Changes {
             throw;
         }
         each([&](TouchedSet& touched) { touched.untouch(row); });
+        for (auto& [name, digest] : digests_) digest.remove(row);
     }
     // Newly flagged rows of one consumer.
     struct Fresh {
@@ -84,17 +86,37 @@ class Changes {
             known->second.reserve(store_.end(), 0);
             return without_freed(drain(known->second));
         }
-        TouchedSet fresh;
-        fresh.reserve(store_.end(), map_.size());
-        map_.for_each([&](Slot slot) {
-            if (slot.row() < kCandidate) fresh.touch(slot.row());
-        });
+        TouchedSet fresh = all_rows();
         TouchedSet::Drained drained = drain(fresh);
         consumers_.emplace(consumer, std::move(fresh));
         return drained;
     }
+    // Note n fids as changed for a consumer: its next drain returns their rows as they are, or evictions for those
+    // without one.
+    void touch(const std::string& consumer, const int64_t* fids, size_t n) {
+        if (!consumers_.contains(consumer)) consumers_.emplace(consumer, all_rows());
+        TouchedSet& touched = consumers_.at(consumer);
+        touched.reserve(store_.end(), n);
+        for (size_t i = 0; i < n; ++i)
+            if (const uint32_t row = map_.row_of(fids[i]); row < kCandidate)
+                touched.touch(row);
+            else
+                touched.record_eviction(fids[i]);
+    }
     // Forget a consumer: its next drain is a first one. Returns whether there was one.
-    bool forget(const std::string& consumer) { return consumers_.erase(consumer) > 0; }
+    bool forget(const std::string& consumer) {
+        digests_.erase(consumer);
+        return consumers_.erase(consumer) > 0;
+    }
+    // Digest of the rows that a consumer has; null before `add_digest`.
+    RowDigest* digest(const std::string& consumer) {
+        const auto found = digests_.find(consumer);
+        return found == digests_.end() ? nullptr : &found->second;
+    }
+    void forget_digest(const std::string& consumer) { digests_.erase(consumer); }
+    RowDigest& add_digest(const std::string& consumer, RowDigest&& digest) {
+        return digests_.emplace(consumer, std::move(digest)).first->second;
+    }
     // Rows and evicted fids that wait for each consumer.
     std::map<std::string, size_t> waiting() const {
         std::map<std::string, size_t> waiting;
@@ -126,7 +148,10 @@ class Changes {
         }
         return consumers;
     }
-    void set_consumers(Consumers&& consumers) noexcept { consumers_.swap(consumers); }
+    void set_consumers(Consumers&& consumers) noexcept {
+        consumers_.swap(consumers);
+        digests_.clear();
+    }
 
     // Snapshots. Tracks, from `start_tracking` on, every row, candidate and erased fid that changed.
 
@@ -175,6 +200,7 @@ class Changes {
     size_t bytes() const {
         size_t bytes = 0;
         for (const auto& [name, touched] : consumers_) bytes += touched.bytes();
+        for (const auto& [name, digest] : digests_) bytes += digest.bytes();
         return bytes;
     }
 
@@ -196,6 +222,14 @@ class Changes {
         for (auto& [name, touched] : consumers_) visit(touched);
         if (tracker_) visit(tracker_->touched);
     }
+    TouchedSet all_rows() const {
+        TouchedSet rows;
+        rows.reserve(store_.end(), map_.size());
+        map_.for_each([&](Slot slot) {
+            if (slot.row() < kCandidate) rows.touch(slot.row());
+        });
+        return rows;
+    }
     // Drop rows that were updated after they had been freed.
     TouchedSet::Drained without_freed(TouchedSet::Drained drained) const {
         std::vector<int64_t> fids(drained.rows.size());
@@ -216,6 +250,7 @@ class Changes {
     const IdMap& map_;
     const RowStore& store_;
     Consumers consumers_;
+    std::map<std::string, RowDigest> digests_;  // by consumer, of those that take encoded rows
     std::unique_ptr<Tracker> tracker_;
 };
 

@@ -109,6 +109,22 @@ class EmbeddingTable {
         drained.rows.erase(zeros, drained.rows.end());
         std::sort(drained.evicted.begin(), drained.evicted.end());
     }
+    void touch(const std::string& consumer, const int64_t* fids, size_t n) {
+        content_.changes.touch(consumer, fids, n);
+    }
+    // Return the digest of all rows after a drain: `drained`, without its zeros, encoded with `row_bytes` each.
+    uint64_t digest(const std::string& consumer, const TouchedSet::Drained& drained, const uint8_t* encoded,
+                    size_t row_bytes) {
+        RowDigest* known = content_.changes.digest(consumer);
+        if (!known) return content_.changes.add_digest(consumer, whole_digest(row_bytes)).sum();
+        known->reserve(end_row());
+        for (const int64_t fid : drained.evicted)  // rows of zeros are still there
+            if (const uint32_t row = content_.map.row_of(fid); row < kCandidate) known->remove(row);
+        set_hashes(*known, drained.rows.data(), drained.rows.size(), encoded, row_bytes);
+        return known->sum();
+    }
+    // Rows were drained without their encoding: the next `digest` looks at all rows again.
+    void forget_digest(const std::string& consumer) { content_.changes.forget_digest(consumer); }
     void ack(const std::string& consumer, uint64_t ticket) { content_.changes.ack(consumer, ticket); }
     bool forget(const std::string& consumer) { return content_.changes.forget(consumer); }
     std::map<std::string, size_t> waiting() const { return content_.changes.waiting(); }
@@ -144,6 +160,30 @@ class EmbeddingTable {
     void stop_tracking() { content_.changes.stop_tracking(); }
 
   private:
+    void set_hashes(RowDigest& digest, const uint32_t* rows, size_t n, const uint8_t* encoded, size_t row_bytes) const {
+        const Encoding encoding = content_.settings.slices.front().encoding;
+        for (size_t i = 0; i < n; ++i)
+            digest.set(rows[i], row_hash(fid(rows[i]), encoded + i * row_bytes, row_bytes, encoding));
+    }
+    RowDigest whole_digest(size_t row_bytes) const {
+        RowDigest digest;
+        digest.reserve(end_row());
+        std::vector<uint32_t> rows;
+        std::vector<uint8_t> encoded(kPerThread * row_bytes);
+        const auto take = [&] {
+            encode(rows.data(), rows.size(), encoded.data(), row_bytes);
+            set_hashes(digest, rows.data(), rows.size(), encoded.data(), row_bytes);
+            rows.clear();
+        };
+        content_.map.for_each([&](Slot slot) {
+            if (slot.row() >= kCandidate) return;
+            rows.push_back(slot.row());
+            if (rows.size() == kPerThread) take();
+        });
+        take();
+        return digest;
+    }
+
     TableContent content_;
     Insertion insertion_;
     UpdateStep update_step_;

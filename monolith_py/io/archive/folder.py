@@ -3,7 +3,8 @@
     FOLDER/topic=impressions/date=2026-11-29/hour=13/00003-000000001000-000000002000.parquet     partition 3, records [1000, 2000)
     FOLDER/_archive/job.json                     job and topics of the archive
     FOLDER/_archive/impressions-00003.json       next offset of partition 3, and the files of a commit that is under way
-    FOLDER/_archive/*.tmp                        files that are being written
+    FOLDER/_archive/*.tmp                        files that are being written, a compaction (compaction.py)
+    FOLDER/_archive/compacted/                   files that the last compaction replaced
 
 A commit of records [start, stop) of one partition has these steps:
 
@@ -36,7 +37,7 @@ from monolith_py.io.role_lock import role_lock
 
 META = "_archive"
 _VERSION = 1
-_COMPRESSION = "zstd"
+COMPRESSION = "zstd"
 
 
 class ArchiveFolder:
@@ -44,6 +45,11 @@ class ArchiveFolder:
 
     def __init__(self, path: Path) -> None:
         self._path, self._meta = path, path / META
+
+    @property
+    def path(self) -> Path:
+        """Return the folder."""
+        return self._path
 
     def lock(self) -> AbstractContextManager[None]:
         """Return the lock of the writing process."""
@@ -114,7 +120,7 @@ class ArchiveFolder:
             self._make_folder(target.parent)
             if source.exists():
                 os.replace(source, target)
-                _sync(target.parent)
+                sync(target.parent)
             elif not target.exists():
                 raise ArchiveError(f"{target}: a file of a commit must be there, got neither it nor {source}")
         except OSError as error:
@@ -126,7 +132,7 @@ class ArchiveFolder:
             if folder != self._path:
                 self._make_folder(folder.parent)
             folder.mkdir(parents=folder == self._path, exist_ok=True)
-            _sync(folder.parent)
+            sync(folder.parent)
 
     def _write_table(self, name: str, table: pa.Table) -> None:
         _write_parquet(table, self._meta / name)
@@ -150,9 +156,9 @@ class ArchiveFolder:
         try:
             self._meta.mkdir(parents=True, exist_ok=True)
             staged.write_text(json.dumps(document, indent=1))
-            _sync(staged)
+            sync(staged)
             os.replace(staged, path)
-            _sync(self._meta)
+            sync(self._meta)
         except OSError as error:
             raise ArchiveError(f"{path}: {error}") from error
 
@@ -191,13 +197,14 @@ def _state_name(topic: str, partition: int) -> str:
 def _write_parquet(table: pa.Table, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, path, compression=_COMPRESSION)
-        _sync(path)
+        pq.write_table(table, path, compression=COMPRESSION)
+        sync(path)
     except (OSError, pa.ArrowException) as error:
         raise ArchiveError(f"{path}: {error}") from error
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Flush a file or a folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -38,8 +38,8 @@ def archived_files(folder: Path, topic: str, first_ms: int, stop_ms: int) -> lis
         raise ArchiveError(f"{folder}: must be an archive with a folder {META}, got none")
     root = folder / f"topic={topic}"
     first, last = max(first_ms, 0) // HOUR_MS, max(stop_ms - 1, 0) // HOUR_MS
-    hours = sorted((hour, path) for path in root.glob("date=*/hour=*") if first <= (hour := _hour(path)) <= last)
-    return [_file(path) for _, hour in hours for path in sorted(hour.glob("*.parquet"))]
+    hours = sorted((hour, path) for path in root.glob("date=*/hour=*") if first <= (hour := hour_of(path)) <= last)
+    return [file_of(path) for _, hour in hours for path in sorted(hour.glob("*.parquet"))]
 
 
 def read_records(file: ArchivedFile, topic: str) -> Iterator[Record]:
@@ -57,7 +57,7 @@ def read_records(file: ArchivedFile, topic: str) -> Iterator[Record]:
         raise ArchiveError(f"{file.path}: {error}") from error
 
 
-def _hour(folder: Path) -> int:
+def hour_of(folder: Path) -> int:
     """Return the hour since the epoch of a folder date=.../hour=...
 
     Raises:
@@ -70,7 +70,12 @@ def _hour(folder: Path) -> int:
         raise ArchiveError(f"{folder}: a folder must be named date=YYYY-MM-DD/hour=H, got another name") from None
 
 
-def _file(path: Path) -> ArchivedFile:
+def file_of(path: Path) -> ArchivedFile:
+    """Return a file of an hour by its name.
+
+    Raises:
+        ArchiveError: it has another name.
+    """
     try:
         partition, start, stop = (int(part) for part in path.stem.split("-"))
     except ValueError:

@@ -71,6 +71,17 @@ class ImpressionView:
         by_task = {name: score for name, score in zip(names, scores[first : first + len(names)], strict=True) if 0.0 <= score <= 1.0}
         return [by_task.get(task, math.nan) for task in tasks]
 
+    def bag(self, feature: str, row: int) -> Sequence[int]:
+        """Return the fids of a sparse feature of candidate `row`, none without the feature."""
+        for part, place in ((self.message.shared, 0), (self.message.candidates, row)):
+            for column in part.sparse:
+                if column.name == feature:
+                    if not column.lengths:
+                        return [column.fids[place]]
+                    start = sum(column.lengths[:place])
+                    return list(column.fids[start : start + column.lengths[place]])
+        return ()
+
     def flat_columns(self, patterns: WirePatterns) -> FlatColumns | None:
         """Return the features, None if there are several candidates or columns of other than one fid."""
         if self._flat is None:

@@ -22,8 +22,10 @@ class Kv(Protocol):
         """Return the value of each key, None for an absent one."""
         ...
 
-    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = (), expect: Mapping[str, bytes] | None = None) -> None:
+    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = (), expect: Mapping[str, bytes | None] | None = None) -> None:
         """Put, then delete, in one atomic, durable step: a key in both is absent afterwards.
+
+        `expect`: values that keys must have before, None for an absent one.
 
         Raises:
             Fenced: a key of `expect` has another value, and nothing was written.
@@ -60,7 +62,7 @@ class MemoryKv:
         with self._lock:
             return [self._values.get(key) for key in keys]
 
-    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = (), expect: Mapping[str, bytes] | None = None) -> None:
+    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = (), expect: Mapping[str, bytes | None] | None = None) -> None:
         """Put, then delete, in one atomic step: a key in both is absent afterwards."""
         with self._lock:
             check_expected(expect, [self._values.get(key) for key in expect or ()])
@@ -80,7 +82,7 @@ class MemoryKv:
             self._values.clear()
 
 
-def check_expected(expect: Mapping[str, bytes] | None, got: Sequence[bytes | None]) -> None:
+def check_expected(expect: Mapping[str, bytes | None] | None, got: Sequence[bytes | None]) -> None:
     """Check the values `got` of the keys of `expect`.
 
     Raises:
@@ -88,13 +90,12 @@ def check_expected(expect: Mapping[str, bytes] | None, got: Sequence[bytes | Non
     """
     for (key, expected), value in zip((expect or {}).items(), got, strict=True):
         if value != expected:
-            got_text = None if value is None else _text(value)
             rule = f"{key!r} must be {_text(expected)!r} in the store"
-            raise Fenced(f"{rule}, got {got_text!r}: another process has taken over, or the store has lost it")
+            raise Fenced(f"{rule}, got {_text(value)!r}: another process has taken over, or the store has lost it")
 
 
-def _text(value: bytes) -> str:
-    return value[:_TEXT_BYTES].decode(errors="replace")
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value[:_TEXT_BYTES].decode(errors="replace")
 
 
 def open_kv(where: str | KvConfig) -> Kv:

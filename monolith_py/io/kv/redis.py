@@ -110,7 +110,7 @@ class RedisKv:
                 values.extend(self._mget(keys[start : start + _CHUNK]))
         return values
 
-    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = (), expect: Mapping[str, bytes] | None = None) -> None:
+    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = (), expect: Mapping[str, bytes | None] | None = None) -> None:
         """Put, then delete, in one atomic step: a key in both is absent afterwards."""
         with self._mapped_errors(), self._client.pipeline(transaction=True) as pipeline:
             if expect:

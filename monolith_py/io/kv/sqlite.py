@@ -23,9 +23,13 @@ class SqliteKv:
         with mapped_errors(KvError, self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = connect(self._path, create=True)
-            # Keys are UTF-8 bytes: their order is the order of a prefix scan.
-            self._writer.execute("CREATE TABLE IF NOT EXISTS entry (key BLOB PRIMARY KEY, value BLOB NOT NULL)")
-            self._reader = connect(self._path, create=False)
+            try:
+                # Keys are UTF-8 bytes: their order is the order of a prefix scan.
+                self._writer.execute("CREATE TABLE IF NOT EXISTS entry (key BLOB PRIMARY KEY, value BLOB NOT NULL)")
+                self._reader = connect(self._path, create=False)
+            except BaseException:  # a full disk, for instance
+                self._writer.close()
+                raise
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return the value of each key, None for an absent one."""
@@ -38,7 +42,7 @@ class SqliteKv:
                 found.update(self._reader.execute(f"SELECT key, value FROM entry WHERE key IN ({marks})", chunk))
         return [found.get(key) for key in encoded]
 
-    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = (), expect: Mapping[str, bytes] | None = None) -> None:
+    def write(self, puts: Mapping[str, bytes], deletes: Sequence[str] = (), expect: Mapping[str, bytes | None] | None = None) -> None:
         """Put, then delete, in one atomic, durable step: a key in both is absent afterwards."""
         with self._write_lock, mapped_errors(KvError, self._path), transaction(self._writer):
             if expect:

@@ -89,7 +89,7 @@ def read_letter_records(log: Log, topic: str, first: int) -> Iterator[tuple[int,
         LogError: the topic is missing, or the log cannot be read.
     """
     offset, end = max(log.start_offset(topic), first), log.end_offset(topic)
-    while offset < end and (records := log.read(topic, 0, offset, _READ_RECORDS, timeout_s=1.0)):
+    while offset < end and (records := log.read(topic, 0, offset, _READ_RECORDS)):
         for record in records:
             try:
                 yield record.offset, decode_letter_record(record.value)

@@ -31,7 +31,7 @@ from monolith_py.io.log.kafka_access import access_settings, open_admin
 from monolith_py.io.log.kafka_errors import mapped_errors
 from monolith_py.io.log.kafka_producer import RecordProducer, open_producer
 from monolith_py.io.log.kafka_reader import DamagedBatch, PartitionReader
-from monolith_py.io.log.kafka_topics import MAX_RECORD_BYTES, TOPIC_SETTINGS, setting_faults, topic_bytes
+from monolith_py.io.log.kafka_topics import MAX_RECORD_BYTES, TOPIC_SETTINGS, retention_of, setting_faults, topic_bytes
 from monolith_py.io.log.kafka_writer import TRANSACTION_TIMEOUT_MS, KafkaWriter
 from monolith_py.io.log.log import Record, TopicInfo, check_read, check_topic, event_times
 
@@ -113,12 +113,13 @@ class KafkaLog:
         return count
 
     def describe(self, topic: str) -> TopicInfo:
-        """Return the topic's id in the cluster, and the largest value that it takes."""
+        """Return the topic's id in the cluster, and its limits."""
         (found,) = self._retry(topic, lambda: self._admin.describe_topics([topic]))
         if not found["partitions"]:
             raise TopicMissing(topic)
-        most = int(self._settings_of(topic).get("max.message.bytes", {}).get("value", MAX_RECORD_BYTES))
-        return TopicInfo(str(found["topic_id"]), min(most, MAX_RECORD_BYTES) - _RECORD_OVERHEAD_BYTES)
+        settings = self._settings_of(topic)
+        most = int(settings.get("max.message.bytes", {}).get("value", MAX_RECORD_BYTES))
+        return TopicInfo(str(found["topic_id"]), min(most, MAX_RECORD_BYTES) - _RECORD_OVERHEAD_BYTES, *retention_of(settings))
 
     def append(self, topic: str, values: Sequence[bytes], *, time_ms: int | Sequence[int], partition: int = 0) -> int:
         """Append all values in order and return the offset after the last once all in-sync replicas have them.

@@ -41,6 +41,18 @@ def setting_faults(topic: str, settings: Mapping[str, Mapping[str, Any]]) -> Ite
         yield f"topic {topic!r}: message.timestamp.type must be CreateTime, got {values['message.timestamp.type']}"
 
 
+def retention_of(settings: Mapping[str, Mapping[str, Any]]) -> tuple[int | None, int | None]:
+    """Return age in milliseconds and bytes of a partition at which the broker deletes; None for no limit.
+
+    >>> retention_of({"retention.ms": {"value": "604800000"}, "retention.bytes": {"value": "-1"}})
+    (604800000, None)
+    """
+    if "delete" not in str(settings.get("cleanup.policy", {}).get("value", "delete")):
+        return None, None
+    ms, num_bytes = (int(settings.get(name, {}).get("value", -1)) for name in ("retention.ms", "retention.bytes"))
+    return None if ms < 0 else ms, None if num_bytes < 0 else num_bytes
+
+
 def topic_bytes(admin: KafkaAdminClient, topic: str) -> int:
     """Return the bytes of a topic on the brokers' disks: of its largest replica, over all partitions."""
     largest: dict[int, int] = {}

@@ -28,6 +28,8 @@ class TopicInfo:
 
     id: str  # of this topic and no other one: a topic that is deleted and made again has another id
     max_record_bytes: int | None = None  # largest value that a record may have, None without a limit
+    retention_ms: int | None = None  # age at which the log deletes a record by itself, None for never
+    retention_bytes: int | None = None  # size of a partition above which the log deletes its oldest records, None for no limit
 
 
 class Writer(Protocol):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass, fields
 
 from monolith_py import _core
 from monolith_py.config import LogConfig
-from monolith_py.errors import ConfigError
+from monolith_py.errors import ConfigError, TopicMissing
 from monolith_py.io.log.log import Log
 
 
@@ -36,16 +38,32 @@ def create_topics(log: Log, config: LogConfig) -> None:
     """Create the missing topics of a job: `config.partitions` partitions for events and examples, one for the others.
 
     Raises:
-        ConfigError: a topic exists with another number of partitions.
+        ConfigError: topics exist with another number of partitions.
     """
     topics = Topics.of(config)
-    partitions = dict.fromkeys((topics.impressions, topics.actions, topics.examples), config.partitions)
-    for topic, expected in {**dict.fromkeys(astuple(topics), 1), **partitions}.items():
-        log.create_topic(topic, expected)
-        got = log.num_partitions(topic)
-        if got != expected:
-            field = "log.partitions" if topic in partitions else "partitions of the topic"
-            raise ConfigError(f"{field} must be {got}, as topic {topic!r} has, got {expected}")
+    shared = (topics.impressions, topics.actions, topics.examples)
+    existing = _partition_counts(log, astuple(topics))
+    counts = {topic: existing[topic] for topic in shared if topic in existing}
+    most = max(counts.values(), default=config.partitions)
+    if lacking := [topic for topic, count in counts.items() if count < most]:
+        rule = f"topics must have the same number of partitions, got {counts}"
+        raise ConfigError(f"{rule}: give {most} to {', '.join(map(repr, lacking))}, and set log.partitions to {most}")
+    if most != config.partitions:
+        raise ConfigError(f"log.partitions must be {most}, as topic {next(iter(counts))!r} has, got {config.partitions}")
+    for topic, count in existing.items():
+        if topic not in shared and count != 1:
+            raise ConfigError(f"topic {topic!r} must have 1 partition, got {count}: make it again, or use another log.topic_prefix")
+    for topic in astuple(topics):
+        log.create_topic(topic, config.partitions if topic in shared else 1)
+
+
+def _partition_counts(log: Log, topics: Sequence[str]) -> dict[str, int]:
+    """Return the number of partitions of the topics that exist."""
+    counts: dict[str, int] = {}
+    for topic in topics:
+        with suppress(TopicMissing):
+            counts[topic] = log.num_partitions(topic)
+    return counts
 
 
 def partition_of(request_id: str, num_partitions: int) -> int:

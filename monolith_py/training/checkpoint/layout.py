@@ -4,6 +4,8 @@
                               tables/<feature>.table  rows, optimizer state, admission, ages, pending drains
                               dense.safetensors       dense parameters of the model
                               optimizer.safetensors   state of the dense optimizer, random state of torch
+
+A later checkpoint of the same step is beside it, step-000000001234.0001, so that there is one at every moment.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,8 @@ class CheckpointMeta:
     examples_topic: str = ""  # id of the topic whose offsets these are; none in older checkpoints
     model_id: str = ""  # of the model since its tables were last started anew: no replica mixes two
     source: SourceMeta | None = None  # None: the job's examples from their start
+    parent: str = ""  # "generation.seq" of the checkpoint from which the generation started; "" for a new model
+    digest: str = ""  # of rows and dense parameters, `monolith_py.sync.ModelDigest`; none in older checkpoints
 
     def document(self) -> dict[str, Any]:
         """Return the meta as a JSON document."""
@@ -98,9 +102,15 @@ class Checkpoint:
         return str(self.path)
 
     @staticmethod
-    def at(directory: Path, step: int) -> Checkpoint:
-        """Return the checkpoint of `step` batches in `directory`, written or not."""
-        return Checkpoint(directory / f"step-{step:012d}")
+    def at(directory: Path, step: int, revision: int = 0) -> Checkpoint:
+        """Return a checkpoint of `step` batches in `directory`, written or not."""
+        return Checkpoint(directory / (f"step-{step:012d}" + (f".{revision:04d}" if revision else "")))
+
+    @staticmethod
+    def next_at(directory: Path, step: int) -> Checkpoint:
+        """Return a checkpoint of `step` batches that sorts after all others of that step in `directory`."""
+        newest = max(_others_of(directory, step), default=None)
+        return Checkpoint.at(directory, step, 0 if newest is None else 1 + int(newest.name[len("step-") + 13 :] or 0))
 
     @staticmethod
     def all_in(directory: Path) -> list[Checkpoint]:
@@ -157,6 +167,11 @@ class Checkpoint:
         """Return the snapshot files of all tables, sorted by name."""
         return sorted(self.tables.glob(table_file(Path(), "*").name))
 
+    def earlier_of_step(self) -> list[Checkpoint]:
+        """Return the earlier checkpoints of the same step."""
+        step = int(self.path.name.removeprefix("step-")[:12])
+        return [Checkpoint(path) for path in _others_of(self.path.parent, step) if path.name < self.path.name]
+
     @cached_property
     def meta(self) -> CheckpointMeta:
         """Return the meta of the manifest, read once."""
@@ -204,6 +219,23 @@ class Checkpoint:
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{self.path}: {error}") from None
 
+    def set_offsets(self, offsets: Mapping[int, tuple[int, int]]) -> None:
+        """Change the positions in the examples at which a trainer goes on; the joiner's steps before a changed one are forgotten.
+
+        Raises:
+            CheckpointError: the manifest cannot be read or written.
+        """
+        manifest, known = dict(self._manifest()), self.meta
+        steps = {partition: step for partition, step in known.steps.items() if offsets.get(partition) == known.offsets.get(partition)}
+        manifest["meta"] = replace(known, offsets=dict(offsets), steps=steps).document()
+        temporary = self.path.with_name(f".{self.path.name}.manifest")
+        try:
+            temporary.write_text(json.dumps(manifest, indent=1))
+            temporary.replace(self.path / _MANIFEST)
+        except OSError as error:
+            raise CheckpointError(f"{self.path / _MANIFEST}: {error}") from None
+        self.__dict__.pop("meta", None)
+
     def verify(self) -> None:
         """Compare the size and CRC-32C of every file with the manifest.
 
@@ -236,6 +268,10 @@ class Checkpoint:
         if version is None or not all(isinstance(manifest.get(part), dict) for part in ("meta", "model", "files")):
             raise CheckpointError(f"{file}: must have version, meta, model and files")
         return manifest
+
+
+def _others_of(directory: Path, step: int) -> list[Path]:
+    return list(directory.glob(f"step-{step:012d}*"))
 
 
 def _offsets(document: Mapping[str, Any]) -> dict[int, tuple[int, int]]:

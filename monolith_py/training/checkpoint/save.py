@@ -107,20 +107,21 @@ class CheckpointSaving:
                 break
 
     def _write(self, meta: CheckpointMeta, dense: dict[str, Tensor], optimizer: dict[str, Tensor]) -> Checkpoint:
-        checkpoint, temporary = Checkpoint.at(self._directory, meta.step), self._temporary
+        checkpoint, temporary = Checkpoint.next_at(self._directory, meta.step), self._temporary
         try:
             for table in self._tables:
                 table.commit()
             temporary.write(meta, ModelMeta(self._trainer.layout, self._trainer.settings), dense, optimizer)
             for file in [*temporary.files(), temporary.tables, temporary.path]:
                 _sync(file)
-            if checkpoint.path.exists():  # saved at the same step before: nothing was learnt since
-                shutil.rmtree(checkpoint.path)
             temporary.path.rename(checkpoint.path)
             _sync(self._directory)
         except (OSError, CheckpointError) as error:
             self._cancel()
             raise error if isinstance(error, CheckpointError) else CheckpointError(f"{checkpoint}: {error}") from None
+        # Others of the same step hold the same: they must not push out older ones.
+        for old in checkpoint.earlier_of_step():
+            shutil.rmtree(old.path, ignore_errors=True)
         for old in Checkpoint.all_in(self._directory)[self._keep :]:
             shutil.rmtree(old.path, ignore_errors=True)
         return checkpoint

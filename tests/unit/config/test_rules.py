@@ -47,6 +47,19 @@ REFUSED = {
     "optimizer.sparse.eps = 1e-50": "optimizer.sparse.eps must be within float32, 1.18e-38 to 3.4e+38, got 1e-50",
     "optimizer.dense.beta2 = 0.99999999999": "optimizer.dense.beta2 must be below 1 in float32, got 0.99999999999",
     "joiner.window_s = 1e300": "joiner.window_s must be <= 3155760000, got 1e+300",
+    'joiner.negative_rates = [{feature = "place", value = 1, rate = 0.5}]': (
+        "joiner.negative_rates.feature must name features, got ['place']"
+    ),
+    'joiner.negative_rates = [{feature = "user_id", value = 1, rate = 0.5}, {feature = "user_id", value = 1, rate = 1}]': (
+        "joiner.negative_rates must have each value of a feature once, got ('user_id', 1) twice"
+    ),
+    'joiner.negative_rates = [{feature = "user_id", value = 1, rate = 0}]': "joiner.negative_rates.#1.rate must be >= 1e-06, got 0",
+    'joiner.negative_rates = [{feature = "user_id", value = "", rate = 1}]': (
+        "joiner.negative_rates.#1.value must have 1 to 512 characters, got ''"
+    ),
+    'joiner.negative_rates = [{feature = "user_id", value = 9223372036854775808, rate = 1}]': (
+        "joiner.negative_rates.#1.value must be within int64, got 9223372036854775808"
+    ),
     "joiner.negative_rate = 1e-320": "joiner.negative_rate must be >= 1e-06, got 1e-320",
     "trainer.batch_size = 9223372036854775808": "trainer.batch_size must be <= 2147483647, got 9223372036854775808",
     "trainer.num_threads = 100000": "trainer.num_threads must be <= 1024, got 100000",

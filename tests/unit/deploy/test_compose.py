@@ -45,6 +45,15 @@ def test_each_process_runs_a_command_that_exists_on_the_job_that_is_mounted(serv
     assert "./configs/compose.toml:/etc/monolith/job.toml:ro" in services[service]["volumes"]
 
 
+def test_the_archiver_runs_on_request_on_a_volume_of_its_own(services: dict[str, Any], job: JobConfig) -> None:
+    archiver = services["archiver"]
+    assert archiver["profiles"] == ["archive"]
+    assert archiver["command"] == ["archive", "--config", "/etc/monolith/job.toml", "--follow", "/archive"]
+    assert "archive:/archive" in archiver["volumes"]
+    assert published(archiver) == {job.observe.archiver_port: 9105}
+    assert (archiver["image"], archiver["read_only"]) == (services["joiner"]["image"], True)
+
+
 def test_the_job_finds_kafka_and_redis_by_their_names(services: dict[str, Any], job: JobConfig) -> None:
     assert job.log.url == "kafka://kafka:9092"
     assert "PLAINTEXT://kafka:9092" in services["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]

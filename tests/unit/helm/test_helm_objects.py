@@ -22,7 +22,13 @@ def test_the_defaults_make_one_process_of_each_kind_and_no_optional_object(defau
     }
 
 
-def test_there_is_exactly_one_joiner_and_one_trainer(defaults):
+def test_joiners_are_scaled_and_stay_stopped_while_paused(render):
+    for values, expected in (({"replicas": 4}, 4), ({"replicas": 4, "paused": True}, 0)):
+        spec = render({"joiner": values})["StatefulSet", "shop-monolith-joiner"]["spec"]
+        assert (spec["replicas"], spec["podManagementPolicy"]) == (expected, "Parallel")
+
+
+def test_there_is_one_joiner_and_one_trainer_by_default(defaults):
     assert [defaults["StatefulSet", f"shop-monolith-{name}"]["spec"]["replicas"] for name in ("joiner", "trainer")] == [1, 1]
 
 

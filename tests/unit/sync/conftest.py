@@ -43,6 +43,9 @@ class DictTable:
         rows = weights.view(np.uint8).reshape(len(fids), 4 * self.dim)
         return EncodedDelta(self.ticket, np.array(fids, np.int64), rows, np.array(evicted, np.int64))
 
+    def touch(self, consumer: str, fids: np.ndarray) -> None:
+        self.unacknowledged |= dict.fromkeys(fids.tolist(), self.ticket + 1)
+
     def ack(self, consumer: str, ticket: int) -> None:
         self.unacknowledged = {fid: covered for fid, covered in self.unacknowledged.items() if covered > ticket}
 

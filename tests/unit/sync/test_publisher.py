@@ -19,6 +19,7 @@ from monolith_py.errors import LogError, ModelNotFinite
 from monolith_py.io.log.topics import Topics
 from monolith_py.sync import (
     DenseState,
+    Generation,
     PublishedModel,
     Publisher,
     RowEncoding,
@@ -47,7 +48,7 @@ class Setting:
         settings, topics = SyncConfig(**(defaults | config)), Topics.of(LogConfig(url="sqlite:///log"))
         model = PublishedModel(tables, lambda: {"bias": self.bias})
         generation = next_generation(log, "updates", 0)
-        self.publisher = Publisher(log, topics, model, settings, self.clock, generation=generation)
+        self.publisher = Publisher(log, topics, model, settings, self.clock, generation=Generation(generation, "trainer"))
         self.subscriber = Subscriber(log, "updates", offset=log.end_offset("updates"), next_delta=(generation, 0))
 
     def step(self, num_rows: int = 1, advance_s: float = 0.0) -> None:
@@ -330,7 +331,7 @@ def test_the_replica_ends_equal_to_the_tables_whatever_the_log_refuses(tmp_path_
     tables = {"a": make_table(), "b": make_table()}
     replica.rows.clear()
     setting = Setting(topic_log, tables, replica)
-    setting.subscriber = Subscriber(topic_log, "updates", offset=offset, next_delta=(1, 0))
+    setting.subscriber = Subscriber(topic_log, "updates", offset=offset, next_delta=(0, 0))
     for kind, table, number, value in operations:
         if kind == "put":
             tables[table].put(number, value)

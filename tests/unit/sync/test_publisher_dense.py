@@ -16,6 +16,7 @@ from monolith_py.sync import (
     DenseForm,
     DenseRequester,
     DenseState,
+    Generation,
     PublishedModel,
     Publisher,
     Subscriber,
@@ -59,7 +60,7 @@ class Setting:
         sync = SyncConfig(**({"sparse_interval_s": 1.0, "dense_interval_s": 1.0, "encoding": "fp32"} | config))
         topics, model = Topics.of(LogConfig(url="sqlite:///log")), PublishedModel({"a": table}, dense.tensors)
         generation = next_generation(log, "updates", 0)
-        self.publisher = Publisher(log, topics, model, sync, self.clock, generation=generation)
+        self.publisher = Publisher(log, topics, model, sync, self.clock, generation=Generation(generation, "trainer"))
         self.replica = DenseReplica(DenseState.of(dense.tensors()), DenseRequester(log, "dense_requests", "job", self.clock, 0.5))
         self.subscriber = Subscriber(log, "updates", offset=log.end_offset("updates"), next_delta=(generation, 0))
 

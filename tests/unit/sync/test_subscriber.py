@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 
 from monolith_py.errors import DeltaGap, OffsetTrimmed, WireError
-from monolith_py.sync import Delta, Subscriber, encode_delta, next_generation
+from monolith_py.sync import Delta, Parent, Subscriber, encode_delta, next_generation
 
 
 def append(log, *numbers: tuple[int, int]) -> None:
-    log.append("updates", [encode_delta(Delta(generation, seq, 1, 1)) for generation, seq in numbers], time_ms=1)
+    """Append deltas of these numbers; each generation descends from generation 1."""
+    parents = [Parent(1, 0, 0) if seq == 0 and generation > 1 else None for generation, seq in numbers]
+    deltas = [Delta(*number, 1, 1, parent=parent) for number, parent in zip(numbers, parents, strict=True)]
+    log.append("updates", [encode_delta(delta) for delta in deltas], time_ms=1)
 
 
 def read(subscriber: Subscriber) -> list[tuple[int, int]]:

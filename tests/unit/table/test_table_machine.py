@@ -202,9 +202,17 @@ class TableMachine(RuleBasedStateMachine):
         weights = self.table.gather(self.table.find(delta.fids))
         if isinstance(delta, EncodedDelta):
             np.testing.assert_array_equal(delta.rows.view("<f2"), weights.astype("<f2"))
+            fids, weights = self.table.export_rows()
+            assert delta.digest == _core.digest_rows(fids, weights.astype("<f2").view(np.uint8), "fp16")
         else:
             np.testing.assert_array_equal(delta.weights, weights)
         consumer.ticket = delta.ticket
+
+    @rule(name=CONSUMERS, fids=FIDS)
+    def touch(self, name: str, fids: list[int]) -> None:
+        live = set(self.live()) | set(CROWD.tolist() if self.crowd_is_live() else [])
+        self.consumers.setdefault(name, Consumer(set(live))).fresh |= set(fids)
+        self.table.touch(name, fids)
 
     @precondition(lambda self: any(consumer.ticket is not None for consumer in self.consumers.values()))
     @rule(data=st.data())

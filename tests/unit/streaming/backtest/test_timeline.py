@@ -44,7 +44,8 @@ def online(world: Any, job: Any, log: Any) -> Counter[Key]:
 def test_slices_have_the_examples_of_the_online_joiner(
     stream: Any, world: Any, filled_log: Callable[..., Any], order: Any, slice_s: float, emit: str
 ) -> None:
-    job = stream.job(joiner={"negative_rate": 0.5, "max_records": 40, "emit": emit})
+    rates = [{"feature": "item", "value": 2, "rate": 0.25}]
+    job = stream.job(joiner={"negative_rate": 0.5, "negative_rates": rates, "max_records": 40, "emit": emit})
     log = filled_log(job, stream.events(300))
     options = BacktestOptions(start_ms=stream.start_ms + 3_000_000, order=order, slice_s=slice_s)
     slices = list(Timeline(job, log, options))

@@ -161,6 +161,12 @@ class Stream:
         return bytes(message.SerializeToString())
 
 
+def rates_by_value(rng: random.Random) -> list[dict[str, Any]]:
+    """Return rates for shared and candidates' features, in random order; some bags hold several of the values."""
+    values = [("user", sum(rng.choice(IDS).encode())), *(("tags", fid) for fid in (-1, 0, 1, 2, 3, 10, 20, 50))]
+    return [{"feature": name, "value": fid, "rate": rng.choice([1.0, 0.3, 1e-6])} for name, fid in rng.sample(values, 6)]
+
+
 def job_of(world: World, rng: random.Random) -> JobConfig:
     job: JobConfig = world.job(
         window_s=rng.choice([1, 40, 100]),
@@ -170,6 +176,7 @@ def job_of(world: World, rng: random.Random) -> JobConfig:
         request_terminal_actions=rng.choice([[], ["all"]]),
         late=rng.choice(["retract", "drop"]),
         negative_rate=rng.choice([1.0, 0.5, 1e-6]),
+        negative_rates=rng.choice([[], [], rates_by_value(rng)]),
         max_records=rng.choice([1, 7, 300]),
     )
     return job
@@ -216,7 +223,7 @@ def test_the_core_gives_what_the_state_machine_gives(world: World) -> None:
         num_examples += sum(len(one["kinds"]) for one in results)
         num_refused += sum(len(one["refused"]) + len(one["too_late"]) for one in results)
         num_letters += sum(len(one["letters"]) for one in results)
-    assert num_examples > 3000 and num_refused > 500 and num_letters > 500
+    assert num_examples > 2500 and num_refused > 500 and num_letters > 500
 
 
 def run_both(world: World, seed: int) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from monolith_py.clock import ManualClock
 from monolith_py.data.events import EventTimeRule
 from monolith_py.errors import ClockStepped
 from monolith_py.io import MemoryKv
+from monolith_streaming.joiner.loop import JoinerLoop
 
 World = Any
 HOURS_S = 3_600.0
@@ -150,7 +151,7 @@ def test_force_starts_the_joiner_under_a_clock_that_disagrees_with_event_time(wo
     loop = world.joiner(job, log, kv, clock=clock)
     with pytest.raises(ClockStepped, match="start with --force"):
         loop.step()
-    forced = world.joiner(job, log, kv, clock=clock)
+    forced = JoinerLoop(job, log, kv, clock)
     forced.start(force=True)
     forced.step()
 

@@ -84,7 +84,7 @@ def test_a_joiner_killed_again_and_again_emits_every_example_once(world: World, 
         rng = random.Random(seed)
         log, kv, num_kills = stream(world, job), MemoryKv(), 0
         while True:
-            fuse = world.Fuse(rng.randint(0, 12))
+            fuse = world.Fuse(rng.randint(0, 16))
             try:
                 world.join(job, world.FailingLog(log, fuse), world.FailingKv(kv, fuse))
                 break

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import logging
+import threading
 import weakref
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from monolith_py.clock import ManualClock
+from monolith_py.clock import ManualClock, SystemClock
 from monolith_py.errors import AlreadyRunning, RecordsDamaged
-from monolith_py.io import Log, MemoryKv, Record, open_log
+from monolith_py.io import Log, MemoryKv, Record, open_kv, open_log
 from monolith_streaming.joiner import loop as module
+from monolith_streaming.joiner.group import Group
 from monolith_streaming.joiner.loop import JoinerLoop
-from monolith_streaming.joiner.process import _lock, run_joiner
+from monolith_streaming.joiner.position import StateKeys
+from monolith_streaming.joiner.process import run_joiner
 
 World = Any
 NUM_WAITING = 1000
@@ -68,29 +71,46 @@ def test_a_joiner_with_a_large_state_starts_without_having_all_of_it_in_memory(w
     assert kv.num_read >= NUM_WAITING // 20 and 0 < kv.most_alive < 10
 
 
-def test_a_partition_that_is_added_is_named_until_a_restart(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    """It was never read, without a word: faults.md, f23. Its requests may be those of another partition's state, so it is not just read."""
-    job = world.job()
+def test_partitions_that_are_added_are_read_once_all_topics_have_them(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """They were never read, without a word: faults.md, f23."""
+    job = world.job(terminal_actions=["end"])
     log, clock = world.log(job), ManualClock(world.now_ms)
     loop: JoinerLoop = world.joiner(job, log, MemoryKv(), clock)
-    log.records["actions"].append([])
-    caplog.set_level(logging.ERROR)
-    loop.step()
-    assert caplog.messages == []
-    for _ in range(2):
+    for topic in ("actions", "impressions"):
+        log.records[topic].append([])
         clock.advance(module._PARTITIONS_INTERVAL_S)
         loop.step()
-    assert caplog.messages == ["topic 'actions' has 2 partitions, this joiner reads 1 until it restarts"] * 2
+        assert "the partitions that one lacks are not read" in caplog.text
+        assert {number for number, _ in loop.offsets} == {0}
+    world.append(job, log, world.impression("r", 0), world.action("r", "end", 1), partition=1)
+    log.records["examples"].append([])
+    clock.advance(module._PARTITIONS_INTERVAL_S)
+    while loop.step() == 0:
+        clock.advance(1.0)
+    assert [request_id for request_id, *_ in world.labels(job, log)] == ["r"]
 
 
-def test_a_second_joiner_of_a_sqlite_store_is_refused(world: World, tmp_path: Path) -> None:
-    """Two joiners wrote a sixth of the examples twice, and one died: newcomer.md, P8."""
-    job = world.job(f"sqlite:///{tmp_path / 'log'}", f"sqlite:///{tmp_path / 'kv.db'}")
-    with closing(open_log(job.log.url)) as log:
+def test_a_joiner_that_reads_to_the_end_must_be_alone(world: World, tmp_path: Path) -> None:
+    """It closes windows that another one still fills."""
+    job = world.job(f"sqlite:///{tmp_path / 'log'}", f"sqlite:///{tmp_path / 'kv.db'}", session_timeout_s=0.5)
+    with closing(open_log(job.log.url)) as log, closing(open_kv(job.kv.url)) as kv:
         world.create_topics(log, job)
-    with _lock(job), pytest.raises(AlreadyRunning, match="one joiner at a time must run"):
-        run_joiner(job, stop_at_end=True)
-    run_joiner(job, stop_at_end=True)
+        other = Group(kv, StateKeys(job.name, "examples"), "elsewhere", job.joiner.session_timeout_s, SystemClock())
+        lives = threading.Event()
+        lives.set()
+        other.look(1)
+        with ThreadPoolExecutor() as pool:
+            beats = pool.submit(lambda: beat(other, lives))
+            with pytest.raises(AlreadyRunning, match=r"with --stop-at-end, got \['elsewhere'\]"):
+                run_joiner(job, stop_at_end=True)
+            lives.clear()
+            beats.result()
+        run_joiner(job, stop_at_end=True)  # waits for the time-out
+
+
+def beat(group: Group, lives: threading.Event) -> None:
+    while lives.is_set():
+        group.beat()
 
 
 def records_lost(topic: str) -> float:

@@ -152,6 +152,25 @@ def test_steps_of_another_store_are_refused(world: World, job: JobConfig) -> Non
         world.joiner(job, log, kv)
 
 
+def test_a_store_without_a_step_beside_those_of_another_store_is_brought_up_to_them(
+    world: World, job: JobConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was refused, and --force made examples twice, although an empty store was not."""
+    log, fresh, other = world.log(job), MemoryKv(), MemoryKv()
+    fill(world, job, log)
+    world.joiner(job, log, fresh)
+    later = world.joiner(job, log, other, ManualClock(world.now_ms + 11 * 86_400_000))
+    step_to_end(later)
+    fill(world, job, log, first=30)
+    step_to_end(later)
+    assert log.end_offset("examples") > 1
+    fill(world, job, log, first=60)
+    step_to_end(world.joiner(job, log, fresh, ManualClock(world.now_ms + 12 * 86_400_000)))
+    assert "the store has no step yet, its state is built from the log" in caplog.text
+    ids = [row[0] for row in world.labels(job, log)]
+    assert sorted(ids) == sorted(f"r{number}" for number in range(90)), "each once"
+
+
 @pytest.mark.parametrize("topic", ["impressions", "actions", "examples"])
 def test_topics_that_were_made_again_are_refused_by_name(world: World, job: JobConfig, topic: str) -> None:
     log, kv = world.log(job), MemoryKv()

@@ -37,7 +37,7 @@ def tags(fids: list[int], lengths: list[int]) -> FeatureColumns:
 def test_increments_add_up_by_fid_and_a_repeated_fid_of_a_row_counts_once() -> None:
     kv, some = MemoryKv(), counters("click")
     kv.write({some.key("tags", 7): some.encode(np.array([[10, 5]]))})
-    puts = counted(kv, some, tags([7, 8, 7, 7], [2, 0, 2]), np.array([[1, 1], [1, 1], [1, 0]]))
+    puts, _ = counted(kv, some, tags([7, 8, 7, 7], [2, 0, 2]), np.array([[1, 1], [1, 1], [1, 0]]))
     assert {key: some.decode(value).tolist() for key, value in puts.items()} == {
         some.key("tags", 7): [[12, 6]],
         some.key("tags", 8): [[1, 1]],
@@ -48,14 +48,14 @@ def test_counters_of_a_job_with_other_tasks_go_on_by_name() -> None:
     """A successor job with one task more ended at its first step, one with the tasks in another order swapped them: faults.md, f09."""
     kv, before, after = MemoryKv(), counters("click", "like"), counters("share", "like", "click")
     kv.write({before.key("tags", 7): before.encode(np.array([[10, 5], [10, 1]]))})
-    puts = counted(kv, after, tags([7], [1]), np.array([[1, 1, 0, 1]]))
+    puts, _ = counted(kv, after, tags([7], [1]), np.array([[1, 1, 0, 1]]))
     assert after.decode(puts[after.key("tags", 7)]).tolist() == [[1, 1], [11, 1], [11, 6]]
 
 
 def test_a_damaged_counter_begins_anew() -> None:
     kv, some = MemoryKv(), counters("click")
     kv.write({some.key("tags", 7): b"damaged"})
-    puts = counted(kv, some, tags([7], [1]), np.array([[1, 1]]))
+    puts, _ = counted(kv, some, tags([7], [1]), np.array([[1, 1]]))
     assert some.decode(puts[some.key("tags", 7)]).tolist() == [[1, 1]]
 
 

@@ -28,6 +28,7 @@ def joined(world: World, tmp_path_factory: pytest.TempPathFactory) -> Any:
         partitions=2,
         terminal_actions=["end"],
         negative_rate=0.5,
+        negative_rates=[{"feature": "tags", "value": 20, "rate": 0.25}],
         examples_per_record=32,
     )
     log = open_log(job.log.url)

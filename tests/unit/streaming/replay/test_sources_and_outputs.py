@@ -13,12 +13,12 @@ from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig
 from monolith_py.errors import ArchiveError, ConfigError
 from monolith_streaming.replay.beam import ReplayOptions, ReplayResult, run_replay
-from monolith_streaming.replay.output import encoded, ends_replay
-from monolith_streaming.replay.slots import decode_slot_file
+from monolith_streaming.replay.output import ends_replay
 from monolith_streaming.replay.source import Range
 
 World = Any
 NUM_REQUESTS, BETWEEN_S = 120, 100.0  # of the fixture `stream`
+SHARD_MS = 2_500_000
 
 
 def replay(world: World, job: JobConfig, start_s: float = 0, end_s: float = NUM_REQUESTS * BETWEEN_S, **options: Any) -> ReplayResult:
@@ -122,13 +122,6 @@ def test_ranges_of_many_partitions_have_a_name_of_bounded_length() -> None:
     assert len(set(names)) == 2 and all(len(name) == 40 for name in names)
 
 
-def test_a_slot_of_many_bytes_is_written_in_parts_in_order() -> None:
-    values = [bytes([number]) * (6 << 20) for number in range(7)]
-    parts = [part for part in encoded(12, 99, values) if part is not None]
-    assert [(number, first) for number, first, _ in parts] == [(12, 0), (12, 2), (12, 4), (12, 6)]
-    assert [value for _, _, part in parts for value in decode_slot_file(part).values] == values
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -174,3 +167,31 @@ def test_a_partition_with_more_records_than_the_replay_is_refused(world: World, 
     log.append("longer", [records[0].value], time_ms=1, partition=1)
     with pytest.raises(ConfigError, match=r"replay output 'longer'\[1\] must have no other replay of this range"):
         replay(world, job, 100, 900, output="longer")
+
+
+def test_shards_add_up_to_the_online_joiner_s_examples_and_counts(world: World, stream: Any) -> None:
+    job, log, _ = stream
+    whole = replay(world, job, output="one-shard")
+    parts = replay(world, job, output="five-shards", shard_ms=SHARD_MS)
+    assert world.examples(job, log, "five-shards") == world.examples(job, log)
+    assert vars(parts) == {**vars(whole), "topic": "five-shards", "records_written": parts.records_written}
+
+
+def test_an_interrupted_replay_joins_only_the_shards_that_are_not_whole(world: World, stream: Any) -> None:
+    job, log, _ = stream
+    replay(world, job, output="all-shards", shard_ms=SHARD_MS)
+    log.create_topic("some-shards", 2)
+    records = [[record.value for record in log.read("all-shards", partition, 0, 1000)] for partition in range(2)]
+    for partition in range(2):
+        log.append("some-shards", records[partition][: len(records[partition]) * 2 // 3], time_ms=1, partition=partition)
+    rest = replay(world, job, output="some-shards", shard_ms=SHARD_MS)
+    assert 0 < rest.requests < NUM_REQUESTS * 2 // 3
+    assert [[record.value for record in log.read("some-shards", partition, 0, 1000)] for partition in range(2)] == records
+    again = replay(world, job, output="some-shards", shard_ms=SHARD_MS)
+    assert (again.records_written, again.records_present) == (0, rest.records_written + rest.records_present)
+
+
+def test_files_of_shards_have_the_same_examples(world: World, stream: Any, tmp_path: Path) -> None:
+    job, log, archive = stream
+    replay(world, job, archive=archive, folder=tmp_path, shard_ms=SHARD_MS)
+    assert rows_of(tmp_path) == rows_in(world, job, log, "examples")

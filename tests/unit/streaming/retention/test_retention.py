@@ -66,8 +66,8 @@ def stream(world: World, tmp_path: Path, make_log: Callable[..., Log], make_kv: 
 def test_before_a_joiner_and_a_checkpoint_nothing_may_go(stream: Stream) -> None:
     stream.world.append(stream.job, stream.log, stream.world.impression("r"))
     bounds = stream.bounds()
-    assert set(bounds) == {"impressions", "actions", "examples", "updates"}
-    assert [bound.num_deletable for bound in bounds.values()] == [0, 0, 0, 0]
+    assert set(bounds) == {"impressions", "actions", "examples", "updates", "dead_letters", "dense_requests"}
+    assert {bound.num_deletable for bound in bounds.values()} == {0}
 
 
 def test_impressions_and_actions_stay_from_the_oldest_request_that_may_be_open(stream: Stream) -> None:
@@ -122,6 +122,19 @@ def test_records_younger_than_keep_s_stay(stream: Stream) -> None:
     bound = stream.bounds(keep_s=age_s - 5.5 * EVERY_S)["impressions"]
     assert (bound.before, bound.reason) == (6, "younger than keep_s")
     assert stream.bounds(keep_s=2 * age_s)["impressions"].num_deletable == 0
+
+
+def test_dead_letters_and_requests_of_replicas_go_by_their_age_alone(stream: Stream) -> None:
+    """`keep_s` is that of the history: --keep-s 0 must not take letters that nobody has looked at."""
+    now_ms = stream.clock.now_ms()
+    for age_s in (40 * 86_400, 31 * 86_400, 29 * 86_400, 7_200, 60):
+        for topic in ("dead_letters", "dense_requests"):
+            stream.log.append(topic, [b"x"], time_ms=now_ms - age_s * 1000)
+    bounds = stream.bounds(keep_s=0.0)
+    assert (bounds["dead_letters"].before, bounds["dead_letters"].reason) == (2, "younger than dead_letters_keep_s")
+    assert (bounds["dense_requests"].before, bounds["dense_requests"].reason) == (4, "younger than 3600 s")
+    assert trim(stream.log, list(bounds.values())) == 6
+    assert [bound.num_deletable for bound in stream.bounds().values()] == [0] * 6
 
 
 def test_a_record_of_the_future_in_the_past_keeps_too_much_and_not_too_little(stream: Stream) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -13,8 +14,8 @@ from monolith_py.clock import ManualClock
 from monolith_py.config import JobConfig, parse_job
 from monolith_py.data.examples import ExampleBatch
 from monolith_py.errors import CheckpointError
-from monolith_py.io import Log, open_log
-from monolith_py.io.codec import encode_examples
+from monolith_py.io import Log, Writer, open_log
+from monolith_py.io.codec import decode_examples, encode_examples
 from monolith_py.io.log.topics import create_topics
 from monolith_py.sync import decode_delta
 from monolith_py.training import Checkpoint
@@ -84,11 +85,57 @@ def test_a_log_that_was_never_used_needs_no_fresh(log: Log, make_job: Callable[.
     assert generations(log) == [1]
 
 
+class Killed(Exception):
+    pass
+
+
+class KillingLog:
+    """A log that ends its process with the first record of `updates`, before or after it has the record."""
+
+    def __init__(self, log: Log, has_record: bool) -> None:
+        self._log, self._has_record = log, has_record
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._log, name)
+
+    def writer(self, topic: str, partition: int, name: str) -> Writer:
+        writer = self._log.writer(topic, partition, name)
+        kept = writer.append
+
+        def append(values: Sequence[bytes], *, time_ms: int) -> int:
+            if self._has_record:
+                kept(values, time_ms=time_ms)
+            raise Killed
+
+        writer.append = append  # type: ignore[method-assign]
+        return writer
+
+
+@pytest.mark.parametrize("has_record", [False, True])
+def test_a_new_trainer_killed_at_its_first_update_starts_again(log: Log, make_job: Callable[..., JobConfig], has_record: bool) -> None:
+    with pytest.raises(Killed):
+        train(make_job(), cast(Log, KillingLog(log, has_record)))
+    assert log.end_offset("updates") == has_record
+    assert train(make_job(), log).trainer.num_examples == 3
+    assert max(generations(log)) == 2
+
+
 def test_updates_that_were_trimmed_away_count_as_updates(log: Log, make_job: Callable[..., JobConfig]) -> None:
     train(make_job(), log)
     log.trim("updates", 0, log.end_offset("updates"))
     with pytest.raises(CheckpointError, match="--fresh"):
         train(make_job("other"), log)
+
+
+def test_a_new_model_has_a_higher_generation_than_updates_that_were_trimmed_away(log: Log, make_job: Callable[..., JobConfig]) -> None:
+    """Replicas at generation 3 skipped those of a generation 1 for ever: streams.md, D10."""
+    for _ in range(3):
+        train(make_job(), log)
+        log.append("examples", [encode_examples(decode_examples(log.read("examples", 0, 0, 1)[0].value))], time_ms=1)
+    before, end = max(generations(log)), log.end_offset("updates")
+    log.trim("updates", 0, end)
+    train(make_job("other"), log, FRESH)
+    assert min(decode_delta(record.value).generation for record in log.read("updates", 0, end, 1000)) > before == 3
 
 
 def test_fresh_beside_a_checkpoint_is_refused(log: Log, make_job: Callable[..., JobConfig]) -> None:

@@ -197,3 +197,20 @@ def test_a_disk_that_is_full_leaves_the_older_checkpoint(
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert Checkpoint.newest(tmp_path) == good
     assert Checkpoint.newest(tmp_path) != save(tmp_path, trainer) == Checkpoint.newest(tmp_path)
+
+
+def test_a_second_checkpoint_of_a_step_is_beside_the_first_until_it_is_whole(
+    make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch], tmp_path: Path
+) -> None:
+    trainer = Trainer(make_job())
+    trainer.step(make_examples(0))
+    save(tmp_path, trainer, keep=2)
+    trainer.step(make_examples(1))
+    for number in range(12):
+        newest = save(tmp_path, trainer, keep=2)
+        assert Checkpoint.newest(tmp_path) == newest
+        assert newest.path.name == "step-000000000002" + (f".{number:04d}" if number else "")
+    names = [one.path.name for one in Checkpoint.all_in(tmp_path)]
+    assert names == ["step-000000000002.0011", "step-000000000001"], "others of its step push out no older one"
+    trainer.step(make_examples(2))
+    assert save(tmp_path, trainer, keep=2).path.name == "step-000000000003"

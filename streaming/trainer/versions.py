@@ -1,0 +1,142 @@
+"""Versions of a job's model: its checkpoints and the newest delta, each with a digest; and the way back to an older one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from monolith_py.config import JobConfig
+from monolith_py.errors import CheckpointError, LogError, WireError
+from monolith_py.io import Log
+from monolith_py.io.log.topics import Topics
+from monolith_py.io.role_lock import role_lock
+from monolith_py.sync import Delta, decode_delta
+from monolith_py.training import Checkpoint
+
+_logger = logging.getLogger(__name__)
+
+# Folder beside the checkpoints of those that a rollback has put aside.
+ASIDE = "rolled-back"
+# Newest records of the updates that are looked at: the last delta of a publication has its digest.
+_TAIL_RECORDS = 64
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One version of the model. Replicas with the same `version` and digest have the same rows and dense parameters."""
+
+    name: str  # of the checkpoint, or "updates" for the newest publication
+    version: str  # "generation.seq" of the next delta, as in `RankResponse`
+    parent: str  # version from which its generation started; "" for a new model
+    digest: str  # `monolith_py.sync.ModelDigest`; "" in checkpoints of before
+    examples: int | None  # learnt; None for the updates
+    watermark_ms: int  # event time
+    saved_ms: int  # wall clock
+    fault: str = ""
+
+
+def versions(job: JobConfig, log: Log) -> list[ModelVersion]:
+    """Return the newest publication in the log, if there is one, and the checkpoints, newest first; then those put aside.
+
+    Raises:
+        LogError: the log cannot be read.
+    """
+    directory = Path(job.trainer.checkpoint_dir)
+    found = [_of_checkpoint(one, one.path.name) for one in Checkpoint.all_in(directory)]
+    found += [_of_checkpoint(one, f"{ASIDE}/{one.path.name}") for one in Checkpoint.all_in(directory / ASIDE)]
+    newest = _newest_publication(log, Topics.of(job.log).updates)
+    if newest is None:
+        return found
+    version, digest = f"{newest.generation}.{newest.seq + 1}", str(newest.digest)
+    return [ModelVersion("updates", version, "", digest, None, newest.watermark_ms, newest.published_ms), *found]
+
+
+def roll_back(job: JobConfig, log: Log, name: str, skip_until: int | Mapping[int, int] | None = None) -> list[str]:
+    """Make the checkpoint `name` the newest: move those after it aside; return their names. The trainer must not run.
+
+    The trainer goes on from there at its next start, and replicas follow it. `name` may be one that was put aside before. `skip_until`:
+    event time in milliseconds, or offset of each partition, of the first example to be learnt; those between are never learnt.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, it is damaged, or it cannot be moved.
+        AlreadyRunning: the trainer runs.
+        LogError: the log cannot be read.
+    """
+    directory = Path(job.trainer.checkpoint_dir)
+    with role_lock(directory / ".trainer.lock", "trainer", CheckpointError):
+        chosen = _find(directory, name)
+        chosen.verify()
+        if skip_until is not None:
+            _skip(chosen, log, Topics.of(job.log).examples, skip_until)
+        try:
+            if chosen.path.parent != directory:
+                chosen.path.rename(directory / chosen.path.name)
+            later = [one for one in Checkpoint.all_in(directory) if one.path.name > chosen.path.name]
+            for one in later:
+                (directory / ASIDE).mkdir(exist_ok=True)
+                one.path.rename(_free(directory / ASIDE / one.path.name))
+        except OSError as error:
+            raise CheckpointError(f"{chosen}: {error}") from None
+    return [one.path.name for one in later]
+
+
+def _of_checkpoint(checkpoint: Checkpoint, name: str) -> ModelVersion:
+    try:
+        meta = checkpoint.meta
+    except CheckpointError as error:
+        return ModelVersion(name, "", "", "", None, 0, 0, str(error))
+    version = f"{meta.generation}.{meta.next_seq}"
+    return ModelVersion(name, version, meta.parent, meta.digest, meta.examples_trained, meta.watermark_ms, meta.saved_ms)
+
+
+def _newest_publication(log: Log, topic: str) -> Delta | None:
+    """Return the last delta of the newest publication."""
+    end = log.end_offset(topic)
+    offset, newest = max(log.start_offset(topic), end - _TAIL_RECORDS), None
+    while offset < end:
+        records = log.read(topic, 0, offset, _TAIL_RECORDS)
+        if not records:
+            break
+        for record in records:
+            try:
+                delta = decode_delta(record.value)
+            except WireError as error:
+                _logger.warning("%r offset %d: %s", topic, record.offset, error)
+                continue
+            newest = delta if delta.digest is not None else newest
+        offset = records[-1].offset + 1
+    return newest
+
+
+def _find(directory: Path, name: str) -> Checkpoint:
+    """Return the checkpoint of a name as `versions` gives it, or of a number of batches."""
+    known = {one.path.name: one for folder in (directory / ASIDE, directory) for one in Checkpoint.all_in(folder)}
+    known |= {f"{ASIDE}/{one.path.name}": one for one in Checkpoint.all_in(directory / ASIDE)}
+    wanted = Checkpoint.at(directory, int(name)).path.name if name.isdecimal() else name
+    if wanted not in known:
+        raise CheckpointError(f"--to must name a checkpoint in {str(directory)!r}, one of {sorted(known)}, got {name!r}")
+    return known[wanted]
+
+
+def _skip(checkpoint: Checkpoint, log: Log, topic: str, until: int | Mapping[int, int]) -> None:
+    """Let the trainer go on from later examples than those of the checkpoint."""
+    offsets = dict(checkpoint.meta.offsets)
+    for partition in range(log.num_partitions(topic)):
+        wanted = log.offset_at(topic, partition, until) if isinstance(until, int) else until.get(partition, 0)
+        if wanted > log.end_offset(topic, partition):
+            raise LogError(f"--skip-until must be at most the end of {topic!r}[{partition}], got {wanted}")
+        if wanted > offsets.get(partition, (0, 0))[0]:
+            offsets[partition] = (wanted, 0)
+    checkpoint.set_offsets(offsets)
+    _logger.warning("%s: the trainer goes on at offsets %s of %r", checkpoint.path.name, offsets, topic)
+
+
+def _free(path: Path) -> Path:
+    """Return `path`, or a name after it that is free."""
+    number, free = 0, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
