@@ -1,4 +1,4 @@
-"""Impressions joined in a second, online and by replay: 36 features, one partition.
+"""Impressions joined in a second, online and by replay; trainer batches read; impressions encoded: 36 features, one partition.
 
 `_per_cpu_s` is per second of CPU time of the joiner's process: on the SQLite log and store, and on a genuine Kafka and Redis where they
 are installed. Requests of 100 candidates are joined on SQLite and, without the cost of a log, in memory. The start with 2 million requests
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from bench_restart import NUM_WAITING, bench_restart, resident_bytes
 from figures import figure
+from stream_intake import bench_impressions, bench_intake, write_examples
 from stream_load import START_MS, count, impression, job_in, write_stream
 
 from monolith_py.clock import SystemClock
@@ -62,6 +63,7 @@ def main() -> None:
         figure("stream.joiner_examples_per_cpu_s", NUM_LISTS * LIST / cpu_of(lambda: run_joiner(job, stop_at_end=True)), "1/s")
     bench_in_memory()
     bench_pending()
+    bench_impressions()
     bench_kafka(num_requests)
     for num_partitions in (1, 4):
         bench_restart(NUM_WAITING, num_partitions, is_redis=False)
@@ -191,6 +193,11 @@ def bench_kafka(num_requests: int) -> None:
             cpu_s = cpu_of(lambda: run_joiner(job, stop_at_end=True))
             check_count(job, Topics.of(job.log).examples, num_requests)
             figure("stream.joiner_kafka_impressions_per_cpu_s", num_requests / cpu_s, "1/s")
+            other = job_in(Path(folder), url, prefix="intake.")
+            with closing(open_log(url)) as log:
+                write_examples(log, other)
+            with closing(open_log(url)) as log:
+                bench_intake(log, other, "stream.intake_examples_per_s")
         finally:
             broker.kill()
             redis.shutdown(save=False)

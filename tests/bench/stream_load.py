@@ -18,12 +18,12 @@ NUM_FEATURES = 36
 _CHUNK = 500
 
 
-def job_in(folder: Path, log_url: str | None = None, kv_url: str | None = None) -> JobConfig:
+def job_in(folder: Path, log_url: str | None = None, kv_url: str | None = None, prefix: str = "") -> JobConfig:
     """Return a job whose log and store are files in `folder` unless they are given."""
     return parse_job(
         {
             "name": "bench",
-            "log": {"url": log_url or f"sqlite:///{folder / 'log'}"},
+            "log": {"url": log_url or f"sqlite:///{folder / 'log'}", "topic_prefix": prefix},
             "kv": {"url": kv_url or f"sqlite:///{folder / 'kv.db'}"},
             "features": [{"name": name, "source": "user"} for name in feature_names()],
             "tasks": [{"name": "is_click", "action": "click"}, {"name": "long_view", "action": "long_view"}],

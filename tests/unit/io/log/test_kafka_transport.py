@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kafka.errors import KafkaConnectionError
 from kafka.net.transport import KafkaTCPTransport
 from kafka.protocol.frame import KafkaBytes
 
@@ -68,6 +69,13 @@ def test_a_connection_that_ends_within_a_response_is_lost(pair: Any) -> None:
     theirs.close()
     assert "socket disconnected" in str(receive_all(transport, connection.parser._rbuffer))
     assert connection.parser._rbuffer.tell() == 1000
+
+
+def test_a_socket_that_was_closed_meanwhile_is_a_lost_connection(pair: Any) -> None:
+    transport = KafkaTCPTransport(None, None)
+    transport.set_protocol(Connection(200_000))
+    data, error = transport._sock_recv()
+    assert data == b"" and isinstance(error, KafkaConnectionError)
 
 
 def test_reads_of_a_response_are_those_without_the_repair(pair: Any) -> None:
