@@ -144,8 +144,25 @@ void Partition::see_action(Entry& entry) {
     ++counts_.by_kind[kind];
     lookback_.note(kActions, entry.offset, settings_.rules.expire_ms(action.time_ms));
     const std::string request_id(action.request_id);
-    waiting_.see_action(request_id,
-                        {entry.offset, action.item_id, action.time_ms, kind, is_positive, std::move(entry.value)});
+    // No request of this time is remembered anywhere.
+    const std::optional<int64_t> watermark_ms = watermark_.state().watermark_ms;
+    const bool reports =
+        reports_early_ && !(watermark_ms && *watermark_ms >= settings_.rules.forget_ms(action.time_ms));
+    std::string value = reports ? entry.value : std::string();
+    const int64_t time_ms = action.time_ms;
+    const bool waits = waiting_.see_action(
+        request_id, {entry.offset, action.item_id, action.time_ms, kind, is_positive, std::move(entry.value)});
+    if (reports && waits) early_actions_.push_back({request_id, time_ms, std::move(value)});
+}
+
+void Partition::report_early(bool waiting) {
+    reports_early_ = true;
+    if (!waiting) return;
+    waiting_.for_each([&](const Request& request) {
+        if (request.num_early() == 0) return;
+        for (const SeenAction& seen : request.actions->early)
+            early_actions_.push_back({request.id, seen.time_ms, seen.value});
+    });
 }
 
 void Partition::resume(const std::array<int64_t, kNumInputs>& offsets, const WatermarkState& watermark,
@@ -211,6 +228,7 @@ void Partition::clear_step() {
     waiting_.clear_step();
     refused_.clear();
     too_late_.clear();
+    early_actions_.clear();
 }
 
 Counts Partition::take_counts() {

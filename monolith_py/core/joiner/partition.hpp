@@ -45,6 +45,13 @@ struct RefusedRecord {
     std::string reason;
 };
 
+// An action that waits for its impression.
+struct EarlyAction {
+    std::string request_id;
+    int64_t time_ms;
+    std::string value;
+};
+
 // Numbers of a step.
 struct Counts {
     std::array<uint64_t, kNumInputs> read{};
@@ -99,10 +106,14 @@ class Partition {
     const std::array<int64_t, kNumInputs>& offsets() const { return offsets_; }
     const std::vector<RefusedRecord>& refused() const { return refused_; }
     const std::vector<RefusedRecord>& too_late() const { return too_late_; }
+    // Report the actions that begin to wait for their impression, and those that wait now if `waiting`.
+    void report_early(bool waiting);
+    const std::vector<EarlyAction>& early_actions() const { return early_actions_; }
     // Return the numbers since the last call.
     Counts take_counts();
     bool has_changes() const {
-        return !waiting_.changed().empty() || !waiting_.forgotten().empty() || !too_late_.empty();
+        return !waiting_.changed().empty() || !waiting_.forgotten().empty() || !too_late_.empty() ||
+               !early_actions_.empty();
     }
     Blocks::Changes changes() { return blocks_.changes(waiting_, settings_.rules); }
     void clear_step();
@@ -132,6 +143,8 @@ class Partition {
     std::vector<std::string> to_adopt_;
     std::vector<int64_t> early_;  // offsets of the actions that waited for an impression
     std::vector<RefusedRecord> refused_, too_late_;
+    bool reports_early_ = false;
+    std::vector<EarlyAction> early_actions_;  // of this step
     Counts counts_;
     Impression impression_;  // keeps its memory
 };
