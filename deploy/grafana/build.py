@@ -102,9 +102,7 @@ ROWS: dict[str, list[Panel]] = {
         Panel("Duration of a step of the joiner", "s", quantiles("monolith_joiner_step_duration_seconds")),
         Panel("Partitions owned", "short", {"{{instance}}": "monolith_joiner_partitions_owned", "all": "max (monolith_joiner_partitions)"}),
         Panel("Joiners", "short", {"joiners": "max (monolith_joiner_members)"}),
-        Panel(
-            "Hand-over", "cps", {"shares": rate("monolith_joiner_rebalances_total"), "actions": rate("monolith_actions_forwarded_total")}
-        ),
+        Panel("Moves", "cps", {"shares": rate("monolith_joiner_rebalances_total"), "actions": rate("monolith_actions_forwarded_total")}),
         Panel("Requests remembered", "short", {"requests": "sum (monolith_joiner_requests)"}),
         Panel("State in memory", "bytes", {"bytes": "sum (monolith_joiner_state_bytes)"}),
         Panel("Candidates in open windows", "short", {"waiting": "sum (monolith_joiner_candidates_waiting)"}),
