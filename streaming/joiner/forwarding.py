@@ -30,6 +30,7 @@ class Forwarding:
     def __init__(self, log: Log, topic: str, retry: RetryPolicy, keep_ms: int) -> None:
         """`keep_ms`: the time that an action waits for its impression."""
         self._log, self._topic, self._retry, self._keep_ms = log, topic, retry, keep_ms
+        self.num_forwarded = 0
         self._remembered: OrderedDict[int, None] = OrderedDict()
         self._reporting: dict[int, tuple[PartitionState, tuple[int, ...]]] = {}
 
@@ -57,6 +58,7 @@ class Forwarding:
                     by_place.setdefault(one.partition, []).append(one)
         for place, actions in by_place.items():
             self._retry.run(self._append(place, actions))
+            self.num_forwarded += len(actions)
             metrics.ACTIONS_FORWARDED.inc(len(actions))
 
     def _is_new(self, key: int) -> bool:

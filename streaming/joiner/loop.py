@@ -188,6 +188,11 @@ class JoinerLoop:
         return {(partition.number, topic): partition.position.offsets[topic] for partition in self._partitions for topic in InputTopic}
 
     @property
+    def num_forwarded(self) -> int:
+        """Return the number of actions appended to other partitions."""
+        return self._forwarding.num_forwarded
+
+    @property
     def num_requests(self) -> int:
         """Return the number of requests remembered."""
         return sum(partition.joiner.core.num_requests for partition in self._partitions)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from figures import figure
 from stream_load import START_MS, count, impression, job_in, write_stream
+from takeover import takeover_s
 
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig
@@ -58,6 +59,7 @@ def main() -> None:
         with closing(open_log(job.log.url)) as log:
             write_stream(log, job, NUM_LISTS, LIST)
         figure("stream.joiner_examples_per_cpu_s", NUM_LISTS * LIST / cpu_of(lambda: run_joiner(job, stop_at_end=True)), "1/s")
+    figure("stream.takeover_s", takeover_s(), "s")
     bench_in_memory()
     bench_pending()
     bench_kafka(num_requests)

@@ -10,6 +10,7 @@ from monolith_py.io import MemoryKv, MemoryLog
 from monolith_py.io.codec import decode_action, decode_dead_letter
 from monolith_py.io.log.topics import partition_of
 from monolith_streaming.joiner.loop import JoinerLoop
+from monolith_streaming.joiner.process import _join_to_end
 
 World = Any
 
@@ -63,3 +64,16 @@ def append(world: World, job: Any, log: MemoryLog, num_partitions: int, *events:
     """Append events where a client puts them that knows of so many partitions."""
     for event in events:
         world.append(job, log, event, partition=partition_of(event.request_id, num_partitions))
+
+
+def test_a_joiner_that_reads_to_the_end_reads_what_it_forwards(world: World) -> None:
+    job = world.job(partitions=2, terminal_actions=["end"], idle_timeout_s=1e6)
+    log, kv = world.log(job), MemoryKv()
+    names = [f"r{number}" for number in range(20)]
+    append(world, job, log, 2, *(world.impression(name, 0) for name in names))
+    world.joiner(job, log, kv)  # the group's list has two partitions
+    add_partitions(log, 6)
+    append(world, job, log, 6, *(world.action(name, "click", 2) for name in names))
+    loop = world.joiner(job, log, kv)
+    _join_to_end(loop, lambda: False)
+    assert sorted(world.labels(job, log)) == sorted((name, 1, "LABELLED", (1, 0)) for name in names)
