@@ -100,6 +100,9 @@ JOINER_STEP_DURATION_SECONDS = Histogram(
 )
 JOINER_REQUESTS = Gauge("monolith_joiner_requests", "Requests remembered by the joiner, open or awaiting late actions")
 JOINER_STATE_BYTES = Gauge("monolith_joiner_state_bytes", "Bytes of the joiner's requests in memory, about")
+ACTIONS_FORWARDED = Counter(
+    "monolith_actions_forwarded", "Copies of actions that the joiner appended to another partition, where their impression may be"
+)
 JOINER_PARTITIONS_OWNED = Gauge("monolith_joiner_partitions_owned", "Partitions that this joiner owns")
 JOINER_PARTITIONS = Gauge("monolith_joiner_partitions", "Partitions of the job's topics, as this joiner sees them")
 JOINER_MEMBERS = Gauge("monolith_joiner_members", "Joiners of the job that live, as this joiner sees them")

@@ -7,12 +7,13 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from monolith_py.clock import Clock
 from monolith_py.config import ServingConfig
-from monolith_py.errors import RecordRefused
+from monolith_py.errors import LogError, RecordRefused
 from monolith_py.io import Log
 from monolith_py.io.log.topics import partition_of
 from monolith_py.observe.metrics import IMPRESSIONS_LOGGED, IMPRESSIONS_LOST
@@ -26,6 +27,8 @@ _MAX_BATCH = 500
 _RETRY_S = 0.5
 # Longest time that a stop takes, whatever the log does.
 _FLUSH_S = 10.0
+# Wall-clock seconds between two looks at the number of partitions.
+_PARTITIONS_INTERVAL_S = 5.0
 # An impression is put aside after so many refusals, if the log took other records in between.
 _MAX_REFUSALS = 3
 # Most refused appends that are tried again beside new impressions. More of them: the log is away, and takes nothing.
@@ -88,6 +91,7 @@ class ImpressionWriter(Generic[_Served]):
         self._encode = encode
         self._log, self._topic, self._config, self._clock = log, topic, config, clock
         self._num_partitions = log.num_partitions(topic)
+        self._look_due_s = clock.monotonic_s() + _PARTITIONS_INTERVAL_S
         self._queue: queue.SimpleQueue[_Queued[_Served]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._num_held = self._bytes_held = 0  # queued or being appended
@@ -143,6 +147,7 @@ class ImpressionWriter(Generic[_Served]):
             first = self._queue.get(timeout=wait_s) if wait_s else self._queue.get_nowait()
         except queue.Empty:
             return []
+        self._look_for_partitions()
         self._closing.wait(_LINGER_S)
         taken = [first]
         while len(taken) < _MAX_BATCH and not self._queue.empty():
@@ -153,6 +158,14 @@ class ImpressionWriter(Generic[_Served]):
                 partition = partition_of(queued.served.request_id, self._num_partitions)
                 groups.setdefault(partition, []).append(_Encoded(value, queued.served.time_ms, queued.num_bytes))
         return [_Append(partition, sorted(records, key=lambda one: one.time_ms)) for partition, records in groups.items()]
+
+    def _look_for_partitions(self) -> None:
+        """Use partitions that were added, for impressions that have no partition yet."""
+        now_s = self._clock.monotonic_s()
+        if now_s >= self._look_due_s:
+            self._look_due_s = now_s + _PARTITIONS_INTERVAL_S
+            with suppress(LogError):
+                self._num_partitions = self._log.num_partitions(self._topic)
 
     def _encode_all(self, taken: Sequence[_Queued[_Served]]) -> Sequence[bytes | None]:
         """Return the bytes of each impression; None for one that cannot be encoded, which is lost."""

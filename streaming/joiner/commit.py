@@ -55,9 +55,9 @@ class Commits:
         for partition in partitions:
             partition.joiner.core.clear_step()
 
-    def letters(self, partition: PartitionState, num_partitions: int) -> list[DeadLetter]:
-        """Give the examples of the step their features, and return its dead letters."""
-        return [*self._lookup.complete(partition), *partition.letters(Topics.of(self._job.log), num_partitions)]
+    def letters(self, partition: PartitionState, counts: Sequence[int]) -> list[DeadLetter]:
+        """Give the examples of the step their features, and return its dead letters; `counts`: numbers of partitions so far."""
+        return [*self._lookup.complete(partition), *partition.letters(Topics.of(self._job.log), counts)]
 
     def _counters(self, partitions: Sequence[PartitionState]) -> tuple[Mapping[str, bytes], Mapping[str, bytes | None]]:
         """Return the live counters after and before the steps."""

@@ -4,7 +4,7 @@ A step
 1. reads records of each partition and joins them,
 2. advances the watermark and closes windows.
 It is committed once it has examples for a whole record, or `max_records` records, or `linger_s` after its first record:
-3. append dead letters (at least once: a crash before 4 appends them again),
+3. append dead letters, and actions to other partitions (at least once: a crash before 4 appends them again),
 4. append the examples of each partition, whole and with the step's number and progress, all partitions at the same time,
 5. write waiting requests, counters and position in one Kv transaction.
 A crash before 4 leaves nothing behind; after a crash between 4 and 5 `start` brings the state up to the log, as it does for an older state.
@@ -21,7 +21,7 @@ from functools import partial
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
 from monolith_py.data.schema import Schema
-from monolith_py.errors import ConfigError, Fenced
+from monolith_py.errors import Fenced
 from monolith_py.io import Kv, Log
 from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_py.io.log.dead_letters import DeadLetters
@@ -33,9 +33,11 @@ from monolith_streaming.joiner.commit import Commits, lost
 from monolith_streaming.joiner.concurrent_steps import ConcurrentSteps
 from monolith_streaming.joiner.core_partition import Judge
 from monolith_streaming.joiner.emit import MAX_RECORD_BYTES, Encoding
+from monolith_streaming.joiner.forwarding import Forwarding
 from monolith_streaming.joiner.group import Group
 from monolith_streaming.joiner.member import own_name
 from monolith_streaming.joiner.partition import PartitionState
+from monolith_streaming.joiner.partition_count import PartitionCount
 from monolith_streaming.joiner.position import StateKeys
 from monolith_streaming.joiner.reader import Reader
 from monolith_streaming.joiner.recovery import Recovery
@@ -51,8 +53,6 @@ _logger = logging.getLogger(__name__)
 NO_OFFSET = -1
 # Wall-clock wait for records after a round of reads without any, over all partitions.
 _IDLE_WAIT_S = 0.05
-# Wall-clock seconds between two looks at the number of partitions.
-_PARTITIONS_INTERVAL_S = 5.0
 
 
 class JoinerLoop:
@@ -88,12 +88,14 @@ class JoinerLoop:
         self._commits = Commits(self._kv, self._keys, job, self._log, self._judge)
         self._readers: dict[int, Reader] = {}
         self._dead_letters = DeadLetters(log, self._topics.dead_letters, clock)
-        self._num_partitions, self._force = 0, False
+        waits_ms = round((job.joiner.window_s + job.joiner.max_out_of_orderness_s) * 1000)
+        self._forwarding = Forwarding(log, self._topics.actions, self._retry, waits_ms)
+        self._count = PartitionCount(self._log, (*self._inputs.values(), self._topics.examples), clock.monotonic_s())
+        self._force = False
         self._steps = ConcurrentSteps()
         self._num_records = 0  # of the open step
         self._step_began_s: float | None = None
         self._is_idle = False
-        self._look_due_s = clock.monotonic_s() + _PARTITIONS_INTERVAL_S
 
     def start(self, *, force: bool = False, must_be_alone: bool = False) -> None:
         """Join the group, take the partitions of this joiner's share that are free or of a dead one, and bring their state up to the log.
@@ -105,14 +107,12 @@ class JoinerLoop:
             StateMismatch: the state does not follow the log, and not `force`.
             AlreadyRunning: another joiner lives, and this one must be alone.
         """
-        counts = self._partition_counts()
-        if len(set(counts.values())) > 1:
-            raise ConfigError(f"topics must have the same number of partitions, got {counts}")
-        self._num_partitions, self._force = counts[self._topics.examples], force
+        self._count.start()
+        self._force = force
         if force or must_be_alone:
-            self._share.settle(self._num_partitions, self.commit, self._should_stop, must_be_alone=must_be_alone)
+            self._share.settle(self._count.number, self.commit, self._should_stop, must_be_alone=must_be_alone)
         else:
-            self._share.follow(self._num_partitions, self.commit)
+            self._share.follow(self._count.number, self.commit)
         self._force = False
 
     def close(self) -> None:
@@ -191,6 +191,11 @@ class JoinerLoop:
         return {(partition.number, topic): partition.position.offsets[topic] for partition in self._partitions for topic in InputTopic}
 
     @property
+    def num_forwarded(self) -> int:
+        """Return the number of actions appended to other partitions."""
+        return self._forwarding.num_forwarded
+
+    @property
     def num_requests(self) -> int:
         """Return the number of requests remembered."""
         return sum(partition.joiner.core.num_requests for partition in self._partitions)
@@ -225,8 +230,9 @@ class JoinerLoop:
         """Make the open step durable, if there is one. The numbers are those of the module's docstring."""
         if not self._has_changes:
             return
-        letters = [letter for partition in self._partitions for letter in self._commits.letters(partition, self._num_partitions)]
+        letters = [letter for partition in self._partitions for letter in self._commits.letters(partition, self._counts)]
         self._retry.run(lambda: self._dead_letters.put_all(letters))  # 3
+        self._forwarding.forward(self._partitions, self._counts)
         for partition in self._partitions:
             partition.joiner.note_progress()
         for partition, fenced in self._steps.write(self._partitions):  # 4
@@ -267,9 +273,6 @@ class JoinerLoop:
             or self._clock.monotonic_s() - self._step_began_s >= settings.linger_s
         )
 
-    def _partition_counts(self) -> dict[str, int]:
-        return {topic: self._log.num_partitions(topic) for topic in (*self._inputs.values(), self._topics.examples)}
-
     def _look(self) -> None:
         """Look at the wall clock, and now and then at the census, the number of partitions and the group."""
         now_ms, skew_ms = self._clock.now_ms(), round(self._job.log.max_clock_skew_s * 1000)
@@ -277,24 +280,21 @@ class JoinerLoop:
             check_wall_clock(partition.position.watermark, now_ms, skew_ms)
         now_s = self._clock.monotonic_s()
         self._census.report(now_s)
-        if now_s >= self._look_due_s:
-            self._look_due_s = now_s + _PARTITIONS_INTERVAL_S
-            self._look_for_partitions()
+        self._count.look(now_s)
         if self._share.is_due:
-            self._share.follow(self._num_partitions, self.commit)
+            self._share.follow(self._count.number, self.commit)
+        self._forwarding.watch(self._partitions, self._share.view, now_ms)
 
-    def _look_for_partitions(self) -> None:
-        """Take notice of partitions that were added, once all topics have them."""
-        counts = self._partition_counts()
-        if len(set(counts.values())) > 1:
-            _logger.warning("topics must have the same number of partitions, got %s: the partitions that one lacks are not read", counts)
-        if min(counts.values()) > self._num_partitions:
-            self._num_partitions = min(counts.values())
-            _logger.warning("%r has %d partitions now", self._topics.examples, self._num_partitions)
+    @property
+    def _counts(self) -> list[int]:
+        """Return the numbers of partitions so far, the present one last."""
+        view = self._share.view
+        before = [count for _, count in view.counts if count < self._count.number] if view is not None else []
+        return [*before, self._count.number]
 
     def _observe(self) -> None:
         for partition in self._partitions:
-            partition.observe(self._num_partitions)
+            partition.observe(self._counts)
         metrics.JOINER_CANDIDATES_WAITING.set(sum(partition.joiner.core.num_waiting for partition in self._partitions))
         watermarks = [partition.position.watermark.watermark_ms for partition in self._partitions]
         metrics.JOINER_WATERMARK_TIMESTAMP_SECONDS.set(min((ms for ms in watermarks if ms is not None), default=0) / 1000)

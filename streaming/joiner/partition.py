@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from monolith_py.data.events import DeadLetter, LetterKind
 from monolith_py.data.examples import ExampleKind
@@ -29,6 +30,14 @@ _TOO_LATE = "impression.time_ms must be within window_s + allowed_lateness_s of 
 _KINDS = {int(kind): kind.name.lower() for kind in ExampleKind} | {255: "sampled_away"}
 
 
+class Forward(NamedTuple):
+    """An action to append to another partition."""
+
+    partition: int
+    time_ms: int
+    value: bytes
+
+
 @dataclass(eq=False)
 class PartitionState:
     """State of the loop for one partition."""
@@ -47,27 +56,33 @@ class PartitionState:
         """Return the stored form of the position."""
         return encode_position(self.position)
 
-    def letters(self, topics: Topics, num_partitions: int) -> Iterator[DeadLetter]:
-        """Yield the dead letters of the open step."""
+    def letters(self, topics: Topics, counts: Sequence[int]) -> Iterator[DeadLetter]:
+        """Yield the dead letters of the open step; `counts`: numbers of partitions so far."""
         core = self.joiner.core
         of_input = {InputTopic.IMPRESSIONS: topics.impressions, InputTopic.ACTIONS: topics.actions}
         for topic, offset, value, rule in core.refused_records():
             yield DeadLetter(of_input[InputTopic(topic)], self.number, offset, value, rule)
         for request_id, offset, value, number in core.refused_actions():
             reason = Reason(number)
-            if reason in _FAULTS:
-                fault, kind = self._fault(request_id, reason, num_partitions), self._kind(request_id, reason, num_partitions)
+            if reason in _FAULTS and not self._is_elsewhere(request_id, reason, counts):
+                fault, kind = self._fault(request_id, reason, counts), self._kind(request_id, reason, counts)
                 yield DeadLetter(topics.actions, self.number, offset, value, fault, kind=kind)
         for _, offset, value, _ in core.too_late():
             yield DeadLetter(topics.impressions, self.number, offset, value, _TOO_LATE, kind=LetterKind.LATE)
 
-    def observe(self, num_partitions: int) -> None:
+    def forwards(self, counts: Sequence[int]) -> Iterator[Forward]:
+        """Yield the actions of the open step whose impression may be in another partition, for each of these."""
+        for request_id, time_ms, value in self.joiner.core.early_actions():
+            for place in sorted(places_of(request_id, counts) - {self.number}):
+                yield Forward(place, time_ms, value)
+
+    def observe(self, counts: Sequence[int]) -> None:
         """Count the examples and the refused actions of the open step."""
         kinds = self.joiner.core.emissions()[0].tolist()
         for kind, label in _KINDS.items():
             metrics.EXAMPLES_JOINED.labels(kind=label).inc(kinds.count(kind))
         for request_id, _, _, reason in self.joiner.core.refused_actions():
-            metrics.ACTIONS_UNMATCHED.labels(reason=self._label(request_id, Reason(reason), num_partitions)).inc()
+            metrics.ACTIONS_UNMATCHED.labels(reason=self._label(request_id, Reason(reason), counts)).inc()
 
     def count_read(self, census: Census) -> None:
         """Count the records that were processed since the last call."""
@@ -79,23 +94,36 @@ class PartitionState:
         metrics.IMPRESSIONS_REPEATED.inc(repeated)
         census.note(impressions, dict(zip(self.joiner.kinds, by_kind, strict=True)))
 
-    def _fault(self, request_id: str, reason: Reason, num_partitions: int) -> str:
+    def _fault(self, request_id: str, reason: Reason, counts: Sequence[int]) -> str:
         """Return the rule that a refused action breaks; an action in another partition than its impression is told from one without."""
-        if self._kind(request_id, reason, num_partitions) == LetterKind.WRONG_PARTITION:
-            expected = partition_of(request_id, num_partitions)
-            return f"action must be in partition {expected} of {num_partitions} by murmur2 of its request id, got {self.number}"
+        if self._kind(request_id, reason, counts) == LetterKind.WRONG_PARTITION:
+            expected = partition_of(request_id, counts[-1])
+            return f"action must be in partition {expected} of {counts[-1]} by murmur2 of its request id, got {self.number}"
         return _FAULTS[reason]
 
-    def _kind(self, request_id: str, reason: Reason, num_partitions: int) -> LetterKind:
+    def _kind(self, request_id: str, reason: Reason, counts: Sequence[int]) -> LetterKind:
         """Return the kind of a refused action."""
         if reason in (Reason.LATE, Reason.EXPIRED):
             return LetterKind.LATE
-        if reason == Reason.NO_IMPRESSION and partition_of(request_id, num_partitions) != self.number:
+        if reason == Reason.NO_IMPRESSION and self.number not in places_of(request_id, counts):
             return LetterKind.WRONG_PARTITION
         return LetterKind.BROKEN if reason == Reason.TOO_MANY else LetterKind.UNMATCHED
 
-    def _label(self, request_id: str, reason: Reason, num_partitions: int) -> str:
+    def _is_elsewhere(self, request_id: str, reason: Reason, counts: Sequence[int]) -> bool:
+        """Return whether an action without an impression here was forwarded to the partition of its request, where its fate is known."""
+        return reason == Reason.NO_IMPRESSION and self.number in places_of(request_id, counts) - {partition_of(request_id, counts[-1])}
+
+    def _label(self, request_id: str, reason: Reason, counts: Sequence[int]) -> str:
         """Return the reason for refusing an action as the label of its metric."""
-        if self._kind(request_id, reason, num_partitions) == LetterKind.WRONG_PARTITION:
+        if self._kind(request_id, reason, counts) == LetterKind.WRONG_PARTITION:
             return str(LetterKind.WRONG_PARTITION)
-        return reason.name.lower()
+        return "forwarded" if self._is_elsewhere(request_id, reason, counts) else reason.name.lower()
+
+
+def places_of(request_id: str, counts: Sequence[int]) -> set[int]:
+    """Return the partitions that a request has under these numbers of partitions.
+
+    >>> sorted(places_of("r1", [2, 8]))
+    [0, 4]
+    """
+    return {partition_of(request_id, count) for count in counts}

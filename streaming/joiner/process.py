@@ -66,11 +66,13 @@ def _open_store(job: JobConfig, stop: StopSignal) -> Kv:
 
 
 def _join_to_end(loop: JoinerLoop, should_stop: Callable[[], bool]) -> None:
-    """Read up to the current end of the log, then close every window."""
-    ends = loop.ends()
-    empty_rounds = 0
-    while not (loop.has_reached(ends) or empty_rounds == _EMPTY_ROUNDS):
-        if should_stop():
-            return
-        empty_rounds = 0 if loop.step() or not loop.owns_its_share else empty_rounds + 1
+    """Read up to the current end of the log, and what was forwarded meanwhile, then close every window."""
+    num_forwarded = -1
+    while num_forwarded != loop.num_forwarded:
+        num_forwarded, ends, empty_rounds = loop.num_forwarded, loop.ends(), 0
+        while not (loop.has_reached(ends) or empty_rounds == _EMPTY_ROUNDS):
+            if should_stop():
+                return
+            empty_rounds = 0 if loop.step() or not loop.owns_its_share else empty_rounds + 1
+        loop.commit()
     loop.close_all()

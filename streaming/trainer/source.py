@@ -25,7 +25,7 @@ _logger = logging.getLogger(__name__)
 
 _READ_RECORDS = 64
 _POLL_S = 0.01  # between reads while several partitions are at their end
-_PARTITIONS_INTERVAL_S = 60.0  # between two looks at the number of partitions
+_PARTITIONS_INTERVAL_S = 5.0  # between two looks at the number of partitions
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from bench_restart import NUM_WAITING, bench_restart, resident_bytes
 from figures import figure
 from stream_intake import bench_impressions, bench_intake, write_examples
 from stream_load import START_MS, count, impression, job_in, write_stream
+from takeover import takeover_s
 
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig
@@ -61,6 +62,7 @@ def main() -> None:
         with closing(open_log(job.log.url)) as log:
             write_stream(log, job, NUM_LISTS, LIST)
         figure("stream.joiner_examples_per_cpu_s", NUM_LISTS * LIST / cpu_of(lambda: run_joiner(job, stop_at_end=True)), "1/s")
+    figure("stream.takeover_s", takeover_s(), "s")
     bench_in_memory()
     bench_pending()
     bench_impressions()

@@ -31,6 +31,7 @@ class SoundStream:
         self._start_ms = start_ms
         self._actions: list[tuple[int, str, bytes]] = []  # a heap of those to come: time, request, value
         self.num_requests = 0
+        self.num_partitions = deployment.job.log.partitions
         self.expected: Counter[Example] = Counter()
         self._last: list[tuple[str, list[tuple[int, str, bytes]]]] = []  # topics and events of the last append
         self._places: dict[int, int] = {}  # offsets in `examples` up to which `_emitted` was read
@@ -71,7 +72,8 @@ class SoundStream:
     def feed(self, num_requests: int, *children: Child) -> None:
         """Append requests, and wait until the joiner has emitted those whose windows are closed."""
         self.append(num_requests)
-        wait_until(lambda: self.num_emitted() >= self.num_requests - LEAD, children)
+        # A look reads all examples.
+        wait_until(lambda: self.num_emitted() >= self.num_requests - LEAD, children, look_s=0.2)
 
     def num_emitted(self) -> int:
         """Return the number of requests of this stream that have examples."""
@@ -86,7 +88,7 @@ class SoundStream:
 
     def _append(self, topic: str, events: list[tuple[int, str, bytes]]) -> None:
         self._last.append((topic, events))
-        log, num_partitions = self._deployment.log, self._deployment.job.log.partitions
+        log, num_partitions = self._deployment.log, self.num_partitions
         for partition in range(num_partitions):
             own = [event for event in events if partition_of(event[1], num_partitions) == partition]
             if own:

@@ -49,14 +49,14 @@ action = "click"
 """
 
 
-def wait_until(condition: Callable[[], object], children: Sequence[Child] = (), wait_s: float = WAIT_S) -> None:
+def wait_until(condition: Callable[[], object], children: Sequence[Child] = (), wait_s: float = WAIT_S, look_s: float = _LOOK_S) -> None:
     """Wait for a condition; fail when it takes too long or one of `children` ends."""
     until_s = time.monotonic() + wait_s
     while not condition():
         for child in children:
             assert child.is_running, f"{child.name} ended with {child.process.returncode}:\n{child.said()[-3000:]}"
         assert time.monotonic() < until_s, f"waited in vain for {wait_s:.0f} s: {[child.said()[-3000:] for child in children]}"
-        time.sleep(_LOOK_S)
+        time.sleep(look_s)
 
 
 class Child:

@@ -40,6 +40,7 @@ def take_turns(drill: Deployment, stream: SoundStream, configs: list[str]) -> No
         wait_until(lambda joiner=joiner: "reading on at offsets" in joiner.said(), [joiner])
         if before is not None:
             stream.append(NUM_REQUESTS // 2)
+            go_on(stream, before)
             before.must_refuse("Fenced")
         stream.feed(LEAD if before is None else 0, joiner)
         before = joiner
@@ -48,6 +49,11 @@ def take_turns(drill: Deployment, stream: SoundStream, configs: list[str]) -> No
     stream.end()
     drill.run("join", "--config", configs[0], "--stop-at-end")
     assert drill.examples() == stream.expected
+
+
+def go_on(stream: SoundStream, joiner: Child) -> None:
+    """Append requests until the joiner has ended: it is fenced twice, and takes its partitions back in between."""
+    wait_until(lambda: not joiner.is_running or stream.append(1), look_s=0.5)
 
 
 def test_joiners_with_stores_of_their_own_fence_each_other(deploy: Callable[..., Deployment]) -> None:

@@ -59,6 +59,13 @@ nb::list actions_of(const Partition& partition) {
     return list;
 }
 
+nb::list early_of(const Partition& partition) {
+    nb::list list;
+    for (const EarlyAction& action : partition.early_actions())
+        list.append(nb::make_tuple(action.request_id, action.time_ms, bytes_of(action.value)));
+    return list;
+}
+
 nb::tuple changes_of(Partition& partition) {
     const Blocks::Changes changes = partition.changes();
     nb::list puts;
@@ -162,6 +169,8 @@ void bind_joiner(nb::module_& m) {
         .def("refused_records", [](const Partition& partition) { return records_of(partition.refused()); })
         .def("too_late", [](const Partition& partition) { return records_of(partition.too_late()); })
         .def("refused_actions", &actions_of)
+        .def("report_early", &Partition::report_early, "waiting"_a)
+        .def("early_actions", &early_of)
         .def("emissions", &emissions_of)
         .def(
             "written", [](const Partition& partition) { return Written(partition); }, nb::keep_alive<0, 1>())

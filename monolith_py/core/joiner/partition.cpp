@@ -1,8 +1,6 @@
 #include "joiner/partition.hpp"
 
-#include <algorithm>
 #include <stdexcept>
-#include <unordered_map>
 
 namespace monolith::joiner {
 
@@ -163,40 +161,25 @@ void Partition::see_action(Entry& entry) {
     range_counts_.actions += settings_.range && settings_.range->counts_action(order_ms_);
     lookback_.note(kActions, entry.offset, settings_.rules.expire_ms(action.time_ms));
     const std::string request_id(action.request_id);
-    waiting_.see_action(request_id, {entry.offset, action.item_id, action.time_ms, kind, is_positive,
-                                     std::move(entry.value), order_ms_});
+    // No request of this time is remembered anywhere.
+    const std::optional<int64_t> watermark_ms = watermark_.state().watermark_ms;
+    const bool reports =
+        reports_early_ && !(watermark_ms && *watermark_ms >= settings_.rules.forget_ms(action.time_ms));
+    std::string value = reports ? entry.value : std::string();
+    const int64_t time_ms = action.time_ms;
+    const bool waits = waiting_.see_action(request_id, {entry.offset, action.item_id, action.time_ms, kind, is_positive,
+                                                        std::move(entry.value), order_ms_});
+    if (reports && waits) early_actions_.push_back({request_id, time_ms, std::move(value)});
 }
 
-std::vector<int64_t> Partition::lacking(bool with_sampled_away) const {
-    std::vector<int64_t> offsets;
-    for (const Emission& emission : waiting_.outcome().emissions)
-        if (!emission.impression.is_there() && (with_sampled_away || emission.kind != Emission::kSampledAway))
-            offsets.push_back(emission.offset);
-    std::sort(offsets.begin(), offsets.end());
-    offsets.erase(std::unique(offsets.begin(), offsets.end()), offsets.end());
-    return offsets;
-}
-
-std::vector<int64_t> Partition::supply(const std::vector<std::pair<int64_t, std::string_view>>& records,
-                                       const Judge& judge) {
-    std::unordered_map<int64_t, ImpressionBytes> found;
-    for (const auto& [offset, value] : records) {
-        const Entry entry = entry_of(kImpressions, value, kForeverMs, judge);
-        if (entry.fault.empty()) found.emplace(offset, entry.impression);
-    }
-    std::vector<int64_t> lost;
-    waiting_.complete([&](Emission& emission) {
-        const auto place = found.find(emission.offset);
-        if (place != found.end() && read_impression(place->second.value(), impression_) &&
-            impression_.time_ms == emission.time_ms && emission.row < impression_.num_candidates()) {
-            emission.impression = place->second;
-            return true;
-        }
-        const bool is_example = emission.kind != Emission::kSampledAway;
-        if (is_example && (lost.empty() || lost.back() != emission.offset)) lost.push_back(emission.offset);
-        return !is_example;
+void Partition::report_early(bool waiting) {
+    reports_early_ = true;
+    if (!waiting) return;
+    waiting_.for_each([&](const Request& request) {
+        if (request.num_early() == 0) return;
+        for (const SeenAction& seen : request.actions->early)
+            early_actions_.push_back({request.id, seen.time_ms, seen.value});
     });
-    return lost;
 }
 
 void Partition::resume(const std::array<int64_t, kNumInputs>& offsets, const WatermarkState& watermark,
@@ -259,6 +242,7 @@ void Partition::clear_step() {
     waiting_.clear_step();
     refused_.clear();
     too_late_.clear();
+    early_actions_.clear();
 }
 
 Counts Partition::take_counts() {

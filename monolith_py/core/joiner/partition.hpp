@@ -49,6 +49,13 @@ struct RefusedRecord {
     std::string reason;
 };
 
+// An action that waits for its impression.
+struct EarlyAction {
+    std::string request_id;
+    int64_t time_ms;
+    std::string value;
+};
+
 // Numbers of a step.
 struct Counts {
     std::array<uint64_t, kNumInputs> read{};
@@ -113,12 +120,16 @@ class Partition {
     const std::array<int64_t, kNumInputs>& offsets() const { return offsets_; }
     const std::vector<RefusedRecord>& refused() const { return refused_; }
     const std::vector<RefusedRecord>& too_late() const { return too_late_; }
+    // Report the actions that begin to wait for their impression, and those that wait now if `waiting`.
+    void report_early(bool waiting);
+    const std::vector<EarlyAction>& early_actions() const { return early_actions_; }
     // Return the numbers since the last call.
     Counts take_counts();
     // Return the numbers of the range since the last call, those of the open step included: call it once a step.
     RangeCounts take_range_counts();
     bool has_changes() const {
-        return !waiting_.changed().empty() || !waiting_.forgotten().empty() || !too_late_.empty();
+        return !waiting_.changed().empty() || !waiting_.forgotten().empty() || !too_late_.empty() ||
+               !early_actions_.empty();
     }
     Blocks::Changes changes() { return blocks_.changes(waiting_, settings_.rules); }
     void clear_step();
@@ -149,6 +160,8 @@ class Partition {
     std::optional<std::vector<std::string>> unsettled_;
     std::vector<int64_t> early_;  // offsets of the actions that waited for an impression
     std::vector<RefusedRecord> refused_, too_late_;
+    bool reports_early_ = false;
+    std::vector<EarlyAction> early_actions_;  // of this step
     Counts counts_;
     RangeCounts range_counts_;
     int64_t order_ms_ = 0;   // of the record that is processed

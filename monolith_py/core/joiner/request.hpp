@@ -92,6 +92,7 @@ struct Request {
     uint32_t change = UINT32_MAX;  // in the list of the changes of this step
 
     bool has_arrived() const { return num_candidates > 0; }
+    size_t num_early() const { return actions ? actions->early.size() : 0; }
     bool is_waiting() const { return num_waiting + num_known > 0; }
     Actions& waiting_actions() {
         if (!actions) actions = std::make_unique<Actions>();

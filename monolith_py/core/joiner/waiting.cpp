@@ -32,11 +32,13 @@ void WaitingRequests::see_arrival(Request& request, const Impression& impression
     content_bytes_ += content_bytes_of(request);
 }
 
-void WaitingRequests::see_action(std::string_view request_id, SeenAction seen) {
+bool WaitingRequests::see_action(std::string_view request_id, SeenAction seen) {
     Request& request = map_.insert(request_id);
-    const size_t first = outcome_.emissions.size();
+    const size_t first = outcome_.emissions.size(), num_early = request.num_early();
     machine_.see_action(request, std::move(seen));
+    const bool waits = request.num_early() > num_early;
     take(request, first);
+    return waits;
 }
 
 bool WaitingRequests::advance(int64_t watermark_ms) {

@@ -30,7 +30,8 @@ class WaitingRequests {
     // it are added to `early`.
     bool see_impression(const Impression& impression, const ImpressionBytes& bytes, int64_t offset,
                         std::vector<int64_t>& early);
-    void see_action(std::string_view request_id, SeenAction seen);
+    // Process an action; return whether it waits for its impression now, and none like it did before.
+    bool see_action(std::string_view request_id, SeenAction seen);
     // Return whether `advance` to `watermark_ms` would change a request.
     bool is_due(int64_t watermark_ms) const { return !due_.empty() && due_.first_ms() <= watermark_ms; }
     // Note that event time has reached `watermark_ms`, unless a request is due at it.

@@ -42,8 +42,8 @@ _TIMEOUT_S = 30.0
 _RETRY_PAUSE_S = 0.1
 # A batch that cannot be decoded is fetched again this often: the connection may have damaged it, not the disk.
 _DAMAGED_ATTEMPTS = 3
-# The number of partitions is asked for again after this time: an operator may add some.
-_PARTITIONS_AGE_S = 30.0
+# The number of partitions is asked for again after this time, and for an unknown partition: an operator may add some.
+_PARTITIONS_AGE_S = 5.0
 # Kafka's limit includes the record's own header.
 _RECORD_OVERHEAD_BYTES = 1024
 _CONNECTION = {
@@ -104,12 +104,14 @@ class KafkaLog:
         """Return the number of partitions."""
         count, asked_s = self._num_partitions.get(topic, (0, 0.0))
         now_s = time.monotonic()
-        if count == 0 or now_s - asked_s > _PARTITIONS_AGE_S:
-            (found,) = self._retry(topic, lambda: self._admin.describe_topics([topic]))
-            count = len(found["partitions"])
-            if count == 0:
-                raise TopicMissing(topic)
-            self._num_partitions[topic] = count, now_s
+        return self._ask_partitions(topic) if count == 0 or now_s - asked_s > _PARTITIONS_AGE_S else count
+
+    def _ask_partitions(self, topic: str) -> int:
+        (found,) = self._retry(topic, lambda: self._admin.describe_topics([topic]))
+        count = len(found["partitions"])
+        if count == 0:
+            raise TopicMissing(topic)
+        self._num_partitions[topic] = count, time.monotonic()
         return count
 
     def describe(self, topic: str) -> TopicInfo:
@@ -249,6 +251,8 @@ class KafkaLog:
         if self._closed:
             raise LogError(f"{self._name}: the log is closed")
         count = self.num_partitions(topic)
+        if partition >= count:
+            count = self._ask_partitions(topic)
         if not 0 <= partition < count:
             raise LogError(f"{topic!r}: partition must be in [0, {count}), got {partition}")
         return TopicPartition(topic, partition)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from kafka import KafkaProducer, TopicPartition
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, KafkaTimeoutError
 
 from monolith_py.clock import Clock
 from monolith_py.io.log.kafka_topics import MAX_RECORD_BYTES
@@ -17,6 +18,8 @@ from monolith_py.io.log.kafka_topics import MAX_RECORD_BYTES
 EVENT_TIME = "event_time_ms"
 # A sending thread that was told to end at once does so within milliseconds.
 _CLOSE_S = 5.0
+# Between two looks at the partitions that a producer knows.
+_LOOK_S = 0.05
 
 
 class RecordProducer:
@@ -31,6 +34,7 @@ class RecordProducer:
         """Send all values and return the offset of the last; negative if the broker does not tell it."""
         producer, now_ms = self._open(), self._clock.now_ms()
         try:
+            self._wait_for(producer, name)
             sent = [
                 producer.send(
                     name.topic,
@@ -46,6 +50,18 @@ class RecordProducer:
         except KafkaError:
             self._drop(producer)
             raise
+
+    def _wait_for(self, producer: KafkaProducer, name: TopicPartition) -> None:
+        """Wait until `producer` knows a partition, which may have been added.
+
+        It asks for the partitions every 5 minutes and raises a `ValueError` for one that it does not know (kafka-python 3.0.12).
+        """
+        give_up_s = time.monotonic() + self._timeout_s
+        while name.partition not in producer.partitions_for(name.topic):
+            if time.monotonic() > give_up_s:
+                raise KafkaTimeoutError(f"the producer must know partition {name.partition} within {self._timeout_s:.0f} s")
+            producer._metadata.request_update()
+            time.sleep(_LOOK_S)
 
     def close(self) -> None:
         """Wait for records on their way and close the connections."""

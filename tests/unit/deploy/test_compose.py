@@ -32,10 +32,10 @@ def job(deploy: Path) -> JobConfig:
 
 
 def published(service: dict[str, Any]) -> dict[int, int]:
-    """Return the published ports by the ports inside; all must be bound to 127.0.0.1."""
+    """Return the published ports by the ports inside, the first of a range; all must be bound to 127.0.0.1."""
     parts = [port.split(":") for port in service["ports"]]
     assert all(address == "127.0.0.1" for address, _, _ in parts)
-    return {int(inside): int(outside) for _, outside, inside in parts}
+    return {int(inside): int(outside.split("-")[0]) for _, outside, inside in parts}
 
 
 @pytest.mark.parametrize(("service", "command"), PROCESSES.items())
@@ -73,7 +73,7 @@ def test_redis_keeps_every_acknowledged_write(services: dict[str, Any]) -> None:
 
 
 def test_published_ports_are_those_of_the_job(services: dict[str, Any], job: JobConfig) -> None:
-    assert published(services["joiner"]) == {job.observe.joiner_port: 9101}
+    assert published(services["joiner"]) == {job.observe.joiner_port: 9111}
     assert published(services["trainer"]) == {job.observe.trainer_port: 9102}
     assert published(services["replica-1"]) == {job.serving.port: 50051, job.observe.serving_port: 9103}
     assert published(services["replica-2"]) == {job.serving.port: 50052, job.observe.serving_port: 9104}

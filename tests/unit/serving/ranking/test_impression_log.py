@@ -80,6 +80,18 @@ def test_every_impression_is_in_the_partition_of_its_request(log, gated):
     assert sum(map(len, found.values())) == 50
 
 
+def test_partitions_that_are_added_get_impressions(gated):
+    clock = ManualClock()
+    gated.num_partitions = lambda topic: 1
+    writer = ImpressionWriter(gated, "impressions", ServingConfig(), clock, encode)
+    gated.num_partitions = lambda topic: PARTITIONS
+    clock.advance(module._PARTITIONS_INTERVAL_S)
+    for number in range(50):
+        writer.put(impression(number), 100)
+    writer.close()
+    assert all(read(gated._log).values())
+
+
 def test_impressions_that_gather_are_appended_together(gated):
     gated.gate.clear()
     writer = ImpressionWriter(gated, "impressions", ServingConfig(), ManualClock(), encode)

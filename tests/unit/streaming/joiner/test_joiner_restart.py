@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY
 from monolith_py.clock import ManualClock, SystemClock
 from monolith_py.errors import AlreadyRunning, RecordsDamaged
 from monolith_py.io import Log, MemoryKv, Record, open_kv, open_log
-from monolith_streaming.joiner import loop as module
+from monolith_streaming.joiner import partition_count
 from monolith_streaming.joiner.group import Group
 from monolith_streaming.joiner.loop import JoinerLoop
 from monolith_streaming.joiner.position import StateKeys
@@ -78,13 +78,13 @@ def test_partitions_that_are_added_are_read_once_all_topics_have_them(world: Wor
     loop: JoinerLoop = world.joiner(job, log, MemoryKv(), clock)
     for topic in ("actions", "impressions"):
         log.records[topic].append([])
-        clock.advance(module._PARTITIONS_INTERVAL_S)
+        clock.advance(partition_count._INTERVAL_S)
         loop.step()
         assert "the partitions that one lacks are not read" in caplog.text
         assert {number for number, _ in loop.offsets} == {0}
     world.append(job, log, world.impression("r", 0), world.action("r", "end", 1), partition=1)
     log.records["examples"].append([])
-    clock.advance(module._PARTITIONS_INTERVAL_S)
+    clock.advance(partition_count._INTERVAL_S)
     while loop.step() == 0:
         clock.advance(1.0)
     assert [request_id for request_id, *_ in world.labels(job, log)] == ["r"]
