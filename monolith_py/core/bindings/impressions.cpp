@@ -14,7 +14,8 @@ namespace {
 
 using namespace monolith::codec;
 
-constexpr std::string_view kInt64 = "lq", kInt32 = "i", kFloat = "f";  // of the struct module; numpy has two for 64 bits
+constexpr std::string_view kInt64 = "lq", kInt32 = "i",
+                           kFloat = "f";  // of the struct module; numpy has two for 64 bits
 
 // View of a contiguous numpy array, which is held meanwhile: a cast to nb::ndarray takes twice as long.
 class View {
@@ -30,8 +31,8 @@ class View {
         if (PyObject_GetBuffer(array, &buffer_, PyBUF_ND | PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) != 0)
             nb::raise_python_error();
         if (buffer_.ndim != num_dims || formats.find(buffer_.format) == std::string_view::npos)
-            refuse(std::string(name) + " must have " + std::to_string(num_dims) + " dimensions of type " + formats.front() +
-                   ", got " + std::to_string(buffer_.ndim) + " of " + buffer_.format);
+            refuse(std::string(name) + " must have " + std::to_string(num_dims) + " dimensions of type " +
+                   formats.front() + ", got " + std::to_string(buffer_.ndim) + " of " + buffer_.format);
     }
     size_t size(int dim) const { return static_cast<size_t>(buffer_.shape[dim]); }
     template <typename T>
