@@ -11,7 +11,6 @@ import numpy as np
 from monolith_py.data.columns import FeatureColumns, Int64Array
 from monolith_py.data.examples import ExampleBatch
 from monolith_py.data.served import ServedModel, ServedScores
-from monolith_py.io.codec import encode_examples
 from monolith_py.io.codec.impression_view import ImpressionView
 from monolith_py.io.codec.picked_columns import pick_features
 from monolith_py.io.codec.wire_patterns import WirePatterns
@@ -57,25 +56,6 @@ class Part(NamedTuple):
     value: bytes
     start: int
     stop: int
-
-
-def parts_of(emitted: Emitted, encoding: Encoding, metadata: PartMetadata, max_bytes: int = MAX_RECORD_BYTES) -> list[Part]:
-    """Return the examples of these emissions in order, as records of at most `encoding.size` examples and about `max_bytes`."""
-    parts: list[Part] = []
-    for begin in range(0, len(emitted), encoding.size):
-        end = min(begin + encoding.size, len(emitted))
-        batch = examples_of(emitted[begin:end], encoding.rules, encoding.patterns)
-        left = [(begin, end)]
-        while left:
-            start, stop = left.pop()
-            is_last = stop == len(emitted)
-            value = encode_examples(batch.slice(start - begin, stop - begin), metadata(len(parts), is_last))
-            if len(value) <= max_bytes or stop - start == 1:
-                parts.append(Part(value, start, stop))
-            else:
-                middle = (start + stop) // 2
-                left += [(middle, stop), (start, middle)]
-    return parts
 
 
 def features_of(emitted: Emitted, patterns: WirePatterns, only: Sequence[str] | None = None) -> FeatureColumns:

@@ -49,11 +49,6 @@ class JobFiles:
         """Return the live job."""
         return load_job(self.live)
 
-    @property
-    def frozen_job(self) -> JobConfig:
-        """Return the job of the frozen replica."""
-        return load_job(self.frozen)
-
 
 def write_job_files(
     run: Path, services: Services, *, counters: bool = False, template: Path = TEMPLATE, batch: Sequence[str] = ()

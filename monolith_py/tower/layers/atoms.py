@@ -35,18 +35,6 @@ def grid_of(shape: tuple[int, int], atom: Atom) -> tuple[int, ...]:
     return (outputs,) if atom == "neuron" else (-(-outputs // height_of(atom)), inputs)
 
 
-def atom_sums(values: Scores, atom: Atom) -> Scores:
-    """Return the sum of |values| over each atom, (O, I) -> the grid.
-
-    >>> atom_sums(np.array([[1.0, -2.0], [3.0, 4.0]]), "neuron")
-    array([3., 7.])
-    """
-    size = np.abs(values)
-    if atom == "neuron":
-        return np.asarray(size.sum(axis=1))  # (O,)
-    return np.asarray(np.add.reduceat(size, np.arange(0, len(size), height_of(atom)), axis=0))  # (blocks, I)
-
-
 def csr_of(mask: Mask) -> tuple[Indices, Indices]:
     """Return (bounds int32 (blocks + 1,), columns int32 (atoms,)): block b holds columns[bounds[b]:bounds[b + 1]], ascending.
 

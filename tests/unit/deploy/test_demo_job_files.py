@@ -54,7 +54,7 @@ def test_a_run_has_the_demo_s_settings_with_its_own_paths_and_ports(tmp_path: Pa
 
 def test_the_frozen_replica_follows_nothing_and_logs_nothing(tmp_path: Path) -> None:
     files = write(tmp_path)
-    changes = differences(files.job, files.frozen_job)
+    changes = differences(files.job, load_job(files.frozen))
     assert {key: new for key, (_, new) in changes.items()} == {
         "trainer.checkpoint_dir": f"{tmp_path}/checkpoints-frozen",
         "serving.port": 2,
@@ -75,7 +75,7 @@ def test_history_is_trained_with_all_cores_into_the_same_checkpoints(tmp_path: P
 def test_replicas_of_a_batch_refresh_follow_checkpoints_of_their_own(tmp_path: Path) -> None:
     files = write_list(tmp_path)
     assert list(files.replicas) == ["live", "hourly", "daily", "frozen"]
-    frozen = files.frozen_job
+    frozen = load_job(files.frozen)
     for name, port in (("hourly", 6), ("daily", 7)):
         changes = differences(frozen, load_job(files.replicas[name]))
         assert {key: new for key, (_, new) in changes.items()} == {
@@ -93,7 +93,7 @@ def test_the_demo_without_a_batch_refresh_has_two_replicas(tmp_path: Path) -> No
 @pytest.mark.parametrize("counters", [False, True])
 def test_counters_are_on_when_they_are_asked_for(tmp_path: Path, counters: bool) -> None:
     files = write(tmp_path, counters=counters)
-    assert [files.job.counters.enabled, files.frozen_job.counters.enabled] == [counters, counters]
+    assert [files.job.counters.enabled, load_job(files.frozen).counters.enabled] == [counters, counters]
 
 
 @pytest.mark.parametrize("name", ["with space", "quote'\"s", "back\\slash", "\u77ed\u89c6\u9891", "\U0001f3ac"])

@@ -9,8 +9,9 @@ from monolith_py.config import JobConfig
 from monolith_py.data.events import DeadLetter
 from monolith_py.data.schema import Schema
 from monolith_py.io import Log, MemoryKv
+from monolith_py.io.codec import encode_examples
 from monolith_py.io.codec.wire_patterns import WirePatterns
-from monolith_streaming.joiner.emit import Encoding, features_of, parts_of
+from monolith_streaming.joiner.emit import MAX_RECORD_BYTES, Emitted, Encoding, Part, PartMetadata, examples_of, features_of
 from monolith_streaming.joiner.intake import Intake, SeenImpression
 from monolith_streaming.joiner.position import Position
 from monolith_streaming.joiner.request import SeenAction
@@ -89,3 +90,22 @@ class Reference:
 def no_metadata(index: int, is_last: bool) -> dict[str, str]:
     """Return the metadata of a part of a step without any."""
     return {}
+
+
+def parts_of(emitted: Emitted, encoding: Encoding, metadata: PartMetadata, max_bytes: int = MAX_RECORD_BYTES) -> list[Part]:
+    """Return the examples of these emissions in order, as records of at most `encoding.size` examples and about `max_bytes`."""
+    parts: list[Part] = []
+    for begin in range(0, len(emitted), encoding.size):
+        end = min(begin + encoding.size, len(emitted))
+        batch = examples_of(emitted[begin:end], encoding.rules, encoding.patterns)
+        left = [(begin, end)]
+        while left:
+            start, stop = left.pop()
+            is_last = stop == len(emitted)
+            value = encode_examples(batch.slice(start - begin, stop - begin), metadata(len(parts), is_last))
+            if len(value) <= max_bytes or stop - start == 1:
+                parts.append(Part(value, start, stop))
+            else:
+                middle = (start + stop) // 2
+                left += [(middle, stop), (start, middle)]
+    return parts
