@@ -14,8 +14,8 @@ namespace {
 
 using namespace monolith::codec;
 
-constexpr std::string_view kInt64 = "lq", kInt32 = "i",
-                           kFloat = "f";  // of the struct module; numpy has two for 64 bits
+// Formats of the struct module; numpy has two for 64 bits.
+constexpr std::string_view kInt64 = "lq", kInt32 = "i", kFloat = "f";
 
 // View of a contiguous numpy array, which is held meanwhile: a cast to nb::ndarray takes twice as long.
 class View {
@@ -28,8 +28,7 @@ class View {
     }
     // Take an array of items of one of the `formats` with `num_dims` dimensions.
     void take(PyObject* array, const char* name, std::string_view formats, int num_dims) {
-        if (PyObject_GetBuffer(array, &buffer_, PyBUF_ND | PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) != 0)
-            nb::raise_python_error();
+        if (PyObject_GetBuffer(array, &buffer_, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) != 0) nb::raise_python_error();
         if (buffer_.ndim != num_dims || formats.find(buffer_.format) == std::string_view::npos)
             refuse(std::string(name) + " must have " + std::to_string(num_dims) + " dimensions of type " +
                    formats.front() + ", got " + std::to_string(buffer_.ndim) + " of " + buffer_.format);
