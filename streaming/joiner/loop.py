@@ -283,7 +283,7 @@ class JoinerLoop:
         self._count.look(now_s)
         if self._share.is_due:
             self._share.follow(self._count.number, self.commit)
-        self._forwarding.watch(self._partitions, self._share.view, now_ms)
+        self._forwarding.watch(self._partitions, self._counts, self._share.view, now_ms)
 
     @property
     def _counts(self) -> list[int]:

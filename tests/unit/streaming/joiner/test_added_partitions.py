@@ -77,3 +77,28 @@ def test_a_joiner_that_reads_to_the_end_reads_what_it_forwards(world: World) -> 
     loop = world.joiner(job, log, kv)
     _join_to_end(loop, lambda: False)
     assert sorted(world.labels(job, log)) == sorted((name, 1, "LABELLED", (1, 0)) for name in names)
+
+
+def test_actions_that_wait_are_forwarded_although_another_joiner_was_sooner_to_notice_the_added_partitions(world: World) -> None:
+    """The list of the group had the new number before this joiner read it from the log: 12 of 40 requests lost their action."""
+    job = world.job(partitions=2, terminal_actions=["end"], idle_timeout_s=1e6)
+    log, kv, clock = world.log(job), MemoryKv(), ManualClock(world.now_ms + 10 * 86_400_000)
+    loops: list[JoinerLoop] = []
+
+    def run(duration_s: float) -> None:
+        for _ in range(round(2 * duration_s)):
+            clock.advance(0.5)
+            for loop in loops:
+                loop.step()
+
+    for name in ("m1", "m2"):
+        loops.append(JoinerLoop(job, log, kv, clock, name=name))
+        loops[-1].start()
+        run(2.5)  # they look at the log at different times
+    names = [f"r{number}" for number in range(40)]
+    append(world, job, log, 2, *(world.action(name, "end", 2) for name in names))
+    run(1)
+    add_partitions(log, 6)
+    append(world, job, log, 6, *(world.impression(name, 1) for name in names))
+    run(30)
+    assert Counter(request_id for request_id, *_ in world.labels(job, log)) == dict.fromkeys(names, 1)
