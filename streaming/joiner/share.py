@@ -70,6 +70,17 @@ class Share:
         metrics.JOINER_PARTITIONS_OWNED.set(len(self.partitions))
         metrics.JOINER_PARTITIONS.set(num_partitions)
 
+    def check_whole(self) -> None:
+        """Check that this joiner owns all of its share as of the last look.
+
+        Raises:
+            Fenced: another joiner has taken a part of it since.
+        """
+        owned = {partition.number for partition in self.partitions}
+        missing = [number for number in (self.view.share() if self.view is not None else ()) if number not in owned]
+        if missing:
+            raise Fenced(f"partitions {missing} must stay with this joiner until it has closed their windows, got another owner")
+
     def lose(self, partition: PartitionState, error: Fenced) -> None:
         """Drop a partition that another joiner writes, with all that is not committed.
 
