@@ -54,6 +54,9 @@ class Share:
         """Look at the group; give up and take partitions as it says. `commit` makes the open step durable."""
         self.view = self._group.look(num_partitions)
         self._look_due_s = self._clock.monotonic_s() + self._group.interval_s
+        for partition in [one for one in self.partitions if self.view.owners[one.number] != self._group.name.encode()]:
+            self._remove(partition)
+            _logger.warning("partition %d dropped: another joiner has taken it", partition.number)
         wanted = self.view.share()
         owned = {partition.number for partition in self.partitions}
         if owned - set(wanted):
