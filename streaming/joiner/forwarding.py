@@ -5,7 +5,8 @@ partition is copied to the others that its request has under the numbers of part
 action like any other. It comes at least once, and a repeated action changes no label.
 
 No copy goes round for ever. One that comes back finds the action waiting, and does not begin to wait; if the action waits no more, it is
-one of the last actions that this joiner has forwarded from there; and an action for which no request is remembered by now is left out.
+one of the last actions that this joiner has forwarded from there; and the present partition of a request forwards no action for which no
+request is remembered by now.
 Numbers of partitions are in the group's list (`group`); without it, as after an emptied store, nothing is forwarded.
 """
 
