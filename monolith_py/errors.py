@@ -108,7 +108,7 @@ class StepsMissing(MonolithError):
 
 
 class Fenced(MonolithError):
-    """Another process has taken over the writing to a partition of the log: this one must end."""
+    """Another process has taken over the writing to a partition of the log: this one must let go of it."""
 
 
 class ClockStepped(MonolithError):

@@ -90,6 +90,11 @@ class CorePartition:
         self.core.forget_wall_clock(wall_ms)
         self.position.progress.watermark = WatermarkState(*self.core.watermark)
 
+    def is_forgotten(self, time_ms: int) -> bool:
+        """Return whether every request with an impression of this event time is forgotten by now."""
+        watermark_ms = self.position.watermark.watermark_ms
+        return watermark_ms is not None and watermark_ms >= self._rules.forget_ms(time_ms)
+
     def note_progress(self) -> None:
         """Write into the position how far requests are closed, before a commit."""
         self.core.reach()

@@ -5,7 +5,8 @@ partition is copied to the others that its request has under the numbers of part
 action like any other. It comes at least once, and a repeated action changes no label.
 
 No copy goes round for ever. One that comes back finds the action waiting, and does not begin to wait; if the action waits no more, it is
-one of the last actions that this joiner has forwarded from there; and an action for which no request is remembered by now is left out.
+one of the last actions that this joiner has forwarded from there; and the present partition of a request forwards no action for which no
+request is remembered by now.
 Numbers of partitions are in the group's list (`group`); without it, as after an emptied store, nothing is forwarded.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from weakref import WeakKeyDictionary
 
 from monolith_py.io import Log
 from monolith_py.io.retrying import RetryPolicy
@@ -32,17 +34,20 @@ class Forwarding:
         self._log, self._topic, self._retry, self._keep_ms = log, topic, retry, keep_ms
         self.num_forwarded = 0
         self._remembered: OrderedDict[int, None] = OrderedDict()
-        self._reporting: dict[int, tuple[PartitionState, tuple[int, ...]]] = {}
+        self._reporting: WeakKeyDictionary[PartitionState, tuple[int, ...]] = WeakKeyDictionary()
 
-    def watch(self, partitions: Sequence[PartitionState], view: View | None, now_ms: int) -> None:
-        """Let the partitions report actions that wait, if partitions were ever added; those that wait already if that was just now."""
-        if view is None or len(view.counts) < 2:
+    def watch(self, partitions: Sequence[PartitionState], counts: Sequence[int], view: View | None, now_ms: int) -> None:
+        """Let the partitions report actions that wait, if partitions were ever added; those that wait already if that was just now.
+
+        `counts`: numbers of partitions so far, as for `forward`. The list of `view` may have further ones, or lack the last one.
+        """
+        if view is None or len(counts) < 2:
             return
-        counts = tuple(count for _, count in view.counts)
-        is_recent = now_ms - view.counts[-1][0] <= 2 * self._keep_ms
+        since_ms = {count: noticed_ms for noticed_ms, count in view.counts}.get(counts[-1], now_ms)
+        is_recent = now_ms - since_ms <= 2 * self._keep_ms
         for partition in partitions:
-            if self._reporting.get(partition.number) != (partition, counts):
-                self._reporting[partition.number] = (partition, counts)
+            if self._reporting.get(partition) != tuple(counts):
+                self._reporting[partition] = tuple(counts)
                 partition.joiner.core.report_early(is_recent)
 
     def forward(self, partitions: Sequence[PartitionState], counts: Sequence[int]) -> None:

@@ -54,7 +54,7 @@ class ImpressionLookup:
         for record in records_at(self._log, self._topic, partition.number, wanted):
             offsets.append(record.offset)
             values.append(record.value)
-        lost = core.supply(offsets, values, self._judge)
+        lost = sorted(set(core.supply(offsets, values, self._judge)))
         if lost:
             _logger.error("%r[%d]: %d impressions are gone whose examples are due: %s", self._topic, partition.number, len(lost), lost[:10])
             metrics.RECORDS_LOST.labels(topic=self._topic).inc(len(lost))

@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
+from weakref import WeakKeyDictionary
 
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
@@ -71,7 +72,7 @@ class JoinerLoop:
         name: str | None = None,
     ) -> None:
         self._job, self._clock, self._name = job, clock, name or own_name()
-        self._is_closing = False
+        self._is_closing = self._force = self._is_idle = False
         self._should_stop = lambda: self._is_closing or should_stop()
         self._topics = Topics.of(job.log)
         self._keys = StateKeys(job.name, self._topics.examples)
@@ -86,16 +87,14 @@ class JoinerLoop:
         self._patterns = WirePatterns(Schema.of(job).dense_dims)
         self._judge, self._census = Judge(job, self._patterns), Census(self._rules)
         self._commits = Commits(self._kv, self._keys, job, self._log, self._judge)
-        self._readers: dict[int, Reader] = {}
+        self._readers: WeakKeyDictionary[PartitionState, Reader] = WeakKeyDictionary()  # a partition given up leaves no memory
         self._dead_letters = DeadLetters(log, self._topics.dead_letters, clock)
         waits_ms = round((job.joiner.window_s + job.joiner.max_out_of_orderness_s) * 1000)
         self._forwarding = Forwarding(log, self._topics.actions, self._retry, waits_ms)
         self._count = PartitionCount(self._log, (*self._inputs.values(), self._topics.examples), clock.monotonic_s())
-        self._force = False
         self._steps = ConcurrentSteps()
         self._num_records = 0  # of the open step
         self._step_began_s: float | None = None
-        self._is_idle = False
 
     def start(self, *, force: bool = False, must_be_alone: bool = False) -> None:
         """Join the group, take the partitions of this joiner's share that are free or of a dead one, and bring their state up to the log.
@@ -132,7 +131,7 @@ class JoinerLoop:
         partition = start.take(number, before, open_writer, recovery)
         if self._force:
             partition.joiner.forget_wall_clock(self._clock.now_ms())
-        self._readers[number] = Reader(self._job, self._log, self._judge, self._clock, (number, partition.joiner))
+        self._readers[partition] = Reader(self._job, self._log, self._judge, self._clock, (number, partition.joiner))
         return partition
 
     @property
@@ -167,7 +166,7 @@ class JoinerLoop:
             return 0
         wait_s = _IDLE_WAIT_S / (len(InputTopic) * len(self._partitions)) if self._is_idle else 0.0
         for partition in self._partitions:
-            self._readers[partition.number].fill(wait_s)
+            self._readers[partition].fill(wait_s)
             num, more = partition.joiner.run(self._clock.monotonic_s(), self._clock.now_ms())
             partition.count_read(self._census)
             num_records += num
@@ -222,9 +221,10 @@ class JoinerLoop:
         """Commit, close every window as if its time had passed, and commit again."""
         self.commit()
         for partition in list(self._partitions):
-            while partition.joiner.core.close_some():
+            while partition in self._partitions and partition.joiner.core.close_some():
                 self.commit()
             self.commit()
+        self._share.check_whole()
 
     def commit(self) -> None:
         """Make the open step durable, if there is one. The numbers are those of the module's docstring."""
@@ -283,7 +283,7 @@ class JoinerLoop:
         self._count.look(now_s)
         if self._share.is_due:
             self._share.follow(self._count.number, self.commit)
-        self._forwarding.watch(self._partitions, self._share.view, now_ms)
+        self._forwarding.watch(self._partitions, self._counts, self._share.view, now_ms)
 
     @property
     def _counts(self) -> list[int]:

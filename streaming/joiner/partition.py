@@ -73,6 +73,9 @@ class PartitionState:
     def forwards(self, counts: Sequence[int]) -> Iterator[Forward]:
         """Yield the actions of the open step whose impression may be in another partition, for each of these."""
         for request_id, time_ms, value in self.joiner.core.early_actions():
+            # In the present partition of its request one that is too late for any request has a dead letter; elsewhere it has none.
+            if self.number == partition_of(request_id, counts[-1]) and self.joiner.is_forgotten(time_ms):
+                continue
             for place in sorted(places_of(request_id, counts) - {self.number}):
                 yield Forward(place, time_ms, value)
 

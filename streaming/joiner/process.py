@@ -34,7 +34,7 @@ def run_joiner(job: JobConfig, *, stop_at_end: bool, force: bool = False) -> Non
         LogError: a topic is missing, or the log was away for too long (io/retrying.py).
         KvError: the store was away for too long.
         StateMismatch: the state in the store does not follow the log, and not `force`.
-        Fenced: another joiner of the job with a store of its own has started.
+        Fenced: another joiner of the job with a store of its own has started; or one has taken a partition, and `stop_at_end`.
         ClockStepped: the wall clock went back.
     """
     if job.kv.url == "memory:":

@@ -54,6 +54,9 @@ class Share:
         """Look at the group; give up and take partitions as it says. `commit` makes the open step durable."""
         self.view = self._group.look(num_partitions)
         self._look_due_s = self._clock.monotonic_s() + self._group.interval_s
+        for partition in [one for one in self.partitions if self.view.owners[one.number] != self._group.name.encode()]:
+            self._remove(partition)
+            _logger.warning("partition %d dropped: another joiner has taken it", partition.number)
         wanted = self.view.share()
         owned = {partition.number for partition in self.partitions}
         if owned - set(wanted):
@@ -69,6 +72,17 @@ class Share:
         metrics.JOINER_MEMBERS.set(len(self.view.live))
         metrics.JOINER_PARTITIONS_OWNED.set(len(self.partitions))
         metrics.JOINER_PARTITIONS.set(num_partitions)
+
+    def check_whole(self) -> None:
+        """Check that this joiner owns all of its share as of the last look.
+
+        Raises:
+            Fenced: another joiner has taken a part of it since.
+        """
+        owned = {partition.number for partition in self.partitions}
+        missing = [number for number in (self.view.share() if self.view is not None else ()) if number not in owned]
+        if missing:
+            raise Fenced(f"partitions {missing} must stay with this joiner until it has closed their windows, got another owner")
 
     def lose(self, partition: PartitionState, error: Fenced) -> None:
         """Drop a partition that another joiner writes, with all that is not committed.

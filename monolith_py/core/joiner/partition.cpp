@@ -161,15 +161,11 @@ void Partition::see_action(Entry& entry) {
     range_counts_.actions += settings_.range && settings_.range->counts_action(order_ms_);
     lookback_.note(kActions, entry.offset, settings_.rules.expire_ms(action.time_ms));
     const std::string request_id(action.request_id);
-    // No request of this time is remembered anywhere.
-    const std::optional<int64_t> watermark_ms = watermark_.state().watermark_ms;
-    const bool reports =
-        reports_early_ && !(watermark_ms && *watermark_ms >= settings_.rules.forget_ms(action.time_ms));
-    std::string value = reports ? entry.value : std::string();
+    std::string value = reports_early_ ? entry.value : std::string();
     const int64_t time_ms = action.time_ms;
     const bool waits = waiting_.see_action(request_id, {entry.offset, action.item_id, action.time_ms, kind, is_positive,
                                                         std::move(entry.value), order_ms_});
-    if (reports && waits) early_actions_.push_back({request_id, time_ms, std::move(value)});
+    if (reports_early_ && waits) early_actions_.push_back({request_id, time_ms, std::move(value)});
 }
 
 void Partition::report_early(bool waiting) {

@@ -16,6 +16,7 @@ from monolith_py.data.events import Action, Impression
 from monolith_py.data.examples import ExampleBatch, ExampleKind
 from monolith_py.io import Kv, Log, MemoryKv, MemoryLog, Writer
 from monolith_py.io.codec import decode_dead_letter, decode_examples, encode_action, encode_impression
+from monolith_py.io.log.log import event_times
 from monolith_py.io.log.topics import Topics, create_topics
 from monolith_streaming.joiner.loop import JoinerLoop
 
@@ -52,10 +53,11 @@ class FailingLog(MemoryLog):
 
     def append(self, topic: str, values: Sequence[bytes], *, time_ms: int | Sequence[int], partition: int = 0) -> int:
         self._fuse.burn()
-        super().append(topic, values[:1], time_ms=time_ms, partition=partition)
+        times_ms = event_times(time_ms, len(values))
+        super().append(topic, values[:1], time_ms=times_ms[:1], partition=partition)
         if len(values) > 1:
             self._fuse.burn()
-        end = super().append(topic, values[1:], time_ms=time_ms, partition=partition)
+        end = super().append(topic, values[1:], time_ms=times_ms[1:], partition=partition)
         self._fuse.burn()
         return end
 

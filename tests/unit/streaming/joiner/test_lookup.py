@@ -128,6 +128,20 @@ def test_an_impression_that_the_log_has_lost_is_a_dead_letter_and_the_others_are
     assert "'impressions'[0]: 4 impressions are gone whose examples are due: [0, 1, 2, 3]" in caplog.messages
 
 
+def test_an_impression_that_the_log_has_lost_is_one_dead_letter_of_a_step(world: World) -> None:
+    """Its examples are not next to each other: it was one for each run of them."""
+    job = world.job(terminal_actions=["end"])
+    log, kv = world.log(job), MemoryKv()
+    world.append(job, log, *(world.impression(name, items=(1, 2)) for name in ("r0", "r1")))
+    second = restarted(world, job, log, kv)
+    log.trim("impressions", 0, 2)
+    world.append(job, log, *(world.action(name, "end", 1, item=item) for item in (1, 2) for name in ("r0", "r1")))
+    before = REGISTRY.get_sample_value("monolith_records_lost_total", {"topic": "impressions"}) or 0.0
+    close(second)
+    assert world.dead_letters(job, log) == [("impressions", offset, LOST) for offset in range(2)]
+    assert REGISTRY.get_sample_value("monolith_records_lost_total", {"topic": "impressions"}) == before + 2
+
+
 def test_the_state_of_an_older_release_is_built_again_from_the_log(world: World, caplog: pytest.LogCaptureFixture) -> None:
     job = world.job(terminal_actions=["end"])
     log, kv = world.log(job), MemoryKv()
