@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from monolith_py.clock import SystemClock
+from monolith_py.clock import ManualClock, SystemClock
 from monolith_py.config import JobConfig
 from monolith_py.errors import ArchiveError, ConfigError
+from monolith_py.io.archive import ArchiveFolder, archived_files
+from monolith_streaming.archive.archiver import Archiver
 from monolith_streaming.replay.beam import ReplayOptions, ReplayResult, run_replay
 from monolith_streaming.replay.output import ends_replay
 from monolith_streaming.replay.source import Range
@@ -62,6 +65,25 @@ def test_a_replay_of_the_archive_gives_the_examples_of_the_topics(world: World, 
     for partition in range(2):  # record by record, too
         values = [[record.value for record in log.read(topic, partition, 0, 10_000)] for topic in ("from-archive", of_log.topic)]
         assert values[0] == values[1]
+
+
+def test_a_compacted_archive_with_events_between_hours_gives_the_examples_of_the_topics(world: World, stream: Any, tmp_path: Path) -> None:
+    job, log, _ = stream
+    clock = ManualClock(world.now_ms + 10 * 86_400_000)
+    for part in (0.3, 0.6, 1.0):
+        archiver = Archiver(job, log, ArchiveFolder(tmp_path), clock, compacts=part == 1.0)
+        archiver.archive({place: round(end * part) for place, end in archiver.ends().items()})
+    ranges = [(file.start, file.stop) for file in archived_files(tmp_path, "actions", 0, world.now_ms * 2) if file.partition == 0]
+    assert any(start < before for (_, before), (start, _) in pairwise(sorted(ranges))), "actions of one hour lie between those of another"
+    of_log = replay(world, job, output="log-to-compare")
+    replay(world, job, archive=tmp_path, output="from-compacted")
+    for partition in range(2):
+        values = [[record.value for record in log.read(topic, partition, 0, 10_000)] for topic in ("from-compacted", of_log.topic)]
+        assert values[0] == values[1]
+    replay(world, job, 3000, 7000, archive=tmp_path, output="part-of-compacted", shard_ms=1_000_000)
+    bounds = range(world.now_ms + 3_000_000, world.now_ms + 7_000_000)
+    whole = world.examples(job, log)
+    assert world.examples(job, log, "part-of-compacted") == Counter({row: number for row, number in whole.items() if row[5] in bounds})
 
 
 def test_the_last_record_says_that_the_replay_has_ended_and_has_no_examples(world: World, stream: Any) -> None:
