@@ -114,6 +114,31 @@ def test_a_rollback_and_the_way_forward_again(job: JobConfig, log: MemoryLog, le
     assert learn().trainer.num_examples == 5
 
 
+def test_the_way_forward_is_open_after_the_trainer_has_come_as_far_again(job: JobConfig, log: MemoryLog, learn: Callable[..., Any]) -> None:
+    learn(1, 2, 3)
+    learn(4)
+    newest, good, _ = names(job)
+    roll_back(job, log, good)
+    assert roll_back(job, log, f"{ASIDE}/{newest}") == []
+    roll_back(job, log, good)
+    learn()
+    again = Checkpoint(Path(job.trainer.checkpoint_dir) / newest).meta.generation
+    assert roll_back(job, log, f"{ASIDE}/{newest}") == [newest]
+    assert names(job)[0] == newest and Checkpoint.all_in(Path(job.trainer.checkpoint_dir))[0].meta.generation < again
+    assert [one.name for one in versions(job, log)][-1] == f"{ASIDE}/{newest}-1"
+
+
+def test_a_number_of_batches_names_the_newest_checkpoint_of_that_step(job: JobConfig, log: MemoryLog, learn: Callable[..., Any]) -> None:
+    learn(1)
+    learn(2)
+    training = OnlineTraining(job, log, ManualClock(NOW_MS), lambda: False)
+    training._ask_for_checkpoint()
+    training.run(stop_at_end=True)
+    assert names(job)[0].endswith("2.0001")
+    learn(3)
+    assert roll_back(job, log, "2") == ["step-000000000003"]
+
+
 def test_examples_can_be_skipped(job: JobConfig, log: MemoryLog, learn: Callable[..., Any]) -> None:
     learn(1, 2, 3)
     learn(4, 5)  # bad
