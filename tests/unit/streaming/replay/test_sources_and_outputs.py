@@ -14,10 +14,13 @@ from monolith_py.clock import ManualClock, SystemClock
 from monolith_py.config import JobConfig
 from monolith_py.errors import ArchiveError, ConfigError
 from monolith_py.io.archive import ArchiveFolder, archived_files
+from monolith_py.io.codec import decode_examples
 from monolith_streaming.archive.archiver import Archiver
+from monolith_streaming.replay import folder_output
 from monolith_streaming.replay.beam import ReplayOptions, ReplayResult, run_replay
-from monolith_streaming.replay.output import ends_replay
-from monolith_streaming.replay.source import Range
+from monolith_streaming.replay.folder_output import FolderOutput
+from monolith_streaming.replay.output import Step, ends_replay
+from monolith_streaming.replay.source import Range, Shard
 
 World = Any
 NUM_REQUESTS, BETWEEN_S = 120, 100.0  # of the fixture `stream`
@@ -217,3 +220,29 @@ def test_files_of_shards_have_the_same_examples(world: World, stream: Any, tmp_p
     job, log, archive = stream
     replay(world, job, archive=archive, folder=tmp_path, shard_ms=SHARD_MS)
     assert rows_of(tmp_path) == rows_in(world, job, log, "examples")
+
+
+def test_files_of_an_earlier_run_with_other_bounds_are_deleted(stream: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, log, _ = stream
+    records = log.read("examples", 0, 0, 10_000)
+    times_ms = [time_ms for record in records for time_ms in decode_examples(record.value).times_ms.tolist()]
+    shard = Shard(3, 9, min(times_ms), max(times_ms) + 1, 0, 1)
+    target, counts = FolderOutput(tmp_path, "1-2", "rules"), Counter[str]()
+
+    def write(*steps: list[bytes]) -> Counter[Any]:
+        output = target.open(0, lambda name, number: counts.update({name: number}))
+        for values in steps:
+            output.write(shard.number, Step(shard.to_ms - 1, values))
+        output.end_shard(shard)
+        return rows_of(tmp_path)
+
+    target.begin()
+    other = FolderOutput(tmp_path, "1-2", "rules").open(1, lambda *_: None)
+    other.write(shard.number, Step(1, [records[0].value]))
+    other.end_shard(shard)
+    of_other = rows_of(tmp_path)
+    whole = write([record.value for record in records])
+    assert len(whole) > len(of_other)
+    monkeypatch.setattr(folder_output, "_FILE_BYTES", 1)
+    assert write(*([record.value] for record in records)) == whole
+    assert write() == of_other, "those of another partition stay"
