@@ -57,8 +57,10 @@ class FolderOutput:
 
     def _note(self, *, complete: bool) -> None:
         document = {"replay": self.name, "rules": self.rules, "complete": complete}
+        staged = self._marker().with_suffix(".tmp")
         try:
-            self._marker().write_text(json.dumps(document, indent=1))
+            staged.write_text(json.dumps(document, indent=1))
+            staged.replace(self._marker())
         except OSError as error:
             raise ArchiveError(f"{self._marker()}: {error}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -246,3 +247,20 @@ def test_files_of_an_earlier_run_with_other_bounds_are_deleted(stream: Any, tmp_
     monkeypatch.setattr(folder_output, "_FILE_BYTES", 1)
     assert write(*([record.value] for record in records)) == whole
     assert write() == of_other, "those of another partition stay"
+
+
+def test_the_marker_of_a_replay_is_whole_whenever_its_writer_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = FolderOutput(tmp_path, "1-2", "rules")
+    target.begin()
+
+    def full_disk(path: Path, text: str) -> int:
+        path.write_bytes(text.encode()[:5])
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", full_disk)
+        with pytest.raises(ArchiveError, match="no space left"):
+            target.end()
+    target.begin()
+    target.end()
+    assert json.loads((tmp_path / "_archive" / "replay-1-2.json").read_text())["complete"]

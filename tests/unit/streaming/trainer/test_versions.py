@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,18 @@ def test_examples_can_be_skipped(job: JobConfig, log: MemoryLog, learn: Callable
     assert learn(11).trainer.num_examples == 3 + 1
     with pytest.raises(LogError, match="--skip-until must be at most the end of"):
         roll_back(job, log, "1", skip_until={0: 99})
+
+
+def test_the_manifest_of_a_rollback_is_on_the_disk_before_it_has_its_name(
+    job: JobConfig, log: MemoryLog, learn: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn(1, 2, 3)
+    learn(4)
+    synced: dict[int, int] = {}
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.update({os.fstat(descriptor).st_ino: os.fstat(descriptor).st_size}))
+    roll_back(job, log, "1", skip_until={0: 2})
+    written = (Path(job.trainer.checkpoint_dir) / names(job)[0] / "manifest.json").stat()
+    assert synced.get(written.st_ino) == written.st_size
 
 
 def test_a_rollback_that_cannot_be_is_refused(job: JobConfig, log: MemoryLog, learn: Callable[..., Any]) -> None:
