@@ -214,7 +214,7 @@ class _Worker:
             for step in ShardJoiner(joining, partition, shard).steps():
                 output.write(shard.number, step)
                 progress.report(shard)
-            output.end_shard(shard.number)
+            output.end_shard(shard)
         output.end()
         progress.end()
 

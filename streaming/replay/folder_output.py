@@ -1,4 +1,4 @@
-"""Output of a replay into Parquet files by event hour. A worker may run twice: a file is replaced by its like."""
+"""Output of a replay into Parquet files by event hour. A worker may run twice: files are replaced, and those left over are deleted."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 from monolith_py.errors import ArchiveError, ConfigError
 from monolith_py.io import Record
-from monolith_py.io.archive import hours_of, write_hours
+from monolith_py.io.archive import HOUR_MS, hour_folder, hours_of, write_hours
 from monolith_streaming.joiner.emit import MAX_RECORD_BYTES
 from monolith_streaming.replay.output import PartitionOutput, Step
-from monolith_streaming.replay.source import Count
+from monolith_streaming.replay.source import Count, Shard
 
 # Bytes of records in the files of one commit, and most records of a shard.
 _FILE_BYTES, _SHARD_RECORDS = 16 << 20, 1 << 32
@@ -57,8 +57,10 @@ class FolderOutput:
 
     def _note(self, *, complete: bool) -> None:
         document = {"replay": self.name, "rules": self.rules, "complete": complete}
+        staged = self._marker().with_suffix(".tmp")
         try:
-            self._marker().write_text(json.dumps(document, indent=1))
+            staged.write_text(json.dumps(document, indent=1))
+            staged.replace(self._marker())
         except OSError as error:
             raise ArchiveError(f"{self._marker()}: {error}") from error
 
@@ -70,6 +72,7 @@ class _FolderPartition:
     def __init__(self, output: FolderOutput, partition: int, count: Count) -> None:
         self._output, self._partition, self._count = output, partition, count
         self._waiting: list[Record] = []
+        self._written: set[Path] = set()  # of the shard
         self._num_records = self._num_bytes = self._num_files = 0
 
     def write(self, shard: int, step: Step) -> None:
@@ -82,9 +85,14 @@ class _FolderPartition:
         if self._num_bytes >= _FILE_BYTES:
             self._flush(shard)
 
-    def end_shard(self, shard: int) -> None:
-        """Write what is left of the shard."""
-        self._flush(shard)
+    def end_shard(self, shard: Shard) -> None:
+        """Write what is left of the shard, and delete what an earlier run has written and this one has not: it read fewer records."""
+        self._flush(shard.number)
+        for hour in range(shard.from_ms // HOUR_MS, (shard.to_ms - 1) // HOUR_MS + 1):
+            for file in (self._output.folder / "topic=examples" / hour_folder(hour)).glob(f"{self._name(shard.number)}-*.parquet"):
+                if file not in self._written:
+                    file.unlink(missing_ok=True)
+        self._written = set()
         self._num_records = self._num_files = 0
 
     def end(self) -> None:
@@ -96,8 +104,12 @@ class _FolderPartition:
     def _flush(self, shard: int) -> None:
         """Write one file for each event hour."""
         if self._waiting:
-            name = f"replay-{self._output.name}-{self._partition:05d}-{shard:06d}-{self._num_files:06d}"
-            write_hours(self._output.folder, name, hours_of("examples", self._waiting))
+            name = f"{self._name(shard)}-{self._num_files:06d}"
+            self._written |= set(write_hours(self._output.folder, name, hours_of("examples", self._waiting)))
             self._count("records_written", len(self._waiting))
             self._num_files += 1
         self._waiting, self._num_bytes = [], 0
+
+    def _name(self, shard: int) -> str:
+        """Return how the names of the files of a shard begin."""
+        return f"replay-{self._output.name}-{self._partition:05d}-{shard:06d}"

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 from monolith_py.errors import WireError
 from monolith_py.io import Log, Record
 from monolith_py.io.codec import examples_metadata
+from monolith_streaming.replay.source import Shard
 
 # Keys of a record of examples: name of the replay; its shard, and a text that two replays share if they have the same records.
 METADATA_KEY, SHARD_KEY, RULES_KEY = "replay", "replay_shard", "replay_rules"
@@ -46,8 +47,8 @@ class PartitionOutput(Protocol):
         """
         ...
 
-    def end_shard(self, shard: int) -> None:
-        """Make what was written durable."""
+    def end_shard(self, shard: Shard) -> None:
+        """Make what was written durable, the only records of the shard."""
         ...
 
     def end(self) -> None:

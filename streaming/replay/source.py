@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,7 +19,7 @@ from pathlib import Path
 from monolith_py.data.events import Action, Impression
 from monolith_py.errors import ConfigError, RecordsDamaged
 from monolith_py.io import Log, Record
-from monolith_py.io.archive import ArchivedFile, archived_files, read_records
+from monolith_py.io.archive import HOUR_MS, ArchivedFile, archived_files, read_records
 from monolith_py.io.codec import event_time_ms
 from monolith_streaming.joiner.rules import Rules
 from monolith_streaming.joiner.watermark import InputTopic
@@ -150,7 +152,7 @@ def blocks_of(
     topic = source.topics[input_topic]
     if source.archive is not None:
         files = _files_of(source.archive, place, shard)
-        yield from _in_blocks(_read_archive(files, topic))
+        yield from _in_blocks(_by_block(_read_archive(files, topic)))
         return
     assert log is not None
     if source.offsets is not None and input_topic == InputTopic.IMPRESSIONS:
@@ -199,13 +201,20 @@ def _in_blocks(chunks: Iterable[list[Record]]) -> Iterator[tuple[list[int], list
 
 
 def _files_of(folder: Path, place: tuple[InputTopic, int], shard: Shard) -> list[ArchivedFile]:
-    """Return the files of the commits with records of a shard: other hours in them have records that arrived at the same time."""
+    """Return the files of the hours of a shard, and those with offsets in between: they have records that arrived at the same time."""
     input_topic, partition = place
-    name = input_topic.name.lower()
-    hours = archived_files(folder, name, shard.read_from_ms, shard.read_to_ms)
-    commits = {(file.start, file.stop) for file in hours if file.partition == partition}
-    files = archived_files(folder, name, 0, NO_END)
-    return [file for file in files if file.partition == partition and (file.start, file.stop) in commits]
+    # One listing: between two of them a compaction may replace the files of an hour.
+    files = [file for file in archived_files(folder, input_topic.name.lower(), 0, NO_END) if file.partition == partition]
+    first, last = max(shard.read_from_ms, 0) // HOUR_MS, max(shard.read_to_ms - 1, 0) // HOUR_MS
+    starts: list[int] = []
+    stops: list[int] = []
+    for start, stop in sorted((file.start, file.stop) for file in files if first <= file.hour <= last):
+        if stops and start <= stops[-1]:
+            stops[-1] = max(stops[-1], stop)
+        else:
+            starts.append(start)
+            stops.append(stop)
+    return [file for file in files if (after := bisect_left(starts, file.stop)) and stops[after - 1] > file.start]
 
 
 def _by_block(records: Iterable[Record]) -> Iterator[list[Record]]:
@@ -220,11 +229,27 @@ def _block(offset: int) -> int:
     return offset // BLOCK_RECORDS
 
 
-def _read_archive(files: list[ArchivedFile], topic: str) -> Iterator[list[Record]]:
-    """Yield the records of these files of one partition in the order of the log; files of one commit have theirs in between each other."""
-    for _, commit in groupby(sorted(files, key=attrgetter("start", "stop")), attrgetter("start", "stop")):
-        records = heapq.merge(*(read_records(file, topic) for file in commit), key=attrgetter("offset"))
-        yield from _by_block(records)
+def _read_archive(files: list[ArchivedFile], topic: str) -> Iterator[Record]:
+    """Yield the records of files of one partition in the order of the log; a file is opened once an offset has reached it.
+
+    Files of one commit have their records in between each other, and so have compacted hours with records that came late.
+    """
+    waiting = deque(sorted(files, key=attrgetter("start", "stop")))
+    opened: list[tuple[int, int, Record, Iterator[Record]]] = []  # heap by the offset of the next record
+    number = 0
+    while waiting or opened:
+        while waiting and (not opened or waiting[0].start <= opened[0][0]):
+            records = read_records(waiting.popleft(), topic)
+            if (first := next(records, None)) is not None:
+                heapq.heappush(opened, (first.offset, number := number + 1, first, records))
+        if not opened:
+            continue
+        _, place, record, records = opened[0]
+        yield record
+        if (following := next(records, None)) is None:
+            heapq.heappop(opened)
+        else:
+            heapq.heapreplace(opened, (following.offset, place, following, records))
 
 
 def _read_log(log: Log, topic: str, partition: int, offsets: tuple[int, int], count: Count) -> Iterator[list[Record]]:

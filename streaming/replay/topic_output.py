@@ -24,7 +24,7 @@ from monolith_py.io.codec import encode_examples, examples_metadata
 from monolith_py.io.retrying import RetryingLog, RetryPolicy
 from monolith_streaming.joiner.emit import MAX_RECORD_BYTES
 from monolith_streaming.replay.output import END_KEY, RULES_KEY, SHARD_KEY, Foreign, PartitionOutput, Step, last_record, replay_name
-from monolith_streaming.replay.source import Count
+from monolith_streaming.replay.source import Count, Shard
 
 _logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class _TopicPartition:
             self._append(values, step.newest_ms)
             self._count("records_written", len(values))
 
-    def end_shard(self, shard: int) -> None:
+    def end_shard(self, shard: Shard) -> None:
         """Do nothing: records are durable once they are appended."""
 
     def end(self) -> None:

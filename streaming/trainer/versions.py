@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,16 +70,25 @@ def roll_back(job: JobConfig, log: Log, name: str, skip_until: int | Mapping[int
         chosen.verify()
         if skip_until is not None:
             _skip(chosen, log, Topics.of(job.log).examples, skip_until)
+        target, aside = directory / chosen.path.name, directory / ASIDE
         try:
-            if chosen.path.parent != directory:
-                chosen.path.rename(directory / chosen.path.name)
-            later = [one for one in Checkpoint.all_in(directory) if one.path.name > chosen.path.name]
-            for one in later:
-                (directory / ASIDE).mkdir(exist_ok=True)
-                one.path.rename(_free(directory / ASIDE / one.path.name))
+            moved: list[str] = []
+            if chosen.path != target:
+                # The trainer has come as far again since it was rolled back.
+                moved = _put_aside([Checkpoint(target)] if target.exists() else [], aside)
+                chosen.path.rename(target)
+            later = [one for one in Checkpoint.all_in(directory) if one.path.name > target.name]
+            return [*_put_aside(later, aside), *moved]
         except OSError as error:
             raise CheckpointError(f"{chosen}: {error}") from None
-    return [one.path.name for one in later]
+
+
+def _put_aside(checkpoints: Sequence[Checkpoint], aside: Path) -> list[str]:
+    """Move checkpoints to the folder `aside`; return their names."""
+    for one in checkpoints:
+        aside.mkdir(exist_ok=True)
+        one.path.rename(_free(aside / one.path.name))
+    return [one.path.name for one in checkpoints]
 
 
 def _of_checkpoint(checkpoint: Checkpoint, name: str) -> ModelVersion:
@@ -114,7 +123,10 @@ def _find(directory: Path, name: str) -> Checkpoint:
     """Return the checkpoint of a name as `versions` gives it, or of a number of batches."""
     known = {one.path.name: one for folder in (directory / ASIDE, directory) for one in Checkpoint.all_in(folder)}
     known |= {f"{ASIDE}/{one.path.name}": one for one in Checkpoint.all_in(directory / ASIDE)}
-    wanted = Checkpoint.at(directory, int(name)).path.name if name.isdecimal() else name
+    wanted = name
+    if name.isdecimal():  # of several of a step, each replaces those before
+        plain = Checkpoint.at(directory, int(name)).path.name
+        wanted = max((one for one in known if one.partition(".")[0] == plain), default=name)
     if wanted not in known:
         raise CheckpointError(f"--to must name a checkpoint in {str(directory)!r}, one of {sorted(known)}, got {name!r}")
     return known[wanted]

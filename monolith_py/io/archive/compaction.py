@@ -37,7 +37,8 @@ _PENDING_BYTES = 64 << 20
 def compact(folder: Path, now_ms: int, min_age_s: float) -> tuple[int, int]:
     """Compact the hours that ended at least `min_age_s` ago, and return the numbers of files before and after in those that changed.
 
-    The caller has the lock of the archive, and no commit is under way.
+    The caller has the lock of the archive, and no commit is under way. An hour with a damaged file, or with columns of different types, is
+    logged and stays as it is.
 
     Raises:
         ArchiveError: a file cannot be read or written, or the file system cannot exchange folders.
@@ -50,8 +51,7 @@ def compact(folder: Path, now_ms: int, min_age_s: float) -> tuple[int, int]:
                 if (hour_of(hour) + 1) * HOUR_MS + min_age_s * 1000 > now_ms:
                     continue
                 parts = _by_partition(hour)
-                if any(len(part) > 1 for part in parts):
-                    _compact_hour(folder / META / _STAGED, hour, parts)
+                if any(len(part) > 1 for part in parts) and _try_hour(folder / META / _STAGED, hour, parts):
                     before, after = before + sum(map(len, parts)), after + len(parts)
     except (OSError, pa.ArrowException) as error:
         raise ArchiveError(f"{folder}: not compacted: {error}") from error
@@ -75,6 +75,17 @@ def _by_partition(hour: Path) -> list[list[ArchivedFile]]:
         file = file_of(path)
         parts.setdefault(file.partition, []).append(file)
     return list(parts.values())
+
+
+def _try_hour(staged: Path, hour: Path, parts: Sequence[Sequence[ArchivedFile]]) -> bool:
+    """Compact an hour; return False if its files do not form one."""
+    try:
+        _compact_hour(staged, hour, parts)
+    except pa.ArrowException as error:  # of `_merge`, before the exchange
+        _logger.error("%s is not compacted: %s", hour, error)
+        shutil.rmtree(staged)
+        return False
+    return True
 
 
 def _compact_hour(staged: Path, hour: Path, parts: Sequence[Sequence[ArchivedFile]]) -> None:

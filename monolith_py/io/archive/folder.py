@@ -163,12 +163,13 @@ class ArchiveFolder:
             raise ArchiveError(f"{path}: {error}") from error
 
 
-def write_hours(folder: Path, name: str, hours: Mapping[tuple[str, int], pa.Table]) -> None:
-    """Write one file `name` for each of `hours` (`hours_of`), each whole or not at all; those that are there are replaced.
+def write_hours(folder: Path, name: str, hours: Mapping[tuple[str, int], pa.Table]) -> list[Path]:
+    """Write one file `name` for each of `hours` (`hours_of`), each whole or not at all, and return them; those that are there are replaced.
 
     Raises:
         ArchiveError: a file cannot be written.
     """
+    files = []
     for (topic, hour), table in hours.items():
         file = folder / f"topic={topic}" / hour_folder(hour) / f"{name}.parquet"
         staged = folder / META / f"{name}-{hour}-{secrets.token_hex(4)}.tmp"
@@ -178,6 +179,8 @@ def write_hours(folder: Path, name: str, hours: Mapping[tuple[str, int], pa.Tabl
             os.replace(staged, file)
         except OSError as error:
             raise ArchiveError(f"{file}: {error}") from error
+        files.append(file)
+    return files
 
 
 def hour_folder(hour: int) -> str:

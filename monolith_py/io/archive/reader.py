@@ -27,6 +27,11 @@ class ArchivedFile(NamedTuple):
     start: int
     stop: int
 
+    @property
+    def hour(self) -> int:
+        """Return the event hour since the epoch."""
+        return hour_of(self.path.parent)
+
 
 def archived_files(folder: Path, topic: str, first_ms: int, stop_ms: int) -> list[ArchivedFile]:
     """Return the files of `topic` with records whose event time is in [first_ms, stop_ms), by hour, partition and offset.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -230,7 +231,10 @@ class Checkpoint:
         manifest["meta"] = replace(known, offsets=dict(offsets), steps=steps).document()
         temporary = self.path.with_name(f".{self.path.name}.manifest")
         try:
-            temporary.write_text(json.dumps(manifest, indent=1))
+            with temporary.open("w") as stream:
+                stream.write(json.dumps(manifest, indent=1))
+                stream.flush()
+                os.fsync(stream.fileno())
             temporary.replace(self.path / _MANIFEST)
         except OSError as error:
             raise CheckpointError(f"{self.path / _MANIFEST}: {error}") from None

@@ -161,3 +161,17 @@ def test_a_reader_never_sees_a_row_twice_or_misses_one(world: World, many: tuple
     reader.join()
     seen.append(rows(path))
     assert all(set(one.values()) == {1} and whole.keys() <= one.keys() for one in seen)
+
+
+def test_an_hour_that_cannot_be_merged_does_not_stop_the_others(
+    world: World, many: tuple[JobConfig, Any, Path], clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    job, log, path = many
+    before = files(path)
+    bad = sorted(path.glob("topic=impressions/*/*/*.parquet"))[0]
+    bad.write_bytes(b"no Parquet")
+    assert archive(job, log, path, clock, compacts=True) == 0
+    first = [hour for hour in before if hour[0] == bad.parent]
+    assert files(path) == {hour: NUM_RUNS if hour in first else 1 for hour in before}
+    assert any(f"{bad.parent} is not compacted" in line for line in caplog.messages)
+    assert not (path / "_archive" / "compact.tmp").exists()

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from monolith_py.clock import SystemClock
+from monolith_py.clock import ManualClock, SystemClock
 from monolith_py.config import JobConfig
 from monolith_py.errors import ArchiveError, ConfigError
+from monolith_py.io.archive import ArchiveFolder, archived_files
+from monolith_py.io.codec import decode_examples
+from monolith_streaming.archive.archiver import Archiver
+from monolith_streaming.replay import folder_output
 from monolith_streaming.replay.beam import ReplayOptions, ReplayResult, run_replay
-from monolith_streaming.replay.output import ends_replay
-from monolith_streaming.replay.source import Range
+from monolith_streaming.replay.folder_output import FolderOutput
+from monolith_streaming.replay.output import Step, ends_replay
+from monolith_streaming.replay.source import Range, Shard
 
 World = Any
 NUM_REQUESTS, BETWEEN_S = 120, 100.0  # of the fixture `stream`
@@ -62,6 +69,25 @@ def test_a_replay_of_the_archive_gives_the_examples_of_the_topics(world: World, 
     for partition in range(2):  # record by record, too
         values = [[record.value for record in log.read(topic, partition, 0, 10_000)] for topic in ("from-archive", of_log.topic)]
         assert values[0] == values[1]
+
+
+def test_a_compacted_archive_with_events_between_hours_gives_the_examples_of_the_topics(world: World, stream: Any, tmp_path: Path) -> None:
+    job, log, _ = stream
+    clock = ManualClock(world.now_ms + 10 * 86_400_000)
+    for part in (0.3, 0.6, 1.0):
+        archiver = Archiver(job, log, ArchiveFolder(tmp_path), clock, compacts=part == 1.0)
+        archiver.archive({place: round(end * part) for place, end in archiver.ends().items()})
+    ranges = [(file.start, file.stop) for file in archived_files(tmp_path, "actions", 0, world.now_ms * 2) if file.partition == 0]
+    assert any(start < before for (_, before), (start, _) in pairwise(sorted(ranges))), "actions of one hour lie between those of another"
+    of_log = replay(world, job, output="log-to-compare")
+    replay(world, job, archive=tmp_path, output="from-compacted")
+    for partition in range(2):
+        values = [[record.value for record in log.read(topic, partition, 0, 10_000)] for topic in ("from-compacted", of_log.topic)]
+        assert values[0] == values[1]
+    replay(world, job, 3000, 7000, archive=tmp_path, output="part-of-compacted", shard_ms=1_000_000)
+    bounds = range(world.now_ms + 3_000_000, world.now_ms + 7_000_000)
+    whole = world.examples(job, log)
+    assert world.examples(job, log, "part-of-compacted") == Counter({row: number for row, number in whole.items() if row[5] in bounds})
 
 
 def test_the_last_record_says_that_the_replay_has_ended_and_has_no_examples(world: World, stream: Any) -> None:
@@ -195,3 +221,46 @@ def test_files_of_shards_have_the_same_examples(world: World, stream: Any, tmp_p
     job, log, archive = stream
     replay(world, job, archive=archive, folder=tmp_path, shard_ms=SHARD_MS)
     assert rows_of(tmp_path) == rows_in(world, job, log, "examples")
+
+
+def test_files_of_an_earlier_run_with_other_bounds_are_deleted(stream: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, log, _ = stream
+    records = log.read("examples", 0, 0, 10_000)
+    times_ms = [time_ms for record in records for time_ms in decode_examples(record.value).times_ms.tolist()]
+    shard = Shard(3, 9, min(times_ms), max(times_ms) + 1, 0, 1)
+    target, counts = FolderOutput(tmp_path, "1-2", "rules"), Counter[str]()
+
+    def write(*steps: list[bytes]) -> Counter[Any]:
+        output = target.open(0, lambda name, number: counts.update({name: number}))
+        for values in steps:
+            output.write(shard.number, Step(shard.to_ms - 1, values))
+        output.end_shard(shard)
+        return rows_of(tmp_path)
+
+    target.begin()
+    other = FolderOutput(tmp_path, "1-2", "rules").open(1, lambda *_: None)
+    other.write(shard.number, Step(1, [records[0].value]))
+    other.end_shard(shard)
+    of_other = rows_of(tmp_path)
+    whole = write([record.value for record in records])
+    assert len(whole) > len(of_other)
+    monkeypatch.setattr(folder_output, "_FILE_BYTES", 1)
+    assert write(*([record.value] for record in records)) == whole
+    assert write() == of_other, "those of another partition stay"
+
+
+def test_the_marker_of_a_replay_is_whole_whenever_its_writer_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = FolderOutput(tmp_path, "1-2", "rules")
+    target.begin()
+
+    def full_disk(path: Path, text: str) -> int:
+        path.write_bytes(text.encode()[:5])
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", full_disk)
+        with pytest.raises(ArchiveError, match="no space left"):
+            target.end()
+    target.begin()
+    target.end()
+    assert json.loads((tmp_path / "_archive" / "replay-1-2.json").read_text())["complete"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,31 @@ def test_a_rollback_and_the_way_forward_again(job: JobConfig, log: MemoryLog, le
     assert learn().trainer.num_examples == 5
 
 
+def test_the_way_forward_is_open_after_the_trainer_has_come_as_far_again(job: JobConfig, log: MemoryLog, learn: Callable[..., Any]) -> None:
+    learn(1, 2, 3)
+    learn(4)
+    newest, good, _ = names(job)
+    roll_back(job, log, good)
+    assert roll_back(job, log, f"{ASIDE}/{newest}") == []
+    roll_back(job, log, good)
+    learn()
+    again = Checkpoint(Path(job.trainer.checkpoint_dir) / newest).meta.generation
+    assert roll_back(job, log, f"{ASIDE}/{newest}") == [newest]
+    assert names(job)[0] == newest and Checkpoint.all_in(Path(job.trainer.checkpoint_dir))[0].meta.generation < again
+    assert [one.name for one in versions(job, log)][-1] == f"{ASIDE}/{newest}-1"
+
+
+def test_a_number_of_batches_names_the_newest_checkpoint_of_that_step(job: JobConfig, log: MemoryLog, learn: Callable[..., Any]) -> None:
+    learn(1)
+    learn(2)
+    training = OnlineTraining(job, log, ManualClock(NOW_MS), lambda: False)
+    training._ask_for_checkpoint()
+    training.run(stop_at_end=True)
+    assert names(job)[0].endswith("2.0001")
+    learn(3)
+    assert roll_back(job, log, "2") == ["step-000000000003"]
+
+
 def test_examples_can_be_skipped(job: JobConfig, log: MemoryLog, learn: Callable[..., Any]) -> None:
     learn(1, 2, 3)
     learn(4, 5)  # bad
@@ -125,6 +151,18 @@ def test_examples_can_be_skipped(job: JobConfig, log: MemoryLog, learn: Callable
     assert learn(11).trainer.num_examples == 3 + 1
     with pytest.raises(LogError, match="--skip-until must be at most the end of"):
         roll_back(job, log, "1", skip_until={0: 99})
+
+
+def test_the_manifest_of_a_rollback_is_on_the_disk_before_it_has_its_name(
+    job: JobConfig, log: MemoryLog, learn: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn(1, 2, 3)
+    learn(4)
+    synced: dict[int, int] = {}
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.update({os.fstat(descriptor).st_ino: os.fstat(descriptor).st_size}))
+    roll_back(job, log, "1", skip_until={0: 2})
+    written = (Path(job.trainer.checkpoint_dir) / names(job)[0] / "manifest.json").stat()
+    assert synced.get(written.st_ino) == written.st_size
 
 
 def test_a_rollback_that_cannot_be_is_refused(job: JobConfig, log: MemoryLog, learn: Callable[..., Any]) -> None:
