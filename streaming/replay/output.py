@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 from monolith_py.errors import WireError
 from monolith_py.io import Log, Record
 from monolith_py.io.codec import examples_metadata
+from monolith_streaming.joiner.tail import records_from
 from monolith_streaming.replay.source import Shard
 
 # Keys of a record of examples: name of the replay; its shard, and a text that two replays share if they have the same records.
@@ -71,9 +72,18 @@ def shard_metadata(name: str, shard: int, rules: str) -> dict[str, str]:
 
 def last_record(log: Log, topic: str, partition: int) -> Record | None:
     """Return the last record of a partition, None if it has none."""
+    return next(iter(last_records(log, topic, partition, 1)), None)
+
+
+def last_records(log: Log, topic: str, partition: int, count: int) -> list[Record]:
+    """Return the last `count` records of a partition, fewer if it has fewer; Kafka's transactions end with an offset without a record."""
     start, end = log.start_offset(topic, partition), log.end_offset(topic, partition)
-    records = log.read(topic, partition, end - 1, 1) if end > start else []
-    return records[0] if records else None
+    reach = 2 * count
+    while True:
+        records = list(records_from(log, topic, partition, max(start, end - reach), end))[-count:]
+        if len(records) == count or end - reach <= start:
+            return records
+        reach *= 8
 
 
 def ends_replay(value: bytes) -> bool:

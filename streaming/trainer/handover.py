@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 
 from monolith_py.clock import Clock
 from monolith_py.data.examples import ExampleBatch
@@ -18,7 +19,8 @@ from monolith_py.io import Log
 from monolith_py.io.log.dead_letters import DeadLetters
 from monolith_py.observe import metrics
 from monolith_py.training import SourceMeta
-from monolith_streaming.replay.output import ends_replay, last_record, replay_name
+from monolith_streaming.joiner.tail import records_from
+from monolith_streaming.replay.output import ends_replay, last_record, last_records, replay_name
 from monolith_streaming.replay.source import parse_range_name
 from monolith_streaming.trainer.example_rules import ExampleRules
 from monolith_streaming.trainer.source import ExampleSource
@@ -218,10 +220,9 @@ def _end_of_replays(log: Log, topic: str) -> int | None:
     """
     names = []
     for partition in range(log.num_partitions(topic)):
-        start, end = log.start_offset(topic, partition), log.end_offset(topic, partition)
-        for offset in range(start, end) if end - start < 4 else (start, end - 2, end - 1):  # the last one may be that of the end
-            records = log.read(topic, partition, offset, 1)
-            names += [name for record in records if (name := replay_name(record.value))]
+        first = islice(records_from(log, topic, partition, 0), 1)
+        ends = chain(first, last_records(log, topic, partition, 2))  # the last one may be that of the end
+        names += [name for record in ends if (name := replay_name(record.value))]
     last = last_record(log, topic, 0)
     if names and (last is None or not ends_replay(last.value)):
         raise ConfigError(f"--source {topic} must be a replay that has ended, got one that has not: run it again, to its end")

@@ -12,7 +12,7 @@ from monolith_py.io import Log, MemoryLog, Record
 from monolith_py.io.log.dead_letters import read_letter_records
 from monolith_streaming.joiner.tail import has_foreign, last_step, records_from
 from monolith_streaming.load.outbox import Outbox, append_each
-from monolith_streaming.replay.output import last_record
+from monolith_streaming.replay.output import last_record, last_records
 
 
 class MarkedLog:
@@ -42,7 +42,7 @@ class MarkedLog:
         lambda log: list(read_letter_records(log, "topic", 0)),
         lambda log: last_record(log, "topic", 0),
         lambda log: list(_records(log, "topic")),
-        lambda log: append_each(log, "topic", 0, Outbox(0, 1, (b"a",)), lambda value, reason: None),
+        lambda log: append_each(log, log.writer("topic", 0, "load"), ("topic", 0), Outbox(0, 1, (b"a",)), lambda value, reason: None),
     ],
     ids=["tail", "last_step", "has_foreign", "dead_letters", "last_record", "ledger", "outbox"],
 )
@@ -52,3 +52,15 @@ def test_reading_to_the_end_does_not_wait_at_a_marker(read: Callable[[Any], obje
         log.create_topic(topic)
     log.append("topic", [b"a", b"b"], time_ms=1)
     read(MarkedLog(log))
+
+
+def test_the_last_records_are_found_before_many_markers() -> None:
+    log = MemoryLog()
+    log.create_topic("topic")
+    log.append("topic", [b"a", b"b", b"c"], time_ms=1)
+    for markers in (0, 1, 30):
+        log.end_offset = lambda topic, partition=0, markers=markers: 3 + markers  # type: ignore[method-assign]
+        for count in (1, 2, 3, 4):
+            assert [record.value for record in last_records(log, "topic", 0, count)] == [b"a", b"b", b"c"][-count:]
+        found = last_record(log, "topic", 0)
+        assert found is not None and found.value == b"c"

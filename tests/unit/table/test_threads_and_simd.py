@@ -133,6 +133,8 @@ def close(got: Result, expected: Result) -> None:
     """Equal where it is no float; else within what the order of rounding makes of sums over thousands of duplicates."""
     assert got.keys() == expected.keys()
     for name, value in expected.items():
+        if name.startswith("digest "):  # of the very bits
+            continue
         if name.startswith("rows ") and value.ndim == 2:  # encoded: a level or a unit in the last place at most
             assert (got[name] == value).mean() > 0.99, name
         elif value.dtype.kind == "f":
