@@ -224,7 +224,8 @@ class Start:
             partition.joiner.resume()
 
     def _drop_waiting(self, number: int) -> None:
-        self.kv.write({}, [key for key, _ in self.kv.scan(self.keys.blocks(number))])
+        blocks = [key for key, _ in self.kv.scan(self.keys.blocks(number))]
+        self.kv.write({}, blocks, {self.keys.owner(number): self.owner})  # they may be those of a joiner that has taken it meanwhile
 
     def _restore(self, partition: PartitionState) -> None:
         """Restore the waiting requests of a partition, block by block; labels are carried over by name if the job's tasks changed.
