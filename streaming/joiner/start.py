@@ -73,8 +73,10 @@ class Start:
             if tail.last is not None:
                 self._recover(partition, tail, recovery)  # 4
             commit(self.kv, self.keys, [partition], {}, [])
-        except BaseException:
+        except BaseException as error:
             writer.close()
+            if isinstance(error, (StateMismatch, WireError)) and self.kv.get_many([self.keys.owner(number)]) != [self.owner]:
+                raise Fenced(f"partition {number} must keep its owner while it is taken, got another one: {error}") from None
             raise
         line = "%r[%d]: reading on at offsets %s, %d requests remembered, epoch %d"
         position, num_requests = partition.position, partition.joiner.core.num_requests

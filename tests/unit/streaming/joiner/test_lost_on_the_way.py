@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -90,6 +90,30 @@ def test_a_joiner_that_stood_still_while_it_took_a_partition_deletes_nothing_of_
     assert one.offsets == {}
     kv.write({}, [key for key, _ in kv.scan("joiner:test:examples:member")])
     assert world.joiner(job, log, kv, clock).num_requests == 10
+
+
+def test_a_joiner_that_is_overtaken_while_it_reads_the_state_lives_on(world: World) -> None:
+    """The next owner deletes blocks that it has no more need of: they looked damaged, and the process ended."""
+    job = world.job(idle_timeout_s=1e6)
+    log, kv, clock = world.log(job), MemoryKv(), ManualClock(world.now_ms + 10 * 86_400_000)
+    world.append(job, log, world.impression("r"))
+    first = world.joiner(job, log, kv, clock)
+    while first.step():
+        pass
+
+    class PausedKv(MemoryKv):
+        """Lets another joiner take the partition, and delete its blocks, before a block is read."""
+
+        def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+            if any(":block:" in key for key in keys):
+                kv.write({"joiner:test:examples:owner:0": b"other"}, keys)
+            return kv.get_many(keys)
+
+    paused = PausedKv()
+    paused.write, paused.scan = kv.write, kv.scan  # type: ignore[method-assign]
+    one = JoinerLoop(job, log, paused, clock, name="one")
+    one.start()
+    assert one.offsets == {}
 
 
 @pytest.mark.parametrize("num_requests", [10, 20_000])
