@@ -73,8 +73,10 @@ class Start:
             if tail.last is not None:
                 self._recover(partition, tail, recovery)  # 4
             commit(self.kv, self.keys, [partition], {}, [])
-        except BaseException:
+        except BaseException as error:
             writer.close()
+            if isinstance(error, (StateMismatch, WireError)) and self.kv.get_many([self.keys.owner(number)]) != [self.owner]:
+                raise Fenced(f"partition {number} must keep its owner while it is taken, got another one: {error}") from None
             raise
         line = "%r[%d]: reading on at offsets %s, %d requests remembered, epoch %d"
         position, num_requests = partition.position, partition.joiner.core.num_requests
@@ -224,7 +226,8 @@ class Start:
             partition.joiner.resume()
 
     def _drop_waiting(self, number: int) -> None:
-        self.kv.write({}, [key for key, _ in self.kv.scan(self.keys.blocks(number))])
+        blocks = [key for key, _ in self.kv.scan(self.keys.blocks(number))]
+        self.kv.write({}, blocks, {self.keys.owner(number): self.owner})  # they may be those of a joiner that has taken it meanwhile
 
     def _restore(self, partition: PartitionState) -> None:
         """Restore the waiting requests of a partition, block by block; labels are carried over by name if the job's tasks changed.

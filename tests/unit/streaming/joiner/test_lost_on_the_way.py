@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -62,6 +63,57 @@ def test_a_joiner_that_stood_still_drops_what_was_taken_from_it_also_without_a_r
     for name, loop in ((b"one", one), (b"other", other)):
         owned = {number for number, _ in loop.offsets}
         assert len(owned) == 2 and owned == {number for number, owner in owners.items() if owner == name}
+
+
+def test_a_joiner_that_stood_still_while_it_took_a_partition_deletes_nothing_of_the_next_owner(world: World) -> None:
+    """It dropped the waiting requests of a store without a position: the next owner's, whose next start failed."""
+    job = world.job(terminal_actions=["end"], idle_timeout_s=1e6)
+    log, kv, clock = world.log(job), MemoryKv(), ManualClock(world.now_ms + 10 * 86_400_000)
+    world.append(job, log, *(world.impression(f"r{number}") for number in range(10)), world.action("r0", "end", 1))
+    first = world.joiner(job, log, kv, clock)
+    while first.step():
+        pass
+    kv.write({}, [key for key, _ in kv.scan("joiner:")])
+
+    class PausedKv(MemoryKv):
+        """Lets another joiner take the partition before a scan."""
+
+        def scan(self, prefix: str) -> Iterator[tuple[str, bytes]]:
+            kv.write({}, [key for key, _ in kv.scan("joiner:test:examples:member")])
+            JoinerLoop(job, log, kv, clock, name="other").start()
+            return kv.scan(prefix)
+
+    paused = PausedKv()
+    paused.get_many, paused.write = kv.get_many, kv.write  # type: ignore[method-assign]
+    one = JoinerLoop(job, log, paused, clock, name="one")
+    one.start()
+    assert one.offsets == {}
+    kv.write({}, [key for key, _ in kv.scan("joiner:test:examples:member")])
+    assert world.joiner(job, log, kv, clock).num_requests == 10
+
+
+def test_a_joiner_that_is_overtaken_while_it_reads_the_state_lives_on(world: World) -> None:
+    """The next owner deletes blocks that it has no more need of: they looked damaged, and the process ended."""
+    job = world.job(idle_timeout_s=1e6)
+    log, kv, clock = world.log(job), MemoryKv(), ManualClock(world.now_ms + 10 * 86_400_000)
+    world.append(job, log, world.impression("r"))
+    first = world.joiner(job, log, kv, clock)
+    while first.step():
+        pass
+
+    class PausedKv(MemoryKv):
+        """Lets another joiner take the partition, and delete its blocks, before a block is read."""
+
+        def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+            if any(":block:" in key for key in keys):
+                kv.write({"joiner:test:examples:owner:0": b"other"}, keys)
+            return kv.get_many(keys)
+
+    paused = PausedKv()
+    paused.write, paused.scan = kv.write, kv.scan  # type: ignore[method-assign]
+    one = JoinerLoop(job, log, paused, clock, name="one")
+    one.start()
+    assert one.offsets == {}
 
 
 @pytest.mark.parametrize("num_requests", [10, 20_000])
