@@ -29,10 +29,12 @@ class FolderOutput:
         """Note the replay in the folder.
 
         Raises:
-            ConfigError: a replay of this range by other rules wrote there.
+            ConfigError: a replay of this range by other rules wrote there, or the folder is the archive of a log.
             ArchiveError: the folder cannot be written.
         """
         marker = self._marker()
+        if marker.with_name("job.json").exists():
+            raise ConfigError(f"replay output {str(self.folder)!r} must be no archive of a log, got one: choose another")
         try:
             marker.parent.mkdir(parents=True, exist_ok=True)
             found = json.loads(marker.read_text())["rules"] if marker.exists() else self.rules

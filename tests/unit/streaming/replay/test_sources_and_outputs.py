@@ -122,6 +122,14 @@ def test_a_replay_into_parquet_files_has_the_same_examples_however_often_it_runs
     assert rows_of(tmp_path / "other") == rows_of(tmp_path)
 
 
+def test_the_archive_of_a_log_is_no_output(world: World, stream: Any) -> None:
+    job, _, archive = stream
+    before = rows_of(archive)
+    with pytest.raises(ConfigError, match="must be no archive of a log"):
+        replay(world, job, archive=archive, folder=archive)
+    assert rows_of(archive) == before
+
+
 def test_files_of_other_rules_are_refused(world: World, stream: Any, tmp_path: Path) -> None:
     job, _, _ = stream
     replay(world, job, 0, 100, folder=tmp_path)
