@@ -3,9 +3,9 @@
 #
 # commit_transaction() returns once the coordinator has noted the commit; the marks in the partitions follow a moment later. A consumer with
 # isolation_level "read_committed", also of the same process, that asks for the end of the partition right after the commit gets the end
-# before the transaction. So "read to the end" after one's own commit misses it, about every second time on this machine. Once it can be read, the mark has an
-# offset of its own: a read at end - 1, the usual way to the last record of a topic, finds nothing at all, and the difference of end and
-# start counts one too many for each transaction.
+# before the transaction, in every second try below. So "read to the end" after one's own commit misses it. Once it can be read, the mark
+# has an offset of its own: a read at end - 1, the usual way to the last record of a topic, finds nothing at all, and the difference of end
+# and start counts one too many for each transaction.
 #
 # Output seen, 2026-11-30:
 #   end offset right after its commit is before the record: 57 of 100 transactions
