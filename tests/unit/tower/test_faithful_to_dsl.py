@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monolith_py.config.sparsity import SparsityConfig
-from monolith_py.tower.layers.atoms import Mask, atom_sums
+from monolith_py.tower.layers.atoms import Mask, height_of
 from monolith_py.tower.rule.schedule import drop_fraction_at, is_due
 from monolith_py.tower.rule.topology import ScoredLayer, choose_by
 
@@ -72,11 +72,16 @@ def published(training: Training, step: int) -> list[Mask]:
     return masks
 
 
+def sums(values: Array) -> Array:
+    """Return the sum of |values| over each atom, blocks of rows."""
+    return np.add.reduceat(np.abs(values), np.arange(0, len(values), height_of(CONFIG.atom)), axis=0)
+
+
 def ours(training: Training, step: int) -> list[Mask]:
     if not is_due(CONFIG, step, step):
         return training.masks
     layers = [
-        ScoredLayer(mask, atom_sums(weight, CONFIG.atom), atom_sums(gradient, CONFIG.atom))
+        ScoredLayer(mask, sums(weight), sums(gradient))
         for mask, weight, gradient in zip(training.masks, training.weights, training.gradients, strict=True)
     ]
     return choose_by(CONFIG, layers, [int(mask.sum()) for mask in training.masks], drop_fraction_at(CONFIG, step))
