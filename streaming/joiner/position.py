@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 from monolith_py.errors import WireError
 from monolith_streaming.joiner.watermark import WatermarkState
 
-# Version 3 came with waiting requests of another form: `Position.has_state`.
-_VERSION, _READABLE = 4, (3, 4)
+# Versions 3 and 4 came with waiting requests of other forms: `Position.has_state`.
+_VERSION, _READABLE = 5, (3, 4, 5)
 _PROGRESS_KEY = "joiner"
 _Result = TypeVar("_Result")
 

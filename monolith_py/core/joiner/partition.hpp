@@ -128,8 +128,8 @@ class Partition {
     // Return the numbers of the range since the last call, those of the open step included: call it once a step.
     RangeCounts take_range_counts();
     bool has_changes() const {
-        return !waiting_.changed().empty() || !waiting_.forgotten().empty() || !too_late_.empty() ||
-               !early_actions_.empty();
+        return !waiting_.changed().empty() || !waiting_.forgotten().empty() || !waiting_.forgotten_offsets().empty() ||
+               !too_late_.empty() || !early_actions_.empty();
     }
     Blocks::Changes changes() { return blocks_.changes(waiting_, settings_.rules); }
     void clear_step();

@@ -83,7 +83,7 @@ def test_a_position_is_decoded_unchanged() -> None:
 def test_the_stored_forms_of_a_position_are_pinned() -> None:
     assert progress_to_metadata(POSITION.progress) == {"joiner": PROGRESS}
     value = json.loads(encode_position(POSITION))
-    fields = {"version": 4, "examples_end": 9, "series": 1_700_000_000_000, "step": 6, "epoch": 8, "commit": 3, "topic": "k"}
+    fields = {"version": 5, "examples_end": 9, "series": 1_700_000_000_000, "step": 6, "epoch": 8, "commit": 3, "topic": "k"}
     assert value == {**fields, "blocks": [2, 5], "tasks": ["a", "b"], "progress": json.loads(PROGRESS)}
 
 
