@@ -125,9 +125,9 @@ class JoinerConfig(Settings):
     # Time that an impression waits for its actions, in seconds.
     window_s: Seconds = 600.0
     # Unit and time of emission: each candidate once its labels are known, all candidates of a request once those of the last are, or all of
-    # them when the window closes. "candidate" learns a click on a list up to `window_s` sooner, but before the list's negatives: predictions
-    # come out too high. "window" learns the requests of a user in their order: with one candidate a request and a window of 1 h it gains
-    # 0.013 AUC, with one of 10 min nothing (tests/evidence/NEGATIVES.md).
+    # them when the window closes. "candidate" learns a click on a list up to `window_s` sooner, but before the list's negatives, so that
+    # predictions come out too high. "window" learns the requests of a user in their order: with one candidate a request and a window of 1 h
+    # it gains 0.013 AUC, with one of 10 min nothing (tests/evidence/NEGATIVES.md).
     emit: Literal["candidate", "request", "window"] = "request"
     # Kinds of action after which every label of their candidate is known: it does not wait for the window to close.
     terminal_actions: tuple[str, ...] = ()
