@@ -384,7 +384,7 @@ def rank(
     wait: Annotated[float, typer.Option(help="Time to wait for a replica that is still starting, in seconds.", min=0.0)] = 0.0,
 ) -> None:
     """Rank candidates for a user on a replica; print them best first. The request is no training data."""
-    from monolith_serving.client import RankClient
+    from monolith_serving.client import RankClient, RankOptions
 
     with _errors_to_exit():
         if address is None:
@@ -395,7 +395,7 @@ def rank(
         item_ids = _integers("candidates", candidates)
         features = {name: _integers(name, value) for name, _, value in (pair.partition("=") for pair in context or ())}
         values = {name: _numbers(name, value) for name, _, value in (pair.partition("=") for pair in dense or ())}
-        options = {"context": features, "dense_context": values, "timeout_s": 5.0, "log_impression": log}
+        options: RankOptions = {"context": features, "dense_context": values, "timeout_s": 5.0, "log_impression": log}
         with RankClient(address) as client:
             result = client.rank_when_ready(user, item_ids, wait_s=wait, **options)
     table = Table("rank", "item", *result.task_names, title=f"model {result.model_version}, {result.staleness_ms} ms stale")

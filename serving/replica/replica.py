@@ -84,6 +84,7 @@ class Replica:
         self._freshness = Freshness(job.serving.freshness_log)
         self._state: ModelState | None = None
         self._loaded_ms = 0  # when `_state` was loaded, wall clock
+        self._watermark_ms = 0  # of the newest delta, event time
         self._load_error = ""  # unexpected one of the last load
         self._log_limit = LogLimit(clock)
         self._subscriber: Subscriber | None = None  # None: the updates cannot be followed until the next checkpoint
@@ -117,6 +118,10 @@ class Replica:
         """Return wall-clock milliseconds since the newest applied delta was published; 0 before a checkpoint was loaded."""
         state = self._state
         return 0 if state is None else max(0, self._clock.now_ms() - state.published_ms)
+
+    def event_staleness_ms(self) -> int:
+        """Return wall-clock milliseconds since the event time of the newest example learnt by the model; 0 if no delta told it."""
+        return max(0, self._clock.now_ms() - self._watermark_ms) if self._watermark_ms else 0
 
     def follow(self, stop: StopSignal) -> None:
         """Load the first checkpoint, then follow updates or checkpoints until `stop`; with neither, return after the load."""
@@ -170,6 +175,7 @@ class Replica:
         try:
             for delta in self._subscriber.read(timeout_s):
                 self._state = apply_delta(self.state, delta, self._updates.requester)
+                self._watermark_ms = max(self._watermark_ms, delta.watermark_ms)
                 # Older deltas were late because this replica was: they say nothing of the way from the trainer.
                 if delta.published_ms >= self._loaded_ms:
                     self._freshness.note(delta.steps, self._clock.now_ms())
