@@ -177,7 +177,9 @@ REPLICA_BYTES = Gauge("monolith_replica_bytes", "Memory of the replica's rows")
 FRESHNESS_SECONDS = WeightedHistogram(
     "monolith_freshness_seconds", "Time from a row's update to its use in scores", (0.05, 0.1, 0.2, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60)
 )
-STALENESS_SECONDS = Gauge("monolith_staleness_seconds", "Age of the last applied delta")
+STALENESS_SECONDS = Gauge("monolith_staleness_seconds", "Age of the newest applied delta")
+EVENT_STALENESS_SECONDS = Gauge("monolith_event_staleness_seconds", "Time from the event time that the served model has learnt to now")
+BEHIND_SECONDS = Gauge("monolith_behind_seconds", "Time since the replica last had all updates of the log")
 RANK_REQUESTS = Counter("monolith_rank_requests", "Rank requests", ["code"])
 RANK_CANDIDATES = Counter("monolith_rank_candidates", "Candidates scored")
 RANK_DURATION_SECONDS = Histogram(

@@ -107,8 +107,8 @@ class DensePart:
 class Publication:
     """Deltas of one generation from `first_seq` on: one for the dense state if it is due, then the rows of each table.
 
-    If the dense state needs no update, its delta is empty and shows only that the trainer runs. The last delta carries the step marks
-    and the digest: once it is applied, all rows are servable. The first delta of the generation carries its parent.
+    If the dense state needs no update, its delta is empty and shows only that the trainer runs, as does that of a heartbeat. The last delta
+    carries the step marks and the digest: once it is applied, all rows are servable. The first delta of the generation carries its parent.
     """
 
     generation: Generation
@@ -120,11 +120,12 @@ class Publication:
     steps: tuple[StepMark, ...]
     encoding: RowEncoding
     rows_per_delta: int
+    is_heartbeat: bool = False  # due although nothing changed
 
     @property
     def is_empty(self) -> bool:
-        """Return whether nothing changed."""
-        return not (self.dense_part or self.num_rows or self.num_evicted)
+        """Return whether there is nothing to publish."""
+        return not (self._has_head or self.num_rows or self.num_evicted)
 
     @property
     def num_rows(self) -> int:
@@ -139,7 +140,7 @@ class Publication:
     @property
     def num_deltas(self) -> int:
         """Return the number of deltas."""
-        return (self.dense_part is not None) + sum(part.num_deltas(self.rows_per_delta) for part in self.drained)
+        return self._has_head + sum(part.num_deltas(self.rows_per_delta) for part in self.drained)
 
     @property
     def num_bytes(self) -> int:
@@ -165,11 +166,16 @@ class Publication:
         rows = digest_tables({part.table: part.delta.digest for part in self.drained})
         return ModelDigest(rows, self.encoding, self.dense_part.digest if self.dense_part else None)
 
+    @property
+    def _has_head(self) -> bool:
+        """Return whether the first delta is of no table."""
+        return self.dense_part is not None or (self.is_heartbeat and not (self.num_rows or self.num_evicted))
+
     @cached_property
     def _values(self) -> list[bytes]:
         generation = self.generation
         head = Delta(generation.number, self.first_seq, self.watermark_ms, self.published_ms, trainer=generation.trainer)
-        deltas = [replace(head, dense=self.dense)] if self.dense_part else []
+        deltas = [replace(head, dense=self.dense)] if self._has_head else []
         for part in self.drained:
             deltas += self._row_deltas(head, part)
         assert len(deltas) == self.num_deltas

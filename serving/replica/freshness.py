@@ -16,7 +16,7 @@ class Freshness:
         self._file = None if path is None else Path(path).open("a", buffering=1, encoding="ascii")  # noqa: SIM115 (closed by close)
 
     def note(self, steps: Sequence[StepMark], now_ms: int) -> None:
-        """Observe that the rows of `steps` became servable at `now_ms`, wall clock."""
+        """Observe that the rows of `steps` became servable at `now_ms`, on the clock of their times."""
         for step in steps:
             age_s = max(0, now_ms - step.time_ms) / 1000
             FRESHNESS_SECONDS.observe(age_s, step.num_rows)
