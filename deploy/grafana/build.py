@@ -51,6 +51,7 @@ ROWS: dict[str, list[Panel]] = {
     "Overview": [
         Panel("Processes", "short", {"{{role}}": "sum by (role) (monolith_process)"}),
         Panel("Freshness: row updated to servable", "s", quantiles("monolith_freshness_seconds")),
+        Panel("Freshness: event to servable", "s", quantiles("monolith_event_freshness_seconds")),
         Panel("Age of the newest applied delta", "s", {"{{instance}}": "monolith_staleness_seconds > 0"}),
         Panel("Age of the model by event time", "s", {"{{instance}}": "monolith_event_staleness_seconds > 0"}),
         Panel("Time without all updates of the log", "s", {"{{instance}}": "monolith_behind_seconds > 0"}),

@@ -30,28 +30,35 @@ class StepMarks:
     >>> marks.add(5, 10)
     >>> marks.add(5, 1)
     >>> marks.take()
-    (StepMark(time_ms=5, num_rows=11),)
+    (StepMark(time_ms=5, num_rows=11, event_ms=0),)
     """
 
     def __init__(self, max_marks: int = _MAX_MARKS) -> None:
         self._max_marks = max_marks
         self._marks: list[StepMark] = []
 
-    def add(self, time_ms: int, num_rows: int) -> None:
-        """Note a step; a step without rows is left out."""
+    def add(self, time_ms: int, num_rows: int, event_ms: int = 0) -> None:
+        """Note a step; a step without rows is left out. `event_ms`: see `StepMark`."""
         if num_rows == 0:
             return
         if self._marks and self._marks[-1].time_ms == time_ms:
-            num_rows += self._marks.pop().num_rows
-        self._marks.append(StepMark(time_ms, num_rows))
+            self._marks[-1] = _merged(self._marks[-1], StepMark(time_ms, num_rows, event_ms))
+        else:
+            self._marks.append(StepMark(time_ms, num_rows, event_ms))
         if len(self._marks) > self._max_marks:
             pairs = zip(self._marks[::2], [*self._marks[1::2], StepMark(0, 0)], strict=False)
-            self._marks = [StepMark(older.time_ms, older.num_rows + newer.num_rows) for older, newer in pairs]
+            self._marks = [_merged(older, newer) for older, newer in pairs]
 
     def take(self) -> tuple[StepMark, ...]:
         """Return all marks, oldest first, and remove them."""
         marks, self._marks = tuple(self._marks), []
         return marks
+
+
+def _merged(older: StepMark, newer: StepMark) -> StepMark:
+    """Return a mark for the rows of both."""
+    events_ms = [mark.event_ms for mark in (older, newer) if mark.event_ms]
+    return StepMark(older.time_ms, older.num_rows + newer.num_rows, min(events_ms, default=0))
 
 
 @dataclass(frozen=True)

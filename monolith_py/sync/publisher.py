@@ -143,9 +143,9 @@ class Publisher:
         """Return whether a replica has asked for a checkpoint, once; requests are read every `dense_interval_s`."""
         return self._requests.take_checkpoint()
 
-    def note_step(self, num_rows: int) -> None:
-        """Note that a training step has just updated `num_rows` rows."""
-        self._marks.add(self._clock.now_ms(), num_rows)
+    def note_step(self, num_rows: int, event_ms: int = 0) -> None:
+        """Note that a training step has just updated `num_rows` rows. `event_ms`: see `StepMark`."""
+        self._marks.add(self._clock.now_ms(), num_rows, event_ms)
         self._has_learnt = True
 
     def maybe_publish(self, watermark_ms: int) -> None:

@@ -194,7 +194,7 @@ class Replica:
                 # Older deltas were late because this replica was: they say nothing of the way from the trainer.
                 if self._staleness.has_caught_up or delta.published_ms >= self._loaded_ms:
                     # The trainer's clock now, as far as it is known: the marks are on that clock.
-                    self._freshness.note(delta.steps, delta.published_ms + self.staleness_ms())
+                    self._freshness.note(delta.steps, delta.published_ms + self.staleness_ms(), self._clock.now_ms())
             self._staleness.note_read(self._end.level_s(self._subscriber, began_s))
         except (DeltaGap, DeltaConflict, DigestMismatch, ModelReplaced, OffsetTrimmed, WireError) as error:
             self._give_up(error)

@@ -329,6 +329,16 @@ def test_too_many_marks_are_merged_at_the_older_time():
     assert marks.take() == (StepMark(1, 2), StepMark(3, 2), StepMark(5, 1))
 
 
+def test_a_merged_mark_has_the_older_event_that_is_known():
+    marks = StepMarks(max_marks=4)
+    for time_ms, event_ms in enumerate((90, 80, 0, 70, 0), start=1):
+        marks.add(time_ms, 1, event_ms)
+    assert marks.take() == (StepMark(1, 2, 80), StepMark(3, 2, 70), StepMark(5, 1, 0))
+    marks.add(1, 1, 90)
+    marks.add(1, 2, 95)
+    assert marks.take() == (StepMark(1, 3, 90),)
+
+
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("put"), st.sampled_from("ab"), st.integers(0, 5), st.integers(0, 100)),
