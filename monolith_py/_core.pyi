@@ -295,6 +295,7 @@ class JoinerSettings:
     """Rules of the joiner of a job, times in milliseconds; the attributes are zero or false at first (`streaming/joiner/rules.py`)."""
 
     emits_requests: bool
+    waits_for_window: bool
     retracts: bool
     window_ms: int
     allowed_lateness_ms: int

@@ -60,6 +60,9 @@ REFUSED = {
     'joiner.negative_rates = [{feature = "user_id", value = 9223372036854775808, rate = 1}]': (
         "joiner.negative_rates.#1.value must be within int64, got 9223372036854775808"
     ),
+    'joiner = {emit = "window", terminal_actions = ["play_end"]}': (
+        "joiner.terminal_actions must be empty with emit = \"window\", got ['play_end']"
+    ),
     "joiner.negative_rate = 1e-320": "joiner.negative_rate must be >= 1e-06, got 1e-320",
     "trainer.batch_size = 9223372036854775808": "trainer.batch_size must be <= 2147483647, got 9223372036854775808",
     "trainer.num_threads = 100000": "trainer.num_threads must be <= 1024, got 100000",
