@@ -156,6 +156,15 @@ def _fields_of(progress: Progress) -> dict[str, Any]:
     return {**vars(progress), "watermark": vars(progress.watermark)}
 
 
+def newest_event_ms(metadata: Mapping[str, str]) -> int:
+    """Return the event time of the newest event that the joiner had read at a record's step, 0 if the record has no progress."""
+    try:
+        known = progress_from_metadata(metadata).watermark.newest_ms
+    except WireError:
+        return 0
+    return max((time_ms for time_ms in known if time_ms is not None), default=0)
+
+
 def _progress_from(fields: dict[str, Any]) -> Progress:
     progress = Progress(**fields)
     return replace(progress, watermark=WatermarkState(**fields["watermark"]), open=OpenPlace(*fields["open"]))
