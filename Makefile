@@ -50,6 +50,7 @@ RACING := tests/flow tests/contract tests/unit/tower/test_tower_stack.py tests/u
 # Clients, clocks and stores that misbehave, against real processes; also the drills that take minutes.
 drills: $(READY)
 	MONOLITH_LONG_DRILLS=1 $(BIN)/python -m pytest tests/drills
+	MONOLITH_LATE_STREAMS=500 $(BIN)/python -m pytest tests/unit/streaming/replay/test_equal_however_read.py
 
 test-slow-machine: $(READY)
 	$(BIN)/python tests/slow_machine.py $(BIN)/python -m pytest --timeout 3000 $(RACING)
