@@ -18,6 +18,7 @@ Request closed_request(std::mt19937_64& random, uint32_t num, int64_t time_ms, i
     Request request;
     request.time_ms = time_ms;
     request.deadline_ms = time_ms + kWindowMs;
+    request.clock_ms = random() % 4 ? time_ms + static_cast<int64_t>(random() % 20'000) - 10'000 : kNeverMs;
     request.offset = offset;
     request.state_block = static_cast<uint32_t>(random() % 5);
     request.num_candidates = num;
@@ -37,8 +38,8 @@ Request closed_request(std::mt19937_64& random, uint32_t num, int64_t time_ms, i
 bool is_same(const Request& request, const Request& given) {
     bool same = request.time_ms == given.time_ms && request.deadline_ms == given.deadline_ms &&
                 request.offset == given.offset && request.state_block == given.state_block &&
-                request.num_candidates == given.num_candidates && given.has_marks && !given.is_waiting() &&
-                (request.rates == nullptr) == (given.rates == nullptr);
+                request.num_candidates == given.num_candidates && request.clock_ms == given.clock_ms &&
+                given.has_marks && !given.is_waiting() && (request.rates == nullptr) == (given.rates == nullptr);
     for (uint32_t row = 0; same && row < request.num_candidates; ++row) {
         const Request::Candidate &one = request.candidates[row], &other = given.candidates[row];
         same = (request.has_marks ? one.item_id : given.key_of(one.item_id)) == other.item_id &&

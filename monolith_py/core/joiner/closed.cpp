@@ -50,6 +50,8 @@ bool ClosedRequests::keep(const Request& request, uint64_t hash) {
     const bool has_actions = request.actions && !(request.actions->early.empty() && request.actions->late.empty());
     const bool is_other = request.is_waiting() || request.deadline_ms - request.time_ms != window_ms_;
     if (has_actions || is_other || request.deadline_ms >> 47 || request.offset >> 47 || has(hash)) return false;
+    const int64_t clock_ms = request.clock_ms == kNeverMs ? kNever : request.clock_ms - request.time_ms;
+    if (clock_ms != static_cast<int32_t>(clock_ms)) return false;
     bool has_statuses = false;
     uint64_t labels = 0;
     std::vector<uint32_t> marks, unique;
@@ -72,6 +74,7 @@ bool ClosedRequests::keep(const Request& request, uint64_t hash) {
     kept.hash = hash;
     kept.deadline_ms = request.deadline_ms;
     kept.offset = request.offset;
+    kept.clock_ms = static_cast<int32_t>(clock_ms);
     kept.state_block = request.state_block;
     kept.num_candidates = num;
     kept.has_rates = request.rates != nullptr;
@@ -99,6 +102,7 @@ bool ClosedRequests::give_back(uint64_t hash, Request& request) {
     const uint32_t num = kept.num_candidates;
     request.deadline_ms = kept.deadline_ms;
     request.time_ms = request.deadline_ms - window_ms_;
+    request.clock_ms = kept.clock_ms == kNever ? kNeverMs : request.time_ms + kept.clock_ms;
     request.offset = kept.offset;
     request.state_block = kept.state_block;
     request.num_candidates = num;

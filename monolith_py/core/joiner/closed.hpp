@@ -1,4 +1,4 @@
-// Closed requests whose impression is in the log alone, in about 40 bytes and 4 for each candidate until they are
+// Closed requests whose impression is in the log alone, in about 48 bytes and 4 for each candidate until they are
 // forgotten: found by a hash of their id, candidates by a hash of their item. An id that no request has is taken for a
 // closed one with a probability of 1 in 10^12 at 18 million of them, an item for another candidate's with 1 in 10^7 at
 // 400 candidates. Letters: B candidates.
@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "joiner/request.hpp"
+#include "joiner/watermark.hpp"
 
 namespace monolith::joiner {
 
@@ -50,6 +51,7 @@ class ClosedRequests {
         uint64_t hash;
         int64_t deadline_ms : 48;
         int64_t offset : 48;
+        int32_t clock_ms;  // less the event time of the request; kNever: nothing before it
         uint32_t state_block;
         uint32_t num_candidates : 24;
         uint32_t has_rates : 1;
@@ -58,7 +60,8 @@ class ClosedRequests {
         uint32_t is_gone : 1;
         uint32_t : 1;
     } __attribute__((packed, aligned(4)));
-    static_assert(sizeof(Entry) == 28);
+    static_assert(sizeof(Entry) == 32);
+    static constexpr int32_t kNever = INT32_MIN;
     // Place of an entry: chunk, and 4 bytes in it.
     using Handle = uint32_t;
     static constexpr size_t kUnit = 4, kUnitsLog2 = 16, kChunkBytes = kUnit << kUnitsLog2;
