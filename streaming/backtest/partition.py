@@ -130,8 +130,9 @@ class PartitionJoiner:
                 next_number += len(impression.item_ids)
         joined.known += self._known()
         # Actions after the end may belong to requests that were passed over.
-        late = sum(decode_action(value).time_ms < end_ms for _, _, value, _ in core.refused_actions())
-        joined.num_refused += late + len(core.too_late()) + len(core.refused_records())
+        times_ms = [decode_action(value).time_ms for _, _, value, _ in core.refused_actions()]
+        times_ms += [ImpressionView(value).time_ms for _, _, value, _ in core.too_late()]
+        joined.num_refused += sum(time_ms < end_ms for time_ms in times_ms) + len(core.refused_records())
         core.clear_step()
 
     def _see_arrival(self, offset: int, impression: ImpressionView, number: int, joined: Joined) -> None:

@@ -126,6 +126,15 @@ def test_bad_records_are_counted(stream: Any, world: Any, filled_log: Callable[.
     assert run_backtest(job, Timeline(job, log, options), options).num_refused == 3
 
 
+def test_late_impressions_after_the_end_are_not_counted(stream: Any, filled_log: Callable[..., Any]) -> None:
+    job = stream.job(joiner={"allowed_lateness_s": 0})
+    events = [stream.impression(f"r{index}", 30 * index, 1, [1]) for index in range(40)]
+    log = filled_log(job, [*events, stream.impression("late", 500, 1, [1])])
+    for end_s, expected in ((400, 0), (600, 1)):
+        options = BacktestOptions(start_ms=stream.start_ms, end_ms=stream.start_ms + end_s * 1000)
+        assert sum(one.num_refused for one in Timeline(job, log, options)) == expected
+
+
 def test_partitions_are_merged_by_event_time(stream: Any, world: Any) -> None:
     job = stream.job(log={"url": "sqlite:///unused", "partitions": 3})
     log = world.log(job)
