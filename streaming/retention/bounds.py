@@ -20,10 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig
 from monolith_py.errors import CheckpointError
 from monolith_py.io import Kv, Log
 from monolith_py.io.log.topics import Topics
+from monolith_py.io.objects import is_object_url
 from monolith_streaming.joiner.position import OpenPlace, StateKeys, decode_position
 from monolith_streaming.joiner.tail import last_step
 
@@ -91,13 +93,17 @@ def _age_bound(log: Log, topic: str, now_ms: int, keep_s: float, limit: str) -> 
 
 
 def checkpoint_metas(job: JobConfig) -> list[CheckpointMeta]:
-    """Return the metas of the job's intact checkpoints, newest first."""
-    folder = Path(job.trainer.checkpoint_dir)
-    if not any(folder.glob("step-*")):
-        return []
-    from monolith_py.training import Checkpoint  # loads torch, which takes seconds
+    """Return the metas of the job's intact checkpoints, newest first.
 
-    return [meta for one in Checkpoint.all_in(folder) if (meta := _meta(one)) is not None]
+    Raises:
+        ObjectError: the object store cannot be reached.
+    """
+    location = job.trainer.checkpoint_dir
+    if not is_object_url(location) and not any(Path(location).glob("step-*")):
+        return []
+    from monolith_py.training import open_checkpoints  # loads torch, which takes seconds
+
+    return [meta for one in open_checkpoints(job, "retention", SystemClock()).all() if (meta := _meta(one)) is not None]
 
 
 def _open_places(job: JobConfig, log: Log, kv: Kv, partition: int) -> list[tuple[OpenPlace, str]]:
