@@ -183,4 +183,4 @@ class CheckpointLoader:
         return table
 
     def _empty_table(self) -> ReplicaTable:
-        return ReplicaTable(self._schema.features, RowEncoding(self._job.sync.encoding), self._device)
+        return ReplicaTable(self._schema.features, RowEncoding(self._job.sync.encoding), self._device, engine=self._job.serving.engine)
