@@ -24,7 +24,7 @@ from monolith_serving.replica.table import ReplicaTable
 _logger = logging.getLogger(__name__)
 
 # Rows packed and assigned in one call.
-_ROWS_AT_ONCE = 2048
+_ROWS_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class CheckpointLoader:
                 _logger.info("%s: rows must be packed in %s, got %s: loading tables", checkpoint, table.encoding.value, file.encoding)
                 return None
             for fids, rows in file.chunks():
-                table.assign(name, fids, rows, table.encoding)
+                table.insert_all(name, fids, rows, table.encoding)
             digests[name] = file.digest
         if table.digest != (expected := digest_tables(digests)):
             raise CheckpointError(f"{checkpoint}: digest of the packed rows must be {expected:016x}, got {table.digest:016x}")
@@ -179,7 +179,7 @@ class CheckpointLoader:
             fids, weights = EmbeddingTable.restore(checkpoint.table(name)).export_rows()
             for start in range(0, len(fids), _ROWS_AT_ONCE):
                 chunk = slice(start, start + _ROWS_AT_ONCE)
-                table.assign(name, fids[chunk], pack_rows(weights[chunk], table.encoding), table.encoding)
+                table.insert_all(name, fids[chunk], pack_rows(weights[chunk], table.encoding), table.encoding)
         return table
 
     def _empty_table(self) -> ReplicaTable:
