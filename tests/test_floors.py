@@ -53,6 +53,7 @@ DOORS = {
         "monolith_py/cli.py",
         "monolith_py/training/inspection/view.py",
         "streaming/backtest/view.py",
+        "streaming/compare/view.py",
         "streaming/trainer/versions_view.py",
         "streaming/dead_letters/view.py",
         "streaming/retention/view.py",
@@ -70,6 +71,7 @@ DOORS = {
 # What of `streaming` may load torch; all else there joins, and so does `monolith_py.io`.
 TRAINS = (
     "monolith_streaming.backtest",
+    "monolith_streaming.compare",
     "monolith_streaming.retention",
     "monolith_streaming.trainer.handover",
     "monolith_streaming.trainer.learner",
