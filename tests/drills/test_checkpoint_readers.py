@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig, parse_job
@@ -20,12 +21,12 @@ from monolith_py.training import (
     CheckpointMeta,
     CheckpointSaving,
     CheckpointStore,
-    Part,
     Retention,
     Trainer,
     open_checkpoints,
     restore_checkpoint,
 )
+from monolith_serving.replica.replica import Replica
 from tests.s3_server import s3_server
 
 READER = """
@@ -115,10 +116,10 @@ def test_an_upload_that_is_cut_off_leaves_the_checkpoint_before_and_a_killed_ser
         assert newest is not None and newest.path.name == again.path.name
         restore_checkpoint(newest, restored, "drill")
         assert len(restored.bags.tables["item_id"]) == len(trainer.bags.tables["item_id"])
-        replica = open_checkpoints(job, "replica", SystemClock())
-        (one,) = replica.all()
-        replica.fetch(one, Part.SERVING)
-        one.verify(Part.SERVING)
+        replica = Replica(job, None, torch.device("cpu"), SystemClock())
+        assert replica.load_newest() and replica.state.table.num_rows == len(trainer.bags.tables["item_id"])
+        assert not list((tmp_path / "drill" / "replica-0").rglob("*.table")), "a replica downloads no table"
+        replica.close()
         server.kill()
         with pytest.raises(CheckpointError, match="not uploaded"):
             save(store, trainer, 4)

@@ -70,6 +70,11 @@ class Leases:
             return False
         return True
 
+    def held(self) -> set[str]:
+        """Return the names of the checkpoints that are read."""
+        leases = [key for key in self._objects.list(f"{_FOLDER}/") if not key.endswith(f"/{_DELETING}")]
+        return {key.split("/")[1] for key in leases if self._is_alive(key)}
+
     def forget(self, name: str) -> None:
         """Delete the leases of a checkpoint that was deleted."""
         keys = list(self._objects.list(f"{_FOLDER}/{name}/"))

@@ -104,6 +104,14 @@ class CheckpointStore:
         """
         return self._leases.reading(checkpoint.path.name)
 
+    def leased(self) -> set[str]:
+        """Return the names of the checkpoints that a process reads.
+
+        Raises:
+            ObjectError: the store cannot be reached.
+        """
+        return self._leases.held()
+
     def prune(self, retention: Retention, newest: Checkpoint) -> None:
         """Delete what `retention` does not keep and no process reads; also the earlier ones of the step of `newest`, which hold the same.
 
@@ -122,7 +130,7 @@ class CheckpointStore:
                     self._leases.forget(one.path.name)
                 else:
                     _logger.info("%s: a process reads it, deleting it later", one)
-        except ObjectError as error:
+        except (ObjectError, CheckpointError) as error:
             _logger.warning("old checkpoints stay: %s", error)
         for path in self.directory.glob(f"{_DELETED}*"):
             shutil.rmtree(path, ignore_errors=True)

@@ -42,9 +42,11 @@ def dead_reader(folder: Path, clock: ManualClock) -> None:
 def test_a_checkpoint_that_is_read_may_not_be_deleted_and_may_be_afterwards(leases: Leases, tmp_path: Path, clock: ManualClock) -> None:
     with Leases(FolderObjects(tmp_path), clock).reading(NAME):
         assert not leases.may_delete(NAME)
+        assert leases.held() == {NAME}
         with leases.reading(NAME):  # it was not marked
             pass
         assert leases.may_delete("step-000000000002")
+    assert leases.held() == set()
     assert leases.may_delete(NAME)
     leases.forget(NAME)
     leases.forget("step-000000000002")
