@@ -6,6 +6,7 @@ Seconds of the clock depend on the load of the machine; those of the CPU are bes
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -51,6 +52,7 @@ encoding = "int8"
 port = 0
 num_threads = {threads}
 port_file = "{folder}/port-{number}"
+{follows}
 """
 
 
@@ -60,11 +62,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000_000, help="rows of the large model")
     parser.add_argument("--threads", type=int, default=2, help="threads of a replica")
     parser.add_argument("--tables", action="store_true", help="also load the trainer's tables, as without packed rows")
+    parser.add_argument("--start-alone", action="store_true", help="leave out the idle replica and the rollback")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        bench_idle(Path(folder))
-    with tempfile.TemporaryDirectory() as folder:
-        bench_rollback(Path(folder))
+    if not options.start_alone:
+        with tempfile.TemporaryDirectory() as folder:
+            bench_idle(Path(folder))
+        with tempfile.TemporaryDirectory() as folder:
+            bench_rollback(Path(folder))
     with tempfile.TemporaryDirectory() as folder:
         bench_start(Path(folder), options.rows, options.threads, with_tables=options.tables)
 
@@ -92,6 +96,10 @@ def bench_start(folder: Path, num_rows: int, threads: int, *, with_tables: bool)
     packed = sum(file.stat().st_size for file in checkpoint.serving.iterdir())
     figure("serve.packed_bytes_per_row", packed / num_rows, "B")
     del trainer
+    bench_reload(folder, checkpoint)
+    for copied in Checkpoint.all_in(checkpoint.path.parent)[:-1]:
+        shutil.rmtree(copied.path)
+    job_file(folder, threads)
     for name in ["serve.start", *(["serve.start_from_tables"] if with_tables else [])]:
         if name != "serve.start":
             shutil.rmtree(checkpoint.serving)
@@ -102,6 +110,43 @@ def bench_start(folder: Path, num_rows: int, threads: int, *, with_tables: bool)
             figure(f"{name}_cpu_s", cpu_seconds(replica.pid), "s")
             figure(f"{name}_peak_mb", memory(replica.pid, "VmHWM") / 1e6, "MB")
             figure(f"{name}_rss_mb", memory(replica.pid, "VmRSS") / 1e6, "MB")
+
+
+def bench_reload(folder: Path, checkpoint: Checkpoint) -> None:
+    """Time of a request with 100 candidates while a checkpoint of the same size is loaded, over the time before; one request at a time."""
+    config = job_file(folder, reload=True)
+    generator = np.random.default_rng(0)
+    items = generator.integers(-(2**62), 2**62, (1000, 100))
+    with replicas([config]), RankClient(f"127.0.0.1:{(folder / 'port-0').read_text()}") as client:
+        times: dict[bool, list[float]] = {False: [], True: []}
+        for turn in range(4):
+            idle_until_s = time.perf_counter() + 3
+            target = f"1.{turn + 1}"
+            is_loading, version = False, ""
+            while version != target:
+                if not is_loading and time.perf_counter() > idle_until_s:
+                    copy_of(checkpoint, turn + 2, next_seq=turn + 1)
+                    is_loading = True
+                began_s = time.perf_counter()
+                version = client.rank(1, items[len(times[is_loading]) % 1000].tolist(), timeout_s=30.0, log_impression=False).model_version
+                if turn:
+                    times[is_loading].append(time.perf_counter() - began_s)
+        for percent in (50, 99):
+            idle, busy = (float(np.percentile(times[which], percent)) for which in (False, True))
+            figure(f"serve.p{percent}_idle_ms", idle * 1000, "ms")
+            figure(f"serve.p{percent}_during_reload_vs_idle", busy / idle, "ratio")
+
+
+def copy_of(checkpoint: Checkpoint, step: int, next_seq: int) -> None:
+    """Make a newer checkpoint of the same files."""
+    target = Checkpoint.at(checkpoint.path.parent, step)
+    hidden = checkpoint.path.parent / "copy"
+    shutil.copytree(checkpoint.path, hidden, copy_function=os.link)
+    (hidden / "manifest.json").unlink()
+    manifest = json.loads(checkpoint.manifest.read_text())
+    manifest["meta"] |= {"step": step, "next_seq": next_seq}
+    (hidden / "manifest.json").write_text(json.dumps(manifest))
+    hidden.rename(target.path)
 
 
 def bench_rollback(folder: Path) -> None:
@@ -140,12 +185,13 @@ def generation(client: RankClient) -> str:
     return client.rank(1, [1, 2], timeout_s=10.0, log_impression=False).model_version.partition(".")[0]
 
 
-def job_file(folder: Path, threads: int = 1, number: int = 0) -> Path:
+def job_file(folder: Path, threads: int = 1, number: int = 0, *, reload: bool = False) -> Path:
     """Write the job and, once, its topics; return its file."""
     names = [("user_id", "user_id"), ("item_id", "item_id")] + [(f"f{index}", "item") for index in range(NUM_FEATURES - 2)]
     features = "\n".join(f'[[features]]\nname = "{name}"\nsource = "{source}"\ndim = 16' for name, source in names)
     path = folder / f"job-{number}.toml"
-    path.write_text(TOML.format(folder=folder, features=features, threads=threads, number=number))
+    follows = "follow_updates = false\nfollow_checkpoints = true" if reload else ""
+    path.write_text(TOML.format(folder=folder, features=features, threads=threads, number=number, follows=follows))
     job = load_job(path)
     with closing(open_log(job.log)) as log:
         create_topics(log, job.log)
