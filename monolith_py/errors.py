@@ -28,6 +28,7 @@
     +-- DigestMismatch         the rows or dense parameters of a replica are not the trainer's
     +-- DenseGap               an update of the dense parameters does not fit the ones held
     +-- NotReady               a process cannot answer yet
+    +-- ConditionFailed        the model held is not the one that a request asks for
     +-- Overloaded             a process has more work than it can finish in time
     +-- RankFailed             a replica failed to rank a request
     +-- ProbeFailed            a click did not reach the served scores in time
@@ -178,6 +179,10 @@ class DenseGap(MonolithError):
 
 class NotReady(MonolithError):
     """A process cannot answer yet."""
+
+
+class ConditionFailed(MonolithError):
+    """The model held is not the one that a request asks for: another version, or too old."""
 
 
 class Overloaded(MonolithError):

@@ -25,6 +25,7 @@ from monolith_py.io.log.topics import Topics
 from monolith_py.pb import ranking_pb2_grpc as pb_grpc
 from monolith_py.process import StopSignal, set_num_threads
 from monolith_serving.call_threads import CallThreads
+from monolith_serving.channel import SERVER_OPTIONS
 from monolith_serving.features.store import FeatureStore
 from monolith_serving.interceptors import StatusInterceptor, ThreadsInterceptor
 from monolith_serving.ranking.impression_encoder import ImpressionEncoder
@@ -139,7 +140,7 @@ def make_server(service: pb_grpc.RankingServicer, config: ServingConfig, clock: 
         ThreadsInterceptor(others),
         StatusInterceptor(SERVICE_NAME, threads, config.max_waiting_requests, clock),
     ]
-    options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", config.max_request_bytes)]
+    options = [*SERVER_OPTIONS, ("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", config.max_request_bytes)]
     server = grpc.server(threads, interceptors=interceptors, options=options)
     pb_grpc.add_RankingServicer_to_server(service, server)
     if config.reflection:

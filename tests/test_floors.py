@@ -52,6 +52,7 @@ DOORS = {
         "monolith_py/cli.py",
         "monolith_py/training/inspection/view.py",
         "streaming/backtest/view.py",
+        "streaming/compare/view.py",
         "streaming/trainer/versions_view.py",
         "streaming/dead_letters/view.py",
         "streaming/retention/view.py",
@@ -61,7 +62,7 @@ DOORS = {
     "prometheus_client": ["monolith_py/observe/metrics.py"],
     "typer": ["monolith_py/cli.py"],
     "apache_beam": ["streaming/replay/beam.py"],
-    "grpc": ["serving/client.py", "serving/interceptors.py", "serving/process.py"],
+    "grpc": ["serving/channel.py", "serving/client.py", "serving/interceptors.py", "serving/process.py"],
     "grpc_health": ["serving/process.py"],
     "grpc_reflection": ["serving/process.py"],
     "fbgemm_gpu": ["serving/replica/row_store.py"],
@@ -69,6 +70,7 @@ DOORS = {
 # What of `streaming` may load torch; all else there joins, and so does `monolith_py.io`.
 TRAINS = (
     "monolith_streaming.backtest",
+    "monolith_streaming.compare",
     "monolith_streaming.retention",
     "monolith_streaming.trainer.handover",
     "monolith_streaming.trainer.learner",

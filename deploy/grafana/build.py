@@ -207,6 +207,24 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel("Publishes refused by the log", "cps", {"refused": rate("monolith_publish_failures_total")}),
     ],
+    "Versions": [
+        Panel(
+            "Shadow", "cps", {"scored": rate("monolith_shadow_scored_total"), "{{reason}}": rate("monolith_shadow_dropped_total", "reason")}
+        ),
+        Panel("Judged by the guard", "cps", {"{{verdict}}": rate("monolith_guard_verdicts_total", "verdict")}),
+        Panel("NE of the newest version / served", "short", {"{{task}}": "monolith_guard_ne_ratio"}),
+        Panel("Calibration of the newest version", "short", {"{{task}}": "monolith_guard_calibration_ratio"}),
+        Panel("Delay of verdicts", "s", quantiles("monolith_guard_delay_seconds")),
+        Panel(
+            "Updates held",
+            "short",
+            {
+                "guard": "max (monolith_guard_held)",
+                "{{instance}} waits": "monolith_replica_updates_held > 0",
+                "{{instance}} unguarded": "monolith_replica_unguarded > 0",
+            },
+        ),
+    ],
 }
 
 

@@ -70,7 +70,7 @@ class TotalCounters:
 
 
 # Each process serves all metrics of this file; this one tells its role.
-PROCESS = Gauge("monolith_process", "1 for the role of the process: joiner, trainer, archiver or serving", ["role"])
+PROCESS = Gauge("monolith_process", "1 for the role of the process: joiner, trainer, archiver, serving, shadow or guard", ["role"])
 
 EXAMPLES_JOINED = Counter("monolith_examples_joined", "Examples written by the joiner", ["kind"])
 IMPRESSIONS_READ = Counter("monolith_impressions_read", "Impressions read by the joiner")
@@ -208,6 +208,24 @@ IMPRESSIONS_WITHHELD = Counter(
     "Requests whose impression is not logged: not answered, debugging, or scored without stored features",
     ["reason"],
 )
+
+SHADOW_SCORED = Counter("monolith_shadow_scored", "Requests scored by the shadow model")
+SHADOW_DROPPED = Counter(
+    "monolith_shadow_dropped", "Mirrored requests without shadow scores; reason: late, not_ready, broken or log", ["reason"]
+)
+GUARD_HELD = Gauge("monolith_guard_held", "1 while the guard holds updates back: replicas serve the last good version")
+GUARD_VERDICTS = Counter("monolith_guard_verdicts", "Versions judged by the guard; verdict: good, unjudged or held", ["verdict"])
+GUARD_NE_RATIO = Gauge("monolith_guard_ne_ratio", "Normalised entropy of the newest version / of the scores that users got", ["task"])
+GUARD_CALIBRATION_RATIO = Gauge(
+    "monolith_guard_calibration_ratio", "Mean prediction of the newest version / mean label, on recent examples", ["task"]
+)
+GUARD_DELAY_SECONDS = Histogram(
+    "monolith_guard_delay_seconds",
+    "Time from the publication of a version to its verdict",
+    buckets=(0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30),
+)
+REPLICA_UPDATES_HELD = Gauge("monolith_replica_updates_held", "1 while updates wait for the guard, or are held by it")
+REPLICA_UNGUARDED = Gauge("monolith_replica_unguarded", "1 while the replica follows updates without a verdict, as the guard is silent")
 
 
 def clear_quality() -> None:

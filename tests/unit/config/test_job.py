@@ -136,7 +136,7 @@ REFUSED = [
     ('counters.keys = ["color"]', "counters.keys must name features, got ['color']"),
     (
         '[[dense_features]]\nname = "seen"\nsource = "counter"',
-        "dense_features.source must be user, item or context: counter features come from counters.keys, got ['seen']",
+        "dense_features.source must be user, item, context or candidate: counter features come from counters.keys, got ['seen']",
     ),
     (
         'model.sparsity = {preset="dsl", grow_criterion="momentum"}\noptimizer.dense.kind = "sgd"',
