@@ -199,6 +199,22 @@ def rollback(
 
 
 @app.command()
+def promote(
+    config: ConfigOption,
+    channel: Annotated[str, typer.Option(help="Channel, as in serving.channel of the replicas that serve it.")],
+    to: Annotated[
+        str | None, typer.Option(help="Checkpoint by its name in `monolith versions`, or by its number of batches; by default the newest.")
+    ] = None,
+) -> None:
+    """Put a checkpoint into a channel: replicas with serving.channel serve it. The trainer may run, and prunes no channel."""
+    from monolith_streaming.trainer.versions import promote
+
+    job = _start(config)
+    with _errors_to_exit():
+        Console().print(f"channel {channel} has {promote(job, channel, to)}", highlight=False)
+
+
+@app.command()
 def serve(config: ConfigOption) -> None:
     """Run a ranking replica."""
     from monolith_serving.process import run_server

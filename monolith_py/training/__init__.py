@@ -1,11 +1,15 @@
 """Online training: the step, its loss and metrics, checkpoints and their inspection."""
 
 from monolith_py.training.checkpoint import (
+    CHANNELS,
     Checkpoint,
     CheckpointMeta,
     CheckpointSaving,
     Part,
     SourceMeta,
+    channel_folder,
+    copy_checkpoint,
+    promote_checkpoint,
     restore_checkpoint,
     save_checkpoint,
 )
@@ -16,6 +20,7 @@ from monolith_py.training.quality import Quality, QualityMonitor
 from monolith_py.training.trainer import Trainer
 
 __all__ = [
+    "CHANNELS",
     "Checkpoint",
     "CheckpointMeta",
     "CheckpointSaving",
@@ -28,11 +33,14 @@ __all__ = [
     "Trainer",
     "auc",
     "calibration",
+    "channel_folder",
+    "copy_checkpoint",
     "inspect_checkpoint",
     "label_rate",
     "logloss",
     "normalized_entropy",
     "per_impression_auc",
+    "promote_checkpoint",
     "restore_checkpoint",
     "save_checkpoint",
 ]

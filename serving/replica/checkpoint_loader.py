@@ -17,7 +17,7 @@ from monolith_py.errors import CheckpointError, CheckpointVersion, ModelNotFinit
 from monolith_py.model import RankModel, build_model
 from monolith_py.sync import DenseState, RowEncoding, digest_tables, pack_rows
 from monolith_py.table import EmbeddingTable, PackedFile
-from monolith_py.training import Checkpoint, Part
+from monolith_py.training import Checkpoint, Part, channel_folder
 from monolith_serving.replica.model_state import ModelState, with_weights
 from monolith_serving.replica.table import ReplicaTable
 
@@ -56,7 +56,8 @@ class CheckpointLoader:
     def __init__(self, job: JobConfig, device: torch.device) -> None:
         self._job, self._device = job, device
         self._schema = Schema.of(job)
-        self._directory = Path(job.trainer.checkpoint_dir)
+        directory, channel = Path(job.trainer.checkpoint_dir), job.serving.channel
+        self._directory = directory if channel is None else channel_folder(directory, channel)
         self._loaded: tuple[Checkpoint, int] | None = None  # and when it was saved
         self._refusal = ""  # logged last
         self._damaged: set[str] = set()  # of the last look
