@@ -179,6 +179,22 @@ def versions(config: ConfigOption) -> None:
 
 
 @app.command()
+def digest(config: ConfigOption) -> None:
+    """Rebuild the model as a replica does, from checkpoint and updates, and compare its digest with that of each publication."""
+    from monolith_py.clock import SystemClock
+    from monolith_py.io import open_log
+    from monolith_serving.replica.audit import audit_updates
+
+    job = _start(config)
+    with _errors_to_exit():
+        with closing(open_log(job.log)) as log:
+            audit = audit_updates(job, log, SystemClock())
+        time = datetime.fromtimestamp(audit.watermark_ms / 1000, UTC).isoformat(timespec="seconds")
+        Console().print(f"version {audit.version}, event time {time}: trainer {audit.digest}, replica {audit.rows:016x}", highlight=False)
+        Console().print(f"{audit.num_compared} publications compared, all equal", highlight=False)
+
+
+@app.command()
 def rollback(
     config: ConfigOption,
     to: Annotated[str, typer.Option(help="Checkpoint by its name in `monolith versions`, or by its number of batches.")],
