@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from figures import figure, print_machine
+from figures import cpu_seconds, figure, print_machine
 from sync_load import ITEM_FEATURES, NUM_FIDS
 
 from monolith_demo.driver.ports import free_ports
@@ -123,9 +123,12 @@ def bench_freshness(folder: Path, options: argparse.Namespace) -> None:
         load = job.start(stack, str(Path(__file__).with_name("sync_load.py")), "impressions", str(job.config), str(options.rows))
         time.sleep(15)  # until most rows exist
         began_s, before = time.monotonic(), metric(job.serving_port, "monolith_rows_applied_total")
+        used_s = [cpu_seconds(child.pid) for child in children]
         found = probe(job, options.probes)
         applied = metric(job.serving_port, "monolith_rows_applied_total") - before
         figure("sync.updated_rows_per_s", applied / (time.monotonic() - began_s), "rows/s")
+        for role, child, used in zip(("joiner", "trainer", "replica"), children, used_s, strict=True):
+            figure(f"sync.cpu_us_per_row.{role}", 1e6 * (cpu_seconds(child.pid) - used) / applied, "us")
         print_freshness("sync.freshness", found)
         rows, sent = (metric(job.trainer_port, f"monolith_{name}_total") for name in ("rows_published", "published_bytes"))
         dense = metric(job.trainer_port, "monolith_dense_published_bytes_total")
