@@ -334,6 +334,7 @@ class JoinerSettings:
     allowed_lateness_ms: int
     max_out_of_orderness_ms: int
     num_ahead: int  # records behind one, of a backlog, that show that it is ahead of them
+    num_agreeing: int  # records of the last 8 of a topic that must have reached a time before it counts as passed
     idle_timeout_s: float
     max_skew_ms: int
     not_from_ms: int  # no event time lies in [not_from_ms, not_to_ms)
@@ -346,7 +347,7 @@ class JoinerSettings:
         widths: Mapping[str, int],  # dim of each dense feature
     ) -> None: ...
     # Of a replay, intervals in ms: places in the order that are read, event times of the impressions and places of the actions that count.
-    def set_range(self, read: tuple[int, int], impressions: tuple[int, int], actions: tuple[int, int]) -> None: ...
+    def set_range(self, impressions: tuple[int, int], actions: tuple[int, int]) -> None: ...
     # Share of the negatives kept, and those by (feature, fid) that take its place; 1 and none at first.
     def set_negative_rates(self, default: float, by_value: Sequence[tuple[str, int, float]]) -> None: ...
 

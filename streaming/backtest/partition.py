@@ -75,7 +75,8 @@ class PartitionJoiner:
         topics = Topics.of(joining.job.log)
         inputs = (topics.impressions, topics.actions)
         self._position = Position(Progress([joining.log.start_offset(topic, number) for topic in inputs]), 0)
-        self._watermark = Watermark(joining.rules.max_out_of_orderness_ms, _IDLE_S, self._position.watermark, 0.0)
+        num_agreeing = joining.job.joiner.agreeing_records
+        self._watermark = Watermark(joining.rules.max_out_of_orderness_ms, _IDLE_S, num_agreeing, self._position.watermark, 0.0)
         clock = ManualClock(joining.now_ms)
         self._intake = Intake(joining.job, joining.log, joining.rules, joining.patterns, clock)
         self._numbers: dict[str, int] = {}  # request id -> number of its first candidate, as long as the joiner remembers the request

@@ -144,8 +144,8 @@ void bind_joiner(nb::module_& m) {
         .def_prop_ro("watermark",
                      [](const Partition& partition) {
                          const WatermarkState& state = partition.watermark();
-                         return WatermarkFields{state.watermark_ms, state.newest_ms,    state.newest_at_ms,
-                                                state.refusals,     state.is_confirmed, state.furthest_seen_ms};
+                         return WatermarkFields{state.watermark_ms, state.newest_ms, state.newest_at_ms,
+                                                state.recent_ms};
                      })
         .def_prop_ro("has_changes", &Partition::has_changes)
         .def_prop_ro("num_requests", [](const Partition& partition) { return partition.waiting().num_requests(); })

@@ -10,17 +10,17 @@ namespace monolith::joiner {
 
 namespace {
 
-constexpr uint8_t kVersion = 2;
+constexpr uint8_t kVersion = 3;
 // A larger block is followed by another, so each stays far below the largest value of a store.
 constexpr size_t kBlockBytes = 4 << 20;
 
-void write(Writer& out, const SeenAction& seen) { out.fields(seen.offset, seen.value); }
+void write(Writer& out, const SeenAction& seen) { out.fields(seen.offset, seen.clock_ms, seen.value); }
 
 void write(Writer& out, const Request& request) {
     static const Request::Actions empty;
     const Request::Actions& actions = request.actions ? *request.actions : empty;
-    out.fields(request.id, request.time_ms, request.deadline_ms, request.offset, request.impression_bytes);
-    out.fields(request.shared_bytes, request.num_candidates);
+    out.fields(request.id, request.time_ms, request.deadline_ms, request.clock_ms, request.offset);
+    out.fields(request.impression_bytes, request.shared_bytes, request.num_candidates);
     out.fields(static_cast<uint32_t>(actions.late.size()), static_cast<uint32_t>(actions.early.size()));
     for (uint32_t row = 0; row < request.num_candidates; ++row) {
         const Request::Candidate& candidate = request.candidates[row];
@@ -37,7 +37,7 @@ void write(Writer& out, const Request& request) {
 
 SeenAction read_action_of(Reader& in, const Rules& rules) {
     SeenAction seen;
-    in.fields(seen.offset, seen.value);
+    in.fields(seen.offset, seen.clock_ms, seen.value);
     Action action;
     if (!read_action(seen.value, action)) throw BlockError("an action must be whole");
     seen.item_id = action.item_id;
@@ -86,8 +86,8 @@ void read_candidates(Reader& in, Request& request, uint32_t num_candidates, cons
 void read_request(Reader& in, uint32_t number, const Rules& rules, const Tasks& tasks, WaitingRequests& waiting) {
     Request& request = waiting.restore(in.value<std::string>());
     uint32_t num_candidates = 0, num_late = 0, num_early = 0;
-    in.fields(request.time_ms, request.deadline_ms, request.offset, request.impression_bytes, request.shared_bytes);
-    in.fields(num_candidates, num_late, num_early);
+    in.fields(request.time_ms, request.deadline_ms, request.clock_ms, request.offset);
+    in.fields(request.impression_bytes, request.shared_bytes, num_candidates, num_late, num_early);
     read_candidates(in, request, num_candidates, tasks);
     request.actions.reset();
     for (uint32_t i = 0; i < num_late; ++i) {

@@ -25,12 +25,12 @@ namespace monolith::joiner {
 struct Settings {
     Rules rules;
     Widths widths;
-    size_t num_ahead = 0;  // of `Intake`
+    size_t num_ahead = 0;     // of `Intake`
+    size_t num_agreeing = 1;  // of `Watermark`
     double idle_timeout_s = 0;
     int64_t max_skew_ms = 0;
     int64_t not_from_ms = 0, not_to_ms = 0;
-    // Of a replay: both topics are read to their ends, invalid records are refused as they are read, and records whose
-    // place in the order is outside are passed over.
+    // Of a replay: both topics are read to their ends, and invalid records are refused as they are read.
     std::optional<Range> range;
 };
 
@@ -143,10 +143,10 @@ class Partition {
     bool accepts(InputTopic topic, std::string_view value, int64_t wall_ms, int64_t& time_ms);
     Entry entry_of(InputTopic topic, std::string_view value, int64_t wall_ms, const Judge& judge);
     void process(Intake::Next& next, std::optional<int64_t> watermark_ms, int64_t wall_ms);
-    void see_impression(Entry& entry, std::optional<int64_t> watermark_ms);
-    void see_action(Entry& entry);
-    void recover_impression(const Entry& entry);
-    void recover_action(Entry& entry);
+    void see_impression(Entry& entry, std::optional<int64_t> watermark_ms, int64_t clock_ms);
+    void see_action(Entry& entry, int64_t clock_ms);
+    void recover_impression(const Entry& entry, int64_t clock_ms);
+    void recover_action(Entry& entry, int64_t clock_ms);
 
     Settings settings_;
     Watermark watermark_;

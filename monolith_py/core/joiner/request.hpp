@@ -53,6 +53,7 @@ struct SeenAction {
     uint32_t kind = kNoKind;  // index in `Rules::kinds`
     bool is_positive = true;  // its value is above 0
     std::string value;        // of the record
+    int64_t clock_ms = 0;     // event time of its topic before it
     int64_t order_ms = 0;     // its place in the order, in a replay
 };
 
@@ -60,6 +61,13 @@ struct SeenAction {
 struct LateAction {
     uint32_t row = 0;
     SeenAction seen;
+};
+
+// An impression, where it is in its partition, and the event time of its topic before it.
+struct Arrival {
+    ImpressionBytes impression;
+    int64_t offset = 0;
+    int64_t clock_ms = 0;
 };
 
 struct Request {
@@ -77,6 +85,7 @@ struct Request {
     std::string id;
     int64_t time_ms = 0;  // event time of the impression
     int64_t deadline_ms = 0;
+    int64_t clock_ms = 0;                     // event time of the topic before the impression
     int64_t offset = 0;                       // of the impression in its partition
     ImpressionBytes impression;               // none before it arrives, and once only the log has it
     std::unique_ptr<Candidate[]> candidates;  // (B,)

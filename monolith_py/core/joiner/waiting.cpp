@@ -12,21 +12,20 @@ size_t content_bytes_of(const Request& request) {
 
 }  // namespace
 
-bool WaitingRequests::see_impression(const Impression& impression, const ImpressionBytes& bytes, int64_t offset,
+bool WaitingRequests::see_impression(const Impression& impression, const Arrival& arrival,
                                      std::vector<int64_t>& early) {
     Request& request = map_.insert(impression.request_id);
     if (request.has_arrived()) return false;
     if (request.actions)
         for (const SeenAction& seen : request.actions->early) early.push_back(seen.offset);
     const size_t first = outcome_.emissions.size();
-    see_arrival(request, impression, bytes, offset);
+    see_arrival(request, impression, arrival);
     take(request, first);
     return true;
 }
 
-void WaitingRequests::see_arrival(Request& request, const Impression& impression, const ImpressionBytes& bytes,
-                                  int64_t offset) {
-    machine_.see_impression(request, impression, bytes, offset);
+void WaitingRequests::see_arrival(Request& request, const Impression& impression, const Arrival& arrival) {
+    machine_.see_impression(request, impression, arrival);
     for (uint32_t row = 0; row < request.num_candidates; ++row)
         num_waiting_ += request.candidates[row].status != Status::kRepeated;
     content_bytes_ += content_bytes_of(request);
@@ -68,12 +67,12 @@ void WaitingRequests::adopt(const Facts& facts) {
     }
 }
 
-void WaitingRequests::recover_impression(const Impression& impression, const ImpressionBytes& bytes, int64_t offset) {
+void WaitingRequests::recover_impression(const Impression& impression, const Arrival& arrival) {
     Request& request = map_.insert(impression.request_id);
     if (request.has_arrived()) return;
     std::unique_ptr<Request::Actions> actions = std::move(request.actions);
     const size_t first = outcome_.emissions.size();
-    see_arrival(request, impression, bytes, offset);
+    see_arrival(request, impression, arrival);
     request.actions = std::move(actions);
     take(request, first);
 }

@@ -28,8 +28,7 @@ class WaitingRequests {
 
     // Process an impression; return false if its request has one already. The offsets of the actions that waited for
     // it are added to `early`.
-    bool see_impression(const Impression& impression, const ImpressionBytes& bytes, int64_t offset,
-                        std::vector<int64_t>& early);
+    bool see_impression(const Impression& impression, const Arrival& arrival, std::vector<int64_t>& early);
     // Process an action; return whether it waits for its impression now, and none like it did before.
     bool see_action(std::string_view request_id, SeenAction seen);
     // Return whether `advance` to `watermark_ms` would change a request.
@@ -57,7 +56,7 @@ class WaitingRequests {
     // Take over the examples in the log of the requests that are remembered.
     void adopt(const Facts& facts);
     // Process an impression that an earlier run has processed; actions that waited for it still do, until `settle`.
-    void recover_impression(const Impression& impression, const ImpressionBytes& bytes, int64_t offset);
+    void recover_impression(const Impression& impression, const Arrival& arrival);
     // Return the requests to settle once all facts were adopted: those closed by `closed_ms`, and those with actions
     // that wait although their impression is here.
     std::vector<std::string> unsettled(int64_t closed_ms) const;
@@ -101,7 +100,7 @@ class WaitingRequests {
 
   private:
     bool is_full() const { return outcome_.emissions.size() >= kMaxEmitted || emitted_bytes_ >= kMaxEmittedBytes; }
-    void see_arrival(Request& request, const Impression& impression, const ImpressionBytes& bytes, int64_t offset);
+    void see_arrival(Request& request, const Impression& impression, const Arrival& arrival);
     // Keep the results of a request's step and its next due time; return false if it was forgotten.
     bool take(Request& request, size_t first_emission);
     void drop_impression(Request& request);
