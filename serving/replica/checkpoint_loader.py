@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -17,7 +18,7 @@ from monolith_py.errors import CheckpointError, CheckpointVersion, ModelNotFinit
 from monolith_py.model import RankModel, build_model
 from monolith_py.sync import DenseState, RowEncoding, digest_tables, pack_rows
 from monolith_py.table import EmbeddingTable, PackedFile
-from monolith_py.training import Checkpoint, CheckpointStore, Part, open_checkpoints
+from monolith_py.training import Checkpoint, CheckpointStore, Part, channel_folder, open_checkpoints
 from monolith_serving.replica.model_state import ModelState, with_weights
 from monolith_serving.replica.table import ReplicaTable
 
@@ -86,7 +87,7 @@ class CheckpointLoader:
         damaged: set[str] = set()
         loaded = None
         if self._store is None:
-            self._store = open_checkpoints(self._job, "replica", self._clock)
+            self._store = self._open()
         for checkpoint in self._store.all():
             try:
                 if self._is_loaded(checkpoint):
@@ -103,6 +104,13 @@ class CheckpointLoader:
             _logger.error("checkpoint refused: %s", text)
         self._damaged = damaged
         return loaded
+
+    def _open(self) -> CheckpointStore:
+        """Return the checkpoints of the job, or those of its channel."""
+        channel = self._job.serving.channel
+        if channel is None:
+            return open_checkpoints(self._job, "replica", self._clock)
+        return CheckpointStore(channel_folder(Path(self._job.trainer.checkpoint_dir), channel), self._clock)
 
     def _is_loaded(self, checkpoint: Checkpoint) -> bool:
         with _damage():

@@ -109,7 +109,8 @@ class Replica:
             NotReady: no checkpoint was loaded yet.
         """
         if self._state is None:
-            raise NotReady(f"no checkpoint in {self._checkpoint_dir!r} yet")
+            where = f" in channel {self._serving.channel!r}" if self._serving.channel else ""
+            raise NotReady(f"no checkpoint{where} in {self._checkpoint_dir!r} yet")
 
     @property
     def is_ready(self) -> bool:
