@@ -58,7 +58,8 @@ def run_server(job: JobConfig) -> None:
         stop = stack.enter_context(StopSignal().installed())
         # One log each: a read that waits for updates must not delay the append of impressions.
         topics = Topics.of(job.log)
-        updates = _open_topics(job, [topics.updates, topics.dense_requests], stack) if config.follow_updates else None
+        needed = [topics.updates, topics.dense_requests, *([topics.verdicts] if config.guarded else [])]
+        updates = _open_topics(job, needed, stack) if config.follow_updates else None
         replica = Replica(job, updates, device_of(config), clock)
         stack.callback(replica.close)
         impressions = None
@@ -178,9 +179,9 @@ def _serve(server: grpc.Server, replica: Replica, config: ServingConfig, stop: S
 
 
 def is_healthy(replica: Replica, config: ServingConfig) -> bool:
-    """Return whether a checkpoint was loaded and the newest delta is not older than `max_staleness_s`."""
+    """Return whether a checkpoint was loaded and the newest delta is not older than `max_staleness_s`, or newer ones are held."""
     fresh = config.max_staleness_s == 0 or replica.staleness_ms() <= config.max_staleness_s * 1000
-    return replica.is_ready and fresh
+    return replica.is_ready and (fresh or replica.is_held)
 
 
 def _set_health(servicer: health.HealthServicer, *, serving: bool) -> None:

@@ -65,6 +65,11 @@ class ServingConfig(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     # Interval of looking for a checkpoint while the replica needs one or follows them, in seconds.
     checkpoint_poll_s: Seconds = 0.5
+    # Apply updates only as far as `monolith guard` has judged them good.
+    guarded: bool = False
+    # Wall-clock seconds without a verdict, while updates wait for one, after which the replica follows all; 0 waits for ever. Updates that
+    # were judged and held wait for ever.
+    guard_silence_s: SecondsOrZero = 60.0
     # Age of the newest delta, in seconds, above which the service reports NOT_SERVING; 0 turns this off.
     max_staleness_s: SecondsOrZero = 0.0
     # Time in which the process goes on answering after a stop signal, while its health is NOT_SERVING, in seconds.
@@ -78,7 +83,8 @@ class ServingConfig(Settings):
     def _check_across_settings(self) -> ServingConfig:
         for needs, names, there in (
             ("feature_cache_s above 0", ("feature_cache_entries",), self.feature_cache_s > 0),
-            ("follow_updates = true", ("freshness_log",), self.follow_updates),
+            ("follow_updates = true", ("freshness_log", "guarded"), self.follow_updates),
+            ("guarded = true", ("guard_silence_s",), self.guarded),
             ("follow_updates or follow_checkpoints", ("max_staleness_s",), self.follow_updates or self.follow_checkpoints),
         ):
             for name in names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,9 +38,10 @@ class LoadedCheckpoint:
 class CheckpointLoader:
     """Loads each newest checkpoint of a job once."""
 
-    def __init__(self, job: JobConfig, device: torch.device) -> None:
+    def __init__(self, job: JobConfig, device: torch.device, allows: Callable[[int], bool] | None = None) -> None:
+        """`allows` tells whether a checkpoint with the updates before an offset may serve; None allows all."""
         self._job, self._device = job, device
-        self._schema = Schema.of(job)
+        self._schema, self._allows = Schema.of(job), allows
         self._directory = Path(job.trainer.checkpoint_dir)
         self._loaded: tuple[Checkpoint, int] | None = None  # and when it was saved
         self._refusal = ""  # logged last
@@ -63,6 +65,8 @@ class CheckpointLoader:
 
     def _newest(self) -> Checkpoint | None:
         """Return the newest intact checkpoint, None if there is none or it is the one loaded last."""
+        if self._allows is not None:
+            return self._newest_allowed(self._allows)
         newest = next(iter(Checkpoint.all_in(self._directory)), None)
         if newest is None or self._is_loaded(newest):
             return None  # skips `Checkpoint.newest_intact`, which reads whole files to verify them
@@ -72,6 +76,23 @@ class CheckpointLoader:
             _logger.error("checkpoint refused: %s", text)
         self._damaged = damaged
         return None if intact is None or self._is_loaded(intact) else intact
+
+    def _newest_allowed(self, allows: Callable[[int], bool]) -> Checkpoint | None:
+        """Return the newest intact checkpoint that may serve, None if there is none or it is the one loaded last."""
+        for one in Checkpoint.all_in(self._directory):
+            try:
+                if not allows(one.meta.updates_offset):
+                    continue
+                if self._is_loaded(one):
+                    return None
+                one.verify()
+            except CheckpointError as error:
+                if str(error) not in self._damaged:
+                    _logger.error("checkpoint refused: %s", error)
+                self._damaged.add(str(error))
+                continue
+            return one
+        return None
 
     def _is_loaded(self, checkpoint: Checkpoint) -> bool:
         return self._loaded is not None and self._loaded == (checkpoint, checkpoint.meta.saved_ms)

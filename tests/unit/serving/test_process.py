@@ -14,8 +14,8 @@ from monolith_serving.process import is_healthy, make_server
 
 
 class AgedReplica:
-    def __init__(self, is_ready: bool, staleness_ms: int) -> None:
-        self.is_ready, self._staleness_ms = is_ready, staleness_ms
+    def __init__(self, is_ready: bool, staleness_ms: int, *, is_held: bool = False) -> None:
+        self.is_ready, self._staleness_ms, self.is_held = is_ready, staleness_ms, is_held
 
     def staleness_ms(self) -> int:
         return self._staleness_ms
@@ -33,6 +33,10 @@ class AgedReplica:
 )
 def test_a_replica_is_healthy_once_loaded_and_while_its_newest_delta_is_young_enough(is_ready, staleness_ms, max_staleness_s, expected):
     assert is_healthy(AgedReplica(is_ready, staleness_ms), ServingConfig(max_staleness_s=max_staleness_s)) is expected
+
+
+def test_a_replica_whose_updates_the_guard_holds_stays_healthy() -> None:
+    assert is_healthy(AgedReplica(True, 10**9, is_held=True), ServingConfig(max_staleness_s=2.0))
 
 
 class GatedService(ranking_pb2_grpc.RankingServicer):
