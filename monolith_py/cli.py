@@ -434,7 +434,7 @@ def rank(
     wait: Annotated[float, typer.Option(help="Time to wait for a replica that is still starting, in seconds.", min=0.0)] = 0.0,
 ) -> None:
     """Rank candidates for a user on a replica; print them best first. The request is no training data."""
-    from monolith_serving.client import RankClient
+    from monolith_serving.client import RankClient, RankOptions
 
     with _errors_to_exit():
         if address is None:
@@ -445,7 +445,7 @@ def rank(
         item_ids = _integers("candidates", candidates)
         features = {name: _integers(name, value) for name, _, value in (pair.partition("=") for pair in context or ())}
         values = {name: _numbers(name, value) for name, _, value in (pair.partition("=") for pair in dense or ())}
-        options = {"context": features, "dense_context": values, "timeout_s": 5.0, "log_impression": log}
+        options: RankOptions = {"context": features, "dense_context": values, "timeout_s": 5.0, "log_impression": log}
         with RankClient(address) as client:
             result = client.rank_when_ready(user, item_ids, wait_s=wait, **options)
     table = Table("rank", "item", *result.task_names, title=f"model {result.model_version}, {result.staleness_ms} ms stale")
@@ -454,6 +454,35 @@ def rank(
         table.add_row(str(place), str(item_id), *(f"{score:.4f}" for score in scores))
     Console().print(table)
     Console().print(f"request id: {result.request_id}", soft_wrap=True)
+
+
+# More than six parameters: they are the command's options.
+@app.command()
+def probe(
+    config: ConfigOption,
+    address: Annotated[str | None, typer.Option(help="Address of the replica, host:port; by default that of the job.")] = None,
+    count: Annotated[int, typer.Option(help="Number of clicks, one after the other.", min=1)] = 1,
+    interval: Annotated[float, typer.Option(help="Mean pause between two clicks, in seconds.", min=0.0)] = 0.5,
+    timeout: Annotated[float, typer.Option(help="Longest wait for each part of the way, in seconds.", min=0.1)] = 30.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Click an unknown item and wait until its served score changes; print the time of each part. The job learns one example a click."""
+    from random import Random
+
+    from monolith_py.clock import SystemClock
+    from monolith_py.io import open_log
+    from monolith_serving.client import RankClient
+    from monolith_serving.probe.probe import Probe
+    from monolith_serving.probe.view import percentiles, print_probes
+
+    with _errors_to_exit():
+        job = load_job(config)
+        with closing(open_log(job.log)) as log, RankClient(address or f"{job.serving.host}:{job.serving.port}") as client:
+            times = list(Probe(job, log, client, SystemClock(), timeout).run_many(count, interval, Random()))
+    if as_json:
+        typer.echo(json.dumps({"probes": len(times), "seconds": percentiles(times)}))
+    else:
+        print_probes(times)
 
 
 @app.command()

@@ -1,8 +1,8 @@
 """Grafana board of a job, with every metric of monolith_py/observe/metrics.py.
 
-Longer than 300 lines: most of it is the list of graphs.
-
 python deploy/grafana/build.py        writes deploy/grafana/monolith.json; import that into Grafana
+
+Longer than 300 lines: most of it is the list of panels.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ ROWS: dict[str, list[Panel]] = {
     "Overview": [
         Panel("Processes", "short", {"{{role}}": "sum by (role) (monolith_process)"}),
         Panel("Freshness: row updated to servable", "s", quantiles("monolith_freshness_seconds")),
+        Panel("Freshness: event to servable", "s", quantiles("monolith_event_freshness_seconds")),
         Panel("Age of the newest applied delta", "s", {"{{instance}}": "monolith_staleness_seconds > 0"}),
+        Panel("Age of the model by event time", "s", {"{{instance}}": "monolith_event_staleness_seconds > 0"}),
+        Panel("Time without all updates of the log", "s", {"{{instance}}": "monolith_behind_seconds > 0"}),
         Panel("AUC of served scores", "short", {"{{task}} {{arm}} {{generation}}": "monolith_served_auc"}),
         Panel("Normalised entropy of served scores (1 = the mean)", "short", {"{{task}} {{arm}} {{generation}}": "monolith_served_ne"}),
         Panel(

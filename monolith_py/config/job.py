@@ -73,7 +73,9 @@ class JobConfig(Settings):
             )
         stray = sorted(feature.name for feature in self.dense_features if feature.source == "counter")
         if stray:
-            raise ValueError(f"dense_features.source must be user, item or context: counter features come from counters.keys, got {stray}")
+            raise ValueError(
+                f"dense_features.source must be user, item, context or candidate: counter features come from counters.keys, got {stray}"
+            )
         if self.model.bottom and not (self.dense_features or self.counters.enabled):
             raise ValueError(f"model.bottom must come with dense features, got {list(self.model.bottom)} without")
         unknown = sorted(set(self.counters.keys) - {feature.name for feature in self.features})

@@ -174,10 +174,14 @@ DELTAS_APPLIED = Counter("monolith_deltas_applied", "Deltas applied by the repli
 ROWS_APPLIED = Counter("monolith_rows_applied", "Rows applied by the replica")
 REPLICA_ROWS = Gauge("monolith_replica_rows", "Rows of the replica, over all tables")
 REPLICA_BYTES = Gauge("monolith_replica_bytes", "Memory of the replica's rows")
-FRESHNESS_SECONDS = WeightedHistogram(
-    "monolith_freshness_seconds", "Time from a row's update to its use in scores", (0.05, 0.1, 0.2, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60)
+_FRESHNESS_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60)
+FRESHNESS_SECONDS = WeightedHistogram("monolith_freshness_seconds", "Time from a row's update to its use in scores", _FRESHNESS_BUCKETS)
+EVENT_FRESHNESS_SECONDS = WeightedHistogram(
+    "monolith_event_freshness_seconds", "Time from the newest joined event to the use of its rows in scores", _FRESHNESS_BUCKETS
 )
-STALENESS_SECONDS = Gauge("monolith_staleness_seconds", "Age of the last applied delta")
+STALENESS_SECONDS = Gauge("monolith_staleness_seconds", "Age of the newest applied delta")
+EVENT_STALENESS_SECONDS = Gauge("monolith_event_staleness_seconds", "Time from the event time that the served model has learnt to now")
+BEHIND_SECONDS = Gauge("monolith_behind_seconds", "Time since the replica last had all updates of the log")
 RANK_REQUESTS = Counter("monolith_rank_requests", "Rank requests", ["code"])
 RANK_CANDIDATES = Counter("monolith_rank_candidates", "Candidates scored")
 RANK_DURATION_SECONDS = Histogram(

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
-from monolith_py.errors import OffsetTrimmed, WireError
+from monolith_py.errors import LogError, OffsetTrimmed, WireError
 from monolith_py.io import Log, Record
 from monolith_py.io.log.topics import Topics
 from monolith_py.observe.metrics import REPLICA_UNGUARDED, REPLICA_UPDATES_HELD
@@ -45,10 +45,14 @@ class Gate:
         return self._verdict.held
 
     def allows(self, offset: int) -> bool:
-        """Return whether a checkpoint with the updates before `offset` may serve."""
-        self._catch_up(0.0)
-        if self._verdict is _NONE_YET:
-            self._note_waiting()
+        """Return whether a checkpoint with the updates before `offset` may serve; False if the log cannot be reached."""
+        try:
+            self._catch_up(0.0)
+            if self._verdict is _NONE_YET:
+                self._note_waiting()
+        except LogError as error:
+            _logger.warning("verdicts cannot be read, will try again: %s", error)
+            return False
         return self._verdict.allows(offset) or (self._is_open and not self._verdict.has_refused(offset))
 
     def read(self, offset: int, max_records: int, timeout_s: float) -> list[Record]:
