@@ -33,6 +33,7 @@ from monolith_serving.ranking.impression_log import ImpressionWriter
 from monolith_serving.ranking.ranker import Ranker
 from monolith_serving.replica.replica import Replica
 from monolith_serving.service import SERVICE_NAME, RankingService
+from monolith_serving.shadow.split import SplitService, arm_of, second_job
 
 _logger = logging.getLogger(__name__)
 
@@ -75,10 +76,32 @@ def run_server(job: JobConfig) -> None:
         ranker = Ranker(job, replica, store, impressions, clock)
         follower = Follower(replica, stop)
         stack.callback(follower.close)
-        service = RankingService(ranker, replica, Schema.of(job).tasks, config, clock, EventTimeRule.of(job.log))
+        service: RankingService | SplitService = RankingService(
+            ranker, replica, Schema.of(job).tasks, config, clock, EventTimeRule.of(job.log)
+        )
+        if config.split.share:
+            service = _split(job, service, store, stop, stack)
         _serve(make_server(service, config, clock), replica, config, stop, clock)
         stop.set()
         follower.raise_failure()
+
+
+def _split(job: JobConfig, first: RankingService, store: FeatureStore, stop: StopSignal, stack: ExitStack) -> SplitService:
+    """Return the service that sends a share of users to the second model, whose updates a thread follows; `stack` ends both."""
+    other, clock = second_job(job), SystemClock()
+    arm, topics, config = arm_of(job, other), Topics.of(other.log), other.serving
+    needed = [topics.updates, topics.dense_requests, *([topics.verdicts] if config.guarded else [])]
+    replica = Replica(other, _open_topics(other, needed, stack) if config.follow_updates else None, device_of(config), clock)
+    stack.callback(replica.close)
+    impressions = None
+    if job.serving.log_impressions:
+        topic = Topics.of(job.log).impressions
+        impressions = ImpressionWriter(_open_topics(job, [topic], stack), topic, arm.serving, clock, ImpressionEncoder(arm))
+        stack.callback(impressions.close)
+    stack.callback(Follower(replica, stop).raise_failure)
+    ranker = Ranker(arm, replica, store, impressions, clock, Schema.of(other))
+    second = RankingService(ranker, replica, Schema.of(job).tasks, arm.serving, clock, EventTimeRule.of(job.log))
+    return SplitService(job.serving.split, first, second, replica)
 
 
 def device_of(config: ServingConfig) -> torch.device:

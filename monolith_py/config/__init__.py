@@ -11,7 +11,7 @@ from monolith_py.config.sparsity import SparsityConfig
 from monolith_py.config.streams import JoinerConfig, KvConfig, LogConfig
 from monolith_py.config.sync import SyncConfig
 from monolith_py.config.trainer import TrainerConfig
-from monolith_py.config.versions import GuardConfig, ShadowConfig
+from monolith_py.config.versions import GuardConfig, ShadowConfig, SplitConfig
 
 __all__ = [
     "CounterConfig",
@@ -31,6 +31,7 @@ __all__ = [
     "ShadowConfig",
     "SparseOptimizerConfig",
     "SparsityConfig",
+    "SplitConfig",
     "SyncConfig",
     "TaskConfig",
     "TrainerConfig",

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from monolith_py.config.fields import Count, FilePath, Name, Port, Seconds, SecondsOrZero, Settings, Threads
+from monolith_py.config.versions import SplitConfig
 
 
 class ServingConfig(Settings):
@@ -21,6 +22,8 @@ class ServingConfig(Settings):
 
     # Arm of an experiment that this replica serves, in its impressions and in the figures of served quality.
     arm: Name = "live"
+    # Second model, and its share of the users.
+    split: SplitConfig = SplitConfig()
     # Address that the gRPC server listens on.
     host: FilePath = "127.0.0.1"
     # Port of the gRPC server; 0 takes a free one.
@@ -101,6 +104,8 @@ class ServingConfig(Settings):
                     raise ValueError(f"serving.{name} must come with {needs}, got {getattr(self, name)!r} without")
         if self.engine == "core" and self.device == "cuda":
             raise ValueError("serving.engine must be 'auto' or 'fbgemm' with device = 'cuda', got 'core'")
+        if (self.split.share > 0) != bool(self.split.job):
+            raise ValueError(f"serving.split.job must come with a split.share above 0, got {self.split.job!r} and {self.split.share}")
         if self.follow_checkpoints and self.follow_updates:
             raise ValueError("serving.follow_checkpoints must come with follow_updates = false, got follow_updates = true")
         if self.max_impression_bytes > self.impression_queue_bytes:
