@@ -73,7 +73,7 @@ class Gate:
             if not self._is_open:
                 return []
         offset = verdict.resume(offset)
-        records = self._log.read(self._updates, 0, offset, max_records, timeout_s if self._is_open else 0.0)
+        records = self._log.read(self._updates, 0, offset, max_records, timeout_s)
         stops = [start for start, _ in verdict.refused if start >= offset]
         stop = min([*stops, *([] if self._is_open else [verdict.good_until])], default=None)
         return records if stop is None else [record for record in records if record.offset < stop]
