@@ -251,6 +251,19 @@ def shadow(config: ConfigOption) -> None:
 
 
 @app.command()
+def guard(
+    config: ConfigOption,
+    accept: Annotated[bool, typer.Option("--accept", help="Take the present version for good, and end a hold.")] = False,
+) -> None:
+    """Judge each publication on recent examples; replicas with serving.guarded follow only those that are good."""
+    from monolith_serving.guard.process import run_guard
+
+    job = _start(config, "guard")
+    with _errors_to_exit():
+        run_guard(job, accept=accept)
+
+
+@app.command()
 def compare(
     config: ConfigOption,
     shadow_jobs: Annotated[

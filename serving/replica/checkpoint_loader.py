@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,9 +54,10 @@ def _damage() -> Iterator[None]:
 class CheckpointLoader:
     """Loads each newest checkpoint of a job once."""
 
-    def __init__(self, job: JobConfig, device: torch.device, clock: Clock) -> None:
+    def __init__(self, job: JobConfig, device: torch.device, clock: Clock, allows: Callable[[int], bool] | None = None) -> None:
+        """`allows` tells whether a checkpoint with the updates before an offset may serve; None allows all."""
         self._job, self._device = job, device
-        self._schema = Schema.of(job)
+        self._schema, self._allows = Schema.of(job), allows
         self._clock = clock
         self._store: CheckpointStore | None = None  # opened by the first load
         self._loaded: tuple[Checkpoint, int] | None = None  # and when it was saved
@@ -90,6 +91,8 @@ class CheckpointLoader:
             self._store = self._open()
         for checkpoint in self._store.all():
             try:
+                if not self._may_serve(checkpoint):
+                    continue
                 if self._is_loaded(checkpoint):
                     break
                 with ExitStack() as stack:
@@ -111,6 +114,10 @@ class CheckpointLoader:
         if channel is None:
             return open_checkpoints(self._job, "replica", self._clock)
         return CheckpointStore(channel_folder(Path(self._job.trainer.checkpoint_dir), channel), self._clock)
+
+    def _may_serve(self, checkpoint: Checkpoint) -> bool:
+        with _damage():
+            return self._allows is None or self._allows(checkpoint.meta.updates_offset)
 
     def _is_loaded(self, checkpoint: Checkpoint) -> bool:
         with _damage():
