@@ -110,10 +110,10 @@ class StatusInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # ge
         """Return a handler that parses the message, counts and times `handle`, and aborts the RPC if it raises."""
 
         def handle_rpc(value: bytes, context: Any) -> Any:
-            self._threads.received()
             start_s = self._clock.monotonic_s()
             message = None
             try:
+                self._threads.received()
                 message = _parsed(deserialize, value)
                 response = handle(message, context)
             except Exception as error:

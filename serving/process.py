@@ -132,7 +132,7 @@ def _open_topics(job: JobConfig, topics: Sequence[str], stack: ExitStack) -> Log
 
 def make_server(service: pb_grpc.RankingServicer, config: ServingConfig, clock: Clock) -> grpc.Server:
     """Return a gRPC server with the ranking service, without a port and not started."""
-    threads = CallThreads(config.grpc_threads, "rank")
+    threads = CallThreads(config.grpc_threads, "rank", sheds=True)
     others = {
         health.SERVICE_NAME: CallThreads(_HEALTH_THREADS, "health"),
         reflection.SERVICE_NAME: CallThreads(_REFLECTION_THREADS, "reflection", limit_s=_REFLECTION_S),
