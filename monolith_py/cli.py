@@ -21,13 +21,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from monolith_py.config import JobConfig, load_job
+from monolith_py.config import JobConfig, ServingConfig, load_job
 from monolith_py.config.explain import mask_url
-from monolith_py.errors import LogError, MonolithError
+from monolith_py.errors import ConfigError, LogError, MonolithError
 from monolith_py.observe import serve_metrics, set_up_logging
 from monolith_py.process import limit_openmp_spins
 
 if TYPE_CHECKING:
+    from monolith_serving.channel import ClientSecurity
     from monolith_serving.client import RankResult
 
 app = typer.Typer(help="Real-time recommendation training.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -130,6 +131,8 @@ def join(
 
     job = _start(config, "joiner")
     with _errors_to_exit():
+        if job.log.model_prefix:
+            raise ConfigError(f"log.model_prefix must be empty for the joiner: all models share its examples, got {job.log.model_prefix!r}")
         run_joiner(job, stop_at_end=stop_at_end, force=force)
 
 
@@ -207,6 +210,41 @@ def serve(config: ConfigOption) -> None:
     job = _start(config, "serving")
     with _errors_to_exit():
         run_server(job)
+
+
+@app.command()
+def shadow(config: ConfigOption) -> None:
+    """Score the requests that replicas have answered with the model of this job, for `monolith compare`; answer nobody."""
+    from monolith_serving.shadow.process import run_shadow
+
+    job = _start(config, "shadow")
+    with _errors_to_exit():
+        run_shadow(job)
+
+
+@app.command()
+def compare(
+    config: ConfigOption,
+    shadow_jobs: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--shadow", help="TOML file of a job whose `monolith shadow` scored the requests. May be repeated.", exists=True, dir_okay=False
+        ),
+    ] = None,
+    start: Annotated[str | None, typer.Option(help="First request: ISO 8601, or milliseconds since the epoch.")] = None,
+    end: Annotated[
+        str | None, typer.Option(help="End of the requests, exclusive; by default the last one whose window has closed.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of compare.json and compare.html.", file_okay=False)] = None,
+) -> None:
+    """Compare the arms that scored the requests of a log: AUC, NE and calibration with intervals."""
+    from monolith_streaming.compare.process import compare_job
+
+    job = _start(config)
+    with _errors_to_exit():
+        shadows = [load_job(path) for path in shadow_jobs or ()]
+        times_ms = 0 if start is None else _time_ms("start", start), None if end is None else _time_ms("end", end)
+        compare_job(job, shadows, output, *times_ms)
 
 
 # More than six parameters: they are the command's options.
@@ -398,8 +436,6 @@ def rank(
 
     The first token of MONOLITH_SERVING_TOKENS goes with the call.
     """
-    from monolith_py.io.secret import read_tokens
-    from monolith_serving.channel import ClientSecurity
     from monolith_serving.client import RankClient, RankOptions
 
     with _errors_to_exit():
@@ -413,17 +449,45 @@ def rank(
         values = {name: _numbers(name, value) for name, _, value in (pair.partition("=") for pair in dense or ())}
         options: RankOptions = {"context": features, "dense_context": values, "timeout_s": 5.0, "log_impression": log}
         options |= {"top_k": top or len(item_ids), "task_names": task or (), "model_version": version, "explain": explain}
-        security = ClientSecurity(
-            tls=ca_file is not None or (serving is not None and serving.security.certificate_file is not None),
-            ca_file=None if ca_file is None else str(ca_file),
-            certificate_file=None if cert_file is None else str(cert_file),
-            key_file=None if key_file is None else str(key_file),
-            server_name=server_name,
-            token=next(iter(read_tokens()), None),
-        )
+        security = _client_security(serving, ca_file, cert_file, key_file, server_name)
         with RankClient(address, security=security) as client:
             result = client.rank_when_ready(user, item_ids, wait_s=wait, **options)
     _print_ranking(item_ids, result)
+
+
+# More than six parameters: they are the command's options.
+@app.command()
+def probe(
+    config: ConfigOption,
+    address: Annotated[str | None, typer.Option(help="Address of the replica, host:port; by default that of the job.")] = None,
+    count: Annotated[int, typer.Option(help="Number of clicks, one after the other.", min=1)] = 1,
+    interval: Annotated[float, typer.Option(help="Mean pause between two clicks, in seconds.", min=0.0)] = 0.5,
+    timeout: Annotated[float, typer.Option(help="Longest wait for each part of the way, in seconds.", min=0.1)] = 30.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    ca_file: Annotated[Path | None, typer.Option(help="PEM file: TLS, with these authorities.", exists=True, dir_okay=False)] = None,
+    cert_file: Annotated[Path | None, typer.Option(help="PEM file with the client's certificate.", exists=True, dir_okay=False)] = None,
+    key_file: Annotated[Path | None, typer.Option(help="PEM file with its key.", exists=True, dir_okay=False)] = None,
+    server_name: Annotated[str | None, typer.Option(help="Name in the replica's certificate, if not the host.")] = None,
+) -> None:
+    """Click an unknown item and wait until its served score changes; print the time of each part. The job learns one example a click."""
+    from random import Random
+
+    from monolith_py.clock import SystemClock
+    from monolith_py.io import open_log
+    from monolith_serving.client import RankClient
+    from monolith_serving.probe.probe import Probe
+    from monolith_serving.probe.view import percentiles, print_probes
+
+    with _errors_to_exit():
+        job = load_job(config)
+        address = address or f"{job.serving.host}:{job.serving.port}"
+        security = _client_security(job.serving, ca_file, cert_file, key_file, server_name)
+        with closing(open_log(job.log)) as log, RankClient(address, security=security) as client:
+            times = list(Probe(job, log, client, SystemClock(), timeout).run_many(count, interval, Random()))
+    if as_json:
+        typer.echo(json.dumps({"probes": len(times), "seconds": percentiles(times)}))
+    else:
+        print_probes(times)
 
 
 @app.command()
@@ -447,6 +511,18 @@ def inspect(
         print_inspection(inspection)
 
 
+def _client_security(
+    serving: ServingConfig | None, ca_file: Path | None, cert_file: Path | None, key_file: Path | None, server_name: str | None
+) -> ClientSecurity:
+    """Return the access of a command to a replica: TLS with an authority or if the job has it, and the first token of the environment."""
+    from monolith_py.io.secret import read_tokens
+    from monolith_serving.channel import ClientSecurity
+
+    ca, certificate, key = (None if path is None else str(path) for path in (ca_file, cert_file, key_file))
+    has_tls = ca is not None or (serving is not None and serving.security.certificate_file is not None)
+    return ClientSecurity(has_tls, ca, certificate, key, server_name, next(iter(read_tokens()), None))
+
+
 def _print_ranking(item_ids: list[int], result: RankResult) -> None:
     """Print the candidates of a result, best first."""
     table = Table("rank", "item", *result.task_names, title=f"model {result.model_version}, {result.staleness_ms} ms stale")
@@ -467,7 +543,7 @@ def main() -> None:
     app()
 
 
-def _start(config: Path, role: Literal["joiner", "trainer", "archiver", "serving"] | None = None) -> JobConfig:
+def _start(config: Path, role: Literal["joiner", "trainer", "archiver", "serving", "shadow", "guard"] | None = None) -> JobConfig:
     """Load the job, set up logging and, for a process with a role, its metrics; return the job."""
     with _errors_to_exit():
         job = load_job(config)

@@ -187,7 +187,8 @@ def _serve(server: grpc.Server, replica: Replica, config: ServingConfig, stop: S
             if now_healthy != healthy:
                 healthy = now_healthy
                 _set_health(health_servicer, serving=healthy)
-                _logger.info("health: %s, %.1f s stale", "SERVING" if healthy else "NOT_SERVING", replica.staleness_ms() / 1000)
+                word = "SERVING" if healthy else "NOT_SERVING"
+                _logger.info("health: %s, %.1f s stale, %.1f s behind", word, replica.staleness_ms() / 1000, replica.behind_s())
     finally:
         # Balancers see NOT_SERVING and send their next requests elsewhere; those on their way are answered.
         health_servicer.enter_graceful_shutdown()
@@ -199,9 +200,9 @@ def _serve(server: grpc.Server, replica: Replica, config: ServingConfig, stop: S
 
 
 def is_healthy(replica: Replica, config: ServingConfig) -> bool:
-    """Return whether a checkpoint was loaded and the newest delta is not older than `max_staleness_s`."""
-    fresh = config.max_staleness_s == 0 or replica.staleness_ms() <= config.max_staleness_s * 1000
-    return replica.is_ready and fresh
+    """Return whether the replica has a model, keeps up with the updates, and its newest delta is not older than `max_staleness_s`."""
+    is_young = config.max_staleness_s == 0 or replica.staleness_ms() <= config.max_staleness_s * 1000
+    return replica.is_ready and replica.is_fresh and is_young
 
 
 def _set_health(servicer: health.HealthServicer, *, serving: bool) -> None:

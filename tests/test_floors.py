@@ -52,9 +52,11 @@ DOORS = {
         "monolith_py/cli.py",
         "monolith_py/training/inspection/view.py",
         "streaming/backtest/view.py",
+        "streaming/compare/view.py",
         "streaming/trainer/versions_view.py",
         "streaming/dead_letters/view.py",
         "streaming/retention/view.py",
+        "serving/probe/view.py",
     ],
     "matplotlib": ["streaming/backtest/plots.py"],
     "prometheus_client": ["monolith_py/observe/metrics.py"],
@@ -68,6 +70,7 @@ DOORS = {
 # What of `streaming` may load torch; all else there joins, and so does `monolith_py.io`.
 TRAINS = (
     "monolith_streaming.backtest",
+    "monolith_streaming.compare",
     "monolith_streaming.retention",
     "monolith_streaming.trainer.handover",
     "monolith_streaming.trainer.learner",

@@ -23,6 +23,7 @@ from monolith_py.config.serving import ServingConfig
 from monolith_py.config.streams import JoinerConfig, KvConfig, LogConfig
 from monolith_py.config.sync import SyncConfig
 from monolith_py.config.trainer import TrainerConfig
+from monolith_py.config.versions import GuardConfig, ShadowConfig
 from monolith_py.errors import ConfigError
 
 
@@ -47,6 +48,8 @@ class JobConfig(Settings):
     sync: SyncConfig = SyncConfig()
     retention: RetentionConfig = RetentionConfig()
     serving: ServingConfig = ServingConfig()
+    shadow: ShadowConfig = ShadowConfig()
+    guard: GuardConfig = GuardConfig()
     observe: ObserveConfig = ObserveConfig()
 
     @model_validator(mode="after")
@@ -93,11 +96,21 @@ class JobConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _check_shadow(self) -> JobConfig:
+        arm = self.serving.arm
+        if self.log.model_prefix and self.serving.is_default("arm"):
+            raise ValueError(f"serving.arm must name the model of log.model_prefix {self.log.model_prefix!r}, got {arm!r}")
+        return self
+
+    @model_validator(mode="after")
     def _check_ports(self) -> JobConfig:
         """Refuse a port used twice: processes of a job may run on one machine."""
         users: dict[int, str] = {}
         ports = {"serving.port": self.serving.port, "serving.health_port": self.serving.health_port}
-        ports |= {f"observe.{role}_port": getattr(self.observe, f"{role}_port") for role in ("joiner", "trainer", "archiver", "serving")}
+        ports |= {
+            f"observe.{role}_port": getattr(self.observe, f"{role}_port")
+            for role in ("joiner", "trainer", "archiver", "serving", "shadow", "guard")
+        }
         for field, port in ports.items():
             if port in users:
                 raise ValueError(f"{field} must differ from {users[port]}, got {port} for both")

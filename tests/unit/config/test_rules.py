@@ -69,6 +69,7 @@ REFUSED = {
     "model.tower = [64, 10000000000]": "model.tower.#2 must be <= 65536, got 10000000000",
     'trainer.checkpoint_dir = "a\\u0000b"': "trainer.checkpoint_dir must have no NUL character, got 'a\\x00b'",
     f'log.topic_prefix = "{"p" * 201}"': f"log.topic_prefix must have at most 200 characters, got '{'p' * 199}...",
+    'serving.device = "cuda"\nserving.engine = "core"': "serving.engine must be 'auto' or 'fbgemm' with device = 'cuda', got 'core'",
     # Addresses.
     'log.url = "kafka://broker:9o92"': "log.url must be kafka://host:port[,host:port], got 'kafka://broker:9o92'",
     'log.url = "kafka://a:9092,,b:9092"': "log.url must be kafka://host:port[,host:port], got 'kafka://a:9092,,b:9092'",

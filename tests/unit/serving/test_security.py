@@ -33,10 +33,13 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
 class FreshReplica:
-    is_ready = True
+    is_ready = is_fresh = True
 
     def staleness_ms(self) -> int:
         return 0
+
+    def behind_s(self) -> float:
+        return 0.0
 
 
 class EchoService(ranking_pb2_grpc.RankingServicer):
