@@ -50,6 +50,8 @@ class ServingConfig(Settings):
     max_batch_candidates: Count = 4096
     # Most candidates of a request; a larger one is refused.
     max_candidates: Count = 2000
+    # Oldest event time of a request, in seconds before the replica's clock; an older one becomes the clock's time. 0: any, for a replay.
+    max_request_age_s: SecondsOrZero = 86_400.0
     # Most fids of one feature: a request with more is refused, stored features with more are ignored.
     max_fids: Count = 4096
     # Deadline of a request without one, in seconds.
