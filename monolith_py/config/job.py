@@ -16,6 +16,7 @@ from monolith_py.config.explain import explain
 from monolith_py.config.features import CounterConfig, DenseFeatureConfig, FeatureConfig, TaskConfig
 from monolith_py.config.fields import Name, Settings
 from monolith_py.config.model import ModelConfig
+from monolith_py.config.objects import ObjectsConfig
 from monolith_py.config.observe import ObserveConfig
 from monolith_py.config.optimizer import OptimizerConfig
 from monolith_py.config.retention import RetentionConfig
@@ -45,6 +46,7 @@ class JobConfig(Settings):
     optimizer: OptimizerConfig = OptimizerConfig()
     joiner: JoinerConfig = JoinerConfig()
     trainer: TrainerConfig
+    objects: ObjectsConfig = ObjectsConfig()
     sync: SyncConfig = SyncConfig()
     retention: RetentionConfig = RetentionConfig()
     serving: ServingConfig = ServingConfig()

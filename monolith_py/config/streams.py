@@ -147,6 +147,9 @@ class JoinerConfig(Settings):
     negative_rates: Annotated[tuple[NegativeRateConfig, ...], Field(max_length=10_000)] = ()
     # Most seconds by which event times may be out of order, between topics and within one.
     max_out_of_orderness_s: SecondsOrZero = 5.0
+    # Number of the last 8 records of a topic, in each partition, that must have reached an event time before it counts as passed. Fewer
+    # clocks that are ahead close no window; windows close as many records later.
+    agreeing_records: Annotated[int, Field(ge=1, le=8)] = 5
     # Wall-clock seconds without a new record, after which the watermark advances with the wall clock.
     idle_timeout_s: Seconds = 5.0
     # Most records in one read of a topic's partition, and in one commit.
