@@ -60,7 +60,7 @@ test-tenfold: $(READY)
 
 # Clients in other languages against a genuine Kafka: Java, Go and Node with their package managers, downloads of some minutes the first time.
 test-clients: $(READY)
-	$(BIN)/python -m pytest tests/clients/check_clients.py
+	$(BIN)/python -m pytest tests/clients/check_clients.py tests/clients/check_rank_clients.py
 
 # Seconds for each fuzzer; 600 give more than 100,000 inputs each on two cores.
 FUZZ_SECONDS ?= 600

@@ -32,6 +32,7 @@ from monolith_serving.ranking.impression_encoder import ImpressionEncoder
 from monolith_serving.ranking.impression_log import ImpressionWriter
 from monolith_serving.ranking.ranker import Ranker
 from monolith_serving.replica.replica import Replica
+from monolith_serving.security import listen, token_interceptors
 from monolith_serving.service import SERVICE_NAME, RankingService
 from monolith_serving.shadow.split import SplitService, arm_of, second_job
 
@@ -155,12 +156,13 @@ def _open_topics(job: JobConfig, topics: Sequence[str], stack: ExitStack) -> Log
 
 def make_server(service: pb_grpc.RankingServicer, config: ServingConfig, clock: Clock) -> grpc.Server:
     """Return a gRPC server with the ranking service, without a port and not started."""
-    threads = CallThreads(config.grpc_threads, "rank")
+    threads = CallThreads(config.grpc_threads, "rank", sheds=True)
     others = {
         health.SERVICE_NAME: CallThreads(_HEALTH_THREADS, "health"),
         reflection.SERVICE_NAME: CallThreads(_REFLECTION_THREADS, "reflection", limit_s=_REFLECTION_S),
     }
     interceptors: list[grpc.ServerInterceptor[Any, Any]] = [
+        *token_interceptors(config),
         ThreadsInterceptor(others),
         StatusInterceptor(SERVICE_NAME, threads, config.max_waiting_requests, clock),
     ]
@@ -172,14 +174,30 @@ def make_server(service: pb_grpc.RankingServicer, config: ServingConfig, clock: 
     return server
 
 
+def _probe_server(health_servicer: health.HealthServicer, config: ServingConfig) -> grpc.Server | None:
+    """Return a running server of health checks alone, on `serving.health_port`; None without that port.
+
+    Raises:
+        ConfigError: the port is taken.
+    """
+    if not config.health_port:
+        return None
+    server = grpc.server(CallThreads(_HEALTH_THREADS, "probes"), options=[("grpc.so_reuseport", 0)])
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    try:
+        server.add_insecure_port(f"{config.host}:{config.health_port}")
+    except RuntimeError as error:
+        raise ConfigError(f"serving.health_port must be free to listen on, got {config.health_port}: {error}") from None
+    server.start()
+    return server
+
+
 def _serve(server: grpc.Server, replica: Replica, config: ServingConfig, stop: StopSignal, clock: Clock) -> None:
     """Answer requests until `stop`, then finish the ones in progress."""
     health_servicer = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    try:
-        port = server.add_insecure_port(f"{config.host}:{config.port}")
-    except RuntimeError as error:
-        raise ConfigError(f"serving.host and serving.port must be free to listen on, got {config.host}:{config.port}: {error}") from None
+    port = listen(server, config)
+    probes = _probe_server(health_servicer, config)
     _set_health(health_servicer, serving=False)
     server.start()
     _logger.info("listening on %s:%d", config.host, port)
@@ -200,6 +218,8 @@ def _serve(server: grpc.Server, replica: Replica, config: ServingConfig, stop: S
         health_servicer.enter_graceful_shutdown()
         clock.sleep(config.drain_s)
         server.stop(_FINISH_S).wait()
+        if probes is not None:
+            probes.stop(None).wait()
     _logger.info("stopped")
 
 

@@ -64,7 +64,7 @@ DOORS = {
     "prometheus_client": ["monolith_py/observe/metrics.py"],
     "typer": ["monolith_py/cli.py"],
     "apache_beam": ["streaming/replay/beam.py"],
-    "grpc": ["serving/channel.py", "serving/client.py", "serving/interceptors.py", "serving/process.py"],
+    "grpc": ["serving/channel.py", "serving/client.py", "serving/interceptors.py", "serving/process.py", "serving/security.py"],
     "grpc_health": ["serving/process.py"],
     "grpc_reflection": ["serving/process.py"],
     "fbgemm_gpu": ["serving/replica/row_store.py"],

@@ -7,6 +7,7 @@ from monolith_py.config.objects import ObjectsConfig
 from monolith_py.config.observe import ObserveConfig
 from monolith_py.config.optimizer import DenseOptimizerConfig, OptimizerConfig, SparseOptimizerConfig
 from monolith_py.config.retention import RetentionConfig
+from monolith_py.config.security import ServingSecurityConfig
 from monolith_py.config.serving import ServingConfig
 from monolith_py.config.sparsity import SparsityConfig
 from monolith_py.config.streams import JoinerConfig, KvConfig, LogConfig
@@ -30,6 +31,7 @@ __all__ = [
     "OptimizerConfig",
     "RetentionConfig",
     "ServingConfig",
+    "ServingSecurityConfig",
     "ShadowConfig",
     "SparseOptimizerConfig",
     "SparsityConfig",

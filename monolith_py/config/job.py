@@ -115,7 +115,7 @@ class JobConfig(Settings):
     def _check_ports(self) -> JobConfig:
         """Refuse a port used twice: processes of a job may run on one machine."""
         users: dict[int, str] = {}
-        ports = {"serving.port": self.serving.port}
+        ports = {"serving.port": self.serving.port, "serving.health_port": self.serving.health_port}
         ports |= {
             f"observe.{role}_port": getattr(self.observe, f"{role}_port")
             for role in ("joiner", "trainer", "archiver", "serving", "shadow", "guard")

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from monolith_py.config.fields import Count, FilePath, Name, Port, Seconds, SecondsOrZero, Settings, Threads
+from monolith_py.config.security import ServingSecurityConfig
 from monolith_py.config.versions import SplitConfig
 
 
@@ -28,6 +29,8 @@ class ServingConfig(Settings):
     host: FilePath = "127.0.0.1"
     # Port of the gRPC server; 0 takes a free one.
     port: Port = 50051
+    # Port of the gRPC health service alone, without TLS and token, on `host`: for probes that have neither; 0: none.
+    health_port: Port = 0
     # Apply updates from the log; false keeps the replica at its first checkpoint, unless follow_checkpoints is set.
     follow_updates: bool = True
     # Load each newer checkpoint of the trainer, in place of updates: a refresh in batches. Needs follow_updates = false.
@@ -53,6 +56,8 @@ class ServingConfig(Settings):
     max_batch_candidates: Count = 4096
     # Most candidates of a request; a larger one is refused.
     max_candidates: Count = 2000
+    # Oldest event time of a request, in seconds before the replica's clock; an older one becomes the clock's time. 0: any, for a replay.
+    max_request_age_s: SecondsOrZero = 86_400.0
     # Most fids of one feature: a request with more is refused, stored features with more are ignored.
     max_fids: Count = 4096
     # Deadline of a request without one, in seconds.
@@ -93,6 +98,7 @@ class ServingConfig(Settings):
     freshness_log: FilePath | None = None
     # File that gets the port once the replica can rank.
     port_file: FilePath | None = None
+    security: ServingSecurityConfig = ServingSecurityConfig()
 
     @model_validator(mode="after")
     def _check_across_settings(self) -> ServingConfig:

@@ -190,7 +190,9 @@ RANK_DURATION_SECONDS = Histogram(
 FEATURES_MISSING = Counter("monolith_features_missing", "Users or items without stored features", ["entity"])
 FEATURES_BAD = Counter("monolith_features_bad", "Invalid stored features, served as missing", ["entity"])
 FEATURES_UNREAD = Counter("monolith_features_unread", "Reads of stored features that failed or did not end in time", ["entity"])
-RANK_TIMES_REPLACED = Counter("monolith_rank_times_replaced", "Requests with an event time ahead of the clock, served with its time")
+RANK_TIMES_REPLACED = Counter(
+    "monolith_rank_times_replaced", "Requests with an event time ahead of the clock or too old, served with its time"
+)
 REPLICA_LOADS = Counter("monolith_replica_loads", "Checkpoints loaded by the replica")
 REPLICA_FAULTS = Counter(
     "monolith_replica_faults",
