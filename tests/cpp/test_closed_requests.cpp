@@ -18,7 +18,7 @@ Request closed_request(std::mt19937_64& random, uint32_t num, int64_t time_ms, i
     Request request;
     request.time_ms = time_ms;
     request.deadline_ms = time_ms + kWindowMs;
-    request.clock_ms = random() % 4 ? time_ms + static_cast<int64_t>(random() % 20'000) - 10'000 : kNeverMs;
+    request.clock_ms = time_ms + static_cast<int64_t>(random() % 20'000) - 10'000;
     request.offset = offset;
     request.state_block = static_cast<uint32_t>(random() % 5);
     request.num_candidates = num;
@@ -119,6 +119,7 @@ TEST(a_request_that_does_not_fit_is_not_kept) {
         return !closed.keep(request, 1) && closed.size() == 0;
     };
     CHECK(refuses([](Request& request) { request.deadline_ms += 1; }));
+    CHECK(refuses([](Request& request) { request.clock_ms = -(int64_t{1} << 62); }));
     CHECK(refuses([](Request& request) { request.num_waiting = 1; }));
     CHECK(refuses([](Request& request) { request.waiting_actions().early.emplace_back(); }));
     CHECK(refuses([](Request& request) { request.waiting_actions().late.emplace_back(); }));

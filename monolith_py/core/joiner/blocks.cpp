@@ -88,9 +88,8 @@ void read_candidates(Reader& in, Request& request, uint32_t num_candidates, cons
 void read_request(Reader& in, uint32_t number, const Rules& rules, const Tasks& tasks, WaitingRequests& waiting) {
     Request& request = waiting.restore(in.value<std::string>());
     uint32_t num_candidates = 0, num_late = 0, num_early = 0;
-    in.fields(request.time_ms, request.deadline_ms, request.clock_ms, request.offset);
-    in.fields(request.impression_bytes, request.shared_bytes, num_candidates, num_late, num_early);
-    in.field(request.has_marks);
+    in.fields(request.time_ms, request.deadline_ms, request.clock_ms, request.offset, request.impression_bytes);
+    in.fields(request.shared_bytes, num_candidates, num_late, num_early, request.has_marks);
     read_candidates(in, request, num_candidates, tasks);
     request.actions.reset();
     for (uint32_t i = 0; i < num_late; ++i) {

@@ -50,8 +50,8 @@ bool ClosedRequests::keep(const Request& request, uint64_t hash) {
     const bool has_actions = request.actions && !(request.actions->early.empty() && request.actions->late.empty());
     const bool is_other = request.is_waiting() || request.deadline_ms - request.time_ms != window_ms_;
     if (has_actions || is_other || request.deadline_ms >> 47 || request.offset >> 47 || has(hash)) return false;
-    const int64_t clock_ms = request.clock_ms == kNeverMs ? kNever : request.clock_ms - request.time_ms;
-    if (clock_ms != static_cast<int32_t>(clock_ms)) return false;
+    const int64_t clock_after_ms = request.clock_ms - request.time_ms;
+    if (clock_after_ms != static_cast<int32_t>(clock_after_ms)) return false;  // also of a topic that has no time yet
     bool has_statuses = false;
     uint64_t labels = 0;
     std::vector<uint32_t> marks, unique;
@@ -74,7 +74,7 @@ bool ClosedRequests::keep(const Request& request, uint64_t hash) {
     kept.hash = hash;
     kept.deadline_ms = request.deadline_ms;
     kept.offset = request.offset;
-    kept.clock_ms = static_cast<int32_t>(clock_ms);
+    kept.clock_after_ms = static_cast<int32_t>(clock_after_ms);
     kept.state_block = request.state_block;
     kept.num_candidates = num;
     kept.has_rates = request.rates != nullptr;
@@ -102,8 +102,8 @@ bool ClosedRequests::give_back(uint64_t hash, Request& request) {
     const uint32_t num = kept.num_candidates;
     request.deadline_ms = kept.deadline_ms;
     request.time_ms = request.deadline_ms - window_ms_;
-    request.clock_ms = kept.clock_ms == kNever ? kNeverMs : request.time_ms + kept.clock_ms;
     request.offset = kept.offset;
+    request.clock_ms = request.time_ms + kept.clock_after_ms;
     request.state_block = kept.state_block;
     request.num_candidates = num;
     request.has_marks = true;

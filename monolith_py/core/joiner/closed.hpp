@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "joiner/request.hpp"
-#include "joiner/watermark.hpp"
 
 namespace monolith::joiner {
 
@@ -51,7 +50,7 @@ class ClosedRequests {
         uint64_t hash;
         int64_t deadline_ms : 48;
         int64_t offset : 48;
-        int32_t clock_ms;  // less the event time of the request; kNever: nothing before it
+        int32_t clock_after_ms;  // of the topic before the impression, after the event time of this
         uint32_t state_block;
         uint32_t num_candidates : 24;
         uint32_t has_rates : 1;
@@ -61,7 +60,6 @@ class ClosedRequests {
         uint32_t : 1;
     } __attribute__((packed, aligned(4)));
     static_assert(sizeof(Entry) == 32);
-    static constexpr int32_t kNever = INT32_MIN;
     // Place of an entry: chunk, and 4 bytes in it.
     using Handle = uint32_t;
     static constexpr size_t kUnit = 4, kUnitsLog2 = 16, kChunkBytes = kUnit << kUnitsLog2;
