@@ -56,7 +56,7 @@ struct ReplicaRows::Content {
 
     const std::vector<ReplicaFeature> features;
     const size_t max_rows;
-    VersionedArena arena;
+    VersionedArena arena{size_t{1} << 26};
     std::vector<std::unique_ptr<RowSlabs>> slabs;
     std::vector<std::unique_ptr<FeatureRows>> rows;
     std::vector<ReplicaView> views;
