@@ -132,6 +132,19 @@ class TableFull(ValueError): ...  # a table needs more than 4,294,967,294 rows
 class SnapshotError(OSError): ...  # a snapshot is absent, torn, damaged, or of another table
 
 def restore_table(path: str, part: int, parts: int) -> Table: ...  # with the settings of the snapshot
+def pack_snapshot(snapshot: str, path: str) -> int: ...  # writes the packed rows of a base; number of rows
+
+class PackedRows:
+    """A file of packed rows. Raises SnapshotError for what is torn or damaged, a chunk's bytes when it is read."""
+
+    dim: int
+    encoding: str
+    digest: int  # of all rows, as `digest_rows`
+    num_chunks: int
+    def __init__(self, path: str) -> None: ...
+    def __len__(self) -> int: ...
+    def chunk(self, index: int) -> tuple[Int64Array, npt.NDArray[np.uint8]]: ...  # fids (n,), rows (n, R); views of the file
+
 def pack_rows(weights: FloatArray, encoding: str) -> npt.NDArray[np.uint8]: ...  # (n, dim) -> (n, R), as `drain` packs a slice
 def digest_rows(fids: Int64Array, rows: npt.NDArray[np.uint8], encoding: str) -> int: ...  # (n,), (n, R) -> 64 bits, in no order
 def offsets_of(
@@ -321,6 +334,7 @@ class JoinerSettings:
     allowed_lateness_ms: int
     max_out_of_orderness_ms: int
     num_ahead: int  # records behind one, of a backlog, that show that it is ahead of them
+    num_agreeing: int  # records of the last 8 of a topic that must have reached a time before it counts as passed
     idle_timeout_s: float
     max_skew_ms: int
     not_from_ms: int  # no event time lies in [not_from_ms, not_to_ms)
@@ -333,7 +347,7 @@ class JoinerSettings:
         widths: Mapping[str, int],  # dim of each dense feature
     ) -> None: ...
     # Of a replay, intervals in ms: places in the order that are read, event times of the impressions and places of the actions that count.
-    def set_range(self, read: tuple[int, int], impressions: tuple[int, int], actions: tuple[int, int]) -> None: ...
+    def set_range(self, impressions: tuple[int, int], actions: tuple[int, int]) -> None: ...
     # Share of the negatives kept, and those by (feature, fid) that take its place; 1 and none at first.
     def set_negative_rates(self, default: float, by_value: Sequence[tuple[str, int, float]]) -> None: ...
 
@@ -421,6 +435,10 @@ class JoinerPartition:
     # Report the actions that begin to wait for their impression, and those that wait now if `waiting`: request id, time, value.
     def report_early(self, waiting: bool) -> None: ...
     def early_actions(self) -> list[tuple[str, int, bytes]]: ...  # of this step
+    def report_arrived(self) -> None: ...
+    def arrived(self) -> list[tuple[int, bytes]]: ...  # offset and impression of each request that is new in this step
+    # Of all emissions: offset of the impression, row of the candidate, sample rate, event time at which the labels were known.
+    def places_of_emissions(self) -> tuple[Int64Array, Int64Array, npt.NDArray[np.float32], Int64Array]: ...
     # Of all emissions: kind (255: sampled away), whether it is the first of its candidate, labels.
     def emissions(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.uint64]]: ...
     def written(self) -> JoinedStep: ...

@@ -46,6 +46,9 @@ class LogConfig(Settings):
     partitions: Annotated[int, Field(ge=1, le=10_000)] = 1
     # Prefix of the topics' names, for instance "shop.".
     topic_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]*$", max_length=200)
+    # Prefix of one model's topics, after topic_prefix, for a second model that learns from the same examples: "wide." gives "wide.updates".
+    # The topics of a model are updates, dense_requests, dead_letters, verdicts and shadow_scores.
+    model_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]*$", max_length=100)
     # Most seconds that an event time may be ahead of the wall clock. Rank replaces a later one by its clock, joiner and trainer put later
     # events aside, replay leaves them out.
     max_clock_skew_s: SecondsOrZero = 300.0
@@ -144,6 +147,9 @@ class JoinerConfig(Settings):
     negative_rates: Annotated[tuple[NegativeRateConfig, ...], Field(max_length=10_000)] = ()
     # Most seconds by which event times may be out of order, between topics and within one.
     max_out_of_orderness_s: SecondsOrZero = 5.0
+    # Number of the last 8 records of a topic, in each partition, that must have reached an event time before it counts as passed. Fewer
+    # clocks that are ahead close no window; windows close as many records later.
+    agreeing_records: Annotated[int, Field(ge=1, le=8)] = 5
     # Wall-clock seconds without a new record, after which the watermark advances with the wall clock.
     idle_timeout_s: Seconds = 5.0
     # Most records in one read of a topic's partition, and in one commit.
@@ -154,7 +160,7 @@ class JoinerConfig(Settings):
     # keep no features, above it no new ones do; they are read again from `impressions` when an example needs them.
     max_memory_bytes: Annotated[int, Field(ge=0)] = 4 << 30
     # Wall-clock seconds after which a record with fewer examples is written.
-    linger_s: SecondsOrZero = 0.1
+    linger_s: SecondsOrZero = 0.05
     # Wall-clock seconds without a sign of life, after which the other joiners of the job take the partitions of one. It gives six signs in
     # this time, between its calls of the log and the store: one that hangs in a call for longer loses its partitions, and nothing else.
     session_timeout_s: Annotated[float, Field(ge=0.1, le=3600)] = 6.0
