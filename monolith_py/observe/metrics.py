@@ -173,7 +173,7 @@ PUBLISH_FAILURES = Counter("monolith_publish_failures", "Failed publications; th
 DELTAS_APPLIED = Counter("monolith_deltas_applied", "Deltas applied by the replica")
 ROWS_APPLIED = Counter("monolith_rows_applied", "Rows applied by the replica")
 REPLICA_ROWS = Gauge("monolith_replica_rows", "Rows of the replica, over all tables")
-REPLICA_BYTES = Gauge("monolith_replica_bytes", "Memory of the replica's rows")
+REPLICA_BYTES = Gauge("monolith_replica_bytes", "Memory of the replica's rows and id maps; with serving.engine = fbgemm of the rows alone")
 _FRESHNESS_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60)
 FRESHNESS_SECONDS = WeightedHistogram("monolith_freshness_seconds", "Time from a row's update to its use in scores", _FRESHNESS_BUCKETS)
 EVENT_FRESHNESS_SECONDS = WeightedHistogram(

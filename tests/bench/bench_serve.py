@@ -16,28 +16,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fbgemm_gpu.split_embedding_configs import SparseType
-from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode, EmbeddingLocation
-from fbgemm_gpu.split_table_batched_embeddings_ops_inference import IntNBitTableBatchedEmbeddingBagsCodegen
-from figures import figure, interleaved
+from figures import figure
+from replica_rows import bench_replica_rows
 
-from monolith_py.config import FeatureConfig, load_job
+from monolith_py.config import load_job
 from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.examples import ExampleBatch
 from monolith_py.io import open_kv, open_log
 from monolith_py.io.codec import encode_features
 from monolith_py.io.log.topics import create_topics
-from monolith_py.model.batch import Batch
-from monolith_py.sync import Delta, RowEncoding, decode_delta, encode_delta, pack_rows
 from monolith_py.training import CheckpointMeta, Trainer, save_checkpoint
 from monolith_serving.client import RankClient
-from monolith_serving.replica.table import ReplicaTable
 
 DIM, NUM_FEATURES, NUM_FIDS = 16, 36, 20_000
 NUM_USERS, NUM_ITEMS = 500, 5_000
 USER_FEATURES = [f"user_{index}" for index in range(25)]
 ITEM_FEATURES = [f"item_{index}" for index in range(8)]
-CPU = torch.device("cpu")
 
 
 def main() -> None:
@@ -47,66 +41,9 @@ def main() -> None:
     seconds = parser.parse_args().seconds
     torch.set_num_threads(1)
     generator = np.random.default_rng(0)
-    bench_deltas(generator)
-    bench_lookup(generator)
+    bench_replica_rows(generator)
     with tempfile.TemporaryDirectory() as folder:
         bench_rank(Path(folder), generator, seconds)
-
-
-def bench_deltas(generator: np.random.Generator) -> None:
-    """Rows packed and encoded into deltas, and deltas decoded and applied."""
-    num_rows = 8192
-    fids = generator.integers(-(2**62), 2**62, num_rows)
-    weights = generator.normal(0, 0.1, (num_rows, DIM)).astype(np.float32)
-
-    def encode(encoding: RowEncoding) -> bytes:
-        rows = pack_rows(weights, encoding)
-        return encode_delta(Delta(1, 0, 1, 1, table="f", dim=DIM, encoding=encoding, fids=fids, rows=rows))
-
-    for encoding in (RowEncoding.FP16, RowEncoding.INT8):
-        value = encode(encoding)
-        table = ReplicaTable([FeatureConfig(name="f", source="item", dim=DIM)], encoding, CPU)
-
-        def apply(_: int, value: bytes = value, table: ReplicaTable = table) -> None:
-            delta = decode_delta(value)
-            table.assign(delta.table, delta.fids, delta.rows, delta.encoding)
-
-        medians = interleaved({"encode": lambda _, encoding=encoding: encode(encoding), "apply": apply}, 50, warmup=1)
-        assert table.num_rows == num_rows
-        figure(f"sync.encode_rows_per_s.{encoding.value}", num_rows / medians["encode"], "rows/s")
-        figure(f"serve.apply_rows_per_s.{encoding.value}", num_rows / medians["apply"], "rows/s")
-
-
-def bench_lookup(generator: np.random.Generator) -> None:
-    """Id maps and pooled int8 rows, against the same rows by number in FBGEMM alone: 26 features, batch 512, one fid in a bag."""
-    num_features, num_rows, batch_size = 26, 40_000, 512
-    features = [FeatureConfig(name=f"f{index}", source="item", dim=DIM) for index in range(num_features)]
-    table = ReplicaTable(features, RowEncoding.INT8, CPU)
-    plain = IntNBitTableBatchedEmbeddingBagsCodegen(
-        [("rows", num_features * num_rows, DIM, SparseType.INT8, EmbeddingLocation.HOST)],
-        feature_table_map=[0] * num_features,
-        device="cpu",
-        output_dtype=SparseType.FP32,
-        bounds_check_mode=BoundsCheckMode.NONE,
-    )
-    plain.initialize_weights()
-    (plain_rows, _), *_ = plain.split_embedding_weights(split_scale_shifts=False)
-    fids = generator.integers(-(2**62), 2**62, (num_features, num_rows))
-    for index, feature in enumerate(features):
-        rows = pack_rows(generator.normal(0, 0.1, (num_rows, DIM)).astype(np.float32), RowEncoding.INT8)
-        table.assign(feature.name, fids[index], rows, RowEncoding.INT8)
-        plain_rows[index * num_rows : (index + 1) * num_rows] = torch.from_numpy(rows)
-    picks = generator.integers(0, num_rows, (num_features, batch_size))
-    names = tuple(feature.name for feature in features)
-    chosen = np.take_along_axis(fids, picks, axis=1).ravel()
-    batch = Batch(batch_size, names, chosen, np.ones(num_features * batch_size, np.int32), np.zeros((batch_size, 0), np.float32))
-    numbers = torch.from_numpy((picks + np.arange(num_features)[:, None] * num_rows).ravel().astype(np.int32))
-    offsets = torch.arange(num_features * batch_size + 1, dtype=torch.int32)
-    with torch.inference_mode():
-        assert torch.equal(table.lookup(batch), plain(numbers, offsets))
-        medians = interleaved({"ours": lambda _: table.lookup(batch), "plain": lambda _: plain(numbers, offsets)}, 300)
-    figure("serve.lookup_ids_per_s", len(chosen) / medians["ours"], "ids/s")
-    figure("serve.lookup_vs_raw_tbe", medians["plain"] / medians["ours"], "ratio")
 
 
 TOML = """

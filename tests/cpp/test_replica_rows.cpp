@@ -1,14 +1,17 @@
 // Tests of a replica's rows: pooled bags against sums computed from a std::map.
 #include <array>
 #include <cmath>
-#include <cstring>
 #include <map>
+#include <memory>
+#include <new>
 #include <random>
 #include <vector>
 
 #include "check.hpp"
+#include "failing_allocations.hpp"
 #include "kernels/kernels.hpp"
 #include "replica/replica_rows.hpp"
+#include "table/row_digest.hpp"
 
 namespace {
 
@@ -127,6 +130,50 @@ TEST(replica_rows_that_are_too_many_change_nothing) {
     CHECK(rows.assign(0, fids.data() + 2, bytes, 2) == AssignStatus::kFull);
     CHECK(rows.num_rows() == 2);
     CHECK(rows.digest() == digest);
+}
+
+// Digest and number of rows are those of the rows that are found.
+void check_whole(const ReplicaRows& rows, const std::vector<int64_t>& fids) {
+    std::vector<uint8_t> bytes(fids.size() * 4);
+    const std::unique_ptr<bool[]> found(new bool[fids.size()]);
+    rows.read(0, fids.data(), fids.size(), bytes.data(), found.get());
+    size_t num = 0;
+    uint64_t digest = 0;
+    for (size_t i = 0; i < fids.size(); ++i) {
+        if (!found[i]) continue;
+        ++num;
+        digest += rows_digest(&fids[i], &bytes[4 * i], 1, 4, Encoding::kFp32);
+    }
+    CHECK(rows.num_rows() == num);
+    CHECK(rows.digest() == (digest ? mix(digest + crc32c("a", 1)) : 0));
+}
+
+TEST(replica_rows_are_whole_after_each_failed_allocation) {
+    std::vector<int64_t> fids(400);
+    std::vector<float> weights(fids.size());
+    for (size_t i = 0; i < fids.size(); ++i) {
+        fids[i] = static_cast<int64_t>(i) * 7 - 90;
+        weights[i] = static_cast<float>(i) + 1;
+    }
+    const auto* const bytes = reinterpret_cast<const uint8_t*>(weights.data());
+    bool has_failed = true;
+    for (size_t count = 0; has_failed; ++count) {
+        ReplicaRows rows({{"a", 1, Encoding::kFp32, false}});
+        CHECK(rows.assign(0, fids.data(), bytes + 4, 150) == AssignStatus::kDone);
+        {
+            check::FailingAllocation failing(count);
+            try {
+                rows.assign(0, fids.data() + 50, bytes, 350);
+                rows.evict(0, fids.data(), 120);
+            } catch (const std::bad_alloc&) {
+            }
+            has_failed = failing.has_failed();
+        }
+        check_whole(rows, fids);
+        CHECK(rows.assign(0, fids.data(), bytes, fids.size()) == AssignStatus::kDone);
+        CHECK(rows.num_rows() == fids.size());
+        check_whole(rows, fids);
+    }
 }
 
 }  // namespace

@@ -19,13 +19,16 @@ namespace monolith {
 template <typename T>
 class BlockArena {
   public:
+    // `first_bytes`: addresses of the first segment; a large one begins with huge pages.
+    explicit BlockArena(size_t first_bytes = size_t{1} << 16) : first_bytes_(first_bytes) {}
+
     // On failure (std::bad_alloc) nothing changes.
     T* allocate(size_t size) {
         std::lock_guard lock(mutex_);
         for (const auto& segment : segments_)
             if (T* const found = segment->take(size)) return found;
         const size_t last = segments_.empty() ? 0 : segments_.back()->region.reserved();
-        segments_.push_back(std::make_unique<Segment>(std::max({kFirstBytes, 2 * last, size * sizeof(T)})));
+        segments_.push_back(std::make_unique<Segment>(std::max({first_bytes_, 2 * last, size * sizeof(T)})));
         return segments_.back()->take(size);
     }
     void release(T* buckets, size_t size) noexcept {
@@ -41,8 +44,6 @@ class BlockArena {
     }
 
   private:
-    static constexpr size_t kFirstBytes = size_t{1} << 16;
-
     struct Segment {
         explicit Segment(size_t bytes) : region(bytes) {}
         T* base() const { return reinterpret_cast<T*>(region.data()); }
@@ -94,6 +95,7 @@ class BlockArena {
         size_t end = 0;
     };
 
+    const size_t first_bytes_;
     mutable std::mutex mutex_;
     std::vector<std::unique_ptr<Segment>> segments_;
 };

@@ -105,14 +105,15 @@ class ConcurrentIdMap {
         }
     };
 
-    // The block of a map without entries: one bucket, which is empty and stays so.
+    // The block of a map without entries: of class 0, and never filled.
     static BlockWord nothing() {
-        static VersionedBucket* const bucket = [] {
-            static VersionedBucket empty;
-            for (auto& row : empty.rows) row.store(kNoRow, std::memory_order_relaxed);
-            return &empty;
+        static VersionedBucket* const buckets = [] {
+            alignas(kBlockClasses) static VersionedBucket empty[kBlockSizes.of[0]];
+            for (VersionedBucket& bucket : empty)
+                for (auto& row : bucket.rows) row.store(kNoRow, std::memory_order_relaxed);
+            return empty;
         }();
-        return BlockWord::of(bucket, 0);
+        return BlockWord::of(buckets, 0);
     }
 
     static uint32_t limit_of(size_t size_class) {

@@ -20,28 +20,29 @@ struct alignas(64) VersionedBucket {
 };
 static_assert(sizeof(VersionedBucket) == 64);
 
-// Number of buckets of each class of blocks, each a fourth larger than the one before.
-constexpr size_t kBlockClasses = 64;
+// Number of buckets of each class of blocks, each about an eighth larger than the one before. Even numbers, so that
+// blocks side by side all begin at a multiple of 128 bytes.
+constexpr size_t kBlockClasses = 128;
 struct BlockSizes {
     uint32_t of[kBlockClasses];
 };
 constexpr BlockSizes kBlockSizes = [] {
-    BlockSizes sizes{{1}};
-    for (size_t i = 1; i < kBlockClasses; ++i) sizes.of[i] = sizes.of[i - 1] + (sizes.of[i - 1] + 3) / 4;
+    BlockSizes sizes{{2}};
+    for (size_t i = 1; i < kBlockClasses; ++i) sizes.of[i] = sizes.of[i - 1] + (sizes.of[i - 1] / 8 / 2 + 1) * 2;
     return sizes;
 }();
 
-// A block of buckets in one word: its address, which is a multiple of 64, and its class.
+// A block of buckets in one word: its address, which is a multiple of 128, and its class.
 struct BlockWord {
     uintptr_t word = 0;
 
     static BlockWord of(VersionedBucket* buckets, size_t size_class) {
         return {reinterpret_cast<uintptr_t>(buckets) | size_class};
     }
-    [[gnu::always_inline]] size_t size_class() const { return word & 63; }
+    [[gnu::always_inline]] size_t size_class() const { return word & (kBlockClasses - 1); }
     [[gnu::always_inline]] uint32_t num_buckets() const { return kBlockSizes.of[size_class()]; }
     [[gnu::always_inline]] VersionedBucket* buckets() const {
-        return reinterpret_cast<VersionedBucket*>(word & ~uintptr_t{63});
+        return reinterpret_cast<VersionedBucket*>(word & ~uintptr_t{kBlockClasses - 1});
     }
     [[gnu::always_inline]] VersionedBucket* bucket(uint64_t hash, uint64_t factor) const {
         return buckets() + (((hash * factor) >> 32) * num_buckets() >> 32);

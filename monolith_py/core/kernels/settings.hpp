@@ -33,7 +33,7 @@ enum class Initializer : uint32_t { kZeros, kConstant, kUniform, kNormal, kXavie
 enum class Encoding : uint32_t { kFp32, kFp16, kInt8, kInt4 };
 
 // Encoded bytes of `dim` weights.
-inline uint32_t encoded_bytes(Encoding encoding, uint32_t dim) {
+constexpr uint32_t encoded_bytes(Encoding encoding, uint32_t dim) {
     switch (encoding) {
         case Encoding::kFp32:
             return 4 * dim;

@@ -19,6 +19,11 @@ namespace monolith {
 struct Unlinked {
     std::vector<uint32_t> rows;
     OutgrownBlocks blocks;
+
+    // Make room for one more row, so that noting it cannot fail once it is unlinked.
+    void expect_one() {
+        if (rows.size() == rows.capacity()) rows.reserve(2 * rows.size() + 16);
+    }
 };
 
 // Concurrency: reading beside one change; parts of one `assign_part` for different parts may run together.
@@ -36,15 +41,14 @@ class FeatureRows {
         return row == kNoRow ? nullptr : slabs_.at(row);
     }
 
-    // Map each fid to the row ids[i], which holds its packed row.
-    void assign(const int64_t* fids, const uint32_t* ids, size_t n, Unlinked& unlinked) {
-        Change change;
-        for (size_t i = 0; i < n; ++i) {
+    // Map each fid to the row ids[i], which holds its packed row. `done` counts those mapped, also if it throws.
+    void assign(const int64_t* fids, const uint32_t* ids, size_t n, Unlinked& unlinked, size_t& done) {
+        Change change(*this);
+        for (size_t i = 0; i < n; ++i, ++done) {
             if (i + 2 * kAhead < n) map_.prefetch(fids[i + 2 * kAhead]);
             if (i + kAhead < n) prefetch_row(fids[i + kAhead]);
             assign_one(fids[i], ids[i], change, unlinked);
         }
-        apply(change);
     }
 
     // The same for the fids in blocks `part`, part + num_parts, ... of the map; fid i has row first_id + i.
@@ -52,7 +56,7 @@ class FeatureRows {
                      Unlinked& unlinked) {
         for (size_t block = part; block < ConcurrentIdMap::kBlocks; block += num_parts)
             map_.reserve(block, n, unlinked.blocks);
-        Change change;
+        Change change(*this);
         uint32_t positions[kSelect];
         size_t num = 0;
         const auto assign_selected = [&] {
@@ -66,31 +70,40 @@ class FeatureRows {
             if (num == kSelect) assign_selected();
         }
         assign_selected();
-        apply(change);
     }
 
     void evict(const int64_t* fids, size_t n, Unlinked& unlinked) {
-        Change change;
+        Change change(*this);
         for (size_t i = 0; i < n; ++i) {
             if (i + 2 * kAhead < n) map_.prefetch(fids[i + 2 * kAhead]);
             if (i + kAhead < n) prefetch_row(fids[i + kAhead]);
+            unlinked.expect_one();
             const uint32_t old = map_.erase(fids[i]);
             if (old == kNoRow) continue;
             --change.size;
             unlink(fids[i], old, change, unlinked);
         }
-        apply(change);
     }
 
   private:
     static constexpr size_t kAhead = 12, kSelect = 32;
 
+    // Change of digest and size by one thread; takes effect at the end, also after an exception.
     struct Change {
+        explicit Change(FeatureRows& rows) : of(rows) {}
+        Change(const Change&) = delete;
+        Change& operator=(const Change&) = delete;
+        ~Change() {
+            of.digest_.fetch_add(digest, std::memory_order_relaxed);
+            of.size_.fetch_add(size, std::memory_order_relaxed);
+        }
+        FeatureRows& of;
         uint64_t digest = 0;
         size_t size = 0;
     };
 
     void assign_one(int64_t fid, uint32_t id, Change& change, Unlinked& unlinked) {
+        unlinked.expect_one();
         const uint32_t old = map_.assign(fid, id, unlinked.blocks);
         change.digest += hash_of(fid, id);
         if (old == kNoRow)
@@ -108,10 +121,6 @@ class FeatureRows {
     void prefetch_row(int64_t fid) const {
         const uint32_t row = map_.find(fid);
         if (row != kNoRow) __builtin_prefetch(slabs_.at(row));
-    }
-    void apply(const Change& change) {
-        digest_.fetch_add(change.digest, std::memory_order_relaxed);
-        size_.fetch_add(change.size, std::memory_order_relaxed);
     }
 
     RowSlabs& slabs_;

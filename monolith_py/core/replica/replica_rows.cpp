@@ -56,7 +56,7 @@ struct ReplicaRows::Content {
 
     const std::vector<ReplicaFeature> features;
     const size_t max_rows;
-    VersionedArena arena;
+    VersionedArena arena{size_t{1} << 26};
     std::vector<std::unique_ptr<RowSlabs>> slabs;
     std::vector<std::unique_ptr<FeatureRows>> rows;
     std::vector<ReplicaView> views;
@@ -132,7 +132,15 @@ AssignStatus ReplicaRows::assign(size_t feature, const int64_t* fids, const uint
     const size_t size = slabs.row_bytes();
     for (size_t i = 0; i < n; ++i) std::memcpy(slabs.at(ids[i]), rows + i * size, size);
     Unlinked unlinked;
-    of.assign(fids, ids.data(), n, unlinked);
+    size_t done = 0;
+    try {
+        of.assign(fids, ids.data(), n, unlinked, done);
+    } catch (const std::bad_alloc&) {
+        content_->retire(slabs, std::move(unlinked));
+        ids.erase(ids.begin(), ids.begin() + static_cast<ptrdiff_t>(done));
+        slabs.release(ids);
+        throw;
+    }
     content_->retire(slabs, std::move(unlinked));
     return AssignStatus::kDone;
 }

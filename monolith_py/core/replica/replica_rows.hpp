@@ -27,7 +27,8 @@ enum class AssignStatus { kDone, kFull };
 
 // Concurrency: const calls may run together and beside a change; they take no lock and see each row before or after a
 // change, never half of it. Changes exclude each other. Features go by their place in the list given at the start. A
-// change that throws std::bad_alloc may have taken effect for some of its fids.
+// change that throws std::bad_alloc has taken effect for some of its fids or for none; the rows that it took for the
+// others may stay unused.
 class ReplicaRows {
   public:
     static constexpr size_t kMostRows = (size_t{1} << 31) - 1;
