@@ -34,6 +34,7 @@ from monolith_serving.ranking.ranker import Ranker
 from monolith_serving.replica.replica import Replica
 from monolith_serving.security import listen, token_interceptors
 from monolith_serving.service import SERVICE_NAME, RankingService
+from monolith_serving.shadow.split import SplitService, arm_of, second_job
 
 _logger = logging.getLogger(__name__)
 
@@ -60,7 +61,8 @@ def run_server(job: JobConfig) -> None:
         stop = stack.enter_context(StopSignal().installed())
         # One log each: a read that waits for updates must not delay the append of impressions.
         topics = Topics.of(job.log)
-        updates = _open_topics(job, [topics.updates, topics.dense_requests], stack) if config.follow_updates else None
+        needed = [topics.updates, topics.dense_requests, *([topics.verdicts] if config.guarded else [])]
+        updates = _open_topics(job, needed, stack) if config.follow_updates else None
         replica = Replica(job, updates, device_of(config), clock)
         stack.callback(replica.close)
         impressions = None
@@ -75,10 +77,32 @@ def run_server(job: JobConfig) -> None:
         ranker = Ranker(job, replica, store, impressions, clock)
         follower = Follower(replica, stop)
         stack.callback(follower.close)
-        service = RankingService(ranker, replica, Schema.of(job).tasks, config, clock, EventTimeRule.of(job.log))
+        service: RankingService | SplitService = RankingService(
+            ranker, replica, Schema.of(job).tasks, config, clock, EventTimeRule.of(job.log)
+        )
+        if config.split.share:
+            service = _split(job, service, store, stop, stack)
         _serve(make_server(service, config, clock), replica, config, stop, clock)
         stop.set()
         follower.raise_failure()
+
+
+def _split(job: JobConfig, first: RankingService, store: FeatureStore, stop: StopSignal, stack: ExitStack) -> SplitService:
+    """Return the service that sends a share of users to the second model, whose updates a thread follows; `stack` ends both."""
+    other, clock = second_job(job), SystemClock()
+    arm, topics, config = arm_of(job, other), Topics.of(other.log), other.serving
+    needed = [topics.updates, topics.dense_requests, *([topics.verdicts] if config.guarded else [])]
+    replica = Replica(other, _open_topics(other, needed, stack) if config.follow_updates else None, device_of(config), clock)
+    stack.callback(replica.close)
+    impressions = None
+    if job.serving.log_impressions:
+        topic = Topics.of(job.log).impressions
+        impressions = ImpressionWriter(_open_topics(job, [topic], stack), topic, arm.serving, clock, ImpressionEncoder(arm))
+        stack.callback(impressions.close)
+    stack.callback(Follower(replica, stop).raise_failure)
+    ranker = Ranker(arm, replica, store, impressions, clock, Schema.of(other))
+    second = RankingService(ranker, replica, Schema.of(job).tasks, arm.serving, clock, EventTimeRule.of(job.log))
+    return SplitService(job.serving.split, first, second, replica)
 
 
 def device_of(config: ServingConfig) -> torch.device:
@@ -200,9 +224,12 @@ def _serve(server: grpc.Server, replica: Replica, config: ServingConfig, stop: S
 
 
 def is_healthy(replica: Replica, config: ServingConfig) -> bool:
-    """Return whether the replica has a model, keeps up with the updates, and its newest delta is not older than `max_staleness_s`."""
+    """Return whether the replica has a model, keeps up with the updates, and its newest delta is not older than `max_staleness_s`.
+
+    Updates that the guard holds do not count: the last good version serves.
+    """
     is_young = config.max_staleness_s == 0 or replica.staleness_ms() <= config.max_staleness_s * 1000
-    return replica.is_ready and replica.is_fresh and is_young
+    return replica.is_ready and replica.is_fresh and (is_young or replica.is_held)
 
 
 def _set_health(servicer: health.HealthServicer, *, serving: bool) -> None:

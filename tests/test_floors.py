@@ -36,6 +36,7 @@ DOORS = {
         "monolith_py/io/codec/*.py",
         "monolith_py/sync/delta*.py",
         "monolith_py/sync/rows.py",
+        "monolith_py/sync/verdicts.py",
         "monolith_py/sync/dense/*.py",
         "serving/client.py",
         "serving/process.py",

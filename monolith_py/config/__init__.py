@@ -13,12 +13,14 @@ from monolith_py.config.sparsity import SparsityConfig
 from monolith_py.config.streams import JoinerConfig, KvConfig, LogConfig
 from monolith_py.config.sync import SyncConfig
 from monolith_py.config.trainer import TrainerConfig
+from monolith_py.config.versions import GuardConfig, ShadowConfig, SplitConfig
 
 __all__ = [
     "CounterConfig",
     "DenseFeatureConfig",
     "DenseOptimizerConfig",
     "FeatureConfig",
+    "GuardConfig",
     "JobConfig",
     "JoinerConfig",
     "KvConfig",
@@ -30,8 +32,10 @@ __all__ = [
     "RetentionConfig",
     "ServingConfig",
     "ServingSecurityConfig",
+    "ShadowConfig",
     "SparseOptimizerConfig",
     "SparsityConfig",
+    "SplitConfig",
     "SyncConfig",
     "TaskConfig",
     "TrainerConfig",

@@ -2,6 +2,7 @@
 
 from monolith_py.training.checkpoint import (
     ASIDE,
+    CHANNELS,
     Checkpoint,
     CheckpointMeta,
     CheckpointSaving,
@@ -9,8 +10,11 @@ from monolith_py.training.checkpoint import (
     Part,
     Retention,
     SourceMeta,
+    channel_folder,
+    copy_checkpoint,
     local_folder,
     open_checkpoints,
+    promote_checkpoint,
     restore_checkpoint,
     save_checkpoint,
 )
@@ -22,6 +26,7 @@ from monolith_py.training.trainer import Trainer
 
 __all__ = [
     "ASIDE",
+    "CHANNELS",
     "Checkpoint",
     "CheckpointMeta",
     "CheckpointSaving",
@@ -36,6 +41,8 @@ __all__ = [
     "Trainer",
     "auc",
     "calibration",
+    "channel_folder",
+    "copy_checkpoint",
     "inspect_checkpoint",
     "label_rate",
     "local_folder",
@@ -43,6 +50,7 @@ __all__ = [
     "normalized_entropy",
     "open_checkpoints",
     "per_impression_auc",
+    "promote_checkpoint",
     "restore_checkpoint",
     "save_checkpoint",
 ]
