@@ -116,7 +116,7 @@ def outcome(threads: CallThreads, clock: ManualClock, left_s: float) -> str:
 
 
 def test_a_call_that_would_end_after_its_deadline_is_refused_while_the_threads_are_busy(shedding, clock):
-    """At three times its capacity a replica answered a fifth of what it can: it worked on calls until their deadlines passed."""
+    """At three times its capacity a replica answered an eighth of what it can: it worked on calls until their deadlines passed."""
     gate = threading.Event()
     held = [shedding.submit(gate.wait, 60) for _ in range(3)]
     # Three calls are inside, so a fourth takes 4 s, which must be at most 0.7 of its time.

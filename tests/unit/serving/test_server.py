@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from monolith_py.clock import SystemClock
 from monolith_py.config import ServingConfig
 from monolith_py.pb import ranking_pb2, ranking_pb2_grpc
+from monolith_serving import call_threads
 from monolith_serving.process import make_server
 from monolith_serving.ranking.answered import on_end
 
@@ -144,6 +145,22 @@ def test_more_requests_than_may_wait_are_refused_at_once(connect, service):
     assert first.result().request_id == "first"
     codes = [None if call.exception() is None else call.exception().code() for call in calls]
     assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == 8 and codes.count(None) == 2
+
+
+def test_a_call_that_would_end_too_late_is_refused_before_it_is_ranked(connect, service, monkeypatch):
+    monkeypatch.setattr(call_threads, "_LARGEST_SHARE", 1e-9)  # of the time of a call: any prediction is too late
+    channel = connect(grpc_threads=1)
+    service.gate.set()
+    for number in range(16):  # observations
+        rank(channel, str(number)).result()
+        assert service.entered.acquire(timeout=TIMEOUT_S)
+    service.gate.clear()
+    held = rank(channel, "held")
+    assert service.entered.acquire(timeout=TIMEOUT_S)
+    refused = rank(channel, "late").exception()
+    assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and refused.details().endswith("1 are before it")
+    service.gate.set()
+    assert held.result().request_id == "held"
 
 
 def test_an_answered_call_is_told_from_one_that_was_cancelled_or_ran_out_of_time(connect, service):
