@@ -87,7 +87,7 @@ class Replica:
         self._serving, self._checkpoint_dir, self._clock = job.serving, job.trainer.checkpoint_dir, clock
         self._updates = None if log is None else updates or UpdatesLog.of(job, log, clock)
         gate = self._updates.gate if self._updates else None
-        self._loader = CheckpointLoader(job, device, gate.allows if gate else None)
+        self._loader = CheckpointLoader(job, device, clock, gate.allows if gate else None)
         self._freshness = Freshness(job.serving.freshness_log)
         self._staleness = Staleness(clock, job.serving)
         self._end = None if log is None else EndOfUpdates(log, Topics.of(job.log).updates, clock)
@@ -115,7 +115,8 @@ class Replica:
             NotReady: no checkpoint was loaded yet.
         """
         if self._state is None:
-            raise NotReady(f"no checkpoint in {self._checkpoint_dir!r} yet")
+            where = f" in channel {self._serving.channel!r}" if self._serving.channel else ""
+            raise NotReady(f"no checkpoint{where} in {self._checkpoint_dir!r} yet")
 
     @property
     def is_ready(self) -> bool:
