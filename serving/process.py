@@ -77,11 +77,8 @@ def run_server(job: JobConfig) -> None:
         ranker = Ranker(job, replica, store, impressions, clock)
         follower = Follower(replica, stop)
         stack.callback(follower.close)
-        service: RankingService | SplitService = RankingService(
-            ranker, replica, Schema.of(job).tasks, config, clock, EventTimeRule.of(job.log)
-        )
-        if config.split.share:
-            service = _split(job, service, store, stop, stack)
+        first = RankingService(ranker, replica, Schema.of(job).tasks, config, clock, EventTimeRule.of(job.log))
+        service = _split(job, first, store, stop, stack) if config.split.share else first
         _serve(make_server(service, config, clock), replica, config, stop, clock)
         stop.set()
         follower.raise_failure()

@@ -108,16 +108,16 @@ class CheckpointLoader:
         self._damaged = damaged
         return loaded
 
+    def _may_serve(self, checkpoint: Checkpoint) -> bool:
+        with _damage():
+            return self._allows is None or self._allows(checkpoint.meta.updates_offset)
+
     def _open(self) -> CheckpointStore:
         """Return the checkpoints of the job, or those of its channel."""
         channel = self._job.serving.channel
         if channel is None:
             return open_checkpoints(self._job, "replica", self._clock)
         return CheckpointStore(channel_folder(Path(self._job.trainer.checkpoint_dir), channel), self._clock)
-
-    def _may_serve(self, checkpoint: Checkpoint) -> bool:
-        with _damage():
-            return self._allows is None or self._allows(checkpoint.meta.updates_offset)
 
     def _is_loaded(self, checkpoint: Checkpoint) -> bool:
         with _damage():

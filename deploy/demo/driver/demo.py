@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -14,10 +15,12 @@ import numpy.typing as npt
 from monolith_demo.dataset import stream as streams
 from monolith_demo.dataset.kuairand import HISTORY_DAYS, NUM_DAYS, Dataset, load_dataset
 from monolith_demo.driver import phases
+from monolith_demo.driver.arms import compare_and_roll_back
 from monolith_demo.driver.context import RunContext
 from monolith_demo.driver.job_files import TEMPLATE
 from monolith_demo.driver.outcome import Demo, Outcome
 from monolith_demo.driver.phases import LivePhase
+from monolith_demo.report.arm_tables import arm_tables
 from monolith_demo.report.baselines import linear_learner, running_video_rate
 from monolith_demo.report.findings import FROZEN, LINEAR, LIVE, VIDEO_RATE, Findings
 from monolith_demo.report.ledger import read_freshness, read_ledger
@@ -45,7 +48,8 @@ def play(make_run: Callable[[streams.Dataset], RunContext], options: argparse.Na
 
 def outcome_of(found: Findings, *, counters: bool) -> Outcome:
     """Return the report of a run; `counters` says whether live counters were on."""
-    contents = Contents(found.headline(), tables(found), draw(found))
+    of_arms = arm_tables(found.arms) if found.arms is not None else []
+    contents = Contents(found.headline(), [*tables(found), *of_arms], draw(found))
     return Outcome(contents, _notes(found, counters), found.broken_promises(), found.figures())
 
 
@@ -66,9 +70,11 @@ def run_demo(run: RunContext, data: Dataset, *, live_seconds: float, live_days: 
             live = phases.replay_live(run, live_seconds * live_days / (NUM_DAYS - HISTORY_DAYS))
         with run.timed("end"):
             phases.drain(run)
+        with run.timed("arms compared, model rolled back"):
+            arms = compare_and_roll_back(run)
         with run.timed("towers compared"):
             towers = phases.train_both_towers(run)
-        return _findings(run, data, live, [one.result() for one in linear], towers, examples_per_s)
+        return replace(_findings(run, data, live, [one.result() for one in linear], towers, examples_per_s), arms=arms)
 
 
 def _findings(

@@ -38,6 +38,8 @@ class JobFiles:
     live: Path  # joiner, trainer and live replica
     frozen: Path  # replica that stays at the end of history
     batch: dict[str, Path] = field(default_factory=dict)  # replicas that are refreshed in batches, by name
+    shadow: Path | None = None  # second model that scores what the live replica serves; None without one
+    follower: Path | None = None  # replica that follows the live trainer, logs nothing and measures nothing
 
     @property
     def replicas(self) -> dict[str, Path]:
@@ -70,11 +72,26 @@ def write_job_files(
     for name, port in zip(batch, services.batch_ports, strict=True):
         documents[name] = _apart(live, run, name, port)
         documents[name]["serving"]["follow_checkpoints"] = True
+    if not batch:
+        documents["shadow"] = _shadow(documents["frozen"])
+        documents["follower"] = copy.deepcopy(live)
+        documents["follower"]["serving"]["log_impressions"] = False
+        del documents["follower"]["serving"]["freshness_log"], documents["follower"]["observe"]
     paths = {name: run / f"{name}.toml" for name in documents}
     for name, document in documents.items():
         paths[name].write_text(to_toml(document))
         load_job(paths[name])
-    return JobFiles(paths["history"], paths["live"], paths["frozen"], {name: paths[name] for name in batch})
+    of_batch = {name: paths[name] for name in batch}
+    return JobFiles(paths["history"], paths["live"], paths["frozen"], of_batch, paths.get("shadow"), paths.get("follower"))
+
+
+def _shadow(frozen: dict[str, Any]) -> dict[str, Any]:
+    """Return the job of a shadow with the model of the frozen replica, which never learns a label: it may come late."""
+    document = copy.deepcopy(frozen)
+    document["log"]["model_prefix"] = "shadow."
+    document["serving"]["arm"] = "frozen"
+    document["shadow"] = {"max_lag_s": 60.0}
+    return document
 
 
 def _apart(live: dict[str, Any], run: Path, name: str, port: int) -> dict[str, Any]:

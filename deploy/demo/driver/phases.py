@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from monolith_demo.driver.arms import SHADOW, start_shadow
 from monolith_demo.driver.children import ProcessDied
 from monolith_demo.driver.context import CounterBar, RunContext
 from monolith_demo.driver.history import Timed, append_records, history_actions, write_features, write_history
@@ -117,6 +118,8 @@ def _start_live(run: RunContext) -> list[str]:
     """Start the processes of the live phase and return the addresses of all replicas, which serve: the live one first."""
     files, children = run.files, run.children
     starting = run.progress.add_task(f"live: starting joiner, trainer and {len(files.replicas)} replicas", total=len(files.replicas))
+    if files.shadow is not None:
+        start_shadow(run)
     for name, path in reversed(files.replicas.items()):
         children.start(_process(name), "serve", path)
     children.start("trainer", "train", files.live)
@@ -152,7 +155,7 @@ def drain(run: RunContext) -> None:
     children = run.children
     ending = run.progress.add_task("end: last windows closed, last examples trained", total=4)
     steps: tuple[Callable[[], object], ...] = (
-        lambda: children.stop(*map(_process, run.files.replicas), "joiner"),
+        lambda: children.stop(*map(_process, run.files.replicas), SHADOW, "joiner"),
         lambda: run.run_to_end("joiner-end", "join"),
         lambda: children.stop("trainer"),
         lambda: run.run_to_end("trainer-end", "train"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from monolith_demo.report.arms import ArmFindings
 from monolith_demo.report.ledger import Ledger
 from monolith_demo.report.measures import Headline, Quality, quality, weighted_percentile
 from monolith_demo.report.towers import DENSE, SPARSE, TowerPass
@@ -37,6 +38,7 @@ class Findings:
     num_versions: int  # different model versions in the answers
     towers: dict[str, TowerPass]  # SPARSE (the job's) and DENSE, on the same examples
     took_s: dict[str, float] = field(default_factory=dict)  # by phase
+    arms: ArmFindings | None = None  # None: not compared
 
     def overall(self, task: str) -> dict[str, Quality]:
         """Return the quality over all days, by model."""

@@ -86,6 +86,24 @@ def test_replicas_of_a_batch_refresh_follow_checkpoints_of_their_own(tmp_path: P
     assert files.job.serving.follow_updates and not files.job.counters.enabled
 
 
+def test_the_shadow_has_the_frozen_model_under_a_name_of_its_own(tmp_path: Path) -> None:
+    files = write(tmp_path)
+    assert files.shadow is not None and files.follower is not None
+    changes = differences(load_job(files.frozen), load_job(files.shadow))
+    assert {key: new for key, (_, new) in changes.items()} == {
+        "log.model_prefix": "shadow.",
+        "serving.arm": "frozen",
+        "shadow.max_lag_s": 60.0,
+    }
+    follower = differences(files.job, load_job(files.follower))
+    assert follower.keys() == {
+        "serving.log_impressions",
+        "serving.freshness_log",
+        *(f"observe.{name}_port" for name in ("joiner", "trainer", "serving")),
+    }
+    assert write_list(tmp_path).shadow is None
+
+
 def test_the_demo_without_a_batch_refresh_has_two_replicas(tmp_path: Path) -> None:
     assert list(write(tmp_path).replicas) == ["live", "frozen"]
 

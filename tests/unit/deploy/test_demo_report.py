@@ -18,6 +18,7 @@ from rich.console import Console
 from monolith_demo.driver.demo import KUAIRAND, outcome_of
 from monolith_demo.driver.job_files import Services, write_job_files
 from monolith_demo.driver.run import _report
+from monolith_demo.report.arms import ArmFindings, RollbackFindings
 from monolith_demo.report.findings import FROZEN, LINEAR, LIVE, VIDEO_RATE, Findings
 from monolith_demo.report.ledger import Ledger
 from monolith_demo.report.measures import Quality, quality
@@ -27,6 +28,7 @@ from monolith_demo.report.tables import tables
 from monolith_demo.report.towers import DENSE, SPARSE, TowerPass
 from monolith_py.table import TableStats
 from monolith_py.training import auc
+from monolith_streaming.compare import ArmFigures, Difference, Estimate
 
 NUM_HISTORY, NUM_LIVE = 6000, 4000
 
@@ -221,6 +223,17 @@ def test_a_broken_promise_is_printed_and_so_are_figures_and_the_way_on(found: Fi
     assert float(figures["demo.freshness_p99_s"]) == 1.0
     assert any(f"--config {files.live}" in line and " rank " in line for line in lines)
     assert (tmp_path / "demo-report.html").read_text() == (folder / "report.html").read_text()
+
+
+def test_the_report_has_the_arms_and_the_rollback(found: Findings, tmp_path: Path) -> None:
+    estimate = Estimate(-0.01, -0.02, -0.005)
+    figures = [ArmFigures(arm, "click", 10, 20, 5.0, 0.25, estimate, estimate, estimate) for arm in ("live", "shadow (shadow)")]
+    differences = [Difference("shadow (shadow)", "live", "click", True, 20, estimate, estimate, estimate)]
+    rollback = RollbackFindings("step-7", 12_345, "3.9", "4.2", 5.5, 99_999)
+    contents = outcome_of(replace(found, arms=ArmFindings(figures, differences, rollback)), counters=False).contents
+    text = {cell for table in contents.tables for row in table.rows for cell in row}
+    assert {"12,345", "5.5 s", "4.2", "-0.0200 to -0.0050"} <= text
+    assert any(table.note == "shadow (shadow) is better than live in click." for table in contents.tables)
 
 
 def test_the_towers_are_compared_with_their_density(found: Findings) -> None:
