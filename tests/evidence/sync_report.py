@@ -77,8 +77,9 @@ def write_report(folder: Path, results: Results, stream: SyncStream, about: str)
         pairs_table(results.counters, COUNTER_PAIRS),
         "## 5. A snapshot that is lost",
         "Training since the last snapshot is lost and never learnt again; the model goes on with every batch. Monolith accepts that for a "
-        "part of the tables (section 2.3 of the paper, without a figure). A trainer of ours goes on from its checkpoint and learns the same "
-        "examples from the log: its difference is 0 by construction (`tests/flow/test_trainer_killed.py`). Figures, less those of a run without a loss:",
+        "part of the tables (section 2.3 of the paper, without a figure). A trainer of ours goes on from its checkpoint and learns the "
+        "same examples from the log: its difference is 0 by construction (`tests/flow/test_trainer_killed.py`). Figures, less those of a "
+        "run without a loss:",
         loss_table(results.losses),
         "## 6. What is not significant",
         not_significant(results),
