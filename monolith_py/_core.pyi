@@ -30,6 +30,26 @@ class IdMap:
     def erase(self, fids: Int64Array, old_rows: UInt32Array) -> None: ...
     def items(self) -> tuple[Int64Array, UInt32Array]: ...
 
+class ReplicaRows:
+    """Packed rows of all features of a replica; features by their place in the list. Look-ups take no lock and run beside a change.
+
+    `assign` and `insert_all` return whether the rows fit `max_rows`; if not, nothing was changed.
+    """
+
+    def __init__(self, features: list[tuple[str, int, str, bool]], max_rows: int = ...) -> None: ...  # name, dim, encoding, mean pooling
+    @property
+    def num_rows(self) -> int: ...
+    @property
+    def num_bytes(self) -> int: ...  # rows and id maps
+    @property
+    def digest(self) -> int: ...
+    # Pool all features into pooled (B, sum of dims): lengths (F, B) and fids feature by feature.
+    def pool_by_feature(self, lengths: Int32Array, fids: Int64Array, pooled: FloatArray) -> None: ...
+    def assign(self, feature: int, fids: Int64Array, rows: npt.NDArray[np.uint8]) -> bool: ...  # (n,), (n, R)
+    def insert_all(self, feature: int, fids: Int64Array, rows: npt.NDArray[np.uint8], num_threads: int) -> bool: ...
+    def evict(self, feature: int, fids: Int64Array) -> None: ...
+    def read(self, feature: int, fids: Int64Array) -> npt.NDArray[np.uint8]: ...  # (n, R), zeros for a fid without a row
+
 class Slice:
     """A part of every row with its own optimizer."""
 
@@ -112,6 +132,19 @@ class TableFull(ValueError): ...  # a table needs more than 4,294,967,294 rows
 class SnapshotError(OSError): ...  # a snapshot is absent, torn, damaged, or of another table
 
 def restore_table(path: str, part: int, parts: int) -> Table: ...  # with the settings of the snapshot
+def pack_snapshot(snapshot: str, path: str) -> int: ...  # writes the packed rows of a base; number of rows
+
+class PackedRows:
+    """A file of packed rows. Raises SnapshotError for what is torn or damaged, a chunk's bytes when it is read."""
+
+    dim: int
+    encoding: str
+    digest: int  # of all rows, as `digest_rows`
+    num_chunks: int
+    def __init__(self, path: str) -> None: ...
+    def __len__(self) -> int: ...
+    def chunk(self, index: int) -> tuple[Int64Array, npt.NDArray[np.uint8]]: ...  # fids (n,), rows (n, R); views of the file
+
 def pack_rows(weights: FloatArray, encoding: str) -> npt.NDArray[np.uint8]: ...  # (n, dim) -> (n, R), as `drain` packs a slice
 def digest_rows(fids: Int64Array, rows: npt.NDArray[np.uint8], encoding: str) -> int: ...  # (n,), (n, R) -> 64 bits, in no order
 def offsets_of(
@@ -295,6 +328,7 @@ class JoinerSettings:
     """Rules of the joiner of a job, times in milliseconds; the attributes are zero or false at first (`streaming/joiner/rules.py`)."""
 
     emits_requests: bool
+    waits_for_window: bool
     retracts: bool
     window_ms: int
     allowed_lateness_ms: int
@@ -401,6 +435,10 @@ class JoinerPartition:
     # Report the actions that begin to wait for their impression, and those that wait now if `waiting`: request id, time, value.
     def report_early(self, waiting: bool) -> None: ...
     def early_actions(self) -> list[tuple[str, int, bytes]]: ...  # of this step
+    def report_arrived(self) -> None: ...
+    def arrived(self) -> list[tuple[int, bytes]]: ...  # offset and impression of each request that is new in this step
+    # Of all emissions: offset of the impression, row of the candidate, sample rate, event time at which the labels were known.
+    def places_of_emissions(self) -> tuple[Int64Array, Int64Array, npt.NDArray[np.float32], Int64Array]: ...
     # Of all emissions: kind (255: sampled away), whether it is the first of its candidate, labels.
     def emissions(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.uint64]]: ...
     def written(self) -> JoinedStep: ...

@@ -21,6 +21,8 @@
     +-- ModelNotFinite         the model has a parameter or row that is not finite
     +-- CheckpointError        a checkpoint or snapshot is absent, torn, damaged or of another job
     |   +-- CheckpointVersion  a checkpoint has another format version
+    +-- ObjectError            an operation of the object store failed
+    |   +-- ObjectMissing      there is no such object
     +-- ArchiveError           a file of an archive or table cannot be read or written, or is of another job
     +-- DeltaGap               a delta does not follow the last applied one
     +-- DeltaConflict          two trainers have published deltas of one generation
@@ -28,8 +30,10 @@
     +-- DigestMismatch         the rows or dense parameters of a replica are not the trainer's
     +-- DenseGap               an update of the dense parameters does not fit the ones held
     +-- NotReady               a process cannot answer yet
+    +-- ConditionFailed        the model held is not the one that a request asks for
     +-- Overloaded             a process has more work than it can finish in time
     +-- RankFailed             a replica failed to rank a request
+    +-- ProbeFailed            a click did not reach the served scores in time
 
 A wrong argument of a caller is a plain `ValueError`; a broken invariant of our own is an `assert`.
 """
@@ -139,6 +143,14 @@ class CheckpointVersion(CheckpointError):
         self.path, self.expected, self.got = path, expected, got
 
 
+class ObjectError(MonolithError):
+    """An operation of the object store failed."""
+
+
+class ObjectMissing(ObjectError):
+    """There is no such object."""
+
+
 class ArchiveError(MonolithError):
     """A file of an archive or table cannot be read or written, or is of another job."""
 
@@ -179,6 +191,10 @@ class NotReady(MonolithError):
     """A process cannot answer yet."""
 
 
+class ConditionFailed(MonolithError):
+    """The model held is not the one that a request asks for: another version, or too old."""
+
+
 class Overloaded(MonolithError):
     """A process has more work than it can finish in time."""
 
@@ -189,3 +205,11 @@ class RankFailed(MonolithError):
     def __init__(self, code: str, details: str) -> None:
         super().__init__(f"{code}: {details}")
         self.code, self.details = code, details
+
+
+class ProbeFailed(MonolithError):
+    """A click did not reach the served scores in time; `part` is where it stopped: serve, join, train or apply."""
+
+    def __init__(self, part: str, rule: str) -> None:
+        super().__init__(f"{part}: {rule}")
+        self.part = part

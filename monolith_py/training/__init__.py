@@ -1,10 +1,16 @@
 """Online training: the step, its loss and metrics, checkpoints and their inspection."""
 
 from monolith_py.training.checkpoint import (
+    ASIDE,
     Checkpoint,
     CheckpointMeta,
     CheckpointSaving,
+    CheckpointStore,
+    Part,
+    Retention,
     SourceMeta,
+    local_folder,
+    open_checkpoints,
     restore_checkpoint,
     save_checkpoint,
 )
@@ -15,12 +21,16 @@ from monolith_py.training.quality import Quality, QualityMonitor
 from monolith_py.training.trainer import Trainer
 
 __all__ = [
+    "ASIDE",
     "Checkpoint",
     "CheckpointMeta",
     "CheckpointSaving",
+    "CheckpointStore",
     "Inspection",
+    "Part",
     "Quality",
     "QualityMonitor",
+    "Retention",
     "SourceMeta",
     "TaskLoss",
     "Trainer",
@@ -28,8 +38,10 @@ __all__ = [
     "calibration",
     "inspect_checkpoint",
     "label_rate",
+    "local_folder",
     "logloss",
     "normalized_entropy",
+    "open_checkpoints",
     "per_impression_auc",
     "restore_checkpoint",
     "save_checkpoint",

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 from monolith_py.errors import WireError
 from monolith_streaming.joiner.watermark import WatermarkState
 
-# Versions 3 and 4 came with waiting requests of another form: `Position.has_state`.
+# Versions 3 and 4 came with waiting requests of other forms: `Position.has_state`.
 _VERSION, _READABLE = 5, (3, 4, 5)
 _PROGRESS_KEY = "joiner"
 # Fields of a watermark in versions up to 4.
@@ -119,7 +119,7 @@ class StateKeys:
 
 def encode_position(position: Position) -> bytes:
     """Return the stored form of `position`."""
-    return json.dumps(vars(position) | {"progress": _fields_of(position.progress)}).encode()
+    return json.dumps({**vars(position), "progress": _fields_of(position.progress)}).encode()
 
 
 def decode_position(value: bytes) -> Position:
@@ -154,7 +154,17 @@ def progress_from_metadata(metadata: Mapping[str, str]) -> Progress:
 
 
 def _fields_of(progress: Progress) -> dict[str, Any]:
-    return vars(progress) | {"watermark": vars(progress.watermark)}
+    """Return the fields for JSON; `dataclasses.asdict`, which copies them deeply, takes 0.2 ms."""
+    return {**vars(progress), "watermark": vars(progress.watermark)}
+
+
+def newest_event_ms(metadata: Mapping[str, str]) -> int:
+    """Return the event time of the newest event that the joiner had read at a record's step, 0 if the record has no progress."""
+    try:
+        known = progress_from_metadata(metadata).watermark.newest_ms
+    except WireError:
+        return 0
+    return max((time_ms for time_ms in known if time_ms is not None), default=0)
 
 
 def _progress_from(fields: dict[str, Any]) -> Progress:

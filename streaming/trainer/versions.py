@@ -7,18 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig
 from monolith_py.errors import CheckpointError, LogError, WireError
 from monolith_py.io import Log
 from monolith_py.io.log.topics import Topics
 from monolith_py.io.role_lock import role_lock
 from monolith_py.sync import Delta, decode_delta
-from monolith_py.training import Checkpoint
+from monolith_py.training import ASIDE, Checkpoint, CheckpointStore, Part, local_folder, open_checkpoints
 
 _logger = logging.getLogger(__name__)
 
-# Folder beside the checkpoints of those that a rollback has put aside.
-ASIDE = "rolled-back"
 # Newest records of the updates that are looked at: the last delta of a publication has its digest.
 _TAIL_RECORDS = 64
 
@@ -43,8 +42,9 @@ def versions(job: JobConfig, log: Log) -> list[ModelVersion]:
     Raises:
         LogError: the log cannot be read.
     """
-    directory = Path(job.trainer.checkpoint_dir)
-    found = [_of_checkpoint(one, one.path.name) for one in Checkpoint.all_in(directory)]
+    checkpoints = open_checkpoints(job, "versions", SystemClock())
+    found = [_of_checkpoint(one, one.path.name) for one in checkpoints.all()]
+    directory = checkpoints.directory
     found += [_of_checkpoint(one, f"{ASIDE}/{one.path.name}") for one in Checkpoint.all_in(directory / ASIDE)]
     newest = _newest_publication(log, Topics.of(job.log).updates)
     if newest is None:
@@ -64,30 +64,34 @@ def roll_back(job: JobConfig, log: Log, name: str, skip_until: int | Mapping[int
         AlreadyRunning: the trainer runs.
         LogError: the log cannot be read.
     """
-    directory = Path(job.trainer.checkpoint_dir)
-    with role_lock(directory / ".trainer.lock", "trainer", CheckpointError):
+    with role_lock(local_folder(job) / ".trainer.lock", "trainer", CheckpointError):
+        checkpoints = open_checkpoints(job, "versions", SystemClock())
+        checkpoints.all()
+        directory = checkpoints.directory
         chosen = _find(directory, name)
-        chosen.verify()
+        checkpoints.fetch(chosen, Part.TRAINING)
+        chosen.verify(Part.TRAINING)
         if skip_until is not None:
             _skip(chosen, log, Topics.of(job.log).examples, skip_until)
+            checkpoints.rewrite(chosen)
         target, aside = directory / chosen.path.name, directory / ASIDE
         try:
             moved: list[str] = []
             if chosen.path != target:
                 # The trainer has come as far again since it was rolled back.
-                moved = _put_aside([Checkpoint(target)] if target.exists() else [], aside)
-                chosen.path.rename(target)
+                moved = _put_aside(checkpoints, [Checkpoint(target)] if target.exists() else [], aside)
+                checkpoints.move(chosen, target)
             later = [one for one in Checkpoint.all_in(directory) if one.path.name > target.name]
-            return [*_put_aside(later, aside), *moved]
+            return [*_put_aside(checkpoints, later, aside), *moved]
         except OSError as error:
             raise CheckpointError(f"{chosen}: {error}") from None
 
 
-def _put_aside(checkpoints: Sequence[Checkpoint], aside: Path) -> list[str]:
+def _put_aside(store: CheckpointStore, checkpoints: Sequence[Checkpoint], aside: Path) -> list[str]:
     """Move checkpoints to the folder `aside`; return their names."""
     for one in checkpoints:
         aside.mkdir(exist_ok=True)
-        one.path.rename(_free(aside / one.path.name))
+        store.move(one, _free(aside / one.path.name))
     return [one.path.name for one in checkpoints]
 
 
@@ -124,9 +128,10 @@ def _find(directory: Path, name: str) -> Checkpoint:
     known = {one.path.name: one for folder in (directory / ASIDE, directory) for one in Checkpoint.all_in(folder)}
     known |= {f"{ASIDE}/{one.path.name}": one for one in Checkpoint.all_in(directory / ASIDE)}
     wanted = name
-    if name.isdecimal():  # of several of a step, each replaces those before
+    if name.isdecimal():  # of several of a step, each replaces those before; one put aside comes last
         plain = Checkpoint.at(directory, int(name)).path.name
-        wanted = max((one for one in known if one.partition(".")[0] == plain), default=name)
+        of_step = [one for one in known if one.partition(".")[0] == plain]
+        wanted = max(of_step, key=lambda one: (known[one].path.parent == directory, one), default=name)
     if wanted not in known:
         raise CheckpointError(f"--to must name a checkpoint in {str(directory)!r}, one of {sorted(known)}, got {name!r}")
     return known[wanted]

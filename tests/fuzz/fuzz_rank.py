@@ -1,5 +1,7 @@
 """Mutated Rank requests against the service in one process: none may crash it, hang, or change the scores of a sound neighbour.
 
+Longer than 300 lines: every field of a request is mutated.
+
 Run: python tests/fuzz/fuzz_rank.py --seconds 60
 """
 
@@ -48,18 +50,26 @@ ODD_LENGTHS = (0, 1, 2**32 - 1)
 ODD_FLOATS = (0.0, -0.0, 1.0, 3e38, -3e38, 1e-45, float("inf"), float("-inf"), float("nan"))
 ODD_TEXTS = ("", "tab", "hour", "user_id", "\0", "\n", "x" * 200, "\u20ac" * 60, "undefined", "a" * 5000)
 # NaN scores of finite values are the one cause of INTERNAL.
-EXPECTED = {"OK", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED", "INTERNAL"}
+EXPECTED = {"OK", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED", "FAILED_PRECONDITION", "INTERNAL"}
 
 
 def make_job() -> JobConfig:
-    sources = {"tags": "item", "user_id": "user_id", "tab": "context", "list": "context", "item_id": "item_id", "city": "user"}
+    sources = {
+        "tags": "item",
+        "user_id": "user_id",
+        "tab": "context",
+        "list": "context",
+        "item_id": "item_id",
+        "city": "user",
+        "place": "candidate",
+    }
     return parse_job(
         {
             "name": "fuzz",
             "log": {"url": "sqlite:///unused"},
             "kv": {"url": "memory:"},
             "features": [{"name": name, "source": source, "dim": 8} for name, source in sources.items()],
-            "dense_features": [{"name": "hour", "source": "context", "dim": 2}],
+            "dense_features": [{"name": "hour", "source": "context", "dim": 2}, {"name": "price", "source": "candidate"}],
             "tasks": [{"name": "click", "action": "click"}],
             "counters": {"enabled": True, "keys": ["item_id", "tab"]},
             "model": {"tower": [16], "precision": "fp32"},
@@ -85,7 +95,10 @@ class StillReplica:
         pass
 
     def staleness_ms(self) -> int:
-        return 0
+        return 5
+
+    def event_staleness_ms(self) -> int:
+        return 5
 
 
 class CheckedImpressions:
@@ -171,13 +184,17 @@ def sound_request(generator: random.Random) -> pb.RankRequest:
     message.context.sparse.add(name="list", fids=fids, lengths=[len(fids)])
     message.context.sparse.add(name="tab", fids=[generator.randrange(9)])
     message.context.dense.add(name="hour", values=[generator.random(), generator.random()])
+    if generator.random() < 0.5:
+        message.candidate_features.sparse.add(name="place", fids=range(len(items)))
+        message.candidate_features.dense.add(name="price", values=[generator.random() for _ in items])
+    message.top_k = generator.choice((0, 0, 1, 7))
     return message
 
 
 def change_field(message: pb.RankRequest, generator: random.Random) -> None:
     """Set one part of a request to an odd value."""
     integer, text = generator.choice(ODD_INTEGERS), generator.choice(ODD_TEXTS)
-    context = message.context
+    context, columns = message.context, message.candidate_features
     changes: list[Callable[[], Any]] = [
         lambda: setattr(message, "request_id", text),
         lambda: setattr(message, "time_ms", generator.choice((*ODD_INTEGERS, NOW_MS + 10**9, NOW_MS // 1000))),
@@ -188,6 +205,15 @@ def change_field(message: pb.RankRequest, generator: random.Random) -> None:
         lambda: context.sparse.add(name=text, fids=[integer] * generator.choice((0, 1, 501)), lengths=[generator.choice(ODD_LENGTHS)]),
         lambda: context.dense.add(name=text, values=[generator.choice(ODD_FLOATS)] * generator.choice((0, 1, 2, 3000))),
         lambda: [setattr(one, "name", text) for one in context.sparse],
+        lambda: setattr(message, "top_k", generator.choice((1, 2**32 - 1))),
+        lambda: message.task_names.extend(generator.choice((["click"], [text] * 2000))),
+        lambda: setattr(message, "rank_by", generator.choice(("click", text))),
+        lambda: setattr(message, "model_version", generator.choice(("4", "4.2", "4.1", text))),
+        lambda: setattr(message, "max_staleness_ms", integer),
+        lambda: setattr(message, "explain", True),
+        lambda: columns.sparse.add(name="place", fids=[integer] * 5, lengths=[5, *[0] * (len(message.item_ids) - 1)]),
+        lambda: columns.dense.add(name="price", values=[generator.choice(ODD_FLOATS)] * len(message.item_ids)),
+        lambda: message.ClearField("candidate_features"),
         lambda: [one.lengths.append(generator.choice(ODD_LENGTHS)) for one in context.sparse],
         lambda: [one.values.__setitem__(0, generator.choice(ODD_FLOATS)) for one in context.dense if one.values],
         lambda: [context.sparse.add(name=f"f{number}") for number in range(generator.choice((1, 2000)))],

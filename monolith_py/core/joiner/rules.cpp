@@ -13,8 +13,9 @@ namespace {
 constexpr uint32_t kNoRow = UINT32_MAX;
 
 uint32_t row_of(const Request& request, int64_t item_id) {
+    const int64_t key = request.key_of(item_id);
     for (uint32_t row = 0; row < request.num_candidates; ++row)
-        if (request.candidates[row].item_id == item_id) return row;
+        if (request.candidates[row].item_id == key) return row;
     return kNoRow;
 }
 
@@ -148,7 +149,7 @@ void StateMachine::see_on_candidate(Request& request, uint32_t row, SeenAction s
     }
     request.candidates[row].labels |= bits_of(seen);
     const bool is_known = is_terminal(seen) || request.candidates[row].labels == rules_.all_tasks();
-    if (status != Status::kWaiting || !is_known) return;
+    if (status != Status::kWaiting || !is_known || rules_.waits_for_window) return;
     request.set_status(row, Status::kKnown);
     const int64_t known_ms = std::max(request.time_ms, seen.time_ms);
     if (!rules_.emits_requests)

@@ -1,7 +1,23 @@
-"""Checkpoints of the trainer: their layout, saving and restoring."""
+"""Checkpoints of the trainer: their layout, their store, saving and restoring."""
 
-from monolith_py.training.checkpoint.layout import Checkpoint, CheckpointMeta, SourceMeta
+from monolith_py.training.checkpoint.layout import ASIDE, Checkpoint, Part
+from monolith_py.training.checkpoint.meta import CheckpointMeta, SourceMeta
+from monolith_py.training.checkpoint.object_store import local_folder, open_checkpoints
 from monolith_py.training.checkpoint.restore import restore_checkpoint
 from monolith_py.training.checkpoint.save import CheckpointSaving, save_checkpoint
+from monolith_py.training.checkpoint.store import CheckpointStore, Retention
 
-__all__ = ["Checkpoint", "CheckpointMeta", "CheckpointSaving", "SourceMeta", "restore_checkpoint", "save_checkpoint"]
+__all__ = [
+    "ASIDE",
+    "Checkpoint",
+    "CheckpointMeta",
+    "CheckpointSaving",
+    "CheckpointStore",
+    "Part",
+    "Retention",
+    "SourceMeta",
+    "local_folder",
+    "open_checkpoints",
+    "restore_checkpoint",
+    "save_checkpoint",
+]
