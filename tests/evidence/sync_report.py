@@ -83,6 +83,7 @@ def write_report(folder: Path, results: Results, stream: SyncStream, about: str)
         loss_table(results.losses),
         "## 6. What is not significant",
         not_significant(results),
+        "The intervals are over seeds alone. Other users and videos would give other differences: those below 0.001 hold for these impressions.",
     ]
     (folder / "SYNC.md").write_text("\n\n".join(parts) + "\n")
 
@@ -143,6 +144,8 @@ def text(differences: Sequence[float]) -> str:
     >>> text([0.01, 0.011, 0.012]), text([0.01, -0.01])
     ('+0.0110 ± 0.0025', '+0.0000 ± 0.1271 n.s.')
     """
+    if len(differences) == 1:
+        return f"{differences[0]:+.4f}, one seed"
     return f"{np.mean(differences):+.4f} ± {half_width(differences):.4f}" + ("" if _is_sure(differences) else " n.s.")
 
 
