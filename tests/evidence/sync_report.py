@@ -77,11 +77,13 @@ def write_report(folder: Path, results: Results, stream: SyncStream, about: str)
         pairs_table(results.counters, COUNTER_PAIRS),
         "## 5. A snapshot that is lost",
         "Training since the last snapshot is lost and never learnt again; the model goes on with every batch. Monolith accepts that for a "
-        "part of the tables (section 2.3 of the paper, without a figure). A trainer of ours goes on from its checkpoint and learns the same "
-        "examples from the log: its difference is 0 by construction (`tests/flow/test_trainer_killed.py`). Figures, less those of a run without a loss:",
+        "part of the tables (section 2.3 of the paper, without a figure). A trainer of ours goes on from its checkpoint and learns the "
+        "same examples from the log: its difference is 0 by construction (`tests/flow/test_trainer_killed.py`). Figures, less those of a "
+        "run without a loss:",
         loss_table(results.losses),
         "## 6. What is not significant",
         not_significant(results),
+        "The intervals are over seeds alone. Other users and videos would give other differences: those below 0.001 hold for these impressions.",
     ]
     (folder / "SYNC.md").write_text("\n\n".join(parts) + "\n")
 
@@ -142,6 +144,8 @@ def text(differences: Sequence[float]) -> str:
     >>> text([0.01, 0.011, 0.012]), text([0.01, -0.01])
     ('+0.0110 ± 0.0025', '+0.0000 ± 0.1271 n.s.')
     """
+    if len(differences) == 1:
+        return f"{differences[0]:+.4f}, one seed"
     return f"{np.mean(differences):+.4f} ± {half_width(differences):.4f}" + ("" if _is_sure(differences) else " n.s.")
 
 

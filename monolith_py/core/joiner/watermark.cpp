@@ -24,15 +24,23 @@ void Watermark::observe(InputTopic topic, int64_t time_ms, int64_t wall_ms) {
     std::vector<int64_t>& recent = state_.recent_ms[topic];
     if (recent.size() >= kRecent) recent.erase(recent.begin());
     recent.push_back(time_ms);
-    std::optional<int64_t>& newest = state_.newest_ms[topic];
-    const auto is_ahead = [&](int64_t other_ms) { return !newest || other_ms > *newest; };
-    if (!is_ahead(time_ms)) return;
-    if (static_cast<size_t>(std::count_if(recent.begin(), recent.end(), is_ahead)) < num_agreeing_) return;
-    std::array<int64_t, kRecent> sorted{};
-    const auto end = std::copy(recent.begin(), recent.end(), sorted.begin());
-    const auto agreed = sorted.begin() + static_cast<std::ptrdiff_t>(num_agreeing_ - 1);
-    std::nth_element(sorted.begin(), agreed, end, std::greater<>());
-    newest = *agreed;
+    const int64_t before_ms = clock_ms(topic);
+    if (time_ms <= before_ms) return;
+    size_t num_ahead = 0;
+    int64_t agreed_ms = time_ms;  // the oldest of those that are ahead
+    for (const int64_t recent_ms : recent) {
+        num_ahead += recent_ms > before_ms;
+        if (recent_ms > before_ms) agreed_ms = std::min(agreed_ms, recent_ms);
+    }
+    if (num_ahead < num_agreeing_) return;
+    if (num_ahead > num_agreeing_) {
+        std::array<int64_t, kRecent> sorted{};
+        const auto end = std::copy(recent.begin(), recent.end(), sorted.begin());
+        const auto place = sorted.begin() + static_cast<std::ptrdiff_t>(num_agreeing_ - 1);
+        std::nth_element(sorted.begin(), place, end, std::greater<>());
+        agreed_ms = *place;
+    }
+    state_.newest_ms[topic] = agreed_ms;
     state_.newest_at_ms = wall_ms;
 }
 
@@ -54,8 +62,6 @@ std::optional<int64_t> Watermark::newest_of_both() const {
 }
 
 std::optional<int64_t> Watermark::computed(double now_s) const {
-    const std::optional<int64_t> newest_ms = newest_of_both();
-    if (!newest_ms) return std::nullopt;
     std::array<double, kNumInputs> idle_for_s{};
     std::optional<int64_t> oldest_ms;
     bool any_active = false;
@@ -68,6 +74,8 @@ std::optional<int64_t> Watermark::computed(double now_s) const {
         any_active = true;
     }
     if (!any_active) {
+        const std::optional<int64_t> newest_ms = newest_of_both();
+        if (!newest_ms) return std::nullopt;
         const double idle_s = std::min(idle_for_s[0], idle_for_s[1]);
         return *newest_ms + static_cast<int64_t>(idle_s * 1000) - max_out_of_orderness_ms_;
     }
