@@ -2,7 +2,7 @@
 
 from monolith_py.training.checkpoint.layout import ASIDE, Checkpoint, Part
 from monolith_py.training.checkpoint.meta import CheckpointMeta, SourceMeta
-from monolith_py.training.checkpoint.object_store import local_folder, open_checkpoints
+from monolith_py.training.checkpoint.object_store import fetched_checkpoint, local_folder, open_checkpoints
 from monolith_py.training.checkpoint.restore import restore_checkpoint
 from monolith_py.training.checkpoint.save import CheckpointSaving, save_checkpoint
 from monolith_py.training.checkpoint.store import CheckpointStore, Retention
@@ -16,6 +16,7 @@ __all__ = [
     "Part",
     "Retention",
     "SourceMeta",
+    "fetched_checkpoint",
     "local_folder",
     "open_checkpoints",
     "restore_checkpoint",
