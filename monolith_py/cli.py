@@ -15,17 +15,21 @@ from dataclasses import asdict, astuple
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from monolith_py.config import JobConfig, load_job
+from monolith_py.config import JobConfig, ServingConfig, load_job
 from monolith_py.config.explain import mask_url
 from monolith_py.errors import ConfigError, LogError, MonolithError
 from monolith_py.observe import serve_metrics, set_up_logging
 from monolith_py.process import limit_openmp_spins
+
+if TYPE_CHECKING:
+    from monolith_serving.channel import ClientSecurity
+    from monolith_serving.client import RankResult
 
 app = typer.Typer(help="Real-time recommendation training.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -179,6 +183,22 @@ def versions(config: ConfigOption) -> None:
 
 
 @app.command()
+def digest(config: ConfigOption) -> None:
+    """Rebuild the model as a replica does, from checkpoint and updates, and compare its digest with that of each publication."""
+    from monolith_py.clock import SystemClock
+    from monolith_py.io import open_log
+    from monolith_serving.replica.audit import audit_updates
+
+    job = _start(config)
+    with _errors_to_exit():
+        with closing(open_log(job.log)) as log:
+            audit = audit_updates(job, log, SystemClock())
+        time = datetime.fromtimestamp(audit.watermark_ms / 1000, UTC).isoformat(timespec="seconds")
+        Console().print(f"version {audit.version}, event time {time}: trainer {audit.digest}, replica {audit.rows:016x}", highlight=False)
+        Console().print(f"{audit.num_compared} publications compared, all equal", highlight=False)
+
+
+@app.command()
 def rollback(
     config: ConfigOption,
     to: Annotated[str, typer.Option(help="Checkpoint by its name in `monolith versions`, or by its number of batches.")],
@@ -199,6 +219,22 @@ def rollback(
 
 
 @app.command()
+def promote(
+    config: ConfigOption,
+    channel: Annotated[str, typer.Option(help="Channel, as in serving.channel of the replicas that serve it.")],
+    to: Annotated[
+        str | None, typer.Option(help="Checkpoint by its name in `monolith versions`, or by its number of batches; by default the newest.")
+    ] = None,
+) -> None:
+    """Put a checkpoint into a channel: replicas with serving.channel serve it. The trainer may run, and prunes no channel."""
+    from monolith_streaming.trainer.versions import promote
+
+    job = _start(config)
+    with _errors_to_exit():
+        Console().print(f"channel {channel} has {promote(job, channel, to)}", highlight=False)
+
+
+@app.command()
 def serve(config: ConfigOption) -> None:
     """Run a ranking replica."""
     from monolith_serving.process import run_server
@@ -216,6 +252,19 @@ def shadow(config: ConfigOption) -> None:
     job = _start(config, "shadow")
     with _errors_to_exit():
         run_shadow(job)
+
+
+@app.command()
+def guard(
+    config: ConfigOption,
+    accept: Annotated[bool, typer.Option("--accept", help="Take the present version for good, and end a hold.")] = False,
+) -> None:
+    """Judge each publication on recent examples; replicas with serving.guarded follow only those that are good."""
+    from monolith_serving.guard.process import run_guard
+
+    job = _start(config, "guard")
+    with _errors_to_exit():
+        run_guard(job, accept=accept)
 
 
 @app.command()
@@ -419,28 +468,36 @@ def rank(
     dense: Annotated[list[str] | None, typer.Option(help="A dense context feature, name=value[,value]. May be repeated.")] = None,
     log: Annotated[bool, typer.Option("--log", help="Log the impression: the request becomes training data.")] = False,
     wait: Annotated[float, typer.Option(help="Time to wait for a replica that is still starting, in seconds.", min=0.0)] = 0.0,
+    top: Annotated[int, typer.Option(help="Print the best candidates alone; 0: all.", min=0, max=(1 << 32) - 1)] = 0,
+    task: Annotated[list[str] | None, typer.Option(help="A task to print; the first orders the candidates. May be repeated.")] = None,
+    version: Annotated[str, typer.Option(help="Model version that must answer, generation or generation.seq.")] = "",
+    explain: Annotated[bool, typer.Option(help="Print how much each feature adds to the score of the best candidate.")] = False,
+    ca_file: Annotated[Path | None, typer.Option(help="PEM file: TLS, with these authorities.", exists=True, dir_okay=False)] = None,
+    cert_file: Annotated[Path | None, typer.Option(help="PEM file with the client's certificate.", exists=True, dir_okay=False)] = None,
+    key_file: Annotated[Path | None, typer.Option(help="PEM file with its key.", exists=True, dir_okay=False)] = None,
+    server_name: Annotated[str | None, typer.Option(help="Name in the replica's certificate, if not the host.")] = None,
 ) -> None:
-    """Rank candidates for a user on a replica; print them best first. The request is no training data."""
+    """Rank candidates for a user on a replica; print them best first. The request is no training data.
+
+    The first token of MONOLITH_SERVING_TOKENS goes with the call.
+    """
     from monolith_serving.client import RankClient, RankOptions
 
     with _errors_to_exit():
+        serving = None if config is None else load_job(config).serving
         if address is None:
-            if config is None:
+            if serving is None:
                 raise typer.BadParameter("give --address or --config")
-            serving = load_job(config).serving
             address = f"{serving.host}:{serving.port}"
         item_ids = _integers("candidates", candidates)
         features = {name: _integers(name, value) for name, _, value in (pair.partition("=") for pair in context or ())}
         values = {name: _numbers(name, value) for name, _, value in (pair.partition("=") for pair in dense or ())}
         options: RankOptions = {"context": features, "dense_context": values, "timeout_s": 5.0, "log_impression": log}
-        with RankClient(address) as client:
+        options |= {"top_k": top or len(item_ids), "task_names": task or (), "model_version": version, "explain": explain}
+        security = _client_security(serving, ca_file, cert_file, key_file, server_name)
+        with RankClient(address, security=security) as client:
             result = client.rank_when_ready(user, item_ids, wait_s=wait, **options)
-    table = Table("rank", "item", *result.task_names, title=f"model {result.model_version}, {result.staleness_ms} ms stale")
-    by_score = sorted(zip(item_ids, result.scores.tolist(), strict=True), key=lambda row: -row[1][0])
-    for place, (item_id, scores) in enumerate(by_score, start=1):
-        table.add_row(str(place), str(item_id), *(f"{score:.4f}" for score in scores))
-    Console().print(table)
-    Console().print(f"request id: {result.request_id}", soft_wrap=True)
+    _print_ranking(item_ids, result)
 
 
 # More than six parameters: they are the command's options.
@@ -452,6 +509,10 @@ def probe(
     interval: Annotated[float, typer.Option(help="Mean pause between two clicks, in seconds.", min=0.0)] = 0.5,
     timeout: Annotated[float, typer.Option(help="Longest wait for each part of the way, in seconds.", min=0.1)] = 30.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    ca_file: Annotated[Path | None, typer.Option(help="PEM file: TLS, with these authorities.", exists=True, dir_okay=False)] = None,
+    cert_file: Annotated[Path | None, typer.Option(help="PEM file with the client's certificate.", exists=True, dir_okay=False)] = None,
+    key_file: Annotated[Path | None, typer.Option(help="PEM file with its key.", exists=True, dir_okay=False)] = None,
+    server_name: Annotated[str | None, typer.Option(help="Name in the replica's certificate, if not the host.")] = None,
 ) -> None:
     """Click an unknown item and wait until its served score changes; print the time of each part. The job learns one example a click."""
     from random import Random
@@ -464,7 +525,9 @@ def probe(
 
     with _errors_to_exit():
         job = load_job(config)
-        with closing(open_log(job.log)) as log, RankClient(address or f"{job.serving.host}:{job.serving.port}") as client:
+        address = address or f"{job.serving.host}:{job.serving.port}"
+        security = _client_security(job.serving, ca_file, cert_file, key_file, server_name)
+        with closing(open_log(job.log)) as log, RankClient(address, security=security) as client:
             times = list(Probe(job, log, client, SystemClock(), timeout).run_many(count, interval, Random()))
     if as_json:
         typer.echo(json.dumps({"probes": len(times), "seconds": percentiles(times)}))
@@ -496,6 +559,33 @@ def inspect(
         Console().print_json(json.dumps(inspection.document(), allow_nan=False))
     else:
         print_inspection(inspection)
+
+
+def _client_security(
+    serving: ServingConfig | None, ca_file: Path | None, cert_file: Path | None, key_file: Path | None, server_name: str | None
+) -> ClientSecurity:
+    """Return the access of a command to a replica: TLS with an authority or if the job has it, and the first token of the environment."""
+    from monolith_py.io.secret import read_tokens
+    from monolith_serving.channel import ClientSecurity
+
+    ca, certificate, key = (None if path is None else str(path) for path in (ca_file, cert_file, key_file))
+    has_tls = ca is not None or (serving is not None and serving.security.certificate_file is not None)
+    return ClientSecurity(has_tls, ca, certificate, key, server_name, next(iter(read_tokens()), None))
+
+
+def _print_ranking(item_ids: list[int], result: RankResult) -> None:
+    """Print the candidates of a result, best first."""
+    table = Table("rank", "item", *result.task_names, title=f"model {result.model_version}, {result.staleness_ms} ms stale")
+    positions = range(len(result.scores)) if result.candidates is None else result.candidates.tolist()
+    for place, (position, scores) in enumerate(zip(positions, result.scores.tolist(), strict=True), start=1):
+        table.add_row(str(place), str(item_ids[position]), *(f"{score:.4f}" for score in scores))
+    Console().print(table)
+    if result.contributions is not None:
+        features = Table("feature", *result.task_names, title="score minus score without the feature, best candidate")
+        for name, values in zip(result.feature_names, result.contributions[0].T.tolist(), strict=True):
+            features.add_row(name, *(f"{value:+.4f}" for value in values))
+        Console().print(features)
+    Console().print(f"request id: {result.request_id}", soft_wrap=True)
 
 
 def main() -> None:

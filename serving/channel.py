@@ -20,13 +20,16 @@ Options = list[tuple[str, int | str]]
 PING_INTERVAL_MS = 30_000
 ALLOWED_PING_INTERVAL_MS = 10_000
 _PING_TIMEOUT_MS = 5_000
-# A replica that stops, starts or is overloaded: another one, or a later try, may answer. gRPC makes at most 5 tries.
+# Name of the ranking service in health checks.
+HEALTH_SERVICE = "monolith.v1.Ranking"
+# A replica that stops, starts or is overloaded: another one, or a later try, may answer. gRPC makes at most 5 tries. A server that stops
+# ends calls that it has not begun as CANCELLED.
 _RETRY = {
     "maxAttempts": 5,
     "initialBackoff": "0.02s",
     "maxBackoff": "0.5s",
     "backoffMultiplier": 3,
-    "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+    "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
 }
 # Tries stop while more than half of the last calls fail, so that they are no further load.
 _THROTTLING = {"maxTokens": 100, "tokenRatio": 1.0}
@@ -67,16 +70,21 @@ class ClientSecurity:
 def open_channel(addresses: str | Sequence[str], security: ClientSecurity) -> grpc.Channel:
     """Return a channel to replicas at `addresses`, each host:port; calls go to them in turn.
 
-    A single host name is looked up again when replicas change, and may have many addresses. The names of several are looked up once.
+    A single host name is looked up again when replicas change, and may have many addresses. The names of several are looked up once, and
+    those whose health is NOT_SERVING get no call.
 
     Raises:
         ConfigError: there is no address, one has no port, a host is unknown, or a file of `security` cannot be used.
     """
-    policy = {
+    targets = [addresses] if isinstance(addresses, str) else addresses
+    policy: dict[str, object] = {
         "loadBalancingConfig": [{"round_robin": {}}],
         "methodConfig": [{"name": [{}], "retryPolicy": _RETRY}],
         "retryThrottling": _THROTTLING,
     }
+    if len(targets) > 1:
+        # A replica that stops, or is too old, says NOT_SERVING before it fails a call.
+        policy["healthCheckConfig"] = {"serviceName": HEALTH_SERVICE}
     options: Options = [
         ("grpc.keepalive_time_ms", PING_INTERVAL_MS),
         ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_MS),
@@ -88,7 +96,7 @@ def open_channel(addresses: str | Sequence[str], security: ClientSecurity) -> gr
     ]
     if security.server_name is not None:
         options.append(("grpc.ssl_target_name_override", security.server_name))
-    target = target_of([addresses] if isinstance(addresses, str) else addresses)
+    target = target_of(targets)
     if security.tls:
         return grpc.secure_channel(target, security.credentials(), options=options)
     return grpc.insecure_channel(target, options=options)

@@ -69,10 +69,12 @@ class ThreadsInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # g
         if handler is None or pool is None:
             return handler
         kind = next(kind for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream") if getattr(handler, kind) is not None)
-        return handler._replace(**{kind: _in_threads(getattr(handler, kind), pool)})
+        return handler._replace(**{kind: in_threads(getattr(handler, kind), pool)})
 
 
-def _in_threads(handle: Callable[..., Any], pool: ThreadPoolExecutor) -> Callable[..., Any]:
+def in_threads(handle: Callable[..., Any], pool: ThreadPoolExecutor) -> Callable[..., Any]:
+    """Return a handler whose calls run in the threads of `pool`."""
+
     def handle_rpc(*args: Any, **kwargs: Any) -> Any:
         return handle(*args, **kwargs)
 
@@ -91,7 +93,7 @@ class StatusInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # ge
         self._prefix, self._threads, self._max_waiting, self._clock = f"/{service}/", threads, max_waiting, clock
         self._log_limit = LogLimit(clock)
         # A stream's handler runs before its messages arrive, so a refusal never waits for a client.
-        self._refusal = grpc.stream_unary_rpc_method_handler(_in_threads(self._refuse, ThreadPoolExecutor(1, "refuse")))
+        self._refusal = grpc.stream_unary_rpc_method_handler(in_threads(self._refuse, ThreadPoolExecutor(1, "refuse")))
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
         """Return the handler of an RPC, wrapped if it belongs to the service."""
@@ -108,10 +110,10 @@ class StatusInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # ge
         """Return a handler that parses the message, counts and times `handle`, and aborts the RPC if it raises."""
 
         def handle_rpc(value: bytes, context: Any) -> Any:
-            self._threads.received()
             start_s = self._clock.monotonic_s()
             message = None
             try:
+                self._threads.received()
                 message = _parsed(deserialize, value)
                 response = handle(message, context)
             except Exception as error:

@@ -32,7 +32,9 @@ from monolith_serving.ranking.impression_encoder import ImpressionEncoder
 from monolith_serving.ranking.impression_log import ImpressionWriter
 from monolith_serving.ranking.ranker import Ranker
 from monolith_serving.replica.replica import Replica
+from monolith_serving.security import listen, token_interceptors
 from monolith_serving.service import SERVICE_NAME, RankingService
+from monolith_serving.shadow.split import SplitService, arm_of, second_job
 
 _logger = logging.getLogger(__name__)
 
@@ -59,7 +61,8 @@ def run_server(job: JobConfig) -> None:
         stop = stack.enter_context(StopSignal().installed())
         # One log each: a read that waits for updates must not delay the append of impressions.
         topics = Topics.of(job.log)
-        updates = _open_topics(job, [topics.updates, topics.dense_requests], stack) if config.follow_updates else None
+        needed = [topics.updates, topics.dense_requests, *([topics.verdicts] if config.guarded else [])]
+        updates = _open_topics(job, needed, stack) if config.follow_updates else None
         replica = Replica(job, updates, device_of(config), clock)
         stack.callback(replica.close)
         impressions = None
@@ -74,10 +77,32 @@ def run_server(job: JobConfig) -> None:
         ranker = Ranker(job, replica, store, impressions, clock)
         follower = Follower(replica, stop)
         stack.callback(follower.close)
-        service = RankingService(ranker, replica, Schema.of(job).tasks, config, clock, EventTimeRule.of(job.log))
+        service: RankingService | SplitService = RankingService(
+            ranker, replica, Schema.of(job).tasks, config, clock, EventTimeRule.of(job.log)
+        )
+        if config.split.share:
+            service = _split(job, service, store, stop, stack)
         _serve(make_server(service, config, clock), replica, config, stop, clock)
         stop.set()
         follower.raise_failure()
+
+
+def _split(job: JobConfig, first: RankingService, store: FeatureStore, stop: StopSignal, stack: ExitStack) -> SplitService:
+    """Return the service that sends a share of users to the second model, whose updates a thread follows; `stack` ends both."""
+    other, clock = second_job(job), SystemClock()
+    arm, topics, config = arm_of(job, other), Topics.of(other.log), other.serving
+    needed = [topics.updates, topics.dense_requests, *([topics.verdicts] if config.guarded else [])]
+    replica = Replica(other, _open_topics(other, needed, stack) if config.follow_updates else None, device_of(config), clock)
+    stack.callback(replica.close)
+    impressions = None
+    if job.serving.log_impressions:
+        topic = Topics.of(job.log).impressions
+        impressions = ImpressionWriter(_open_topics(job, [topic], stack), topic, arm.serving, clock, ImpressionEncoder(arm))
+        stack.callback(impressions.close)
+    stack.callback(Follower(replica, stop).raise_failure)
+    ranker = Ranker(arm, replica, store, impressions, clock, Schema.of(other))
+    second = RankingService(ranker, replica, Schema.of(job).tasks, arm.serving, clock, EventTimeRule.of(job.log))
+    return SplitService(job.serving.split, first, second, replica)
 
 
 def device_of(config: ServingConfig) -> torch.device:
@@ -131,12 +156,13 @@ def _open_topics(job: JobConfig, topics: Sequence[str], stack: ExitStack) -> Log
 
 def make_server(service: pb_grpc.RankingServicer, config: ServingConfig, clock: Clock) -> grpc.Server:
     """Return a gRPC server with the ranking service, without a port and not started."""
-    threads = CallThreads(config.grpc_threads, "rank")
+    threads = CallThreads(config.grpc_threads, "rank", sheds=True)
     others = {
         health.SERVICE_NAME: CallThreads(_HEALTH_THREADS, "health"),
         reflection.SERVICE_NAME: CallThreads(_REFLECTION_THREADS, "reflection", limit_s=_REFLECTION_S),
     }
     interceptors: list[grpc.ServerInterceptor[Any, Any]] = [
+        *token_interceptors(config),
         ThreadsInterceptor(others),
         StatusInterceptor(SERVICE_NAME, threads, config.max_waiting_requests, clock),
     ]
@@ -148,14 +174,30 @@ def make_server(service: pb_grpc.RankingServicer, config: ServingConfig, clock: 
     return server
 
 
+def _probe_server(health_servicer: health.HealthServicer, config: ServingConfig) -> grpc.Server | None:
+    """Return a running server of health checks alone, on `serving.health_port`; None without that port.
+
+    Raises:
+        ConfigError: the port is taken.
+    """
+    if not config.health_port:
+        return None
+    server = grpc.server(CallThreads(_HEALTH_THREADS, "probes"), options=[("grpc.so_reuseport", 0)])
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    try:
+        server.add_insecure_port(f"{config.host}:{config.health_port}")
+    except RuntimeError as error:
+        raise ConfigError(f"serving.health_port must be free to listen on, got {config.health_port}: {error}") from None
+    server.start()
+    return server
+
+
 def _serve(server: grpc.Server, replica: Replica, config: ServingConfig, stop: StopSignal, clock: Clock) -> None:
     """Answer requests until `stop`, then finish the ones in progress."""
     health_servicer = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    try:
-        port = server.add_insecure_port(f"{config.host}:{config.port}")
-    except RuntimeError as error:
-        raise ConfigError(f"serving.host and serving.port must be free to listen on, got {config.host}:{config.port}: {error}") from None
+    port = listen(server, config)
+    probes = _probe_server(health_servicer, config)
     _set_health(health_servicer, serving=False)
     server.start()
     _logger.info("listening on %s:%d", config.host, port)
@@ -176,13 +218,18 @@ def _serve(server: grpc.Server, replica: Replica, config: ServingConfig, stop: S
         health_servicer.enter_graceful_shutdown()
         clock.sleep(config.drain_s)
         server.stop(_FINISH_S).wait()
+        if probes is not None:
+            probes.stop(None).wait()
     _logger.info("stopped")
 
 
 def is_healthy(replica: Replica, config: ServingConfig) -> bool:
-    """Return whether the replica has a model, keeps up with the updates, and its newest delta is not older than `max_staleness_s`."""
+    """Return whether the replica has a model, keeps up with the updates, and its newest delta is not older than `max_staleness_s`.
+
+    Updates that the guard holds do not count: the last good version serves.
+    """
     is_young = config.max_staleness_s == 0 or replica.staleness_ms() <= config.max_staleness_s * 1000
-    return replica.is_ready and replica.is_fresh and is_young
+    return replica.is_ready and replica.is_fresh and (is_young or replica.is_held)
 
 
 def _set_health(servicer: health.HealthServicer, *, serving: bool) -> None:

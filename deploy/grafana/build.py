@@ -211,6 +211,7 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "Shadow", "cps", {"scored": rate("monolith_shadow_scored_total"), "{{reason}}": rate("monolith_shadow_dropped_total", "reason")}
         ),
+        Panel("Answered by the other arm", "cps", {"not loaded": rate("monolith_split_fallbacks_total")}),
         Panel("Judged by the guard", "cps", {"{{verdict}}": rate("monolith_guard_verdicts_total", "verdict")}),
         Panel("NE of the newest version / served", "short", {"{{task}}": "monolith_guard_ne_ratio"}),
         Panel("Calibration of the newest version", "short", {"{{task}}": "monolith_guard_calibration_ratio"}),

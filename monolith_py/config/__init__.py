@@ -7,17 +7,20 @@ from monolith_py.config.objects import ObjectsConfig
 from monolith_py.config.observe import ObserveConfig
 from monolith_py.config.optimizer import DenseOptimizerConfig, OptimizerConfig, SparseOptimizerConfig
 from monolith_py.config.retention import RetentionConfig
+from monolith_py.config.security import ServingSecurityConfig
 from monolith_py.config.serving import ServingConfig
 from monolith_py.config.sparsity import SparsityConfig
 from monolith_py.config.streams import JoinerConfig, KvConfig, LogConfig
 from monolith_py.config.sync import SyncConfig
 from monolith_py.config.trainer import TrainerConfig
+from monolith_py.config.versions import GuardConfig, ShadowConfig, SplitConfig
 
 __all__ = [
     "CounterConfig",
     "DenseFeatureConfig",
     "DenseOptimizerConfig",
     "FeatureConfig",
+    "GuardConfig",
     "JobConfig",
     "JoinerConfig",
     "KvConfig",
@@ -28,8 +31,11 @@ __all__ = [
     "OptimizerConfig",
     "RetentionConfig",
     "ServingConfig",
+    "ServingSecurityConfig",
+    "ShadowConfig",
     "SparseOptimizerConfig",
     "SparsityConfig",
+    "SplitConfig",
     "SyncConfig",
     "TaskConfig",
     "TrainerConfig",

@@ -1,4 +1,4 @@
-"""Settings of access to the log and the store: TLS, user and SASL. Passwords come from the environment (io/secret.py), never from here."""
+"""Settings of access to log, store and replica. Passwords and tokens come from the environment (io/secret.py), never from here."""
 
 from __future__ import annotations
 
@@ -68,6 +68,27 @@ class KvSecurityConfig(Settings):
     @model_validator(mode="after")
     def _check_is_whole(self) -> KvSecurityConfig:
         _check_pair("kv", self.certificate_file, self.key_file)
+        return self
+
+
+class ServingSecurityConfig(Settings):
+    """Access to a replica. The environment has the tokens: MONOLITH_SERVING_TOKENS, or MONOLITH_SERVING_TOKENS_FILE with a file's name."""
+
+    # PEM file with the replica's certificate and those between it and the authority; left out: no TLS. Needs `key_file`. The files are read
+    # again when they have changed.
+    certificate_file: FilePath | None = None
+    # PEM file with the key of that certificate, not encrypted.
+    key_file: FilePath | None = None
+    # PEM file with the certificates of authorities that may sign clients' certificates; with it a client must have one (mTLS).
+    client_ca_file: FilePath | None = None
+    # Refuse calls without a token as UNAUTHENTICATED, except health checks.
+    require_token: bool = False
+
+    @model_validator(mode="after")
+    def _check_is_whole(self) -> ServingSecurityConfig:
+        _check_pair("serving", self.certificate_file, self.key_file)
+        if self.client_ca_file is not None and self.certificate_file is None:
+            raise ValueError(f"serving.security.client_ca_file must come with certificate_file, got {self.client_ca_file!r} without")
         return self
 
 

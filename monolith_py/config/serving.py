@@ -8,6 +8,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from monolith_py.config.fields import Count, FilePath, Name, Port, Seconds, SecondsOrZero, Settings, Threads
+from monolith_py.config.security import ServingSecurityConfig
+from monolith_py.config.versions import SplitConfig
 
 
 class ServingConfig(Settings):
@@ -21,14 +23,21 @@ class ServingConfig(Settings):
 
     # Arm of an experiment that this replica serves, in its impressions and in the figures of served quality.
     arm: Name = "live"
+    # Second model, and its share of the users.
+    split: SplitConfig = SplitConfig()
     # Address that the gRPC server listens on.
     host: FilePath = "127.0.0.1"
     # Port of the gRPC server; 0 takes a free one.
     port: Port = 50051
+    # Port of the gRPC health service alone, without TLS and token, on `host`: for probes that have neither; 0: none.
+    health_port: Port = 0
     # Apply updates from the log; false keeps the replica at its first checkpoint, unless follow_checkpoints is set.
     follow_updates: bool = True
     # Load each newer checkpoint of the trainer, in place of updates: a refresh in batches. Needs follow_updates = false.
     follow_checkpoints: bool = False
+    # Serve the checkpoint that `monolith promote` has put into this channel, in place of the newest one. Needs follow_updates = false. With
+    # follow_checkpoints each later promotion is loaded; without it the replica stays at the checkpoint of its start.
+    channel: Name | None = None
     # Serve gRPC reflection, for tools such as grpcurl, in threads of its own.
     reflection: bool = False
     # Append an impression to the log for each answered request, unless the request sets `log_impression` to false.
@@ -47,6 +56,8 @@ class ServingConfig(Settings):
     max_batch_candidates: Count = 4096
     # Most candidates of a request; a larger one is refused.
     max_candidates: Count = 2000
+    # Oldest event time of a request, in seconds before the replica's clock; an older one becomes the clock's time. 0: any, for a replay.
+    max_request_age_s: SecondsOrZero = 86_400.0
     # Most fids of one feature: a request with more is refused, stored features with more are ignored.
     max_fids: Count = 4096
     # Deadline of a request without one, in seconds.
@@ -68,6 +79,11 @@ class ServingConfig(Settings):
     engine: Literal["auto", "core", "fbgemm"] = "auto"
     # Interval of looking for a checkpoint while the replica needs one or follows them, in seconds.
     checkpoint_poll_s: Seconds = 0.5
+    # Apply updates only as far as `monolith guard` has judged them good.
+    guarded: bool = False
+    # Wall-clock seconds without a verdict, while updates wait for one, after which the replica follows all; 0 waits for ever. Updates that
+    # were judged and held wait for ever.
+    guard_silence_s: SecondsOrZero = 60.0
     # Time for which a replica may lack updates that are in the log, in seconds; above it the service reports NOT_SERVING. 0 turns this off.
     # Neither an idle trainer nor a log that cannot be reached counts: they are the same for all replicas.
     max_behind_s: SecondsOrZero = 30.0
@@ -82,12 +98,15 @@ class ServingConfig(Settings):
     freshness_log: FilePath | None = None
     # File that gets the port once the replica can rank.
     port_file: FilePath | None = None
+    security: ServingSecurityConfig = ServingSecurityConfig()
 
     @model_validator(mode="after")
     def _check_across_settings(self) -> ServingConfig:
         for needs, names, there in (
             ("feature_cache_s above 0", ("feature_cache_entries",), self.feature_cache_s > 0),
-            ("follow_updates = true", ("freshness_log", "max_behind_s", "max_catch_up_s"), self.follow_updates),
+            ("follow_updates = false", ("channel",), not self.follow_updates),
+            ("follow_updates = true", ("freshness_log", "max_behind_s", "max_catch_up_s", "guarded"), self.follow_updates),
+            ("guarded = true", ("guard_silence_s",), self.guarded),
             ("follow_updates or follow_checkpoints", ("max_staleness_s",), self.follow_updates or self.follow_checkpoints),
         ):
             for name in names:
@@ -95,6 +114,8 @@ class ServingConfig(Settings):
                     raise ValueError(f"serving.{name} must come with {needs}, got {getattr(self, name)!r} without")
         if self.engine == "core" and self.device == "cuda":
             raise ValueError("serving.engine must be 'auto' or 'fbgemm' with device = 'cuda', got 'core'")
+        if (self.split.share > 0) != bool(self.split.job):
+            raise ValueError(f"serving.split.job must come with a split.share above 0, got {self.split.job!r} and {self.split.share}")
         if self.follow_checkpoints and self.follow_updates:
             raise ValueError("serving.follow_checkpoints must come with follow_updates = false, got follow_updates = true")
         if self.max_impression_bytes > self.impression_queue_bytes:

@@ -160,7 +160,7 @@ class JoinerConfig(Settings):
     # keep no features, above it no new ones do; they are read again from `impressions` when an example needs them.
     max_memory_bytes: Annotated[int, Field(ge=0)] = 4 << 30
     # Wall-clock seconds after which a record with fewer examples is written.
-    linger_s: SecondsOrZero = 0.1
+    linger_s: SecondsOrZero = 0.05
     # Wall-clock seconds without a sign of life, after which the other joiners of the job take the partitions of one. It gives six signs in
     # this time, between its calls of the log and the store: one that hangs in a call for longer loses its partitions, and nothing else.
     session_timeout_s: Annotated[float, Field(ge=0.1, le=3600)] = 6.0

@@ -18,7 +18,7 @@ class TrainerConfig(Settings):
     # Examples of a training step.
     batch_size: Count = 256
     # Wall-clock seconds after which a smaller batch is trained.
-    linger_s: SecondsOrZero = 0.1
+    linger_s: SecondsOrZero = 0.02
     # Folder of the job's checkpoints, read by the replicas too; or s3://BUCKET/PREFIX, see [objects].
     checkpoint_dir: FilePath
     # Wall-clock seconds between checkpoints.

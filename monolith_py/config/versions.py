@@ -18,6 +18,17 @@ class ShadowConfig(Settings):
     max_lag_s: Seconds = 1.0
 
 
+class SplitConfig(Settings):
+    """Second model in a replica, which answers a share of the users."""
+
+    # Job file of the second model: on the same log, with log.model_prefix and serving.arm of its own.
+    job: str = ""
+    # Share of the users, by a hash of the user id; 0 turns the split off.
+    share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    # Key of the hash: with another one the share has other users.
+    salt: Annotated[str, Field(min_length=1, max_length=64)] = "split"
+
+
 class GuardConfig(Settings):
     """Guard: it applies each publication before the replicas do, and holds those that make the model worse on recent examples."""
 

@@ -14,6 +14,9 @@ KV_PASSWORD = "MONOLITH_KV_PASSWORD"
 LOG_PASSWORD = "MONOLITH_LOG_PASSWORD"
 KV_KEY_PASSWORD = "MONOLITH_KV_KEY_PASSWORD"
 LOG_KEY_PASSWORD = "MONOLITH_LOG_KEY_PASSWORD"
+# Tokens that a replica takes, separated by white space; a client sends the first.
+SERVING_TOKENS = "MONOLITH_SERVING_TOKENS"
+_SHORTEST_TOKEN = 16
 _LARGEST_BYTES = 64 << 10
 
 
@@ -44,13 +47,32 @@ def read_secret(name: str, environ: Mapping[str, str] | None = None) -> str | No
     return value
 
 
+def read_tokens(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Return the tokens of callers of a replica, none if they are not set.
+
+    Raises:
+        ConfigError: the secret cannot be read, or a token is short or not ASCII.
+    """
+    tokens = (read_secret(SERVING_TOKENS, environ) or "").split()
+    for place, token in enumerate(tokens, start=1):
+        if len(token) < _SHORTEST_TOKEN or not (token.isascii() and token.isprintable()):
+            rule = f"must hold tokens of {_SHORTEST_TOKEN} or more printable ASCII characters"
+            raise ConfigError(f"{SERVING_TOKENS} {rule}, got another one as number {place}")
+    return tokens
+
+
 def check_secrets(job: JobConfig, environ: Mapping[str, str] | None = None) -> list[str]:
     """Check the secrets that are set against the job; return a remark for each that its processes need and that is not set.
 
     Raises:
         ConfigError: a secret cannot be read, or the password of the log has no effect.
     """
-    needs = {LOG_PASSWORD: job.log.security.has_sasl, KV_PASSWORD: job.kv.security.username is not None}
+    needs = {
+        LOG_PASSWORD: job.log.security.has_sasl,
+        KV_PASSWORD: job.kv.security.username is not None,
+        SERVING_TOKENS: job.serving.security.require_token,
+    }
+    read_tokens(environ)
     found = {name: read_secret(name, environ) for name in (*needs, LOG_KEY_PASSWORD, KV_KEY_PASSWORD)}
     if found[LOG_PASSWORD] is not None and not job.log.security.has_sasl:
         rule = "must come with log.security.protocol SASL_PLAINTEXT or SASL_SSL"

@@ -190,7 +190,9 @@ RANK_DURATION_SECONDS = Histogram(
 FEATURES_MISSING = Counter("monolith_features_missing", "Users or items without stored features", ["entity"])
 FEATURES_BAD = Counter("monolith_features_bad", "Invalid stored features, served as missing", ["entity"])
 FEATURES_UNREAD = Counter("monolith_features_unread", "Reads of stored features that failed or did not end in time", ["entity"])
-RANK_TIMES_REPLACED = Counter("monolith_rank_times_replaced", "Requests with an event time ahead of the clock, served with its time")
+RANK_TIMES_REPLACED = Counter(
+    "monolith_rank_times_replaced", "Requests with an event time ahead of the clock or too old, served with its time"
+)
 REPLICA_LOADS = Counter("monolith_replica_loads", "Checkpoints loaded by the replica")
 REPLICA_FAULTS = Counter(
     "monolith_replica_faults",
@@ -213,6 +215,7 @@ SHADOW_SCORED = Counter("monolith_shadow_scored", "Requests scored by the shadow
 SHADOW_DROPPED = Counter(
     "monolith_shadow_dropped", "Mirrored requests without shadow scores; reason: late, not_ready, broken or log", ["reason"]
 )
+SPLIT_FALLBACKS = Counter("monolith_split_fallbacks", "Requests of the second arm answered by the first, as its model is not loaded")
 GUARD_HELD = Gauge("monolith_guard_held", "1 while the guard holds updates back: replicas serve the last good version")
 GUARD_VERDICTS = Counter("monolith_guard_verdicts", "Versions judged by the guard; verdict: good, unjudged or held", ["verdict"])
 GUARD_NE_RATIO = Gauge("monolith_guard_ne_ratio", "Normalised entropy of the newest version / of the scores that users got", ["task"])

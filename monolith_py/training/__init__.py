@@ -2,6 +2,7 @@
 
 from monolith_py.training.checkpoint import (
     ASIDE,
+    CHANNELS,
     Checkpoint,
     CheckpointMeta,
     CheckpointSaving,
@@ -9,9 +10,12 @@ from monolith_py.training.checkpoint import (
     Part,
     Retention,
     SourceMeta,
+    channel_folder,
+    copy_checkpoint,
     fetched_checkpoint,
     local_folder,
     open_checkpoints,
+    promote_checkpoint,
     restore_checkpoint,
     save_checkpoint,
 )
@@ -23,6 +27,7 @@ from monolith_py.training.trainer import Trainer
 
 __all__ = [
     "ASIDE",
+    "CHANNELS",
     "Checkpoint",
     "CheckpointMeta",
     "CheckpointSaving",
@@ -37,6 +42,8 @@ __all__ = [
     "Trainer",
     "auc",
     "calibration",
+    "channel_folder",
+    "copy_checkpoint",
     "fetched_checkpoint",
     "inspect_checkpoint",
     "label_rate",
@@ -45,6 +52,7 @@ __all__ = [
     "normalized_entropy",
     "open_checkpoints",
     "per_impression_auc",
+    "promote_checkpoint",
     "restore_checkpoint",
     "save_checkpoint",
 ]

@@ -46,9 +46,11 @@ class RequestFeatures:
 class FeatureReader:
     """Reads the features of requests. Safe for threads."""
 
-    def __init__(self, schema: Schema, counters: CounterConfig, store: FeatureStore) -> None:
-        self._schema, self._store = schema, store
+    def __init__(self, schema: Schema, counters: CounterConfig, store: FeatureStore, model: Schema | None = None) -> None:
+        """`model` is the schema of the input that `batch` makes, by default `schema`; it has no other features."""
         self._order = order = RequestOrder.of(schema, counters)
+        schema = model or schema
+        self._schema, self._store = schema, store
         names = order.shared_names + order.candidate_names
         self._sparse_index: IndexArray = np.array([names.index(name) for name in schema.sparse_names], np.intp)
         self._dense_index = _column_index(order.shared_dense + order.candidate_dense, schema)

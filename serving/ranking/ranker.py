@@ -43,11 +43,18 @@ class Ranker:
     """Ranks requests from many threads."""
 
     def __init__(
-        self, job: JobConfig, replica: Replica, store: FeatureStore, impressions: ImpressionWriter[ServedRequest] | None, clock: Clock
+        self,
+        job: JobConfig,
+        replica: Replica,
+        store: FeatureStore,
+        impressions: ImpressionWriter[ServedRequest] | None,
+        clock: Clock,
+        model: Schema | None = None,
     ) -> None:
+        """`model` is the schema of the replica's model if it is not that of the job, whose features it must have in part."""
         self._replica, self._impressions, self._clock = replica, impressions, clock
-        schema = Schema.of(job)
-        self._features = FeatureReader(schema, job.counters, store)
+        self._features = FeatureReader(Schema.of(job), job.counters, store, model)
+        schema = model or Schema.of(job)
         self._work = WorkLimit()
         self._explainer = Explainer(self._features, schema, replica, self._work, clock)
         self._batcher: Batcher[RequestFeatures, Ranking] = Batcher(self._score, job.serving.max_batch_candidates, clock)

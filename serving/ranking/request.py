@@ -70,7 +70,7 @@ class RequestParser:
     def parse(self, message: pb.RankRequest, *, request_id: str, now_ms: int) -> RankInput:
         """Return the request of `message`; `request_id` and `now_ms` fill empty fields.
 
-        `now_ms` also replaces an event time that is too far ahead of it.
+        `now_ms` also replaces an event time that is too far ahead of it, or too old.
 
         Raises:
             WireError: a field breaks its rule.
@@ -79,7 +79,7 @@ class RequestParser:
         if not 1 <= num_candidates <= config.max_candidates:
             raise WireError(f"item_ids must have 1 to {config.max_candidates} candidates, got {num_candidates}")
         _check_request_id(message.request_id)
-        time_ms = _event_time_ms(message.time_ms, self._time_rule, now_ms)
+        time_ms = _event_time_ms(message.time_ms, self._earliest_ms(now_ms), now_ms + self._time_rule.max_skew_ms, now_ms)
         context = self._columns(message.context, self._order.context, 1, "context")
         candidates = None
         if message.HasField("candidate_features"):
@@ -94,6 +94,10 @@ class RequestParser:
             candidates,
             self._choice(message),
         )
+
+    def _earliest_ms(self, now_ms: int) -> int:
+        age_s = self._config.max_request_age_s
+        return now_ms - round(age_s * 1000) if age_s else MIN_TIME_MS
 
     def _columns(self, message: example_pb2.FeatureColumns, order: FeatureOrder, num_rows: int, field: str) -> FeatureColumns:
         """Return the features of `num_rows` rows in a field of the request.
@@ -167,15 +171,15 @@ def _check_request_id(request_id: str) -> None:
         raise WireError(f"request_id must be printable, got {request_id!r}")
 
 
-def _event_time_ms(time_ms: int, rule: EventTimeRule, now_ms: int) -> int:
-    """Return the event time of a request: its own, or `now_ms` if it has none or one that is too far ahead.
+def _event_time_ms(time_ms: int, first_ms: int, last_ms: int, now_ms: int) -> int:
+    """Return the event time of a request: its own, or `now_ms` if it has none or one outside of [first_ms, last_ms].
 
     Raises:
         WireError: the time cannot be in milliseconds.
     """
     if time_ms and time_ms < MIN_TIME_MS:
         raise WireError(f"time_ms must be 0 or >= {MIN_TIME_MS} (milliseconds since 1970), got {time_ms}")
-    if time_ms > now_ms + rule.max_skew_ms:
+    if time_ms and not first_ms <= time_ms <= last_ms:
         RANK_TIMES_REPLACED.inc()
         return now_ms
     return time_ms or now_ms

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -17,7 +18,7 @@ from monolith_py.errors import CheckpointError, CheckpointVersion, ModelNotFinit
 from monolith_py.model import RankModel, build_model
 from monolith_py.sync import DenseState, RowEncoding, digest_tables, pack_rows
 from monolith_py.table import EmbeddingTable, PackedFile
-from monolith_py.training import Checkpoint, CheckpointStore, Part, open_checkpoints
+from monolith_py.training import Checkpoint, CheckpointStore, Part, channel_folder, open_checkpoints
 from monolith_serving.replica.model_state import ModelState, with_weights
 from monolith_serving.replica.table import ReplicaTable
 
@@ -53,9 +54,10 @@ def _damage() -> Iterator[None]:
 class CheckpointLoader:
     """Loads each newest checkpoint of a job once."""
 
-    def __init__(self, job: JobConfig, device: torch.device, clock: Clock) -> None:
+    def __init__(self, job: JobConfig, device: torch.device, clock: Clock, allows: Callable[[int], bool] | None = None) -> None:
+        """`allows` tells whether a checkpoint with the updates before an offset may serve; None allows all."""
         self._job, self._device = job, device
-        self._schema = Schema.of(job)
+        self._schema, self._allows = Schema.of(job), allows
         self._clock = clock
         self._store: CheckpointStore | None = None  # opened by the first load
         self._loaded: tuple[Checkpoint, int] | None = None  # and when it was saved
@@ -86,9 +88,11 @@ class CheckpointLoader:
         damaged: set[str] = set()
         loaded = None
         if self._store is None:
-            self._store = open_checkpoints(self._job, "replica", self._clock)
+            self._store = self._open()
         for checkpoint in self._store.all():
             try:
+                if not self._may_serve(checkpoint):
+                    continue
                 if self._is_loaded(checkpoint):
                     break
                 with ExitStack() as stack:
@@ -103,6 +107,17 @@ class CheckpointLoader:
             _logger.error("checkpoint refused: %s", text)
         self._damaged = damaged
         return loaded
+
+    def _open(self) -> CheckpointStore:
+        """Return the checkpoints of the job, or those of its channel."""
+        channel = self._job.serving.channel
+        if channel is None:
+            return open_checkpoints(self._job, "replica", self._clock)
+        return CheckpointStore(channel_folder(Path(self._job.trainer.checkpoint_dir), channel), self._clock)
+
+    def _may_serve(self, checkpoint: Checkpoint) -> bool:
+        with _damage():
+            return self._allows is None or self._allows(checkpoint.meta.updates_offset)
 
     def _is_loaded(self, checkpoint: Checkpoint) -> bool:
         with _damage():

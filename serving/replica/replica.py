@@ -26,6 +26,7 @@ from monolith_py.io.log.topics import Topics
 from monolith_py.observe.metrics import REPLICA_FAULTS, REPLICA_LOADS
 from monolith_py.process import StopSignal
 from monolith_py.sync import DenseRequester, Subscriber
+from monolith_serving.guard.gate import Gate
 from monolith_serving.log_limit import LogLimit
 from monolith_serving.replica.checkpoint_loader import CheckpointLoader, LoadedCheckpoint
 from monolith_serving.replica.deltas import apply_delta
@@ -49,17 +50,21 @@ class UpdatesLog:
     log: Log
     topic: str
     requester: DenseRequester
+    gate: Gate | None = None  # of a guarded replica
 
     @staticmethod
     def of(job: JobConfig, log: Log, clock: Clock) -> UpdatesLog:
         """Return the updates of a job."""
         topics = Topics.of(job.log)
         interval_s = max(_ASK_AGAIN_S, 2 * job.sync.dense_interval_s)
-        return UpdatesLog(log, topics.updates, DenseRequester(log, topics.dense_requests, job.name, clock, interval_s))
+        requester = DenseRequester(log, topics.dense_requests, job.name, clock, interval_s)
+        gate = Gate(job, log, clock) if job.serving.guarded else None
+        return UpdatesLog(log, topics.updates, requester, gate)
 
     def subscriber(self, loaded: LoadedCheckpoint) -> Subscriber:
         """Return a subscriber that reads the updates after a checkpoint."""
-        return Subscriber(self.log, self.topic, offset=loaded.updates_offset, next_delta=loaded.state.next_delta)
+        log = self.log if self.gate is None else self.gate.as_log()
+        return Subscriber(log, self.topic, offset=loaded.updates_offset, next_delta=loaded.state.next_delta)
 
     def ends_before(self, offset: int) -> bool:
         """Return whether the log ends before `offset`, so it lost records or is another log; False if it cannot be reached."""
@@ -77,11 +82,12 @@ class Replica:
     fault: see `apply_delta`.
     """
 
-    def __init__(self, job: JobConfig, log: Log | None, device: torch.device, clock: Clock) -> None:
-        """Start without a state; `log` is None for a replica that follows no updates."""
+    def __init__(self, job: JobConfig, log: Log | None, device: torch.device, clock: Clock, updates: UpdatesLog | None = None) -> None:
+        """Start without a state; `log` is None for a replica that follows no updates. `updates`: those of the log, by default the job's."""
         self._serving, self._checkpoint_dir, self._clock = job.serving, job.trainer.checkpoint_dir, clock
-        self._loader = CheckpointLoader(job, device, clock)
-        self._updates = None if log is None else UpdatesLog.of(job, log, clock)
+        self._updates = None if log is None else updates or UpdatesLog.of(job, log, clock)
+        gate = self._updates.gate if self._updates else None
+        self._loader = CheckpointLoader(job, device, clock, gate.allows if gate else None)
         self._freshness = Freshness(job.serving.freshness_log)
         self._staleness = Staleness(clock, job.serving)
         self._end = None if log is None else EndOfUpdates(log, Topics.of(job.log).updates, clock)
@@ -109,12 +115,18 @@ class Replica:
             NotReady: no checkpoint was loaded yet.
         """
         if self._state is None:
-            raise NotReady(f"no checkpoint in {self._checkpoint_dir!r} yet")
+            where = f" in channel {self._serving.channel!r}" if self._serving.channel else ""
+            raise NotReady(f"no checkpoint{where} in {self._checkpoint_dir!r} yet")
 
     @property
     def is_ready(self) -> bool:
         """Return whether a checkpoint was loaded."""
         return self._state is not None
+
+    @property
+    def is_held(self) -> bool:
+        """Return whether the guard holds newer updates back."""
+        return self._updates is not None and self._updates.gate is not None and self._updates.gate.is_held
 
     @property
     def is_fresh(self) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 from monolith_py.errors import WireError
 from monolith_streaming.joiner.watermark import WatermarkState
 
-# Versions 3 and 4 came with waiting requests of another form: `Position.has_state`.
+# Versions 3 and 4 came with waiting requests of other forms: `Position.has_state`.
 _VERSION, _READABLE = 5, (3, 4, 5)
 _PROGRESS_KEY = "joiner"
 # Fields of a watermark in versions up to 4.

@@ -1,6 +1,6 @@
 """The waiting requests of one partition, their due times, and the changes of a step. Reads Kv, writes nothing.
 
-The backtest joins with it, and the tests hold the core of the joiner to it.
+The tests hold the core of the joiner to it; no process joins with it.
 
 A step's changes stay in memory until the loop writes them in one transaction (`changes`, then `clear_step`). Between steps only the due
 times are in memory: a request is loaded from Kv when an action arrives or it is due.

@@ -1,6 +1,6 @@
-"""The state machine of one request: impressions and actions to examples. No I/O and no clock; for the backtest.
+"""The state machine of one request: impressions and actions to examples. No I/O and no clock.
 
-The online joiner has the same rules in the core (monolith_py/core/joiner/rules.hpp), and a test holds these to them.
+Joiner, replay and backtest have the same rules in the core (monolith_py/core/joiner/rules.hpp), and a test holds the core to these.
 
 The emissions depend on event times and on the order of the records within each topic, which the log has. They do not depend on the
 interleaving of the topics, on how far the joiner has read ahead, nor on the moments at which the watermark moves. A record is judged by the

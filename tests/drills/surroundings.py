@@ -136,10 +136,10 @@ class Deployment:
         self.log: Log = open_log(self.job.log.url)
         create_topics(self.log, self.job.log)
 
-    def start(self, command: str, *arguments: str, **environment: str) -> Child:
-        """Start `monolith COMMAND`; the arguments by name are variables of its environment."""
+    def start(self, command: str, *arguments: str, config: Path | None = None, **environment: str) -> Child:
+        """Start `monolith COMMAND`, with another `config` if given; the other arguments by name are variables of its environment."""
         output = self.folder / f"{len(self._children)}-{command}.stderr"
-        child = Child([command, "--config", str(self.config), *arguments], output, environment)
+        child = Child([command, "--config", str(config or self.config), *arguments], output, environment)
         self._children.append(child)
         return child
 

@@ -29,7 +29,7 @@ class PeersService(ranking_pb2_grpc.RankingServicer):
         return ranking_pb2.RankResponse(request_id=message.request_id, scores=[0.5], task_names=["click"], model_version="1.0")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.long_drill
 def test_idle_connections_stay_open_for_the_pings_that_the_server_allows(monkeypatch):
     """gRPC's own limits, one ping in two hours, end an idle connection at the client's third ping: GOAWAY, too_many_pings."""
     monkeypatch.setattr(channel, "PING_INTERVAL_MS", 200)

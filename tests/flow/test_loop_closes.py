@@ -68,6 +68,7 @@ sparse_interval_s = 0.2
 dense_interval_s = 0.5
 
 [serving]
+max_request_age_s = 0.0
 port = 0
 port_file = "{folder}/port"
 """

@@ -63,6 +63,7 @@ port_file = "{folder}/port"
 max_candidates = 50
 checkpoint_poll_s = 0.1
 reflection = true
+max_request_age_s = 0.0
 default_deadline_s = 60.0
 """
 

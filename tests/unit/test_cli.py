@@ -256,8 +256,11 @@ class FixedRanking(pb_grpc.RankingServicer):
 
     def Rank(self, request: Any, context: Any) -> pb.RankResponse:  # noqa: N802
         self.asked.append(request)
-        scores = [item / 10 for item in request.item_ids]
-        return pb.RankResponse(request_id="r", scores=scores, task_names=["click"], model_version="2.17", staleness_ms=340)
+        order = sorted(range(len(request.item_ids)), key=lambda place: -request.item_ids[place])
+        scores = [request.item_ids[place] / 10 for place in order]
+        return pb.RankResponse(
+            request_id="r", scores=scores, candidates=order, task_names=["click"], model_version="2.17", staleness_ms=340
+        )
 
 
 def ranked(replica: FixedRanking, *options: str) -> Any:
@@ -282,11 +285,11 @@ def test_a_ranking_by_hand_is_training_data_only_with_a_flag(options: tuple[str,
 
 
 class StartingRanking(FixedRanking):
-    """Has no model for the first three requests."""
+    """Has no model for the first twenty requests."""
 
     def Rank(self, request: Any, context: Any) -> pb.RankResponse:  # noqa: N802
         response = super().Rank(request, context)
-        if len(self.asked) <= 3:
+        if len(self.asked) <= 20:
             context.abort(grpc.StatusCode.UNAVAILABLE, "the replica has loaded no checkpoint yet")
         return response
 
@@ -295,11 +298,11 @@ def test_a_replica_that_is_still_starting_is_waited_for_if_wanted() -> None:
     """`monolith serve &` and then `monolith rank`, as the README has them, ended with UNAVAILABLE."""
     replica = StartingRanking()
     assert ranked(replica, "--wait", "60").exit_code == 0
-    assert len(replica.asked) == 4
+    assert len(replica.asked) == 21
     replica = StartingRanking()
     failed = ranked(replica)
     assert failed.exit_code == 1 and failed.stderr.startswith("RankFailed: UNAVAILABLE: the replica has loaded no checkpoint yet")
-    assert len(replica.asked) == 1
+    assert len(replica.asked) == 5  # the client's own tries, within a second
 
 
 def test_ids_beyond_64_bits_are_usage_errors() -> None:

@@ -36,12 +36,16 @@ The job's TOML as JSON. Checks the rules of a cluster, beyond those of monolith_
 {{- if and .Values.logPassword.existingSecret (not (hasPrefix "SASL_" $protocol)) -}}
 {{- fail (printf "logPassword.existingSecret must come with log.security.protocol SASL_PLAINTEXT or SASL_SSL in the job, got %q" $protocol) -}}
 {{- end -}}
-{{- range $store, $tls := dict "log" .Values.logTls "kv" .Values.kvTls -}}
+{{- range $store, $tls := dict "log" .Values.logTls "kv" .Values.kvTls "serving" .Values.servingTls -}}
 {{- range $name, $file := dig $store "security" (dict) $job -}}
 {{- if and (hasPrefix (printf "/etc/monolith-tls/%s/" $store) (toString $file)) (not $tls.existingSecret) -}}
 {{- fail (printf "job: %s.security.%s is in /etc/monolith-tls/%s: set %sTls.existingSecret" $store $name $store $store) -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+{{- $security := dig "serving" "security" (dict) $job -}}
+{{- if and $security.require_token (not .Values.servingTokens.existingSecret) (not (has "MONOLITH_SERVING_TOKENS" $given)) (not (has "MONOLITH_SERVING_TOKENS_FILE" $given)) -}}
+{{- fail "job: serving.security.require_token needs tokens: set servingTokens.existingSecret" -}}
 {{- end -}}
 {{- $folder := dig "trainer" "checkpoint_dir" "" $job -}}
 {{- if hasPrefix "s3://" $folder -}}
@@ -63,6 +67,10 @@ The job's TOML as JSON. Checks the rules of a cluster, beyond those of monolith_
 {{- end -}}
 {{- $ports := dict -}}
 {{- $needed := list "serving.port" "observe.joiner_port" "observe.trainer_port" "observe.serving_port" -}}
+{{- /* Kubernetes' gRPC probes know no TLS. */ -}}
+{{- if or $security.certificate_file (dig "serving" "health_port" 0 $job) -}}
+{{- $needed = append $needed "serving.health_port" -}}
+{{- end -}}
 {{- if .Values.archiver.enabled -}}
 {{- $needed = append $needed "observe.archiver_port" -}}
 {{- end -}}

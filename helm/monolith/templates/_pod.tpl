@@ -81,6 +81,9 @@ securityContext:
 resources:
   {{- toYaml (get $root.Values .component).resources | nindent 2 }}
 {{- $secrets := dict "MONOLITH_KV_PASSWORD" $root.Values.kvPassword "MONOLITH_LOG_PASSWORD" $root.Values.logPassword }}
+{{- if eq .component "serving" -}}
+{{- $_ := set $secrets "MONOLITH_SERVING_TOKENS" $root.Values.servingTokens -}}
+{{- end -}}
 {{- $names := list -}}
 {{- range $name, $secret := $secrets -}}
 {{- if $secret.existingSecret -}}
@@ -110,13 +113,22 @@ env:
 {{- end }}
 {{- end -}}
 
+{{/* Secrets with certificates of a component's pods, by the folder in /etc/monolith-tls. */}}
+{{- define "monolith.tlsSecrets" -}}
+{{- $secrets := dict "log" .root.Values.logTls "kv" .root.Values.kvTls -}}
+{{- if eq .component "serving" -}}
+{{- $_ := set $secrets "serving" .root.Values.servingTls -}}
+{{- end -}}
+{{- toJson $secrets -}}
+{{- end -}}
+
 {{- define "monolith.commonMounts" -}}
 - name: job
   mountPath: /etc/monolith
   readOnly: true
 - name: tmp
   mountPath: /tmp
-{{- range $store, $tls := dict "log" .root.Values.logTls "kv" .root.Values.kvTls }}
+{{- range $store, $tls := include "monolith.tlsSecrets" . | fromJson }}
 {{- if $tls.existingSecret }}
 - name: {{ $store }}-tls
   mountPath: /etc/monolith-tls/{{ $store }}
@@ -133,7 +145,7 @@ env:
 - name: tmp
   emptyDir:
     sizeLimit: 1Gi
-{{- range $store, $tls := dict "log" .root.Values.logTls "kv" .root.Values.kvTls }}
+{{- range $store, $tls := include "monolith.tlsSecrets" . | fromJson }}
 {{- if $tls.existingSecret }}
 - name: {{ $store }}-tls
   secret:

@@ -145,10 +145,12 @@ void Partition::see_impression(Entry& entry, std::optional<int64_t> watermark_ms
     early_.clear();
     const bool is_in_range = settings_.range && settings_.range->has(entry.time_ms);
     range_counts_.impressions += is_in_range;
-    if (!waiting_.see_impression(impression_, {entry.impression, entry.offset, clock_ms}, early_))
+    const bool is_new = waiting_.see_impression(impression_, {entry.impression, entry.offset, clock_ms}, early_);
+    if (!is_new)
         ++counts_.repeated;
     else
         range_counts_.requests += is_in_range;
+    if (reports_arrived_ && is_new) arrived_.emplace_back(entry.offset, entry.impression);
     for (int64_t offset : early_) lookback_.note(kActions, offset, until_ms);
 }
 
@@ -247,6 +249,7 @@ void Partition::clear_step() {
     refused_.clear();
     too_late_.clear();
     early_actions_.clear();
+    arrived_.clear();
 }
 
 Counts Partition::take_counts() {

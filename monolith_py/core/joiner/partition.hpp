@@ -123,13 +123,17 @@ class Partition {
     // Report the actions that begin to wait for their impression, and those that wait now if `waiting`.
     void report_early(bool waiting);
     const std::vector<EarlyAction>& early_actions() const { return early_actions_; }
+    // Report the impressions of new requests from now on.
+    void report_arrived() { reports_arrived_ = true; }
+    // Return offset and bytes of the impressions of the requests that are new in this step, in order.
+    const std::vector<std::pair<int64_t, ImpressionBytes>>& arrived() const { return arrived_; }
     // Return the numbers since the last call.
     Counts take_counts();
     // Return the numbers of the range since the last call, those of the open step included: call it once a step.
     RangeCounts take_range_counts();
     bool has_changes() const {
-        return !waiting_.changed().empty() || !waiting_.forgotten().empty() || !too_late_.empty() ||
-               !early_actions_.empty();
+        return !waiting_.changed().empty() || !waiting_.forgotten().empty() || !waiting_.forgotten_offsets().empty() ||
+               !too_late_.empty() || !early_actions_.empty();
     }
     Blocks::Changes changes() { return blocks_.changes(waiting_, settings_.rules); }
     void clear_step();
@@ -162,6 +166,8 @@ class Partition {
     std::vector<RefusedRecord> refused_, too_late_;
     bool reports_early_ = false;
     std::vector<EarlyAction> early_actions_;  // of this step
+    bool reports_arrived_ = false;
+    std::vector<std::pair<int64_t, ImpressionBytes>> arrived_;  // of this step
     Counts counts_;
     RangeCounts range_counts_;
     int64_t order_ms_ = 0;   // of the record that is processed

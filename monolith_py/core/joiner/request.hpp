@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "index/hash.hpp"
 #include "joiner/impression.hpp"
 
 namespace monolith::joiner {
@@ -99,8 +100,15 @@ struct Request {
     uint32_t place = UINT32_MAX;   // in the heap of due times
     uint32_t state_block = 0;      // block of the store with the newest state; 0: none
     uint32_t change = UINT32_MAX;  // in the list of the changes of this step
+    bool has_marks = false;        // the candidates have marks of their items in place of their ids
 
     bool has_arrived() const { return num_candidates > 0; }
+    // Return a hash of an item, another one in each request.
+    int64_t mark_of(int64_t item_id) const {
+        return static_cast<int64_t>(mix(static_cast<uint64_t>(item_id) ^ mix(static_cast<uint64_t>(offset))) >> 32);
+    }
+    // Return what the candidate of this item has as its id.
+    int64_t key_of(int64_t item_id) const { return has_marks ? mark_of(item_id) : item_id; }
     size_t num_early() const { return actions ? actions->early.size() : 0; }
     bool is_waiting() const { return num_waiting + num_known > 0; }
     Actions& waiting_actions() {

@@ -13,8 +13,9 @@ namespace {
 constexpr uint32_t kNoRow = UINT32_MAX;
 
 uint32_t row_of(const Request& request, int64_t item_id) {
+    const int64_t key = request.key_of(item_id);
     for (uint32_t row = 0; row < request.num_candidates; ++row)
-        if (request.candidates[row].item_id == item_id) return row;
+        if (request.candidates[row].item_id == key) return row;
     return kNoRow;
 }
 

@@ -1,5 +1,6 @@
 """Checkpoints of the trainer: their layout, their store, saving and restoring."""
 
+from monolith_py.training.checkpoint.channels import CHANNELS, channel_folder, copy_checkpoint, promote_checkpoint
 from monolith_py.training.checkpoint.layout import ASIDE, Checkpoint, Part
 from monolith_py.training.checkpoint.meta import CheckpointMeta, SourceMeta
 from monolith_py.training.checkpoint.object_store import fetched_checkpoint, local_folder, open_checkpoints
@@ -9,6 +10,7 @@ from monolith_py.training.checkpoint.store import CheckpointStore, Retention
 
 __all__ = [
     "ASIDE",
+    "CHANNELS",
     "Checkpoint",
     "CheckpointMeta",
     "CheckpointSaving",
@@ -16,9 +18,12 @@ __all__ = [
     "Part",
     "Retention",
     "SourceMeta",
+    "channel_folder",
+    "copy_checkpoint",
     "fetched_checkpoint",
     "local_folder",
     "open_checkpoints",
+    "promote_checkpoint",
     "restore_checkpoint",
     "save_checkpoint",
 ]

@@ -14,12 +14,13 @@ KAFKA, REDIS = {"url": "kafka://k:9093"}, {"url": "rediss://r:6379/0"}
 SASL = {"protocol": "SASL_SSL", "sasl_mechanism": "SCRAM-SHA-512", "username": "shop"}
 
 
-def job(log: dict[str, Any] | None = None, kv: dict[str, Any] | None = None) -> JobConfig:
+def job(log: dict[str, Any] | None = None, kv: dict[str, Any] | None = None, serving: dict[str, Any] | None = None) -> JobConfig:
     return parse_job(
         {
             "name": "shop",
             "log": log or KAFKA,
             "kv": kv or REDIS,
+            "serving": serving or {},
             "features": [{"name": "user", "source": "user_id"}],
             "tasks": [{"name": "is_click", "action": "click"}],
             "trainer": {"checkpoint_dir": "checkpoints"},
@@ -86,3 +87,28 @@ def test_secrets_that_are_missing_are_told_and_those_without_effect_refused() ->
     assert check_secrets(secured, {"MONOLITH_LOG_PASSWORD": "a", "MONOLITH_KV_PASSWORD": "b"}) == []
     with pytest.raises(ConfigError, match="MONOLITH_LOG_PASSWORD must come with"):
         check_secrets(job(), {"MONOLITH_LOG_PASSWORD": "a"})
+
+
+@pytest.mark.parametrize(
+    ("security", "message"),
+    [
+        ({"certificate_file": "c.pem"}, "serving.security.key_file must be set with serving.security.certificate_file"),
+        ({"key_file": "k.pem"}, "serving.security.certificate_file must be set with serving.security.key_file"),
+        ({"client_ca_file": "ca.pem"}, "serving.security.client_ca_file must come with certificate_file, got 'ca.pem' without"),
+    ],
+)
+def test_access_to_a_replica_is_whole_or_refused(security: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        job(serving={"security": security})
+    assert message in str(caught.value)
+
+
+def test_tokens_that_a_replica_needs_are_told_and_weak_ones_refused() -> None:
+    secured = job(serving={"security": {"require_token": True}})
+    assert [line.split()[0] for line in check_secrets(secured, {})] == ["MONOLITH_SERVING_TOKENS"]
+    assert check_secrets(secured, {"MONOLITH_SERVING_TOKENS": "sixteen-or-more-1 sixteen-or-more-2"}) == []
+    assert check_secrets(job(), {"MONOLITH_SERVING_TOKENS": "sixteen-or-more-1"}) == []  # a client's
+    for weak in ("short", "sixteen-or-more-1 short", "sixteen-or-more-\u00e9"):
+        with pytest.raises(ConfigError, match="MONOLITH_SERVING_TOKENS must hold tokens of 16 or more") as caught:
+            check_secrets(job(), {"MONOLITH_SERVING_TOKENS": weak})
+        assert weak.split()[-1] not in str(caught.value)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
-import grpc
 import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from monolith_py.clock import SystemClock
 from monolith_py.config import ServingConfig
@@ -37,11 +37,15 @@ class ScriptedService(ranking_pb2_grpc.RankingServicer):
 
 @pytest.fixture
 def start() -> Iterator:
-    """Return a function that serves a service and returns server and address."""
+    """Return a function that serves a service, SERVING, and returns server and address."""
     with ExitStack() as stack:
 
-        def serve(service) -> tuple[grpc.Server, str]:
+        def serve(service) -> tuple:
             server = make_server(service, ServingConfig(), SystemClock())
+            servicer = health.HealthServicer()
+            servicer.set(channel.HEALTH_SERVICE, health_pb2.HealthCheckResponse.SERVING)
+            health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+            service.health = servicer
             port = server.add_insecure_port("127.0.0.1:0")
             server.start()
             stack.callback(lambda: server.stop(None).wait())
@@ -92,6 +96,20 @@ def test_calls_go_to_all_replicas_in_turn_and_none_fails_when_one_stops(start):
         for _ in range(20):
             client.rank(1, [1], timeout_s=TIMEOUT_S)
         assert len(services[1].request_ids) - before == 20
+
+
+def test_a_replica_that_says_not_serving_gets_no_call_while_another_serves(start):
+    services = [ScriptedService(), ScriptedService()]
+    with RankClient([start(service)[1] for service in services]) as client:
+        while not all(service.request_ids for service in services):
+            client.rank(1, [1], timeout_s=TIMEOUT_S)
+        services[0].health.set(channel.HEALTH_SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
+        last = 0
+        while len(services[0].request_ids) != last:  # until the client knows
+            last = len(services[0].request_ids)
+            for _ in range(20):
+                client.rank(1, [1], timeout_s=TIMEOUT_S)
+        assert len(services[1].request_ids) >= 20
 
 
 def test_a_token_goes_with_each_call(start):

@@ -19,6 +19,7 @@ class AgedReplica:
     is_ready: bool = True
     is_fresh: bool = True
     age_ms: int = 0
+    is_held: bool = False
 
     def staleness_ms(self) -> int:
         return self.age_ms
@@ -37,6 +38,10 @@ class AgedReplica:
 )
 def test_a_replica_is_healthy_once_loaded_while_it_keeps_up_and_its_newest_delta_is_young_enough(replica, max_staleness_s, expected):
     assert is_healthy(replica, ServingConfig(max_staleness_s=max_staleness_s)) is expected
+
+
+def test_a_replica_whose_updates_the_guard_holds_stays_healthy() -> None:
+    assert is_healthy(AgedReplica(age_ms=10**9, is_held=True), ServingConfig(max_staleness_s=2.0))
 
 
 class GatedService(ranking_pb2_grpc.RankingServicer):

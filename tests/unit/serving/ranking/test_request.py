@@ -93,18 +93,25 @@ def test_a_request_id_may_have_128_bytes_of_any_script():
 @pytest.mark.parametrize(
     ("time_ms", "expected"),
     [
-        (NOW_MS - 10**10, NOW_MS - 10**10),
+        (NOW_MS - 86_400_000, NOW_MS - 86_400_000),
+        (NOW_MS - 86_400_001, NOW_MS),
+        (NOW_MS - 10**10, NOW_MS),
         (NOW_MS + 60_000, NOW_MS + 60_000),
         (NOW_MS + 60_001, NOW_MS),
         (NOW_MS + 8 * 3_600_000, NOW_MS),
         (2**63 - 1, NOW_MS),
     ],
 )
-def test_an_event_time_too_far_ahead_of_the_clock_becomes_its_time(time_ms, expected):
+def test_an_event_time_too_far_from_the_clock_becomes_its_time(time_ms, expected):
     """One request stamped 8 h ahead made the clicks of all others too late."""
     before = RANK_TIMES_REPLACED._value.get()
     assert parse(request(time_ms=time_ms)).time_ms == expected
     assert RANK_TIMES_REPLACED._value.get() - before == (time_ms != expected)
+
+
+def test_a_replay_may_ask_at_any_time_in_the_past():
+    parser = RequestParser(ORDER, SCHEMA.tasks, ServingConfig(max_request_age_s=0.0), EventTimeRule(60_000))
+    assert parser.parse(request(time_ms=NOW_MS - 10**11), request_id="made", now_ms=NOW_MS).time_ms == NOW_MS - 10**11
 
 
 def test_the_fids_of_a_context_feature_are_bounded():

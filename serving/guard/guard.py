@@ -1,0 +1,149 @@
+"""Guard of a job: a replica that answers nobody, applies each publication first and says how far the others may go.
+
+After a publication the guard scores recent examples, for which users have got scores of good versions. If the new scores are worse by more
+than the limits, the publication and all that follow are held: replicas stay at the last good version. The hold ends with the first later
+publication that is good on the same examples, mostly of a trainer that was rolled back. Replicas then pass over what was held.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+
+import torch
+
+from monolith_py.clock import Clock
+from monolith_py.config import JobConfig
+from monolith_py.data.schema import Schema
+from monolith_py.errors import LogError, WireError
+from monolith_py.io import Log
+from monolith_py.io.log.topics import Topics
+from monolith_py.observe import metrics
+from monolith_py.sync import Delta
+from monolith_py.sync.verdicts import Verdict, encode_verdict, newest_verdict
+from monolith_serving.guard.judge import Judgement, judge
+from monolith_serving.guard.observed_updates import ObservedUpdates
+from monolith_serving.guard.recent_examples import RecentExamples
+from monolith_serving.replica.checkpoint_loader import LoadedCheckpoint
+from monolith_serving.replica.model_state import ModelState
+from monolith_serving.replica.replica import Replica, UpdatesLog
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Place:
+    """Place in the updates."""
+
+    generation: int = 0
+    generation_start: int = 0  # offset of its first delta
+    held_generation: int = 0  # in which the hold began
+    caught_up: int = 0  # offset from which on versions are judged: an older one may be worse than newer ones that users have seen
+
+
+class Guard:
+    """Judges versions. `replica.follow` drives it, in one thread."""
+
+    def __init__(self, job: JobConfig, log: Log, device: torch.device, clock: Clock, *, accept: bool = False) -> None:
+        """Go on after the newest verdict; with `accept` take the present version for good.
+
+        `accept`: until `guard.window_s` has passed, examples are scored as they come: the scores of the held version are no reference.
+        """
+        topics = Topics.of(job.log)
+        self._job, self._log, self._topic, self._clock = job, log, topics.verdicts, clock
+        self._updates = topics.updates
+        self._tasks = Schema.of(job).tasks
+        before = _last_verdict(log, self._topic)
+        self._verdict = replace(before, held=False, reason="") if accept else before
+        self._examples = RecentExamples(job, log, clock, dict(before.examples) if self._verdict.held else None)
+        self._examples.uses_served = not accept
+        self._own_until_s = clock.monotonic_s() + job.guard.window_s
+        self._place = _Place(held_generation=_generation(before))
+        # The file of freshness is that of the replicas.
+        own = job.model_copy(update={"serving": job.serving.model_copy(update={"freshness_log": None, "guarded": False})})
+        of_job = UpdatesLog.of(own, log, clock)
+        updates = ObservedUpdates(of_job.log, of_job.topic, of_job.requester, loaded=self._loaded, applied=self._applied)
+        self.replica = Replica(own, log, device, clock, updates)
+        metrics.GUARD_HELD.set(self._verdict.held)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Return the newest verdict."""
+        return self._verdict
+
+    def _loaded(self, loaded: LoadedCheckpoint) -> None:
+        """Judge a checkpoint that the replica has loaded, if no updates follow it."""
+        self._place.generation, until = loaded.state.next_delta[0], loaded.updates_offset
+        try:
+            self._place.caught_up = self._log.end_offset(self._updates)
+        except LogError as error:
+            _logger.warning("the end of the updates cannot be read: %s", error)
+        if until >= self._place.caught_up and until > self._verdict.good_until:
+            self._say(self._judged(loaded.state), loaded.state.version, until, until - 1)
+
+    def _applied(self, delta: Delta, start: int, end: int) -> None:
+        """Judge the state after a publication, of which `delta` at offsets [start, end) was the last."""
+        place = self._place
+        if delta.generation != place.generation:
+            place.generation, place.generation_start = delta.generation, start
+        if delta.digest is None:
+            return
+        state = self.replica.state
+        resume = place.generation_start if place.generation > place.held_generation else start
+        if end > self._verdict.good_until and end >= place.caught_up:
+            self._say(self._judged(state), state.version, end, resume)
+            metrics.GUARD_DELAY_SECONDS.observe(max(self._clock.now_ms() - delta.published_ms, 0) / 1000)
+
+    def _judged(self, state: ModelState) -> Judgement:
+        """Judge `state`. During a hold the examples stay those of before: newer ones may be what spoilt the model."""
+        if not self._verdict.held or self._examples.scored() is None:
+            self._examples.uses_served |= self._clock.monotonic_s() >= self._own_until_s
+            try:
+                self._examples.fill(state.predict)
+            except LogError as error:
+                _logger.warning("recent examples cannot be read, going on with those before: %s", error)
+        examples = self._examples.scored()
+        judgement = judge(self._job.guard, self._tasks, examples, None if examples is None else state.predict(examples.batch))
+        for one in judgement.figures:
+            metrics.GUARD_NE_RATIO.labels(task=one.task).set(one.ne_ratio)
+            metrics.GUARD_CALIBRATION_RATIO.labels(task=one.task).set(one.calibration)
+        verdict = "held" if not judgement.is_good else "good" if judgement.is_judged else "unjudged"
+        metrics.GUARD_VERDICTS.labels(verdict=verdict).inc()
+        return judgement
+
+    def _say(self, judgement: Judgement, version: str, until: int, resume: int) -> None:
+        """Append the verdict on the state `version`, which has the updates before `until`; after a hold replicas go on at `resume`."""
+        before = self._verdict
+        if judgement.is_good:
+            refused = before.refused
+            if before.held:
+                refused = (*refused, (before.good_until, max(resume, before.good_until)))
+                _logger.info("model %s is good, the hold ends: offsets %s of the updates are passed over", version, refused[-1])
+            verdict = Verdict(until, tuple(one for one in refused if one[0] < one[1]))
+        else:
+            reason = "; ".join(judgement.faults)
+            if not before.held:
+                _logger.error("model %s is held, updates from offset %d on: %s", version, before.good_until, reason)
+                self._place.held_generation = self._place.generation
+            verdict = replace(before, held=True, reason=reason)
+        examples = before.examples if before.held and verdict.held else dict(self._examples.offsets)
+        verdict = replace(verdict, version=version, time_ms=self._clock.now_ms(), examples=examples)
+        self._verdict = verdict
+        metrics.GUARD_HELD.set(verdict.held)
+        try:
+            self._log.append(self._topic, [encode_verdict(verdict)], time_ms=verdict.time_ms)
+        except LogError as error:
+            _logger.warning("verdict on model %s not appended, the next one says the same: %s", version, error)
+
+
+def _last_verdict(log: Log, topic: str) -> Verdict:
+    try:
+        return newest_verdict(log, topic) or Verdict(0)
+    except WireError as error:
+        _logger.error("the newest verdict cannot be read, starting anew: %s", error)
+        return Verdict(0)
+
+
+def _generation(verdict: Verdict) -> int:
+    generation = verdict.version.partition(".")[0]
+    return int(generation) if generation.isdecimal() else 0

@@ -1,0 +1,232 @@
+"""Guard: a publication that makes the model worse never reaches a guarded replica; a good one does, and the way on is found again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from monolith_py.config import JobConfig
+from monolith_py.data.columns import FeatureColumns, SparseColumn
+from monolith_py.data.examples import ExampleBatch
+from monolith_py.data.schema import Schema
+from monolith_py.data.served import ServedModel, ServedScores
+from monolith_py.io.codec import encode_examples
+from monolith_py.model.batch import make_batch
+from monolith_py.sync.verdicts import Verdict, decode_verdict, encode_verdict, newest_verdict
+from monolith_serving.guard.guard import Guard
+from monolith_serving.replica.replica import Replica
+
+CPU = torch.device("cpu")
+SEEDS = range(1, 5)
+
+
+def examples_of(schema: Schema, seed: int) -> ExampleBatch:
+    """64 examples; the user tells whether both labels are 1."""
+    generator = np.random.default_rng(seed)
+    users, ones = generator.integers(0, 40, 64), np.ones(64, np.int32)
+    sparse = {"user_id": SparseColumn(users, ones), "item_id": SparseColumn(generator.integers(0, 40, 64), ones)}
+    labels = {task: (generator.random(64) < np.where(users < 12, 0.8, 0.1)).astype(np.float32) for task in schema.tasks}
+    times_ms, ids = np.full(64, 1000), tuple(f"{seed}-{row}" for row in range(64))
+    features = FeatureColumns(64, sparse, {"age": np.zeros((64, 1), np.float32)})
+    return ExampleBatch(ids, np.arange(64), times_ms, np.zeros(64, np.uint8), np.ones(64, np.float32), labels, features)
+
+
+class Guarded:
+    """A trainer, its guard and a replica behind it, each moved by hand."""
+
+    def __init__(self, trainer, clock) -> None:
+        self.trainer, self.clock, self.log = trainer, clock, trainer.log
+        document = trainer.job.model_dump()
+        serving = {**document["serving"], "freshness_log": None, "guarded": True, "guard_silence_s": 30.0}
+        guard = {**document["guard"], "examples": 512, "min_positives": 20}
+        self.job = JobConfig.model_validate(document | {"serving": serving, "guard": guard})
+        self.replica = Replica(self.job, self.log, CPU, clock)
+        self.guard = self.new_guard()
+        self.probe = make_batch(examples_of(trainer.schema, 3).features, trainer.schema)
+
+    def new_guard(self, **options: bool) -> Guard:
+        return Guard(self.job, self.log, CPU, self.clock, **options)
+
+    def serve_and_label(self) -> None:
+        """Append the examples that the trainer learns, as served by its present state."""
+        for seed in SEEDS:
+            examples = examples_of(self.trainer.schema, seed)
+            scores = self.trainer.probabilities(make_batch(examples.features, self.trainer.schema)).astype(np.float32)
+            by_task = {task: scores[:, place] for place, task in enumerate(self.trainer.schema.tasks)}
+            served = ServedScores(by_task, (ServedModel("live", "1.1"),), np.zeros(len(examples), np.int32))
+            self.log.append("examples", [encode_examples(replace(examples, served=served))], time_ms=1000)
+
+    def learn(self, times: int = 1) -> None:
+        for _ in range(times):
+            for seed in SEEDS:
+                self.trainer.trainer.step(examples_of(self.trainer.schema, seed))
+                self.trainer.publisher.note_step(self.trainer.bags.rows_touched)
+
+    def poison(self) -> None:
+        """Learn flipped labels, as of an app that has mixed them up."""
+        for _ in range(6):
+            for seed in SEEDS:
+                examples = examples_of(self.trainer.schema, seed)
+                flipped = replace(examples, labels={task: 1 - values for task, values in examples.labels.items()})
+                self.trainer.trainer.step(flipped)
+                self.trainer.publisher.note_step(self.trainer.bags.rows_touched)
+
+    def publish(self) -> None:
+        self.trainer.publish()
+        self.move(self.guard.replica)
+        self.move(self.replica)
+
+    def move(self, replica: Replica) -> None:
+        for _ in range(6):
+            if replica._subscriber is None:
+                replica.load_newest()
+            else:
+                replica.apply_updates(0.0)
+
+    def served(self) -> np.ndarray:
+        return self.replica.state.predict(self.probe)
+
+    def assert_parity(self) -> None:
+        np.testing.assert_allclose(self.served(), self.trainer.probabilities(self.probe), rtol=0, atol=1e-5)
+
+
+@pytest.fixture
+def guarded(make_trainer, clock):
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # small batches: more threads only spin
+    trainer = make_trainer()
+    one = Guarded(trainer, clock)
+    one.learn(6)
+    one.trainer.publish()
+    one.trainer.checkpoint()
+    one.serve_and_label()
+    one.move(one.guard.replica)
+    one.move(one.replica)
+    one.learn()
+    one.publish()
+    one.assert_parity()
+    yield one
+    one.replica.close()
+    one.guard.replica.close()
+    torch.set_num_threads(num_threads)
+
+
+def newest(guarded: Guarded) -> Verdict:
+    found = newest_verdict(guarded.log, "verdicts")
+    assert found is not None
+    return found
+
+
+def test_good_updates_reach_a_guarded_replica(guarded) -> None:
+    for _ in range(3):
+        guarded.learn()
+        guarded.publish()
+        guarded.assert_parity()
+    verdict = newest(guarded)
+    assert not verdict.held and verdict.good_until == guarded.log.end_offset("updates")
+
+
+def test_a_replica_waits_for_the_verdict(guarded) -> None:
+    before = guarded.served()
+    guarded.learn()
+    guarded.trainer.publish()
+    guarded.move(guarded.replica)
+    np.testing.assert_array_equal(guarded.served(), before)
+    guarded.move(guarded.guard.replica)
+    guarded.move(guarded.replica)
+    guarded.assert_parity()
+
+
+@pytest.mark.parametrize("kind", ["labels", "weights"])
+def test_a_poisoned_publication_is_held_and_the_last_good_version_serves(guarded, kind: str) -> None:
+    before, version = guarded.served(), guarded.replica.state.version
+    if kind == "labels":
+        guarded.poison()
+    else:
+        with torch.no_grad():
+            for parameter in guarded.trainer.trainer.model.parameters():
+                parameter.mul_(100)
+        guarded.learn()
+    for _ in range(3):
+        guarded.publish()
+        guarded.poison()
+    np.testing.assert_array_equal(guarded.served(), before)
+    assert guarded.replica.state.version == version and guarded.replica.is_held
+    verdict = newest(guarded)
+    assert verdict.held and "NE is" in verdict.reason
+
+
+def test_a_model_that_heals_itself_reaches_a_replica_by_a_checkpoint(guarded) -> None:
+    """Within one generation the held deltas cannot be left out: their fids are needed, their values are not."""
+    guarded.poison()
+    guarded.publish()
+    before = guarded.served()
+    guarded.learn(40)
+    guarded.publish()
+    assert not newest(guarded).held
+    np.testing.assert_array_equal(guarded.served(), before)  # no checkpoint yet
+    guarded.trainer.checkpoint()
+    guarded.publish()
+    guarded.move(guarded.replica)
+    guarded.assert_parity()
+
+
+def test_a_replica_that_starts_during_a_hold_takes_no_poisoned_checkpoint(guarded) -> None:
+    guarded.trainer.checkpoint()
+    guarded.publish()
+    good = guarded.served()
+    guarded.poison()
+    guarded.trainer.checkpoint()
+    guarded.publish()
+    late = Replica(guarded.job, guarded.log, CPU, guarded.clock)
+    guarded.move(late)
+    np.testing.assert_allclose(late.state.predict(guarded.probe), good, atol=1e-6)
+    late.close()
+
+
+def test_a_guard_that_restarts_during_a_hold_goes_on_holding(guarded) -> None:
+    guarded.poison()
+    guarded.publish()
+    before = guarded.served()
+    for seed in SEEDS:  # what is wrong with the labels is in the newest examples, too
+        examples = examples_of(guarded.trainer.schema, seed)
+        flipped = replace(examples, labels={task: 1 - values for task, values in examples.labels.items()})
+        guarded.log.append("examples", [encode_examples(flipped)], time_ms=2000)
+    guarded.guard = guarded.new_guard()
+    guarded.poison()
+    guarded.publish()
+    assert newest(guarded).held
+    np.testing.assert_array_equal(guarded.served(), before)
+    guarded.guard = guarded.new_guard(accept=True)
+    guarded.poison()
+    guarded.publish()
+    guarded.publish()
+    assert not newest(guarded).held
+
+
+def test_a_silent_guard_is_passed_by_and_a_hold_is_not(guarded) -> None:
+    guarded.learn()
+    guarded.trainer.publish()
+    guarded.move(guarded.replica)
+    guarded.clock.advance(29.0)
+    before = guarded.served()
+    guarded.move(guarded.replica)
+    np.testing.assert_array_equal(guarded.served(), before)
+    guarded.clock.advance(2.0)
+    guarded.move(guarded.replica)
+    guarded.assert_parity()
+    guarded.move(guarded.guard.replica)  # it speaks again
+    guarded.poison()
+    guarded.publish()
+    held = guarded.served()
+    guarded.clock.advance(1000.0)
+    guarded.move(guarded.replica)
+    np.testing.assert_array_equal(guarded.served(), held)
+
+
+def test_a_verdict_is_the_same_after_the_way_through_bytes() -> None:
+    verdict = Verdict(40, ((10, 20), (30, 35)), True, "NE", "3.4", 1_700_000_000_000, {0: 5, 2: 9})
+    assert decode_verdict(encode_verdict(verdict)) == verdict
