@@ -10,7 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, astuple
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -541,14 +541,19 @@ def inspect(
     feature: Annotated[str | None, typer.Option(help="Show histograms of this feature's table: sightings and ages.")] = None,
     fid: Annotated[int | None, typer.Option("--id", help="Show the row of this fid.", min=-(1 << 63), max=(1 << 63) - 1)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    config: Annotated[Path | None, typer.Option(help="Job whose checkpoint of that name to show, also from an object store.")] = None,
 ) -> None:
     """Show a checkpoint: job, offsets and tables; optionally one table's histograms or one row."""
+    from monolith_py.clock import SystemClock
+    from monolith_py.training import fetched_checkpoint
     from monolith_py.training.inspection import inspect_checkpoint
     from monolith_py.training.inspection.view import print_inspection
 
     if fid is not None and feature is None and not checkpoint.is_file():
         raise typer.BadParameter("give --feature with --id")
-    with _errors_to_exit():
+    with _errors_to_exit(), ExitStack() as stack:
+        if config is not None:
+            checkpoint = stack.enter_context(fetched_checkpoint(load_job(config), str(checkpoint), SystemClock()))
         inspection = inspect_checkpoint(checkpoint, feature, fid)
     if as_json:
         Console().print_json(json.dumps(inspection.document(), allow_nan=False))

@@ -23,6 +23,8 @@ from monolith_py.training import (
     CheckpointStore,
     Retention,
     Trainer,
+    fetched_checkpoint,
+    inspect_checkpoint,
     open_checkpoints,
     restore_checkpoint,
 )
@@ -120,6 +122,8 @@ def test_an_upload_that_is_cut_off_leaves_the_checkpoint_before_and_a_killed_ser
         assert replica.load_newest() and replica.state.table.num_rows == len(trainer.bags.tables["item_id"])
         assert not list((tmp_path / "drill" / "replica-0").rglob("*.table")), "a replica downloads no table"
         replica.close()
+        with fetched_checkpoint(job, again.path.name, SystemClock()) as path:
+            assert inspect_checkpoint(path).meta is not None
         server.kill()
         with pytest.raises(CheckpointError, match="not uploaded"):
             save(store, trainer, 4)

@@ -3,7 +3,7 @@
 from monolith_py.training.checkpoint.channels import CHANNELS, channel_folder, copy_checkpoint, promote_checkpoint
 from monolith_py.training.checkpoint.layout import ASIDE, Checkpoint, Part
 from monolith_py.training.checkpoint.meta import CheckpointMeta, SourceMeta
-from monolith_py.training.checkpoint.object_store import local_folder, open_checkpoints
+from monolith_py.training.checkpoint.object_store import fetched_checkpoint, local_folder, open_checkpoints
 from monolith_py.training.checkpoint.restore import restore_checkpoint
 from monolith_py.training.checkpoint.save import CheckpointSaving, save_checkpoint
 from monolith_py.training.checkpoint.store import CheckpointStore, Retention
@@ -20,6 +20,7 @@ __all__ = [
     "SourceMeta",
     "channel_folder",
     "copy_checkpoint",
+    "fetched_checkpoint",
     "local_folder",
     "open_checkpoints",
     "promote_checkpoint",

@@ -13,8 +13,9 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -50,6 +51,23 @@ def open_checkpoints(job: JobConfig, role: str, clock: Clock) -> CheckpointStore
     store = ObjectCheckpointStore(own, objects, clock)
     weakref.finalize(store, os.close, lock)
     return store
+
+
+@contextmanager
+def fetched_checkpoint(job: JobConfig, name: str, clock: Clock) -> Iterator[Path]:
+    """Return the folder of the checkpoint `name` of a job, with all its files, for the block; it is not deleted meanwhile.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or a file is absent.
+        ObjectError: the object store cannot be reached.
+    """
+    store = open_checkpoints(job, "inspect", clock)
+    known = {one.path.name: one for one in store.all()}
+    if name not in known:
+        raise CheckpointError(f"{job.trainer.checkpoint_dir}: must have a checkpoint {name!r}, got {', '.join(known) or 'none'}")
+    with store.reading(known[name]):
+        store.fetch(known[name], Part.ALL)
+        yield known[name].path
 
 
 def local_folder(job: JobConfig) -> Path:

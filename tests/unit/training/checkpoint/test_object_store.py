@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from monolith_py.cli import app
 from monolith_py.clock import ManualClock
-from monolith_py.config import JobConfig
+from monolith_py.config import JobConfig, load_job
 from monolith_py.data.examples import ExampleBatch
 from monolith_py.errors import CheckpointError, ConfigError, ObjectError
 from monolith_py.io.objects import FolderObjects, ObjectInfo
@@ -22,6 +25,7 @@ from monolith_py.training import (
     Part,
     Retention,
     Trainer,
+    fetched_checkpoint,
     open_checkpoints,
     restore_checkpoint,
 )
@@ -225,3 +229,32 @@ def test_each_process_on_a_machine_has_a_folder_of_its_own(make_job: Callable[..
     assert open_checkpoints(job, "replica", clock).directory.name == "replica-0"
     with pytest.raises(ConfigError, match="url of objects must be"):
         open_checkpoints(make_job(trainer={"checkpoint_dir": "gs://bucket/shop"}), "trainer", clock)
+
+
+def test_a_checkpoint_of_a_job_is_fetched_by_its_name(make_job: Callable[..., JobConfig], tmp_path: Path, clock: ManualClock) -> None:
+    job = make_job(trainer={"checkpoint_dir": str(tmp_path)})
+    saved = save(CheckpointStore(tmp_path, clock), Trainer(job), 7)
+    with fetched_checkpoint(job, saved.path.name, clock) as path:
+        assert path == saved.path
+    with (
+        pytest.raises(CheckpointError, match=r"must have a checkpoint 'step-8', got step-000000000007"),
+        fetched_checkpoint(job, "step-8", clock),
+    ):
+        pass
+
+
+def test_the_command_line_inspects_a_checkpoint_of_a_job(make_job: Callable[..., JobConfig], tmp_path: Path, clock: ManualClock) -> None:
+    document = f"""
+name = "training"
+log.url = "sqlite:///log"
+kv.url = "memory:"
+trainer.checkpoint_dir = "{tmp_path}"
+features = [{{ name = "item_id", source = "item_id", dim = 8 }}]
+tasks = [{{ name = "click", action = "click" }}]
+"""
+    (tmp_path / "job.toml").write_text(document)
+    saved = save(CheckpointStore(tmp_path, clock), Trainer(load_job(tmp_path / "job.toml")), 7)
+    arguments = ["inspect", saved.path.name, "--config", str(tmp_path / "job.toml"), "--json"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0 and json.loads(done.output)["checkpoint"]["step"] == 7
+    assert CliRunner().invoke(app, ["inspect", "step-8", *arguments[2:]]).exit_code == 1
