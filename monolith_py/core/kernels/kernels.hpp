@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "index/bucket.hpp"
+#include "kernels/dense_kernels.hpp"
 #include "kernels/settings.hpp"
 #include "kernels/tower_kernels.hpp"
 
@@ -109,6 +110,7 @@ struct Kernels {
     void (*dots)(const PooledRows& rows, float* pairs, float* scratch);
     void (*dots_back)(const PooledRows& rows, const float* grad_pairs, const GradientsOfRows& out, float* scratch);
     TowerKernels tower;
+    DenseKernels dense;
 };
 
 const Kernels& kernels();
