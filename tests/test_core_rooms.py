@@ -20,10 +20,11 @@ ROOMS = {
     "kernels": {"index"},
     "table": {"kernels", "index", "bytes", "memory"},
     "snapshot": {"table", "kernels", "index", "bytes", "memory"},
+    "replica": {"table", "kernels", "index", "bytes", "memory"},
     "tower": {"kernels", "memory"},
     "joiner": {"index", "bytes"},
     "codec": {"joiner"},
-    "bindings": {"codec", "joiner", "snapshot", "tower", "table", "kernels", "index", "bytes", "memory"},
+    "bindings": {"codec", "joiner", "tower", "replica", "snapshot", "table", "kernels", "index", "bytes", "memory"},
 }
 KERNELS_INL = "kernels/per_target/kernels-inl.hpp"
 MAX_LINES = 300  # a longer file gives its reason in its first lines: "Longer than 300 lines: ..."

@@ -1,0 +1,102 @@
+// Tests of a replica's rows: pooled bags against sums computed from a std::map.
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <random>
+#include <vector>
+
+#include "check.hpp"
+#include "replica/replica_rows.hpp"
+
+namespace {
+
+using namespace monolith;
+
+const std::vector<ReplicaFeature> kFeatures = {
+    {"a", 8, Encoding::kFp32, false}, {"b", 16, Encoding::kFp32, true}, {"c", 5, Encoding::kFp32, false}};
+constexpr size_t kStride = 40, kNum = 3;
+constexpr std::array<size_t, kNum> kColumns = {20, 0, 30};
+constexpr std::array<uint32_t, kNum> kAll = {0, 1, 2};
+
+using Model = std::array<std::map<int64_t, std::vector<float>>, kNum>;
+
+void put(ReplicaRows& rows, Model& model, size_t feature, const std::vector<int64_t>& fids, float value) {
+    const uint32_t dim = kFeatures[feature].dim;
+    std::vector<float> weights;
+    for (const int64_t fid : fids) {
+        auto& row = model[feature][fid];
+        row.clear();
+        for (uint32_t d = 0; d < dim; ++d) row.push_back(value + static_cast<float>(d));
+        weights.insert(weights.end(), row.begin(), row.end());
+        value += 100;
+    }
+    const auto* const bytes = reinterpret_cast<const uint8_t*>(weights.data());
+    CHECK(rows.assign(feature, fids.data(), bytes, fids.size()) == AssignStatus::kDone);
+}
+
+void check_pooled(const ReplicaRows& rows, const Model& model, std::mt19937& random, size_t num_rows) {
+    std::vector<int32_t> lengths(num_rows * kNum), by_feature(num_rows * kNum);
+    std::vector<std::vector<int64_t>> bags;
+    for (int32_t& length : lengths) {
+        length = static_cast<int32_t>(random() % 3);
+        std::vector<int64_t>& bag = bags.emplace_back();
+        for (int32_t i = 0; i < length; ++i) bag.push_back(static_cast<int64_t>(random() % 60));
+    }
+    std::vector<int64_t> fids, fids_by_feature;
+    for (const auto& bag : bags) fids.insert(fids.end(), bag.begin(), bag.end());
+    for (size_t k = 0; k < kNum; ++k)
+        for (size_t row = 0; row < num_rows; ++row) {
+            const auto& bag = bags[row * kNum + k];
+            by_feature[k * num_rows + row] = lengths[row * kNum + k];
+            fids_by_feature.insert(fids_by_feature.end(), bag.begin(), bag.end());
+        }
+    std::vector<float> pooled(num_rows * kStride, -1), other(num_rows * kStride, -1);
+    rows.pool(kAll, num_rows, lengths.data(), fids.data(), pooled.data(), kStride, kColumns.data());
+    rows.pool_by_feature(kAll, num_rows, by_feature.data(), fids_by_feature.data(), other.data(), kStride,
+                         kColumns.data());
+    CHECK(pooled == other);
+    for (size_t row = 0; row < num_rows; ++row)
+        for (size_t k = 0; k < kNum; ++k)
+            for (uint32_t d = 0; d < kFeatures[k].dim; ++d) {
+                float sum = 0;
+                for (const int64_t fid : bags[row * kNum + k])
+                    if (const auto found = model[k].find(fid); found != model[k].end()) sum += found->second[d];
+                const size_t size = bags[row * kNum + k].size();
+                if (kFeatures[k].is_mean && size > 1) sum /= static_cast<float>(size);
+                CHECK(std::abs(pooled[row * kStride + kColumns[k] + d] - sum) <= 1e-6f * std::abs(sum));
+            }
+}
+
+TEST(replica_rows_pool_like_a_map) {
+    ReplicaRows rows(kFeatures);
+    Model model;
+    std::mt19937 random(1);
+    for (int step = 0; step < 60; ++step) {
+        const size_t feature = random() % kNum;
+        std::vector<int64_t> fids;
+        for (size_t i = 0; i < 1 + random() % 20; ++i) fids.push_back(static_cast<int64_t>(random() % 60));
+        if (step % 4 == 3) {
+            rows.evict(feature, fids.data(), fids.size());
+            for (const int64_t fid : fids) model[feature].erase(fid);
+        } else {
+            put(rows, model, feature, fids, static_cast<float>(step));
+        }
+        check_pooled(rows, model, random, 1 + random() % 90);
+    }
+    CHECK(rows.num_rows() == model[0].size() + model[1].size() + model[2].size());
+}
+
+TEST(replica_rows_that_are_too_many_change_nothing) {
+    ReplicaRows rows({{"a", 1, Encoding::kFp32, false}}, 3);
+    const std::array<int64_t, 4> fids = {1, 2, 3, 4};
+    const std::array<float, 4> weights = {1, 2, 3, 4};
+    const auto* const bytes = reinterpret_cast<const uint8_t*>(weights.data());
+    CHECK(rows.assign(0, fids.data(), bytes, 2) == AssignStatus::kDone);
+    const uint64_t digest = rows.digest();
+    CHECK(rows.assign(0, fids.data() + 2, bytes, 2) == AssignStatus::kFull);
+    CHECK(rows.num_rows() == 2);
+    CHECK(rows.digest() == digest);
+}
+
+}  // namespace
