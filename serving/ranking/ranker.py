@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from monolith_py._core import RankedRequest
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
 from monolith_py.data.columns import FloatArray
@@ -42,7 +43,12 @@ class Ranker:
     """Ranks requests from many threads."""
 
     def __init__(
-        self, job: JobConfig, replica: Replica, store: FeatureStore, impressions: ImpressionWriter[ServedRequest] | None, clock: Clock
+        self,
+        job: JobConfig,
+        replica: Replica,
+        store: FeatureStore,
+        impressions: ImpressionWriter[ServedRequest | RankedRequest] | None,
+        clock: Clock,
     ) -> None:
         self._replica, self._impressions, self._clock = replica, impressions, clock
         schema = Schema.of(job)

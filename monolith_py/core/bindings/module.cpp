@@ -41,4 +41,5 @@ NB_MODULE(_core, m) {
     bind_kafka_records(m);
     bind_examples(m);
     bind_impressions(m);
+    bind_ranking(m);
 }
