@@ -30,6 +30,31 @@ class IdMap:
     def erase(self, fids: Int64Array, old_rows: UInt32Array) -> None: ...
     def items(self) -> tuple[Int64Array, UInt32Array]: ...
 
+class ReplicaRowsHandle:
+    """Rows of a replica, as `CoreRanker` takes them."""
+
+class ReplicaRows:
+    """Packed rows of all features of a replica; features by their place in the list. Look-ups take no lock and run beside a change.
+
+    `assign` and `insert_all` return whether the rows fit `max_rows`; if not, nothing was changed.
+    """
+
+    def __init__(self, features: list[tuple[str, int, str, bool]], max_rows: int = ...) -> None: ...  # name, dim, encoding, mean pooling
+    @property
+    def handle(self) -> ReplicaRowsHandle: ...
+    @property
+    def num_rows(self) -> int: ...
+    @property
+    def num_bytes(self) -> int: ...  # rows and id maps
+    @property
+    def digest(self) -> int: ...
+    # Pool all features into pooled (B, sum of dims): lengths (F, B) and fids feature by feature.
+    def pool_by_feature(self, lengths: Int32Array, fids: Int64Array, pooled: FloatArray) -> None: ...
+    def assign(self, feature: int, fids: Int64Array, rows: npt.NDArray[np.uint8]) -> bool: ...  # (n,), (n, R)
+    def insert_all(self, feature: int, fids: Int64Array, rows: npt.NDArray[np.uint8], num_threads: int) -> bool: ...
+    def evict(self, feature: int, fids: Int64Array) -> None: ...
+    def read(self, feature: int, fids: Int64Array) -> npt.NDArray[np.uint8]: ...  # (n, R), zeros for a fid without a row
+
 class Slice:
     """A part of every row with its own optimizer."""
 
@@ -358,7 +383,7 @@ class CoreRanker:
         self,
         value: bytes,
         model: FixedModel,
-        rows: Any,  # ReplicaRows
+        rows: ReplicaRowsHandle,
         names: tuple[str, str],  # id of a request that has none, version of the model
         times: tuple[int, int, float],  # wall and monotonic clock in milliseconds, seconds left
         staleness_ms: tuple[int, int],  # by publication, by event time
@@ -371,6 +396,7 @@ class JoinerSettings:
     """Rules of the joiner of a job, times in milliseconds; the attributes are zero or false at first (`streaming/joiner/rules.py`)."""
 
     emits_requests: bool
+    waits_for_window: bool
     retracts: bool
     window_ms: int
     allowed_lateness_ms: int

@@ -65,6 +65,9 @@ class ServingConfig(Settings):
     num_threads: Threads = 1
     # Device of rows and model; "auto" takes a CUDA device if there is one.
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    # Store of the rows: "core" finds and pools them in the core, on the CPU; "fbgemm" pools them in FBGEMM, on CUDA or the CPU, and needs
+    # features of one dim. "auto" takes the core on the CPU and FBGEMM on CUDA.
+    engine: Literal["auto", "core", "fbgemm"] = "auto"
     # Interval of looking for a checkpoint while the replica needs one or follows them, in seconds.
     checkpoint_poll_s: Seconds = 0.5
     # Age of the newest delta, in seconds, above which the service reports NOT_SERVING; 0 turns this off.
@@ -86,6 +89,8 @@ class ServingConfig(Settings):
             for name in names:
                 if not there and not self.is_default(name):
                     raise ValueError(f"serving.{name} must come with {needs}, got {getattr(self, name)!r} without")
+        if self.engine == "core" and self.device == "cuda":
+            raise ValueError("serving.engine must be 'auto' or 'fbgemm' with device = 'cuda', got 'core'")
         if self.follow_checkpoints and self.follow_updates:
             raise ValueError("serving.follow_checkpoints must come with follow_updates = false, got follow_updates = true")
         if self.max_impression_bytes > self.impression_queue_bytes:

@@ -10,7 +10,7 @@ import itertools
 import threading
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -49,7 +49,8 @@ def runs_in_core(job: JobConfig) -> bool:
     """Return whether the core can rank the requests of a job on the CPU."""
     sources = {"user_id", "item_id", "user", "item", "context", "counter"}
     is_known = all(feature.source in sources for feature in Schema.of(job).all_features)
-    return is_known and job.serving.feature_cache_s > 0 and len({feature.dim for feature in job.features}) == 1
+    is_core = job.serving.engine != "fbgemm"
+    return is_core and is_known and job.serving.feature_cache_s > 0 and len({feature.dim for feature in job.features}) == 1
 
 
 class CoreRanker:
@@ -101,13 +102,14 @@ class CoreRanker:
             ModelNotFinite: a probability is NaN or infinite.
         """
         packed = self._current()
-        if _rows_of(packed.state) is None:
+        rows = packed.state.table.core
+        if rows is None:
             return None
         begin_s = self._clock.monotonic_s()
         until_s = begin_s + (deadline_s - begin_s) / 2
         reading, failure = _FRESH, None
         for _ in range(_MAX_READS):
-            ranked = self._call(value, packed, deadline_s, reading)
+            ranked = self._call(value, packed, rows, deadline_s, reading)
             if ranked.status != "missing":
                 return self._checked(ranked, packed.state, deadline_s)
             if failure is not None:
@@ -125,7 +127,7 @@ class CoreRanker:
         elif self._impressions is not None:
             self._impressions.put(ranked, ranked.num_bytes)
 
-    def _call(self, value: bytes, packed: _Packed, deadline_s: float, reading: int) -> _core.RankedRequest:
+    def _call(self, value: bytes, packed: _Packed, rows: _core.ReplicaRowsHandle, deadline_s: float, reading: int) -> _core.RankedRequest:
         now_s = self._clock.monotonic_s()
         if now_s >= deadline_s:
             raise TimeoutError("the deadline passed before the request was ranked")
@@ -133,7 +135,7 @@ class CoreRanker:
         return self._core.rank(
             value,
             packed.model,
-            _rows_of(packed.state),
+            rows,
             (own_id, packed.state.version),
             (self._clock.now_ms(), int(now_s * 1000), deadline_s - now_s),
             (self._replica.staleness_ms(), 0),
@@ -189,10 +191,6 @@ class CoreRanker:
             values = self._store.load_counters(self._counted[number], fids, reading)
             none = np.empty((len(fids), 0), np.int32), np.empty(0, np.int64)
             self._core.put_counters(number, np.array(fids, np.int64), *none, np.stack(values), expires_ms)
-
-
-def _rows_of(state: ModelState) -> Any:
-    return getattr(state.table, "core", None)
 
 
 def _arrays(rows: Sequence[PackedRow]) -> tuple[np.ndarray, Int64Array, np.ndarray]:

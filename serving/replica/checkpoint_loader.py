@@ -89,7 +89,7 @@ class CheckpointLoader:
         if difference := layout.difference(checkpoint.model.layout):
             raise CheckpointError(f"{checkpoint}: is of a job with another layout: {difference}")
         encoding = RowEncoding(self._job.sync.encoding)
-        table = ReplicaTable(self._schema.features, encoding, self._device)
+        table = ReplicaTable(self._schema.features, encoding, self._device, engine=self._job.serving.engine)
         model = build_model(self._schema, self._job.model, self._job.seed).to(self._device)
         try:
             for name in self._schema.sparse_names:

@@ -54,7 +54,7 @@ def core_settings(job: JobConfig, rules: Rules, widths: Mapping[str, int]) -> _c
     kinds = [(name, rules.bits.get(name, 0), name in rules.terminal, name in rules.terminal_of_request) for name in kinds_of(rules)]
     time_rule = EventTimeRule.of(job.log)
     settings = _core.JoinerSettings(rules.tasks, kinds, dict(widths))
-    settings.emits_requests, settings.retracts = rules.emits_requests, rules.retracts
+    settings.emits_requests, settings.waits_for_window, settings.retracts = rules.emits_requests, rules.waits_for_window, rules.retracts
     settings.window_ms, settings.allowed_lateness_ms = rules.window_ms, rules.allowed_lateness_ms
     settings.max_out_of_orderness_ms = rules.max_out_of_orderness_ms
     settings.set_negative_rates(rules.negative_rates.default, rules.negative_rates.by_value)

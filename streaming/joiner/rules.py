@@ -8,7 +8,7 @@ not depend on the interleaving of the topics, nor on the moments at which the wa
 - The labels of a candidate are known once a terminal action arrived, or every task is positive. Those of all candidates are known after a
   terminal action of the request, and when the window closes: they are the actions before the deadline (event time).
 - `joiner.emit` = candidate: an example is emitted as soon as its labels are known. request: all examples of a request are emitted together,
-  as soon as the labels of the last one are known.
+  as soon as the labels of the last one are known. window: when the window of the request closes, never sooner.
 - An action after the deadline, or after the example was emitted, is late. Under `retract` it emits a RETRACTION of the tasks that it turns
   positive. If the candidate's negative was sampled away, there is nothing to retract and it emits a LABELLED example. Under `drop` it is
   refused.
@@ -49,6 +49,7 @@ class Rules:
     terminal: frozenset[str]  # kinds of action that end the wait of their candidate
     terminal_of_request: frozenset[str]  # and of all candidates
     emits_requests: bool  # all candidates of a request together
+    waits_for_window: bool  # and none before its deadline
     window_ms: int
     allowed_lateness_ms: int
     max_out_of_orderness_ms: int
@@ -68,7 +69,8 @@ class Rules:
             bits=bits,
             terminal=frozenset(joiner.terminal_actions),
             terminal_of_request=frozenset(joiner.request_terminal_actions),
-            emits_requests=joiner.emit == "request",
+            emits_requests=joiner.emit != "candidate",
+            waits_for_window=joiner.emit == "window",
             window_ms=round(joiner.window_s * 1000),
             allowed_lateness_ms=round(joiner.allowed_lateness_s * 1000),
             max_out_of_orderness_ms=round(joiner.max_out_of_orderness_s * 1000),
@@ -180,7 +182,8 @@ def _see_on_candidate(rules: Rules, request: Request, row: int, seen: SeenAction
             request.late.append(LateAction(row, seen))
     else:
         request.labels[row] |= bits
-        if status == Status.WAITING and (action.kind in rules.terminal or request.labels[row] == (1 << len(rules.tasks)) - 1):
+        is_known = action.kind in rules.terminal or request.labels[row] == (1 << len(rules.tasks)) - 1
+        if status == Status.WAITING and is_known and not rules.waits_for_window:
             request.statuses[row] = Status.KNOWN
             known_ms = max(request.time_ms, action.time_ms)
             if not rules.emits_requests:

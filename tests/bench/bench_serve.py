@@ -65,7 +65,7 @@ def bench_deltas(generator: np.random.Generator) -> None:
 
     for encoding in (RowEncoding.FP16, RowEncoding.INT8):
         value = encode(encoding)
-        table = ReplicaTable([FeatureConfig(name="f", source="item", dim=DIM)], encoding, CPU, capacity=4 * num_rows)
+        table = ReplicaTable([FeatureConfig(name="f", source="item", dim=DIM)], encoding, CPU)
 
         def apply(_: int, value: bytes = value, table: ReplicaTable = table) -> None:
             delta = decode_delta(value)
@@ -81,7 +81,7 @@ def bench_lookup(generator: np.random.Generator) -> None:
     """Id maps and pooled int8 rows, against the same rows by number in FBGEMM alone: 26 features, batch 512, one fid in a bag."""
     num_features, num_rows, batch_size = 26, 40_000, 512
     features = [FeatureConfig(name=f"f{index}", source="item", dim=DIM) for index in range(num_features)]
-    table = ReplicaTable(features, RowEncoding.INT8, CPU, capacity=num_features * num_rows)
+    table = ReplicaTable(features, RowEncoding.INT8, CPU)
     plain = IntNBitTableBatchedEmbeddingBagsCodegen(
         [("rows", num_features * num_rows, DIM, SparseType.INT8, EmbeddingLocation.HOST)],
         feature_table_map=[0] * num_features,

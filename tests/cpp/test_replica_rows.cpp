@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "check.hpp"
+#include "kernels/kernels.hpp"
 #include "replica/replica_rows.hpp"
 
 namespace {
@@ -68,7 +69,7 @@ void check_pooled(const ReplicaRows& rows, const Model& model, std::mt19937& ran
             }
 }
 
-TEST(replica_rows_pool_like_a_map) {
+void pool_like_a_map() {
     ReplicaRows rows(kFeatures);
     Model model;
     std::mt19937 random(1);
@@ -85,6 +86,35 @@ TEST(replica_rows_pool_like_a_map) {
         check_pooled(rows, model, random, 1 + random() % 90);
     }
     CHECK(rows.num_rows() == model[0].size() + model[1].size() + model[2].size());
+}
+
+TEST(replica_rows_pool_like_a_map) {
+    const std::string level = simd_level();
+    for (const std::string& one : simd_levels()) {
+        set_simd_level(one);
+        pool_like_a_map();
+    }
+    set_simd_level(level);
+}
+
+TEST(many_rows_at_once_are_as_one_by_one) {
+    const std::vector<ReplicaFeature> features = {{"a", 3, Encoding::kInt8, false}};
+    const size_t size = features[0].row_bytes();
+    ReplicaRows one(features), all(features);
+    std::mt19937_64 random(2);
+    for (const size_t n : {size_t{0}, size_t{1}, size_t{5000}, size_t{3000}}) {
+        std::vector<int64_t> fids(n);
+        std::vector<uint8_t> rows(n * size), read(n * size);
+        for (int64_t& fid : fids) fid = static_cast<int64_t>(random() % 4000);  // some come twice
+        for (uint8_t& byte : rows) byte = static_cast<uint8_t>(random());
+        CHECK(one.assign(0, fids.data(), rows.data(), n) == AssignStatus::kDone);
+        CHECK(all.insert_all(0, fids.data(), rows.data(), n, 3) == AssignStatus::kDone);
+        CHECK(one.num_rows() == all.num_rows());
+        CHECK(one.digest() == all.digest());
+        one.read(0, fids.data(), n, rows.data(), nullptr);
+        all.read(0, fids.data(), n, read.data(), nullptr);
+        CHECK(rows == read);
+    }
 }
 
 TEST(replica_rows_that_are_too_many_change_nothing) {

@@ -18,6 +18,7 @@ import grpc
 import numpy as np
 import torch
 
+from monolith_py._core import RankedRequest
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig, parse_job
 from monolith_py.data.columns import FeatureColumns, SparseColumn
@@ -30,8 +31,10 @@ from monolith_py.model import build_model
 from monolith_py.pb import ranking_pb2 as pb
 from monolith_py.sync import DenseState, RowEncoding, pack_rows
 from monolith_serving.call_threads import CallThreads
+from monolith_serving.core_service import CoreService
 from monolith_serving.features.store import FeatureStore
 from monolith_serving.interceptors import MAX_DETAILS, StatusInterceptor
+from monolith_serving.ranking.core_ranker import CoreRanker
 from monolith_serving.ranking.impression_encoder import ImpressionEncoder, ServedRequest
 from monolith_serving.ranking.ranker import Ranker
 from monolith_serving.replica.model_state import ModelState
@@ -95,7 +98,7 @@ class CheckedImpressions:
         self._encode = ImpressionEncoder(job)
         self.count = 0
 
-    def put(self, served: ServedRequest, num_bytes: int) -> None:
+    def put(self, served: ServedRequest | RankedRequest, num_bytes: int) -> None:
         (value,) = self._encode([served])
         assert len(value) <= num_bytes + 1024, (len(value), num_bytes)
         decode_impression(value)
@@ -139,7 +142,7 @@ class Call:
 class Service:
     """The ranking service behind its interceptor, called with bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: str) -> None:
         job, clock = make_job(), SystemClock()
         schema, replica, self.impressions = Schema.of(job), StillReplica(job), CheckedImpressions(job)
         kv = MemoryKv()
@@ -149,8 +152,10 @@ class Service:
         store = FeatureStore(kv, schema, LiveCounters.of(job), job.serving, clock)
         ranker = Ranker(job, replica, store, self.impressions, clock)  # type: ignore[arg-type]
         service = RankingService(ranker, replica, schema.tasks, job.serving, clock, EventTimeRule.of(job.log))  # type: ignore[arg-type]
-        interceptor = StatusInterceptor(SERVICE_NAME, CallThreads(1, "fuzz"), 1, clock)
-        handler = grpc.unary_unary_rpc_method_handler(service.Rank, pb.RankRequest.FromString)
+        core = CoreService(CoreRanker(job, replica, store, self.impressions, clock), job.serving, clock)  # type: ignore[arg-type]
+        in_core = {"Rank": core.rank} if engine == "core" else {}
+        interceptor = StatusInterceptor(SERVICE_NAME, CallThreads(1, "fuzz"), 1, clock, in_core)
+        handler = grpc.unary_unary_rpc_method_handler(service.Rank, pb.RankRequest.FromString, pb.RankResponse.SerializeToString)
         details = type("Details", (), {"method": METHOD})
         self._handle = interceptor.intercept_service(lambda _: handler, details).unary_unary
 
@@ -158,7 +163,7 @@ class Service:
         """Return the ended call and its answer, None after an error."""
         call, response = Call(remaining_s, client), None
         with suppress(Aborted):
-            response = self._handle(value, call)
+            response = pb.RankResponse.FromString(self._handle(value, call))
         call.end()
         return call, response
 
@@ -266,14 +271,14 @@ class Run:
         self.num_neighbours += 1
 
 
-def main(seconds: float, seed: int = 1, max_requests: int = 1 << 60) -> Counter[str]:
-    """Fuzz for `seconds` or `max_requests` a thread; print and return the number of requests by code.
+def main(seconds: float, seed: int = 1, max_requests: int = 1 << 60, engine: str = "core") -> Counter[str]:
+    """Fuzz for `seconds` or `max_requests` a thread; print and return the number of requests by code. `engine`: "core" or "python".
 
     Raises:
         AssertionError: a request ended with another code, a text that is not for callers, or a neighbour was hurt.
         TimeoutError: a call hangs.
     """
-    service = Service()
+    service = Service(engine)
     run = Run(service, seed)
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         timer = threading.Timer(seconds, run.stop)
@@ -293,5 +298,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--engine", choices=("core", "python"), default="core")
     arguments = parser.parse_args()
-    main(arguments.seconds, arguments.seed)
+    main(arguments.seconds, arguments.seed, engine=arguments.engine)

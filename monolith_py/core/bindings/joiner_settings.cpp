@@ -34,6 +34,9 @@ void bind_joiner_settings(nb::module_& m) {
             "emits_requests", [](const Settings& s) { return s.rules.emits_requests; },
             [](Settings& s, bool value) { s.rules.emits_requests = value; })
         .def_prop_rw(
+            "waits_for_window", [](const Settings& s) { return s.rules.waits_for_window; },
+            [](Settings& s, bool value) { s.rules.waits_for_window = value; })
+        .def_prop_rw(
             "retracts", [](const Settings& s) { return s.rules.retracts; },
             [](Settings& s, bool value) { s.rules.retracts = value; })
         .def_prop_rw(

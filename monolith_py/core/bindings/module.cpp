@@ -41,5 +41,6 @@ NB_MODULE(_core, m) {
     bind_kafka_records(m);
     bind_examples(m);
     bind_impressions(m);
+    bind_replica(m);
     bind_ranking(m);
 }

@@ -1,4 +1,4 @@
-// Allocator of bucket blocks. Blocks never move; a freed block merges with its neighbours.
+// Allocator of blocks of buckets. Blocks never move; a freed block merges with its neighbours.
 #pragma once
 
 #include <algorithm>
@@ -16,23 +16,25 @@
 namespace monolith {
 
 // Any number of threads may call at once. Sizes are in buckets. Segments double in size, so addresses follow the use.
-class BucketArena {
+template <typename T>
+class BlockArena {
   public:
     // On failure (std::bad_alloc) nothing changes.
-    Bucket* allocate(size_t size) {
+    T* allocate(size_t size) {
         std::lock_guard lock(mutex_);
         for (const auto& segment : segments_)
-            if (Bucket* const found = segment->take(size)) return found;
+            if (T* const found = segment->take(size)) return found;
         const size_t last = segments_.empty() ? 0 : segments_.back()->region.reserved();
-        segments_.push_back(std::make_unique<Segment>(std::max({kFirstBytes, 2 * last, size * sizeof(Bucket)})));
+        segments_.push_back(std::make_unique<Segment>(std::max({kFirstBytes, 2 * last, size * sizeof(T)})));
         return segments_.back()->take(size);
     }
-    void release(Bucket* buckets, size_t size) noexcept {
+    void release(T* buckets, size_t size) noexcept {
         std::lock_guard lock(mutex_);
         for (const auto& segment : segments_)
             if (segment->has(buckets)) return segment->give(static_cast<size_t>(buckets - segment->base()), size);
     }
     size_t bytes() const {
+        std::lock_guard lock(mutex_);
         size_t sum = 0;
         for (const auto& segment : segments_) sum += segment->region.bytes();
         return sum;
@@ -43,11 +45,11 @@ class BucketArena {
 
     struct Segment {
         explicit Segment(size_t bytes) : region(bytes) {}
-        Bucket* base() const { return reinterpret_cast<Bucket*>(region.data()); }
-        bool has(const Bucket* bucket) const { return bucket >= base() && bucket < base() + end; }
+        T* base() const { return reinterpret_cast<T*>(region.data()); }
+        bool has(const T* bucket) const { return bucket >= base() && bucket < base() + end; }
 
         // Return null without room.
-        Bucket* take(size_t size) {
+        T* take(size_t size) {
             for (auto block = free.begin(); block != free.end(); ++block) {  // first fit: low addresses fill up
                 if (block->second < size) continue;
                 const size_t begin = block->first, rest = block->second - size;
@@ -62,8 +64,8 @@ class BucketArena {
             auto last = free.empty() ? free.end() : std::prev(free.end());  // the last free block may reach the end
             if (last != free.end() && last->first + last->second != end) last = free.end();
             const size_t begin = last == free.end() ? end : last->first;
-            if ((begin + size) * sizeof(Bucket) > region.reserved()) return nullptr;
-            region.ensure((begin + size) * sizeof(Bucket));
+            if ((begin + size) * sizeof(T) > region.reserved()) return nullptr;
+            region.ensure((begin + size) * sizeof(T));
             if (last != free.end()) free.erase(last);
             end = begin + size;
             return base() + begin;
@@ -92,8 +94,10 @@ class BucketArena {
         size_t end = 0;
     };
 
-    std::mutex mutex_;
+    mutable std::mutex mutex_;
     std::vector<std::unique_ptr<Segment>> segments_;
 };
+
+using BucketArena = BlockArena<Bucket>;
 
 }  // namespace monolith

@@ -142,7 +142,7 @@ void StateMachine::see_on_candidate(Request& request, uint32_t row, SeenAction s
     }
     request.candidates[row].labels |= bits_of(seen);
     const bool is_known = is_terminal(seen) || request.candidates[row].labels == rules_.all_tasks();
-    if (status != Status::kWaiting || !is_known) return;
+    if (status != Status::kWaiting || !is_known || rules_.waits_for_window) return;
     request.set_status(row, Status::kKnown);
     const int64_t known_ms = std::max(request.time_ms, seen.time_ms);
     if (!rules_.emits_requests)

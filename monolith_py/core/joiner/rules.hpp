@@ -27,6 +27,7 @@ struct Rules {
     std::vector<std::string> tasks;
     std::vector<Kind> kinds;
     bool emits_requests = false;
+    bool waits_for_window = false;  // emits no request before its deadline
     bool retracts = true;
     int64_t window_ms = 0;
     int64_t allowed_lateness_ms = 0;

@@ -9,6 +9,7 @@
 
 #include "index/bucket.hpp"
 #include "kernels/dense_kernels.hpp"
+#include "kernels/replica_kernels.hpp"
 #include "kernels/settings.hpp"
 #include "kernels/tower_kernels.hpp"
 
@@ -109,6 +110,7 @@ struct Kernels {
     // holds F, rounded up to 16, times the greater of D and F.
     void (*dots)(const PooledRows& rows, float* pairs, float* scratch);
     void (*dots_back)(const PooledRows& rows, const float* grad_pairs, const GradientsOfRows& out, float* scratch);
+    ReplicaKernels replica;
     TowerKernels tower;
     DenseKernels dense;
 };

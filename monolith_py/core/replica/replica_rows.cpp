@@ -1,61 +1,112 @@
 #include "replica/replica_rows.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
+#include <deque>
 #include <mutex>
-#include <shared_mutex>
-#include <unordered_map>
+#include <thread>
+#include <utility>
 
 #include "bytes/crc32c.hpp"
 #include "index/hash.hpp"
-#include "table/row_digest.hpp"
+#include "kernels/kernels.hpp"
+#include "replica/feature_rows.hpp"
+#include "replica/reader_epochs.hpp"
 
 namespace monolith {
 
 namespace {
 
-float half_at(const uint8_t* at) {
-    _Float16 half;
-    std::memcpy(&half, at, sizeof half);
-    return static_cast<float>(half);
-}
+// Unlinked rows and blocks, and the epoch in which they were unlinked.
+struct Retired {
+    uint64_t epoch;
+    RowSlabs* slabs;
+    Unlinked unlinked;
+};
 
-void add(const uint8_t* row, const ReplicaFeature& feature, float* sum) {
-    for (uint32_t d = 0; d < feature.dim; ++d) switch (feature.encoding) {
-            case Encoding::kFp32: {
-                float weight;
-                std::memcpy(&weight, row + 4 * d, sizeof weight);
-                sum[d] += weight;
-                break;
-            }
-            case Encoding::kFp16:
-                sum[d] += half_at(row + 2 * d);
-                break;
-            case Encoding::kInt8:
-                sum[d] += half_at(row) * static_cast<float>(row[4 + d]) + half_at(row + 2);
-                break;
-            case Encoding::kInt4:
-                sum[d] += half_at(row) * static_cast<float>(row[4 + d / 2] >> 4 * (d % 2) & 15) + half_at(row + 2);
-                break;
+// Run task(0) .. task(n - 1), one thread each, the first on the calling one; rethrows the first exception.
+template <typename Task>
+void run_threads(size_t n, Task&& task) {
+    std::mutex mutex;
+    std::exception_ptr failure;
+    const auto guarded = [&](size_t i) {
+        try {
+            task(i);
+        } catch (...) {
+            std::lock_guard lock(mutex);
+            if (!failure) failure = std::current_exception();
         }
+    };
+    std::vector<std::thread> threads;
+    try {
+        for (size_t i = 1; i < n; ++i) threads.emplace_back(guarded, i);
+    } catch (const std::exception&) {  // no more threads: the calling one does the rest
+        for (size_t i = threads.size() + 1; i < n; ++i) guarded(i);
+    }
+    guarded(0);
+    for (std::thread& thread : threads) thread.join();
+    if (failure) std::rethrow_exception(failure);
 }
 
 }  // namespace
 
 struct ReplicaRows::Content {
-    std::vector<ReplicaFeature> features;
-    size_t max_rows;
-    mutable std::shared_mutex mutex;
-    std::vector<std::unordered_map<int64_t, std::vector<uint8_t>>> rows;
-    std::vector<uint64_t> digests;
+    Content(std::vector<ReplicaFeature> of, size_t most)
+        : features(std::move(of)), max_rows(std::min(most, kMostRows)) {}
+
+    const std::vector<ReplicaFeature> features;
+    const size_t max_rows;
+    VersionedArena arena;
+    std::vector<std::unique_ptr<RowSlabs>> slabs;
+    std::vector<std::unique_ptr<FeatureRows>> rows;
+    std::vector<ReplicaView> views;
+    ReaderEpochs epochs;
+    mutable std::mutex changing;  // of all below, and of slabs and rows
+    std::deque<Retired> retired;
+
+    RowSlabs& slabs_of(size_t row_bytes) {
+        for (const auto& one : slabs)
+            if (one->row_bytes() == row_bytes) return *one;
+        return *slabs.emplace_back(std::make_unique<RowSlabs>(row_bytes, max_rows));
+    }
+
+    // Make ids and blocks that no reader can hold usable again.
+    void reclaim() {
+        const uint64_t oldest = retired.empty() ? 0 : epochs.oldest();
+        for (; !retired.empty() && retired.front().epoch < oldest; retired.pop_front()) {
+            Retired& one = retired.front();
+            one.slabs->release(one.unlinked.rows);
+            for (const BlockWord block : one.unlinked.blocks) arena.release(block.buckets(), block.num_buckets());
+        }
+    }
+    void retire(RowSlabs& from, Unlinked unlinked) {
+        if (unlinked.rows.empty() && unlinked.blocks.empty()) return;
+        retired.push_back({epochs.advance(), &from, std::move(unlinked)});
+    }
+
+    bool has_room(const RowSlabs& in, size_t n) {
+        if (in.num_free() < n) reclaim();
+        size_t used = n - std::min(n, in.num_free());
+        for (const auto& one : slabs) used += one->end();
+        return used <= max_rows;
+    }
+
+    void pool(ReplicaPoolJob job) const {
+        const auto stay = epochs.enter();
+        job.views = views.data();
+        kernels().replica.pool(job);
+    }
 };
 
-ReplicaRows::ReplicaRows(std::vector<ReplicaFeature> features, size_t max_rows) : content_(new Content) {
-    content_->features = std::move(features);
-    content_->max_rows = max_rows;
-    content_->rows.resize(content_->features.size());
-    content_->digests.resize(content_->features.size());
+ReplicaRows::ReplicaRows(std::vector<ReplicaFeature> features, size_t max_rows)
+    : content_(new Content(std::move(features), max_rows)) {
+    for (const ReplicaFeature& feature : content_->features) {
+        RowSlabs& slabs = content_->slabs_of(feature.row_bytes());
+        const FeatureRows& rows =
+            *content_->rows.emplace_back(std::make_unique<FeatureRows>(content_->arena, slabs, feature.encoding));
+        content_->views.push_back({rows.map(), slabs.slabs(), slabs.shift(), static_cast<uint32_t>(slabs.row_bytes()),
+                                   feature.dim, feature.encoding, feature.is_mean});
+    }
 }
 ReplicaRows::~ReplicaRows() = default;
 
@@ -63,79 +114,76 @@ const std::vector<ReplicaFeature>& ReplicaRows::features() const { return conten
 
 void ReplicaRows::pool(std::span<const uint32_t> features, size_t num_rows, const int32_t* lengths, const int64_t* fids,
                        float* out, size_t stride, const size_t* columns) const {
-    std::shared_lock lock(content_->mutex);
-    for (size_t row = 0; row < num_rows; ++row)
-        for (size_t k = 0; k < features.size(); ++k) {
-            const ReplicaFeature& feature = content_->features[features[k]];
-            const auto& rows = content_->rows[features[k]];
-            const int32_t length = lengths ? lengths[row * features.size() + k] : 1;
-            float* const sum = out + row * stride + columns[k];
-            std::fill_n(sum, feature.dim, 0.0f);
-            for (int32_t i = 0; i < length; ++i)
-                if (const auto found = rows.find(*fids++); found != rows.end()) add(found->second.data(), feature, sum);
-            if (feature.is_mean && length > 1)
-                for (uint32_t d = 0; d < feature.dim; ++d) sum[d] /= static_cast<float>(length);
-        }
+    content_->pool({nullptr, features.data(), features.size(), num_rows, lengths, fids, out, stride, columns, false});
 }
 
 void ReplicaRows::pool_by_feature(std::span<const uint32_t> features, size_t num_rows, const int32_t* lengths,
                                   const int64_t* fids, float* out, size_t stride, const size_t* columns) const {
-    for (size_t k = 0; k < features.size(); ++k)
-        for (size_t row = 0; row < num_rows; ++row) {
-            const int32_t* const length = lengths ? lengths + k * num_rows + row : nullptr;
-            pool(features.subspan(k, 1), 1, length, fids, out + row * stride, 0, columns + k);
-            fids += length ? *length : 1;
-        }
+    content_->pool({nullptr, features.data(), features.size(), num_rows, lengths, fids, out, stride, columns, true});
 }
 
 AssignStatus ReplicaRows::assign(size_t feature, const int64_t* fids, const uint8_t* rows, size_t n) {
-    const size_t size = content_->features[feature].row_bytes();
-    const Encoding encoding = content_->features[feature].encoding;
-    if (num_rows() + n > content_->max_rows) return AssignStatus::kFull;
-    std::unique_lock lock(content_->mutex);
-    for (size_t i = 0; i < n; ++i) {
-        auto& row = content_->rows[feature][fids[i]];
-        if (!row.empty()) content_->digests[feature] -= row_hash(fids[i], row.data(), size, encoding);
-        row.assign(rows + i * size, rows + (i + 1) * size);
-        content_->digests[feature] += row_hash(fids[i], row.data(), size, encoding);
-    }
+    std::lock_guard lock(content_->changing);
+    FeatureRows& of = *content_->rows[feature];
+    RowSlabs& slabs = of.slabs();
+    if (!content_->has_room(slabs, n)) return AssignStatus::kFull;
+    std::vector<uint32_t> ids;
+    slabs.allocate(n, ids);
+    const size_t size = slabs.row_bytes();
+    for (size_t i = 0; i < n; ++i) std::memcpy(slabs.at(ids[i]), rows + i * size, size);
+    Unlinked unlinked;
+    of.assign(fids, ids.data(), n, unlinked);
+    content_->retire(slabs, std::move(unlinked));
     return AssignStatus::kDone;
 }
 
-AssignStatus ReplicaRows::insert_all(size_t feature, const int64_t* fids, const uint8_t* rows, size_t n, size_t) {
-    return assign(feature, fids, rows, n);
+AssignStatus ReplicaRows::insert_all(size_t feature, const int64_t* fids, const uint8_t* rows, size_t n,
+                                     size_t num_threads) {
+    std::lock_guard lock(content_->changing);
+    FeatureRows& of = *content_->rows[feature];
+    RowSlabs& slabs = of.slabs();
+    if (!content_->has_room(slabs, n + slabs.num_free())) return AssignStatus::kFull;
+    const auto first = static_cast<uint32_t>(slabs.append(n));
+    std::vector<Unlinked> unlinked(std::max<size_t>(num_threads, 1));
+    const size_t size = slabs.row_bytes(), parts = unlinked.size();
+    run_threads(parts, [&](size_t part) {
+        for (size_t i = n * part / parts, end = n * (part + 1) / parts; i < end;) {
+            const size_t num = std::min(end - i, slabs.num_beside(first + static_cast<uint32_t>(i)));
+            std::memcpy(slabs.at(first + static_cast<uint32_t>(i)), rows + i * size, num * size);
+            i += num;
+        }
+    });
+    run_threads(parts, [&](size_t part) { of.assign_part(fids, first, n, part, parts, unlinked[part]); });
+    for (Unlinked& part : unlinked) content_->retire(slabs, std::move(part));
+    return AssignStatus::kDone;
 }
 
 void ReplicaRows::evict(size_t feature, const int64_t* fids, size_t n) {
-    std::unique_lock lock(content_->mutex);
-    auto& rows = content_->rows[feature];
-    for (size_t i = 0; i < n; ++i)
-        if (const auto found = rows.find(fids[i]); found != rows.end()) {
-            content_->digests[feature] -=
-                row_hash(fids[i], found->second.data(), found->second.size(), content_->features[feature].encoding);
-            rows.erase(found);
-        }
+    std::lock_guard lock(content_->changing);
+    FeatureRows& of = *content_->rows[feature];
+    Unlinked unlinked;
+    of.evict(fids, n, unlinked);
+    content_->retire(of.slabs(), std::move(unlinked));
 }
 
 void ReplicaRows::read(size_t feature, const int64_t* fids, size_t n, uint8_t* rows, bool* found) const {
-    std::shared_lock lock(content_->mutex);
-    const size_t size = content_->features[feature].row_bytes();
-    const auto& held = content_->rows[feature];
+    const auto stay = content_->epochs.enter();
+    const FeatureRows& of = *content_->rows[feature];
+    const size_t size = of.slabs().row_bytes();
     for (size_t i = 0; i < n; ++i) {
-        const auto row = held.find(fids[i]);
-        if (found) found[i] = row != held.end();
-        if (row != held.end())
-            std::memcpy(rows + i * size, row->second.data(), size);
+        const uint8_t* const row = of.find(fids[i]);
+        if (found) found[i] = row != nullptr;
+        if (row)
+            std::memcpy(rows + i * size, row, size);
         else
             std::memset(rows + i * size, 0, size);
     }
 }
 
 uint64_t ReplicaRows::digest() const {
-    std::shared_lock lock(content_->mutex);
     uint64_t sum = 0;
     for (size_t i = 0; i < content_->features.size(); ++i)
-        if (const uint64_t digest = content_->digests[i]) {
+        if (const uint64_t digest = content_->rows[i]->digest()) {
             const std::string& name = content_->features[i].name;
             sum += mix(digest + crc32c(name.data(), name.size()));
         }
@@ -143,17 +191,15 @@ uint64_t ReplicaRows::digest() const {
 }
 
 size_t ReplicaRows::num_rows() const {
-    std::shared_lock lock(content_->mutex);
     size_t sum = 0;
-    for (const auto& rows : content_->rows) sum += rows.size();
+    for (const auto& rows : content_->rows) sum += rows->size();
     return sum;
 }
 
 size_t ReplicaRows::num_bytes() const {
-    std::shared_lock lock(content_->mutex);
-    size_t sum = 0;
-    for (size_t i = 0; i < content_->rows.size(); ++i)
-        sum += content_->rows[i].size() * content_->features[i].row_bytes();
+    std::lock_guard lock(content_->changing);
+    size_t sum = content_->arena.bytes();
+    for (const auto& slabs : content_->slabs) sum += slabs->bytes();
     return sum;
 }
 

@@ -60,12 +60,16 @@ REFUSED = {
     'joiner.negative_rates = [{feature = "user_id", value = 9223372036854775808, rate = 1}]': (
         "joiner.negative_rates.#1.value must be within int64, got 9223372036854775808"
     ),
+    'joiner = {emit = "window", terminal_actions = ["play_end"]}': (
+        "joiner.terminal_actions must be empty with emit = \"window\", got ['play_end']"
+    ),
     "joiner.negative_rate = 1e-320": "joiner.negative_rate must be >= 1e-06, got 1e-320",
     "trainer.batch_size = 9223372036854775808": "trainer.batch_size must be <= 2147483647, got 9223372036854775808",
     "trainer.num_threads = 100000": "trainer.num_threads must be <= 1024, got 100000",
     "model.tower = [64, 10000000000]": "model.tower.#2 must be <= 65536, got 10000000000",
     'trainer.checkpoint_dir = "a\\u0000b"': "trainer.checkpoint_dir must have no NUL character, got 'a\\x00b'",
     f'log.topic_prefix = "{"p" * 201}"': f"log.topic_prefix must have at most 200 characters, got '{'p' * 199}...",
+    'serving.device = "cuda"\nserving.engine = "core"': "serving.engine must be 'auto' or 'fbgemm' with device = 'cuda', got 'core'",
     # Addresses.
     'log.url = "kafka://broker:9o92"': "log.url must be kafka://host:port[,host:port], got 'kafka://broker:9o92'",
     'log.url = "kafka://a:9092,,b:9092"': "log.url must be kafka://host:port[,host:port], got 'kafka://a:9092,,b:9092'",

@@ -59,7 +59,7 @@ def test_a_digest_of_tables_is_as_defined_and_passes_over_empty_ones():
 def test_a_table_and_a_replica_have_the_digest_of_their_rows_whatever_happens(encoding):
     generator = np.random.default_rng(3)
     table = EmbeddingTable(4, slices=[Slice("w", 4, Sgd(lr=0.5), encoding=encoding.value)], ttl_s=5)
-    replica = ReplicaTable([FeatureConfig(name="item", source="item_id", dim=4)], encoding, torch.device("cpu"), capacity=4)
+    replica = ReplicaTable([FeatureConfig(name="item", source="item_id", dim=4)], encoding, torch.device("cpu"))
     for step in range(30):
         rows = table.find_or_insert(fids := generator.integers(0, 40, 12), now_s=step)
         table.update(rows, generator.normal(size=(12, 4)).astype(np.float32), fids)

@@ -5,6 +5,7 @@
 #include "kernels/per_target/interaction-inl.hpp"
 #include "kernels/per_target/lookup-inl.hpp"
 #include "kernels/per_target/pool-inl.hpp"
+#include "kernels/per_target/replica-inl.hpp"
 #include "kernels/per_target/row-inl.hpp"
 #include "kernels/per_target/tower-inl.hpp"
 #include "kernels/per_target/tower_backward-inl.hpp"
@@ -29,6 +30,7 @@ const Kernels MONOLITH_KERNELS = {
     .factorize_back = factorize_back,
     .dots = dots,
     .dots_back = dots_back,
+    .replica = {.pool = replica_pool},
     .tower =
         {
             .pack = tower_pack,

@@ -1,4 +1,4 @@
-"""The replica's tables against dicts of numpy rows, on every device of the machine."""
+"""The replica's tables against dicts of numpy rows, in each store and on every device of the machine."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from monolith_py import _core
 from monolith_py.config import FeatureConfig
 from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.schema import Schema
 from monolith_py.errors import TableFull, WireError
-from monolith_py.model.batch import make_batch
+from monolith_py.model.batch import Batch, make_batch
 from monolith_py.sync import RowEncoding, pack_rows, unpack_rows
 from monolith_serving.replica.table import ReplicaTable
 
@@ -25,19 +26,16 @@ FEATURES = (
     FeatureConfig(name="c", source="item", dim=DIM),
 )
 SCHEMA = Schema(FEATURES, (), ("click",))
-DEVICES = [pytest.param("cpu"), pytest.param("cuda", marks=pytest.mark.gpu)]
+STORES = [pytest.param(("core", "cpu")), pytest.param(("fbgemm", "cpu")), pytest.param(("fbgemm", "cuda"), marks=pytest.mark.gpu)]
+CPU = torch.device("cpu")
 
 
-@pytest.fixture(params=DEVICES)
-def device(request):
-    if request.param == "cuda" and not torch.cuda.is_available():
+@pytest.fixture(params=STORES, ids="-".join)
+def make_table(request):
+    engine, device = request.param
+    if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    return torch.device(request.param)
-
-
-@pytest.fixture
-def make_table(device):
-    return lambda encoding=RowEncoding.FP32, capacity=2: ReplicaTable(FEATURES, encoding, device, capacity)
+    return lambda encoding=RowEncoding.FP32, **options: ReplicaTable(FEATURES, encoding, torch.device(device), engine=engine, **options)
 
 
 def batch_of(bags: dict[str, list[list[int]]]):
@@ -103,8 +101,8 @@ def test_an_unknown_table_and_another_dim_are_refused(make_table):
         make_table().assign("a", np.array([1]), np.zeros((1, 64), np.uint8), RowEncoding.FP32)
 
 
-def test_a_full_table_is_an_error_that_leaves_the_rows_as_they_were(device):
-    table = ReplicaTable(FEATURES, RowEncoding.FP32, device, 2, max_rows=4)
+def test_a_full_table_is_an_error_that_leaves_the_rows_as_they_were(make_table):
+    table = make_table(max_rows=4)
     put(table, "a", {fid: np.full(DIM, 1.0) for fid in range(3)})
     with pytest.raises(TableFull, match="rows of the replica must be at most 4, got 3 and 2 more"):
         put(table, "b", {fid: np.full(DIM, 2.0) for fid in range(2)})
@@ -116,11 +114,12 @@ def test_a_full_table_is_an_error_that_leaves_the_rows_as_they_were(device):
 
 
 def test_updating_the_same_rows_over_and_over_needs_no_more_memory(make_table):
-    table = make_table(capacity=1)
+    table, num_bytes = make_table(), []
     for step in range(50):
-        put(table, "a", {fid: np.full(DIM, step) for fid in range(100)})
-    assert table.num_rows == 100
-    assert table.num_bytes <= 400 * DIM * 4
+        put(table, "a", {fid: np.full(DIM, step) for fid in range(1000)})
+        num_bytes.append(table.num_bytes)
+    assert table.num_rows == 1000
+    assert num_bytes[2] == num_bytes[-1]
 
 
 fid = st.integers(0, 6)
@@ -156,7 +155,7 @@ def test_any_sequence_of_changes_reads_like_dicts(make_table, steps, random):
 
 def test_a_reader_never_sees_half_of_a_row(make_table, work_factor):
     """Every row written has one value in all its columns; rows are rewritten, evicted and grown while another thread reads."""
-    table, done = make_table(RowEncoding.FP16, capacity=4), threading.Event()
+    table, done = make_table(RowEncoding.FP16), threading.Event()
     fids = list(range(200))
     batch = batch_of({"a": [[one] for one in fids], "b": [[]] * len(fids), "c": [[]] * len(fids)})
     torn: list[np.ndarray] = []
@@ -178,3 +177,57 @@ def test_a_reader_never_sees_half_of_a_row(make_table, work_factor):
     for reader in readers:
         reader.join()
     assert not torn
+
+
+@pytest.mark.parametrize("level", _core.simd_levels())
+@pytest.mark.parametrize("encoding", RowEncoding)
+@pytest.mark.parametrize("dim", [4, 8, 16, 20, 32, 64, 100, 128, 180])
+def test_the_core_pools_like_fbgemm(dim, encoding, level):
+    """Bit by bit on AVX2 and AVX-512; elsewhere within the rounding of each multiplication of int8."""
+    features = [FeatureConfig(name=name, source="item", dim=dim, pooling=pooling) for name, pooling in (("a", "sum"), ("b", "mean"))]
+    generator = np.random.default_rng(dim)
+    fids = generator.integers(-(2**62), 2**62, 300)
+    rows = pack_rows(generator.normal(0, 0.1, (300, dim)).astype(np.float32), encoding)
+    tables = [ReplicaTable(features, encoding, CPU, engine=engine) for engine in ("core", "fbgemm")]
+    for table in tables:
+        table.assign("a", fids[:200], rows[:200], encoding)
+        table.assign("b", fids[100:], rows[100:], encoding)
+    lengths = generator.choice([0, 1, 1, 1, 2, 7, 60], 2 * 90).astype(np.int32)
+    batch = Batch(90, ("a", "b"), generator.choice(fids, lengths.sum()), lengths, np.zeros((90, 0), np.float32))
+    before = _core.simd_level()
+    _core.set_simd_level(level)
+    try:
+        core, fbgemm = (table.lookup(batch) for table in tables)
+    finally:
+        _core.set_simd_level(before)
+    assert fbgemm.any()
+    torch.testing.assert_close(core, fbgemm, rtol=0, atol=2e-6 if level == "portable" else 0)
+
+
+def test_rows_of_features_may_have_different_dims_in_the_core():
+    features = [FeatureConfig(name="a", source="item", dim=4), FeatureConfig(name="b", source="item", dim=16)]
+    table = ReplicaTable(features, RowEncoding.FP32, CPU)
+    put(table, "a", {1: np.full(4, 1.0)})
+    put(table, "b", {1: np.full(16, 2.0)})
+    batch = Batch(2, ("a", "b"), np.array([1, 1, 1]), np.array([1, 0, 1, 1], np.int32), np.zeros((2, 0), np.float32))
+    assert table.lookup(batch).tolist() == [[1.0] * 4 + [2.0] * 16, [0.0] * 4 + [2.0] * 16]
+    with pytest.raises(ValueError, match=r"features.dim must be the same for all features with FBGEMM, got \[4, 16\]"):
+        ReplicaTable(features, RowEncoding.FP32, CPU, engine="fbgemm")
+
+
+def test_the_core_serves_no_other_device():
+    with pytest.raises(ValueError, match=r"serving\.engine must be 'auto' or 'fbgemm' on cuda, got 'core'"):
+        ReplicaTable(FEATURES, RowEncoding.FP32, torch.device("cuda"), engine="core")
+
+
+def test_many_rows_at_once_read_as_one_by_one(make_table):
+    one, all_of_them = make_table(RowEncoding.INT8), make_table(RowEncoding.INT8)
+    generator = np.random.default_rng(5)
+    for num_rows in (3000, 0, 1, 2000):
+        fids = generator.integers(0, 4000, num_rows)  # some come twice
+        rows = pack_rows(generator.normal(0, 0.1, (num_rows, DIM)).astype(np.float32), RowEncoding.INT8)
+        one.assign("c", fids, rows, RowEncoding.INT8)
+        all_of_them.insert_all("c", fids, rows, RowEncoding.INT8)
+        assert one.num_rows == all_of_them.num_rows
+    batch = batch_of({"a": [[]] * 4000, "b": [[]] * 4000, "c": [[fid] for fid in range(4000)]})
+    assert torch.equal(one.lookup(batch), all_of_them.lookup(batch))

@@ -38,7 +38,7 @@ def online(world: Any, job: Any, log: Any) -> Counter[Key]:
     return Counter(key for batch in world.batches(job, log) for key in keys_of(batch))
 
 
-@pytest.mark.parametrize("emit", ["candidate", "request"])
+@pytest.mark.parametrize("emit", ["candidate", "request", "window"])
 @pytest.mark.parametrize("order", ["service", "time"])
 @pytest.mark.parametrize("slice_s", [1.0, 60.0])
 def test_slices_have_the_examples_of_the_online_joiner(

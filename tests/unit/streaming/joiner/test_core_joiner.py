@@ -178,13 +178,14 @@ def rates_by_value(rng: random.Random) -> list[dict[str, Any]]:
 
 
 def job_of(world: World, rng: random.Random) -> JobConfig:
+    emit = rng.choice(["candidate", "request", "window"])
     job: JobConfig = world.job(
         counters={"enabled": True, "keys": ["user"]},
         window_s=rng.choice([1, 40, 100]),
         allowed_lateness_s=rng.choice([0, 50, 1000]),
-        emit=rng.choice(["candidate", "request"]),
-        terminal_actions=rng.choice([[], ["end"], ["end", "like"]]),
-        request_terminal_actions=rng.choice([[], ["all"]]),
+        emit=emit,
+        terminal_actions=[] if emit == "window" else rng.choice([[], ["end"], ["end", "like"]]),
+        request_terminal_actions=[] if emit == "window" else rng.choice([[], ["all"]]),
         late=rng.choice(["retract", "drop"]),
         negative_rate=rng.choice([1.0, 0.5, 1e-6]),
         negative_rates=rng.choice([[], [], rates_by_value(rng)]),

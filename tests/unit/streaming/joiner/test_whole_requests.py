@@ -75,7 +75,18 @@ def test_known_candidates_survive_a_restart(world: World) -> None:
     assert world.labels(job, log) == [("r", 1, "LABELLED", (1, 0)), ("r", 2, "LABELLED", (0, 0))]
 
 
-def test_both_units_give_the_same_examples(world: World) -> None:
+def test_positives_wait_for_the_window(world: World) -> None:
+    """All tasks of both requests are positive at 6 s; the windows close at 100 s and 120 s, and event time is 10 s behind."""
+    job = world.job(emit="window")
+    shown = [world.impression("r"), world.impression("s", 20)]
+    acted = [world.action("r", "click", 5, 1), world.action("r", "like", 6, 1), world.action("s", "click", 25, 1)]
+    first, second = ("r", 1, "LABELLED", (1, 1)), ("s", 1, "LABELLED", (1, 0))
+    assert emitted(world, job, *shown, *acted) == []
+    assert emitted(world, job, *shown, *acted, world.impression("t", 111), world.action("t", "click", 111)) == [first]
+    assert emitted(world, job, *shown, *acted, world.impression("t", 131), world.action("t", "click", 131)) == [first, second]
+
+
+def test_all_units_give_the_same_examples(world: World) -> None:
     """A stream of clicks within the window; only the order differs, and whole requests stand together."""
     generator = np.random.default_rng(5)
     events = []
@@ -91,12 +102,12 @@ def test_both_units_give_the_same_examples(world: World) -> None:
         ]
     events.sort(key=lambda one: one[0])
     rows = {}
-    for emit in ("candidate", "request"):
+    for emit in ("candidate", "request", "window"):
         job = world.job(emit=emit)
         log = world.log(job)
         world.append(job, log, *(event for _, event in events))
         world.join(job, log)
         rows[emit] = world.examples(job, log)
         ids = ExampleBatch.concat(world.batches(job, log)).request_ids
-    assert rows["candidate"] == rows["request"]
+    assert rows["candidate"] == rows["request"] == rows["window"]
     assert sum(one != other for one, other in pairwise(ids)) == 59

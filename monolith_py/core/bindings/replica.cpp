@@ -1,0 +1,129 @@
+// Python binding of a replica's rows. Every call that reads or changes rows releases the GIL.
+#include <nanobind/stl/tuple.h>
+
+#include <tuple>
+#include <utility>
+
+#include "bindings/arrays.hpp"
+#include "bindings/module.hpp"
+#include "bindings/settings.hpp"
+#include "replica/replica_rows.hpp"
+
+namespace {
+
+using namespace monolith;
+
+using Feature = std::tuple<std::string, uint32_t, std::string, bool>;  // name, dim, encoding, mean
+
+class BoundRows {
+  public:
+    BoundRows(const std::vector<Feature>& features, size_t max_rows) : rows_(features_of(features), max_rows) {
+        for (size_t k = 0; k < rows_.features().size(); ++k) {
+            all_.push_back(static_cast<uint32_t>(k));
+            columns_.push_back(width_);
+            width_ += rows_.features()[k].dim;
+        }
+    }
+
+    ReplicaRows& rows() { return rows_; }
+    const ReplicaRows& rows() const { return rows_; }
+
+    const ReplicaFeature& feature(size_t index) const {
+        if (index >= all_.size())
+            refuse("feature must be < " + std::to_string(all_.size()) + ", got " + std::to_string(index));
+        return rows_.features()[index];
+    }
+    void expect_rows(size_t index, const Fids& fids, const ConstBytes& rows) const {
+        expect_matrix("rows", fids.size(), feature(index).row_bytes(), rows);
+    }
+
+    // Pool all features into (num_rows, width); lengths (features, num_rows) and fids feature by feature.
+    void pool_by_feature(const ConstLengths& lengths, const Fids& fids, const Matrix& pooled) const {
+        const size_t num_rows = pooled.shape(0);
+        expect_matrix("pooled", num_rows, width_, pooled);
+        expect("lengths", all_.size() * num_rows, lengths.size());
+        int64_t num_fids = 0;
+        bool is_positive = true;
+        for (size_t i = 0; i < lengths.size(); ++i) {
+            num_fids += lengths.data()[i];
+            is_positive &= lengths.data()[i] >= 0;
+        }
+        if (!is_positive) refuse("lengths must be >= 0, got a negative one");
+        expect("fids", static_cast<size_t>(num_fids), fids.size());
+        nb::gil_scoped_release nogil;
+        rows_.pool_by_feature(all_, num_rows, lengths.data(), fids.data(), pooled.data(), width_, columns_.data());
+    }
+
+  private:
+    static std::vector<ReplicaFeature> features_of(const std::vector<Feature>& features) {
+        std::vector<ReplicaFeature> list;
+        for (const auto& [name, dim, encoding, is_mean] : features) {
+            if (dim == 0 || dim > kMostDim)
+                refuse("dim must be in [1, " + std::to_string(kMostDim) + "], got " + std::to_string(dim));
+            list.push_back({name, dim, named<Encoding>("encoding", encoding, kEncodings), is_mean});
+        }
+        return list;
+    }
+
+    ReplicaRows rows_;
+    std::vector<uint32_t> all_;
+    std::vector<size_t> columns_;
+    size_t width_ = 0;
+};
+
+// Packed rows (n, row_bytes) of fids, zeros for those without one.
+nb::object read_rows(const BoundRows& bound, size_t feature, const Fids& fids) {
+    const size_t n = fids.size(), size = bound.feature(feature).row_bytes();
+    std::unique_ptr<uint8_t[]> rows(new uint8_t[n * size + 1]);
+    {
+        nb::gil_scoped_release nogil;
+        bound.rows().read(feature, fids.data(), n, rows.get(), nullptr);
+    }
+    return matrix_array(std::move(rows), n, size);
+}
+
+}  // namespace
+
+void bind_replica(nb::module_& m) {
+    using namespace nb::literals;
+    nb::class_<ReplicaRows>(m, "ReplicaRowsHandle");
+    nb::class_<BoundRows>(m, "ReplicaRows")
+        .def(nb::init<const std::vector<Feature>&, size_t>(), "features"_a, "max_rows"_a = ReplicaRows::kMostRows)
+        .def_prop_ro(
+            "handle", [](BoundRows& bound) -> ReplicaRows& { return bound.rows(); }, nb::rv_policy::reference_internal)
+        .def_prop_ro("num_rows", [](const BoundRows& bound) { return bound.rows().num_rows(); })
+        .def_prop_ro("num_bytes",
+                     [](const BoundRows& bound) {
+                         nb::gil_scoped_release nogil;  // it waits for a change
+                         return bound.rows().num_bytes();
+                     })
+        .def_prop_ro("digest", [](const BoundRows& bound) { return bound.rows().digest(); })
+        .def("pool_by_feature", &BoundRows::pool_by_feature, nb::arg("lengths").noconvert(),
+             nb::arg("fids").noconvert(), nb::arg("pooled").noconvert())
+        .def(
+            "assign",
+            [](BoundRows& bound, size_t feature, const Fids& fids, const ConstBytes& rows) {
+                bound.expect_rows(feature, fids, rows);
+                nb::gil_scoped_release nogil;
+                return bound.rows().assign(feature, fids.data(), rows.data(), fids.size()) == AssignStatus::kDone;
+            },
+            "feature"_a, nb::arg("fids").noconvert(), nb::arg("rows").noconvert())
+        .def(
+            "insert_all",
+            [](BoundRows& bound, size_t feature, const Fids& fids, const ConstBytes& rows, size_t num_threads) {
+                bound.expect_rows(feature, fids, rows);
+                nb::gil_scoped_release nogil;
+                return bound.rows().insert_all(feature, fids.data(), rows.data(), fids.size(), num_threads) ==
+                       AssignStatus::kDone;
+            },
+            "feature"_a, nb::arg("fids").noconvert(), nb::arg("rows").noconvert(), "num_threads"_a)
+        .def(
+            "evict",
+            [](BoundRows& bound, size_t feature, const Fids& fids) {
+                bound.feature(feature);
+                nb::gil_scoped_release nogil;
+                bound.rows().evict(feature, fids.data(), fids.size());
+            },
+            "feature"_a, nb::arg("fids").noconvert())
+        .def("read", &read_rows, "feature"_a, nb::arg("fids").noconvert());
+}
