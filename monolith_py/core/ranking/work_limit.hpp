@@ -21,7 +21,7 @@ class WorkLimit {
         double least = num_seen_ == 0 ? 0.0 : seconds_[0];
         for (size_t i = 1; i < num_seen_; ++i) least = std::min(least, seconds_[i]);
         const double expected_s = (pending_ / num_threads_ + work) * least;
-        if (expected_s > left_s) {
+        if (expected_s > std::max(left_s, 0.0)) {
             if (++num_refused_ >= kObservations) num_seen_ = next_ = 0;
             return expected_s;
         }
