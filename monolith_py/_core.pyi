@@ -137,6 +137,19 @@ class TableFull(ValueError): ...  # a table needs more than 4,294,967,294 rows
 class SnapshotError(OSError): ...  # a snapshot is absent, torn, damaged, or of another table
 
 def restore_table(path: str, part: int, parts: int) -> Table: ...  # with the settings of the snapshot
+def pack_snapshot(snapshot: str, path: str) -> int: ...  # writes the packed rows of a base; number of rows
+
+class PackedRows:
+    """A file of packed rows. Raises SnapshotError for what is torn or damaged, a chunk's bytes when it is read."""
+
+    dim: int
+    encoding: str
+    digest: int  # of all rows, as `digest_rows`
+    num_chunks: int
+    def __init__(self, path: str) -> None: ...
+    def __len__(self) -> int: ...
+    def chunk(self, index: int) -> tuple[Int64Array, npt.NDArray[np.uint8]]: ...  # fids (n,), rows (n, R); views of the file
+
 def pack_rows(weights: FloatArray, encoding: str) -> npt.NDArray[np.uint8]: ...  # (n, dim) -> (n, R), as `drain` packs a slice
 def digest_rows(fids: Int64Array, rows: npt.NDArray[np.uint8], encoding: str) -> int: ...  # (n,), (n, R) -> 64 bits, in no order
 def offsets_of(

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from monolith_py.config import JobConfig, load_job
 from monolith_py.config.explain import mask_url
-from monolith_py.errors import LogError, MonolithError
+from monolith_py.errors import ConfigError, LogError, MonolithError
 from monolith_py.observe import serve_metrics, set_up_logging
 from monolith_py.process import limit_openmp_spins
 
@@ -127,6 +127,8 @@ def join(
 
     job = _start(config, "joiner")
     with _errors_to_exit():
+        if job.log.model_prefix:
+            raise ConfigError(f"log.model_prefix must be empty for the joiner: all models share its examples, got {job.log.model_prefix!r}")
         run_joiner(job, stop_at_end=stop_at_end, force=force)
 
 
@@ -204,6 +206,41 @@ def serve(config: ConfigOption) -> None:
     job = _start(config, "serving")
     with _errors_to_exit():
         run_server(job)
+
+
+@app.command()
+def shadow(config: ConfigOption) -> None:
+    """Score the requests that replicas have answered with the model of this job, for `monolith compare`; answer nobody."""
+    from monolith_serving.shadow.process import run_shadow
+
+    job = _start(config, "shadow")
+    with _errors_to_exit():
+        run_shadow(job)
+
+
+@app.command()
+def compare(
+    config: ConfigOption,
+    shadow_jobs: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--shadow", help="TOML file of a job whose `monolith shadow` scored the requests. May be repeated.", exists=True, dir_okay=False
+        ),
+    ] = None,
+    start: Annotated[str | None, typer.Option(help="First request: ISO 8601, or milliseconds since the epoch.")] = None,
+    end: Annotated[
+        str | None, typer.Option(help="End of the requests, exclusive; by default the last one whose window has closed.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of compare.json and compare.html.", file_okay=False)] = None,
+) -> None:
+    """Compare the arms that scored the requests of a log: AUC, NE and calibration with intervals."""
+    from monolith_streaming.compare.process import compare_job
+
+    job = _start(config)
+    with _errors_to_exit():
+        shadows = [load_job(path) for path in shadow_jobs or ()]
+        times_ms = 0 if start is None else _time_ms("start", start), None if end is None else _time_ms("end", end)
+        compare_job(job, shadows, output, *times_ms)
 
 
 # More than six parameters: they are the command's options.
@@ -384,7 +421,7 @@ def rank(
     wait: Annotated[float, typer.Option(help="Time to wait for a replica that is still starting, in seconds.", min=0.0)] = 0.0,
 ) -> None:
     """Rank candidates for a user on a replica; print them best first. The request is no training data."""
-    from monolith_serving.client import RankClient
+    from monolith_serving.client import RankClient, RankOptions
 
     with _errors_to_exit():
         if address is None:
@@ -395,7 +432,7 @@ def rank(
         item_ids = _integers("candidates", candidates)
         features = {name: _integers(name, value) for name, _, value in (pair.partition("=") for pair in context or ())}
         values = {name: _numbers(name, value) for name, _, value in (pair.partition("=") for pair in dense or ())}
-        options = {"context": features, "dense_context": values, "timeout_s": 5.0, "log_impression": log}
+        options: RankOptions = {"context": features, "dense_context": values, "timeout_s": 5.0, "log_impression": log}
         with RankClient(address) as client:
             result = client.rank_when_ready(user, item_ids, wait_s=wait, **options)
     table = Table("rank", "item", *result.task_names, title=f"model {result.model_version}, {result.staleness_ms} ms stale")
@@ -404,6 +441,35 @@ def rank(
         table.add_row(str(place), str(item_id), *(f"{score:.4f}" for score in scores))
     Console().print(table)
     Console().print(f"request id: {result.request_id}", soft_wrap=True)
+
+
+# More than six parameters: they are the command's options.
+@app.command()
+def probe(
+    config: ConfigOption,
+    address: Annotated[str | None, typer.Option(help="Address of the replica, host:port; by default that of the job.")] = None,
+    count: Annotated[int, typer.Option(help="Number of clicks, one after the other.", min=1)] = 1,
+    interval: Annotated[float, typer.Option(help="Mean pause between two clicks, in seconds.", min=0.0)] = 0.5,
+    timeout: Annotated[float, typer.Option(help="Longest wait for each part of the way, in seconds.", min=0.1)] = 30.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Click an unknown item and wait until its served score changes; print the time of each part. The job learns one example a click."""
+    from random import Random
+
+    from monolith_py.clock import SystemClock
+    from monolith_py.io import open_log
+    from monolith_serving.client import RankClient
+    from monolith_serving.probe.probe import Probe
+    from monolith_serving.probe.view import percentiles, print_probes
+
+    with _errors_to_exit():
+        job = load_job(config)
+        with closing(open_log(job.log)) as log, RankClient(address or f"{job.serving.host}:{job.serving.port}") as client:
+            times = list(Probe(job, log, client, SystemClock(), timeout).run_many(count, interval, Random()))
+    if as_json:
+        typer.echo(json.dumps({"probes": len(times), "seconds": percentiles(times)}))
+    else:
+        print_probes(times)
 
 
 @app.command()
@@ -432,7 +498,7 @@ def main() -> None:
     app()
 
 
-def _start(config: Path, role: Literal["joiner", "trainer", "archiver", "serving"] | None = None) -> JobConfig:
+def _start(config: Path, role: Literal["joiner", "trainer", "archiver", "serving", "shadow", "guard"] | None = None) -> JobConfig:
     """Load the job, set up logging and, for a process with a role, its metrics; return the job."""
     with _errors_to_exit():
         job = load_job(config)

@@ -28,8 +28,10 @@
     +-- DigestMismatch         the rows or dense parameters of a replica are not the trainer's
     +-- DenseGap               an update of the dense parameters does not fit the ones held
     +-- NotReady               a process cannot answer yet
+    +-- ConditionFailed        the model held is not the one that a request asks for
     +-- Overloaded             a process has more work than it can finish in time
     +-- RankFailed             a replica failed to rank a request
+    +-- ProbeFailed            a click did not reach the served scores in time
 
 A wrong argument of a caller is a plain `ValueError`; a broken invariant of our own is an `assert`.
 """
@@ -179,6 +181,10 @@ class NotReady(MonolithError):
     """A process cannot answer yet."""
 
 
+class ConditionFailed(MonolithError):
+    """The model held is not the one that a request asks for: another version, or too old."""
+
+
 class Overloaded(MonolithError):
     """A process has more work than it can finish in time."""
 
@@ -189,3 +195,11 @@ class RankFailed(MonolithError):
     def __init__(self, code: str, details: str) -> None:
         super().__init__(f"{code}: {details}")
         self.code, self.details = code, details
+
+
+class ProbeFailed(MonolithError):
+    """A click did not reach the served scores in time; `part` is where it stopped: serve, join, train or apply."""
+
+    def __init__(self, part: str, rule: str) -> None:
+        super().__init__(f"{part}: {rule}")
+        self.part = part

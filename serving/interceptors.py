@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from monolith_py.clock import Clock
-from monolith_py.errors import KvError, NotReady, Overloaded, WireError
+from monolith_py.errors import ConditionFailed, KvError, NotReady, Overloaded, WireError
 from monolith_py.observe.metrics import RANK_DURATION_SECONDS, RANK_REQUESTS
 from monolith_serving.call_threads import CallThreads
 from monolith_serving.log_limit import LogLimit
@@ -25,6 +25,7 @@ CODES: dict[type[Exception], grpc.StatusCode] = {
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     NotReady: grpc.StatusCode.UNAVAILABLE,
     KvError: grpc.StatusCode.UNAVAILABLE,
+    ConditionFailed: grpc.StatusCode.FAILED_PRECONDITION,
     TimeoutError: grpc.StatusCode.DEADLINE_EXCEEDED,
     CancelledError: grpc.StatusCode.CANCELLED,
 }

@@ -26,6 +26,7 @@ from monolith_py.io.log.topics import Topics
 from monolith_py.pb import ranking_pb2_grpc as pb_grpc
 from monolith_py.process import StopSignal, set_num_threads
 from monolith_serving.call_threads import CallThreads
+from monolith_serving.channel import SERVER_OPTIONS
 from monolith_serving.core_service import CoreService
 from monolith_serving.features.store import FeatureStore
 from monolith_serving.interceptors import StatusInterceptor, ThreadsInterceptor
@@ -146,7 +147,7 @@ def make_server(service: pb_grpc.RankingServicer, config: ServingConfig, clock: 
         ThreadsInterceptor(others),
         StatusInterceptor(SERVICE_NAME, threads, config.max_waiting_requests, clock, {} if core is None else {"Rank": core.rank}),
     ]
-    options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", config.max_request_bytes)]
+    options = [*SERVER_OPTIONS, ("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", config.max_request_bytes)]
     server = grpc.server(threads, interceptors=interceptors, options=options)
     pb_grpc.add_RankingServicer_to_server(service, server)
     if config.reflection:
@@ -175,7 +176,8 @@ def _serve(server: grpc.Server, replica: Replica, config: ServingConfig, stop: S
             if now_healthy != healthy:
                 healthy = now_healthy
                 _set_health(health_servicer, serving=healthy)
-                _logger.info("health: %s, %.1f s stale", "SERVING" if healthy else "NOT_SERVING", replica.staleness_ms() / 1000)
+                word = "SERVING" if healthy else "NOT_SERVING"
+                _logger.info("health: %s, %.1f s stale, %.1f s behind", word, replica.staleness_ms() / 1000, replica.behind_s())
     finally:
         # Balancers see NOT_SERVING and send their next requests elsewhere; those on their way are answered.
         health_servicer.enter_graceful_shutdown()
@@ -185,9 +187,9 @@ def _serve(server: grpc.Server, replica: Replica, config: ServingConfig, stop: S
 
 
 def is_healthy(replica: Replica, config: ServingConfig) -> bool:
-    """Return whether a checkpoint was loaded and the newest delta is not older than `max_staleness_s`."""
-    fresh = config.max_staleness_s == 0 or replica.staleness_ms() <= config.max_staleness_s * 1000
-    return replica.is_ready and fresh
+    """Return whether the replica has a model, keeps up with the updates, and its newest delta is not older than `max_staleness_s`."""
+    is_young = config.max_staleness_s == 0 or replica.staleness_ms() <= config.max_staleness_s * 1000
+    return replica.is_ready and replica.is_fresh and is_young
 
 
 def _set_health(servicer: health.HealthServicer, *, serving: bool) -> None:

@@ -1,6 +1,8 @@
 """Grafana board of a job, with every metric of monolith_py/observe/metrics.py.
 
 python deploy/grafana/build.py        writes deploy/grafana/monolith.json; import that into Grafana
+
+Longer than 300 lines: most of it is the list of panels.
 """
 
 from __future__ import annotations
@@ -49,7 +51,10 @@ ROWS: dict[str, list[Panel]] = {
     "Overview": [
         Panel("Processes", "short", {"{{role}}": "sum by (role) (monolith_process)"}),
         Panel("Freshness: row updated to servable", "s", quantiles("monolith_freshness_seconds")),
+        Panel("Freshness: event to servable", "s", quantiles("monolith_event_freshness_seconds")),
         Panel("Age of the newest applied delta", "s", {"{{instance}}": "monolith_staleness_seconds > 0"}),
+        Panel("Age of the model by event time", "s", {"{{instance}}": "monolith_event_staleness_seconds > 0"}),
+        Panel("Time without all updates of the log", "s", {"{{instance}}": "monolith_behind_seconds > 0"}),
         Panel("AUC of served scores", "short", {"{{task}} {{arm}} {{generation}}": "monolith_served_auc"}),
         Panel("Normalised entropy of served scores (1 = the mean)", "short", {"{{task}} {{arm}} {{generation}}": "monolith_served_ne"}),
         Panel(
@@ -201,6 +206,24 @@ ROWS: dict[str, list[Panel]] = {
             {"all": rate("monolith_published_bytes_total"), "dense, {{form}}": rate("monolith_dense_published_bytes_total", "form")},
         ),
         Panel("Publishes refused by the log", "cps", {"refused": rate("monolith_publish_failures_total")}),
+    ],
+    "Versions": [
+        Panel(
+            "Shadow", "cps", {"scored": rate("monolith_shadow_scored_total"), "{{reason}}": rate("monolith_shadow_dropped_total", "reason")}
+        ),
+        Panel("Judged by the guard", "cps", {"{{verdict}}": rate("monolith_guard_verdicts_total", "verdict")}),
+        Panel("NE of the newest version / served", "short", {"{{task}}": "monolith_guard_ne_ratio"}),
+        Panel("Calibration of the newest version", "short", {"{{task}}": "monolith_guard_calibration_ratio"}),
+        Panel("Delay of verdicts", "s", quantiles("monolith_guard_delay_seconds")),
+        Panel(
+            "Updates held",
+            "short",
+            {
+                "guard": "max (monolith_guard_held)",
+                "{{instance}} waits": "monolith_replica_updates_held > 0",
+                "{{instance}} unguarded": "monolith_replica_unguarded > 0",
+            },
+        ),
     ],
 }
 

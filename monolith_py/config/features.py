@@ -14,8 +14,9 @@ class FeatureConfig(Settings):
 
     # Name of the feature, its table and its column in requests and examples.
     name: Name
-    # Origin of its fids: the user or item id of the request, stored features of the user or item, or the context of the request.
-    source: Literal["user_id", "item_id", "user", "item", "context"]
+    # Origin of its fids: the user or item id of the request, stored features of the user or item, the context of the request, or the
+    # request's own features of each candidate, such as its position.
+    source: Literal["user_id", "item_id", "user", "item", "context", "candidate"]
     # Weights of a row; equal for all features of a job.
     dim: Annotated[int, Field(ge=4, le=1024, multiple_of=4)] = 16
     # Reduction of the rows of a bag; the mean also counts fids without a row.
@@ -60,8 +61,9 @@ class DenseFeatureConfig(Settings):
 
     # Name of the feature and its column in requests and examples.
     name: Name
-    # Origin of its values: stored features of the user or item, or the context of the request ("counter": reserved for `counters.keys`).
-    source: Literal["user", "item", "context", "counter"]
+    # Origin of its values: stored features of the user or item, the context of the request, or the request's own features of each candidate
+    # ("counter": reserved for `counters.keys`).
+    source: Literal["user", "item", "context", "candidate", "counter"]
     # Number of values.
     dim: Width = 1
 

@@ -23,6 +23,7 @@ from monolith_py.config.serving import ServingConfig
 from monolith_py.config.streams import JoinerConfig, KvConfig, LogConfig
 from monolith_py.config.sync import SyncConfig
 from monolith_py.config.trainer import TrainerConfig
+from monolith_py.config.versions import GuardConfig, ShadowConfig
 from monolith_py.errors import ConfigError
 
 
@@ -47,6 +48,8 @@ class JobConfig(Settings):
     sync: SyncConfig = SyncConfig()
     retention: RetentionConfig = RetentionConfig()
     serving: ServingConfig = ServingConfig()
+    shadow: ShadowConfig = ShadowConfig()
+    guard: GuardConfig = GuardConfig()
     observe: ObserveConfig = ObserveConfig()
 
     @model_validator(mode="after")
@@ -70,7 +73,9 @@ class JobConfig(Settings):
             )
         stray = sorted(feature.name for feature in self.dense_features if feature.source == "counter")
         if stray:
-            raise ValueError(f"dense_features.source must be user, item or context: counter features come from counters.keys, got {stray}")
+            raise ValueError(
+                f"dense_features.source must be user, item, context or candidate: counter features come from counters.keys, got {stray}"
+            )
         if self.model.bottom and not (self.dense_features or self.counters.enabled):
             raise ValueError(f"model.bottom must come with dense features, got {list(self.model.bottom)} without")
         unknown = sorted(set(self.counters.keys) - {feature.name for feature in self.features})
@@ -91,11 +96,21 @@ class JobConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _check_shadow(self) -> JobConfig:
+        arm = self.serving.arm
+        if self.log.model_prefix and self.serving.is_default("arm"):
+            raise ValueError(f"serving.arm must name the model of log.model_prefix {self.log.model_prefix!r}, got {arm!r}")
+        return self
+
+    @model_validator(mode="after")
     def _check_ports(self) -> JobConfig:
         """Refuse a port used twice: processes of a job may run on one machine."""
         users: dict[int, str] = {}
         ports = {"serving.port": self.serving.port}
-        ports |= {f"observe.{role}_port": getattr(self.observe, f"{role}_port") for role in ("joiner", "trainer", "archiver", "serving")}
+        ports |= {
+            f"observe.{role}_port": getattr(self.observe, f"{role}_port")
+            for role in ("joiner", "trainer", "archiver", "serving", "shadow", "guard")
+        }
         for field, port in ports.items():
             if port in users:
                 raise ValueError(f"{field} must differ from {users[port]}, got {port} for both")

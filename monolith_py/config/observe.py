@@ -20,3 +20,7 @@ class ObserveConfig(Settings):
     archiver_port: Port = 0
     # Port of a replica's Prometheus metrics; 0 turns them off.
     serving_port: Port = 0
+    # Port of the Prometheus metrics of `monolith shadow`; 0 turns them off.
+    shadow_port: Port = 0
+    # Port of the Prometheus metrics of `monolith guard`; 0 turns them off.
+    guard_port: Port = 0

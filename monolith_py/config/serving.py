@@ -70,7 +70,13 @@ class ServingConfig(Settings):
     engine: Literal["auto", "core", "fbgemm"] = "auto"
     # Interval of looking for a checkpoint while the replica needs one or follows them, in seconds.
     checkpoint_poll_s: Seconds = 0.5
-    # Age of the newest delta, in seconds, above which the service reports NOT_SERVING; 0 turns this off.
+    # Time for which a replica may lack updates that are in the log, in seconds; above it the service reports NOT_SERVING. 0 turns this off.
+    # Neither an idle trainer nor a log that cannot be reached counts: they are the same for all replicas.
+    max_behind_s: SecondsOrZero = 30.0
+    # Time after the first load at which the service reports SERVING although the replica has not caught up with the log, in seconds.
+    max_catch_up_s: SecondsOrZero = 60.0
+    # Age of the newest delta, in seconds, above which the service reports NOT_SERVING; 0 turns this off. A trainer that stands still
+    # makes all replicas old.
     max_staleness_s: SecondsOrZero = 0.0
     # Time in which the process goes on answering after a stop signal, while its health is NOT_SERVING, in seconds.
     drain_s: SecondsOrZero = 1.0
@@ -83,7 +89,7 @@ class ServingConfig(Settings):
     def _check_across_settings(self) -> ServingConfig:
         for needs, names, there in (
             ("feature_cache_s above 0", ("feature_cache_entries", "feature_cache_bytes"), self.feature_cache_s > 0),
-            ("follow_updates = true", ("freshness_log",), self.follow_updates),
+            ("follow_updates = true", ("freshness_log", "max_behind_s", "max_catch_up_s"), self.follow_updates),
             ("follow_updates or follow_checkpoints", ("max_staleness_s",), self.follow_updates or self.follow_checkpoints),
         ):
             for name in names:

@@ -46,6 +46,9 @@ class LogConfig(Settings):
     partitions: Annotated[int, Field(ge=1, le=10_000)] = 1
     # Prefix of the topics' names, for instance "shop.".
     topic_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]*$", max_length=200)
+    # Prefix of one model's topics, after topic_prefix, for a second model that learns from the same examples: "wide." gives "wide.updates".
+    # The topics of a model are updates, dense_requests, dead_letters, verdicts and shadow_scores.
+    model_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]*$", max_length=100)
     # Most seconds that an event time may be ahead of the wall clock. Rank replaces a later one by its clock, joiner and trainer put later
     # events aside, replay leaves them out.
     max_clock_skew_s: SecondsOrZero = 300.0

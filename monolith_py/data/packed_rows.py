@@ -75,6 +75,12 @@ class PackedRows:
             np.concatenate([self.dense, other.dense], axis=1),
         )
 
+    def rows(self, index: Int64Array) -> PackedRows:
+        """Return copies of the rows at `index` int64 (r,), without the fids of others."""
+        starts, lengths = self.starts[index], self.lengths[index]
+        ends = np.cumsum(lengths, dtype=np.int64).reshape(lengths.shape)
+        return PackedRows(self.fids[_ragged_index(starts.ravel(), lengths.ravel())], ends - lengths, lengths, self.dense[index])
+
     def repeat(self, counts: Int64Array) -> PackedRows:
         """Return row r `counts[r]` times: counts int64 (R,)."""
         return PackedRows(

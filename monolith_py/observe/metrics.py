@@ -70,7 +70,7 @@ class TotalCounters:
 
 
 # Each process serves all metrics of this file; this one tells its role.
-PROCESS = Gauge("monolith_process", "1 for the role of the process: joiner, trainer, archiver or serving", ["role"])
+PROCESS = Gauge("monolith_process", "1 for the role of the process: joiner, trainer, archiver, serving, shadow or guard", ["role"])
 
 EXAMPLES_JOINED = Counter("monolith_examples_joined", "Examples written by the joiner", ["kind"])
 IMPRESSIONS_READ = Counter("monolith_impressions_read", "Impressions read by the joiner")
@@ -174,10 +174,14 @@ DELTAS_APPLIED = Counter("monolith_deltas_applied", "Deltas applied by the repli
 ROWS_APPLIED = Counter("monolith_rows_applied", "Rows applied by the replica")
 REPLICA_ROWS = Gauge("monolith_replica_rows", "Rows of the replica, over all tables")
 REPLICA_BYTES = Gauge("monolith_replica_bytes", "Memory of the replica's rows")
-FRESHNESS_SECONDS = WeightedHistogram(
-    "monolith_freshness_seconds", "Time from a row's update to its use in scores", (0.05, 0.1, 0.2, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60)
+_FRESHNESS_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60)
+FRESHNESS_SECONDS = WeightedHistogram("monolith_freshness_seconds", "Time from a row's update to its use in scores", _FRESHNESS_BUCKETS)
+EVENT_FRESHNESS_SECONDS = WeightedHistogram(
+    "monolith_event_freshness_seconds", "Time from the newest joined event to the use of its rows in scores", _FRESHNESS_BUCKETS
 )
-STALENESS_SECONDS = Gauge("monolith_staleness_seconds", "Age of the last applied delta")
+STALENESS_SECONDS = Gauge("monolith_staleness_seconds", "Age of the newest applied delta")
+EVENT_STALENESS_SECONDS = Gauge("monolith_event_staleness_seconds", "Time from the event time that the served model has learnt to now")
+BEHIND_SECONDS = Gauge("monolith_behind_seconds", "Time since the replica last had all updates of the log")
 RANK_REQUESTS = Counter("monolith_rank_requests", "Rank requests", ["code"])
 RANK_CANDIDATES = Counter("monolith_rank_candidates", "Candidates scored")
 RANK_DURATION_SECONDS = Histogram(
@@ -204,6 +208,24 @@ IMPRESSIONS_WITHHELD = Counter(
     "Requests whose impression is not logged: not answered, debugging, or scored without stored features",
     ["reason"],
 )
+
+SHADOW_SCORED = Counter("monolith_shadow_scored", "Requests scored by the shadow model")
+SHADOW_DROPPED = Counter(
+    "monolith_shadow_dropped", "Mirrored requests without shadow scores; reason: late, not_ready, broken or log", ["reason"]
+)
+GUARD_HELD = Gauge("monolith_guard_held", "1 while the guard holds updates back: replicas serve the last good version")
+GUARD_VERDICTS = Counter("monolith_guard_verdicts", "Versions judged by the guard; verdict: good, unjudged or held", ["verdict"])
+GUARD_NE_RATIO = Gauge("monolith_guard_ne_ratio", "Normalised entropy of the newest version / of the scores that users got", ["task"])
+GUARD_CALIBRATION_RATIO = Gauge(
+    "monolith_guard_calibration_ratio", "Mean prediction of the newest version / mean label, on recent examples", ["task"]
+)
+GUARD_DELAY_SECONDS = Histogram(
+    "monolith_guard_delay_seconds",
+    "Time from the publication of a version to its verdict",
+    buckets=(0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30),
+)
+REPLICA_UPDATES_HELD = Gauge("monolith_replica_updates_held", "1 while updates wait for the guard, or are held by it")
+REPLICA_UNGUARDED = Gauge("monolith_replica_unguarded", "1 while the replica follows updates without a verdict, as the guard is silent")
 
 
 def clear_quality() -> None:

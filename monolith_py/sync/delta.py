@@ -28,6 +28,7 @@ class StepMark:
 
     time_ms: int  # wall clock
     num_rows: int
+    event_ms: int = 0  # event time of the newest event that the joiner had read; 0 if it is not known
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def encode_delta(delta: Delta) -> bytes:
         rows=delta.rows.tobytes(),
         evicted=delta.evicted.astype(_FID, copy=False).tobytes(),
         dense=None if delta.dense is None else dense_update_to_wire(delta.dense),
-        steps=[pb.StepMark(time_ms=step.time_ms, num_rows=step.num_rows) for step in delta.steps],
+        steps=[pb.StepMark(**vars(step)) for step in delta.steps],
         trainer=delta.trainer,
         parent=None if delta.parent is None else pb.Parent(**vars(delta.parent)),
         digest=None if delta.digest is None else _digest_to_wire(delta.digest),
@@ -115,7 +116,7 @@ def decode_delta(value: bytes) -> Delta:
         message.seq,
         message.watermark_ms,
         message.published_ms,
-        steps=tuple(StepMark(step.time_ms, step.num_rows) for step in message.steps),
+        steps=tuple(StepMark(step.time_ms, step.num_rows, step.event_ms) for step in message.steps),
         trainer=message.trainer,
         parent=_parent_of(message.parent) if message.HasField("parent") else None,
         digest=_digest_of(message.digest) if message.HasField("digest") else None,

@@ -16,7 +16,10 @@ def delta_checksum(message: pb.Delta) -> int:
     crc: int = crc32c(struct.pack("<QQqqII5Q", *head, *map(len, parts)))
     for part in parts:
         crc = crc32c(part, crc)
-    tail = [struct.pack("<Q", len(message.steps)), *(struct.pack("<qQ", step.time_ms, step.num_rows) for step in message.steps)]
+    tail = [
+        struct.pack("<Q", len(message.steps)),
+        *(struct.pack("<qQq", step.time_ms, step.num_rows, step.event_ms) for step in message.steps),
+    ]
     tail += [struct.pack("<I", message.dense.checksum if message.HasField("dense") else 0)]
     parent, digest = message.parent, message.digest
     tail += [struct.pack("<4Q", 1, parent.generation, parent.seq, parent.offset) if message.HasField("parent") else bytes(8)]

@@ -30,28 +30,35 @@ class StepMarks:
     >>> marks.add(5, 10)
     >>> marks.add(5, 1)
     >>> marks.take()
-    (StepMark(time_ms=5, num_rows=11),)
+    (StepMark(time_ms=5, num_rows=11, event_ms=0),)
     """
 
     def __init__(self, max_marks: int = _MAX_MARKS) -> None:
         self._max_marks = max_marks
         self._marks: list[StepMark] = []
 
-    def add(self, time_ms: int, num_rows: int) -> None:
-        """Note a step; a step without rows is left out."""
+    def add(self, time_ms: int, num_rows: int, event_ms: int = 0) -> None:
+        """Note a step; a step without rows is left out. `event_ms`: see `StepMark`."""
         if num_rows == 0:
             return
         if self._marks and self._marks[-1].time_ms == time_ms:
-            num_rows += self._marks.pop().num_rows
-        self._marks.append(StepMark(time_ms, num_rows))
+            self._marks[-1] = _merged(self._marks[-1], StepMark(time_ms, num_rows, event_ms))
+        else:
+            self._marks.append(StepMark(time_ms, num_rows, event_ms))
         if len(self._marks) > self._max_marks:
             pairs = zip(self._marks[::2], [*self._marks[1::2], StepMark(0, 0)], strict=False)
-            self._marks = [StepMark(older.time_ms, older.num_rows + newer.num_rows) for older, newer in pairs]
+            self._marks = [_merged(older, newer) for older, newer in pairs]
 
     def take(self) -> tuple[StepMark, ...]:
         """Return all marks, oldest first, and remove them."""
         marks, self._marks = tuple(self._marks), []
         return marks
+
+
+def _merged(older: StepMark, newer: StepMark) -> StepMark:
+    """Return a mark for the rows of both."""
+    events_ms = [mark.event_ms for mark in (older, newer) if mark.event_ms]
+    return StepMark(older.time_ms, older.num_rows + newer.num_rows, min(events_ms, default=0))
 
 
 @dataclass(frozen=True)
@@ -107,8 +114,8 @@ class DensePart:
 class Publication:
     """Deltas of one generation from `first_seq` on: one for the dense state if it is due, then the rows of each table.
 
-    If the dense state needs no update, its delta is empty and shows only that the trainer runs. The last delta carries the step marks
-    and the digest: once it is applied, all rows are servable. The first delta of the generation carries its parent.
+    If the dense state needs no update, its delta is empty and shows only that the trainer runs, as does that of a heartbeat. The last delta
+    carries the step marks and the digest: once it is applied, all rows are servable. The first delta of the generation carries its parent.
     """
 
     generation: Generation
@@ -120,11 +127,12 @@ class Publication:
     steps: tuple[StepMark, ...]
     encoding: RowEncoding
     rows_per_delta: int
+    is_heartbeat: bool = False  # due although nothing changed
 
     @property
     def is_empty(self) -> bool:
-        """Return whether nothing changed."""
-        return not (self.dense_part or self.num_rows or self.num_evicted)
+        """Return whether there is nothing to publish."""
+        return not (self._has_head or self.num_rows or self.num_evicted)
 
     @property
     def num_rows(self) -> int:
@@ -139,7 +147,7 @@ class Publication:
     @property
     def num_deltas(self) -> int:
         """Return the number of deltas."""
-        return (self.dense_part is not None) + sum(part.num_deltas(self.rows_per_delta) for part in self.drained)
+        return self._has_head + sum(part.num_deltas(self.rows_per_delta) for part in self.drained)
 
     @property
     def num_bytes(self) -> int:
@@ -165,11 +173,16 @@ class Publication:
         rows = digest_tables({part.table: part.delta.digest for part in self.drained})
         return ModelDigest(rows, self.encoding, self.dense_part.digest if self.dense_part else None)
 
+    @property
+    def _has_head(self) -> bool:
+        """Return whether the first delta is of no table."""
+        return self.dense_part is not None or (self.is_heartbeat and not (self.num_rows or self.num_evicted))
+
     @cached_property
     def _values(self) -> list[bytes]:
         generation = self.generation
         head = Delta(generation.number, self.first_seq, self.watermark_ms, self.published_ms, trainer=generation.trainer)
-        deltas = [replace(head, dense=self.dense)] if self.dense_part else []
+        deltas = [replace(head, dense=self.dense)] if self._has_head else []
         for part in self.drained:
             deltas += self._row_deltas(head, part)
         assert len(deltas) == self.num_deltas

@@ -44,6 +44,8 @@ _logger = logging.getLogger(__name__)
 _CONSUMER = "replicas"
 # Name of the trainer's writer of the updates, in any job: no two trainers publish to one topic.
 _WRITER = "trainer"
+# Longest time between two publications: an empty delta shows replicas that the trainer runs and has nothing new.
+_HEARTBEAT_S = 5.0
 
 
 class TouchedRows(Protocol):
@@ -109,7 +111,7 @@ class Publisher:
         self._requests = DenseRequests(log, topics.dense_requests)
         self._marks = StepMarks()
         self._has_learnt = False  # a step since the last publication with dense parameters
-        self._due_s = self._dense_due_s = clock.monotonic_s()
+        self._due_s = self._dense_due_s = self._heartbeat_due_s = clock.monotonic_s()
         self._base: DenseState | None = None  # of the last publication with dense parameters, appended or not
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="publisher")
         self._publication: Publication | None = None  # made and not acknowledged by the log
@@ -141,9 +143,9 @@ class Publisher:
         """Return whether a replica has asked for a checkpoint, once; requests are read every `dense_interval_s`."""
         return self._requests.take_checkpoint()
 
-    def note_step(self, num_rows: int) -> None:
-        """Note that a training step has just updated `num_rows` rows."""
-        self._marks.add(self._clock.now_ms(), num_rows)
+    def note_step(self, num_rows: int, event_ms: int = 0) -> None:
+        """Note that a training step has just updated `num_rows` rows. `event_ms`: see `StepMark`."""
+        self._marks.add(self._clock.now_ms(), num_rows, event_ms)
         self._has_learnt = True
 
     def maybe_publish(self, watermark_ms: int) -> None:
@@ -200,7 +202,7 @@ class Publisher:
         return DensePart(base, self._base, has_learnt, RowEncoding(self._config.dense_encoding), self._requests.take)
 
     def _drain(self, watermark_ms: int, dense: DensePart | None) -> Publication | None:
-        """Return a publication of all changes of the tables, None if there are none and `dense` is None."""
+        """Return a publication of all changes of the tables; None if there are none, `dense` is None and no heartbeat is due."""
         publication = Publication(
             generation=self._generation,
             first_seq=self._next_seq,
@@ -211,11 +213,13 @@ class Publisher:
             steps=self._marks.take(),
             encoding=RowEncoding(self._config.encoding),
             rows_per_delta=self._config.rows_per_delta,
+            is_heartbeat=(now_s := self._clock.monotonic_s()) >= self._heartbeat_due_s,
         )
         if publication.is_empty:
             self._acknowledge(publication)
             return None
         self._next_seq += publication.num_deltas
+        self._heartbeat_due_s = now_s + _HEARTBEAT_S
         return publication
 
     def _start_append(self) -> None:

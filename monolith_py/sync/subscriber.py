@@ -27,6 +27,7 @@ class Subscriber:
     def __init__(self, log: Log, topic: str, *, offset: int, next_delta: tuple[int, int]) -> None:
         self._log, self._topic = log, topic
         self._offset, self._next_delta = offset, next_delta
+        self._is_at_end = False
         self._trainer: str | None = None  # of the present generation, None before its first delta here
         self._known: OrderedDict[tuple[int, int], int] = OrderedDict()  # (generation, seq) -> hash of the record
 
@@ -39,6 +40,11 @@ class Subscriber:
     def next_delta(self) -> tuple[int, int]:
         """Return (generation, seq) of the next delta to apply."""
         return self._next_delta
+
+    @property
+    def is_at_end(self) -> bool:
+        """Return whether the last read found no record."""
+        return self._is_at_end
 
     def read(self, timeout_s: float) -> Iterator[Delta]:
         """Yield the next deltas, at most 16; wait up to `timeout_s` seconds for the first.
@@ -54,9 +60,11 @@ class Subscriber:
             OffsetTrimmed, LogError: from the log.
         """
         try:
+            self._is_at_end = False
             records = self._log.read(self._topic, 0, self._offset, _MAX_RECORDS, timeout_s)
         except RecordsDamaged as error:
             raise WireError(str(error)) from error
+        self._is_at_end = not records
         for record in records:
             try:
                 delta = decode_delta(record.value)

@@ -20,6 +20,7 @@ from monolith_py.table.optimizers import (
     Sgd,
     optimizer_from,
 )
+from monolith_py.table.packed_file import PackedFile, pack_snapshot, packed_file
 from monolith_py.table.saving import TableSaving, table_file
 from monolith_py.table.schedules import CosineDecay, PolynomialDecay, Schedule, StepDecay, Warmup
 from monolith_py.table.slices import Encoding, Initializer, Slice
@@ -48,6 +49,7 @@ __all__ = [
     "MemoryBudget",
     "Momentum",
     "Optimizer",
+    "PackedFile",
     "PolynomialDecay",
     "RmsProp",
     "RowwiseAdagrad",
@@ -62,6 +64,8 @@ __all__ = [
     "TableStats",
     "Warmup",
     "optimizer_from",
+    "pack_snapshot",
+    "packed_file",
     "read_settings",
     "table_file",
 ]

@@ -8,7 +8,7 @@ import numpy as np
 
 from monolith_py.config import CounterConfig, DenseFeatureConfig
 from monolith_py.data.columns import FeatureColumns
-from monolith_py.data.packed_rows import PackedRow
+from monolith_py.data.packed_rows import PackedRow, PackedRows
 from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
 
@@ -54,6 +54,31 @@ class FeatureOrder:
             dense.append(values[0])
         return PackedRow(np.concatenate(fids), np.array(lengths, np.int32), np.concatenate(dense))
 
+    def pack_rows(self, columns: FeatureColumns) -> PackedRows:
+        """Return columns of any number of rows in packed form; absent features are empty bags or zeros. There must be no id feature.
+
+        Raises:
+            WireError: a dense column has another width than the schema.
+        """
+        assert not self.id_features, self.id_features
+        num_rows, fids = columns.num_rows, [np.empty(0, np.int64)]
+        starts, lengths = np.zeros((num_rows, len(self.sparse)), np.int64), np.zeros((num_rows, len(self.sparse)), np.int32)
+        num_fids = 0
+        for index, name in enumerate(self.sparse):
+            column = columns.sparse.get(name)
+            if column is not None:
+                lengths[:, index] = column.lengths
+                starts[:, index] = num_fids + np.cumsum(column.lengths, dtype=np.int64) - column.lengths
+                fids.append(column.fids)
+                num_fids += len(column.fids)
+        dense = [np.empty((num_rows, 0), np.float32)]
+        for feature in self.dense:
+            values = columns.dense.get(feature.name, np.zeros((num_rows, feature.dim), np.float32))
+            if values.shape != (num_rows, feature.dim):
+                raise WireError(f"features.{feature.name} must have {feature.dim} values a row, got {values.shape[1]}")
+            dense.append(values)
+        return PackedRows(np.concatenate(fids), starts, lengths, np.concatenate(dense, axis=1))
+
 
 @dataclass(frozen=True)
 class RequestOrder:
@@ -62,6 +87,7 @@ class RequestOrder:
     user: FeatureOrder
     context: FeatureOrder
     item: FeatureOrder
+    candidate: FeatureOrder
     shared_keys: tuple[str, ...]  # features with live counters
     candidate_keys: tuple[str, ...]
     shared_dense: tuple[DenseFeatureConfig, ...]
@@ -71,15 +97,15 @@ class RequestOrder:
     def of(schema: Schema, counters: CounterConfig) -> RequestOrder:
         """Return the order of the features of `schema`."""
         user, context = FeatureOrder.of(schema, "user", "user_id"), FeatureOrder.of(schema, "context")
-        item = FeatureOrder.of(schema, "item", "item_id")
+        item, candidate = FeatureOrder.of(schema, "item", "item_id"), FeatureOrder.of(schema, "candidate")
         shared_names = user.names + context.names
         keys = counters.keys if counters.enabled else ()
         shared_keys = tuple(key for key in keys if key in shared_names)
         candidate_keys = tuple(key for key in keys if key not in shared_names)
         counter_of = {dense.name: dense for dense in schema.dense_features if dense.source == "counter"}
         shared_dense = (*user.dense, *context.dense, *(counter_of[f"counter_{key}"] for key in shared_keys))
-        candidate_dense = (*item.dense, *(counter_of[f"counter_{key}"] for key in candidate_keys))
-        return RequestOrder(user, context, item, shared_keys, candidate_keys, shared_dense, candidate_dense)
+        candidate_dense = (*item.dense, *candidate.dense, *(counter_of[f"counter_{key}"] for key in candidate_keys))
+        return RequestOrder(user, context, item, candidate, shared_keys, candidate_keys, shared_dense, candidate_dense)
 
     @property
     def shared_names(self) -> tuple[str, ...]:
@@ -89,4 +115,4 @@ class RequestOrder:
     @property
     def candidate_names(self) -> tuple[str, ...]:
         """Return the names of the candidates' sparse features."""
-        return self.item.names
+        return self.item.names + self.candidate.names

@@ -6,16 +6,16 @@ Letters: n candidates, B candidates of a batch, R rows, T tasks, V values of a c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from monolith_py.config import CounterConfig, DenseFeatureConfig
-from monolith_py.data.columns import FloatArray, Int32Array, Int64Array
+from monolith_py.data.columns import FeatureColumns, FloatArray, Int32Array, Int64Array
 from monolith_py.data.packed_rows import IndexArray, PackedRow, PackedRows
 from monolith_py.data.schema import Schema
 from monolith_py.model.batch import Batch
-from monolith_serving.features.order import FeatureOrder, RequestOrder
+from monolith_serving.features.order import RequestOrder
 from monolith_serving.features.store import FeatureStore, Reading
 from monolith_serving.replica.model_state import SharedBags
 
@@ -54,21 +54,27 @@ class FeatureReader:
         self._dense_index = _column_index(order.shared_dense + order.candidate_dense, schema)
 
     @property
-    def context_order(self) -> FeatureOrder:
-        """Return the order of the features of the request itself."""
-        return self._order.context
+    def order(self) -> RequestOrder:
+        """Return the order of the features of a request."""
+        return self._order
 
-    def read(self, user_id: int, item_ids: Int64Array, context: PackedRow, until_s: float) -> RequestFeatures:
+    def read(
+        self, user_id: int, item_ids: Int64Array, context: PackedRow, until_s: float, of_candidates: PackedRows | None = None
+    ) -> RequestFeatures:
         """Return the features of a user, of the request itself and of items int64 (n,); reads end at `until_s`, monotonic.
+
+        `of_candidates` holds the request's own features of each item, n rows; None for none of them.
 
         Raises:
             KvError, TimeoutError: the store cannot be reached, or no time is left, and the settings want the features.
         """
         reading = Reading(until_s)
         shared = self._store.user(user_id, reading)
-        if self.context_order.names or self.context_order.dense:
+        if self._order.context.names or self._order.context.dense:
             shared = shared.beside(PackedRows.of([context]))
         candidates = self._store.items(item_ids.tolist(), reading)
+        if self._order.candidate.names or self._order.candidate.dense:
+            candidates = candidates.beside(of_candidates or self._order.candidate.pack_rows(FeatureColumns(len(item_ids))))
         shared = self._with_counters(shared, self._order.shared_names, self._order.shared_keys, reading)
         candidates = self._with_counters(candidates, self._order.candidate_names, self._order.candidate_keys, reading)
         return RequestFeatures(shared, candidates, reading.is_complete)
@@ -89,6 +95,15 @@ class FeatureReader:
         no_shared = _no_fids(len(candidates), shared.lengths.shape[1], np.repeat(shared.dense, counts, axis=0))
         return self._batch(no_shared.beside(candidates)), SharedBags(self._batch(shared.beside(no_item)), counts)
 
+    def without(self, features: RequestFeatures, name: str) -> RequestFeatures:
+        """Return `features` with empty bags, or zeros, in place of the feature `name`."""
+        order = self._order
+        return RequestFeatures(
+            _emptied(features.shared, order.shared_names, order.shared_dense, name),
+            _emptied(features.candidates, order.candidate_names, order.candidate_dense, name),
+            features.is_complete,
+        )
+
     def _batch(self, rows: PackedRows) -> Batch:
         return Batch.of(rows.take(self._sparse_index, self._dense_index), self._schema)
 
@@ -99,6 +114,22 @@ class FeatureReader:
             values = self._store.counters(key, fids.tolist(), reading)  # (fids, V)
             rows = rows.with_dense(_row_means(values, lengths, self._store.no_counter))
         return rows
+
+
+def _emptied(rows: PackedRows, names: Sequence[str], dense: Sequence[DenseFeatureConfig], name: str) -> PackedRows:
+    """Return rows without the values of one feature; `rows` themselves if they do not have it."""
+    if name in names:
+        lengths = rows.lengths.copy()
+        lengths[:, names.index(name)] = 0
+        return replace(rows, lengths=lengths)
+    first = 0
+    for feature in dense:
+        if feature.name == name:
+            values = rows.dense.copy()
+            values[:, first : first + feature.dim] = 0.0
+            return replace(rows, dense=values)
+        first += feature.dim
+    return rows
 
 
 def _no_fids(num_rows: int, num_features: int, dense: FloatArray) -> PackedRows:

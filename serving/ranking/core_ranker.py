@@ -138,7 +138,7 @@ class CoreRanker:
             rows,
             (own_id, packed.state.version),
             (self._clock.now_ms(), int(now_s * 1000), deadline_s - now_s),
-            (self._replica.staleness_ms(), 0),
+            (self._replica.staleness_ms(), self._replica.event_staleness_ms()),
             reading,
         )
 

@@ -19,10 +19,11 @@ from monolith_py.data.columns import FloatArray
 from monolith_py.data.schema import Schema
 from monolith_py.errors import ModelNotFinite
 from monolith_py.observe.metrics import IMPRESSIONS_WITHHELD, RANK_CANDIDATES
-from monolith_serving.features.order import FeatureOrder
+from monolith_serving.features.order import RequestOrder
 from monolith_serving.features.request_features import FeatureReader, RequestFeatures
 from monolith_serving.features.store import FeatureStore
 from monolith_serving.ranking.batcher import Batcher
+from monolith_serving.ranking.explanation import Explainer, Explanation
 from monolith_serving.ranking.impression_encoder import ServedRequest
 from monolith_serving.ranking.impression_log import ImpressionWriter
 from monolith_serving.ranking.request import RankInput
@@ -54,12 +55,18 @@ class Ranker:
         schema = Schema.of(job)
         self._features = FeatureReader(schema, job.counters, store)
         self._work = WorkLimit()
+        self._explainer = Explainer(self._features, schema, replica, self._work, clock)
         self._batcher: Batcher[RequestFeatures, Ranking] = Batcher(self._score, job.serving.max_batch_candidates, clock)
 
     @property
-    def context_order(self) -> FeatureOrder:
-        """Return the order of the features in `RankInput.context`."""
-        return self._features.context_order
+    def order(self) -> RequestOrder:
+        """Return the order of the features of a request."""
+        return self._features.order
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Return the names of the features in an explanation, in order."""
+        return self._explainer.names
 
     def rank(self, request: RankInput, deadline_s: float, is_active: Callable[[], bool] = lambda: True) -> Ranking:
         """Return the probabilities of the request's candidates; `deadline_s` is on the monotonic clock.
@@ -79,7 +86,7 @@ class Ranker:
         if begin_s >= deadline_s:
             raise TimeoutError("the deadline passed before the request was ranked")
         until_s = begin_s + (deadline_s - begin_s) / 2
-        features = self._features.read(request.user_id, request.item_ids, request.context, until_s)
+        features = self._features.read(request.user_id, request.item_ids, request.context, until_s, request.candidates)
         left_s = deadline_s - self._clock.monotonic_s()
         if left_s <= 0:
             raise TimeoutError("the deadline passed while features were read")
@@ -89,6 +96,14 @@ class Ranker:
             ranking = self._batcher.submit(features, len(request.item_ids), deadline_s, is_active)
         RANK_CANDIDATES.inc(len(request.item_ids))
         return ranking
+
+    def explain(self, ranking: Ranking, deadline_s: float, is_active: Callable[[], bool]) -> Explanation:
+        """Return the contributions of all features to the scores of the candidates of `ranking`, scored again by one model.
+
+        Raises:
+            Overloaded, TimeoutError, CancelledError, ModelNotFinite: as in `rank`.
+        """
+        return self._explainer.explain(ranking.features, deadline_s, is_active)
 
     def log(self, request: RankInput, ranking: Ranking) -> None:
         """Queue the impression of an answered request for the log."""

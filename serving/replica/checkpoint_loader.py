@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +13,11 @@ import torch
 from monolith_py.config import JobConfig
 from monolith_py.data.layout import Layout
 from monolith_py.data.schema import Schema
-from monolith_py.errors import CheckpointError, ModelNotFinite, WireError
-from monolith_py.model import build_model
-from monolith_py.sync import DenseState, RowEncoding, pack_rows
-from monolith_py.table import EmbeddingTable
-from monolith_py.training import Checkpoint
+from monolith_py.errors import CheckpointError, CheckpointVersion, ModelNotFinite, WireError
+from monolith_py.model import RankModel, build_model
+from monolith_py.sync import DenseState, RowEncoding, digest_tables, pack_rows
+from monolith_py.table import EmbeddingTable, PackedFile
+from monolith_py.training import Checkpoint, Part
 from monolith_serving.replica.model_state import ModelState, with_weights
 from monolith_serving.replica.table import ReplicaTable
 
@@ -34,6 +36,20 @@ class LoadedCheckpoint:
     updates_offset: int  # offset in `updates` of the first delta that is not in `state`
 
 
+class _Damaged(CheckpointError):
+    """Files of a checkpoint are absent, torn or damaged: another part of it, or an older one, may be intact."""
+
+
+@contextmanager
+def _damage() -> Iterator[None]:
+    try:
+        yield
+    except CheckpointVersion:  # not damaged: to pass it over would lose what it holds
+        raise
+    except CheckpointError as error:
+        raise _Damaged(str(error)) from None
+
+
 class CheckpointLoader:
     """Loads each newest checkpoint of a job once."""
 
@@ -48,39 +64,74 @@ class CheckpointLoader:
     def load_newest(self) -> LoadedCheckpoint | None:
         """Return the newest intact checkpoint; None if there is none, it cannot be read, or it is the one returned last."""
         try:
-            checkpoint = self._newest()
-            if checkpoint is None:
-                return None
-            loaded = LoadedCheckpoint(checkpoint, self._restore(checkpoint), checkpoint.meta.updates_offset)
+            loaded = self._newest()
         except CheckpointError as error:
             if str(error) != self._refusal:  # a job that has changed may wait long for a checkpoint of its own
                 _logger.warning("checkpoint not loaded, will try again: %s", error)
             self._refusal = str(error)
             return None
         self._refusal = ""
-        self._loaded = (checkpoint, checkpoint.meta.saved_ms)
+        if loaded is not None:
+            self._loaded = (loaded.checkpoint, loaded.checkpoint.meta.saved_ms)
         return loaded
 
-    def _newest(self) -> Checkpoint | None:
-        """Return the newest intact checkpoint, None if there is none or it is the one loaded last."""
-        newest = next(iter(Checkpoint.all_in(self._directory)), None)
-        if newest is None or self._is_loaded(newest):
-            return None  # skips `Checkpoint.newest_intact`, which reads whole files to verify them
-        intact, refused = Checkpoint.newest_intact(self._directory)
-        damaged = {str(error) for error in refused}
+    def _newest(self) -> LoadedCheckpoint | None:
+        """Load the newest intact checkpoint; None if there is none or it is the one loaded last.
+
+        Raises:
+            CheckpointError: it is of another job or format, or does not fit the model.
+        """
+        damaged: set[str] = set()
+        loaded = None
+        for checkpoint in Checkpoint.all_in(self._directory):
+            try:
+                if self._is_loaded(checkpoint):
+                    break
+                loaded = self._load(checkpoint, damaged)
+            except _Damaged as error:
+                damaged.add(str(error))
+            if loaded is not None:
+                break
         for text in sorted(damaged - self._damaged):  # once, not at every look
             _logger.error("checkpoint refused: %s", text)
         self._damaged = damaged
-        return None if intact is None or self._is_loaded(intact) else intact
+        return loaded
 
     def _is_loaded(self, checkpoint: Checkpoint) -> bool:
-        return self._loaded is not None and self._loaded == (checkpoint, checkpoint.meta.saved_ms)
+        with _damage():
+            return self._loaded is not None and self._loaded[0] == checkpoint and self._loaded[1] == checkpoint.meta.saved_ms
 
-    def _restore(self, checkpoint: Checkpoint) -> ModelState:
-        """Return the state of the checkpoint.
+    def _load(self, checkpoint: Checkpoint, damaged: set[str]) -> LoadedCheckpoint | None:
+        """Load one checkpoint: its packed rows, or the tables if these are damaged or in another encoding. None: all are damaged.
 
         Raises:
-            CheckpointError: it is damaged, of another job, or does not fit the model.
+            CheckpointError: it is of another job or format, or does not fit the model.
+        """
+        with _damage():
+            parts = (Part.SERVING, Part.TRAINING) if checkpoint.has_packed(self._schema.sparse_names) else (Part.TRAINING,)
+        for part in parts:
+            try:
+                with _damage():
+                    checkpoint.verify(part)
+                model, dense = self._model(checkpoint)
+                with _damage():
+                    table = self._packed_rows(checkpoint) if part is Part.SERVING else self._table_rows(checkpoint)
+            except _Damaged as error:
+                damaged.add(str(error))
+                continue
+            except (ValueError, WireError, ModelNotFinite) as error:
+                raise CheckpointError(f"{checkpoint}: {error}") from None
+            if table is not None:
+                meta = checkpoint.meta
+                state = ModelState(table, model, dense, (meta.generation, meta.next_seq), meta.saved_ms)
+                return LoadedCheckpoint(checkpoint, state, meta.updates_offset)
+        return None
+
+    def _model(self, checkpoint: Checkpoint) -> tuple[RankModel, DenseState]:
+        """Return the model of a verified checkpoint.
+
+        Raises:
+            CheckpointError: it is of another job.
         """
         meta = checkpoint.meta
         if meta.job != self._job.name:
@@ -88,18 +139,40 @@ class CheckpointLoader:
         layout = Layout.of(self._job)
         if difference := layout.difference(checkpoint.model.layout):
             raise CheckpointError(f"{checkpoint}: is of a job with another layout: {difference}")
-        encoding = RowEncoding(self._job.sync.encoding)
-        table = ReplicaTable(self._schema.features, encoding, self._device, engine=self._job.serving.engine)
         model = build_model(self._schema, self._job.model, self._job.seed).to(self._device)
-        try:
-            for name in self._schema.sparse_names:
-                # This restores the optimizer state and the admission counts too, only to drop them: the peak is one table with its state.
-                fids, weights = EmbeddingTable.restore(checkpoint.table(name)).export_rows()
-                for start in range(0, len(fids), _ROWS_AT_ONCE):
-                    chunk = slice(start, start + _ROWS_AT_ONCE)
-                    table.assign(name, fids[chunk], pack_rows(weights[chunk], encoding), encoding)
-            dense = DenseState.of(checkpoint.dense(), layout.identity(meta.model_id))
-            model = with_weights(model, dense.tensors)
-        except (ValueError, WireError, ModelNotFinite) as error:
-            raise CheckpointError(f"{checkpoint}: {error}") from None
-        return ModelState(table, model, dense, (meta.generation, meta.next_seq), meta.saved_ms)
+        dense = DenseState.of(checkpoint.dense(), layout.identity(meta.model_id))
+        return with_weights(model, dense.tensors), dense
+
+    def _packed_rows(self, checkpoint: Checkpoint) -> ReplicaTable | None:
+        """Return the packed rows; None if they are in another encoding.
+
+        Raises:
+            CheckpointError: they are damaged.
+        """
+        table = self._empty_table()
+        digests = {}
+        for name in self._schema.sparse_names:
+            file = PackedFile(checkpoint.packed(name))
+            if file.encoding != table.encoding.value:
+                _logger.info("%s: rows must be packed in %s, got %s: loading tables", checkpoint, table.encoding.value, file.encoding)
+                return None
+            for fids, rows in file.chunks():
+                table.assign(name, fids, rows, table.encoding)
+            digests[name] = file.digest
+        if table.digest != (expected := digest_tables(digests)):
+            raise CheckpointError(f"{checkpoint}: digest of the packed rows must be {expected:016x}, got {table.digest:016x}")
+        return table
+
+    def _table_rows(self, checkpoint: Checkpoint) -> ReplicaTable:
+        """Return the rows of the trainer's tables."""
+        table = self._empty_table()
+        for name in self._schema.sparse_names:
+            # This restores the optimizer state and the admission counts too, only to drop them: the peak is one table with its state.
+            fids, weights = EmbeddingTable.restore(checkpoint.table(name)).export_rows()
+            for start in range(0, len(fids), _ROWS_AT_ONCE):
+                chunk = slice(start, start + _ROWS_AT_ONCE)
+                table.assign(name, fids[chunk], pack_rows(weights[chunk], table.encoding), table.encoding)
+        return table
+
+    def _empty_table(self) -> ReplicaTable:
+        return ReplicaTable(self._schema.features, RowEncoding(self._job.sync.encoding), self._device, engine=self._job.serving.engine)

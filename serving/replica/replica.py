@@ -23,7 +23,7 @@ from monolith_py.errors import (
 )
 from monolith_py.io import Log
 from monolith_py.io.log.topics import Topics
-from monolith_py.observe.metrics import REPLICA_FAULTS, REPLICA_LOADS, STALENESS_SECONDS
+from monolith_py.observe.metrics import REPLICA_FAULTS, REPLICA_LOADS
 from monolith_py.process import StopSignal
 from monolith_py.sync import DenseRequester, Subscriber
 from monolith_serving.log_limit import LogLimit
@@ -31,6 +31,7 @@ from monolith_serving.replica.checkpoint_loader import CheckpointLoader, LoadedC
 from monolith_serving.replica.deltas import apply_delta
 from monolith_serving.replica.freshness import Freshness
 from monolith_serving.replica.model_state import ModelState
+from monolith_serving.replica.staleness import EndOfUpdates, Staleness
 
 _logger = logging.getLogger(__name__)
 
@@ -82,6 +83,8 @@ class Replica:
         self._loader = CheckpointLoader(job, device)
         self._updates = None if log is None else UpdatesLog.of(job, log, clock)
         self._freshness = Freshness(job.serving.freshness_log)
+        self._staleness = Staleness(clock, job.serving)
+        self._end = None if log is None else EndOfUpdates(log, Topics.of(job.log).updates, clock)
         self._state: ModelState | None = None
         self._loaded_ms = 0  # when `_state` was loaded, wall clock
         self._load_error = ""  # unexpected one of the last load
@@ -113,10 +116,22 @@ class Replica:
         """Return whether a checkpoint was loaded."""
         return self._state is not None
 
+    @property
+    def is_fresh(self) -> bool:
+        """Return whether the replica has caught up with the updates and keeps up with them; see `Staleness.is_fresh`."""
+        return self._staleness.is_fresh
+
     def staleness_ms(self) -> int:
-        """Return wall-clock milliseconds since the newest applied delta was published; 0 before a checkpoint was loaded."""
-        state = self._state
-        return 0 if state is None else max(0, self._clock.now_ms() - state.published_ms)
+        """Return milliseconds since the newest applied delta was published; 0 before a checkpoint was loaded."""
+        return self._staleness.staleness_ms()
+
+    def event_staleness_ms(self) -> int:
+        """Return milliseconds from the event time that the model has learnt to the wall clock; 0 if it has learnt nothing."""
+        return self._staleness.event_staleness_ms()
+
+    def behind_s(self) -> float:
+        """Return seconds since the replica last had all updates of the log."""
+        return self._staleness.behind_s()
 
     def follow(self, stop: StopSignal) -> None:
         """Load the first checkpoint, then follow updates or checkpoints until `stop`; with neither, return after the load."""
@@ -127,9 +142,11 @@ class Replica:
                     return
                 if not self.load_newest():
                     self._ask_for_checkpoint()
+                    self._staleness.note_read(None)
                     stop.wait(self._serving.checkpoint_poll_s)
             elif not self.apply_updates(_POLL_S):
                 stop.wait(_LOG_RETRY_S)
+            self._staleness.report()
 
     def load_newest(self) -> bool:
         """Load the newest checkpoint unless it is the one loaded last; return whether it was loaded. The old state serves meanwhile.
@@ -146,6 +163,8 @@ class Replica:
         self._load_error = ""
         if loaded is None:
             return False
+        # Before the state is there: a reader that sees it must see its age.
+        self._staleness.note_load(loaded.checkpoint.meta.saved_ms, loaded.checkpoint.meta.watermark_ms)
         self._state, self._loaded_ms = loaded.state, self._clock.now_ms()
         REPLICA_LOADS.inc()
         if self._updates is not None:
@@ -166,13 +185,17 @@ class Replica:
             TopicMissing: the topic of the updates does not exist.
             TableFull: a table has no free row.
         """
-        assert self._subscriber is not None and self._updates is not None
+        assert self._subscriber is not None and self._updates is not None and self._end is not None
+        began_s = self._clock.monotonic_s()
         try:
             for delta in self._subscriber.read(timeout_s):
                 self._state = apply_delta(self.state, delta, self._updates.requester)
+                self._staleness.note_delta(delta)
                 # Older deltas were late because this replica was: they say nothing of the way from the trainer.
-                if delta.published_ms >= self._loaded_ms:
-                    self._freshness.note(delta.steps, self._clock.now_ms())
+                if self._staleness.has_caught_up or delta.published_ms >= self._loaded_ms:
+                    # The trainer's clock now, as far as it is known: the marks are on that clock.
+                    self._freshness.note(delta.steps, delta.published_ms + self.staleness_ms(), self._clock.now_ms())
+            self._staleness.note_read(self._end.level_s(self._subscriber, began_s))
         except (DeltaGap, DeltaConflict, DigestMismatch, ModelReplaced, OffsetTrimmed, WireError) as error:
             self._give_up(error)
         except (TopicMissing, TableFull):
@@ -180,15 +203,15 @@ class Replica:
         except LogError as error:
             if self._updates.ends_before(self._subscriber.offset):
                 self._give_up(error)
-            elif self._log_limit.allows("updates"):
+            else:
+                self._staleness.note_unreachable()
+            if self._subscriber is not None and self._log_limit.allows("updates"):
                 _logger.warning("updates cannot be read, will try again: %s", error)
             return False
         except Exception as error:
             # A record that no check foresaw would end every replica, at every start. The state in use serves on.
             _logger.exception("unexpected error at offset %d of the updates", self._subscriber.offset)
             self._give_up(error)
-        finally:
-            STALENESS_SECONDS.set(self.staleness_ms() / 1000)
         return True
 
     def close(self) -> None:

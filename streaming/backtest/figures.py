@@ -58,7 +58,7 @@ def gain_of(labels: FloatArray, scores: FloatArray, base: FloatArray, group_code
     """
     generator = np.random.default_rng(seed)
     num_groups = int(group_codes.max(initial=-1)) + 1
-    ranked, ranked_base = _Ranked(labels, scores), _Ranked(labels, base)
+    ranked, ranked_base = RankedScores(labels, scores), RankedScores(labels, base)
     gains = np.empty(NUM_RESAMPLES)
     for index in range(NUM_RESAMPLES):
         weights = np.bincount(generator.integers(0, num_groups, num_groups), minlength=num_groups)[group_codes].astype(np.float64)
@@ -68,7 +68,7 @@ def gain_of(labels: FloatArray, scores: FloatArray, base: FloatArray, group_code
     return Gain(auc(labels, scores) - auc(labels, base), float(low), float(high))
 
 
-class _Ranked:
+class RankedScores:
     """Scores in ascending order, for the AUC of many weightings."""
 
     def __init__(self, labels: FloatArray, scores: FloatArray) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
 from monolith_py.errors import WireError
@@ -117,7 +117,7 @@ class StateKeys:
 
 def encode_position(position: Position) -> bytes:
     """Return the stored form of `position`."""
-    return json.dumps(asdict(position)).encode()
+    return json.dumps({**vars(position), "progress": _fields_of(position.progress)}).encode()
 
 
 def decode_position(value: bytes) -> Position:
@@ -138,7 +138,7 @@ def decode_position(value: bytes) -> Position:
 
 def progress_to_metadata(progress: Progress) -> dict[str, str]:
     """Return the entry of the metadata of a step's records."""
-    return {_PROGRESS_KEY: json.dumps(asdict(progress), separators=(",", ":"))}
+    return {_PROGRESS_KEY: json.dumps(_fields_of(progress), separators=(",", ":"))}
 
 
 def progress_from_metadata(metadata: Mapping[str, str]) -> Progress:
@@ -149,6 +149,20 @@ def progress_from_metadata(metadata: Mapping[str, str]) -> Progress:
     """
     text = metadata.get(_PROGRESS_KEY, "")
     return _decoded("progress", text.encode(), lambda: _progress_from(json.loads(text)))
+
+
+def _fields_of(progress: Progress) -> dict[str, Any]:
+    """Return the fields for JSON; `dataclasses.asdict`, which copies them deeply, takes 0.2 ms."""
+    return {**vars(progress), "watermark": vars(progress.watermark)}
+
+
+def newest_event_ms(metadata: Mapping[str, str]) -> int:
+    """Return the event time of the newest event that the joiner had read at a record's step, 0 if the record has no progress."""
+    try:
+        known = progress_from_metadata(metadata).watermark.newest_ms
+    except WireError:
+        return 0
+    return max((time_ms for time_ms in known if time_ms is not None), default=0)
 
 
 def _progress_from(fields: dict[str, Any]) -> Progress:

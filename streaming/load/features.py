@@ -99,7 +99,7 @@ class ServedFeatures:
         self._no_counter = LiveCounters.of(job).values(None)
         self._is_shared = {
             feature.name: (sources[feature.name.removeprefix("counter_")] if feature.source == "counter" else feature.source)
-            not in ("item", "item_id")
+            not in ("item", "item_id", "candidate")
             for feature in self._schema.all_features
         }
 

@@ -21,6 +21,9 @@ from monolith_py.io.codec.impression_rules import MAX_TEXT_CHARS
 from monolith_streaming.load.features import Mapped, ServedFeatures, take
 from monolith_streaming.load.table_file import TableBatch, TableFile
 
+# Sources of the features of each candidate that a table may have.
+_OF_CANDIDATES = ("item", "candidate")
+
 
 @dataclass(frozen=True)
 class Requests:
@@ -144,20 +147,20 @@ class HistoryTables:
 
     def _mapped(self, table: TableFile, columns: ImpressionColumns, has_lists: bool) -> tuple[Mapped, Mapped]:
         """Return the features of requests and of candidates that the table has."""
-        features = [one for one in self._schema.all_features if one.source in ("user", "item", "context")]
+        features = [one for one in self._schema.all_features if one.source in ("user", "item", "context", "candidate")]
         unknown = sorted(set(columns.features) - {feature.name for feature in features})
         if unknown:
-            raise WireError(f"impressions.features must be features of source user, item or context, got {unknown}")
+            raise WireError(f"impressions.features must be features of source user, item, context or candidate, got {unknown}")
         chosen = {feature.name: columns.features.get(feature.name, feature.name) for feature in features}
         found = {
             name: table.require(column, f"impressions.features.{name}") if name in columns.features else column
             for name, column in chosen.items()
             if column and (column in table.columns or name in columns.features)
         }
-        of_items = [feature for feature in features if feature.source == "item"]
+        of_items = [feature for feature in features if feature.source in _OF_CANDIDATES]
         if has_lists and (wrong := sorted(set(columns.features) & {feature.name for feature in of_items})):
             raise WireError(f"{table.path}: features of candidates must come with one row a candidate, got {wrong} with lists of items")
-        shared = Mapped.of([feature for feature in features if feature.source != "item"], found, self._schema.dense_dims)
+        shared = Mapped.of([feature for feature in features if feature.source not in _OF_CANDIDATES], found, self._schema.dense_dims)
         return shared, Mapped.of([] if has_lists else of_items, found, self._schema.dense_dims)
 
     def _rows(

@@ -7,6 +7,10 @@
 | `updates` | from the second newest checkpoint on: a replica may just be loading it |
 | `dead_letters` | younger than `dead_letters_keep_s`, and nothing else |
 | `dense_requests` | an hour: a trainer only counts them as they come |
+| `verdicts` | an hour, and the newest one: it holds all that replicas need |
+| `shadow_scores` | younger than `keep_s` |
+
+A job with `log.model_prefix` has the topics of its own model alone: the first model's job decides about events and examples.
 
 Of `examples` and `updates` the newest 1,000 records stay as well: a joiner compares its last step with them, a trainer finds its generation
 there, and a replica may lag. Records of the first four topics that are younger than `keep_s` stay. Without a position of the joiner, or
@@ -16,12 +20,12 @@ without a checkpoint, nothing of their topics is deleted.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from monolith_py.config import JobConfig
-from monolith_py.errors import CheckpointError
+from monolith_py.errors import CheckpointError, TopicMissing
 from monolith_py.io import Kv, Log
 from monolith_py.io.log.topics import Topics
 from monolith_streaming.joiner.position import OpenPlace, StateKeys, decode_position
@@ -65,22 +69,43 @@ def safe_bounds(job: JobConfig, log: Log, kv: Kv, now_ms: int, keep_s: float | N
     keep_ms = now_ms - round((job.retention.keep_s if keep_s is None else keep_s) * 1000)
     checkpoints = checkpoint_metas(job)
     bounds: list[Bound] = []
-    places = [_open_places(job, log, kv, partition) for partition in range(log.num_partitions(topics.examples))]
-    for topic, field in ((topics.impressions, "impressions"), (topics.actions, "actions")):
-        for partition in range(log.num_partitions(topic)):
-            needs = [(getattr(place, field), reason) for place, reason in places[partition]]
-            bounds.append(_bound(log, topic, partition, needs, keep_ms))
-    for partition, of_joiner in enumerate(places):
-        needs = [(meta.offsets.get(partition, (0, 0))[0], f"checkpoint of step {meta.step}") for meta in checkpoints]
-        if needs:
-            needs += [(place.examples, reason) for place, reason in of_joiner]
-        bounds.append(_bound(log, topics.examples, partition, [*_tail(log, topics.examples, partition, needs)], keep_ms))
+    if not job.log.model_prefix:  # the first model's job decides about the events and examples that all models share
+        bounds += _bounds_of_events(job, log, kv, checkpoints, keep_ms)
     newest = sorted(checkpoints, key=lambda meta: meta.step)[-2:]
     needs = [(meta.updates_offset, f"checkpoint of step {meta.step}") for meta in newest]
     bounds.append(_bound(log, topics.updates, 0, [*_tail(log, topics.updates, 0, needs)], keep_ms))
     bounds.append(_age_bound(log, topics.dead_letters, now_ms, job.retention.dead_letters_keep_s, "dead_letters_keep_s"))
     bounds.append(_age_bound(log, topics.dense_requests, now_ms, _REQUESTS_KEEP_S, f"{_REQUESTS_KEEP_S:.0f} s"))
+    bounds += [bound for topic in (topics.verdicts, topics.shadow_scores) for bound in _bounds_of_versions(log, topic, now_ms, keep_ms)]
     return bounds
+
+
+def _bounds_of_events(job: JobConfig, log: Log, kv: Kv, checkpoints: Sequence[CheckpointMeta], keep_ms: int) -> Iterator[Bound]:
+    """Yield the bounds of impressions, actions and examples."""
+    topics = Topics.of(job.log)
+    places = [_open_places(job, log, kv, partition) for partition in range(log.num_partitions(topics.examples))]
+    for topic, field in ((topics.impressions, "impressions"), (topics.actions, "actions")):
+        for partition in range(log.num_partitions(topic)):
+            needs = [(getattr(place, field), reason) for place, reason in places[partition]]
+            yield _bound(log, topic, partition, needs, keep_ms)
+    for partition, of_joiner in enumerate(places):
+        needs = [(meta.offsets.get(partition, (0, 0))[0], f"checkpoint of step {meta.step}") for meta in checkpoints]
+        if needs:
+            needs += [(place.examples, reason) for place, reason in of_joiner]
+        yield _bound(log, topics.examples, partition, [*_tail(log, topics.examples, partition, needs)], keep_ms)
+
+
+def _bounds_of_versions(log: Log, topic: str, now_ms: int, keep_ms: int) -> Iterator[Bound]:
+    """Yield the bound of a topic that a log of before has not: verdicts for an hour, the newest for good; shadow scores for `keep_s`."""
+    try:
+        end = log.end_offset(topic)
+    except TopicMissing:
+        return
+    if topic.endswith("shadow_scores"):
+        yield _bound(log, topic, 0, [(end, "end")], keep_ms)
+        return
+    bound = _age_bound(log, topic, now_ms, _REQUESTS_KEEP_S, f"{_REQUESTS_KEEP_S:.0f} s")
+    yield replace(bound, before=max(bound.start, min(bound.before, end - 1)))
 
 
 def _age_bound(log: Log, topic: str, now_ms: int, keep_s: float, limit: str) -> Bound:

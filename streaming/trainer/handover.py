@@ -113,6 +113,11 @@ class TrainerSource:
         topic = self._topic if self._last is self._live or self._source is None else self._source.topic
         return topic, *self._last.origin_of(row)
 
+    @property
+    def newest_event_ms(self) -> int:
+        """Return the event time of the newest event that the joiner had read for the last batch, 0 if it is not known."""
+        return self._last.newest_event_ms
+
     def ends(self) -> dict[int, int]:
         """Return the current end offset of each partition."""
         return self._live.ends()

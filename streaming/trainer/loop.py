@@ -200,7 +200,7 @@ class OnlineTraining:
         _logger.info("checkpoint %s: %d examples, offsets %s, %.2f s", checkpoint, meta.examples_trained, meta.offsets, duration_s)
 
     def _note_step(self, examples: ExampleBatch, probabilities: FloatArray) -> None:
-        self._publisher.note_step(self.trainer.bags.rows_touched)
+        self._publisher.note_step(self.trainer.bags.rows_touched, self._source.newest_event_ms)
 
     def _put_aside(self, example: ExampleBatch, row: int, reason: str) -> None:
         _logger.warning("example of request %s put aside: %s", example.request_ids[0], reason)

@@ -18,6 +18,7 @@ from monolith_py.io import Log, Record
 from monolith_py.io.codec import ExampleStacker, RecordRows, decode_examples, encode_examples, read_examples_record, step_from_metadata
 from monolith_py.io.log.dead_letters import DeadLetters
 from monolith_py.observe import metrics
+from monolith_streaming.joiner.position import newest_event_ms
 from monolith_streaming.trainer.example_rules import ExampleRules
 from monolith_streaming.trainer.step_order import SourcePlace, StepOrder
 
@@ -35,10 +36,11 @@ class _Decoded:
     rows: _core.ExampleRecord
     tasks: frozenset[str]
     widths: Mapping[str, int]  # of dense features
+    event_ms: int  # `newest_event_ms`
 
     @staticmethod
-    def of(rows: _core.ExampleRecord) -> _Decoded:
-        return _Decoded(rows, frozenset(rows.tasks), rows.widths)
+    def of(rows: _core.ExampleRecord, metadata: Mapping[str, str]) -> _Decoded:
+        return _Decoded(rows, frozenset(rows.tasks), rows.widths, newest_event_ms(metadata))
 
     def can_follow(self, other: _Decoded) -> bool:
         """Return whether one batch can hold rows of both: equal tasks, and equal widths of the dense features that both have."""
@@ -94,6 +96,7 @@ class ExampleSource:
         ]
         self._order = StepOrder(topic, place)
         self._stacker = ExampleStacker(rules.form if rules else InputForm((), ()))
+        self._newest_event_ms = 0  # of the last batch
         self._origins: list[tuple[int, int, int]] = []  # of the last batch: row after the record's rows, partition, offset
 
     @property
@@ -105,6 +108,11 @@ class ExampleSource:
     def steps(self) -> dict[int, JoinerStep]:
         """Return the joiner's step of the last record before the position of each partition, if it has one."""
         return self._order.last
+
+    @property
+    def newest_event_ms(self) -> int:
+        """Return the event time of the newest event that the joiner had read for the last batch, 0 if it is not known."""
+        return self._newest_event_ms
 
     def origin_of(self, row: int) -> tuple[int, int]:
         """Return (partition, offset) of the record that holds row `row` of the last batch."""
@@ -165,6 +173,7 @@ class ExampleSource:
             self._origins.append((num, cursor.partition, cursor.offset))
             if cursor.row == len(decoded.rows):
                 self._finish_record(cursor)
+        self._newest_event_ms = max((decoded.event_ms for decoded in records), default=0)
         return self._stacker.stack(parts) if parts else None
 
     def _in_order(self, cursor: _Cursor, rows: _core.ExampleRecord, stop: int) -> list[tuple[int, int]]:
@@ -263,7 +272,7 @@ class ExampleSource:
         if not self._order.is_new(record.partition, record.offset, step):
             return None
         cursor.step = step
-        decoded = _Decoded.of(rows)
+        decoded = _Decoded.of(rows, metadata)
         if self._rules is not None:
             self._rules.check(decoded.tasks, decoded.widths)
         return decoded

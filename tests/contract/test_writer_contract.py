@@ -21,12 +21,12 @@ WRITER = """
 import sys
 from monolith_py.io import open_log
 
-url, topic, size = sys.argv[1:]
+url, topic, size, padding = sys.argv[1:]
 log = open_log(url)
 writer = log.writer(topic, 0, "joiner")
 number = 0
 while True:
-    writer.append([f"{number} {part}".encode() for part in range(int(size))], time_ms=number)
+    writer.append([f"{number} {part}".encode() + bytes(int(padding)) for part in range(int(size))], time_ms=number)
     print(number, flush=True)
     number += 1
 """
@@ -112,11 +112,14 @@ def test_a_writer_of_an_unknown_topic_is_an_error(log: Log) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("kafka", marks=pytest.mark.needs_kafka)])
-def test_the_appends_of_a_killed_writer_are_whole(kind: str, request: pytest.FixtureRequest, tmp_path: Path, make_log: Make) -> None:
+@pytest.mark.parametrize("padding", [0, 20_000])
+def test_the_appends_of_a_killed_writer_are_whole(
+    kind: str, padding: int, request: pytest.FixtureRequest, tmp_path: Path, make_log: Make
+) -> None:
     url = f"sqlite:///{tmp_path}/log" if kind == "sqlite" else request.getfixturevalue("kafka_url")
     log, topic, size = make_log(url), f"writer.{next(NUMBERS)}", 5
     log.create_topic(topic)
-    process = subprocess.Popen([sys.executable, "-c", WRITER, url, topic, str(size)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", WRITER, url, topic, str(size), str(padding)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     with process:
         for _ in range(10):
@@ -128,7 +131,7 @@ def test_the_appends_of_a_killed_writer_are_whole(kind: str, request: pytest.Fix
     found = values(log, topic)
     num_whole = (len(found) - 1) // size
     assert num_whole in (acknowledged, acknowledged + 1)
-    assert found == [*(f"{number} {part}".encode() for number in range(num_whole) for part in range(size)), b"next"]
+    assert found == [*(f"{number} {part}".encode() + bytes(padding) for number in range(num_whole) for part in range(size)), b"next"]
 
 
 def test_a_topic_has_an_id_of_its_own_in_every_handle(open_again: Callable[[], Log], log: Log, topic: str) -> None:

@@ -1,5 +1,7 @@
 """Mutated Rank requests against the service in one process: none may crash it, hang, or change the scores of a sound neighbour.
 
+Longer than 300 lines: every field of a request is mutated.
+
 Run: python tests/fuzz/fuzz_rank.py --seconds 60
 """
 
@@ -51,18 +53,30 @@ ODD_LENGTHS = (0, 1, 2**32 - 1)
 ODD_FLOATS = (0.0, -0.0, 1.0, 3e38, -3e38, 1e-45, float("inf"), float("-inf"), float("nan"))
 ODD_TEXTS = ("", "tab", "hour", "user_id", "\0", "\n", "x" * 200, "\u20ac" * 60, "undefined", "a" * 5000)
 # NaN scores of finite values are the one cause of INTERNAL.
-EXPECTED = {"OK", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED", "INTERNAL"}
+EXPECTED = {"OK", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED", "FAILED_PRECONDITION", "INTERNAL"}
 
 
-def make_job() -> JobConfig:
-    sources = {"tags": "item", "user_id": "user_id", "tab": "context", "list": "context", "item_id": "item_id", "city": "user"}
+def make_job(engine: str) -> JobConfig:
+    """Return a job; the core takes none with features that only the request knows of each candidate."""
+    sources = {
+        "tags": "item",
+        "user_id": "user_id",
+        "tab": "context",
+        "list": "context",
+        "item_id": "item_id",
+        "city": "user",
+    }
+    price = []
+    if engine == "python":
+        sources["place"] = "candidate"
+        price = [{"name": "price", "source": "candidate"}]
     return parse_job(
         {
             "name": "fuzz",
             "log": {"url": "sqlite:///unused"},
             "kv": {"url": "memory:"},
             "features": [{"name": name, "source": source, "dim": 8} for name, source in sources.items()],
-            "dense_features": [{"name": "hour", "source": "context", "dim": 2}],
+            "dense_features": [{"name": "hour", "source": "context", "dim": 2}, *price],
             "tasks": [{"name": "click", "action": "click"}],
             "counters": {"enabled": True, "keys": ["item_id", "tab"]},
             "model": {"tower": [16], "precision": "fp32"},
@@ -88,7 +102,10 @@ class StillReplica:
         pass
 
     def staleness_ms(self) -> int:
-        return 0
+        return 5
+
+    def event_staleness_ms(self) -> int:
+        return 5
 
 
 class CheckedImpressions:
@@ -143,7 +160,8 @@ class Service:
     """The ranking service behind its interceptor, called with bytes."""
 
     def __init__(self, engine: str) -> None:
-        job, clock = make_job(), SystemClock()
+        self.engine = engine
+        job, clock = make_job(engine), SystemClock()
         schema, replica, self.impressions = Schema.of(job), StillReplica(job), CheckedImpressions(job)
         kv = MemoryKv()
         column = SparseColumn(np.array([1, 2], np.int64), np.array([2], np.int32))
@@ -152,8 +170,10 @@ class Service:
         store = FeatureStore(kv, schema, LiveCounters.of(job), job.serving, clock)
         ranker = Ranker(job, replica, store, self.impressions, clock)  # type: ignore[arg-type]
         service = RankingService(ranker, replica, schema.tasks, job.serving, clock, EventTimeRule.of(job.log))  # type: ignore[arg-type]
-        core = CoreService(CoreRanker(job, replica, store, self.impressions, clock), job.serving, clock)  # type: ignore[arg-type]
-        in_core = {"Rank": core.rank} if engine == "core" else {}
+        in_core = {}
+        if engine == "core":
+            core = CoreRanker(job, replica, store, self.impressions, clock)  # type: ignore[arg-type]
+            in_core["Rank"] = CoreService(core, job.serving, clock).rank
         interceptor = StatusInterceptor(SERVICE_NAME, CallThreads(1, "fuzz"), 1, clock, in_core)
         handler = grpc.unary_unary_rpc_method_handler(service.Rank, pb.RankRequest.FromString, pb.RankResponse.SerializeToString)
         details = type("Details", (), {"method": METHOD})
@@ -168,7 +188,7 @@ class Service:
         return call, response
 
 
-def sound_request(generator: random.Random) -> pb.RankRequest:
+def sound_request(generator: random.Random, engine: str) -> pb.RankRequest:
     """Return a valid request."""
     items = [generator.randrange(60) for _ in range(generator.choice((1, 1, 5, 50, 150)))]
     message = pb.RankRequest(request_id=f"r{generator.randrange(10**9)}", user_id=generator.randrange(99), item_ids=items, time_ms=NOW_MS)
@@ -176,13 +196,17 @@ def sound_request(generator: random.Random) -> pb.RankRequest:
     message.context.sparse.add(name="list", fids=fids, lengths=[len(fids)])
     message.context.sparse.add(name="tab", fids=[generator.randrange(9)])
     message.context.dense.add(name="hour", values=[generator.random(), generator.random()])
+    if engine == "python" and generator.random() < 0.5:
+        message.candidate_features.sparse.add(name="place", fids=range(len(items)))
+        message.candidate_features.dense.add(name="price", values=[generator.random() for _ in items])
+    message.top_k = generator.choice((0, 0, 1, 7))
     return message
 
 
 def change_field(message: pb.RankRequest, generator: random.Random) -> None:
     """Set one part of a request to an odd value."""
     integer, text = generator.choice(ODD_INTEGERS), generator.choice(ODD_TEXTS)
-    context = message.context
+    context, columns = message.context, message.candidate_features
     changes: list[Callable[[], Any]] = [
         lambda: setattr(message, "request_id", text),
         lambda: setattr(message, "time_ms", generator.choice((*ODD_INTEGERS, NOW_MS + 10**9, NOW_MS // 1000))),
@@ -193,6 +217,15 @@ def change_field(message: pb.RankRequest, generator: random.Random) -> None:
         lambda: context.sparse.add(name=text, fids=[integer] * generator.choice((0, 1, 501)), lengths=[generator.choice(ODD_LENGTHS)]),
         lambda: context.dense.add(name=text, values=[generator.choice(ODD_FLOATS)] * generator.choice((0, 1, 2, 3000))),
         lambda: [setattr(one, "name", text) for one in context.sparse],
+        lambda: setattr(message, "top_k", generator.choice((1, 2**32 - 1))),
+        lambda: message.task_names.extend(generator.choice((["click"], [text] * 2000))),
+        lambda: setattr(message, "rank_by", generator.choice(("click", text))),
+        lambda: setattr(message, "model_version", generator.choice(("4", "4.2", "4.1", text))),
+        lambda: setattr(message, "max_staleness_ms", integer),
+        lambda: setattr(message, "explain", True),
+        lambda: columns.sparse.add(name="place", fids=[integer] * 5, lengths=[5, *[0] * (len(message.item_ids) - 1)]),
+        lambda: columns.dense.add(name="price", values=[generator.choice(ODD_FLOATS)] * len(message.item_ids)),
+        lambda: message.ClearField("candidate_features"),
         lambda: [one.lengths.append(generator.choice(ODD_LENGTHS)) for one in context.sparse],
         lambda: [one.values.__setitem__(0, generator.choice(ODD_FLOATS)) for one in context.dense if one.values],
         lambda: [context.sparse.add(name=f"f{number}") for number in range(generator.choice((1, 2000)))],
@@ -220,9 +253,9 @@ def mutate_bytes(value: bytes, generator: random.Random) -> bytes:
     return bytes(data)
 
 
-def mutated_request(generator: random.Random) -> bytes:
+def mutated_request(generator: random.Random, engine: str) -> bytes:
     """Return the bytes of a request with odd fields, damaged bytes, or both."""
-    message = sound_request(generator)
+    message = sound_request(generator, engine)
     kind = generator.randrange(4)
     for _ in range(0 if kind == 0 else generator.choice((1, 1, 2, 4))):
         change_field(message, generator)
@@ -236,7 +269,7 @@ class Run:
     def __init__(self, service: Service, seed: int) -> None:
         self._service, self._seed = service, seed
         generator = random.Random(seed)
-        self._neighbours = [sound_request(generator).SerializeToString() for _ in range(16)]
+        self._neighbours = [sound_request(generator, service.engine).SerializeToString() for _ in range(16)]
         self._expected = [np.array(service.rank(value)[1].scores) for value in self._neighbours]
         self._stop = threading.Event()
         self.codes: Counter[str] = Counter()
@@ -257,7 +290,7 @@ class Run:
         self._stop.set()
 
     def _send(self, generator: random.Random) -> None:
-        value = mutated_request(generator)
+        value = mutated_request(generator, self._service.engine)
         remaining_s = generator.choice((9.2e18, 30.0, 0.2, 1e-3, 1e-5, 0.0))
         call, _ = self._service.rank(value, remaining_s, generator.choice(("open", "open", "open", "cancelled")))
         self.codes[call.status] += 1

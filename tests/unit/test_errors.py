@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from monolith_py import errors
-from monolith_py.errors import CheckpointVersion, DeltaGap, DenseGap, MonolithError, OffsetTrimmed, RankFailed, TopicMissing
+from monolith_py.errors import CheckpointVersion, DeltaGap, DenseGap, MonolithError, OffsetTrimmed, ProbeFailed, RankFailed, TopicMissing
 
 
 def test_the_tree_is_the_one_that_the_module_draws() -> None:
@@ -38,5 +38,7 @@ def test_errors_carry_what_they_say_as_attributes() -> None:
     version = CheckpointVersion(Path("/c/step-1"), 2, 1)
     assert str(version) == "/c/step-1: format version must be 2, got 1: it was written by another release of monolith-py"
     assert (version.path, version.expected, version.got) == (Path("/c/step-1"), 2, 1)
+    probe = ProbeFailed("join", "a record must come within 30 s, got none")
+    assert (str(probe), probe.part) == ("join: a record must come within 30 s, got none", "join")
     failed = RankFailed("UNAVAILABLE", "no connection")
     assert (str(failed), failed.code, failed.details) == ("UNAVAILABLE: no connection", "UNAVAILABLE", "no connection")

@@ -32,6 +32,7 @@ NB_MODULE(_core, m) {
         nb::arg("fids").noconvert());
     bind_id_map(m);
     bind_table(m);
+    bind_packed_rows(m);
     bind_pooled(m);
     bind_interaction(m);
     bind_tower(m);

@@ -5,6 +5,7 @@
 
 void bind_id_map(nanobind::module_& m);
 void bind_table(nanobind::module_& m);
+void bind_packed_rows(nanobind::module_& m);
 void bind_pooled(nanobind::module_& m);
 void bind_interaction(nanobind::module_& m);
 void bind_tower(nanobind::module_& m);

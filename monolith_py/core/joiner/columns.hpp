@@ -31,6 +31,8 @@ class SparseColumn {
     SparseColumn(std::string_view name, size_t num_expected) : name_(name) { fids_.reserve(num_expected); }
     const std::string& name() const { return name_; }
     const std::vector<int64_t>& fids() const { return fids_; }
+    // Return whether each row has one fid.
+    bool is_single() const { return is_single_; }
     // Append `rows` of `column`, the first as row `start`; rows in between are empty.
     void add(size_t start, const Column& column, const Rows& rows);
     // Append empty rows up to `num_rows`.

@@ -40,9 +40,16 @@ class RecordBatch {
         });
         add_buffer(texts.size(), [&](char* place) { copy(place, texts.data(), texts.size()); });
     }
+    // The columns with one fid in each row share a buffer of offsets.
     void add_bags(const SparseColumn& column) {
+        const size_t num_bytes = (num_rows_ + 1) * sizeof(int32_t);
         add_node(num_rows_);
-        add_buffer((num_rows_ + 1) * sizeof(int32_t), [&](char* place) { column.write_offsets(place); });
+        if (column.is_single() && single_offsets_ > 0) {
+            note_buffer(single_offsets_, num_bytes);
+        } else {
+            if (column.is_single()) single_offsets_ = size_;
+            add_buffer(num_bytes, [&](char* place) { column.write_offsets(place); });
+        }
         add_values(column.fids());
     }
     void add_dense(const DenseColumn& column) {
@@ -99,19 +106,25 @@ class RecordBatch {
     }
     template <typename Write>
     void add_buffer(size_t size, Write write) {
+        note_buffer(size_, size);
         if (out_ != nullptr) {
-            const size_t at = 8 + buffers() + 4 + 16 * buffer_;
-            put<int64_t>(at, static_cast<int64_t>(size_ - 8 - metadata_size()));
-            put<int64_t>(at + 8, static_cast<int64_t>(size));
             write(out_ + size_);
             std::memset(out_ + size_ + size, 0, padded(size) - size);
         }
-        ++buffer_;
         size_ += padded(size);
+    }
+    void note_buffer(size_t place, size_t size) {
+        if (out_ != nullptr) {
+            const size_t at = 8 + buffers() + 4 + 16 * buffer_;
+            put<int64_t>(at, static_cast<int64_t>(place - 8 - metadata_size()));
+            put<int64_t>(at + 8, static_cast<int64_t>(size));
+        }
+        ++buffer_;
     }
 
     size_t num_rows_, num_nodes_, num_buffers_;
     size_t node_ = 0, buffer_ = 0;
+    size_t single_offsets_ = 0;  // place of the offsets of columns with one fid in each row; 0: none yet
     char* out_;
     size_t size_;
 };

@@ -21,7 +21,16 @@
 
 namespace monolith {
 
-enum class ChunkTag : uint32_t { kHeader = 1, kEntries = 2, kState = 3, kEnd = 4 };
+enum class ChunkTag : uint32_t {
+    kHeader = 1,
+    kEntries = 2,
+    kState = 3,
+    kEnd = 4,
+    // packed_rows.hpp
+    kPackedHeader = 5,
+    kPackedRows = 6,
+    kPackedEnd = 7,
+};
 
 constexpr uint32_t kAnyShard = 0xFFFFFFFFu;
 
@@ -139,16 +148,21 @@ struct MappedChunk {
     const char* payload;
 };
 
+// Checks of a reader: all checksums at once, or each by the caller (`check`) when it reads the chunk.
+enum class ChunkChecks { kAtOnce, kLater };
+
 // Maps a snapshot and checks every chunk's checksum; errors name the file. Const calls may run together.
 class SnapshotFileReader {
   public:
-    explicit SnapshotFileReader(std::string path) : path_(std::move(path)) {
+    explicit SnapshotFileReader(std::string path, ChunkChecks checks = ChunkChecks::kAtOnce)
+        : path_(std::move(path)), checks_(checks) {
         const int file = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
         if (file < 0) throw SnapshotError(path_ + ": cannot be opened: " + std::strerror(errno));
         struct stat status{};
         const bool known = ::fstat(file, &status) == 0 && S_ISREG(status.st_mode);
         size_ = known ? static_cast<size_t>(status.st_size) : 0;
-        void* data = size_ > 0 ? ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE | MAP_POPULATE, file, 0) : MAP_FAILED;
+        const int populate = checks_ == ChunkChecks::kAtOnce ? MAP_POPULATE : 0;
+        void* data = size_ > 0 ? ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE | populate, file, 0) : MAP_FAILED;
         ::close(file);
         if (data == MAP_FAILED) {
             size_ = 0;
@@ -174,6 +188,12 @@ class SnapshotFileReader {
             if (chunk.head.tag == static_cast<uint32_t>(tag)) return chunk;
         throw SnapshotError(path_ + ": damaged: no chunk has tag " + std::to_string(static_cast<uint32_t>(tag)));
     }
+    void check(const MappedChunk& chunk) const {
+        if (const uint32_t crc = checksum(chunk.head, chunk.payload); crc != chunk.head.crc)
+            throw SnapshotError(path_ + ": damaged: checksum of the chunk at byte " +
+                                std::to_string(chunk.payload - data_ - sizeof chunk.head) + " must be " +
+                                std::to_string(chunk.head.crc) + ", got " + std::to_string(crc));
+    }
 
   private:
     void index() {
@@ -192,11 +212,10 @@ class SnapshotFileReader {
             if (chunk.head.bytes > size_ - at)
                 throw SnapshotError(path_ + ": torn: chunk " + std::to_string(chunks_.size()) + " must have " +
                                     std::to_string(chunk.head.bytes) + " bytes, got " + std::to_string(size_ - at));
-            if (const uint32_t crc = checksum(chunk.head, chunk.payload); crc != chunk.head.crc)
-                throw SnapshotError(path_ + ": damaged: checksum of chunk " + std::to_string(chunks_.size()) +
-                                    " must be " + std::to_string(chunk.head.crc) + ", got " + std::to_string(crc));
+            const bool is_end = chunk.head.tag == static_cast<uint32_t>(ChunkTag::kEnd);
+            if (is_end || checks_ == ChunkChecks::kAtOnce) check(chunk);
             at += chunk.head.bytes;
-            if (chunk.head.tag == static_cast<uint32_t>(ChunkTag::kEnd)) {
+            if (is_end) {
                 if (chunk.head.num_entries != chunks_.size())
                     throw SnapshotError(path_ + ": damaged: trailer announces " +
                                         std::to_string(chunk.head.num_entries) + " chunks, file has " +
@@ -210,6 +229,7 @@ class SnapshotFileReader {
         }
     }
     std::string path_;
+    ChunkChecks checks_;
     const char* data_ = nullptr;
     size_t size_ = 0;
     std::vector<MappedChunk> chunks_;

@@ -2,7 +2,8 @@
 
 Columns: request_id string, item_id int64, time_ms int64, kind uint8, sample_rate float32, `label_<task>` float32, a sparse feature
 `s_<name>` list<int64>, a dense one `d_<name>` fixed_size_list<float32>[width], and those of served scores (served_columns.py), if there
-are any. Nothing is null. The schema's metadata has the format version under `monolith.examples`, and the writer's own entries.
+are any. Nothing is null. The schema's metadata has the format version under `monolith.examples`, and the writer's own entries. In records
+of the joiner the sparse columns with one fid in each row share the buffer of their offsets: a quarter of the bytes at 36 such columns.
 Letters: B examples.
 """
 

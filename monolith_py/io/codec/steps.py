@@ -17,8 +17,7 @@ def step_to_metadata(mark: JoinerStep) -> dict[str, str]:
     >>> step_to_metadata(JoinerStep(1700000000000, 3, 0, True, 2))
     {'step': '[1700000000000,3,0,1,2]'}
     """
-    numbers = [mark.series, mark.number, mark.part, int(mark.is_last), mark.epoch]
-    return {STEP_KEY: json.dumps(numbers, separators=(",", ":"))}
+    return {STEP_KEY: f"[{mark.series},{mark.number},{mark.part},{int(mark.is_last)},{mark.epoch}]"}
 
 
 def step_from_metadata(metadata: Mapping[str, str]) -> JoinerStep | None:

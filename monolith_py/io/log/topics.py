@@ -22,6 +22,8 @@ class Topics:
     updates: str
     dead_letters: str
     dense_requests: str
+    verdicts: str
+    shadow_scores: str
 
     @staticmethod
     def of(config: LogConfig) -> Topics:
@@ -29,9 +31,12 @@ class Topics:
 
         >>> Topics.of(LogConfig(url="sqlite:///log", topic_prefix="shop.")).updates
         'shop.updates'
+        >>> Topics.of(LogConfig(url="sqlite:///log", model_prefix="wide.")).updates
+        'wide.updates'
         """
-        prefix = config.topic_prefix
-        return Topics(*(f"{prefix}{field.name}" for field in fields(Topics)))
+        events = ("impressions", "actions", "examples")
+        prefixes = ("" if field.name in events else config.model_prefix for field in fields(Topics))
+        return Topics(*(f"{config.topic_prefix}{prefix}{field.name}" for prefix, field in zip(prefixes, fields(Topics), strict=True)))
 
 
 def create_topics(log: Log, config: LogConfig) -> None:

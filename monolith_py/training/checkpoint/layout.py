@@ -2,6 +2,7 @@
 
 <directory>/step-000000001234/manifest.json           version, meta, model, and size and CRC-32C of every other file
                               tables/<feature>.table  rows, optimizer state, admission, ages, pending drains
+                              serving/<feature>.rows  rows packed in sync.encoding, for replicas
                               dense.safetensors       dense parameters of the model
                               optimizer.safetensors   state of the dense optimizer, random state of torch
 
@@ -13,8 +14,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,8 @@ from torch import Tensor
 from monolith_py.data.layout import Layout
 from monolith_py.data.steps import JoinerStep
 from monolith_py.errors import CheckpointError, CheckpointVersion
-from monolith_py.table import table_file
+from monolith_py.table import packed_file, table_file
+from monolith_py.training.checkpoint.meta import CheckpointMeta, ModelMeta, SourceMeta, partition_offsets
 from monolith_py.training.quality import Quality
 
 _logger = logging.getLogger(__name__)
@@ -35,58 +38,16 @@ _logger = logging.getLogger(__name__)
 # 2: the dense parameters are in dense.safetensors, and sparse layers have a `topology_version`.
 # 3: the manifest has the settings and the layout of the model.
 VERSION = 3
-_TABLES, _DENSE, _OPTIMIZER, _MANIFEST = "tables", "dense.safetensors", "optimizer.safetensors", "manifest.json"
+_TABLES, _SERVING, _DENSE, _OPTIMIZER, _MANIFEST = "tables", "serving", "dense.safetensors", "optimizer.safetensors", "manifest.json"
 _BLOCK_BYTES = 1 << 22
 
 
-@dataclass(frozen=True)
-class SourceMeta:
-    """Backfill of a trainer, or a start inside the job's examples."""
+class Part(Enum):
+    """Files of a checkpoint that a process reads."""
 
-    name: str  # options of the trainer that began it
-    topic: str  # of the backfill
-    offsets: dict[int, tuple[int, int]]  # partition of `topic` -> (offset, row) of the next example
-    live_from_ms: int  # event time from which on the job's examples are learnt
-    is_done: bool  # whether the trainer has gone on to the job's examples
-
-    @staticmethod
-    def from_document(document: Mapping[str, Any]) -> SourceMeta:
-        """Return the source of a JSON document."""
-        return SourceMeta(**{**document, "offsets": _offsets(document["offsets"])})
-
-
-@dataclass(frozen=True)
-class CheckpointMeta:
-    """State of the training at the moment of a checkpoint."""
-
-    job: str
-    step: int  # batches learnt
-    examples_trained: int
-    generation: int  # of the trainer that wrote it
-    next_seq: int  # of the next delta of that generation
-    updates_offset: int  # offset in `updates` after the last delta that this checkpoint holds
-    offsets: dict[int, tuple[int, int]]  # partition of `examples` -> (offset, row) of the next example
-    watermark_ms: int  # event time
-    saved_ms: int  # wall clock
-    quality: tuple[Quality, ...] = ()  # of the last predictions of each task; none in older checkpoints
-    steps: dict[int, JoinerStep] = field(default_factory=dict)  # partition of `examples` -> last step before its offset
-    examples_topic: str = ""  # id of the topic whose offsets these are; none in older checkpoints
-    model_id: str = ""  # of the model since its tables were last started anew: no replica mixes two
-    source: SourceMeta | None = None  # None: the job's examples from their start
-    parent: str = ""  # "generation.seq" of the checkpoint from which the generation started; "" for a new model
-    digest: str = ""  # of rows and dense parameters, `monolith_py.sync.ModelDigest`; "" before the first update
-
-    def document(self) -> dict[str, Any]:
-        """Return the meta as a JSON document."""
-        return {**asdict(self), "quality": [quality.document() for quality in self.quality]}
-
-
-@dataclass(frozen=True)
-class ModelMeta:
-    """Settings and layout of the model in a checkpoint. Settings are plain values: those of another release need not load any more."""
-
-    layout: Layout
-    settings: Mapping[str, Any]  # sections seed, features, tasks, model and optimizer of the job
+    ALL = "all"
+    TRAINING = "training"  # all but the packed rows
+    SERVING = "serving"  # dense parameters and packed rows
 
 
 @dataclass(frozen=True)
@@ -140,7 +101,7 @@ class Checkpoint:
         refused = []
         for checkpoint in Checkpoint.all_in(directory):
             try:
-                checkpoint.verify()
+                checkpoint.verify(Part.TRAINING)
             except CheckpointVersion:
                 raise
             except CheckpointError as error:
@@ -164,6 +125,20 @@ class Checkpoint:
         return table_file(self.tables, name)
 
     @property
+    def serving(self) -> Path:
+        """Return the folder of the packed rows."""
+        return self.path / _SERVING
+
+    def packed(self, name: str) -> Path:
+        """Return the file of the packed rows of one table."""
+        return packed_file(self.serving, name)
+
+    def has_packed(self, names: Iterable[str]) -> bool:
+        """Return whether packed rows of all tables `names` were written."""
+        files = self._manifest()["files"]
+        return all(str(self.packed(name).relative_to(self.path)) in files for name in names)
+
+    @property
     def table_files(self) -> list[Path]:
         """Return the snapshot files of all tables, sorted by name."""
         return sorted(self.tables.glob(table_file(Path(), "*").name))
@@ -178,7 +153,7 @@ class Checkpoint:
         """Return the meta of the manifest, read once."""
         meta = dict(self._manifest()["meta"])
         try:
-            meta["offsets"] = _offsets(meta["offsets"])
+            meta["offsets"] = partition_offsets(meta["offsets"])
             meta["source"] = SourceMeta.from_document(meta["source"]) if meta.get("source") else None
             steps = meta.get("steps", {})
             meta["steps"] = {int(partition): JoinerStep._make(step) for partition, step in steps.items()}
@@ -240,17 +215,21 @@ class Checkpoint:
             raise CheckpointError(f"{self.path / _MANIFEST}: {error}") from None
         self.__dict__.pop("meta", None)
 
-    def verify(self) -> None:
-        """Compare the size and CRC-32C of every file with the manifest.
+    def verify(self, part: Part = Part.ALL) -> None:
+        """Compare the size and CRC-32C of every file of `part` with the manifest. Packed rows of a replica are compared in size alone.
 
         Raises:
             CheckpointVersion: the checkpoint has another format version.
             CheckpointError: a file is absent, torn or damaged; the message names it.
         """
         for name, expected in self._manifest()["files"].items():
+            is_packed = name.startswith(f"{_SERVING}/")
+            if (part is Part.TRAINING and is_packed) or (part is Part.SERVING and not is_packed and name != _DENSE):
+                continue
             file = self.path / name
             try:
-                got = _fingerprint(file)
+                # The chunks of packed rows have checksums, which are compared while they are read.
+                got = {**expected, "size": file.stat().st_size} if is_packed and part is Part.SERVING else _fingerprint(file)
             except OSError as error:
                 raise CheckpointError(f"{file}: {error}") from None
             if got != expected:
@@ -276,11 +255,6 @@ class Checkpoint:
 
 def _others_of(directory: Path, step: int) -> list[Path]:
     return list(directory.glob(f"step-{step:012d}*"))
-
-
-def _offsets(document: Mapping[str, Any]) -> dict[int, tuple[int, int]]:
-    """Return partition -> (offset, row)."""
-    return {int(partition): (int(offset), int(row)) for partition, (offset, row) in document.items()}
 
 
 def _load(file: Path) -> dict[str, Tensor]:

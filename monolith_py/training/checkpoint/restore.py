@@ -18,7 +18,8 @@ from monolith_py.data.layout import Layout
 from monolith_py.errors import CheckpointError
 from monolith_py.training.checkpoint.fitting import SavedModel, fit_model
 from monolith_py.training.checkpoint.fitting_optimizer import fit_optimizer
-from monolith_py.training.checkpoint.layout import Checkpoint, CheckpointMeta
+from monolith_py.training.checkpoint.layout import Checkpoint
+from monolith_py.training.checkpoint.meta import CheckpointMeta
 from monolith_py.training.trainer import Trainer
 
 _logger = logging.getLogger(__name__)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from monolith_py.errors import CheckpointError
-from monolith_py.table import TableSaving
-from monolith_py.training.checkpoint.layout import Checkpoint, CheckpointMeta, ModelMeta
+from monolith_py.table import TableSaving, pack_snapshot
+from monolith_py.training.checkpoint.layout import Checkpoint
+from monolith_py.training.checkpoint.meta import CheckpointMeta, ModelMeta
 from monolith_py.training.trainer import Trainer
 
 # Tables copied first change while the others are copied; after a few rounds little is left for `freeze`.
@@ -25,7 +26,8 @@ class CheckpointSaving:
     1. A thread copies the tables shard by shard, then their changes, until few rows are left: `is_copied`.
     2. `freeze`, between two steps, copies these rows, the dense parameters and the optimizer state in memory. The checkpoint holds
        the state of this moment.
-    3. The thread syncs everything to the disk and renames the folder: `is_written`. `wait` returns the checkpoint.
+    3. The thread packs the rows for replicas, syncs everything to the disk and renames the folder: `is_written`. `wait` returns the
+       checkpoint.
     """
 
     def __init__(self, directory: Path, trainer: Trainer, *, keep: int) -> None:
@@ -40,6 +42,7 @@ class CheckpointSaving:
         try:
             shutil.rmtree(self._temporary.path, ignore_errors=True)
             self._temporary.tables.mkdir(parents=True)
+            self._temporary.serving.mkdir()
         except OSError as error:
             raise CheckpointError(f"{self._temporary}: {error}") from None
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -109,10 +112,11 @@ class CheckpointSaving:
     def _write(self, meta: CheckpointMeta, dense: dict[str, Tensor], optimizer: dict[str, Tensor]) -> Checkpoint:
         checkpoint, temporary = Checkpoint.next_at(self._directory, meta.step), self._temporary
         try:
-            for table in self._tables:
+            for name, table in zip(self._trainer.bags.tables, self._tables, strict=True):
                 table.commit()
+                pack_snapshot(temporary.table(name), temporary.packed(name))
             temporary.write(meta, ModelMeta(self._trainer.layout, self._trainer.settings), dense, optimizer)
-            for file in [*temporary.files(), temporary.tables, temporary.path]:
+            for file in [*temporary.files(), temporary.tables, temporary.serving, temporary.path]:
                 _sync(file)
             temporary.path.rename(checkpoint.path)
             _sync(self._directory)

@@ -43,6 +43,7 @@ def test_every_rule_says_how_urgent_it_is_and_what_to_do(rules: list[dict[str, A
     "symptom",
     [
         "staleness_seconds",
+        "behind_seconds",
         "example_lag_records",
         "dead_letters_total",
         "records_lost_total",

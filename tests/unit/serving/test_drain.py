@@ -21,10 +21,13 @@ DRAIN_S = 7.0
 
 
 class FreshReplica:
-    is_ready = True
+    is_ready = is_fresh = True
 
     def staleness_ms(self) -> int:
         return 0
+
+    def behind_s(self) -> float:
+        return 0.0
 
 
 class GatedService(ranking_pb2_grpc.RankingServicer):

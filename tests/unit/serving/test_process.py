@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 
 import grpc
 import pytest
@@ -13,26 +14,29 @@ from monolith_py.pb import ranking_pb2, ranking_pb2_grpc
 from monolith_serving.process import is_healthy, make_server
 
 
+@dataclass
 class AgedReplica:
-    def __init__(self, is_ready: bool, staleness_ms: int) -> None:
-        self.is_ready, self._staleness_ms = is_ready, staleness_ms
+    is_ready: bool = True
+    is_fresh: bool = True
+    age_ms: int = 0
 
     def staleness_ms(self) -> int:
-        return self._staleness_ms
+        return self.age_ms
 
 
 @pytest.mark.parametrize(
-    ("is_ready", "staleness_ms", "max_staleness_s", "expected"),
+    ("replica", "max_staleness_s", "expected"),
     [
-        (True, 2_000, 2.0, True),
-        (True, 2_001, 2.0, False),
-        (True, 10**9, 0.0, True),
-        (False, 0, 0.0, False),
-        (False, 0, 2.0, False),
+        (AgedReplica(age_ms=2_000), 2.0, True),
+        (AgedReplica(age_ms=2_001), 2.0, False),
+        (AgedReplica(age_ms=10**9), 0.0, True),
+        (AgedReplica(is_ready=False), 0.0, False),
+        (AgedReplica(is_fresh=False), 0.0, False),
+        (AgedReplica(is_fresh=False), 2.0, False),
     ],
 )
-def test_a_replica_is_healthy_once_loaded_and_while_its_newest_delta_is_young_enough(is_ready, staleness_ms, max_staleness_s, expected):
-    assert is_healthy(AgedReplica(is_ready, staleness_ms), ServingConfig(max_staleness_s=max_staleness_s)) is expected
+def test_a_replica_is_healthy_once_loaded_while_it_keeps_up_and_its_newest_delta_is_young_enough(replica, max_staleness_s, expected):
+    assert is_healthy(replica, ServingConfig(max_staleness_s=max_staleness_s)) is expected
 
 
 class GatedService(ranking_pb2_grpc.RankingServicer):

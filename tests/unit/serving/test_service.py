@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from monolith_py.clock import ManualClock
-from monolith_py.config import ServingConfig
+from monolith_py.config import CounterConfig, ServingConfig
 from monolith_py.data.events import EventTimeRule
 from monolith_py.data.schema import Schema
 from monolith_py.observe.metrics import IMPRESSIONS_WITHHELD
 from monolith_py.pb import ranking_pb2
-from monolith_serving.features.order import FeatureOrder
+from monolith_serving.features.order import RequestOrder
 from monolith_serving.ranking.ranker import Ranking
 from monolith_serving.service import RankingService
 
@@ -23,7 +23,8 @@ from monolith_serving.service import RankingService
 class KeptRequests:
     """A ranker that gives each candidate its place as score, and keeps the deadlines."""
 
-    context_order = FeatureOrder.of(Schema((), (), ("click", "like")), "context")
+    order = RequestOrder.of(Schema((), (), ("click", "like")), CounterConfig())
+    feature_names = ()
 
     def __init__(self) -> None:
         self.deadlines_s: list[float] = []
@@ -40,6 +41,9 @@ class KeptRequests:
 class StaleReplica:
     def staleness_ms(self) -> int:
         return 42
+
+    def event_staleness_ms(self) -> int:
+        return 43
 
 
 class Call:
@@ -95,6 +99,7 @@ def test_an_answer_holds_scores_row_by_row_the_version_and_the_staleness(service
     response = service.Rank(ranking_pb2.RankRequest(request_id="r", item_ids=[5, 6, 5]), Call(None))
     assert list(response.scores) == [0, 1, 2, 3, 4, 5] and list(response.task_names) == ["click", "like"]
     assert (response.request_id, response.model_version, response.staleness_ms) == ("r", "3.7", 42)
+    assert response.event_staleness_ms == 43 and not (response.candidates or response.feature_names or response.contributions)
 
 
 @pytest.mark.parametrize(

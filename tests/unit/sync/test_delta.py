@@ -44,7 +44,7 @@ def make_delta(num_rows: int = 2, encoding: RowEncoding = RowEncoding.FP16) -> D
         fids=np.arange(num_rows, dtype=np.int64) - 1,
         rows=pack_rows(weights, encoding),
         evicted=np.array([5], np.int64),
-        steps=(StepMark(1, 2),),
+        steps=(StepMark(1, 2, 3),),
         trainer="trainer-0",
         parent=Parent(2, 40, 171),
         digest=ModelDigest(2**63, encoding, DenseDigest(5, 6, RowEncoding.FP16)),

@@ -149,6 +149,23 @@ def test_without_changes_there_is_an_empty_delta_every_dense_interval_only(make_
     assert kinds == [("", True), ("", False), ("", False)]
 
 
+def test_a_trainer_without_changes_shows_every_5_seconds_that_it_runs(make_setting):
+    setting = make_setting(dense_interval_s=3_600.0)
+    for _ in range(44):
+        setting.publish()
+        setting.clock.advance(0.25)
+    deltas = setting.records()
+    assert [(delta.table, bool(delta.dense)) for delta in deltas] == [("", True), ("", False), ("", False)]
+    times_s = [round((delta.published_ms - START_MS) / 1000, 1) for delta in deltas]  # a publication takes a millisecond
+    assert times_s == [0.0, 5.0, 10.0]
+    assert all(delta.digest is not None for delta in deltas)
+    setting.tables["a"].put(1, 1.0)
+    setting.publish()
+    setting.clock.advance(4.75)
+    setting.publish()
+    assert [delta.table for delta in setting.records()[3:]] == ["a"]
+
+
 def test_the_training_thread_does_not_wait_for_the_log(make_setting):
     setting = make_setting()
     gate = threading.Event()
@@ -310,6 +327,16 @@ def test_too_many_marks_are_merged_at_the_older_time():
     for time_ms in range(1, 6):
         marks.add(time_ms, 1)
     assert marks.take() == (StepMark(1, 2), StepMark(3, 2), StepMark(5, 1))
+
+
+def test_a_merged_mark_has_the_older_event_that_is_known():
+    marks = StepMarks(max_marks=4)
+    for time_ms, event_ms in enumerate((90, 80, 0, 70, 0), start=1):
+        marks.add(time_ms, 1, event_ms)
+    assert marks.take() == (StepMark(1, 2, 80), StepMark(3, 2, 70), StepMark(5, 1, 0))
+    marks.add(1, 1, 90)
+    marks.add(1, 2, 95)
+    assert marks.take() == (StepMark(1, 3, 90),)
 
 
 steps = st.lists(

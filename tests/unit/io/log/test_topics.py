@@ -16,7 +16,15 @@ Make = Callable[..., Log]
 
 def test_topics_carry_the_prefix() -> None:
     topics = Topics.of(LogConfig(url="sqlite:///log", topic_prefix="shop."))
-    assert topics == Topics("shop.impressions", "shop.actions", "shop.examples", "shop.updates", "shop.dead_letters", "shop.dense_requests")
+    names = ("impressions", "actions", "examples", "updates", "dead_letters", "dense_requests", "verdicts", "shadow_scores")
+    assert topics == Topics(*(f"shop.{name}" for name in names))
+
+
+def test_a_second_model_shares_events_and_examples_and_has_its_own_updates() -> None:
+    first, second = (Topics.of(LogConfig(url="sqlite:///log", topic_prefix="shop.", model_prefix=prefix)) for prefix in ("", "wide."))
+    shared = ("impressions", "actions", "examples")
+    assert {name for name in vars(first) if getattr(first, name) == getattr(second, name)} == set(shared)
+    assert second.updates == "shop.wide.updates"
 
 
 def test_topics_of_events_and_examples_have_as_many_partitions_as_set_and_the_others_one(make_log: Make) -> None:

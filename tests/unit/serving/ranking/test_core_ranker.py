@@ -26,7 +26,7 @@ from monolith_serving.features.store import FeatureStore
 from monolith_serving.ranking.core_ranker import CoreRanker, runs_in_core
 from monolith_serving.ranking.impression_encoder import ImpressionEncoder, ServedRequest
 from monolith_serving.ranking.ranker import Ranker
-from monolith_serving.ranking.request import parse_request
+from monolith_serving.ranking.request import RequestParser
 from monolith_serving.replica.model_state import ModelState
 from monolith_serving.replica.table import ReplicaTable
 
@@ -58,6 +58,9 @@ class StillReplica:
 
     def staleness_ms(self) -> int:
         return 17
+
+    def event_staleness_ms(self) -> int:
+        return 23
 
 
 def random_job(generator: np.random.Generator) -> JobConfig:
@@ -144,8 +147,8 @@ class Setting:
         return self.core.rank(message.SerializeToString(), deadline_s)
 
     def rank_in_python(self, message: pb.RankRequest):
-        rule, now_ms = EventTimeRule.of(self.job.log), self.clock.now_ms()
-        request = parse_request(message, self.ranker.context_order, self.job.serving, rule, request_id="own", now_ms=now_ms)
+        parser = RequestParser(self.ranker.order, Schema.of(self.job).tasks, self.job.serving, EventTimeRule.of(self.job.log))
+        request = parser.parse(message, request_id="own", now_ms=self.clock.now_ms())
         return request, self.ranker.rank(request, FAR_S)
 
 
@@ -170,7 +173,7 @@ def test_scores_answers_and_impressions_are_those_of_the_python_path(seed):
         np.testing.assert_allclose(scores, expected.scores, atol=atol)
         assert answer.SerializeToString() == ranked.response
         assert (answer.request_id, tuple(answer.task_names)) == (f"r{num_candidates}", Schema.of(setting.job).tasks)
-        assert (answer.model_version, answer.staleness_ms) == ("4.2", 17)
+        assert (answer.model_version, answer.staleness_ms, answer.event_staleness_ms) == ("4.2", 17, 23)
         assert encode([ranked]) == encode([ServedRequest(request, expected.features, scores, "4.2")])
         spread = max(spread, float(np.ptp(scores)))
     assert spread > 1e-3

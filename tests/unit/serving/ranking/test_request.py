@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from monolith_py.config import DenseFeatureConfig, FeatureConfig, ServingConfig
+from monolith_py.config import CounterConfig, DenseFeatureConfig, FeatureConfig, ServingConfig
 from monolith_py.data.events import EventTimeRule
 from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
 from monolith_py.observe.metrics import RANK_TIMES_REPLACED
 from monolith_py.pb import ranking_pb2 as pb
-from monolith_serving.features.order import FeatureOrder
-from monolith_serving.ranking.request import parse_request
+from monolith_serving.features.order import RequestOrder
+from monolith_serving.ranking.request import MAX_CONTRIBUTIONS, RequestParser
 
 SCHEMA = Schema(
     (FeatureConfig(name="tab", source="context"), FeatureConfig(name="user_id", source="user_id")),
     (DenseFeatureConfig(name="hour", source="context", dim=2),),
     ("click",),
 )
-ORDER = FeatureOrder.of(SCHEMA, "context")
+ORDER = RequestOrder.of(SCHEMA, CounterConfig())
 
 
 NOW_MS = 1_700_000_000_000
@@ -26,7 +26,7 @@ NOW_MS = 1_700_000_000_000
 
 def parse(message: pb.RankRequest):
     config = ServingConfig(max_candidates=3, max_fids=4)
-    return parse_request(message, ORDER, config, EventTimeRule(60_000), request_id="made", now_ms=NOW_MS)
+    return RequestParser(ORDER, SCHEMA.tasks, config, EventTimeRule(60_000)).parse(message, request_id="made", now_ms=NOW_MS)
 
 
 def request(**changes) -> pb.RankRequest:
@@ -72,7 +72,7 @@ def test_a_broken_field_is_named(changes, rule):
         ({"name": "user_id", "fids": [1]}, None, r"context must hold features among .* got \['user_id'\]"),
         ({"name": "tab", "fids": [1, 2]}, None, "context.tab.fids must have one fid for each of 1 rows"),
         ({"name": "tab", "fids": [1, 2], "lengths": [1, 1]}, None, "context.tab.lengths must have 1 rows, got 2"),
-        (None, {"name": "hour", "values": [1.0]}, "context.hour.values must have 2 values, got 1"),
+        (None, {"name": "hour", "values": [1.0]}, "context.hour.values must have 2 values a row, got 1"),
         (None, {"name": "hour", "values": [1.0, float("nan")]}, "context.hour.values must be finite, got nan"),
     ],
 )
@@ -112,5 +112,16 @@ def test_the_fids_of_a_context_feature_are_bounded():
     message.context.sparse.add(name="tab", fids=[1] * 4, lengths=[4])
     assert parse(message).context.lengths.tolist() == [4]
     message.context.sparse[0].fids.append(1)
-    with pytest.raises(WireError, match=r"context\.tab\.fids must have at most 4 fids, got 5"):
+    with pytest.raises(WireError, match=r"context\.tab\.fids must have at most 4 fids a row, got 5"):
         parse(message)
+
+
+def test_the_size_of_an_explanation_is_bounded():
+    features = tuple(FeatureConfig(name=f"f{number}", source="context") for number in range(500))
+    schema = Schema(features, (), tuple(f"t{number}" for number in range(10)))
+    parser = RequestParser(RequestOrder.of(schema, CounterConfig()), schema.tasks, ServingConfig(), EventTimeRule(60_000))
+    message = request(item_ids=range(101), explain=True)
+    with pytest.raises(WireError, match=f"at most {MAX_CONTRIBUTIONS} .*, got 505000: set top_k or task_names"):
+        parser.parse(message, request_id="made", now_ms=NOW_MS)
+    for changes in ({"top_k": 100}, {"task_names": ["t3"]}):
+        assert parser.parse(request(item_ids=range(101), explain=True, **changes), request_id="made", now_ms=NOW_MS).choice.explain

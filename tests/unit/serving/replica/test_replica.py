@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +15,7 @@ from monolith_py.clock import ManualClock
 from monolith_py.config import JobConfig, parse_job
 from monolith_py.errors import ConfigError, NotReady
 from monolith_py.observe.metrics import REPLICA_FAULTS
-from monolith_py.training import CheckpointMeta, Trainer, save_checkpoint
+from monolith_py.training import Checkpoint, CheckpointMeta, Trainer, save_checkpoint
 from monolith_serving.replica.replica import Replica
 
 
@@ -34,7 +35,7 @@ class CountedStop:
         return self.is_set()
 
 
-def make_job(folder: Path, **serving: Any) -> JobConfig:
+def make_job(folder: Path, encoding: str = "int8", **serving: Any) -> JobConfig:
     return parse_job(
         {
             "name": "replica",
@@ -44,6 +45,7 @@ def make_job(folder: Path, **serving: Any) -> JobConfig:
             "tasks": [{"name": "click", "action": "click"}],
             "model": {"tower": [8], "precision": "fp32"},
             "trainer": {"checkpoint_dir": str(folder / "checkpoints"), "num_threads": 1},
+            "sync": {"encoding": encoding},
             "serving": {"checkpoint_poll_s": 0.125, **serving},
         }
     )
@@ -177,3 +179,56 @@ def test_a_damaged_checkpoint_is_logged_once_however_often_it_is_looked_at(tmp_p
 def test_checkpoints_cannot_be_followed_beside_updates(tmp_path):
     with pytest.raises(ConfigError, match="follow_checkpoints must come with follow_updates = false, got follow_updates = true"):
         make_job(tmp_path, follow_checkpoints=True)
+
+
+def rows_of(replica: Replica) -> int:
+    assert replica.load_newest()
+    return replica.state.table.digest
+
+
+def save_rows(job: JobConfig, step: int) -> Checkpoint:
+    """Write a checkpoint with 300 rows."""
+    trainer = Trainer(job)
+    trainer.bags.tables["item_id"].find_or_insert(np.arange(300), now_s=0)
+    meta = CheckpointMeta("replica", step, 0, 1, step, 0, {0: (0, 0)}, 0, 1_000 * step)
+    return save_checkpoint(Path(job.trainer.checkpoint_dir), trainer, meta, keep=10)
+
+
+@pytest.mark.parametrize("encoding", ["fp32", "fp16", "int8"])
+def test_a_replica_has_the_same_rows_from_packed_rows_and_from_tables(tmp_path, encoding):
+    job = make_job(tmp_path, encoding)
+    checkpoint = save_rows(job, 1)
+    packed = rows_of(Replica(job, None, torch.device("cpu"), ManualClock(1_000_000)))
+    table = checkpoint.table("item_id").read_bytes()
+    checkpoint.table("item_id").write_bytes(b"unread")
+    assert rows_of(Replica(job, None, torch.device("cpu"), ManualClock(1_000_000))) == packed
+    checkpoint.table("item_id").write_bytes(table)
+    checkpoint.packed("item_id").write_bytes(b"refused")
+    assert rows_of(Replica(job, None, torch.device("cpu"), ManualClock(1_000_000))) != 0
+
+
+def test_a_replica_takes_the_tables_if_the_packed_rows_are_damaged_or_in_another_encoding(tmp_path, caplog):
+    job = make_job(tmp_path, "int8")
+    checkpoint = save_rows(job, 1)
+    expected = rows_of(Replica(job, None, torch.device("cpu"), ManualClock(1_000_000)))
+    content = bytearray(checkpoint.packed("item_id").read_bytes())
+    content[-100] ^= 1
+    checkpoint.packed("item_id").write_bytes(content)
+    assert rows_of(Replica(job, None, torch.device("cpu"), ManualClock(1_000_000))) == expected
+    assert "item_id.rows: damaged: checksum of the chunk at byte" in caplog.text
+    content[-100] ^= 1
+    checkpoint.packed("item_id").write_bytes(content)
+    other = Replica(make_job(tmp_path, "fp32"), None, torch.device("cpu"), ManualClock(1_000_000))
+    assert rows_of(other) not in (0, expected) and other.state.table.num_rows == 300
+
+
+def test_a_replica_passes_over_a_checkpoint_whose_rows_it_cannot_read_at_all(tmp_path, caplog):
+    job = make_job(tmp_path, "int8")
+    save_rows(job, 1)
+    newest = save_rows(job, 2)
+    for file in (newest.packed("item_id"), newest.table("item_id")):
+        file.write_bytes(b"torn")
+    replica = Replica(job, None, torch.device("cpu"), ManualClock(1_000_000))
+    assert replica.load_newest() and replica.state.version == "1.1"
+    assert "item_id.rows: torn or damaged" in caplog.text
+    assert not replica.load_newest(), "neither is newer"

@@ -86,7 +86,9 @@ def test_missing_columns_and_unknown_names_are_named(
         target.load(items=write("items", item_id=[1], tags=["a"]))
     with pytest.raises(WireError, match=r"users\.features must be features of source 'user', \['country', 'age'\], got \['tags'\]"):
         target.load({"users": {"features": {"tags": "x"}}}, users=users)
-    with pytest.raises(WireError, match=r"impressions\.features must be features of source user, item or context, got \['user_id'\]"):
+    with pytest.raises(
+        WireError, match=r"impressions\.features must be features of source user, item, context or candidate, got \['user_id'\]"
+    ):
         target.load({"impressions": {"features": {"user_id": "x"}}}, impressions=write("impressions", **history))
     with pytest.raises(ConfigError, match=r"users\.key is not a setting"):
         parse_columns({"users": {"key": "uid"}})

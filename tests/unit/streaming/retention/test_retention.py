@@ -15,7 +15,7 @@ from monolith_py.cli import app
 from monolith_py.clock import ManualClock, SystemClock
 from monolith_py.config import JobConfig, parse_job
 from monolith_py.io import Kv, Log, open_kv
-from monolith_py.io.log.topics import Topics
+from monolith_py.io.log.topics import Topics, create_topics
 from monolith_py.training import Checkpoint
 from monolith_streaming.retention import Bound, RetentionRounds, measure, safe_bounds, trim
 from monolith_streaming.trainer.loop import OnlineTraining
@@ -66,7 +66,8 @@ def stream(world: World, tmp_path: Path, make_log: Callable[..., Log], make_kv: 
 def test_before_a_joiner_and_a_checkpoint_nothing_may_go(stream: Stream) -> None:
     stream.world.append(stream.job, stream.log, stream.world.impression("r"))
     bounds = stream.bounds()
-    assert set(bounds) == {"impressions", "actions", "examples", "updates", "dead_letters", "dense_requests"}
+    names = {"impressions", "actions", "examples", "updates", "dead_letters", "dense_requests", "verdicts", "shadow_scores"}
+    assert set(bounds) == names
     assert {bound.num_deletable for bound in bounds.values()} == {0}
 
 
@@ -134,7 +135,23 @@ def test_dead_letters_and_requests_of_replicas_go_by_their_age_alone(stream: Str
     assert (bounds["dead_letters"].before, bounds["dead_letters"].reason) == (2, "younger than dead_letters_keep_s")
     assert (bounds["dense_requests"].before, bounds["dense_requests"].reason) == (4, "younger than 3600 s")
     assert trim(stream.log, list(bounds.values())) == 6
-    assert [bound.num_deletable for bound in stream.bounds().values()] == [0] * 6
+    assert [bound.num_deletable for bound in stream.bounds().values()] == [0] * 8
+
+
+def test_the_newest_verdict_stays_and_others_go_after_an_hour(stream: Stream) -> None:
+    now_ms = stream.clock.now_ms()
+    for age_s in (9_000, 8_000, 7_200):
+        stream.log.append("verdicts", [b"x"], time_ms=now_ms - age_s * 1000)
+    assert stream.bounds(keep_s=0.0)["verdicts"].num_deletable == 2
+    stream.log.append("verdicts", [b"x"], time_ms=now_ms)
+    assert stream.bounds(keep_s=0.0)["verdicts"].num_deletable == 3
+
+
+def test_the_job_of_a_second_model_decides_nothing_about_events_and_examples(stream: Stream) -> None:
+    log_config = stream.job.log.model_copy(update={"model_prefix": "wide."})
+    stream.job = stream.job.model_copy(update={"log": log_config})
+    create_topics(stream.log, log_config)
+    assert set(stream.bounds()) == {f"wide.{name}" for name in ("updates", "dead_letters", "dense_requests", "verdicts", "shadow_scores")}
 
 
 def test_a_record_of_the_future_in_the_past_keeps_too_much_and_not_too_little(stream: Stream) -> None:

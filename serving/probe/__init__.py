@@ -1,0 +1,1 @@
+"""Probe of freshness: from a click to the served score."""
