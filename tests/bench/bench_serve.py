@@ -139,7 +139,6 @@ encoding = "int8"
 [serving]
 port = 0
 port_file = "{folder}/port"
-grpc_threads = 32
 """
 
 

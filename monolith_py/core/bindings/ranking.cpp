@@ -1,4 +1,5 @@
-// Python bindings of the ranking path. A call holds its arguments, so a model and rows outlive the requests that use them.
+// Python bindings of the ranking path. A call holds its arguments, so a model and rows outlive the requests that use
+// them.
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/tuple.h>
@@ -130,8 +131,8 @@ void expect_fit(const Ranker& ranker, const Model& model, const ReplicaRows& row
 // Stores to read, by what the caller may do about missing entities.
 constexpr int kFreshOnly = 0, kHeldToo = 1;
 
-// A request of this size takes some 15 us. To hand the GIL to another thread and back costs more, up to twice as much as
-// all of the request when 32 threads want it.
+// A request of this size takes some 15 us. To hand the GIL to another thread and back costs more, up to twice as much
+// as all of the request when 32 threads want it.
 constexpr size_t kSmallBytes = 256;
 
 // The result belongs to Python.
@@ -227,8 +228,8 @@ void bind_ranking(nb::module_& m) {
                const Group& candidates, std::vector<float> no_counter, std::vector<std::string> tasks,
                const std::tuple<size_t, size_t, int64_t, int64_t>& limits, std::pair<size_t, size_t> store) {
                 const auto [max_candidates, max_fids, least_time_ms, max_skew_ms] = limits;
-                new (self) Ranker(order_of(user, item, std::move(context), std::move(context_dense), shared,
-                                           candidates, std::move(no_counter)),
+                new (self) Ranker(order_of(user, item, std::move(context), std::move(context_dense), shared, candidates,
+                                           std::move(no_counter)),
                                   {max_candidates, max_fids, least_time_ms, max_skew_ms}, std::move(tasks),
                                   {store.first, store.second});
             },
@@ -237,19 +238,20 @@ void bind_ranking(nb::module_& m) {
         .def(
             "put_users",
             [](Ranker& self, const Fids& ids, const ConstLengthRows& lengths, const Fids& fids,
-               const ConstMatrix& dense, int64_t expires_ms) { put(self.users(), ids, lengths, fids, dense, expires_ms); },
+               const ConstMatrix& dense,
+               int64_t expires_ms) { put(self.users(), ids, lengths, fids, dense, expires_ms); },
             array("ids"), array("lengths"), array("fids"), array("dense"), "expires_ms"_a)
         .def(
             "put_items",
             [](Ranker& self, const Fids& ids, const ConstLengthRows& lengths, const Fids& fids,
-               const ConstMatrix& dense, int64_t expires_ms) { put(self.items(), ids, lengths, fids, dense, expires_ms); },
+               const ConstMatrix& dense,
+               int64_t expires_ms) { put(self.items(), ids, lengths, fids, dense, expires_ms); },
             array("ids"), array("lengths"), array("fids"), array("dense"), "expires_ms"_a)
         .def(
             "put_counters",
             [](Ranker& self, size_t number, const Fids& ids, const ConstLengthRows& lengths, const Fids& fids,
-               const ConstMatrix& dense, int64_t expires_ms) {
-                put(counter_of(self, number), ids, lengths, fids, dense, expires_ms);
-            },
+               const ConstMatrix& dense,
+               int64_t expires_ms) { put(counter_of(self, number), ids, lengths, fids, dense, expires_ms); },
             "number"_a, array("ids"), array("lengths"), array("fids"), array("dense"), "expires_ms"_a)
         .def_prop_ro("num_entities", [](Ranker& self) { return self.users().size() + self.items().size(); })
         .def_prop_ro("num_bytes", [](Ranker& self) { return self.users().num_bytes() + self.items().num_bytes(); })

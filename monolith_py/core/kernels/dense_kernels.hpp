@@ -11,8 +11,8 @@ constexpr uint32_t kPanel = 32;  // outputs of a panel; a layer's outputs are pa
 
 // One layer as the kernels see it.
 struct DenseView {
-    uint32_t in;            // inputs, padded to an even number
-    uint32_t panels;        // of outputs
+    uint32_t in;      // inputs, padded to an even number
+    uint32_t panels;  // of outputs
     bool relu;
     const float* weights;   // (panels, in, 32)
     const uint32_t* pairs;  // (panels, in / 2, 32): bf16 weights of inputs 2 k (low half) and 2 k + 1
@@ -25,7 +25,8 @@ struct CandidateRows {
     size_t n, stride;
     uint32_t num_rows, dim;
     uint32_t num_shared;
-    const float* shared;  // factorize_after: sum of the shared rows, (D,). cross_dots: the rows transposed, (D, padded(num_shared))
+    const float* shared;  // factorize_after: sum of the shared rows, (D,). cross_dots: the rows transposed, (D,
+                          // padded(num_shared))
 };
 
 struct DenseKernels {

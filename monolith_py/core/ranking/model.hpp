@@ -29,10 +29,10 @@ struct ModelShape {
 
 // What the candidates of one request share, computed once.
 struct SharedPart {
-    std::vector<float> inputs;        // of the tower
+    std::vector<float> inputs;  // of the tower
     std::vector<float> start, bottom_start;
-    std::vector<float> rows;          // DeepFM: their sum, (D,); DLRM: transposed, (D, padded(S))
-    float pairs = 0;                  // DeepFM: the pairwise term of the shared rows
+    std::vector<float> rows;  // DeepFM: their sum, (D,); DLRM: transposed, (D, padded(S))
+    float pairs = 0;          // DeepFM: the pairwise term of the shared rows
 };
 
 // Calls may run together. Inputs of the tower begin with pooled rows; the other inputs follow from them and the dense

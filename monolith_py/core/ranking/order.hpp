@@ -27,11 +27,11 @@ struct GroupOrder {
 
 struct RequestOrder {
     EntityOrder user, item;
-    std::vector<std::string> context;                              // sparse features of the request itself
-    std::vector<std::pair<std::string, uint32_t>> context_dense;   // name and width
-    GroupOrder shared;                                             // user, context
-    GroupOrder candidates;                                         // item
-    std::vector<float> no_counter;                                 // values of a counter that was never counted
+    std::vector<std::string> context;                             // sparse features of the request itself
+    std::vector<std::pair<std::string, uint32_t>> context_dense;  // name and width
+    GroupOrder shared;                                            // user, context
+    GroupOrder candidates;                                        // item
+    std::vector<float> no_counter;                                // values of a counter that was never counted
 };
 
 // Rows of packed features, in row order without gaps.

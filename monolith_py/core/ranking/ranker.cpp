@@ -19,9 +19,7 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
-EntityOrder counter_order(const RequestOrder& order) {
-    return {0, 0, static_cast<uint32_t>(order.no_counter.size())};
-}
+EntityOrder counter_order(const RequestOrder& order) { return {0, 0, static_cast<uint32_t>(order.no_counter.size())}; }
 
 // Lengths of the bags, or null if each has one fid.
 const int32_t* if_not_single(const std::vector<int32_t>& lengths) {
@@ -106,8 +104,8 @@ void Ranker::gather(const Call& call, const Request& request, Ranked& ranked) co
 
     Rows& own = ranked.candidates;
     own.dense.resize(n * order_.candidates.width);
-    items_.read(ranked.item_ids.data(), n, call.monotonic_ms, call.age, own, own.dense.data(),
-                order_.candidates.width, ranked.missing.items);
+    items_.read(ranked.item_ids.data(), n, call.monotonic_ms, call.age, own, own.dense.data(), order_.candidates.width,
+                ranked.missing.items);
     if (counters_.empty() || (ranked.missing.any() && !call.takes_absent)) return;
     read_counters(call, order_.shared, 0, shared, ranked.missing);
     read_counters(call, order_.candidates, order_.shared.counters.size(), own, ranked.missing);

@@ -32,11 +32,11 @@ enum class Status {
 // One call.
 struct Call {
     std::string_view bytes;
-    std::string_view own_id;         // of the request, if it has none
+    std::string_view own_id;  // of the request, if it has none
     std::string_view model_version;
-    int64_t now_ms = 0;              // wall clock
-    int64_t monotonic_ms = 0;        // clock of the stores
-    double left_s = 0;               // time to the deadline
+    int64_t now_ms = 0;        // wall clock
+    int64_t monotonic_ms = 0;  // clock of the stores
+    double left_s = 0;         // time to the deadline
     int64_t staleness_ms = 0, event_staleness_ms = 0;
     Age age = Age::kFresh;
     bool takes_absent = false;  // whether what is not held counts as unknown

@@ -8,8 +8,8 @@
 
 namespace monolith::ranking {
 
-// Admits requests whose work, after the work admitted before, fits their time. A unit's time is the shortest of the last
-// 16 observations: only what surely comes too late is refused. After 16 refusals without an observation they are
+// Admits requests whose work, after the work admitted before, fits their time. A unit's time is the shortest of the
+// last 16 observations: only what surely comes too late is refused. After 16 refusals without an observation they are
 // forgotten, so a false estimate does not last. `num_threads`: requests that run at the same time.
 class WorkLimit {
   public:

@@ -126,8 +126,7 @@ struct PairTile {
             }
     }
 };
-void dense_forward_pairs(const DenseView& layer, const uint32_t* inputs, size_t n, const float* start,
-                         float* outputs) {
+void dense_forward_pairs(const DenseView& layer, const uint32_t* inputs, size_t n, const float* start, float* outputs) {
     all_tiles<PairTile>(layer, inputs, layer.in / 2, n, start, outputs);
 }
 #else
