@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: setup demo demo-kafka demo-list test test-slow-machine test-tenfold test-clients drills fuzz check check-native check-helm bench-table bench-tower bench-train bench-serve bench-stream evidence-table evidence-tower evidence-pool evidence-online evidence-negatives format hooks clean
+.PHONY: setup demo demo-kafka demo-list test test-slow-machine test-tenfold test-clients drills fuzz check check-native check-helm bench-table bench-tower bench-train bench-serve bench-start bench-stream bench-sync evidence-table evidence-tower evidence-pool evidence-online evidence-negatives evidence-sync format hooks clean
 
 # List of modules: an editable install must be repeated when it changes.
 MODULES := $(VENV)/.modules
@@ -50,6 +50,7 @@ RACING := tests/flow tests/contract tests/unit/tower/test_tower_stack.py tests/u
 # Clients, clocks and stores that misbehave, against real processes; also the drills that take minutes.
 drills: $(READY)
 	MONOLITH_LONG_DRILLS=1 $(BIN)/python -m pytest tests/drills
+	MONOLITH_LATE_STREAMS=500 $(BIN)/python -m pytest tests/unit/streaming/replay/test_equal_however_read.py
 
 test-slow-machine: $(READY)
 	$(BIN)/python tests/slow_machine.py $(BIN)/python -m pytest --timeout 3000 $(RACING)
@@ -84,10 +85,10 @@ check-helm: $(READY)
 
 # Same setting as in `monolith train`.
 bench-train bench-tower: export GOMP_SPINCOUNT = 20000
-bench-table bench-tower bench-train bench-serve bench-stream: bench-%: $(READY)
+bench-table bench-tower bench-train bench-serve bench-start bench-stream bench-sync: bench-%: $(READY)
 	$(BIN)/python tests/bench/bench_$*.py
 
-evidence-table evidence-tower evidence-pool evidence-negatives: evidence-%: $(READY)
+evidence-table evidence-tower evidence-pool evidence-negatives evidence-sync: evidence-%: $(READY)
 	$(BIN)/python tests/evidence/$*.py
 
 evidence-online: $(READY)

@@ -27,6 +27,7 @@ _VALUE_SETS = {
     "defaults": [],
     "everything on": ["-f", str(_ROOT / "helm" / "everything_on.yaml")],
     "everything off": ["-f", str(_ROOT / "helm" / "everything_off.yaml")],
+    "checkpoints in an object store": ["-f", str(_ROOT / "helm" / "object_store.yaml")],
     "the compose job": ["--set-file", f"job={_ROOT / 'deploy' / 'configs' / 'compose.toml'}"],
 }
 # Custom resources, of which Kubernetes has no schemas.

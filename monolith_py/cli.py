@@ -179,6 +179,22 @@ def versions(config: ConfigOption) -> None:
 
 
 @app.command()
+def digest(config: ConfigOption) -> None:
+    """Rebuild the model as a replica does, from checkpoint and updates, and compare its digest with that of each publication."""
+    from monolith_py.clock import SystemClock
+    from monolith_py.io import open_log
+    from monolith_serving.replica.audit import audit_updates
+
+    job = _start(config)
+    with _errors_to_exit():
+        with closing(open_log(job.log)) as log:
+            audit = audit_updates(job, log, SystemClock())
+        time = datetime.fromtimestamp(audit.watermark_ms / 1000, UTC).isoformat(timespec="seconds")
+        Console().print(f"version {audit.version}, event time {time}: trainer {audit.digest}, replica {audit.rows:016x}", highlight=False)
+        Console().print(f"{audit.num_compared} publications compared, all equal", highlight=False)
+
+
+@app.command()
 def rollback(
     config: ConfigOption,
     to: Annotated[str, typer.Option(help="Checkpoint by its name in `monolith versions`, or by its number of batches.")],
@@ -196,6 +212,22 @@ def rollback(
         with closing(open_log(job.log)) as log:
             moved = roll_back(job, log, to, until)
         Console().print(f"the trainer goes on from {to}; put aside: {', '.join(moved) or 'none'}", highlight=False)
+
+
+@app.command()
+def promote(
+    config: ConfigOption,
+    channel: Annotated[str, typer.Option(help="Channel, as in serving.channel of the replicas that serve it.")],
+    to: Annotated[
+        str | None, typer.Option(help="Checkpoint by its name in `monolith versions`, or by its number of batches; by default the newest.")
+    ] = None,
+) -> None:
+    """Put a checkpoint into a channel: replicas with serving.channel serve it. The trainer may run, and prunes no channel."""
+    from monolith_streaming.trainer.versions import promote
+
+    job = _start(config)
+    with _errors_to_exit():
+        Console().print(f"channel {channel} has {promote(job, channel, to)}", highlight=False)
 
 
 @app.command()

@@ -21,6 +21,8 @@
     +-- ModelNotFinite         the model has a parameter or row that is not finite
     +-- CheckpointError        a checkpoint or snapshot is absent, torn, damaged or of another job
     |   +-- CheckpointVersion  a checkpoint has another format version
+    +-- ObjectError            an operation of the object store failed
+    |   +-- ObjectMissing      there is no such object
     +-- ArchiveError           a file of an archive or table cannot be read or written, or is of another job
     +-- DeltaGap               a delta does not follow the last applied one
     +-- DeltaConflict          two trainers have published deltas of one generation
@@ -139,6 +141,14 @@ class CheckpointVersion(CheckpointError):
     def __init__(self, path: Path, expected: int, got: int) -> None:
         super().__init__(f"{path}: format version must be {expected}, got {got}: it was written by another release of monolith-py")
         self.path, self.expected, self.got = path, expected, got
+
+
+class ObjectError(MonolithError):
+    """An operation of the object store failed."""
+
+
+class ObjectMissing(ObjectError):
+    """There is no such object."""
 
 
 class ArchiveError(MonolithError):

@@ -27,6 +27,7 @@ DOORS = {
         "monolith_py/io/codec/examples.py",
         "monolith_py/io/codec/joined.py",
         "monolith_py/io/codec/served_columns.py",
+        "monolith_py/io/objects/s3.py",
         "streaming/backtest/scores_file.py",
         "streaming/load/table_file.py",
     ],

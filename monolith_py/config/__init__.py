@@ -3,6 +3,7 @@
 from monolith_py.config.features import CounterConfig, DenseFeatureConfig, FeatureConfig, TaskConfig
 from monolith_py.config.job import JobConfig, load_job, parse_job
 from monolith_py.config.model import ModelConfig
+from monolith_py.config.objects import ObjectsConfig
 from monolith_py.config.observe import ObserveConfig
 from monolith_py.config.optimizer import DenseOptimizerConfig, OptimizerConfig, SparseOptimizerConfig
 from monolith_py.config.retention import RetentionConfig
@@ -22,6 +23,7 @@ __all__ = [
     "KvConfig",
     "LogConfig",
     "ModelConfig",
+    "ObjectsConfig",
     "ObserveConfig",
     "OptimizerConfig",
     "RetentionConfig",

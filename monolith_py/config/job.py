@@ -16,6 +16,7 @@ from monolith_py.config.explain import explain
 from monolith_py.config.features import CounterConfig, DenseFeatureConfig, FeatureConfig, TaskConfig
 from monolith_py.config.fields import Name, Settings
 from monolith_py.config.model import ModelConfig
+from monolith_py.config.objects import ObjectsConfig
 from monolith_py.config.observe import ObserveConfig
 from monolith_py.config.optimizer import OptimizerConfig
 from monolith_py.config.retention import RetentionConfig
@@ -45,6 +46,7 @@ class JobConfig(Settings):
     optimizer: OptimizerConfig = OptimizerConfig()
     joiner: JoinerConfig = JoinerConfig()
     trainer: TrainerConfig
+    objects: ObjectsConfig = ObjectsConfig()
     sync: SyncConfig = SyncConfig()
     retention: RetentionConfig = RetentionConfig()
     serving: ServingConfig = ServingConfig()
@@ -100,6 +102,13 @@ class JobConfig(Settings):
         arm = self.serving.arm
         if self.log.model_prefix and self.serving.is_default("arm"):
             raise ValueError(f"serving.arm must name the model of log.model_prefix {self.log.model_prefix!r}, got {arm!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_channel(self) -> JobConfig:
+        location = self.trainer.checkpoint_dir
+        if self.serving.channel is not None and "://" in location:
+            raise ValueError(f"serving.channel must come with a folder as trainer.checkpoint_dir, got {location!r}")
         return self
 
     @model_validator(mode="after")

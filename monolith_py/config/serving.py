@@ -29,6 +29,9 @@ class ServingConfig(Settings):
     follow_updates: bool = True
     # Load each newer checkpoint of the trainer, in place of updates: a refresh in batches. Needs follow_updates = false.
     follow_checkpoints: bool = False
+    # Serve the checkpoint that `monolith promote` has put into this channel, in place of the newest one. Needs follow_updates = false. With
+    # follow_checkpoints each later promotion is loaded; without it the replica stays at the checkpoint of its start.
+    channel: Name | None = None
     # Serve gRPC reflection, for tools such as grpcurl, in threads of its own.
     reflection: bool = False
     # Append an impression to the log for each answered request, unless the request sets `log_impression` to false.
@@ -89,6 +92,7 @@ class ServingConfig(Settings):
     def _check_across_settings(self) -> ServingConfig:
         for needs, names, there in (
             ("feature_cache_s above 0", ("feature_cache_entries", "feature_cache_bytes"), self.feature_cache_s > 0),
+            ("follow_updates = false", ("channel",), not self.follow_updates),
             ("follow_updates = true", ("freshness_log", "max_behind_s", "max_catch_up_s"), self.follow_updates),
             ("follow_updates or follow_checkpoints", ("max_staleness_s",), self.follow_updates or self.follow_checkpoints),
         ):

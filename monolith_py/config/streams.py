@@ -147,6 +147,9 @@ class JoinerConfig(Settings):
     negative_rates: Annotated[tuple[NegativeRateConfig, ...], Field(max_length=10_000)] = ()
     # Most seconds by which event times may be out of order, between topics and within one.
     max_out_of_orderness_s: SecondsOrZero = 5.0
+    # Number of the last 8 records of a topic, in each partition, that must have reached an event time before it counts as passed. Fewer
+    # clocks that are ahead close no window; windows close as many records later.
+    agreeing_records: Annotated[int, Field(ge=1, le=8)] = 5
     # Wall-clock seconds without a new record, after which the watermark advances with the wall clock.
     idle_timeout_s: Seconds = 5.0
     # Most records in one read of a topic's partition, and in one commit.
@@ -157,7 +160,7 @@ class JoinerConfig(Settings):
     # keep no features, above it no new ones do; they are read again from `impressions` when an example needs them.
     max_memory_bytes: Annotated[int, Field(ge=0)] = 4 << 30
     # Wall-clock seconds after which a record with fewer examples is written.
-    linger_s: SecondsOrZero = 0.1
+    linger_s: SecondsOrZero = 0.05
     # Wall-clock seconds without a sign of life, after which the other joiners of the job take the partitions of one. It gives six signs in
     # this time, between its calls of the log and the store: one that hangs in a call for longer loses its partitions, and nothing else.
     session_timeout_s: Annotated[float, Field(ge=0.1, le=3600)] = 6.0

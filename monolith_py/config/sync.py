@@ -16,7 +16,7 @@ class SyncConfig(Settings):
     }
 
     # Wall-clock seconds between publications of changed rows.
-    sparse_interval_s: Seconds = 0.2
+    sparse_interval_s: Seconds = 0.1
     # Wall-clock seconds between publications of the dense parameters.
     dense_interval_s: Seconds = 5.0
     # Encoding of rows in deltas and in a replica's memory.

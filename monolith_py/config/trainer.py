@@ -18,13 +18,15 @@ class TrainerConfig(Settings):
     # Examples of a training step.
     batch_size: Count = 256
     # Wall-clock seconds after which a smaller batch is trained.
-    linger_s: SecondsOrZero = 0.1
-    # Folder of the job's checkpoints, read by the replicas too.
+    linger_s: SecondsOrZero = 0.02
+    # Folder of the job's checkpoints, read by the replicas too; or s3://BUCKET/PREFIX, see [objects].
     checkpoint_dir: FilePath
     # Wall-clock seconds between checkpoints.
     checkpoint_interval_s: Seconds = 60.0
-    # Number of checkpoints kept; older ones are deleted.
+    # Number of checkpoints kept; older ones are deleted, unless a process reads them.
     checkpoints_kept: Count = 3
+    # Wall-clock seconds for which a checkpoint is kept at least, by the time it was saved.
+    checkpoints_kept_s: SecondsOrZero = 0.0
     # Wall-clock seconds between two lines of the log with the figures of quality, which also renew the gauges.
     report_interval_s: Seconds = 5.0
     # Event-time seconds between evictions of expired rows.

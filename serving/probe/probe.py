@@ -57,12 +57,15 @@ class Probe:
         """Check that the job can be probed.
 
         Raises:
-            ConfigError: the job logs no impressions, has no feature of the item's id, or admits fids too late.
+            ConfigError: the job logs no impressions, has no feature of the item's id, admits fids too late, or waits for windows.
         """
         self._topics, self._log, self._client, self._clock, self._timeout_s = Topics.of(job.log), log, client, clock, timeout_s
         self._actions = sorted({task.action for task in job.tasks})
         if not job.serving.log_impressions:
             raise ConfigError("serving.log_impressions must be true for a probe, got false: its click needs a joined impression")
+        if job.joiner.emit == "window" and job.joiner.window_s >= timeout_s:
+            rule = f"timeout of a probe must be above joiner.window_s with joiner.emit = 'window', {job.joiner.window_s:.0f} s"
+            raise ConfigError(f"{rule}, got {timeout_s:.0f}")
         needed = [feature.admit_after for feature in job.features if feature.source == "item_id"]
         if not needed or min(needed) > _MOST_SIGHTINGS:
             rule = f"features must have one with source = 'item_id' and admit_after <= {_MOST_SIGHTINGS} for a probe"

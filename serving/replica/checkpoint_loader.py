@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
 from monolith_py.data.layout import Layout
 from monolith_py.data.schema import Schema
-from monolith_py.errors import CheckpointError, CheckpointVersion, ModelNotFinite, WireError
+from monolith_py.errors import CheckpointError, CheckpointVersion, ModelNotFinite, ObjectError, WireError
 from monolith_py.model import RankModel, build_model
 from monolith_py.sync import DenseState, RowEncoding, digest_tables, pack_rows
 from monolith_py.table import EmbeddingTable, PackedFile
-from monolith_py.training import Checkpoint, Part
+from monolith_py.training import Checkpoint, CheckpointStore, Part, channel_folder, open_checkpoints
 from monolith_serving.replica.model_state import ModelState, with_weights
 from monolith_serving.replica.table import ReplicaTable
 
 _logger = logging.getLogger(__name__)
 
 # Rows packed and assigned in one call.
-_ROWS_AT_ONCE = 2048
+_ROWS_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,11 @@ def _damage() -> Iterator[None]:
 class CheckpointLoader:
     """Loads each newest checkpoint of a job once."""
 
-    def __init__(self, job: JobConfig, device: torch.device) -> None:
+    def __init__(self, job: JobConfig, device: torch.device, clock: Clock) -> None:
         self._job, self._device = job, device
         self._schema = Schema.of(job)
-        self._directory = Path(job.trainer.checkpoint_dir)
+        self._clock = clock
+        self._store: CheckpointStore | None = None  # opened by the first load
         self._loaded: tuple[Checkpoint, int] | None = None  # and when it was saved
         self._refusal = ""  # logged last
         self._damaged: set[str] = set()  # of the last look
@@ -65,7 +67,7 @@ class CheckpointLoader:
         """Return the newest intact checkpoint; None if there is none, it cannot be read, or it is the one returned last."""
         try:
             loaded = self._newest()
-        except CheckpointError as error:
+        except (CheckpointError, ObjectError) as error:
             if str(error) != self._refusal:  # a job that has changed may wait long for a checkpoint of its own
                 _logger.warning("checkpoint not loaded, will try again: %s", error)
             self._refusal = str(error)
@@ -80,14 +82,20 @@ class CheckpointLoader:
 
         Raises:
             CheckpointError: it is of another job or format, or does not fit the model.
+            ObjectError: the object store cannot be reached.
         """
         damaged: set[str] = set()
         loaded = None
-        for checkpoint in Checkpoint.all_in(self._directory):
+        if self._store is None:
+            self._store = self._open()
+        for checkpoint in self._store.all():
             try:
                 if self._is_loaded(checkpoint):
                     break
-                loaded = self._load(checkpoint, damaged)
+                with ExitStack() as stack:
+                    with _damage():
+                        stack.enter_context(self._store.reading(checkpoint))
+                    loaded = self._load(checkpoint, self._store, damaged)
             except _Damaged as error:
                 damaged.add(str(error))
             if loaded is not None:
@@ -97,11 +105,18 @@ class CheckpointLoader:
         self._damaged = damaged
         return loaded
 
+    def _open(self) -> CheckpointStore:
+        """Return the checkpoints of the job, or those of its channel."""
+        channel = self._job.serving.channel
+        if channel is None:
+            return open_checkpoints(self._job, "replica", self._clock)
+        return CheckpointStore(channel_folder(Path(self._job.trainer.checkpoint_dir), channel), self._clock)
+
     def _is_loaded(self, checkpoint: Checkpoint) -> bool:
         with _damage():
             return self._loaded is not None and self._loaded[0] == checkpoint and self._loaded[1] == checkpoint.meta.saved_ms
 
-    def _load(self, checkpoint: Checkpoint, damaged: set[str]) -> LoadedCheckpoint | None:
+    def _load(self, checkpoint: Checkpoint, store: CheckpointStore, damaged: set[str]) -> LoadedCheckpoint | None:
         """Load one checkpoint: its packed rows, or the tables if these are damaged or in another encoding. None: all are damaged.
 
         Raises:
@@ -112,6 +127,7 @@ class CheckpointLoader:
         for part in parts:
             try:
                 with _damage():
+                    store.fetch(checkpoint, part)
                     checkpoint.verify(part)
                 model, dense = self._model(checkpoint)
                 with _damage():
@@ -157,7 +173,7 @@ class CheckpointLoader:
                 _logger.info("%s: rows must be packed in %s, got %s: loading tables", checkpoint, table.encoding.value, file.encoding)
                 return None
             for fids, rows in file.chunks():
-                table.assign(name, fids, rows, table.encoding)
+                table.insert_all(name, fids, rows, table.encoding)
             digests[name] = file.digest
         if table.digest != (expected := digest_tables(digests)):
             raise CheckpointError(f"{checkpoint}: digest of the packed rows must be {expected:016x}, got {table.digest:016x}")
@@ -171,7 +187,7 @@ class CheckpointLoader:
             fids, weights = EmbeddingTable.restore(checkpoint.table(name)).export_rows()
             for start in range(0, len(fids), _ROWS_AT_ONCE):
                 chunk = slice(start, start + _ROWS_AT_ONCE)
-                table.assign(name, fids[chunk], pack_rows(weights[chunk], table.encoding), table.encoding)
+                table.insert_all(name, fids[chunk], pack_rows(weights[chunk], table.encoding), table.encoding)
         return table
 
     def _empty_table(self) -> ReplicaTable:

@@ -80,7 +80,7 @@ class Replica:
     def __init__(self, job: JobConfig, log: Log | None, device: torch.device, clock: Clock) -> None:
         """Start without a state; `log` is None for a replica that follows no updates."""
         self._serving, self._checkpoint_dir, self._clock = job.serving, job.trainer.checkpoint_dir, clock
-        self._loader = CheckpointLoader(job, device)
+        self._loader = CheckpointLoader(job, device, clock)
         self._updates = None if log is None else UpdatesLog.of(job, log, clock)
         self._freshness = Freshness(job.serving.freshness_log)
         self._staleness = Staleness(clock, job.serving)
@@ -109,7 +109,8 @@ class Replica:
             NotReady: no checkpoint was loaded yet.
         """
         if self._state is None:
-            raise NotReady(f"no checkpoint in {self._checkpoint_dir!r} yet")
+            where = f" in channel {self._serving.channel!r}" if self._serving.channel else ""
+            raise NotReady(f"no checkpoint{where} in {self._checkpoint_dir!r} yet")
 
     @property
     def is_ready(self) -> bool:

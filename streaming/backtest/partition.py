@@ -1,4 +1,4 @@
-"""One partition of the log, joined in memory by the joiner's own state machine; writes nothing."""
+"""One partition of the log, joined in memory by the joiner's core; writes nothing."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from typing import NamedTuple
 
 from monolith_py.clock import ManualClock
 from monolith_py.config import JobConfig
-from monolith_py.io import Log, MemoryKv
+from monolith_py.data.examples import ExampleKind
+from monolith_py.data.schema import Schema
+from monolith_py.io import Log
+from monolith_py.io.codec import decode_action
 from monolith_py.io.codec.impression_view import ImpressionView
 from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_py.io.log.topics import Topics
-from monolith_streaming.joiner.intake import Intake, SeenImpression
+from monolith_streaming.joiner.core_partition import CorePartition, Judge, core_settings
 from monolith_streaming.joiner.position import Position, Progress
-from monolith_streaming.joiner.request import Emission, SeenAction
-from monolith_streaming.joiner.request_joiner import RequestJoiner
+from monolith_streaming.joiner.reader import Reader
+from monolith_streaming.joiner.request import Emission, Request
 from monolith_streaming.joiner.rules import FOREVER_MS, Rules
 from monolith_streaming.joiner.waiting import WaitingRequest
-from monolith_streaming.joiner.watermark import Watermark
 
 
 class Arrived(NamedTuple):
@@ -47,6 +49,8 @@ class Joined:
 
 # A topic without a record left counts as idle at once: its clock stands at 0, that of the watermark at this.
 _IDLE_S = 1.0
+# Kinds of emissions in the core; None: a negative that was sampled away.
+_KINDS = {int(kind): kind for kind in ExampleKind} | {255: None}
 
 
 @dataclass(frozen=True)
@@ -69,76 +73,82 @@ class PartitionJoiner:
     """
 
     def __init__(self, joining: Joining, number: int) -> None:
-        self._joining, self._number = joining, number
-        self._kv = MemoryKv()
-        self._joiner = RequestJoiner(joining.rules, self._kv, "")
-        topics = Topics.of(joining.job.log)
-        inputs = (topics.impressions, topics.actions)
-        self._position = Position(Progress([joining.log.start_offset(topic, number) for topic in inputs]), 0)
-        self._watermark = Watermark(joining.rules.max_out_of_orderness_ms, _IDLE_S, self._position.watermark, 0.0)
+        self._joining = joining
+        job, topics = joining.job, Topics.of(joining.job.log)
+        settings = core_settings(job, joining.rules, Schema.of(job).dense_dims)
+        settings.idle_timeout_s = _IDLE_S
+        starts = [joining.log.start_offset(topic, number) for topic in (topics.impressions, topics.actions)]
+        self._joiner = CorePartition(settings, joining.rules, Position(Progress(starts), 0), 0.0)
+        self._joiner.core.report_arrived()
+        self._joiner.core.set_max_bytes(0)  # the impressions are here
         clock = ManualClock(joining.now_ms)
-        self._intake = Intake(joining.job, joining.log, joining.rules, joining.patterns, clock)
-        self._numbers: dict[str, int] = {}  # request id -> number of its first candidate, as long as the joiner remembers the request
-        self._forgets: deque[tuple[int, str]] = deque()  # (watermark of the forgetting, request id)
+        self._reader = Reader(job, joining.log, Judge(job, joining.patterns), clock, (number, self._joiner))
+        # Offset of its impression -> request, and the number of its first candidate, as long as the joiner remembers it.
+        self._requests: dict[int, tuple[int, WaitingRequest]] = {}
+        self._forgets: deque[tuple[int, int]] = deque()  # (watermark of the forgetting, offset)
         self.is_done = False
 
     @property
     def reached_ms(self) -> int:
         """Return the event time reached."""
-        return FOREVER_MS if self.is_done else self._position.watermark.watermark_ms or 0
+        return FOREVER_MS if self.is_done else self._joiner.position.watermark.watermark_ms or 0
 
     def step(self, next_number: int) -> Joined:
         """Join the records of one read; candidates that arrive are numbered from `next_number` on. At the end close all windows."""
-        joined, joiner, watermark = Joined(), self._joiner, self._watermark
-        num_records = 0
-        self._intake.fill(self._number, self._position, watermark, 0.0)
-        joiner.load(self._intake.request_ids(self._number), watermark.advance(_IDLE_S))
-        for event in self._intake.events(self._number, self._position, watermark):
-            num_records += 1
-            if isinstance(event, SeenImpression):
-                next_number = self._see_impression(event, next_number, joined)
-            elif isinstance(event, SeenAction):
-                joiner.see_action(event)
-            elif event is not None:
-                joined.num_refused += 1
-            watermark_ms = watermark.advance(_IDLE_S)
-            if watermark_ms is not None and joiner.is_due(watermark_ms):
-                self._advance(watermark_ms, joined)
+        joined, core = Joined(), self._joiner.core
+        self._reader.fill(0.0)
+        num_records, has_more = self._run(next_number, joined)
+        while has_more:
+            num, has_more = self._run(next_number, joined)
+            num_records += num
         if num_records == 0 or self.reached_ms >= self._joining.rules.forget_ms(self._joining.end_ms):
-            self._commit(joined)
-            for _ in joiner.close_all():
-                self._commit(joined)
+            is_open = True
+            while is_open:
+                is_open = core.close_some()
+                self._take(next_number, joined)
             self.is_done = True
-        self._commit(joined)
+        while self._forgets and self._forgets[0][0] <= self.reached_ms:
+            self._requests.pop(self._forgets.popleft()[1], None)
         return joined
 
-    def _see_impression(self, seen: SeenImpression, next_number: int, joined: Joined) -> int:
-        """Process an impression, unless its request is known or it is after the end; return the next number."""
-        impression = seen.impression
-        request_id, time_ms = impression.request_id, impression.time_ms
-        if request_id in self._numbers or time_ms >= self._joining.end_ms:
-            return next_number
-        num_refused = len(self._joiner.too_late)
-        self._numbers[request_id] = next_number
-        self._joiner.see_impression(seen, self._position.watermark.watermark_ms)
-        if len(self._joiner.too_late) > num_refused:
-            del self._numbers[request_id]
-            return next_number
-        self._forgets.append((self._joining.rules.forget_ms(time_ms), request_id))
-        joined.arrived.append(Arrived(next_number, impression))
-        return next_number + len(impression.item_ids)
+    def _run(self, next_number: int, joined: Joined) -> tuple[int, bool]:
+        """Join what was read ahead; return the number of records, and whether more windows are due."""
+        result = self._joiner.run(_IDLE_S, self._joining.now_ms)
+        self._take(next_number, joined)
+        return result
 
-    def _advance(self, watermark_ms: int, joined: Joined) -> None:
-        while self._joiner.advance(watermark_ms):
-            self._commit(joined)
+    def _take(self, next_number: int, joined: Joined) -> None:
+        """Move the results of the core's step to `joined` and end the step."""
+        core, end_ms = self._joiner.core, self._joining.end_ms
+        if joined.arrived:
+            last = joined.arrived[-1]
+            next_number = last.number + len(last.impression.item_ids)
+        for offset, value in core.arrived():
+            impression = ImpressionView(value)
+            if impression.time_ms < end_ms:
+                self._see_arrival(offset, impression, next_number, joined)
+                next_number += len(impression.item_ids)
+        joined.known += self._known()
+        # Actions after the end may belong to requests that were passed over.
+        late = sum(decode_action(value).time_ms < end_ms for _, _, value, _ in core.refused_actions())
+        joined.num_refused += late + len(core.too_late()) + len(core.refused_records())
+        core.clear_step()
 
-    def _commit(self, joined: Joined) -> None:
-        """Move the joiner's emissions to `joined`, and its changes to the store in memory."""
-        joiner = self._joiner
-        joined.known += [Known(self._numbers[pair[0].request.request_id] + pair[1].row, *pair) for pair in joiner.emitted]
-        end_ms = self._joining.end_ms  # actions after it may belong to requests that were passed over
-        joined.num_refused += sum(seen.action.time_ms < end_ms for seen, _ in joiner.refused) + len(joiner.too_late)
-        self._kv.write(*joiner.changes())
-        joiner.clear_step()
-        while self._forgets and self._forgets[0][0] <= self.reached_ms:
-            self._numbers.pop(self._forgets.popleft()[1], None)
+    def _see_arrival(self, offset: int, impression: ImpressionView, number: int, joined: Joined) -> None:
+        request = Request(impression.request_id, impression.time_ms, item_ids=impression.item_ids)
+        self._requests[offset] = number, WaitingRequest(request, offset, impression)
+        self._forgets.append((self._joining.rules.forget_ms(impression.time_ms), offset))
+        joined.arrived.append(Arrived(number, impression))
+
+    def _known(self) -> list[Known]:
+        """Return the emissions of the core's step, without those of requests that were passed over."""
+        kinds, firsts, labels = (column.tolist() for column in self._joiner.core.emissions())
+        places = (column.tolist() for column in self._joiner.core.places_of_emissions())
+        known = []
+        for offset, row, rate, known_ms, kind, is_first, bits in zip(*places, kinds, firsts, labels, strict=True):
+            if offset not in self._requests:
+                continue
+            number, waiting = self._requests[offset]
+            emission = Emission(row, _KINDS[kind], bits, known_ms, bool(is_first), rate)
+            known.append(Known(number + row, waiting, emission))
+        return known

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
+from functools import partial
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from monolith_py.config import JobConfig
 from monolith_py.data.columns import FeatureColumns, Int64Array, SparseColumn
 from monolith_py.data.events import EventTimeRule
 from monolith_py.errors import WireError
+from monolith_py.io import Record
 from monolith_py.io.codec.canonical import canonical_action, canonical_impression
 from monolith_py.io.codec.joined import encode_joined
 from monolith_py.io.codec.wire_patterns import WirePatterns
@@ -58,6 +60,7 @@ def core_settings(job: JobConfig, rules: Rules, widths: Mapping[str, int]) -> _c
     settings.window_ms, settings.allowed_lateness_ms = rules.window_ms, rules.allowed_lateness_ms
     settings.max_out_of_orderness_ms = rules.max_out_of_orderness_ms
     settings.set_negative_rates(rules.negative_rates.default, rules.negative_rates.by_value)
+    settings.num_agreeing = job.joiner.agreeing_records
     settings.num_ahead, settings.idle_timeout_s = num_ahead(job.joiner.max_records), job.joiner.idle_timeout_s
     settings.max_skew_ms = time_rule.max_skew_ms
     settings.not_from_ms, settings.not_to_ms = time_rule.seconds.start, time_rule.seconds.stop
@@ -84,6 +87,13 @@ class CorePartition:
         progress = self.position.progress
         progress.offsets, progress.watermark = self.core.offsets, WatermarkState(*self.core.watermark)
         return result
+
+    def recover(self, input_topic: InputTopic, records: Sequence[Record], judge: Judge, wall_ms: int) -> None:
+        """Process records that an earlier run has processed, and move the position past them."""
+        offsets, values = [record.offset for record in records], [record.value for record in records]
+        self.core.recover(input_topic, offsets, values, wall_ms, partial(judge.judge, input_topic, wall_ms=wall_ms))
+        progress = self.position.progress
+        progress.offsets[input_topic], progress.watermark = offsets[-1] + 1, WatermarkState(*self.core.watermark)
 
     def forget_wall_clock(self, wall_ms: int) -> None:
         """Believe that the wall clock is right now, whatever it was at the last advance."""

@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 from monolith_py.clock import Clock
@@ -20,14 +21,14 @@ from monolith_py.io.log.topics import Topics
 from monolith_py.observe import metrics
 from monolith_streaming.joiner.census import Census
 from monolith_streaming.joiner.position import Position
-from monolith_streaming.joiner.request import SeenAction
+from monolith_streaming.joiner.request import NEVER_MS, SeenAction
 from monolith_streaming.joiner.rules import FOREVER_MS, Rules
-from monolith_streaming.joiner.watermark import InputTopic, Watermark, check_wall_clock
+from monolith_streaming.joiner.watermark import MAX_JUMP_MS, InputTopic, Watermark, check_wall_clock
 
 _logger = logging.getLogger(__name__)
 
-# In a backlog a record counts as ahead of its neighbours only if this many behind it show it.
-_LOOK_AHEAD = 8
+# Records behind one that show whether it is ahead of its neighbours, and those of them that must agree with it to a day.
+_LOOK_AHEAD, _AGREEING = 8, 3
 NAMES = {InputTopic.IMPRESSIONS: "impression", InputTopic.ACTIONS: "action"}
 
 
@@ -41,6 +42,7 @@ class SeenImpression(NamedTuple):
 
     impression: ImpressionView
     offset: int
+    clock_ms: int = NEVER_MS  # event time of its topic before it
 
 
 class _Entry(NamedTuple):
@@ -76,6 +78,12 @@ class _Buffer:
         self.entries.extend(entries)
         self.order_ms.extend(reversed(order_ms))
         self.num_valid += sum(not isinstance(entry.parsed, WireError) for entry in entries)
+
+    def is_alone(self, time_ms: int) -> bool:
+        """Return whether the records behind one, if there are enough, show that its time is not that of its topic."""
+        valid = (entry.time_ms for entry in self.entries if not isinstance(entry.parsed, WireError))
+        behind_ms = list(islice(valid, _LOOK_AHEAD))
+        return len(behind_ms) == _LOOK_AHEAD and sum(other_ms >= time_ms - MAX_JUMP_MS for other_ms in behind_ms) < _AGREEING
 
     def pop(self) -> _Entry:
         """Remove the first entry and return it."""
@@ -134,21 +142,24 @@ class Intake:
             buffer = buffers[input_topic]
             if order_ms > horizon_ms or (buffer.has_backlog and len(buffer.entries) <= self._num_ahead):
                 return
-            limit_ms = order_ms if len(buffer.entries) > _LOOK_AHEAD else None
             entry = buffer.pop()
             position.offsets[entry.input_topic] = entry.record.offset + 1
-            yield self._event(entry, watermark, limit_ms)
+            yield self._event(entry, watermark, buffer)
 
     def _horizon_ms(self, number: int) -> int:
         """Return the event time up to which all records were read, as far as the last records of each backlog tell."""
         backlogs = (buffer for buffer in self._buffers[number].values() if buffer.has_backlog and buffer.entries)
         return min((buffer.order_ms[-min(len(buffer.entries), self._num_ahead or 1)] for buffer in backlogs), default=FOREVER_MS)
 
-    def _event(self, entry: _Entry, watermark: Watermark, limit_ms: int | None) -> SeenImpression | SeenAction | DeadLetter | None:
+    def _event(self, entry: _Entry, watermark: Watermark, buffer: _Buffer) -> SeenImpression | SeenAction | DeadLetter | None:
         record, parsed = entry.record, entry.parsed
-        broken_rule = None
+        # A record is judged by its topic's time before it: by the log, not by how far the other topic was read.
+        clock_ms, broken_rule = watermark.clock_ms(entry.input_topic), None
         if not isinstance(parsed, WireError):
-            broken_rule = watermark.observe(entry.input_topic, entry.time_ms, self._clock.now_ms(), limit_ms)
+            if watermark.is_jump(entry.input_topic, entry.time_ms) and buffer.is_alone(entry.time_ms):
+                broken_rule = f"time_ms must be at most {MAX_JUMP_MS} ms ahead of the newest event {clock_ms}, got {entry.time_ms}"
+            else:
+                watermark.observe(entry.input_topic, entry.time_ms, self._clock.now_ms())
         counter = metrics.IMPRESSIONS_READ if entry.input_topic == InputTopic.IMPRESSIONS else metrics.ACTIONS_READ
         counter.inc()
         if isinstance(parsed, WireError):
@@ -163,9 +174,9 @@ class Intake:
             if parsed.value <= 0 and parsed.kind in self._rules.bits:
                 metrics.ACTIONS_UNUSED.labels(reason="value").inc()
             self.census.note_action(parsed.kind)
-            return SeenAction(parsed, record.offset, record.value)
+            return SeenAction(parsed, record.offset, record.value, clock_ms)
         self.census.note_impression()
-        return SeenImpression(parsed, record.offset)
+        return SeenImpression(parsed, record.offset, clock_ms)
 
     def _read(self, number: int, input_topic: InputTopic, position: Position, watermark: Watermark, wait_s: float) -> bool:
         """Read one topic ahead and return whether it has records to process."""

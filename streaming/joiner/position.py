@@ -15,9 +15,11 @@ from typing import Any, NamedTuple, TypeVar
 from monolith_py.errors import WireError
 from monolith_streaming.joiner.watermark import WatermarkState
 
-# Version 3 came with waiting requests of another form: `Position.has_state`.
-_VERSION, _READABLE = 4, (3, 4)
+# Versions 3 and 4 came with waiting requests of other forms: `Position.has_state`.
+_VERSION, _READABLE = 5, (3, 4, 5)
 _PROGRESS_KEY = "joiner"
+# Fields of a watermark in versions up to 4.
+_FORMER = ("refusals", "is_confirmed", "furthest_seen_ms")
 _Result = TypeVar("_Result")
 
 
@@ -167,7 +169,8 @@ def newest_event_ms(metadata: Mapping[str, str]) -> int:
 
 def _progress_from(fields: dict[str, Any]) -> Progress:
     progress = Progress(**fields)
-    return replace(progress, watermark=WatermarkState(**fields["watermark"]), open=OpenPlace(*fields["open"]))
+    of_watermark = {name: value for name, value in fields["watermark"].items() if name not in _FORMER}
+    return replace(progress, watermark=WatermarkState(**of_watermark), open=OpenPlace(*fields["open"]))
 
 
 def _decoded(what: str, value: bytes, decode: Callable[[], _Result]) -> _Result:

@@ -12,7 +12,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import partial
 
 from monolith_py.clock import Clock
 from monolith_py.errors import OffsetTrimmed, RecordsDamaged, StateMismatch
@@ -83,15 +82,8 @@ class Recovery:
         Those of requests that were forgotten since make no difference, nor do actions that have waited too long for their impression.
         """
         for records in self._chunks(partition, input_topic, tail):
-            wall_ms = self.clock.now_ms()
-            judge = partial(self.judge.judge, input_topic, wall_ms=wall_ms)
-            offsets, values = [record.offset for record in records], [record.value for record in records]
-            partition.joiner.core.recover(input_topic, offsets, values, wall_ms, judge)
-            self._commit_chunk(partition, input_topic, records)
-
-    def _commit_chunk(self, partition: PartitionState, input_topic: InputTopic, records: list[Record]) -> None:
-        partition.position.offsets[input_topic] = records[-1].offset + 1
-        self.commit(partition)
+            partition.joiner.recover(input_topic, records, self.judge, self.clock.now_ms())
+            self.commit(partition)
 
     def _chunks(self, partition: PartitionState, input_topic: InputTopic, tail: Tail) -> Iterator[list[Record]]:
         """Yield the records of one input up to the last step."""

@@ -11,6 +11,9 @@ from monolith_py.data.events import Action
 from monolith_py.data.examples import ExampleKind
 from monolith_streaming.joiner.negative_rates import Bags
 
+# Before every event time.
+NEVER_MS = -(1 << 62)
+
 
 class Status(IntEnum):
     """State of one candidate."""
@@ -38,6 +41,7 @@ class SeenAction(NamedTuple):
     action: Action
     offset: int
     value: bytes  # of the record
+    clock_ms: int = NEVER_MS  # event time of its topic before it
 
 
 class LateAction(NamedTuple):
@@ -78,6 +82,7 @@ class Request:
     statuses: list[int] = field(default_factory=list)  # (B,) Status
     early: list[SeenAction] = field(default_factory=list)  # before the impression, in order of arrival
     late: list[LateAction] = field(default_factory=list)  # for candidates that wait, in order of arrival
+    clock_ms: int = NEVER_MS  # event time of the topic before the impression
     features: Bags | None = field(default=None, compare=False)  # of the impression, for rates of negatives by value
 
     @property

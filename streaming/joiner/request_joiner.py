@@ -1,6 +1,6 @@
 """The waiting requests of one partition, their due times, and the changes of a step. Reads Kv, writes nothing.
 
-The backtest joins with it, and the tests hold the core of the joiner to it.
+The tests hold the core of the joiner to it; no process joins with it.
 
 A step's changes stay in memory until the loop writes them in one transaction (`changes`, then `clear_step`). Between steps only the due
 times are in memory: a request is loaded from Kv when an action arrives or it is due.
@@ -71,7 +71,8 @@ class RequestJoiner:
         """
         impression = seen.impression
         self.reach(watermark_ms)
-        if self.advanced_ms is not None and self.advanced_ms >= self._rules.forget_ms(impression.time_ms):
+        forget_ms = self._rules.forget_ms(impression.time_ms)
+        if self._rules.has_passed(seen.clock_ms, forget_ms) or (self.advanced_ms is not None and self.advanced_ms >= forget_ms):
             self.too_late.append(seen)
             return ()
         self._load([impression.request_id])
@@ -81,6 +82,7 @@ class RequestJoiner:
             return ()
         early = waiting.request.early
         waiting.offset, waiting.impression, waiting.request.features = seen.offset, impression, impression
+        waiting.request.clock_ms = seen.clock_ms
         outcome = Outcome()
         see_impression(self._rules, waiting.request, impression.time_ms, impression.item_ids, outcome)
         self._count_arrived(waiting.request)

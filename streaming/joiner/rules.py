@@ -1,20 +1,22 @@
-"""The state machine of one request: impressions and actions to examples. No I/O and no clock; for the backtest.
+"""The state machine of one request: impressions and actions to examples. No I/O and no clock.
 
-The online joiner has the same rules in the core (monolith_py/core/joiner/rules.hpp), and a test holds these to them.
+Joiner, replay and backtest have the same rules in the core (monolith_py/core/joiner/rules.hpp), and a test holds the core to these.
 
-The emissions depend on event times and on the order of the request's own actions, which share a partition and so keep their order. They do
-not depend on the interleaving of the topics, nor on the moments at which the watermark moves:
+The emissions depend on event times and on the order of the records within each topic, which the log has. They do not depend on the
+interleaving of the topics, on how far the joiner has read ahead, nor on the moments at which the watermark moves. A record is judged by the
+event time of its own topic before it (`clock_ms`, watermark.py), which has passed a time once it is `max_out_of_orderness_s` after it:
 
 - The labels of a candidate are known once a terminal action arrived, or every task is positive. Those of all candidates are known after a
   terminal action of the request, and when the window closes: they are the actions before the deadline (event time).
 - `joiner.emit` = candidate: an example is emitted as soon as its labels are known. request: all examples of a request are emitted together,
   as soon as the labels of the last one are known. window: when the window of the request closes, never sooner.
-- An action after the deadline, or after the example was emitted, is late. Under `retract` it emits a RETRACTION of the tasks that it turns
-  positive. If the candidate's negative was sampled away, there is nothing to retract and it emits a LABELLED example. Under `drop` it is
-  refused.
-- An action `allowed_lateness_s` or more after the deadline is refused.
-- An action may arrive before its impression. It waits for `window_s` plus `max_out_of_orderness_s`, then it is refused. Copies of one that
-  waits are left out; of more than MAX_EARLY of a request the others are refused.
+- An action is late after the deadline, once its topic has passed the deadline, or after the example was emitted. Under `retract` it emits
+  a RETRACTION of the tasks that it turns positive. If the candidate's negative was sampled away, there is nothing to retract and it emits a
+  LABELLED example. Under `drop` it is refused.
+- An action `allowed_lateness_s` or more after the deadline is refused, and one that comes once its topic has passed that.
+- An action may arrive before its impression. It waits for `window_s` plus `max_out_of_orderness_s` from its time on, or from that of its
+  topic before it if that is later. It is refused if the topic of the impression had passed the end of the wait before the impression came.
+  Copies of one that waits are left out; of more than MAX_EARLY of a request the others are refused.
 - A second impression of the same request, or a second action of the same kind on a candidate, changes nothing.
 
 The key of an example is (request id, item, kind); that of a retraction includes its tasks.
@@ -86,9 +88,17 @@ class Rules:
         """Return the watermark at which a request with an impression of this event time is forgotten."""
         return time_ms + self.window_ms + self.allowed_lateness_ms
 
-    def expire_ms(self, time_ms: int) -> int:
-        """Return the watermark at which an action of this event time has waited too long for its impression."""
-        return time_ms + self.window_ms + self.max_out_of_orderness_ms
+    def expire_ms(self, seen: SeenAction) -> int:
+        """Return the watermark at which an action has waited too long for its impression."""
+        return max(seen.action.time_ms, seen.clock_ms) + self.window_ms + self.max_out_of_orderness_ms
+
+    def has_passed(self, clock_ms: int, time_ms: int) -> bool:
+        """Return whether a topic with the event time `clock_ms` has passed `time_ms`."""
+        return clock_ms - self.max_out_of_orderness_ms >= time_ms
+
+    def is_late(self, request: Request, seen: SeenAction) -> bool:
+        """Return whether an action comes after the window of its request."""
+        return seen.action.time_ms >= request.deadline_ms or self.has_passed(seen.clock_ms, request.deadline_ms)
 
 
 def see_impression(rules: Rules, request: Request, time_ms: int, item_ids: Sequence[int], outcome: Outcome) -> None:
@@ -114,18 +124,22 @@ def see_action(rules: Rules, request: Request, seen: SeenAction, outcome: Outcom
     """Process an action on a candidate of `request`, or on all of it; `rules.matters(action)` must hold."""
     action = seen.action
     if not request.has_arrived:
-        _keep_early(request, seen, outcome)
+        _keep_early(rules, request, seen, outcome)
         return
     closes_request = action.kind in rules.terminal_of_request
     row = request.item_ids.index(action.item_id) if action.item_id in request.item_ids else None
-    if row is None and not closes_request:
+    forget_ms = request.deadline_ms + rules.allowed_lateness_ms
+    if rules.has_passed(request.clock_ms, rules.expire_ms(seen)):
+        outcome.refused.append((seen, Reason.NO_IMPRESSION))  # it came too early, whichever topic was read first
+    elif row is None and not closes_request:
         outcome.refused.append((seen, Reason.NO_CANDIDATE))
-    elif action.time_ms >= request.deadline_ms + rules.allowed_lateness_ms:
+    elif action.time_ms >= forget_ms or rules.has_passed(seen.clock_ms, forget_ms):
         outcome.refused.append((seen, Reason.EXPIRED))
     else:
+        ends = closes_request and not rules.is_late(request, seen)
         if row is not None:
             _see_on_candidate(rules, request, row, seen, outcome)
-        if closes_request and action.time_ms < request.deadline_ms:
+        if ends:
             _emit_all(rules, request, max(request.time_ms, action.time_ms), outcome)
 
 
@@ -135,9 +149,9 @@ def advance(rules: Rules, request: Request, watermark_ms: int, outcome: Outcome)
         if watermark_ms >= request.deadline_ms:
             _emit_all(rules, request, request.deadline_ms, outcome)
         return
-    expired = [seen for seen in request.early if watermark_ms >= rules.expire_ms(seen.action.time_ms)]
+    expired = [seen for seen in request.early if watermark_ms >= rules.expire_ms(seen)]
     outcome.refused += [(seen, Reason.NO_IMPRESSION) for seen in expired]
-    request.early = [seen for seen in request.early if watermark_ms < rules.expire_ms(seen.action.time_ms)]
+    request.early = [seen for seen in request.early if watermark_ms < rules.expire_ms(seen)]
 
 
 def due_ms(rules: Rules, request: Request) -> int | None:
@@ -146,7 +160,7 @@ def due_ms(rules: Rules, request: Request) -> int | None:
         return request.deadline_ms if request.is_waiting else request.deadline_ms + rules.allowed_lateness_ms
     if not request.early:
         return None
-    return rules.expire_ms(min(seen.action.time_ms for seen in request.early))
+    return min(map(rules.expire_ms, request.early))
 
 
 def can_emit(rules: Rules, request: Request) -> bool:
@@ -157,14 +171,16 @@ def can_emit(rules: Rules, request: Request) -> bool:
     return rules.retracts and any(labels != everything for labels in request.labels)
 
 
-def _keep_early(request: Request, seen: SeenAction, outcome: Outcome) -> None:
+def _keep_early(rules: Rules, request: Request, seen: SeenAction, outcome: Outcome) -> None:
     """Let an action wait for its impression, unless it is a copy of one that waits, or one too many."""
-    action = seen.action
+    action, is_full = seen.action, len(request.early) == MAX_EARLY
     for other in request.early:
         same = other.action.item_id == action.item_id and other.action.kind == action.kind
-        if same and (other.action.value > 0) == (action.value > 0) and other.action.time_ms <= action.time_ms:
+        # One that may wait longer is needed if the impression comes when the other has been refused.
+        is_needed = not is_full and rules.expire_ms(seen) > rules.expire_ms(other)
+        if same and (other.action.value > 0) == (action.value > 0) and other.action.time_ms <= action.time_ms and not is_needed:
             return
-    if len(request.early) == MAX_EARLY:
+    if is_full:
         outcome.refused.append((seen, Reason.TOO_MANY))
     else:
         request.early.append(seen)
@@ -176,7 +192,7 @@ def _see_on_candidate(rules: Rules, request: Request, row: int, seen: SeenAction
     bits = rules.bits.get(action.kind, 0) if action.value > 0 else 0
     if status not in (Status.WAITING, Status.KNOWN):
         _see_late(rules, request, row, seen, outcome)
-    elif action.time_ms >= request.deadline_ms:
+    elif rules.is_late(request, seen):
         # A second one changes nothing, so copies need no place.
         if bits and not any(entry.row == row and entry.seen.action.kind == action.kind for entry in request.late):
             request.late.append(LateAction(row, seen))

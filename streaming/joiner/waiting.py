@@ -1,8 +1,8 @@
 """A waiting request and its stored form in Kv: the state of the state machine and the encoded impression.
 
-Layout, little-endian: header (version, deadline, time, offset of the impression, number of candidates, of late and of early
+Layout, little-endian: header (version, deadline, time, clock, offset of the impression, number of candidates, of late and of early
 actions, length of the impression), then for each candidate item id int64, labels uint64 and status uint8 (one array each), the row of
-each late action uint32, each action (offset int64, length uint32, bytes), the impression.
+each late action uint32, each action (offset int64, clock int64, length uint32, bytes), the impression.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from monolith_py.io.codec import decode_action
 from monolith_py.io.codec.impression_view import ImpressionView
 from monolith_streaming.joiner.request import LateAction, Request, SeenAction
 
-_VERSION = 1
-_HEADER = struct.Struct("<BqqqIIII")
-_ACTION = struct.Struct("<qI")
+_VERSION = 2
+_HEADER = struct.Struct("<BqqqqIIII")
+_ACTION = struct.Struct("<qqI")
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +38,7 @@ def encode_waiting(waiting: WaitingRequest, keep_impression: bool) -> bytes:
         _VERSION,
         request.deadline_ms,
         request.time_ms,
+        request.clock_ms,
         waiting.offset,
         num_candidates,
         len(request.late),
@@ -49,7 +50,7 @@ def encode_waiting(waiting: WaitingRequest, keep_impression: bool) -> bytes:
         return header + candidates + impression
     rows = struct.pack(f"<{len(request.late)}I", *(entry.row for entry in request.late))
     actions = [entry.seen for entry in request.late] + request.early
-    packed = b"".join(_ACTION.pack(seen.offset, len(seen.value)) + seen.value for seen in actions)
+    packed = b"".join(_ACTION.pack(seen.offset, seen.clock_ms, len(seen.value)) + seen.value for seen in actions)
     return header + candidates + rows + packed + impression
 
 
@@ -66,7 +67,7 @@ def decode_waiting(request_id: str, value: bytes) -> WaitingRequest:
 
 
 def _decode(request_id: str, value: bytes) -> WaitingRequest:
-    version, deadline_ms, time_ms, offset, num_candidates, num_late, num_early, length = _HEADER.unpack_from(value)
+    version, deadline_ms, time_ms, clock_ms, offset, num_candidates, num_late, num_early, length = _HEADER.unpack_from(value)
     if version != _VERSION:
         raise WireError(f"waiting request {request_id!r} must have version {_VERSION}, got {version}")
     at = _HEADER.size
@@ -75,15 +76,16 @@ def _decode(request_id: str, value: bytes) -> WaitingRequest:
     statuses = list(value[at : at + num_candidates])
     at += num_candidates
     request = Request(request_id, time_ms, deadline_ms, list(numbers[:num_candidates]), list(numbers[num_candidates:]), statuses)
+    request.clock_ms = clock_ms
     if num_late or num_early:
         rows = struct.unpack_from(f"<{num_late}I", value, at)
         at += num_late * 4
         actions = []
         for _ in range(num_late + num_early):
-            action_offset, size = _ACTION.unpack_from(value, at)
+            action_offset, seen_clock_ms, size = _ACTION.unpack_from(value, at)
             at += _ACTION.size
             raw = value[at : at + size]
-            actions.append(SeenAction(decode_action(raw), action_offset, raw))
+            actions.append(SeenAction(decode_action(raw), action_offset, raw, seen_clock_ms))
             at += size
         request.late = [LateAction(row, seen) for row, seen in zip(rows, actions[:num_late], strict=True)]
         request.early = actions[num_late:]

@@ -1,14 +1,15 @@
 """The watermark of one partition: the progress of event time in the joiner's two topics.
 
-It is the newest event time less `max_out_of_orderness_s`, of the topic with the smaller one. An idle topic (no record for
-`idle_timeout_s` of wall clock) does not hold it back; if both are idle, it moves with the wall clock. It never moves back.
+The event time of a topic (`newest_ms`) is the newest one that `joiner.agreeing_records` of its last RECENT records have reached; it never
+moves back. It depends on the times of the topic's records up to there and on nothing else: not on the wall clock, the other topic, or how
+far the joiner has read ahead. A few clocks that are ahead do not move it.
 
-**Jumps.** One record with a broken clock must not close every window. The intake refuses those ahead of the wall clock by more than
-`log.max_clock_skew_s`, and no record moves the watermark past the wall clock. In a backlog, where the wall clock says nothing, a record
-does not move it past those behind it (`observe`). A record more than a day ahead of the newest event (plus the wall clock since then) is
-refused. After MAX_REFUSALS refusals in a row in its topic it is accepted: the stream itself has moved on, for instance after days of
-silence in a backlog. Nothing is refused before two records in a row agree to a day: the first record of a stream may have the broken clock.
-The day counts from the newest record itself, not from those behind it: one from 1970 in a backlog does not make all before it jumps.
+The watermark is the event time of the topic with the smaller one, less `max_out_of_orderness_s`. An idle topic (no record for
+`idle_timeout_s` of wall clock) does not hold it back; if both are idle, it moves with the wall clock. It never moves back. It says when
+windows close; rules.py says what comes of a record by the event time of its topic, before which the watermark stays.
+
+**Jumps.** The intake refuses records ahead of the wall clock by more than `log.max_clock_skew_s`. In a backlog, where the wall clock says
+nothing, it refuses one more than a day ahead of its topic unless those behind it agree (`is_jump`).
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from monolith_py.errors import ClockStepped
+from monolith_streaming.joiner.request import NEVER_MS
 
 # Longest gap between neighbours in a healthy stream.
 MAX_JUMP_MS = 24 * 3600 * 1000
-# More records in a row do not share a broken clock by chance.
-MAX_REFUSALS = 3
+# Records of a topic that tell how far its event time is.
+RECENT = 8
 
 
 class InputTopic(IntEnum):
@@ -36,11 +38,9 @@ class WatermarkState:
     """The part of a watermark that survives a restart. Times are milliseconds since the Unix epoch."""
 
     watermark_ms: int | None = None
-    newest_ms: list[int | None] = field(default_factory=lambda: [None, None])  # by InputTopic: newest event time
-    newest_at_ms: int = 0  # wall clock of the last advance of the newest event time of both
-    refusals: list[int] = field(default_factory=lambda: [0, 0])  # by InputTopic: records refused in a row
-    is_confirmed: bool = False  # whether a second record agreed with the newest event time
-    furthest_seen_ms: int | None = None  # newest event time of a record that was not refused, without the limit of those behind it
+    newest_ms: list[int | None] = field(default_factory=lambda: [None, None])  # by InputTopic: event time
+    newest_at_ms: int = 0  # wall clock of the last advance of one of them
+    recent_ms: list[list[int]] = field(default_factory=lambda: [[], []])  # by InputTopic: times of the last RECENT records
 
 
 def check_wall_clock(state: WatermarkState, wall_ms: int, skew_ms: int) -> None:
@@ -62,16 +62,11 @@ def check_wall_clock(state: WatermarkState, wall_ms: int, skew_ms: int) -> None:
 class Watermark:
     """Follows event time. `now_s` is a monotonic clock in seconds."""
 
-    def __init__(self, max_out_of_orderness_ms: int, idle_timeout_s: float, state: WatermarkState, now_s: float) -> None:
+    def __init__(self, max_out_of_orderness_ms: int, idle_timeout_s: float, num_agreeing: int, state: WatermarkState, now_s: float) -> None:
         self._max_out_of_orderness_ms, self._idle_timeout_s = max_out_of_orderness_ms, idle_timeout_s
+        self._num_agreeing = num_agreeing
         self._empty_since_s: list[float | None] = [now_s, now_s]
-        self.restore(state)
-
-    def restore(self, state: WatermarkState) -> None:
-        """Go on from `state`."""
         self.state = state
-        # Newest event time of both topics.
-        self.newest_ms = max((time_ms for time_ms in state.newest_ms if time_ms is not None), default=None)
 
     def note_read(self, input_topic: InputTopic, num_records: int, now_s: float) -> None:
         """Record that `input_topic` had `num_records` valid ones to process after a read; invalid ones are no sign of life."""
@@ -80,30 +75,25 @@ class Watermark:
         elif self._empty_since_s[input_topic] is None:
             self._empty_since_s[input_topic] = now_s
 
-    def observe(self, input_topic: InputTopic, time_ms: int, wall_ms: int, limit_ms: int | None = None) -> str | None:
-        """Advance to the event time of one record, at most to `limit_ms`; return the rule that the time breaks, or None."""
-        state = self.state
-        newest_ms, seen_ms = self.newest_ms, state.furthest_seen_ms if state.furthest_seen_ms is not None else self.newest_ms
-        if seen_ms is not None:
-            furthest_ms = seen_ms + MAX_JUMP_MS + max(0, wall_ms - state.newest_at_ms)
-            if time_ms > furthest_ms and state.is_confirmed and state.refusals[input_topic] < MAX_REFUSALS:
-                state.refusals[input_topic] += 1
-                return f"time_ms must be at most {MAX_JUMP_MS} ms ahead of the newest event {seen_ms}, got {time_ms}"
-            state.is_confirmed |= seen_ms - MAX_JUMP_MS <= time_ms <= furthest_ms
-        state.refusals[input_topic] = 0
-        time_ms = min(time_ms, wall_ms)
-        state.furthest_seen_ms = time_ms if seen_ms is None else max(seen_ms, time_ms)
-        time_ms = min(time_ms, time_ms if limit_ms is None else limit_ms)
-        if newest_ms is None or time_ms > newest_ms:
-            self.newest_ms, state.newest_at_ms = time_ms, wall_ms
-        of_topic = state.newest_ms[input_topic]
-        if of_topic is None or time_ms > of_topic:
-            state.newest_ms[input_topic] = time_ms
-        return None
+    def clock_ms(self, input_topic: InputTopic) -> int:
+        """Return the event time of a topic, as far as its records before the next one tell; NEVER_MS at its beginning."""
+        newest_ms = self.state.newest_ms[input_topic]
+        return NEVER_MS if newest_ms is None else newest_ms
 
-    def forget_wall_clock(self, wall_ms: int) -> None:
-        """Believe that the wall clock is right now, whatever it was at the last advance."""
-        self.state.newest_at_ms = min(self.state.newest_at_ms, wall_ms)
+    def is_jump(self, input_topic: InputTopic, time_ms: int) -> bool:
+        """Return whether a record is too far ahead of its topic to be of a sound clock, unless those behind it agree."""
+        newest_ms = self.state.newest_ms[input_topic]
+        return newest_ms is not None and time_ms > newest_ms + MAX_JUMP_MS
+
+    def observe(self, input_topic: InputTopic, time_ms: int, wall_ms: int) -> None:
+        """Take the event time of the next record of a topic."""
+        state = self.state
+        recent_ms = state.recent_ms[input_topic] = [*state.recent_ms[input_topic][1 - RECENT :], time_ms]
+        if len(recent_ms) < self._num_agreeing:
+            return
+        agreed_ms = sorted(recent_ms)[-self._num_agreeing]
+        if agreed_ms > self.clock_ms(input_topic):
+            state.newest_ms[input_topic], state.newest_at_ms = agreed_ms, wall_ms
 
     def advance(self, now_s: float) -> int | None:
         """Move the watermark to `now_s` and return it, None before the first event."""
@@ -114,7 +104,7 @@ class Watermark:
         return state.watermark_ms
 
     def _computed(self, now_s: float) -> int | None:
-        newest_ms = self.newest_ms
+        newest_ms = self._newest_of_both()
         if newest_ms is None:
             return None
         idle_for_s = [0.0 if since is None else now_s - since for since in self._empty_since_s]
@@ -124,3 +114,11 @@ class Watermark:
         if None in times:
             return None
         return min(time_ms for time_ms in times if time_ms is not None) - self._max_out_of_orderness_ms
+
+    def _newest_of_both(self) -> int | None:
+        """Return the event time of the topic that is further; of one whose records do not agree yet, the oldest of them."""
+        state = self.state
+        times = [
+            min(recent, default=None) if newest is None else newest for newest, recent in zip(state.newest_ms, state.recent_ms, strict=True)
+        ]
+        return max((time_ms for time_ms in times if time_ms is not None), default=None)

@@ -132,5 +132,5 @@ def _settings(job: JobConfig, rules: Rules, shard: Shard) -> _core.JoinerSetting
     remembered_ms = rules.window_ms + rules.allowed_lateness_ms
     actions_from_ms = shard.from_ms + remembered_ms if shard.number > 0 else shard.from_ms
     actions_to_ms = shard.to_ms + remembered_ms if shard.number + 1 < shard.total else NO_END
-    settings.set_range((shard.read_from_ms, shard.read_to_ms), (shard.from_ms, shard.to_ms), (actions_from_ms, actions_to_ms))
+    settings.set_range((shard.from_ms, shard.to_ms), (actions_from_ms, actions_to_ms))
     return settings

@@ -4,7 +4,7 @@
 |---|---|
 | `impressions`, `actions` | from where the joiner's state can be built again, by the store and by its last step in the log |
 | `examples` | from that place on, and from the oldest checkpoint on, so that the trainer can go back to each one that is kept |
-| `updates` | from the second newest checkpoint on: a replica may just be loading it |
+| `updates` | from the second newest checkpoint on, and from each one that a process reads: a replica may just be loading it |
 | `dead_letters` | younger than `dead_letters_keep_s`, and nothing else |
 | `dense_requests` | an hour: a trainer only counts them as they come |
 | `verdicts` | an hour, and the newest one: it holds all that replicas need |
@@ -24,10 +24,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig
 from monolith_py.errors import CheckpointError, TopicMissing
 from monolith_py.io import Kv, Log
 from monolith_py.io.log.topics import Topics
+from monolith_py.io.objects import is_object_url
 from monolith_streaming.joiner.position import OpenPlace, StateKeys, decode_position
 from monolith_streaming.joiner.tail import last_step
 
@@ -67,11 +69,13 @@ def safe_bounds(job: JobConfig, log: Log, kv: Kv, now_ms: int, keep_s: float | N
     """
     topics = Topics.of(job.log)
     keep_ms = now_ms - round((job.retention.keep_s if keep_s is None else keep_s) * 1000)
-    checkpoints = checkpoint_metas(job)
+    found = _checkpoints(job)
+    checkpoints = [meta for meta, _ in found]
     bounds: list[Bound] = []
     if not job.log.model_prefix:  # the first model's job decides about the events and examples that all models share
         bounds += _bounds_of_events(job, log, kv, checkpoints, keep_ms)
     newest = sorted(checkpoints, key=lambda meta: meta.step)[-2:]
+    newest += [meta for meta, is_read in found if is_read]  # a replica goes on from there once it has loaded it
     needs = [(meta.updates_offset, f"checkpoint of step {meta.step}") for meta in newest]
     bounds.append(_bound(log, topics.updates, 0, [*_tail(log, topics.updates, 0, needs)], keep_ms))
     bounds.append(_age_bound(log, topics.dead_letters, now_ms, job.retention.dead_letters_keep_s, "dead_letters_keep_s"))
@@ -116,13 +120,24 @@ def _age_bound(log: Log, topic: str, now_ms: int, keep_s: float, limit: str) -> 
 
 
 def checkpoint_metas(job: JobConfig) -> list[CheckpointMeta]:
-    """Return the metas of the job's intact checkpoints, newest first."""
-    folder = Path(job.trainer.checkpoint_dir)
-    if not any(folder.glob("step-*")):
-        return []
-    from monolith_py.training import Checkpoint  # loads torch, which takes seconds
+    """Return the metas of the job's intact checkpoints, newest first.
 
-    return [meta for one in Checkpoint.all_in(folder) if (meta := _meta(one)) is not None]
+    Raises:
+        ObjectError: the object store cannot be reached.
+    """
+    return [meta for meta, _ in _checkpoints(job)]
+
+
+def _checkpoints(job: JobConfig) -> list[tuple[CheckpointMeta, bool]]:
+    """Return the metas of the intact checkpoints, newest first, and whether a process reads each."""
+    location = job.trainer.checkpoint_dir
+    if not is_object_url(location) and not any(Path(location).glob("step-*")):
+        return []
+    from monolith_py.training import open_checkpoints  # loads torch, which takes seconds
+
+    store = open_checkpoints(job, "retention", SystemClock())
+    found, leased = store.all(), store.leased()
+    return [(meta, one.path.name in leased) for one in found if (meta := _meta(one)) is not None]
 
 
 def _open_places(job: JobConfig, log: Log, kv: Kv, partition: int) -> list[tuple[OpenPlace, str]]:

@@ -9,7 +9,7 @@ from contextlib import closing
 
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
-from monolith_py.errors import KvError, LogError, WireError
+from monolith_py.errors import CheckpointError, KvError, LogError, ObjectError, WireError
 from monolith_py.io import Kv, Log
 from monolith_py.io.log.topics import Topics
 from monolith_py.observe import metrics
@@ -41,7 +41,7 @@ class RetentionRounds:
             with closing(self._open_store()) as kv:
                 bounds = safe_bounds(self._job, self._log, kv, self._clock.now_ms())
             return trim(self._log, bounds)
-        except (LogError, KvError, WireError) as error:
+        except (LogError, KvError, WireError, ObjectError, CheckpointError) as error:
             metrics.TRIM_FAILURES.inc()
             _logger.warning("topics not measured or not trimmed, next attempt in %.0f s: %s", self._job.retention.interval_s, error)
             return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from pathlib import Path
 
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
@@ -18,7 +17,7 @@ from monolith_py.io.log.topics import Topics
 from monolith_py.io.retrying import RetryPolicy
 from monolith_py.observe import metrics
 from monolith_py.sync import PublishedModel, Publisher
-from monolith_py.training import CheckpointMeta, CheckpointSaving
+from monolith_py.training import CheckpointMeta, CheckpointSaving, Retention, open_checkpoints
 from monolith_streaming.trainer.example_rules import ExampleRules
 from monolith_streaming.trainer.handover import SourceParts, SourceStart, open_source
 from monolith_streaming.trainer.learner import Learner
@@ -46,11 +45,11 @@ class OnlineTraining:
             LogError: a topic is missing or the log cannot be reached.
         """
         self._job, self._clock, self._should_stop = job, clock, should_stop
-        self._directory = Path(job.trainer.checkpoint_dir)
+        self._checkpoints = open_checkpoints(job, "trainer", clock)
         self._log, self._topics = log, Topics.of(job.log)
         self._retry = RetryPolicy(clock, should_stop)
         self._dead_letters = DeadLetters(log, self._topics.dead_letters, clock)
-        start = start_trainer(job, log, options, clock.now_ms())
+        start = start_trainer(job, log, self._checkpoints, options, clock.now_ms())
         self.trainer, meta = start.trainer, start.meta
         log.num_partitions(self._topics.dense_requests)  # a missing topic fails here, not at each publish
         published = PublishedModel(self.trainer.bags.tables, self.trainer.export_dense, self.trainer.layout.identity(start.model_id))
@@ -160,7 +159,7 @@ class OnlineTraining:
     def _begin_checkpoint(self) -> None:
         self._saving_since_s = self._clock.monotonic_s()
         self._save_due_s = self._saving_since_s + self._job.trainer.checkpoint_interval_s
-        self._saving = CheckpointSaving(self._directory, self.trainer, keep=self._job.trainer.checkpoints_kept)
+        self._saving = CheckpointSaving(self._checkpoints, self.trainer, Retention.of(self._job.trainer))
 
     def _freeze_checkpoint(self, updates_offset: int) -> None:
         """Freeze the pending checkpoint at the current state; replicas that start from it read on at `updates_offset`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from contextlib import closing
-from pathlib import Path
 
 from monolith_py import _core
 from monolith_py.clock import SystemClock
@@ -14,6 +13,7 @@ from monolith_py.io import open_kv, open_log
 from monolith_py.io.retrying import RetryingLog, RetryPolicy
 from monolith_py.io.role_lock import role_lock
 from monolith_py.process import StopSignal, set_num_threads
+from monolith_py.training import local_folder
 from monolith_streaming.retention import RetentionRounds
 from monolith_streaming.trainer.loop import OnlineTraining
 from monolith_streaming.trainer.start import RESUME, StartOptions
@@ -35,7 +35,7 @@ def run_trainer(job: JobConfig, *, stop_at_end: bool, options: StartOptions = RE
     set_num_threads(job.trainer.num_threads)
     _core.keep_freed_memory()
     clock = SystemClock()
-    lock = role_lock(Path(job.trainer.checkpoint_dir) / ".trainer.lock", "trainer", CheckpointError)
+    lock = role_lock(local_folder(job) / ".trainer.lock", "trainer", CheckpointError)
     with lock, StopSignal().installed() as stop, closing(open_log(job.log)) as log:
         training = OnlineTraining(job, RetryingLog(log, RetryPolicy(clock, stop.is_set)), clock, stop.is_set, options)
         with RetentionRounds(job, log, lambda: open_kv(job.kv), clock):

@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from monolith_py.config import JobConfig
 from monolith_py.errors import CheckpointError, ConfigError, StateMismatch
 from monolith_py.io import Log
 from monolith_py.io.log.topics import Topics
 from monolith_py.sync import Generation, Parent, next_generation
-from monolith_py.training import Checkpoint, CheckpointMeta, Trainer, restore_checkpoint
+from monolith_py.training import Checkpoint, CheckpointMeta, CheckpointStore, Trainer, restore_checkpoint
 from monolith_streaming.trainer.handover import SourceOptions
 from monolith_streaming.trainer.step_order import SourcePlace
 
@@ -44,7 +44,7 @@ class Start:
     changes: tuple[str, ...] = ()  # of the job since the checkpoint
 
 
-def start_trainer(job: JobConfig, log: Log, options: StartOptions, now_ms: int) -> Start:
+def start_trainer(job: JobConfig, log: Log, checkpoints: CheckpointStore, options: StartOptions, now_ms: int) -> Start:
     """Return a trainer restored from the newest checkpoint of the job; without a checkpoint, a new model. Nothing is written.
 
     Raises:
@@ -52,16 +52,17 @@ def start_trainer(job: JobConfig, log: Log, options: StartOptions, now_ms: int) 
             although the log holds updates, or has one with `fresh`.
         ConfigError: a table to be reset is of no feature.
         LogError: the topic of the updates is missing, or the log cannot be reached.
+        ObjectError: the object store of the checkpoints cannot be reached.
     """
     names = [feature.name for feature in job.features]
     unknown = sorted(set(options.reset_tables) - set(names))
     if unknown:
         raise ConfigError(f"--reset-table must name a feature, one of {names}, got {unknown}")
-    topic, directory = Topics.of(job.log).updates, Path(job.trainer.checkpoint_dir)
-    _check_folder(directory, options)
-    checkpoint = Checkpoint.newest(directory)
+    topic, found = Topics.of(job.log).updates, checkpoints.all()
+    _check_folder(found, options)
+    checkpoint = checkpoints.newest()
     if checkpoint is None:
-        _check_new_model(directory, log, topic, options)
+        _check_new_model(job, found, log, options)
         number = _first_generation(log, topic, now_ms)
         return Start(Trainer(job), None, Generation(number, _trainer_name(now_ms)), f"{number}-{now_ms}")
     trainer = Trainer(job)
@@ -110,26 +111,25 @@ def _trainer_name(now_ms: int) -> str:
     return f"{platform.node()}-{os.getpid()}-{now_ms}"
 
 
-def _check_folder(directory: Path, options: StartOptions) -> None:
+def _check_folder(found: Sequence[Checkpoint], options: StartOptions) -> None:
     """Refuse a new model beside checkpoints of another one: a later start would take whichever learnt more batches."""
-    found = Checkpoint.all_in(directory)
     if options.fresh and found:
         raise CheckpointError(
             f"trainer.checkpoint_dir must hold no checkpoint with --fresh, got {found[0]}: move it away, or leave out --fresh"
         )
 
 
-def _check_new_model(directory: Path, log: Log, topic: str, options: StartOptions) -> None:
+def _check_new_model(job: JobConfig, found: Sequence[Checkpoint], log: Log, options: StartOptions) -> None:
     """Refuse a new model unless the log was never used or `fresh` is set: its first update replaces the model of every replica."""
-    damaged = len(Checkpoint.all_in(directory))
-    if damaged:
+    topic, directory = Topics.of(job.log).updates, job.trainer.checkpoint_dir
+    if found:
         raise CheckpointError(
-            f"trainer.checkpoint_dir must hold an intact checkpoint, got {str(directory)!r} with {damaged} damaged: "
+            f"trainer.checkpoint_dir must hold an intact checkpoint, got {directory!r} with {len(found)} damaged: "
             "move them away and start with --fresh for a new model"
         )
     end = log.end_offset(topic)
     if end > 0 and not options.fresh:
         raise CheckpointError(
-            f"trainer.checkpoint_dir must hold the checkpoints of this job, got {str(directory)!r} without one although topic {topic!r} "
+            f"trainer.checkpoint_dir must hold the checkpoints of this job, got {directory!r} without one although topic {topic!r} "
             f"has {end} updates: a new model would replace that of every replica; start with --fresh if that is meant"
         )

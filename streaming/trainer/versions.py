@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig
-from monolith_py.errors import CheckpointError, LogError, WireError
+from monolith_py.errors import CheckpointError, ConfigError, LogError, WireError
 from monolith_py.io import Log
 from monolith_py.io.log.topics import Topics
+from monolith_py.io.objects import is_object_url
 from monolith_py.io.role_lock import role_lock
 from monolith_py.sync import Delta, decode_delta
-from monolith_py.training import Checkpoint
+from monolith_py.training import (
+    ASIDE,
+    CHANNELS,
+    Checkpoint,
+    CheckpointStore,
+    Part,
+    channel_folder,
+    copy_checkpoint,
+    local_folder,
+    open_checkpoints,
+    promote_checkpoint,
+)
 
 _logger = logging.getLogger(__name__)
 
-# Folder beside the checkpoints of those that a rollback has put aside.
-ASIDE = "rolled-back"
+_CHANNEL = re.compile("[A-Za-z_][A-Za-z0-9_]{0,127}")
 # Newest records of the updates that are looked at: the last delta of a publication has its digest.
 _TAIL_RECORDS = 64
 
@@ -38,14 +51,16 @@ class ModelVersion:
 
 
 def versions(job: JobConfig, log: Log) -> list[ModelVersion]:
-    """Return the newest publication in the log, if there is one, and the checkpoints, newest first; then those put aside.
+    """Return the newest publication in the log, if there is one, and the checkpoints, newest first; then those in channels and put aside.
 
     Raises:
         LogError: the log cannot be read.
     """
-    directory = Path(job.trainer.checkpoint_dir)
-    found = [_of_checkpoint(one, one.path.name) for one in Checkpoint.all_in(directory)]
-    found += [_of_checkpoint(one, f"{ASIDE}/{one.path.name}") for one in Checkpoint.all_in(directory / ASIDE)]
+    checkpoints = open_checkpoints(job, "versions", SystemClock())
+    found = [_of_checkpoint(one, one.path.name) for one in checkpoints.all()]
+    directory = checkpoints.directory
+    for folder in _other_folders(directory):
+        found += [_of_checkpoint(one, str(one.path.relative_to(directory))) for one in Checkpoint.all_in(folder)]
     newest = _newest_publication(log, Topics.of(job.log).updates)
     if newest is None:
         return found
@@ -64,31 +79,71 @@ def roll_back(job: JobConfig, log: Log, name: str, skip_until: int | Mapping[int
         AlreadyRunning: the trainer runs.
         LogError: the log cannot be read.
     """
-    directory = Path(job.trainer.checkpoint_dir)
-    with role_lock(directory / ".trainer.lock", "trainer", CheckpointError):
+    with role_lock(local_folder(job) / ".trainer.lock", "trainer", CheckpointError):
+        checkpoints = open_checkpoints(job, "versions", SystemClock())
+        checkpoints.all()
+        directory = checkpoints.directory
         chosen = _find(directory, name)
-        chosen.verify()
+        checkpoints.fetch(chosen, Part.TRAINING)
+        chosen.verify(Part.TRAINING)
+        if chosen.path.parent.parent == directory / CHANNELS:
+            chosen = _copy_aside(chosen, directory / ASIDE)  # the channel keeps its own
         if skip_until is not None:
             _skip(chosen, log, Topics.of(job.log).examples, skip_until)
+            checkpoints.rewrite(chosen)
         target, aside = directory / chosen.path.name, directory / ASIDE
         try:
             moved: list[str] = []
             if chosen.path != target:
                 # The trainer has come as far again since it was rolled back.
-                moved = _put_aside([Checkpoint(target)] if target.exists() else [], aside)
-                chosen.path.rename(target)
+                moved = _put_aside(checkpoints, [Checkpoint(target)] if target.exists() else [], aside)
+                checkpoints.move(chosen, target)
             later = [one for one in Checkpoint.all_in(directory) if one.path.name > target.name]
-            return [*_put_aside(later, aside), *moved]
+            return [*_put_aside(checkpoints, later, aside), *moved]
         except OSError as error:
             raise CheckpointError(f"{chosen}: {error}") from None
 
 
-def _put_aside(checkpoints: Sequence[Checkpoint], aside: Path) -> list[str]:
+def promote(job: JobConfig, channel: str, name: str | None = None) -> str:
+    """Put the checkpoint `name`, by default the newest intact one, into a channel; return its name. The trainer may run.
+
+    Replicas with `serving.channel` serve it.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, it is damaged, or the channel cannot be written.
+        ConfigError: the name of the channel is none, or the checkpoints are in an object store.
+    """
+    if not _CHANNEL.fullmatch(channel):
+        raise ConfigError(f"--channel must match {_CHANNEL.pattern}, as serving.channel, got {channel!r}")
+    if is_object_url(job.trainer.checkpoint_dir):
+        raise ConfigError(f"trainer.checkpoint_dir must be a folder for channels, got {job.trainer.checkpoint_dir!r}")
+    directory = Path(job.trainer.checkpoint_dir)
+    chosen = Checkpoint.newest(directory) if name is None else _find(directory, name)
+    if chosen is None:
+        raise CheckpointError(f"trainer.checkpoint_dir must hold an intact checkpoint, got {str(directory)!r}")
+    return promote_checkpoint(chosen, channel_folder(directory, channel)).path.name
+
+
+def _other_folders(directory: Path) -> list[Path]:
+    """Return the folders of checkpoints beside those of the trainer: channels, then those put aside."""
+    return [*sorted(one for one in (directory / CHANNELS).glob("*") if one.is_dir()), directory / ASIDE]
+
+
+def _put_aside(store: CheckpointStore, checkpoints: Sequence[Checkpoint], aside: Path) -> list[str]:
     """Move checkpoints to the folder `aside`; return their names."""
     for one in checkpoints:
         aside.mkdir(exist_ok=True)
-        one.path.rename(_free(aside / one.path.name))
+        store.move(one, _free(aside / one.path.name))
     return [one.path.name for one in checkpoints]
+
+
+def _copy_aside(checkpoint: Checkpoint, aside: Path) -> Checkpoint:
+    """Return a copy of a checkpoint in the folder `aside`."""
+    try:
+        aside.mkdir(exist_ok=True)
+        return copy_checkpoint(checkpoint, _free(aside / checkpoint.path.name))
+    except OSError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from None
 
 
 def _of_checkpoint(checkpoint: Checkpoint, name: str) -> ModelVersion:
@@ -122,11 +177,12 @@ def _newest_publication(log: Log, topic: str) -> Delta | None:
 def _find(directory: Path, name: str) -> Checkpoint:
     """Return the checkpoint of a name as `versions` gives it, or of a number of batches."""
     known = {one.path.name: one for folder in (directory / ASIDE, directory) for one in Checkpoint.all_in(folder)}
-    known |= {f"{ASIDE}/{one.path.name}": one for one in Checkpoint.all_in(directory / ASIDE)}
+    known |= {str(one.path.relative_to(directory)): one for folder in _other_folders(directory) for one in Checkpoint.all_in(folder)}
     wanted = name
-    if name.isdecimal():  # of several of a step, each replaces those before
+    if name.isdecimal():  # of several of a step, each replaces those before; one put aside comes last
         plain = Checkpoint.at(directory, int(name)).path.name
-        wanted = max((one for one in known if one.partition(".")[0] == plain), default=name)
+        of_step = [one for one in known if one.partition(".")[0] == plain]
+        wanted = max(of_step, key=lambda one: (known[one].path.parent == directory, one), default=name)
     if wanted not in known:
         raise CheckpointError(f"--to must name a checkpoint in {str(directory)!r}, one of {sorted(known)}, got {name!r}")
     return known[wanted]

@@ -21,6 +21,7 @@ from stream_intake import bench_impressions, bench_intake, write_examples
 from stream_load import START_MS, count, impression, job_in, write_stream
 from takeover import takeover_s
 
+from monolith_py import _core
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig
 from monolith_py.data.schema import Schema
@@ -38,6 +39,8 @@ from monolith_streaming.joiner.watermark import InputTopic
 
 LIST = 100  # candidates of a request for a list
 NUM_LISTS = 6_000
+# Closed requests of one candidate.
+NUM_CLOSED = 400_000
 # Pending impressions, and those before the first look at the memory: buffers have their size by then.
 NUM_PENDING, NUM_WARMUP = 160_000, 10_000
 
@@ -65,6 +68,8 @@ def main() -> None:
     figure("stream.takeover_s", takeover_s(), "s")
     bench_in_memory()
     bench_pending()
+    for num_candidates in (1, LIST):
+        bench_closed(num_candidates, NUM_CLOSED // (1 if num_candidates == 1 else 5))
     bench_impressions()
     bench_kafka(num_requests)
     for num_partitions in (1, 4):
@@ -149,26 +154,59 @@ def bench_in_memory() -> None:
 
 def bench_pending() -> None:
     """Keep impressions of one candidate in the joiner's memory."""
-    job, rng = job_in(Path("unused")), np.random.default_rng(0)
-    values = [encode_impression(impression(index, 1, rng)) for index in range(1_000)]
-    rules, widths, now_ms = Rules.of(job), Schema.of(job).dense_dims, SystemClock().now_ms()
-    core = CorePartition(core_settings(job, rules, widths), rules, Position(Progress([0, 0]), 0), 0.0).core
-    judge, before = Judge(job, WirePatterns(widths)), 0
+    core, values, before = new_core(), encoded_impressions(1_000, 1), 0
     for start in range(0, NUM_PENDING, 1_000):
-        # Ids of the same length, so that the impressions keep theirs.
-        named = [value.replace(b"request-", b"%07d-" % (start + index)) for index, value in enumerate(values)]
-        core.push(
-            0, list(range(start, start + 1_000)), named, 2_000, now_ms, lambda value: judge.judge(InputTopic.IMPRESSIONS, value, now_ms)
-        )
-        core.run(0.0, now_ms)
-        core.changes()
-        core.clear_step()
+        push(core, start, values)
         if start == NUM_WARMUP - 1_000:
             before = resident_bytes()
     assert core.num_waiting == NUM_PENDING, core.num_waiting
     num_bytes = (resident_bytes() - before) / (NUM_PENDING - NUM_WARMUP)
     figure("stream.bytes_per_pending_impression", num_bytes, "B")
     figure("stream.bytes_per_pending_impression_to_raw", num_bytes / float(np.mean([len(value) for value in values])), "x")
+
+
+def bench_closed(num_candidates: int, num_requests: int) -> None:
+    """Keep closed requests, of which the log alone has the impressions, until late actions are over."""
+    core, values, before = new_core(), encoded_impressions(100, num_candidates), 0
+    core.set_max_bytes(0)
+    for start in range(0, num_requests, len(values)):
+        push(core, start, values)
+        while core.close_some():
+            core.changes()
+            core.clear_step()
+        core.changes()
+        core.clear_step()
+        if start == num_requests // 10:
+            before = resident_bytes()
+    assert (core.num_waiting, core.num_requests) == (0, num_requests), (core.num_waiting, core.num_requests)
+    num_bytes = (resident_bytes() - before) / (num_requests - num_requests // 10)
+    figure(f"stream.bytes_per_closed_request_{num_candidates}", num_bytes, "B")
+
+
+def new_core() -> _core.JoinerPartition:
+    """Return the core of a joiner of one partition."""
+    job = job_in(Path("unused"))
+    rules = Rules.of(job)
+    return CorePartition(core_settings(job, rules, Schema.of(job).dense_dims), rules, Position(Progress([0, 0]), 0), 0.0).core
+
+
+def encoded_impressions(num: int, num_candidates: int) -> list[bytes]:
+    """Return impressions for `push`."""
+    rng = np.random.default_rng(0)
+    return [encode_impression(impression(index, num_candidates, rng)) for index in range(num)]
+
+
+def push(core: _core.JoinerPartition, start: int, values: list[bytes]) -> None:
+    """Join these impressions as those of requests numbered from `start` on, and end the step."""
+    job, now_ms = job_in(Path("unused")), SystemClock().now_ms()
+    judge = Judge(job, WirePatterns(Schema.of(job).dense_dims))
+    # Ids of the same length, so that the impressions keep theirs.
+    named = [value.replace(b"request-", b"%07d-" % (start + index)) for index, value in enumerate(values)]
+    offsets = list(range(start, start + len(named)))
+    core.push(0, offsets, named, len(named) + 1, now_ms, lambda value: judge.judge(InputTopic.IMPRESSIONS, value, now_ms))
+    core.run(0.0, now_ms)
+    core.changes()
+    core.clear_step()
 
 
 def bench_kafka(num_requests: int) -> None:

@@ -39,6 +39,12 @@ def interleaved(
     return {name: float(np.median(values[warmup:])) for name, values in times.items()}
 
 
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def print_machine(*num_threads: int) -> None:
     """Print the class of the machine, as figures of different classes cannot be compared, and the numbers of threads to come."""
     fields: dict[str, str] = {}

@@ -103,9 +103,7 @@ def damage(idle: Idle) -> None:
 def change_a_row(idle: Idle) -> None:
     """Change a row of the replica's memory."""
     table = idle.replica.state.table
-    ids = np.empty(1, np.uint32)
-    table._maps["item"].find(np.array([3]), ids)
-    rows = table._store.read(ids.astype(np.int64))
+    rows = table._store._rows.read(table._places["item"], np.array([3]))
     table.assign("item", np.array([3]), np.roll(rows, 2), table.encoding)
 
 

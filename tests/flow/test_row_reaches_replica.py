@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
 
 from monolith_py.errors import TableFull
 from monolith_py.sync import Delta, DenseUpdate, Parent, RowEncoding, encode_delta, next_generation
+from monolith_serving.replica import checkpoint_loader
+from monolith_serving.replica.table import ReplicaTable
 
 START_MS = 1_700_000_000_000
 
@@ -118,12 +121,13 @@ def test_updates_that_cannot_be_followed_are_healed_by_the_next_checkpoint(make_
     trainer.assert_parity(replica)
 
 
-def test_a_replica_without_a_free_row_stops_and_counts_no_delta_as_applied(make_trainer, make_replica):
+def test_a_replica_without_a_free_row_stops_and_counts_no_delta_as_applied(make_trainer, make_replica, monkeypatch):
     trainer = make_trainer()
     trainer.step()
     trainer.checkpoint()
+    num_rows = make_replica(trainer).state.table.num_rows
+    monkeypatch.setattr(checkpoint_loader, "ReplicaTable", partial(ReplicaTable, max_rows=num_rows))
     replica = make_replica(trainer)
-    replica.state.table._max_rows = replica.state.table.num_rows
     before = replica.state.next_delta
     trainer.log.append(trainer.topic, [encode_delta(Delta(*before, 0, START_MS))], time_ms=START_MS)
     rows = np.zeros((64, 32), np.uint8)

@@ -138,10 +138,11 @@ def test_the_rest_of_a_pruned_chain_is_not_applied_to_an_older_base(make_trainer
 def test_readers_do_not_wait_for_a_writer(make_trainer, make_replica, monkeypatch):
     """pytorch/FBGEMM#5554: a writer with precedence stalled all readers."""
     trainer = make_trainer()
+    trainer.job = trainer.job.model_copy(update={"serving": trainer.job.serving.model_copy(update={"engine": "fbgemm"})})
     trainer.step(2)
     trainer.checkpoint()
     replica = make_replica(trainer)
-    batch, store = trainer.batch(9), replica.state.table._store
+    batch, store = trainer.batch(9), replica.state.table._store._store
     before = replica.state.predict(batch)
     writing, gate, write = threading.Event(), threading.Event(), store.write
 

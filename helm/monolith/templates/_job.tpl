@@ -44,6 +44,13 @@ The job's TOML as JSON. Checks the rules of a cluster, beyond those of monolith_
 {{- end -}}
 {{- end -}}
 {{- $folder := dig "trainer" "checkpoint_dir" "" $job -}}
+{{- if hasPrefix "s3://" $folder -}}
+{{- $cache := dig "objects" "cache_dir" "" $job -}}
+{{- if not (regexMatch "^/checkpoints(/|$)" $cache) -}}
+{{- fail (printf "job: objects.cache_dir must be in /checkpoints, where the volume of local copies is mounted, got %q" $cache) -}}
+{{- end -}}
+{{- $folder = "/checkpoints" -}}
+{{- end -}}
 {{- if not (regexMatch "^/.+" $folder) -}}
 {{- fail (printf "job: trainer.checkpoint_dir must be an absolute folder, the volume is mounted there, got %q" $folder) -}}
 {{- end -}}

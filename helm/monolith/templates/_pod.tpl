@@ -145,9 +145,22 @@ env:
 {{- end -}}
 
 {{- define "monolith.checkpointsVolume" -}}
+{{- $job := include "monolith.job" .root | fromJson -}}
 - name: checkpoints
+  {{- if hasPrefix "s3://" $job.trainer.checkpoint_dir }}
+  # Local copies: the checkpoints are in the object store.
+  emptyDir:
+    sizeLimit: {{ .root.Values.checkpoints.size }}
+  {{- else }}
   persistentVolumeClaim:
     claimName: {{ include "monolith.claimName" .root }}
+  {{- end }}
+{{- end -}}
+
+{{- define "monolith.checkpointsMount" -}}
+{{- $folder := (include "monolith.job" .root | fromJson).trainer.checkpoint_dir -}}
+- name: checkpoints
+  mountPath: {{ ternary "/checkpoints" $folder (hasPrefix "s3://" $folder) }}
 {{- end -}}
 
 {{/* Probes of the metrics port. Imports take some seconds at the start. */}}

@@ -95,4 +95,18 @@ inline nb::tuple emissions_of(const Partition& partition) {
     return nb::make_tuple(vector_array(kinds), vector_array(firsts), vector_array(labels));
 }
 
+// Return of all emissions: offset of the impression, row of the candidate, sample rate, event time of knowing the
+// labels.
+inline nb::tuple places_of_emissions(const Partition& partition) {
+    std::vector<int64_t> offsets, rows, known_ms;
+    std::vector<float> rates;
+    for (const Emission& emission : partition.waiting().outcome().emissions) {
+        offsets.push_back(emission.offset);
+        rows.push_back(emission.row);
+        rates.push_back(emission.sample_rate);
+        known_ms.push_back(emission.known_ms);
+    }
+    return nb::make_tuple(vector_array(offsets), vector_array(rows), vector_array(rates), vector_array(known_ms));
+}
+
 }  // namespace

@@ -66,6 +66,13 @@ nb::list early_of(const Partition& partition) {
     return list;
 }
 
+nb::list arrived_of(const Partition& partition) {
+    nb::list list;
+    for (const auto& [offset, bytes] : partition.arrived())
+        list.append(nb::make_tuple(offset, bytes_of(bytes.value())));
+    return list;
+}
+
 nb::tuple changes_of(Partition& partition) {
     const Blocks::Changes changes = partition.changes();
     nb::list puts;
@@ -144,8 +151,8 @@ void bind_joiner(nb::module_& m) {
         .def_prop_ro("watermark",
                      [](const Partition& partition) {
                          const WatermarkState& state = partition.watermark();
-                         return WatermarkFields{state.watermark_ms, state.newest_ms,    state.newest_at_ms,
-                                                state.refusals,     state.is_confirmed, state.furthest_seen_ms};
+                         return WatermarkFields{state.watermark_ms, state.newest_ms, state.newest_at_ms,
+                                                state.recent_ms};
                      })
         .def_prop_ro("has_changes", &Partition::has_changes)
         .def_prop_ro("num_requests", [](const Partition& partition) { return partition.waiting().num_requests(); })
@@ -171,7 +178,10 @@ void bind_joiner(nb::module_& m) {
         .def("refused_actions", &actions_of)
         .def("report_early", &Partition::report_early, "waiting"_a)
         .def("early_actions", &early_of)
+        .def("report_arrived", &Partition::report_arrived)
+        .def("arrived", &arrived_of)
         .def("emissions", &emissions_of)
+        .def("places_of_emissions", &places_of_emissions)
         .def(
             "written", [](const Partition& partition) { return Written(partition); }, nb::keep_alive<0, 1>())
         .def("counted_columns", &counted_columns, "names"_a)

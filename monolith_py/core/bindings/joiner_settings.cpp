@@ -56,18 +56,17 @@ void bind_joiner_settings(nb::module_& m) {
             },
             "default"_a, "by_value"_a)
         .def_rw("num_ahead", &Settings::num_ahead)
+        .def_rw("num_agreeing", &Settings::num_agreeing)
         .def_rw("idle_timeout_s", &Settings::idle_timeout_s)
         .def_rw("max_skew_ms", &Settings::max_skew_ms)
         .def_rw("not_from_ms", &Settings::not_from_ms)
         .def_rw("not_to_ms", &Settings::not_to_ms)
         .def(
             "set_range",
-            [](Settings& s, std::pair<int64_t, int64_t> read, std::pair<int64_t, int64_t> impressions,
-               std::pair<int64_t, int64_t> actions) {
-                s.range = Range{read.first,         read.second,   impressions.first,
-                                impressions.second, actions.first, actions.second};
+            [](Settings& s, std::pair<int64_t, int64_t> impressions, std::pair<int64_t, int64_t> actions) {
+                s.range = Range{impressions.first, impressions.second, actions.first, actions.second};
             },
-            "read"_a, "impressions"_a, "actions"_a);
+            "impressions"_a, "actions"_a);
     nb::class_<Lookback>(m, "JoinerLookback")
         .def(
             "__init__",

@@ -18,14 +18,14 @@ using namespace monolith;
 using namespace monolith::joiner;
 
 using WatermarkFields = std::tuple<std::optional<int64_t>, std::array<std::optional<int64_t>, kNumInputs>, int64_t,
-                                   std::array<int64_t, kNumInputs>, bool, std::optional<int64_t>>;
+                                   std::array<std::vector<int64_t>, kNumInputs>>;
 
 // Offsets of the inputs, the end of the examples, the last step.
 using PlaceFields = std::tuple<int64_t, int64_t, int64_t, int64_t>;
 
 inline WatermarkState state_of(const WatermarkFields& fields) {
-    const auto& [watermark_ms, newest_ms, newest_at_ms, refusals, is_confirmed, furthest_seen_ms] = fields;
-    return {watermark_ms, newest_ms, newest_at_ms, refusals, is_confirmed, furthest_seen_ms};
+    const auto& [watermark_ms, newest_ms, newest_at_ms, recent_ms] = fields;
+    return {watermark_ms, newest_ms, newest_at_ms, recent_ms};
 }
 
 inline OpenPlace place_of(const PlaceFields& fields) {

@@ -22,7 +22,11 @@ void drop_late(Request& request, uint32_t row) {
 
 }  // namespace
 
-void adopt(Request& request, const ItemFacts& facts, Outcome& outcome) {
+void adopt(Request& request, const ItemFacts& items, Outcome& outcome) {
+    ItemFacts marked;
+    for (const auto& [item_id, labels] : items)
+        if (request.has_marks) marked[request.mark_of(item_id)] |= labels;
+    const ItemFacts& facts = request.has_marks ? marked : items;
     for (uint32_t row = 0; row < request.num_candidates; ++row) {
         Request::Candidate& candidate = request.candidates[row];
         if (candidate.status == Status::kRepeated) continue;

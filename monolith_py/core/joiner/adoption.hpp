@@ -26,7 +26,7 @@ struct Reach {
 };
 
 // Take over the examples of `request` in the log. The emissions count as sampled away: they are not written.
-void adopt(Request& request, const ItemFacts& facts, Outcome& outcome);
+void adopt(Request& request, const ItemFacts& items, Outcome& outcome);
 
 // Note that the candidates of `request` without an example were sampled away, once all of its facts were adopted and
 // its window was closed. The emissions are those of `adopt`.

@@ -1,5 +1,6 @@
-// Layout of a block, little-endian: version, task names; number of forgotten requests and their ids; then each changed
-// request: id, times, place and sizes of the impression, numbers, candidates, their rates, late and early actions.
+// Layout of a block, little-endian: version, task names; numbers of forgotten requests and their ids, or the offsets of
+// their impressions; then each changed request: id, times, place and sizes of the impression, numbers, candidates with
+// ids of items or marks, their rates, late and early actions.
 #include "joiner/blocks.hpp"
 
 #include <algorithm>
@@ -10,18 +11,19 @@ namespace monolith::joiner {
 
 namespace {
 
-constexpr uint8_t kVersion = 2;
+constexpr uint8_t kVersion = 3;
 // A larger block is followed by another, so each stays far below the largest value of a store.
 constexpr size_t kBlockBytes = 4 << 20;
 
-void write(Writer& out, const SeenAction& seen) { out.fields(seen.offset, seen.value); }
+void write(Writer& out, const SeenAction& seen) { out.fields(seen.offset, seen.clock_ms, seen.value); }
 
 void write(Writer& out, const Request& request) {
     static const Request::Actions empty;
     const Request::Actions& actions = request.actions ? *request.actions : empty;
-    out.fields(request.id, request.time_ms, request.deadline_ms, request.offset, request.impression_bytes);
-    out.fields(request.shared_bytes, request.num_candidates);
+    out.fields(request.id, request.time_ms, request.deadline_ms, request.clock_ms, request.offset);
+    out.fields(request.impression_bytes, request.shared_bytes, request.num_candidates);
     out.fields(static_cast<uint32_t>(actions.late.size()), static_cast<uint32_t>(actions.early.size()));
+    out.field(request.has_marks);
     for (uint32_t row = 0; row < request.num_candidates; ++row) {
         const Request::Candidate& candidate = request.candidates[row];
         out.fields(candidate.item_id, candidate.labels, candidate.status);
@@ -37,7 +39,7 @@ void write(Writer& out, const Request& request) {
 
 SeenAction read_action_of(Reader& in, const Rules& rules) {
     SeenAction seen;
-    in.fields(seen.offset, seen.value);
+    in.fields(seen.offset, seen.clock_ms, seen.value);
     Action action;
     if (!read_action(seen.value, action)) throw BlockError("an action must be whole");
     seen.item_id = action.item_id;
@@ -86,8 +88,8 @@ void read_candidates(Reader& in, Request& request, uint32_t num_candidates, cons
 void read_request(Reader& in, uint32_t number, const Rules& rules, const Tasks& tasks, WaitingRequests& waiting) {
     Request& request = waiting.restore(in.value<std::string>());
     uint32_t num_candidates = 0, num_late = 0, num_early = 0;
-    in.fields(request.time_ms, request.deadline_ms, request.offset, request.impression_bytes, request.shared_bytes);
-    in.fields(num_candidates, num_late, num_early);
+    in.fields(request.time_ms, request.deadline_ms, request.clock_ms, request.offset, request.impression_bytes);
+    in.fields(request.shared_bytes, num_candidates, num_late, num_early, request.has_marks);
     read_candidates(in, request, num_candidates, tasks);
     request.actions.reset();
     for (uint32_t i = 0; i < num_late; ++i) {
@@ -108,6 +110,9 @@ void Blocks::restore(uint32_t number, std::string_view value, const Rules& rules
     for (std::string& name : names) in.field(name);
     const auto num_forgotten = in.value<uint32_t>();
     for (uint32_t i = 0; i < num_forgotten; ++i) waiting.drop(in.value<std::string>());
+    std::vector<int64_t> offsets;
+    in.field(offsets);
+    for (int64_t offset : offsets) forgotten_.emplace_back(offset, number);
     const Tasks tasks(names, rules.tasks);
     while (in.left() > 0) read_request(in, number, rules, tasks, waiting);
     references_[number];
@@ -115,6 +120,7 @@ void Blocks::restore(uint32_t number, std::string_view value, const Rules& rules
 }
 
 void Blocks::restored(WaitingRequests& waiting) {
+    waiting.drop_forgotten(std::exchange(forgotten_, {}));
     waiting.for_each([&](const Request& request) { ++references_[request.state_block]; });
     waiting.restored();
 }
@@ -132,13 +138,17 @@ Blocks::Changes Blocks::changes(const WaitingRequests& waiting, const Rules& rul
     }
     result.deletes = deletes_;
     Writer out;
-    const auto begin = [&](const std::vector<std::string>& forgotten) {
+    const auto begin = [&](bool is_first) {
+        static const std::vector<std::string> no_ids;
+        static const std::vector<int64_t> no_offsets;
+        const std::vector<std::string>& forgotten = is_first ? waiting.forgotten() : no_ids;
         out.buffer().reserve(std::min(kBlockBytes, 256 * waiting.changed().size()));
         out.field(kVersion);
         out.field(static_cast<uint8_t>(rules.tasks.size()));
         for (const std::string& name : rules.tasks) out.field(name);
         out.field(static_cast<uint32_t>(forgotten.size()));
         for (const std::string& id : forgotten) out.field(id);
+        out.field(is_first ? waiting.forgotten_offsets() : no_offsets);
     };
     const auto end = [&] {
         result.puts.emplace_back(next_ + static_cast<uint32_t>(result.puts.size()), std::move(out.buffer()));
@@ -147,7 +157,7 @@ Blocks::Changes Blocks::changes(const WaitingRequests& waiting, const Rules& rul
     bool is_open = false;
     for (Request* request : waiting.changed()) {
         if (request == nullptr) continue;
-        if (!is_open) begin(result.puts.empty() ? waiting.forgotten() : std::vector<std::string>{});
+        if (!is_open) begin(result.puts.empty());
         is_open = true;
         write(out, *request);
         placed_.push_back({request, next_ + static_cast<uint32_t>(result.puts.size())});
@@ -155,8 +165,8 @@ Blocks::Changes Blocks::changes(const WaitingRequests& waiting, const Rules& rul
         end();
         is_open = false;
     }
-    if (!is_open && result.puts.empty() && !waiting.forgotten().empty()) {
-        begin(waiting.forgotten());
+    if (!is_open && result.puts.empty() && !(waiting.forgotten().empty() && waiting.forgotten_offsets().empty())) {
+        begin(true);
         is_open = true;
     }
     if (is_open) end();

@@ -44,10 +44,11 @@ class Blocks {
     void release(uint32_t number);
 
     uint32_t next_ = 1;
-    std::map<uint32_t, uint64_t> references_;  // of requests to each stored block
-    std::vector<Placed> placed_;               // what the last `changes` wrote, and where
-    uint32_t num_puts_ = 0;                    // of the last `changes`
-    std::vector<uint32_t> deletes_;            // of the last `changes`
+    std::map<uint32_t, uint64_t> references_;              // of requests to each stored block
+    std::vector<Placed> placed_;                           // what the last `changes` wrote, and where
+    uint32_t num_puts_ = 0;                                // of the last `changes`
+    std::vector<uint32_t> deletes_;                        // of the last `changes`
+    std::vector<std::pair<int64_t, uint32_t>> forgotten_;  // while blocks are restored: offset, and block that says so
 };
 
 }  // namespace monolith::joiner

@@ -54,6 +54,16 @@ int64_t Intake::horizon_ms() const {
     return horizon_ms;
 }
 
+bool Intake::is_alone(InputTopic topic, int64_t time_ms) const {
+    size_t num_behind = 0, num_agreeing = 0;
+    for (const Entry& entry : buffers_[topic].entries) {
+        if (!entry.fault.empty()) continue;
+        num_agreeing += entry.time_ms >= time_ms - kMaxJumpMs;
+        if (++num_behind == kBehind) return num_agreeing < kAgreeing;
+    }
+    return false;
+}
+
 bool Intake::take(int64_t horizon_ms, Next& next) {
     int first = -1;
     if (is_replay_ && !(is_complete(buffers_[kImpressions]) && is_complete(buffers_[kActions]))) return false;
@@ -67,7 +77,6 @@ bool Intake::take(int64_t horizon_ms, Next& next) {
     if (order_ms > horizon_ms || !is_complete(buffer)) return false;
     next.topic = static_cast<InputTopic>(first);
     next.order_ms = buffer.taken_ms = order_ms;
-    next.limit_ms = buffer.entries.size() > kLookAhead ? order_ms : kForeverMs;
     next.entry = std::move(buffer.entries.front());
     buffer.num_valid -= next.entry.fault.empty();
     buffer.entries.pop_front();

@@ -30,7 +30,6 @@ class Intake {
     // The next record in the order of event time.
     struct Next {
         InputTopic topic;
-        int64_t limit_ms;  // no watermark may pass it
         int64_t order_ms;  // its place in the order
         Entry entry;
     };
@@ -46,6 +45,9 @@ class Intake {
     }
     // Return the event time up to which all records were read, as far as the last records of each backlog tell.
     int64_t horizon_ms() const;
+    // Return whether the records behind the one taken last show that its time is not that of its topic. Without
+    // `kBehind` of them it is believed: the wall clock of a joiner that keeps up tells.
+    bool is_alone(InputTopic topic, int64_t time_ms) const;
     // Take the next record into `next`; false where a topic with a backlog may have an earlier one not read yet.
     bool take(int64_t horizon_ms, Next& next);
 
@@ -60,8 +62,8 @@ class Intake {
         size_t num_valid = 0;
     };
 
-    // Records behind one that let it move the watermark no further than to them.
-    static constexpr size_t kLookAhead = 8;
+    // Records behind one that are looked at, and those that must agree with it to a day.
+    static constexpr size_t kBehind = 8, kAgreeing = 3;
     void place(Buffer& buffer, size_t first) const;
     bool is_complete(const Buffer& buffer) const { return !buffer.has_backlog || buffer.entries.size() > num_ahead_; }
 

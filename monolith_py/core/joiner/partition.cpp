@@ -13,14 +13,14 @@ constexpr const char* kNames[kNumInputs] = {"impression", "action"};
 Partition::Partition(Settings settings, const WatermarkState& watermark, std::array<int64_t, kNumInputs> offsets,
                      double now_s)
     : settings_(std::move(settings)),
-      watermark_(settings_.rules.max_out_of_orderness_ms, settings_.idle_timeout_s, watermark, now_s),
+      watermark_(settings_.rules.max_out_of_orderness_ms, settings_.idle_timeout_s, settings_.num_agreeing, watermark,
+                 now_s),
       offsets_(offsets),
       intake_(settings_.num_ahead, settings_.range.has_value()),
       features_(settings_.widths),
       waiting_(settings_.rules),
       lookback_({offsets}, 0, settings_.rules.window_ms + settings_.rules.allowed_lateness_ms) {
     counts_.by_kind.resize(settings_.rules.kinds.size());
-    if (settings_.range) watermark_.trust_limits();
 }
 
 void Partition::push(InputTopic topic, const std::vector<std::pair<int64_t, std::string_view>>& records, size_t wanted,
@@ -95,7 +95,6 @@ std::pair<size_t, bool> Partition::run(double now_s, int64_t wall_ms) {
     Intake::Next next;
     while (intake_.take(horizon_ms, next)) {
         ++num_records;
-        if (settings_.range && !settings_.range->reads(next.order_ms)) continue;
         order_ms_ = next.order_ms;
         process(next, watermark_ms, wall_ms);
         watermark_ms = watermark_.advance(now_s);
@@ -110,28 +109,34 @@ void Partition::process(Intake::Next& next, std::optional<int64_t> watermark_ms,
     Entry& entry = next.entry;
     offsets_[next.topic] = entry.offset + 1;
     ++counts_.read[next.topic];
+    // A record is judged by its topic's time before it: by the log, not by how far the other topic was read.
+    const int64_t clock_ms = watermark_.clock_ms(next.topic);
     if (entry.fault.empty()) {
-        const std::string rule =
-            watermark_.observe(next.topic, entry.time_ms, wall_ms, settings_.range ? next.order_ms : next.limit_ms);
-        if (!rule.empty()) entry.fault = std::string(kNames[next.topic]) + "." + rule;
+        if (watermark_.is_jump(next.topic, entry.time_ms) && intake_.is_alone(next.topic, entry.time_ms))
+            entry.fault = std::string(kNames[next.topic]) + ".time_ms must be at most " + std::to_string(kMaxJumpMs) +
+                          " ms ahead of the newest event " + std::to_string(clock_ms) + ", got " +
+                          std::to_string(entry.time_ms);
+        else
+            watermark_.observe(next.topic, entry.time_ms, wall_ms);
     }
     if (!entry.fault.empty()) {
         std::string value =
             entry.impression.is_there() ? std::string(entry.impression.value()) : std::move(entry.value);
         refused_.push_back({next.topic, entry.offset, std::move(value), std::move(entry.fault)});
     } else if (next.topic == kImpressions) {
-        see_impression(entry, watermark_ms);
+        see_impression(entry, watermark_ms, clock_ms);
     } else {
-        see_action(entry);
+        see_action(entry, clock_ms);
     }
 }
 
-void Partition::see_impression(Entry& entry, std::optional<int64_t> watermark_ms) {
+void Partition::see_impression(Entry& entry, std::optional<int64_t> watermark_ms, int64_t clock_ms) {
     ++counts_.valid_impressions;
     const int64_t until_ms = settings_.rules.forget_ms(entry.time_ms);
     lookback_.note(kImpressions, entry.offset, until_ms);
     waiting_.reach(watermark_ms);
-    if (waiting_.advanced_ms() && *waiting_.advanced_ms() >= until_ms) {
+    const bool is_forgotten = waiting_.advanced_ms() && *waiting_.advanced_ms() >= until_ms;
+    if (is_forgotten || clock_ms - settings_.rules.max_out_of_orderness_ms >= until_ms) {
         too_late_.push_back({kImpressions, entry.offset, std::string(entry.impression.value()), {}});
         return;
     }
@@ -140,16 +145,20 @@ void Partition::see_impression(Entry& entry, std::optional<int64_t> watermark_ms
     early_.clear();
     const bool is_in_range = settings_.range && settings_.range->has(entry.time_ms);
     range_counts_.impressions += is_in_range;
-    if (!waiting_.see_impression(impression_, entry.impression, entry.offset, early_))
+    const bool is_new = waiting_.see_impression(impression_, {entry.impression, entry.offset, clock_ms}, early_);
+    if (!is_new)
         ++counts_.repeated;
     else
         range_counts_.requests += is_in_range;
+    if (reports_arrived_ && is_new) arrived_.emplace_back(entry.offset, entry.impression);
     for (int64_t offset : early_) lookback_.note(kActions, offset, until_ms);
 }
 
-void Partition::see_action(Entry& entry) {
+void Partition::see_action(Entry& entry, int64_t clock_ms) {
     Action action;
     if (!read_action(entry.value, action)) throw std::logic_error("an action was read before");
+    // Of any kind: it has a part in the time of its topic.
+    lookback_.note(kActions, entry.offset, settings_.rules.expire_ms(action.time_ms, clock_ms));
     const uint32_t kind = settings_.rules.kind_of(action.kind);
     if (kind == kNoKind) {
         ++counts_.unused_kinds;
@@ -159,12 +168,11 @@ void Partition::see_action(Entry& entry) {
     if (!is_positive && settings_.rules.kinds[kind].bits) ++counts_.unused_values;
     ++counts_.by_kind[kind];
     range_counts_.actions += settings_.range && settings_.range->counts_action(order_ms_);
-    lookback_.note(kActions, entry.offset, settings_.rules.expire_ms(action.time_ms));
     const std::string request_id(action.request_id);
     std::string value = reports_early_ ? entry.value : std::string();
     const int64_t time_ms = action.time_ms;
     const bool waits = waiting_.see_action(request_id, {entry.offset, action.item_id, action.time_ms, kind, is_positive,
-                                                        std::move(entry.value), order_ms_});
+                                                        std::move(entry.value), clock_ms, order_ms_});
     if (reports_early_ && waits) early_actions_.push_back({request_id, time_ms, std::move(value)});
 }
 
@@ -208,29 +216,31 @@ void Partition::recover(InputTopic topic, const std::vector<std::pair<int64_t, s
         Entry entry = entry_of(topic, value, wall_ms, judge);
         if (!entry.fault.empty()) continue;  // a dead letter already
         entry.offset = offset;
+        const int64_t clock_ms = watermark_.clock_ms(topic);
+        watermark_.observe(topic, entry.time_ms, wall_ms);
         if (topic == kImpressions)
-            recover_impression(entry);
+            recover_impression(entry, clock_ms);
         else
-            recover_action(entry);
+            recover_action(entry, clock_ms);
     }
 }
 
-void Partition::recover_impression(const Entry& entry) {
+void Partition::recover_impression(const Entry& entry, int64_t clock_ms) {
     if (settings_.rules.forget_ms(entry.time_ms) <= reach_.forgotten_ms) return;
     if (!read_impression(entry.impression.value(), impression_))
         throw std::logic_error("an impression was read before");
-    waiting_.recover_impression(impression_, entry.impression, entry.offset);
+    waiting_.recover_impression(impression_, {entry.impression, entry.offset, clock_ms});
 }
 
-void Partition::recover_action(Entry& entry) {
+void Partition::recover_action(Entry& entry, int64_t clock_ms) {
     Action action;
     if (!read_action(entry.value, action)) throw std::logic_error("an action was read before");
     const uint32_t kind = settings_.rules.kind_of(action.kind);
-    const bool is_expired = settings_.rules.expire_ms(action.time_ms) <= reach_.forgotten_ms;
+    const bool is_expired = settings_.rules.expire_ms(action.time_ms, clock_ms) <= reach_.forgotten_ms;
     if (kind == kNoKind || (is_expired && !waiting_.remembers(action.request_id))) return;
     const std::string request_id(action.request_id);
-    waiting_.recover_action(
-        request_id, {entry.offset, action.item_id, action.time_ms, kind, action.value > 0, std::move(entry.value)});
+    waiting_.recover_action(request_id, {entry.offset, action.item_id, action.time_ms, kind, action.value > 0,
+                                         std::move(entry.value), clock_ms});
 }
 
 void Partition::clear_step() {
@@ -239,6 +249,7 @@ void Partition::clear_step() {
     refused_.clear();
     too_late_.clear();
     early_actions_.clear();
+    arrived_.clear();
 }
 
 Counts Partition::take_counts() {

@@ -25,12 +25,12 @@ namespace monolith::joiner {
 struct Settings {
     Rules rules;
     Widths widths;
-    size_t num_ahead = 0;  // of `Intake`
+    size_t num_ahead = 0;     // of `Intake`
+    size_t num_agreeing = 1;  // of `Watermark`
     double idle_timeout_s = 0;
     int64_t max_skew_ms = 0;
     int64_t not_from_ms = 0, not_to_ms = 0;
-    // Of a replay: both topics are read to their ends, invalid records are refused as they are read, and records whose
-    // place in the order is outside are passed over.
+    // Of a replay: both topics are read to their ends, and invalid records are refused as they are read.
     std::optional<Range> range;
 };
 
@@ -123,13 +123,17 @@ class Partition {
     // Report the actions that begin to wait for their impression, and those that wait now if `waiting`.
     void report_early(bool waiting);
     const std::vector<EarlyAction>& early_actions() const { return early_actions_; }
+    // Report the impressions of new requests from now on.
+    void report_arrived() { reports_arrived_ = true; }
+    // Return offset and bytes of the impressions of the requests that are new in this step, in order.
+    const std::vector<std::pair<int64_t, ImpressionBytes>>& arrived() const { return arrived_; }
     // Return the numbers since the last call.
     Counts take_counts();
     // Return the numbers of the range since the last call, those of the open step included: call it once a step.
     RangeCounts take_range_counts();
     bool has_changes() const {
-        return !waiting_.changed().empty() || !waiting_.forgotten().empty() || !too_late_.empty() ||
-               !early_actions_.empty();
+        return !waiting_.changed().empty() || !waiting_.forgotten().empty() || !waiting_.forgotten_offsets().empty() ||
+               !too_late_.empty() || !early_actions_.empty();
     }
     Blocks::Changes changes() { return blocks_.changes(waiting_, settings_.rules); }
     void clear_step();
@@ -143,10 +147,10 @@ class Partition {
     bool accepts(InputTopic topic, std::string_view value, int64_t wall_ms, int64_t& time_ms);
     Entry entry_of(InputTopic topic, std::string_view value, int64_t wall_ms, const Judge& judge);
     void process(Intake::Next& next, std::optional<int64_t> watermark_ms, int64_t wall_ms);
-    void see_impression(Entry& entry, std::optional<int64_t> watermark_ms);
-    void see_action(Entry& entry);
-    void recover_impression(const Entry& entry);
-    void recover_action(Entry& entry);
+    void see_impression(Entry& entry, std::optional<int64_t> watermark_ms, int64_t clock_ms);
+    void see_action(Entry& entry, int64_t clock_ms);
+    void recover_impression(const Entry& entry, int64_t clock_ms);
+    void recover_action(Entry& entry, int64_t clock_ms);
 
     Settings settings_;
     Watermark watermark_;
@@ -162,6 +166,8 @@ class Partition {
     std::vector<RefusedRecord> refused_, too_late_;
     bool reports_early_ = false;
     std::vector<EarlyAction> early_actions_;  // of this step
+    bool reports_arrived_ = false;
+    std::vector<std::pair<int64_t, ImpressionBytes>> arrived_;  // of this step
     Counts counts_;
     RangeCounts range_counts_;
     int64_t order_ms_ = 0;   // of the record that is processed

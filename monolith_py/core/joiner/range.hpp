@@ -1,4 +1,4 @@
-// A range of history that is joined again: places in the order (about the time of arrival) and event times.
+// A range of history that is joined again: event times, and places in the order (about the time of arrival).
 #pragma once
 
 #include <cstdint>
@@ -9,11 +9,9 @@ namespace monolith::joiner {
 
 // Milliseconds, intervals [from, to).
 struct Range {
-    int64_t read_from_ms = 0, read_to_ms = kForeverMs;  // places of the records that are read
-    int64_t from_ms = 0, to_ms = kForeverMs;            // event times of the impressions whose examples are written
+    int64_t from_ms = 0, to_ms = kForeverMs;  // event times of the impressions whose examples are written
     int64_t actions_from_ms = 0, actions_to_ms = kForeverMs;  // places of the actions that count
 
-    bool reads(int64_t order_ms) const { return order_ms >= read_from_ms && order_ms < read_to_ms; }
     bool has(int64_t time_ms) const { return time_ms >= from_ms && time_ms < to_ms; }
     bool counts_action(int64_t order_ms) const { return order_ms >= actions_from_ms && order_ms < actions_to_ms; }
 };

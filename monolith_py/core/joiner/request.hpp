@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "index/hash.hpp"
 #include "joiner/impression.hpp"
 
 namespace monolith::joiner {
@@ -53,6 +54,7 @@ struct SeenAction {
     uint32_t kind = kNoKind;  // index in `Rules::kinds`
     bool is_positive = true;  // its value is above 0
     std::string value;        // of the record
+    int64_t clock_ms = 0;     // event time of its topic before it
     int64_t order_ms = 0;     // its place in the order, in a replay
 };
 
@@ -60,6 +62,13 @@ struct SeenAction {
 struct LateAction {
     uint32_t row = 0;
     SeenAction seen;
+};
+
+// An impression, where it is in its partition, and the event time of its topic before it.
+struct Arrival {
+    ImpressionBytes impression;
+    int64_t offset = 0;
+    int64_t clock_ms = 0;
 };
 
 struct Request {
@@ -77,6 +86,7 @@ struct Request {
     std::string id;
     int64_t time_ms = 0;  // event time of the impression
     int64_t deadline_ms = 0;
+    int64_t clock_ms = 0;                     // event time of the topic before the impression
     int64_t offset = 0;                       // of the impression in its partition
     ImpressionBytes impression;               // none before it arrives, and once only the log has it
     std::unique_ptr<Candidate[]> candidates;  // (B,)
@@ -90,8 +100,15 @@ struct Request {
     uint32_t place = UINT32_MAX;   // in the heap of due times
     uint32_t state_block = 0;      // block of the store with the newest state; 0: none
     uint32_t change = UINT32_MAX;  // in the list of the changes of this step
+    bool has_marks = false;        // the candidates have marks of their items in place of their ids
 
     bool has_arrived() const { return num_candidates > 0; }
+    // Return a hash of an item, another one in each request.
+    int64_t mark_of(int64_t item_id) const {
+        return static_cast<int64_t>(mix(static_cast<uint64_t>(item_id) ^ mix(static_cast<uint64_t>(offset))) >> 32);
+    }
+    // Return what the candidate of this item has as its id.
+    int64_t key_of(int64_t item_id) const { return has_marks ? mark_of(item_id) : item_id; }
     size_t num_early() const { return actions ? actions->early.size() : 0; }
     bool is_waiting() const { return num_waiting + num_known > 0; }
     Actions& waiting_actions() {

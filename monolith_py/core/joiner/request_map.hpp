@@ -13,6 +13,16 @@
 
 namespace monolith::joiner {
 
+inline uint64_t id_hash(std::string_view id) {
+    uint64_t hash = hash_secret() ^ mix(id.size() + kGolden);
+    for (size_t at = 0; at < id.size(); at += 8) {
+        uint64_t word = 0;
+        std::memcpy(&word, id.data() + at, std::min<size_t>(8, id.size() - at));
+        hash = mix(hash ^ word) * kGolden;
+    }
+    return hash;
+}
+
 class RequestMap {
   public:
     RequestMap() : slots_(kSmallest) {}
@@ -66,15 +76,7 @@ class RequestMap {
     };
     static constexpr size_t kSmallest = 64;
 
-    static uint32_t hash_of(std::string_view id) {
-        uint64_t hash = hash_secret() ^ mix(id.size() + kGolden);
-        for (size_t at = 0; at < id.size(); at += 8) {
-            uint64_t word = 0;
-            std::memcpy(&word, id.data() + at, std::min<size_t>(8, id.size() - at));
-            hash = mix(hash ^ word) * kGolden;
-        }
-        return static_cast<uint32_t>(hash >> 32);
-    }
+    static uint32_t hash_of(std::string_view id) { return static_cast<uint32_t>(id_hash(id) >> 32); }
     // Return the slot of this id, or the empty one where it would be.
     size_t place_of(std::string_view id, uint32_t hash) const {
         const size_t mask = slots_.size() - 1;

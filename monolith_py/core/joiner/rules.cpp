@@ -13,8 +13,9 @@ namespace {
 constexpr uint32_t kNoRow = UINT32_MAX;
 
 uint32_t row_of(const Request& request, int64_t item_id) {
+    const int64_t key = request.key_of(item_id);
     for (uint32_t row = 0; row < request.num_candidates; ++row)
-        if (request.candidates[row].item_id == item_id) return row;
+        if (request.candidates[row].item_id == key) return row;
     return kNoRow;
 }
 
@@ -34,14 +35,14 @@ bool is_kept(std::string_view request_id, int64_t item_id, double rate) {
     return blake2b_64(message, "negative sample") < static_cast<uint64_t>(std::ceil(std::ldexp(rate, 64)));
 }
 
-void StateMachine::see_impression(Request& request, const Impression& impression, const ImpressionBytes& bytes,
-                                  int64_t offset) {
+void StateMachine::see_impression(Request& request, const Impression& impression, const Arrival& arrival) {
     const auto num = static_cast<uint32_t>(impression.num_candidates());
     request.time_ms = impression.time_ms;
     request.deadline_ms = impression.time_ms + rules_.window_ms;
-    request.offset = offset;
-    request.impression = bytes;
-    request.impression_bytes = static_cast<uint32_t>(bytes.value().size());
+    request.clock_ms = arrival.clock_ms;
+    request.offset = arrival.offset;
+    request.impression = arrival.impression;
+    request.impression_bytes = static_cast<uint32_t>(arrival.impression.value().size());
     request.shared_bytes = static_cast<uint32_t>(impression.shared.size());
     request.candidates = std::make_unique<Request::Candidate[]>(num);
     request.num_candidates = num;
@@ -73,15 +74,18 @@ void StateMachine::see_action(Request& request, SeenAction seen) {
         return;
     }
     const bool closes = closes_request(seen);
-    const int64_t time_ms = seen.time_ms;
+    const int64_t time_ms = seen.time_ms, forget_ms = request.deadline_ms + rules_.allowed_lateness_ms;
     const uint32_t row = row_of(request, seen.item_id);
-    if (row == kNoRow && !closes) {
+    if (rules_.has_passed(request.clock_ms, rules_.expire_ms(seen))) {
+        refuse(request, std::move(seen), Reason::kNoImpression);  // it came too early, whichever topic was read first
+    } else if (row == kNoRow && !closes) {
         refuse(request, std::move(seen), Reason::kNoCandidate);
-    } else if (time_ms >= request.deadline_ms + rules_.allowed_lateness_ms) {
+    } else if (time_ms >= forget_ms || rules_.has_passed(seen.clock_ms, forget_ms)) {
         refuse(request, std::move(seen), Reason::kExpired);
     } else {
+        const bool ends = closes && !is_late(request, seen);
         if (row != kNoRow) see_on_candidate(request, row, std::move(seen));
-        if (closes && time_ms < request.deadline_ms) emit_all(request, std::max(request.time_ms, time_ms));
+        if (ends) emit_all(request, std::max(request.time_ms, time_ms));
     }
 }
 
@@ -93,7 +97,7 @@ void StateMachine::advance(Request& request, int64_t watermark_ms) {
     if (!request.actions) return;
     std::vector<SeenAction> kept;
     for (SeenAction& seen : request.actions->early) {
-        if (watermark_ms >= rules_.expire_ms(seen.time_ms))
+        if (watermark_ms >= rules_.expire_ms(seen))
             refuse(request, std::move(seen), Reason::kNoImpression);
         else
             kept.push_back(std::move(seen));
@@ -104,9 +108,9 @@ void StateMachine::advance(Request& request, int64_t watermark_ms) {
 int64_t StateMachine::due_ms(const Request& request) const {
     if (request.has_arrived()) return request.deadline_ms + (request.is_waiting() ? 0 : rules_.allowed_lateness_ms);
     if (!request.actions || request.actions->early.empty()) return kForeverMs;
-    int64_t oldest_ms = kForeverMs;
-    for (const SeenAction& seen : request.actions->early) oldest_ms = std::min(oldest_ms, seen.time_ms);
-    return rules_.expire_ms(oldest_ms);
+    int64_t first_ms = kForeverMs;
+    for (const SeenAction& seen : request.actions->early) first_ms = std::min(first_ms, rules_.expire_ms(seen));
+    return first_ms;
 }
 
 bool StateMachine::can_emit(const Request& request) const {
@@ -119,12 +123,15 @@ bool StateMachine::can_emit(const Request& request) const {
 
 void StateMachine::keep_early(Request& request, SeenAction seen) {
     std::vector<SeenAction>& early = request.waiting_actions().early;
+    const bool is_full = early.size() >= kMaxEarly;
     for (const SeenAction& other : early) {
         const bool same =
             other.item_id == seen.item_id && other.kind == seen.kind && other.is_positive == seen.is_positive;
-        if (same && other.time_ms <= seen.time_ms) return;
+        // One that may wait longer is needed if the impression comes when the other has been refused.
+        const bool is_needed = !is_full && rules_.expire_ms(seen) > rules_.expire_ms(other);
+        if (same && other.time_ms <= seen.time_ms && !is_needed) return;
     }
-    if (early.size() >= kMaxEarly)
+    if (is_full)
         refuse(request, std::move(seen), Reason::kTooMany);
     else
         early.push_back(std::move(seen));
@@ -136,7 +143,7 @@ void StateMachine::see_on_candidate(Request& request, uint32_t row, SeenAction s
         see_late(request, row, std::move(seen));
         return;
     }
-    if (seen.time_ms >= request.deadline_ms) {
+    if (is_late(request, seen)) {
         if (bits_of(seen)) keep_late(request, row, std::move(seen));
         return;
     }

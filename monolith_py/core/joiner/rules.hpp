@@ -1,6 +1,7 @@
 // The state machine of one request: the rules of streaming/joiner/rules.py, whose docstring states them.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -38,7 +39,13 @@ struct Rules {
     uint32_t kind_of(std::string_view name) const;
     uint64_t all_tasks() const { return tasks.size() == 64 ? ~uint64_t{0} : (uint64_t{1} << tasks.size()) - 1; }
     int64_t forget_ms(int64_t time_ms) const { return time_ms + window_ms + allowed_lateness_ms; }
-    int64_t expire_ms(int64_t time_ms) const { return time_ms + window_ms + max_out_of_orderness_ms; }
+    // An action waits from its time on, or from that of its topic before it if it came late.
+    int64_t expire_ms(int64_t time_ms, int64_t clock_ms) const {
+        return std::max(time_ms, clock_ms) + window_ms + max_out_of_orderness_ms;
+    }
+    int64_t expire_ms(const SeenAction& seen) const { return expire_ms(seen.time_ms, seen.clock_ms); }
+    // Return whether a topic with this event time has passed `time_ms`.
+    bool has_passed(int64_t clock_ms, int64_t time_ms) const { return clock_ms - max_out_of_orderness_ms >= time_ms; }
 };
 
 // Return whether sampling at `rate` keeps the negative of this candidate: `is_kept` of streaming/joiner/sampling.py.
@@ -49,7 +56,7 @@ class StateMachine {
   public:
     StateMachine(const Rules& rules, Outcome& outcome) : rules_(rules), outcome_(outcome) {}
     // Process the impression of a request without one, then the actions that waited for it.
-    void see_impression(Request& request, const Impression& impression, const ImpressionBytes& bytes, int64_t offset);
+    void see_impression(Request& request, const Impression& impression, const Arrival& arrival);
     // Process an action of a kind of the rules.
     void see_action(Request& request, SeenAction seen);
     // Close the window, or refuse actions that waited too long for their impression.
@@ -67,6 +74,9 @@ class StateMachine {
     void emit_all(Request& request, int64_t known_ms);
     void emit(Request& request, uint32_t row, int64_t known_ms);
     void see_late(Request& request, uint32_t row, SeenAction seen);
+    bool is_late(const Request& request, const SeenAction& seen) const {
+        return seen.time_ms >= request.deadline_ms || rules_.has_passed(seen.clock_ms, request.deadline_ms);
+    }
     void refuse(const Request& request, SeenAction seen, Reason reason);
     // Keep the rates of an impression's candidates: later its features may be in the log alone.
     void keep_rates(Request& request, const Impression& impression);

@@ -1,19 +1,17 @@
 #include "joiner/watermark.hpp"
 
 #include <algorithm>
+#include <functional>
 
 namespace monolith::joiner {
 
-Watermark::Watermark(int64_t max_out_of_orderness_ms, double idle_timeout_s, const WatermarkState& state, double now_s)
-    : max_out_of_orderness_ms_(max_out_of_orderness_ms), idle_timeout_s_(idle_timeout_s), empty_since_s_{now_s, now_s} {
-    restore(state);
-}
-
-void Watermark::restore(const WatermarkState& state) {
-    state_ = state;
-    newest_ms_.reset();
-    for (const auto& newest : state_.newest_ms) newest_ms_ = std::max(newest_ms_, newest);  // nothing is below any time
-}
+Watermark::Watermark(int64_t max_out_of_orderness_ms, double idle_timeout_s, size_t num_agreeing,
+                     const WatermarkState& state, double now_s)
+    : max_out_of_orderness_ms_(max_out_of_orderness_ms),
+      idle_timeout_s_(idle_timeout_s),
+      num_agreeing_(num_agreeing),
+      state_(state),
+      empty_since_s_{now_s, now_s} {}
 
 void Watermark::note_read(InputTopic topic, bool has_records, double now_s) {
     if (has_records)
@@ -22,34 +20,20 @@ void Watermark::note_read(InputTopic topic, bool has_records, double now_s) {
         empty_since_s_[topic] = now_s;
 }
 
-std::string Watermark::observe(InputTopic topic, int64_t time_ms, int64_t wall_ms, int64_t limit_ms) {
-    const std::optional<int64_t> seen_ms = state_.furthest_seen_ms ? state_.furthest_seen_ms : newest_ms_;
-    if (seen_ms && refuses(topic, time_ms, wall_ms, *seen_ms, limit_ms))
-        return "time_ms must be at most " + std::to_string(kMaxJumpMs) + " ms ahead of the newest event " +
-               std::to_string(*seen_ms) + ", got " + std::to_string(time_ms);
-    state_.refusals[topic] = 0;
-    time_ms = std::min(time_ms, wall_ms);
-    state_.furthest_seen_ms = std::max(seen_ms, std::optional(time_ms));
-    time_ms = std::min(time_ms, limit_ms);
-    if (!newest_ms_ || time_ms > *newest_ms_) {
-        newest_ms_ = time_ms;
-        state_.newest_at_ms = wall_ms;
-    }
-    std::optional<int64_t>& of_topic = state_.newest_ms[topic];
-    if (!of_topic || time_ms > *of_topic) of_topic = time_ms;
-    return {};
-}
-
-// Return whether the time is too far ahead of the records before it, and count it; note one that agrees with them.
-bool Watermark::refuses(InputTopic topic, int64_t time_ms, int64_t wall_ms, int64_t seen_ms, int64_t limit_ms) {
-    const int64_t furthest_ms = seen_ms + kMaxJumpMs + std::max<int64_t>(0, wall_ms - state_.newest_at_ms);
-    const bool has_moved_on = trusts_limits_ && limit_ms > furthest_ms;
-    if (time_ms > furthest_ms && !has_moved_on && state_.is_confirmed && state_.refusals[topic] < kMaxRefusals) {
-        ++state_.refusals[topic];
-        return true;
-    }
-    state_.is_confirmed |= seen_ms - kMaxJumpMs <= time_ms && time_ms <= furthest_ms;
-    return false;
+void Watermark::observe(InputTopic topic, int64_t time_ms, int64_t wall_ms) {
+    std::vector<int64_t>& recent = state_.recent_ms[topic];
+    if (recent.size() >= kRecent) recent.erase(recent.begin());
+    recent.push_back(time_ms);
+    std::optional<int64_t>& newest = state_.newest_ms[topic];
+    const auto is_ahead = [&](int64_t other_ms) { return !newest || other_ms > *newest; };
+    if (!is_ahead(time_ms)) return;
+    if (static_cast<size_t>(std::count_if(recent.begin(), recent.end(), is_ahead)) < num_agreeing_) return;
+    std::array<int64_t, kRecent> sorted{};
+    const auto end = std::copy(recent.begin(), recent.end(), sorted.begin());
+    const auto agreed = sorted.begin() + static_cast<std::ptrdiff_t>(num_agreeing_ - 1);
+    std::nth_element(sorted.begin(), agreed, end, std::greater<>());
+    newest = *agreed;
+    state_.newest_at_ms = wall_ms;
 }
 
 std::optional<int64_t> Watermark::advance(double now_s) {
@@ -57,8 +41,21 @@ std::optional<int64_t> Watermark::advance(double now_s) {
     return state_.watermark_ms;
 }
 
+// Return the event time of the topic that is further; of one whose records do not agree yet, the oldest of them.
+std::optional<int64_t> Watermark::newest_of_both() const {
+    std::optional<int64_t> newest_ms;
+    for (int topic = 0; topic < kNumInputs; ++topic) {
+        const std::vector<int64_t>& recent = state_.recent_ms[topic];
+        std::optional<int64_t> of_topic = state_.newest_ms[topic];
+        if (!of_topic && !recent.empty()) of_topic = *std::min_element(recent.begin(), recent.end());
+        newest_ms = std::max(newest_ms, of_topic);  // nothing is below any time
+    }
+    return newest_ms;
+}
+
 std::optional<int64_t> Watermark::computed(double now_s) const {
-    if (!newest_ms_) return std::nullopt;
+    const std::optional<int64_t> newest_ms = newest_of_both();
+    if (!newest_ms) return std::nullopt;
     std::array<double, kNumInputs> idle_for_s{};
     std::optional<int64_t> oldest_ms;
     bool any_active = false;
@@ -72,7 +69,7 @@ std::optional<int64_t> Watermark::computed(double now_s) const {
     }
     if (!any_active) {
         const double idle_s = std::min(idle_for_s[0], idle_for_s[1]);
-        return *newest_ms_ + static_cast<int64_t>(idle_s * 1000) - max_out_of_orderness_ms_;
+        return *newest_ms + static_cast<int64_t>(idle_s * 1000) - max_out_of_orderness_ms_;
     }
     return *oldest_ms - max_out_of_orderness_ms_;
 }

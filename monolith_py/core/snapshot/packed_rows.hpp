@@ -89,7 +89,11 @@ class RowPacking {
         std::vector<const MappedChunk*> chunks;
         for (const MappedChunk& chunk : file_.chunks())
             if (chunk.head.tag == static_cast<uint32_t>(ChunkTag::kEntries)) chunks.push_back(&chunk);
-        for (size_t c = chunks.size(); c-- > 0;) pack(*chunks[c], c > 0 && chunks[c]->head.shard_id == kAnyShard);
+        for (size_t c = chunks.size(); c-- > 0;) {
+            pack(*chunks[c], c > 0 && chunks[c]->head.shard_id == kAnyShard);
+            if (fids_.size() >= kRowsOfChunk) write_rows();
+        }
+        write_rows();
         write(ChunkTag::kPackedEnd, {reinterpret_cast<const char*>(&end_), sizeof end_}, 0);
         out_.commit();
         return end_;
@@ -97,12 +101,11 @@ class RowPacking {
 
   private:
     static constexpr size_t kRowsAtOnce = 1024;
+    // Enough for the threads of a replica, which inserts one chunk at a time.
+    static constexpr size_t kRowsOfChunk = 1 << 16;
 
     // `replaces`: the chunk holds changes, which replace the entries of chunks before it.
     void pack(const MappedChunk& chunk, bool replaces) {
-        fids_.clear();
-        rows_.clear();
-        rows_.reserve(chunk.head.num_rows * header_.row_bytes);
         Reader entries = file_.reader(chunk);
         for (uint64_t left = chunk.head.num_entries; left > 0; --left) {
             const auto head = entries.value<EntryHead>();
@@ -119,6 +122,8 @@ class RowPacking {
             }
         }
         encode();
+    }
+    void write_rows() {
         if (fids_.empty()) return;
         end_.num_rows += fids_.size();
         end_.digest += rows_digest(fids_.data(), reinterpret_cast<const uint8_t*>(rows_.data()), fids_.size(),
@@ -127,6 +132,8 @@ class RowPacking {
         payload += rows_;
         payload.resize(whole_words(payload.size()));
         write(ChunkTag::kPackedRows, std::move(payload), fids_.size());
+        fids_.clear();
+        rows_.clear();
     }
     void encode() {
         const size_t n = weights_.size() / header_.dim, at = rows_.size();
@@ -153,7 +160,7 @@ class RowPacking {
     PackedEnd end_;
     size_t row_bytes_ = 0;  // of an entry's weights and state
     std::unordered_set<int64_t> replaced_;
-    std::vector<int64_t> fids_;  // of one chunk
+    std::vector<int64_t> fids_;  // that are not written yet, and their rows
     std::vector<float> weights_;
     std::vector<uint32_t> numbers_;
     std::string rows_;

@@ -1,8 +1,28 @@
-"""Checkpoints of the trainer: their layout, saving and restoring."""
+"""Checkpoints of the trainer: their layout, their store, saving and restoring."""
 
-from monolith_py.training.checkpoint.layout import Checkpoint, Part
+from monolith_py.training.checkpoint.channels import CHANNELS, channel_folder, copy_checkpoint, promote_checkpoint
+from monolith_py.training.checkpoint.layout import ASIDE, Checkpoint, Part
 from monolith_py.training.checkpoint.meta import CheckpointMeta, SourceMeta
+from monolith_py.training.checkpoint.object_store import local_folder, open_checkpoints
 from monolith_py.training.checkpoint.restore import restore_checkpoint
 from monolith_py.training.checkpoint.save import CheckpointSaving, save_checkpoint
+from monolith_py.training.checkpoint.store import CheckpointStore, Retention
 
-__all__ = ["Checkpoint", "CheckpointMeta", "CheckpointSaving", "Part", "SourceMeta", "restore_checkpoint", "save_checkpoint"]
+__all__ = [
+    "ASIDE",
+    "CHANNELS",
+    "Checkpoint",
+    "CheckpointMeta",
+    "CheckpointSaving",
+    "CheckpointStore",
+    "Part",
+    "Retention",
+    "SourceMeta",
+    "channel_folder",
+    "copy_checkpoint",
+    "local_folder",
+    "open_checkpoints",
+    "promote_checkpoint",
+    "restore_checkpoint",
+    "save_checkpoint",
+]

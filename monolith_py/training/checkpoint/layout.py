@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -40,6 +41,8 @@ _logger = logging.getLogger(__name__)
 VERSION = 3
 _TABLES, _SERVING, _DENSE, _OPTIMIZER, _MANIFEST = "tables", "serving", "dense.safetensors", "optimizer.safetensors", "manifest.json"
 _BLOCK_BYTES = 1 << 22
+# Folder beside the checkpoints of those that a rollback has put aside.
+ASIDE = "rolled-back"
 
 
 class Part(Enum):
@@ -71,8 +74,9 @@ class Checkpoint:
     @staticmethod
     def next_at(directory: Path, step: int) -> Checkpoint:
         """Return a checkpoint of `step` batches that sorts after all others of that step in `directory`."""
-        newest = max(_others_of(directory, step), default=None)
-        return Checkpoint.at(directory, step, 0 if newest is None else 1 + int(newest.name[len("step-") + 13 :] or 0))
+        # Names of checkpoints put aside are not used again: in an object store their files stay where they are.
+        others = [*_others_of(directory, step), *_others_of(directory / ASIDE, step)]
+        return Checkpoint.at(directory, step, max((_revision(path) + 1 for path in others), default=0))
 
     @staticmethod
     def all_in(directory: Path) -> list[Checkpoint]:
@@ -222,10 +226,8 @@ class Checkpoint:
             CheckpointVersion: the checkpoint has another format version.
             CheckpointError: a file is absent, torn or damaged; the message names it.
         """
-        for name, expected in self._manifest()["files"].items():
+        for name, expected in self.files_of(part).items():
             is_packed = name.startswith(f"{_SERVING}/")
-            if (part is Part.TRAINING and is_packed) or (part is Part.SERVING and not is_packed and name != _DENSE):
-                continue
             file = self.path / name
             try:
                 # The chunks of packed rows have checksums, which are compared while they are read.
@@ -234,6 +236,20 @@ class Checkpoint:
                 raise CheckpointError(f"{file}: {error}") from None
             if got != expected:
                 raise CheckpointError(f"{file}: torn or damaged, expected {expected}, got {got}")
+
+    def files_of(self, part: Part) -> dict[str, dict[str, int]]:
+        """Return size and CRC-32C of the files of `part`, as the manifest has them, by path in the checkpoint."""
+        files: dict[str, dict[str, int]] = self._manifest()["files"]
+        if part is Part.TRAINING:
+            return {name: file for name, file in files.items() if not name.startswith(f"{_SERVING}/")}
+        if part is Part.SERVING:
+            return {name: file for name, file in files.items() if name.startswith(f"{_SERVING}/") or name == _DENSE}
+        return files
+
+    @property
+    def manifest(self) -> Path:
+        """Return the file of the manifest."""
+        return self.path / _MANIFEST
 
     def files(self) -> Iterator[Path]:
         """Return the files of the checkpoint, sorted."""
@@ -255,6 +271,12 @@ class Checkpoint:
 
 def _others_of(directory: Path, step: int) -> list[Path]:
     return list(directory.glob(f"step-{step:012d}*"))
+
+
+def _revision(path: Path) -> int:
+    """Return the number behind the step in the name of a checkpoint, 0 if it has none."""
+    match = re.match(r"step-\d{12}\.(\d+)", path.name)
+    return int(match[1]) if match else 0
 
 
 def _load(file: Path) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from monolith_py.errors import CheckpointError
 from monolith_py.table import TableSaving, pack_snapshot
 from monolith_py.training.checkpoint.layout import Checkpoint
 from monolith_py.training.checkpoint.meta import CheckpointMeta, ModelMeta
+from monolith_py.training.checkpoint.store import CheckpointStore, Retention
 from monolith_py.training.trainer import Trainer
 
 # Tables copied first change while the others are copied; after a few rounds little is left for `freeze`.
@@ -26,18 +27,18 @@ class CheckpointSaving:
     1. A thread copies the tables shard by shard, then their changes, until few rows are left: `is_copied`.
     2. `freeze`, between two steps, copies these rows, the dense parameters and the optimizer state in memory. The checkpoint holds
        the state of this moment.
-    3. The thread packs the rows for replicas, syncs everything to the disk and renames the folder: `is_written`. `wait` returns the
-       checkpoint.
+    3. The thread packs the rows for replicas, syncs everything to the disk, renames the folder and publishes it: `is_written`. `wait`
+       returns the checkpoint.
     """
 
-    def __init__(self, directory: Path, trainer: Trainer, *, keep: int) -> None:
-        """Start step 1; step 3 deletes all checkpoints in `directory` but the newest `keep`. Only one saving may write there.
+    def __init__(self, store: CheckpointStore, trainer: Trainer, retention: Retention) -> None:
+        """Start step 1; step 3 deletes the checkpoints in `store` that `retention` does not keep. Only one saving may write there.
 
         Raises:
-            CheckpointError: `directory` cannot be written.
+            CheckpointError: the folder of `store` cannot be written.
         """
-        self._directory, self._trainer, self._keep = directory, trainer, keep
-        self._temporary = Checkpoint(directory / ".saving.tmp")
+        self._store, self._trainer, self._retention = store, trainer, retention
+        self._temporary = Checkpoint(store.directory / ".saving.tmp")
         self._tables: list[TableSaving] = []
         try:
             shutil.rmtree(self._temporary.path, ignore_errors=True)
@@ -110,7 +111,8 @@ class CheckpointSaving:
                 break
 
     def _write(self, meta: CheckpointMeta, dense: dict[str, Tensor], optimizer: dict[str, Tensor]) -> Checkpoint:
-        checkpoint, temporary = Checkpoint.next_at(self._directory, meta.step), self._temporary
+        directory, temporary = self._store.directory, self._temporary
+        checkpoint = Checkpoint.next_at(directory, meta.step)
         try:
             for name, table in zip(self._trainer.bags.tables, self._tables, strict=True):
                 table.commit()
@@ -119,15 +121,12 @@ class CheckpointSaving:
             for file in [*temporary.files(), temporary.tables, temporary.serving, temporary.path]:
                 _sync(file)
             temporary.path.rename(checkpoint.path)
-            _sync(self._directory)
+            _sync(directory)
         except (OSError, CheckpointError) as error:
             self._cancel()
             raise error if isinstance(error, CheckpointError) else CheckpointError(f"{checkpoint}: {error}") from None
-        # Others of the same step hold the same: they must not push out older ones.
-        for old in checkpoint.earlier_of_step():
-            shutil.rmtree(old.path, ignore_errors=True)
-        for old in Checkpoint.all_in(self._directory)[self._keep :]:
-            shutil.rmtree(old.path, ignore_errors=True)
+        self._store.publish(checkpoint)
+        self._store.prune(self._retention, checkpoint)
         return checkpoint
 
 
@@ -137,7 +136,7 @@ def save_checkpoint(directory: Path, trainer: Trainer, meta: CheckpointMeta, *, 
     Raises:
         CheckpointError: it cannot be written; earlier checkpoints are unchanged.
     """
-    saving = CheckpointSaving(directory, trainer, keep=keep)
+    saving = CheckpointSaving(CheckpointStore(directory), trainer, Retention(keep))
     saving.freeze(meta)
     return saving.wait()
 

@@ -165,7 +165,7 @@ def test_a_job_needs_six_settings_and_the_others_have_their_defaults() -> None:
     job = parse_job(changed())
     assert (job.features[0].dim, job.features[0].pooling, job.features[0].admit_after, job.features[0].ttl_s) == (16, "sum", 1, None)
     assert (job.model.kind, job.model.tower, job.optimizer.sparse.kind) == ("deepfm", (256, 128, 64), "adagrad")
-    assert (job.joiner.window_s, job.joiner.negative_rate, job.sync.sparse_interval_s, job.serving.port) == (600.0, 1.0, 0.2, 50051)
+    assert (job.joiner.window_s, job.joiner.negative_rate, job.sync.sparse_interval_s, job.serving.port) == (600.0, 1.0, 0.1, 50051)
     assert not job.counters.enabled
 
 

@@ -37,7 +37,8 @@ def test_the_reference_is_a_job_of_defaults() -> None:
         "[>= 1, <= 3155760000]\n# ttl_s =\n",
         '# Reduction of the rows of a bag; the mean also counts fids without a row. ["sum" or "mean"]\npooling = "sum"\n',
         "# Decay of the first moment of adam. [>= 0, < 1]\nbeta1 = 0.9\n",
-        '# Folder of the job\'s checkpoints, read by the replicas too. [length >= 1]\ncheckpoint_dir = "checkpoints"  # required\n',
+        "# Folder of the job's checkpoints, read by the replicas too; or s3://BUCKET/PREFIX, see [objects]. [length >= 1]\n"
+        'checkpoint_dir = "checkpoints"  # required\n',
         "# One dense feature: `dim` float32 values. Repeat [[dense_features]] for each; none by default.\n# [[dense_features]]\n",
     ],
 )

@@ -102,6 +102,7 @@ REFUSED = {
     "serving = {feature_cache_s = 0.0, feature_cache_entries = 5}": (
         "serving.feature_cache_entries must come with feature_cache_s above 0, got 5 without"
     ),
+    "serving = {channel = 'stable'}": "serving.channel must come with follow_updates = false, got 'stable' without",
     "serving = {follow_updates = false, max_staleness_s = 30.0}": (
         "serving.max_staleness_s must come with follow_updates or follow_checkpoints, got 30.0 without"
     ),

@@ -118,7 +118,8 @@ class World:
         """A job with tasks click and like, window 100 s, late 1000 s, out of order 10 s, emit candidate; `settings` are the joiner's."""
         counters = settings.pop("counters", {})
         partitions = settings.pop("partitions", 1)
-        joiner = {"window_s": 100, "allowed_lateness_s": 1000, "max_out_of_orderness_s": 10, "linger_s": 0, "emit": "candidate", **settings}
+        joiner = {"window_s": 100, "allowed_lateness_s": 1000, "max_out_of_orderness_s": 10, "linger_s": 0, "emit": "candidate"}
+        joiner |= {"agreeing_records": 1, **settings}  # one record moves event time
         return parse_job(
             {
                 "name": "test",

@@ -25,7 +25,7 @@ JOIN_S, TRAIN_S, PUBLISH_S, APPLY_S = 0.1, 0.03, 0.17, 0.01
 DIGEST = ModelDigest(1, RowEncoding.FP32, None)
 
 
-def make_job(serving: dict[str, Any] | None = None, **item: Any) -> JobConfig:
+def make_job(serving: dict[str, Any] | None = None, joiner: dict[str, Any] | None = None, **item: Any) -> JobConfig:
     return parse_job(
         {
             "name": "probed",
@@ -34,6 +34,7 @@ def make_job(serving: dict[str, Any] | None = None, **item: Any) -> JobConfig:
             "features": [{"name": "user_id", "source": "user_id"}, {"name": "item_id", "source": "item_id", **item}],
             "tasks": [{"name": name, "action": action} for name, action in (("click", "click"), ("seen", "view"), ("again", "click"))],
             "trainer": {"checkpoint_dir": "unused"},
+            "joiner": joiner or {},
             "serving": serving or {},
         }
     )
@@ -188,6 +189,7 @@ def test_ids_that_are_in_use_are_refused(parts):
     [
         (make_job({"log_impressions": False}), "serving.log_impressions must be true for a probe, got false"),
         (make_job(source="item"), r"must have one with source = 'item_id' and admit_after <= 100 for a probe, got none"),
+        (make_job(joiner={"emit": "window"}), r"timeout of a probe must be above joiner.window_s with .* 600 s, got 30"),
         (make_job(admit_after=101), r"must have one with source = 'item_id' and admit_after <= 100 for a probe, got \[101\]"),
     ],
 )

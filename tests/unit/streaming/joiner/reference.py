@@ -28,7 +28,8 @@ class Reference:
         self.rules, self.patterns = Rules.of(job), WirePatterns(Schema.of(job).dense_dims)
         self.position, self.kv, self._clock = position, kv, clock
         self._intake = Intake(job, log, self.rules, self.patterns, clock)
-        self._watermark = Watermark(self.rules.max_out_of_orderness_ms, job.joiner.idle_timeout_s, position.watermark, clock.monotonic_s())
+        settings = self.rules.max_out_of_orderness_ms, job.joiner.idle_timeout_s, job.joiner.agreeing_records
+        self._watermark = Watermark(*settings, position.watermark, clock.monotonic_s())
         self.joiner = RequestJoiner(self.rules, kv, "")
         for key, value in kv.scan(""):
             self.joiner.restore(decode_waiting(key, value).request)

@@ -132,7 +132,7 @@ def test_actions_out_of_order_in_their_topic_do_not_change_the_labels_of_others(
         stream.append(world.impression(f"r{number}", number))
         if number % 3 == 0:
             stream.append(world.action(f"r{number}", "click", number + (190 if number % 6 == 0 else 3)))
-    job = world.job(max_records=50, idle_timeout_s=1e6)
+    job = world.job(max_records=50, idle_timeout_s=1e6, agreeing_records=5)
     log = world.log(job)
     world.append(job, log, *stream)
     world.join(job, log)

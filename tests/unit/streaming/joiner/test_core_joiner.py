@@ -190,6 +190,7 @@ def job_of(world: World, rng: random.Random) -> JobConfig:
         negative_rate=rng.choice([1.0, 0.5, 1e-6]),
         negative_rates=rng.choice([[], [], rates_by_value(rng)]),
         max_records=rng.choice([1, 7, 300]),
+        agreeing_records=rng.choice([1, 2, 5]),
     )
     return job
 

@@ -43,7 +43,7 @@ def test_a_request_and_its_click_8_hours_ahead_leave_the_others_alone(world: Wor
 
 def test_records_ahead_of_their_neighbours_in_a_backlog_close_no_window(world: World) -> None:
     """The wall clock of a joiner that catches up is later than they are."""
-    job = world.job(max_records=200)
+    job = world.job(max_records=200, agreeing_records=5)
     log = world.log(job)
     loop = world.joiner(job, log, clock=ManualClock(world.now_ms + 20 * 86_400_000))
     for number in range(1_000):

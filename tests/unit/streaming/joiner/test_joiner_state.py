@@ -65,12 +65,12 @@ def test_a_waiting_request_that_is_cut_is_refused(waiting: WaitingRequest, num_b
         decode_waiting("r", value[: max(0, len(value) - num_bytes)])
 
 
-REACHED = WatermarkState(3, [1, None], 4, [0, 2], True, 5)
+REACHED = WatermarkState(3, [1, None], 4, [[5, 1], []])
 POSITION = Position(
     Progress([5, 7], REACHED, 2, 1, OpenPlace(4, 3, 2, 1), ["i", "j"]), 9, 1_700_000_000_000, 6, 8, 3, "k", [2, 5], ["a", "b"]
 )
 PROGRESS = (
-    '{"offsets":[5,7],"watermark":{"watermark_ms":3,"newest_ms":[1,null],"newest_at_ms":4,"refusals":[0,2],"is_confirmed":true,"furthest_seen_ms":5},'
+    '{"offsets":[5,7],"watermark":{"watermark_ms":3,"newest_ms":[1,null],"newest_at_ms":4,"recent_ms":[[5,1],[]]},'
     '"advanced_ms":2,"closed_ms":1,"open":[4,3,2,1],"topics":["i","j"]}'
 )
 
@@ -83,7 +83,7 @@ def test_a_position_is_decoded_unchanged() -> None:
 def test_the_stored_forms_of_a_position_are_pinned() -> None:
     assert progress_to_metadata(POSITION.progress) == {"joiner": PROGRESS}
     value = json.loads(encode_position(POSITION))
-    fields = {"version": 4, "examples_end": 9, "series": 1_700_000_000_000, "step": 6, "epoch": 8, "commit": 3, "topic": "k"}
+    fields = {"version": 5, "examples_end": 9, "series": 1_700_000_000_000, "step": 6, "epoch": 8, "commit": 3, "topic": "k"}
     assert value == {**fields, "blocks": [2, 5], "tasks": ["a", "b"], "progress": json.loads(PROGRESS)}
 
 

@@ -154,7 +154,7 @@ def test_an_empty_range_is_refused(world: World) -> None:
 @pytest.mark.parametrize("place", ["impression", "action", "both"])
 def test_a_record_with_a_broken_clock_hides_no_range_behind_it(world: World, tmp_path: Path, place: str) -> None:
     """A replay of any later range ended there: 1 positive instead of 60, exit 0: faults.md, f07; streams.md, E1."""
-    job = world.job(f"sqlite:///{tmp_path / 'log'}", terminal_actions=["click"])
+    job = world.job(f"sqlite:///{tmp_path / 'log'}", terminal_actions=["click"], agreeing_records=5)
     log = open_log(job.log.url)
     world.create_topics(log, job)
     if place != "action":

@@ -16,7 +16,7 @@ from monolith_py.clock import ManualClock, SystemClock
 from monolith_py.config import JobConfig, parse_job
 from monolith_py.io import Kv, Log, open_kv
 from monolith_py.io.log.topics import Topics, create_topics
-from monolith_py.training import Checkpoint
+from monolith_py.training import Checkpoint, CheckpointStore
 from monolith_streaming.retention import Bound, RetentionRounds, measure, safe_bounds, trim
 from monolith_streaming.trainer.loop import OnlineTraining
 
@@ -115,6 +115,21 @@ def test_examples_and_updates_stay_from_the_checkpoints_on(stream: Stream) -> No
     bounds = stream.bounds()
     assert (bounds["examples"].before, bounds["updates"].before) == (old.offsets[0][0], old.updates_offset)
     assert bounds["examples"].reason == f"checkpoint of step {old.step}"
+
+
+def test_updates_stay_from_a_checkpoint_on_that_is_read(stream: Stream) -> None:
+    stream.join(0, NUM)
+    stream.train()
+    store = CheckpointStore(Path(stream.job.trainer.checkpoint_dir))
+    (read, *_) = store.all()
+    with store.reading(read):
+        for number in (1, 2):  # two newer ones, and the job keeps two
+            stream.join(number * NUM, (number + 1) * NUM)
+            stream.train()
+        stream.clock = ManualClock(SystemClock().now_ms() + 60_000)
+        stream.log.append("updates", [b"x"] * 1_000, time_ms=stream.world.now_ms)
+        assert stream.bounds()["updates"].before == read.meta.updates_offset
+    assert stream.bounds()["updates"].before > read.meta.updates_offset
 
 
 def test_records_younger_than_keep_s_stay(stream: Stream) -> None:

@@ -18,7 +18,7 @@ from monolith_py.data.examples import ExampleBatch
 from monolith_py.io import MemoryLog
 from monolith_py.io.codec import encode_examples
 from monolith_py.io.log.topics import create_topics
-from monolith_py.sync import RowEncoding, digest_tables, pack_rows, unpack_rows
+from monolith_py.sync import RowEncoding, digest_tables, pack_rows, row_bytes
 from monolith_py.training import Checkpoint
 from monolith_serving.replica.replica import Replica
 from monolith_streaming.trainer.loop import OnlineTraining
@@ -108,14 +108,12 @@ class Lives:
         assert replica._subscriber is not None, "the replica had to give up"
         encoding = RowEncoding(self.job.sync.encoding)
         state = replica.state
-        for name, table in self.training.trainer.bags.tables.items():
+        for place, (name, table) in enumerate(self.training.trainer.bags.tables.items()):
             fids, weights = table.export_rows()
-            expected = dict(zip(fids.tolist(), unpack_rows(pack_rows(weights, encoding), table.dim, encoding).tolist(), strict=True))
-            ids = np.empty(1000, np.uint32)
-            state.table._maps[name].find(np.arange(1000), ids)
-            live = ids != np.uint32(0xFFFFFFFF)
-            rows = unpack_rows(state.table._store.read(ids[live].astype(np.int64)), table.dim, encoding)
-            assert dict(zip(np.flatnonzero(live).tolist(), rows.tolist(), strict=True)) == expected
+            expected = np.zeros((1000, row_bytes(table.dim, encoding)), np.uint8)
+            expected[fids] = pack_rows(weights, encoding)
+            assert np.array_equal(state.table._store._rows.read(place, np.arange(1000)), expected)
+            assert state.table.num_rows == len(fids)
             assert state.table.digest == digest_tables({name: table.drain_encoded("check").digest})
         for key, value in self.training.trainer.export_dense().items():
             assert torch.equal(state.dense.tensors[key], value), key

@@ -123,10 +123,12 @@ def test_the_way_forward_is_open_after_the_trainer_has_come_as_far_again(job: Jo
     assert roll_back(job, log, f"{ASIDE}/{newest}") == []
     roll_back(job, log, good)
     learn()
-    again = Checkpoint(Path(job.trainer.checkpoint_dir) / newest).meta.generation
-    assert roll_back(job, log, f"{ASIDE}/{newest}") == [newest]
-    assert names(job)[0] == newest and Checkpoint.all_in(Path(job.trainer.checkpoint_dir))[0].meta.generation < again
-    assert [one.name for one in versions(job, log)][-1] == f"{ASIDE}/{newest}-1"
+    again = f"{newest}.0001"  # the name of one put aside is not given again
+    generation = Checkpoint(Path(job.trainer.checkpoint_dir) / again).meta.generation
+    assert roll_back(job, log, f"{ASIDE}/{newest}") == [again]
+    assert names(job)[0] == newest and Checkpoint.all_in(Path(job.trainer.checkpoint_dir))[0].meta.generation < generation
+    assert [one.name for one in versions(job, log)][-1] == f"{ASIDE}/{again}"
+    assert roll_back(job, log, str(int(newest.removeprefix("step-")))) == [], "the number names the one in use, not the one put aside"
 
 
 def test_a_number_of_batches_names_the_newest_checkpoint_of_that_step(job: JobConfig, log: MemoryLog, learn: Callable[..., Any]) -> None:

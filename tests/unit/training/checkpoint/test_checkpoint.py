@@ -17,6 +17,8 @@ from monolith_py.training import (
     Checkpoint,
     CheckpointMeta,
     CheckpointSaving,
+    CheckpointStore,
+    Retention,
     Trainer,
     restore_checkpoint,
     save_checkpoint,
@@ -80,7 +82,7 @@ def test_a_checkpoint_that_training_goes_on_beside_is_of_the_moment_it_froze(
     one, two = Trainer(make_job()), Trainer(make_job())
     for seed in range(3):
         one.step(make_examples(seed))
-    saving = CheckpointSaving(tmp_path, one, keep=1)
+    saving = CheckpointSaving(CheckpointStore(tmp_path), one, Retention(1))
     for seed in range(3, 9):
         one.step(make_examples(seed))
     saving.freeze(meta_of(one))

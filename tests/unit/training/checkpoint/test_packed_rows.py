@@ -13,7 +13,7 @@ from monolith_py.data.examples import ExampleBatch
 from monolith_py.errors import CheckpointError
 from monolith_py.sync import RowEncoding, digest_rows, pack_rows
 from monolith_py.table import EmbeddingTable, PackedFile, Sgd, Slice, pack_snapshot
-from monolith_py.training import Checkpoint, CheckpointMeta, CheckpointSaving, Part, Trainer
+from monolith_py.training import Checkpoint, CheckpointMeta, CheckpointSaving, CheckpointStore, Part, Retention, Trainer
 
 ENCODINGS = ["fp32", "fp16", "int8"]
 
@@ -103,7 +103,7 @@ def test_a_trainer_writes_packed_rows_of_the_moment_it_froze(
 ) -> None:
     trainer = Trainer(make_job(sync={"encoding": "int8"}))
     trainer.step(make_examples(0))
-    saving = CheckpointSaving(tmp_path, trainer, keep=1)
+    saving = CheckpointSaving(CheckpointStore(tmp_path), trainer, Retention(1))
     trainer.step(make_examples(1))
     saving.freeze(CheckpointMeta("training", 2, 0, 1, 0, 0, {}, 0, 0))
     expected = {name: table.export_rows() for name, table in trainer.bags.tables.items()}
@@ -121,7 +121,7 @@ def test_a_trainer_needs_no_packed_rows_and_a_replica_no_tables(
 ) -> None:
     trainer = Trainer(make_job())
     trainer.step(make_examples(0))
-    saving = CheckpointSaving(tmp_path, trainer, keep=1)
+    saving = CheckpointSaving(CheckpointStore(tmp_path), trainer, Retention(1))
     saving.freeze(CheckpointMeta("training", 1, 0, 1, 0, 0, {}, 0, 0))
     checkpoint = saving.wait()
     for part in Part:

@@ -1,0 +1,96 @@
+"""Objects as files of a folder."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from monolith_py.errors import ObjectError, ObjectMissing
+from monolith_py.io.objects.objects import ObjectInfo
+
+# Begins the name of a file until it is whole.
+_UNFINISHED = ".unfinished-"
+
+
+class FolderObjects:
+    """Objects as files below a folder, which is made by the first write.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     objects = FolderObjects(Path(folder))
+    ...     objects.write("a/b", b"value")
+    ...     list(objects.list("a/")), objects.read("a/b")
+    (['a/b'], b'value')
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def list(self, prefix: str = "") -> dict[str, ObjectInfo]:
+        """Return the objects whose key starts with `prefix`."""
+        found = {}
+        for folder, _, names in os.walk(self._root / prefix):
+            for name in names:
+                path = Path(folder, name)
+                try:
+                    status = path.stat()
+                except FileNotFoundError:  # deleted meanwhile
+                    continue
+                if not name.startswith(_UNFINISHED):
+                    found[path.relative_to(self._root).as_posix()] = ObjectInfo(status.st_size, status.st_mtime_ns)
+        return found
+
+    def read(self, key: str) -> bytes:
+        """Return the value of an object."""
+        try:
+            return (self._root / key).read_bytes()
+        except OSError as error:
+            raise _of(error, self._root / key) from None
+
+    def write(self, key: str, value: bytes) -> None:
+        """Write an object in place of the one of that key."""
+        self._put(key, lambda path: path.write_bytes(value))
+
+    def upload(self, key: str, path: Path) -> None:
+        """Write the content of a file as an object."""
+        self._put(key, lambda target: shutil.copyfile(path, target))
+
+    def download(self, key: str, path: Path) -> None:
+        """Write an object to the file at `path`."""
+        try:
+            shutil.copyfile(self._root / key, path)
+        except OSError as error:
+            raise _of(error, self._root / key) from None
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects, and folders that are empty then."""
+        for key in keys:
+            path = self._root / key
+            try:
+                path.unlink(missing_ok=True)
+                for folder in path.relative_to(self._root).parents:
+                    if folder != Path():
+                        (self._root / folder).rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                if path.exists():
+                    raise _of(error, path) from None
+
+    def _put(self, key: str, write: Callable[[Path], object]) -> None:
+        path = self._root / key
+        unfinished = path.with_name(f"{_UNFINISHED}{path.name}-{secrets.token_hex(4)}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(unfinished)
+            unfinished.replace(path)
+        except OSError as error:
+            raise _of(error, path) from None
+
+
+def _of(error: OSError, path: Path) -> ObjectError:
+    kind = ObjectMissing if isinstance(error, FileNotFoundError) else ObjectError
+    return kind(f"{path}: {error.strerror}")

@@ -1,0 +1,154 @@
+"""Checkpoints of a job in a folder that its processes share."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from monolith_py.clock import Clock, SystemClock
+from monolith_py.config import TrainerConfig
+from monolith_py.errors import CheckpointError, CheckpointVersion, ObjectError
+from monolith_py.io.objects import FolderObjects, Objects
+from monolith_py.training.checkpoint.layout import Checkpoint, Part
+from monolith_py.training.checkpoint.leases import Leases
+
+_logger = logging.getLogger(__name__)
+
+# Begins the name of a checkpoint that is being deleted.
+_DELETED = ".deleted-"
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Checkpoints that are kept: the newest `num`, and those saved in the last `age_s` seconds."""
+
+    num: int
+    age_s: float = 0.0
+
+    @staticmethod
+    def of(config: TrainerConfig) -> Retention:
+        """Return the retention of a job."""
+        return Retention(config.checkpoints_kept, config.checkpoints_kept_s)
+
+
+class CheckpointStore:
+    """Checkpoints in `directory`, which all processes of the job share."""
+
+    def __init__(self, directory: Path, clock: Clock | None = None, objects: Objects | None = None) -> None:
+        """Open the checkpoints in `directory`; leases are in `objects`, by default in the same folder."""
+        self.directory = directory
+        self._clock = clock or SystemClock()
+        self._leases = Leases(objects or FolderObjects(directory), self._clock)
+
+    def all(self) -> list[Checkpoint]:
+        """Return the checkpoints, newest first, damaged ones included. Their manifests can be read, other files after `fetch`.
+
+        Raises:
+            ObjectError: the store cannot be reached.
+        """
+        return Checkpoint.all_in(self.directory)
+
+    def newest(self) -> Checkpoint | None:
+        """Return the newest checkpoint that a trainer can start from, None if there is none; log each damaged one as an error.
+
+        Raises:
+            CheckpointVersion: a newer checkpoint has another format version.
+            ObjectError: the store cannot be reached.
+        """
+        for checkpoint in self.all():
+            try:
+                self.fetch(checkpoint, Part.TRAINING)
+                checkpoint.verify(Part.TRAINING)
+            except CheckpointVersion:
+                raise
+            except CheckpointError as error:
+                _logger.error("checkpoint refused: %s", error)
+            else:
+                return checkpoint
+        return None
+
+    def fetch(self, checkpoint: Checkpoint, part: Part) -> None:
+        """Make the files of `part` readable.
+
+        Raises:
+            CheckpointError: a file is absent in the store.
+            ObjectError: the store cannot be reached.
+        """
+
+    def publish(self, checkpoint: Checkpoint) -> None:
+        """Give other processes a checkpoint that was written to `directory`.
+
+        Raises:
+            CheckpointError: the store cannot be written; the checkpoint is then deleted.
+        """
+
+    def move(self, checkpoint: Checkpoint, path: Path) -> None:
+        """Give a checkpoint another path below `directory`.
+
+        Raises:
+            OSError: it cannot be moved.
+        """
+        checkpoint.path.rename(path)
+
+    def rewrite(self, checkpoint: Checkpoint) -> None:
+        """Give other processes a manifest that has changed."""
+
+    def reading(self, checkpoint: Checkpoint) -> AbstractContextManager[None]:
+        """Keep a checkpoint from being deleted for the block.
+
+        Raises:
+            CheckpointError: it is being deleted.
+        """
+        return self._leases.reading(checkpoint.path.name)
+
+    def leased(self) -> set[str]:
+        """Return the names of the checkpoints that a process reads.
+
+        Raises:
+            ObjectError: the store cannot be reached.
+        """
+        return self._leases.held()
+
+    def prune(self, retention: Retention, newest: Checkpoint) -> None:
+        """Delete what `retention` does not keep and no process reads; also the earlier ones of the step of `newest`, which hold the same.
+
+        A checkpoint that is read stays until a later call. What cannot be deleted is logged.
+        """
+        try:
+            same = newest.earlier_of_step()
+            others = [one for one in self.all() if one not in same]
+            now_ms = self._clock.now_ms()
+            old = [one for one in others[retention.num :] if now_ms - _saved_ms(one) >= retention.age_s * 1000]
+            going = [*same, *old]
+            self._leases.tidy([one.path.name for one in others if one not in old], [one.path.name for one in going])
+            for one in going:
+                if self._leases.may_delete(one.path.name):
+                    self._delete(one)
+                    self._leases.forget(one.path.name)
+                else:
+                    _logger.info("%s: a process reads it, deleting it later", one)
+        except (ObjectError, CheckpointError) as error:
+            _logger.warning("old checkpoints stay: %s", error)
+        for path in self.directory.glob(f"{_DELETED}*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _delete(self, checkpoint: Checkpoint) -> None:
+        """Delete a checkpoint; others see all of it or nothing."""
+        hidden = self.directory / f"{_DELETED}{checkpoint.path.name}"
+        try:
+            checkpoint.path.rename(hidden)
+        except OSError as error:
+            _logger.warning("%s stays: %s", checkpoint, error)
+            return
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _saved_ms(checkpoint: Checkpoint) -> int:
+    """Return when a checkpoint was saved; 0 for a damaged one."""
+    try:
+        return checkpoint.meta.saved_ms
+    except CheckpointError:
+        return 0

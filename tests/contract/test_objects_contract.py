@@ -1,0 +1,95 @@
+"""The contract of Objects, run over each implementation."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from monolith_py.config import ObjectsConfig
+from monolith_py.errors import ConfigError, ObjectError, ObjectMissing
+from monolith_py.io.objects import FolderObjects, Objects, open_objects
+from tests.s3_server import S3Server, s3_server
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3Server]:
+    with s3_server() as server:
+        server.make_bucket("bucket")
+        yield server
+
+
+@pytest.fixture(params=["folder", "s3"])
+def objects(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
+    if request.param == "folder":
+        return FolderObjects(tmp_path / "objects")
+    server: S3Server = request.getfixturevalue("server")
+    return open_objects(f"s3://bucket/{secrets.token_hex(4)}/shop", ObjectsConfig(endpoint=server.endpoint, region="us-east-1"))
+
+
+def test_what_is_written_is_listed_and_read(objects: Objects) -> None:
+    assert objects.list() == {}
+    objects.write("a/one", b"1")
+    objects.write("a/b/two", b"22")
+    objects.write("ab", b"")
+    assert {key: info.size for key, info in objects.list().items()} == {"a/one": 1, "a/b/two": 2, "ab": 0}
+    assert set(objects.list("a/")) == {"a/one", "a/b/two"}
+    assert set(objects.list("a/b/")) == {"a/b/two"}
+    assert objects.list("none/") == {}
+    assert (objects.read("a/b/two"), objects.read("ab")) == (b"22", b"")
+
+
+def test_a_second_write_replaces_the_first(objects: Objects) -> None:
+    objects.write("a", b"first")
+    objects.write("a", b"second")
+    assert objects.read("a") == b"second" and objects.list()["a"].size == 6
+
+
+def test_deleted_objects_are_gone_and_absent_ones_are_skipped(objects: Objects) -> None:
+    objects.write("a/one", b"1")
+    objects.write("a/two", b"2")
+    objects.delete(["a/one", "a/none", "none"])
+    assert set(objects.list()) == {"a/two"}
+    objects.delete(["a/two"])
+    assert objects.list() == {}
+    objects.write("a/two", b"again")
+    assert objects.read("a/two") == b"again"
+
+
+def test_an_absent_object_is_missing(objects: Objects, tmp_path: Path) -> None:
+    with pytest.raises(ObjectMissing):
+        objects.read("none")
+    with pytest.raises(ObjectMissing):
+        objects.download("none", tmp_path / "file")
+
+
+@pytest.mark.parametrize("size", [0, 1, (5 << 20) + 1, 12 << 20])  # parts of an upload have 5 MB and more
+def test_files_come_back_as_they_were(objects: Objects, tmp_path: Path, size: int) -> None:
+    content = secrets.token_bytes(size)
+    (tmp_path / "file").write_bytes(content)
+    objects.upload("folder/file", tmp_path / "file")
+    assert objects.list()["folder/file"].size == size
+    objects.download("folder/file", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == content
+
+
+def test_a_bucket_that_is_absent_or_a_server_that_is_away_is_an_error(server: S3Server) -> None:
+    config = ObjectsConfig(endpoint=server.endpoint, region="us-east-1")
+    for url in ("s3://none", "s3://none/shop"):
+        with pytest.raises(ObjectError, match="bucket 'none' must exist"):
+            open_objects(url, config).list()
+        with pytest.raises(ObjectError):
+            open_objects(url, config).write("key", b"")
+    away = open_objects("s3://bucket/shop", ObjectsConfig(endpoint="http://127.0.0.1:9", region="us-east-1"))
+    with pytest.raises(ObjectError, match="Could not connect"):
+        away.list()
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/shop", "s3://", "file:///shop"])
+def test_a_url_of_another_form_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="url of objects must be s3://BUCKET/PREFIX"):
+        open_objects(url, ObjectsConfig())
+    with pytest.raises(ConfigError, match=r"objects\.endpoint must be http"):
+        open_objects("s3://bucket", ObjectsConfig(endpoint="host:9000"))
