@@ -60,9 +60,3 @@ def print_machine(*num_threads: int) -> None:
         f" {len(os.sched_getaffinity(0))} CPUs, core {_core.simd_level()}, threads {threads}, load {os.getloadavg()[0]:.1f}",
         flush=True,
     )
-
-
-def cpu_seconds(pid: int) -> float:
-    """Return the processor time that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
