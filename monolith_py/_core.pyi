@@ -30,6 +30,9 @@ class IdMap:
     def erase(self, fids: Int64Array, old_rows: UInt32Array) -> None: ...
     def items(self) -> tuple[Int64Array, UInt32Array]: ...
 
+class ReplicaRowsHandle:
+    """Rows of a replica, as `CoreRanker` takes them."""
+
 class ReplicaRows:
     """Packed rows of all features of a replica; features by their place in the list. Look-ups take no lock and run beside a change.
 
@@ -37,6 +40,8 @@ class ReplicaRows:
     """
 
     def __init__(self, features: list[tuple[str, int, str, bool]], max_rows: int = ...) -> None: ...  # name, dim, encoding, mean pooling
+    @property
+    def handle(self) -> ReplicaRowsHandle: ...
     @property
     def num_rows(self) -> int: ...
     @property
@@ -321,6 +326,82 @@ class ImpressionEncoder:
 
     def __init__(self, shared: RowFeatures, candidates: RowFeatures, tasks: Sequence[str], arm: str) -> None: ...
     def encode(self, requests: list[ServedValues]) -> list[bytes]: ...  # ValueError for an array of another shape or type
+
+class RankedRequest:
+    """A request, its scores and its features; all but `status` count only for the status "done", unless stated."""
+
+    @property
+    def status(self) -> str: ...  # "done", "other", "missing", "overloaded", "late" or "not_finite"
+    @property
+    def request_id(self) -> str: ...
+    @property
+    def time_ms(self) -> int: ...
+    @property
+    def logs_impression(self) -> bool: ...
+    @property
+    def is_complete(self) -> bool: ...  # whether all stored features could be read
+    @property
+    def expected_s(self) -> float: ...  # of the status "overloaded"
+    @property
+    def num_candidates(self) -> int: ...
+    @property
+    def num_bytes(self) -> int: ...
+    @property
+    def response(self) -> bytes: ...
+    @property
+    def missing_users(self) -> list[int]: ...  # these three: of the status "missing"
+    @property
+    def missing_items(self) -> list[int]: ...
+    @property
+    def missing_counters(self) -> list[tuple[int, int]]: ...  # number of the counted feature, and fid
+
+def encode_ranked(encoder: ImpressionEncoder, served: Sequence[RankedRequest]) -> list[bytes]: ...
+
+FixedLayers = Sequence[tuple[FloatArray, FloatArray, bool, bool]]  # weights (O, I), biases (O,), ReLU, bf16
+
+class FixedModel:
+    """A ranking model with fixed weights. `kind` is "deepfm" or "dlrm"; `features` and `dense`: shared, and of each candidate."""
+
+    def __init__(self, kind: str, dim: int, features: tuple[int, int], dense: tuple[int, int], tasks: int) -> None: ...
+    def set_top(self, layers: FixedLayers, shared: Sequence[int], candidate: Sequence[int], stacks: list[TowerStack]) -> None: ...
+    def set_bottom(self, layers: FixedLayers, shared: Sequence[int], candidate: Sequence[int]) -> None: ...
+    def set_scales(self, scales: FloatArray) -> None: ...
+
+class CoreRanker:
+    """Stored features and counters, and the path from a request's bytes to its answer. Any number of threads may call."""
+
+    def __init__(
+        self,
+        user: tuple[int, int, int],  # number of id features and of stored ones, width of the dense ones
+        item: tuple[int, int, int],
+        context: Sequence[str],
+        context_dense: Sequence[tuple[str, int]],
+        shared: tuple[Sequence[int], Sequence[int], int],  # places in the schema, places with counters, width of the dense ones
+        candidates: tuple[Sequence[int], Sequence[int], int],
+        no_counter: Sequence[float],
+        tasks: Sequence[str],
+        limits: tuple[int, int, int, int, int],  # candidates, fids of a feature, least time, greatest skew and age (0: any) in milliseconds
+        store: tuple[int, int],  # entries, bytes
+    ) -> None: ...
+    def put_users(self, ids: Int64Array, lengths: Int32Array, fids: Int64Array, dense: FloatArray, expires_ms: int) -> None: ...
+    def put_items(self, ids: Int64Array, lengths: Int32Array, fids: Int64Array, dense: FloatArray, expires_ms: int) -> None: ...
+    def put_counters(
+        self, number: int, ids: Int64Array, lengths: Int32Array, fids: Int64Array, dense: FloatArray, expires_ms: int
+    ) -> None: ...
+    @property
+    def num_entities(self) -> int: ...
+    @property
+    def num_bytes(self) -> int: ...
+    def rank(
+        self,
+        value: bytes,
+        model: FixedModel,
+        rows: ReplicaRowsHandle,
+        names: tuple[str, str],  # id of a request that has none, version of the model
+        times: tuple[int, int, float],  # wall and monotonic clock in milliseconds, seconds left
+        staleness_ms: tuple[int, int],  # by publication, by event time
+        reading: int,  # 0: fresh entries, 1: expired ones too, 2: and unknown entities
+    ) -> RankedRequest: ...
 
 def murmur2(data: bytes) -> int: ...  # MurmurHash2, 32 bits, with Kafka's seed
 

@@ -17,6 +17,8 @@ from monolith_serving.log_limit import LogLimit
 
 _logger = logging.getLogger(__name__)
 
+BytesHandler = Callable[[bytes, Any], bytes | None]
+
 # Any other exception is INTERNAL.
 CODES: dict[type[Exception], grpc.StatusCode] = {
     WireError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -86,10 +88,15 @@ def in_threads(handle: Callable[..., Any], pool: ThreadPoolExecutor) -> Callable
 class StatusInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
     """Handles the unary RPCs of one service, for instance "monolith.v1.Ranking"; RPCs of other services pass unchanged.
 
-    Messages are parsed here: grpcio ends a call with bytes that it cannot parse as INTERNAL, with a traceback.
+    Messages are parsed here: grpcio ends a call with bytes that it cannot parse as INTERNAL, with a traceback. `in_core` has the names of
+    RPCs that the core answers, bytes for bytes; it returns None for a request that it leaves to the service.
     """
 
-    def __init__(self, service: str, threads: CallThreads, max_waiting: int, clock: Clock) -> None:
+    def __init__(
+        self, service: str, threads: CallThreads, max_waiting: int, clock: Clock, in_core: Mapping[str, BytesHandler] | None = None
+    ) -> None:
+        self._in_core = {f"/{service}/{name}": handle for name, handle in (in_core or {}).items()}
+        self._handlers: dict[str, Any] = {}  # by method, made once
         self._prefix, self._threads, self._max_waiting, self._clock = f"/{service}/", threads, max_waiting, clock
         self._log_limit = LogLimit(clock)
         # A stream's handler runs before its messages arrive, so a refusal never waits for a client.
@@ -102,27 +109,32 @@ class StatusInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # ge
             return handler
         if self._threads.num_waiting >= self._max_waiting:
             return self._refusal
-        assert handler.unary_unary is not None, f"{details.method} must be unary"
-        handle = self._wrap(details.method, handler.unary_unary, handler.request_deserializer)
-        return grpc.unary_unary_rpc_method_handler(handle, None, handler.response_serializer)
+        wrapped = self._handlers.get(details.method)
+        if wrapped is None:
+            assert handler.unary_unary is not None, f"{details.method} must be unary"
+            wrapped = self._handlers[details.method] = grpc.unary_unary_rpc_method_handler(self._wrap(details.method, handler))
+        return wrapped
 
-    def _wrap(self, method: str, handle: Callable[[Any, Any], Any], deserialize: Callable[[bytes], Any]) -> Callable[[bytes, Any], Any]:
-        """Return a handler that parses the message, counts and times `handle`, and aborts the RPC if it raises."""
+    def _wrap(self, method: str, handler: Any) -> BytesHandler:
+        """Return a handler that parses the message, counts and times the call, and aborts the RPC if it raises."""
+        in_core, answered = self._in_core.get(method), RANK_REQUESTS.labels(code="OK")
 
-        def handle_rpc(value: bytes, context: Any) -> Any:
+        def handle_rpc(value: bytes, context: Any) -> bytes | None:
             start_s = self._clock.monotonic_s()
             message = None
             try:
                 self._threads.received()
-                message = _parsed(deserialize, value)
-                response = handle(message, context)
+                response = None if in_core is None else in_core(value, context)
+                if response is None:
+                    message = _parsed(handler.request_deserializer, value)
+                    response = handler.response_serializer(handler.unary_unary(message, context))
             except Exception as error:
                 code = code_of(error)
                 RANK_REQUESTS.labels(code=code.name).inc()
                 if code is grpc.StatusCode.INTERNAL and self._log_limit.allows(type(error).__name__):
                     _logger.exception("%s failed, request %r", method, getattr(message, "request_id", "")[:128])
                 context.abort(code, details_of(error))  # raises
-            RANK_REQUESTS.labels(code="OK").inc()
+            answered.inc()
             RANK_DURATION_SECONDS.observe(self._clock.monotonic_s() - start_s)
             return response
 

@@ -14,6 +14,7 @@ import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from monolith_py._core import RankedRequest
 from monolith_py.clock import Clock, SystemClock
 from monolith_py.config import JobConfig, ServingConfig
 from monolith_py.data.counters import LiveCounters
@@ -26,9 +27,11 @@ from monolith_py.pb import ranking_pb2_grpc as pb_grpc
 from monolith_py.process import StopSignal, set_num_threads
 from monolith_serving.call_threads import CallThreads
 from monolith_serving.channel import SERVER_OPTIONS
+from monolith_serving.core_service import CoreService
 from monolith_serving.features.store import FeatureStore
 from monolith_serving.interceptors import StatusInterceptor, ThreadsInterceptor
-from monolith_serving.ranking.impression_encoder import ImpressionEncoder
+from monolith_serving.ranking.core_ranker import CoreRanker, runs_in_core
+from monolith_serving.ranking.impression_encoder import ImpressionEncoder, ServedRequest
 from monolith_serving.ranking.impression_log import ImpressionWriter
 from monolith_serving.ranking.ranker import Ranker
 from monolith_serving.replica.replica import Replica
@@ -63,9 +66,10 @@ def run_server(job: JobConfig) -> None:
         topics = Topics.of(job.log)
         needed = [topics.updates, topics.dense_requests, *([topics.verdicts] if config.guarded else [])]
         updates = _open_topics(job, needed, stack) if config.follow_updates else None
-        replica = Replica(job, updates, device_of(config), clock)
+        device = device_of(config)
+        replica = Replica(job, updates, device, clock)
         stack.callback(replica.close)
-        impressions = None
+        impressions: ImpressionWriter[ServedRequest | RankedRequest] | None = None
         if config.log_impressions:
             impressions_log = _open_topics(job, [topics.impressions], stack)
             impressions = ImpressionWriter(impressions_log, topics.impressions, config, clock, ImpressionEncoder(job))
@@ -79,7 +83,10 @@ def run_server(job: JobConfig) -> None:
         stack.callback(follower.close)
         first = RankingService(ranker, replica, Schema.of(job).tasks, config, clock, EventTimeRule.of(job.log))
         service = _split(job, first, store, stop, stack) if config.split.share else first
-        _serve(make_server(service, config, clock), replica, config, stop, clock)
+        core = None
+        if device.type == "cpu" and runs_in_core(job):
+            core = CoreService(CoreRanker(job, replica, store, impressions, clock), config, clock)
+        _serve(make_server(service, config, clock, core), replica, config, stop, clock)
         stop.set()
         follower.raise_failure()
 
@@ -151,8 +158,8 @@ def _open_topics(job: JobConfig, topics: Sequence[str], stack: ExitStack) -> Log
     return log
 
 
-def make_server(service: pb_grpc.RankingServicer, config: ServingConfig, clock: Clock) -> grpc.Server:
-    """Return a gRPC server with the ranking service, without a port and not started."""
+def make_server(service: pb_grpc.RankingServicer, config: ServingConfig, clock: Clock, core: CoreService | None = None) -> grpc.Server:
+    """Return a gRPC server with the ranking service, without a port and not started. `core` answers the requests that it takes."""
     threads = CallThreads(config.grpc_threads, "rank", sheds=True)
     others = {
         health.SERVICE_NAME: CallThreads(_HEALTH_THREADS, "health"),
@@ -161,7 +168,7 @@ def make_server(service: pb_grpc.RankingServicer, config: ServingConfig, clock: 
     interceptors: list[grpc.ServerInterceptor[Any, Any]] = [
         *token_interceptors(config),
         ThreadsInterceptor(others),
-        StatusInterceptor(SERVICE_NAME, threads, config.max_waiting_requests, clock),
+        StatusInterceptor(SERVICE_NAME, threads, config.max_waiting_requests, clock, {} if core is None else {"Rank": core.rank}),
     ]
     options = [*SERVER_OPTIONS, ("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", config.max_request_bytes)]
     server = grpc.server(threads, interceptors=interceptors, options=options)

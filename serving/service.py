@@ -17,15 +17,12 @@ from monolith_py.observe.metrics import IMPRESSIONS_WITHHELD
 from monolith_py.pb import ranking_pb2 as pb
 from monolith_py.pb import ranking_pb2_grpc as pb_grpc
 from monolith_serving.ranking.answer import best, check_conditions, cut
-from monolith_serving.ranking.answered import on_end
+from monolith_serving.ranking.answered import on_end, time_limit_s
 from monolith_serving.ranking.ranker import Ranker, Ranking
 from monolith_serving.ranking.request import RankInput, RequestParser
 from monolith_serving.replica.replica import Replica
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Ranking"].full_name
-# A thread waits no longer than this for a client's own deadline; nobody waits so long for a ranking.
-MAX_DEADLINE_S = 30.0
-_NO_DEADLINE_S = 86_400.0
 
 
 class RankingService(pb_grpc.RankingServicer):  # type: ignore[misc]  # generated code has no types
@@ -48,7 +45,7 @@ class RankingService(pb_grpc.RankingServicer):  # type: ignore[misc]  # generate
             ConditionFailed: the request asks for another version or a newer model.
             NotReady, KvError, Overloaded, TimeoutError, ModelNotFinite: see `Ranker.rank`.
         """
-        deadline_s = self._clock.monotonic_s() + self._time_limit_s(context)
+        deadline_s = self._clock.monotonic_s() + time_limit_s(context, self._config.default_deadline_s)
         request = self._parser.parse(message, request_id=uuid.uuid4().hex, now_ms=self._clock.now_ms())
         if not context.is_active():
             raise CancelledError
@@ -80,14 +77,6 @@ class RankingService(pb_grpc.RankingServicer):  # type: ignore[misc]  # generate
             self._ranker.log(request, ranking)
         else:
             IMPRESSIONS_WITHHELD.labels(reason="unanswered").inc()
-
-    def _time_limit_s(self, context: Any) -> float:
-        """Return the seconds left to the caller, the configured default if the caller set no deadline."""
-        remaining_s: float | None = context.time_remaining()
-        # grpcio gives 9.2e18 seconds for a call without a deadline.
-        if remaining_s is None or remaining_s > _NO_DEADLINE_S:
-            return self._config.default_deadline_s
-        return min(remaining_s, MAX_DEADLINE_S)
 
 
 def _response(

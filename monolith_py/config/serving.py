@@ -70,6 +70,8 @@ class ServingConfig(Settings):
     feature_cache_s: SecondsOrZero = 30.0
     # Most users and items in that cache.
     feature_cache_entries: Count = 200_000
+    # Most bytes of users in the core's cache, and of items.
+    feature_cache_bytes: Count = 512 << 20
     # Threads of torch; 0 takes all cores.
     num_threads: Threads = 1
     # Device of rows and model; "auto" takes a CUDA device if there is one.
@@ -103,7 +105,7 @@ class ServingConfig(Settings):
     @model_validator(mode="after")
     def _check_across_settings(self) -> ServingConfig:
         for needs, names, there in (
-            ("feature_cache_s above 0", ("feature_cache_entries",), self.feature_cache_s > 0),
+            ("feature_cache_s above 0", ("feature_cache_entries", "feature_cache_bytes"), self.feature_cache_s > 0),
             ("follow_updates = false", ("channel",), not self.follow_updates),
             ("follow_updates = true", ("freshness_log", "max_behind_s", "max_catch_up_s", "guarded"), self.follow_updates),
             ("guarded = true", ("guard_silence_s",), self.guarded),

@@ -29,6 +29,21 @@ class RankModel(nn.Module):
         self._num_features, self._dim = len(schema.features), schema.features[0].dim
         self._bf16 = computes_in_bf16(config.precision)
 
+    @property
+    def num_features(self) -> int:
+        """Return the number of sparse features."""
+        return self._num_features
+
+    @property
+    def dim(self) -> int:
+        """Return the dim of the sparse features."""
+        return self._dim
+
+    @property
+    def bf16(self) -> bool:
+        """Return whether dense towers compute in bf16."""
+        return self._bf16
+
     def forward(self, pooled: Tensor, dense: Tensor) -> Tensor:
         """Return float32 logits (B, T) from float32 pooled rows (B, F * D) and dense features (B, W)."""
         raise NotImplementedError

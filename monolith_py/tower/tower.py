@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 
 from monolith_py import _core
-from monolith_py.config.sparsity import SparsityConfig
+from monolith_py.config.sparsity import Atom, SparsityConfig
 from monolith_py.tower.layers.compact import CompactTower
 from monolith_py.tower.layers.core_stack import CoreStack
 from monolith_py.tower.layers.prepacked import Prepacked
@@ -140,6 +140,25 @@ class Tower(nn.Module):
         elif on_cpu:
             self._frozen = [nn.Sequential(*(Prepacked(*_dense(layer), bf16=self._bf16) for layer in self._linears))]
 
+    def fixed_layers(self) -> list[nn.Linear]:
+        """Return the layers as dense ones with the current weights."""
+        return [layer.to_linear() if isinstance(layer, SparseLinear) else layer for layer in self._linears]
+
+    def fixed_stacks(self, order: Sequence[int]) -> list[_core.TowerStack]:
+        """Return stacks of the core with the current weights, for use one after the other; none for a tower without a sparse layer in it.
+
+        Input k of the first one is input `order[k]` of the tower.
+        """
+        if not (self.sparse_layers and self._uses_core()):
+            return []
+        first, *rest = self._linears
+        layers = [_reordered(first, order, self._atom), *rest]
+        groups = [[layer] for layer in layers] if self._dropout else [layers]
+        stacks = [CoreStack(group, self._atom, bf16=self._bf16) for group in groups]
+        for stack in stacks:
+            stack.freeze()
+        return [stack.core for stack in stacks]
+
     def _uses_core(self) -> bool:
         if self._atom == "neuron" or torch.compiler.is_compiling():
             return False
@@ -170,6 +189,19 @@ class Tower(nn.Module):
 def _dense(layer: SparseLinear | nn.Linear) -> tuple[Tensor, Tensor]:
     assert isinstance(layer, nn.Linear)
     return layer.weight, layer.bias
+
+
+def _reordered(layer: SparseLinear | nn.Linear, order: Sequence[int], atom: Atom) -> SparseLinear | nn.Linear:
+    """Return a layer whose input k is input `order[k]` of `layer`."""
+    dense = nn.Linear(layer.in_features, layer.out_features)
+    source = layer.to_linear() if isinstance(layer, SparseLinear) else layer
+    index = np.asarray(order, np.int64)
+    with torch.no_grad():
+        dense.weight.copy_(source.weight[:, torch.from_numpy(index)])
+        dense.bias.copy_(source.bias)
+    if not isinstance(layer, SparseLinear):
+        return dense
+    return SparseLinear.of(dense, layer.live[:, index], atom, relu=layer.relu)
 
 
 def _sparsified(dense: Sequence[nn.Linear], config: SparsityConfig, seed: int) -> list[nn.Module]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
@@ -110,6 +111,16 @@ class FeatureStore:
         values = self._cached("counter", self._counts, keys, load, lambda _: self.no_counter, reading)
         return np.array(values, np.float32).reshape(len(keys), len(self.no_counter))
 
+    def load(self, kind: str, ids: list[int], reading: Reading) -> list[PackedRow]:
+        """Return the features of users or items ("user", "item") from the store, past the cache. Raises `KvError`, `TimeoutError`."""
+        with self._counted(kind):
+            return self._load(kind, self.user_order if kind == "user" else self.item_order, reading, ids)
+
+    def load_counters(self, feature: str, fids: Sequence[int], reading: Reading) -> list[FloatArray]:
+        """Return the counter values (1 + tasks,) of each fid from the store, past the cache. Raises `KvError`, `TimeoutError`."""
+        with self._counted("counter"):
+            return self._load_counters(reading, [self._counters.key(feature, fid) for fid in fids])
+
     def close(self) -> None:
         """End the reading threads."""
         self._reader.close()
@@ -131,18 +142,27 @@ class FeatureStore:
     ) -> list[_Value]:
         """Return the value of each key from the cache or from the store; see the class for a store that fails."""
         try:
-            return cache.get_many(keys, load)
-        except (KvError, TimeoutError) as error:
-            FEATURES_UNREAD.labels(entity=kind).inc()
-            # No time left: the request brought too little, or a read before this one took it all and was warned of.
-            if isinstance(error, KvError) and self._log_limit.allows("unread"):
-                _logger.warning("stored features cannot be read: %s", error)
+            with self._counted(kind):
+                return cache.get_many(keys, load)
+        except (KvError, TimeoutError):
             held = cache.get_held(keys)
             if any(value is None for value in held):
                 if self._config.without_features == "refuse":
                     raise
                 reading.is_complete = False
             return [absent(key) if value is None else value for key, value in zip(keys, held, strict=True)]
+
+    @contextmanager
+    def _counted(self, kind: str) -> Iterator[None]:
+        """Count and log a read that fails."""
+        try:
+            yield
+        except (KvError, TimeoutError) as error:
+            FEATURES_UNREAD.labels(entity=kind).inc()
+            # No time left: the request brought too little, or a read before this one took it all and was warned of.
+            if isinstance(error, KvError) and self._log_limit.allows("unread"):
+                _logger.warning("stored features cannot be read: %s", error)
+            raise
 
     def _load(self, kind: str, order: FeatureOrder, reading: Reading, ids: list[int]) -> list[PackedRow]:
         if not (order.sparse or order.dense):

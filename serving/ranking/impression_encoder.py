@@ -56,14 +56,17 @@ class ImpressionEncoder:
         candidates = order.candidate_names, _widths(order.candidate_dense)
         self._core = _core.ImpressionEncoder(shared, candidates, schema.tasks, job.serving.arm)
 
-    def __call__(self, served: Sequence[ServedRequest]) -> list[bytes]:
-        """Return the impressions of `served`.
+    def __call__(self, served: Sequence[ServedRequest | _core.RankedRequest]) -> list[bytes]:
+        """Return the impressions of `served`, requests that `Ranker` or the core has answered.
 
         Raises:
             ValueError, UnicodeEncodeError, BufferError, OverflowError: an array of another shape, type or order, a text that is not
                 Unicode, or a number beyond 64 bits; nothing is returned for the others.
         """
-        return self._core.encode([_values(request, features, scores, version) for request, features, scores, version in served])
+        of_core = [one for one in served if isinstance(one, _core.RankedRequest)]
+        values = iter(_core.encode_ranked(self._core, of_core))
+        others = iter(self._core.encode([_values(*one) for one in served if isinstance(one, ServedRequest)]))
+        return [next(others if isinstance(one, ServedRequest) else values) for one in served]
 
 
 def _widths(dense: Sequence[DenseFeatureConfig]) -> list[tuple[str, int]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from monolith_py._core import RankedRequest
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
 from monolith_py.data.columns import FloatArray
@@ -47,7 +48,7 @@ class Ranker:
         job: JobConfig,
         replica: Replica,
         store: FeatureStore,
-        impressions: ImpressionWriter[ServedRequest] | None,
+        impressions: ImpressionWriter[ServedRequest | RankedRequest] | None,
         clock: Clock,
         model: Schema | None = None,
     ) -> None:

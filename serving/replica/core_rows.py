@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from monolith_py._core import ReplicaRows
+from monolith_py._core import ReplicaRows, ReplicaRowsHandle
 from monolith_py.config import FeatureConfig
 from monolith_py.data.columns import Int64Array
 from monolith_py.errors import TableFull
@@ -25,8 +25,14 @@ class CoreRows:
     def __init__(self, features: Sequence[FeatureConfig], encoding: RowEncoding, max_rows: int) -> None:
         parts = [(feature.name, feature.dim, encoding.value, feature.pooling == "mean") for feature in features]
         self._rows = ReplicaRows(parts, max_rows)
+        self._core = self._rows.handle
         self._width = sum(feature.dim for feature in features)
         self._max_rows = max_rows
+
+    @property
+    def core(self) -> ReplicaRowsHandle:
+        """Return the rows, for `CoreRanker`."""
+        return self._core
 
     @property
     def num_rows(self) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monolith_py._core import ReplicaRowsHandle
 from monolith_py.config import FeatureConfig
 from monolith_py.data.columns import Int64Array
 from monolith_py.errors import WireError
@@ -49,6 +50,11 @@ class ReplicaTable:
         self._names = tuple(feature.name for feature in features)
         self._places = {name: place for place, name in enumerate(self._names)}
         self._store = _store_of(features, encoding, device, max_rows, engine)
+
+    @property
+    def core(self) -> ReplicaRowsHandle | None:
+        """Return the rows of the core, None with FBGEMM."""
+        return self._store.core if isinstance(self._store, CoreRows) else None
 
     @property
     def num_rows(self) -> int:

@@ -6,11 +6,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import numpy as np
 import torch
 from figures import figure
 from replica_rows import bench_replica_rows
+from serve_rate import bench_rates
 
 from monolith_py.config import load_job
 from monolith_py.data.columns import FeatureColumns, SparseColumn
@@ -38,12 +37,23 @@ def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each load test")
-    seconds = parser.parse_args().seconds
+    parser.add_argument(
+        "--base", type=Path, help="checkout of an earlier commit, built in its .venv, to compare requests a CPU second with"
+    )
+    parser.add_argument("--only-rates", action="store_true", help="print requests a CPU second alone")
+    arguments = parser.parse_args()
+    seconds = arguments.seconds
     torch.set_num_threads(1)
     generator = np.random.default_rng(0)
+    here = Path(__file__).parents[2]
+    checkouts = {"ours": here} if arguments.base is None else {"ours": here, "base": arguments.base.resolve()}
+    if arguments.only_rates:
+        bench_rates(checkouts, generator, seconds, NUM_USERS, NUM_ITEMS)
+        return
     bench_replica_rows(generator)
     with tempfile.TemporaryDirectory() as folder:
         bench_rank(Path(folder), generator, seconds)
+    bench_rates(checkouts, generator, seconds, NUM_USERS, NUM_ITEMS)
 
 
 TOML = """
@@ -66,12 +76,11 @@ encoding = "int8"
 [serving]
 port = 0
 port_file = "{folder}/port"
-grpc_threads = 32
 """
 
 
 def bench_rank(folder: Path, generator: np.random.Generator, seconds: float) -> None:
-    """A replica process with learnt rows: one request at a time with 100 candidates, then many at once with one."""
+    """A replica process with learnt rows: one request at a time with 100 candidates."""
     named = [("user_id", "user_id"), ("item_id", "item_id"), ("tab", "context")]
     named += [(name, "user") for name in USER_FEATURES] + [(name, "item") for name in ITEM_FEATURES]
     assert len(named) == NUM_FEATURES
@@ -86,7 +95,6 @@ def bench_rank(folder: Path, generator: np.random.Generator, seconds: float) -> 
             time.sleep(0.05)
         with RankClient(f"127.0.0.1:{(folder / 'port').read_text()}") as client:
             bench_latency(client, generator, seconds)
-            bench_throughput(client, child.pid, generator, seconds)
         child.terminate()
         assert child.wait(30) == 0
     finally:
@@ -134,36 +142,6 @@ def bench_latency(client: RankClient, generator: np.random.Generator, seconds: f
             assert result.scores.shape == (100, 2)
     figure("serve.rank_p50_ms", float(np.percentile(durations_s, 50)) * 1000, "ms")
     figure("serve.rank_p99_ms", float(np.percentile(durations_s, 99)) * 1000, "ms")
-
-
-def bench_throughput(client: RankClient, replica_pid: int, generator: np.random.Generator, seconds: float) -> None:
-    """32 requests under way at any time, one candidate each."""
-    requests = [(int(generator.integers(NUM_USERS)), [int(generator.integers(NUM_ITEMS))]) for _ in range(4096)]
-    slots, failures = threading.Semaphore(32), []
-
-    def settle(future) -> None:  # type: ignore[no-untyped-def]
-        if future.exception() is not None:
-            failures.append(future.exception())
-        slots.release()
-
-    num_requests, cpu_s, began_s = 0, cpu_seconds(replica_pid), time.perf_counter()
-    while time.perf_counter() < began_s + seconds:
-        user, items = requests[num_requests % len(requests)]
-        slots.acquire()
-        client.rank_async(user, items, context={"tab": [1]}, timeout_s=10.0).add_done_callback(settle)
-        num_requests += 1
-    for _ in range(32):
-        slots.acquire()
-    elapsed_s = time.perf_counter() - began_s
-    assert not failures, failures[0]
-    figure("serve.requests_per_s", num_requests / elapsed_s, "1/s")
-    figure("serve.requests_per_cpu_s", num_requests / (cpu_seconds(replica_pid) - cpu_s), "1/s")
-
-
-def cpu_seconds(pid: int) -> float:
-    """Return the processor time that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

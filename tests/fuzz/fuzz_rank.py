@@ -20,6 +20,7 @@ import grpc
 import numpy as np
 import torch
 
+from monolith_py._core import RankedRequest
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig, parse_job
 from monolith_py.data.columns import FeatureColumns, SparseColumn
@@ -32,8 +33,10 @@ from monolith_py.model import build_model
 from monolith_py.pb import ranking_pb2 as pb
 from monolith_py.sync import DenseState, RowEncoding, pack_rows
 from monolith_serving.call_threads import CallThreads
+from monolith_serving.core_service import CoreService
 from monolith_serving.features.store import FeatureStore
 from monolith_serving.interceptors import MAX_DETAILS, StatusInterceptor
+from monolith_serving.ranking.core_ranker import CoreRanker
 from monolith_serving.ranking.impression_encoder import ImpressionEncoder, ServedRequest
 from monolith_serving.ranking.ranker import Ranker
 from monolith_serving.replica.model_state import ModelState
@@ -53,7 +56,8 @@ ODD_TEXTS = ("", "tab", "hour", "user_id", "\0", "\n", "x" * 200, "\u20ac" * 60,
 EXPECTED = {"OK", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED", "FAILED_PRECONDITION", "INTERNAL"}
 
 
-def make_job() -> JobConfig:
+def make_job(engine: str) -> JobConfig:
+    """Return a job; the core takes none with features that only the request knows of each candidate."""
     sources = {
         "tags": "item",
         "user_id": "user_id",
@@ -61,15 +65,18 @@ def make_job() -> JobConfig:
         "list": "context",
         "item_id": "item_id",
         "city": "user",
-        "place": "candidate",
     }
+    price = []
+    if engine == "python":
+        sources["place"] = "candidate"
+        price = [{"name": "price", "source": "candidate"}]
     return parse_job(
         {
             "name": "fuzz",
             "log": {"url": "sqlite:///unused"},
             "kv": {"url": "memory:"},
             "features": [{"name": name, "source": source, "dim": 8} for name, source in sources.items()],
-            "dense_features": [{"name": "hour", "source": "context", "dim": 2}, {"name": "price", "source": "candidate"}],
+            "dense_features": [{"name": "hour", "source": "context", "dim": 2}, *price],
             "tasks": [{"name": "click", "action": "click"}],
             "counters": {"enabled": True, "keys": ["item_id", "tab"]},
             "model": {"tower": [16], "precision": "fp32"},
@@ -108,7 +115,7 @@ class CheckedImpressions:
         self._encode = ImpressionEncoder(job)
         self.count = 0
 
-    def put(self, served: ServedRequest, num_bytes: int) -> None:
+    def put(self, served: ServedRequest | RankedRequest, num_bytes: int) -> None:
         (value,) = self._encode([served])
         assert len(value) <= num_bytes + 1024, (len(value), num_bytes)
         decode_impression(value)
@@ -152,8 +159,9 @@ class Call:
 class Service:
     """The ranking service behind its interceptor, called with bytes."""
 
-    def __init__(self) -> None:
-        job, clock = make_job(), SystemClock()
+    def __init__(self, engine: str) -> None:
+        self.engine = engine
+        job, clock = make_job(engine), SystemClock()
         schema, replica, self.impressions = Schema.of(job), StillReplica(job), CheckedImpressions(job)
         kv = MemoryKv()
         column = SparseColumn(np.array([1, 2], np.int64), np.array([2], np.int32))
@@ -162,8 +170,12 @@ class Service:
         store = FeatureStore(kv, schema, LiveCounters.of(job), job.serving, clock)
         ranker = Ranker(job, replica, store, self.impressions, clock)  # type: ignore[arg-type]
         service = RankingService(ranker, replica, schema.tasks, job.serving, clock, EventTimeRule.of(job.log))  # type: ignore[arg-type]
-        interceptor = StatusInterceptor(SERVICE_NAME, CallThreads(1, "fuzz"), 1, clock)
-        handler = grpc.unary_unary_rpc_method_handler(service.Rank, pb.RankRequest.FromString)
+        in_core = {}
+        if engine == "core":
+            core = CoreRanker(job, replica, store, self.impressions, clock)  # type: ignore[arg-type]
+            in_core["Rank"] = CoreService(core, job.serving, clock).rank
+        interceptor = StatusInterceptor(SERVICE_NAME, CallThreads(1, "fuzz"), 1, clock, in_core)
+        handler = grpc.unary_unary_rpc_method_handler(service.Rank, pb.RankRequest.FromString, pb.RankResponse.SerializeToString)
         details = type("Details", (), {"method": METHOD})
         self._handle = interceptor.intercept_service(lambda _: handler, details).unary_unary
 
@@ -171,12 +183,12 @@ class Service:
         """Return the ended call and its answer, None after an error."""
         call, response = Call(remaining_s, client), None
         with suppress(Aborted):
-            response = self._handle(value, call)
+            response = pb.RankResponse.FromString(self._handle(value, call))
         call.end()
         return call, response
 
 
-def sound_request(generator: random.Random) -> pb.RankRequest:
+def sound_request(generator: random.Random, engine: str) -> pb.RankRequest:
     """Return a valid request."""
     items = [generator.randrange(60) for _ in range(generator.choice((1, 1, 5, 50, 150)))]
     message = pb.RankRequest(request_id=f"r{generator.randrange(10**9)}", user_id=generator.randrange(99), item_ids=items, time_ms=NOW_MS)
@@ -184,7 +196,7 @@ def sound_request(generator: random.Random) -> pb.RankRequest:
     message.context.sparse.add(name="list", fids=fids, lengths=[len(fids)])
     message.context.sparse.add(name="tab", fids=[generator.randrange(9)])
     message.context.dense.add(name="hour", values=[generator.random(), generator.random()])
-    if generator.random() < 0.5:
+    if engine == "python" and generator.random() < 0.5:
         message.candidate_features.sparse.add(name="place", fids=range(len(items)))
         message.candidate_features.dense.add(name="price", values=[generator.random() for _ in items])
     message.top_k = generator.choice((0, 0, 1, 7))
@@ -241,9 +253,9 @@ def mutate_bytes(value: bytes, generator: random.Random) -> bytes:
     return bytes(data)
 
 
-def mutated_request(generator: random.Random) -> bytes:
+def mutated_request(generator: random.Random, engine: str) -> bytes:
     """Return the bytes of a request with odd fields, damaged bytes, or both."""
-    message = sound_request(generator)
+    message = sound_request(generator, engine)
     kind = generator.randrange(4)
     for _ in range(0 if kind == 0 else generator.choice((1, 1, 2, 4))):
         change_field(message, generator)
@@ -257,7 +269,7 @@ class Run:
     def __init__(self, service: Service, seed: int) -> None:
         self._service, self._seed = service, seed
         generator = random.Random(seed)
-        self._neighbours = [sound_request(generator).SerializeToString() for _ in range(16)]
+        self._neighbours = [sound_request(generator, service.engine).SerializeToString() for _ in range(16)]
         self._expected = [np.array(service.rank(value)[1].scores) for value in self._neighbours]
         self._stop = threading.Event()
         self.codes: Counter[str] = Counter()
@@ -278,7 +290,7 @@ class Run:
         self._stop.set()
 
     def _send(self, generator: random.Random) -> None:
-        value = mutated_request(generator)
+        value = mutated_request(generator, self._service.engine)
         remaining_s = generator.choice((9.2e18, 30.0, 0.2, 1e-3, 1e-5, 0.0))
         call, _ = self._service.rank(value, remaining_s, generator.choice(("open", "open", "open", "cancelled")))
         self.codes[call.status] += 1
@@ -292,14 +304,14 @@ class Run:
         self.num_neighbours += 1
 
 
-def main(seconds: float, seed: int = 1, max_requests: int = 1 << 60) -> Counter[str]:
-    """Fuzz for `seconds` or `max_requests` a thread; print and return the number of requests by code.
+def main(seconds: float, seed: int = 1, max_requests: int = 1 << 60, engine: str = "core") -> Counter[str]:
+    """Fuzz for `seconds` or `max_requests` a thread; print and return the number of requests by code. `engine`: "core" or "python".
 
     Raises:
         AssertionError: a request ended with another code, a text that is not for callers, or a neighbour was hurt.
         TimeoutError: a call hangs.
     """
-    service = Service()
+    service = Service(engine)
     run = Run(service, seed)
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         timer = threading.Timer(seconds, run.stop)
@@ -319,5 +331,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--engine", choices=("core", "python"), default="core")
     arguments = parser.parse_args()
-    main(arguments.seconds, arguments.seed)
+    main(arguments.seconds, arguments.seed, engine=arguments.engine)

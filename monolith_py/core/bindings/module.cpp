@@ -43,4 +43,5 @@ NB_MODULE(_core, m) {
     bind_examples(m);
     bind_impressions(m);
     bind_replica(m);
+    bind_ranking(m);
 }

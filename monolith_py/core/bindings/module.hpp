@@ -16,3 +16,4 @@ void bind_kafka_records(nanobind::module_& m);
 void bind_examples(nanobind::module_& m);
 void bind_impressions(nanobind::module_& m);
 void bind_replica(nanobind::module_& m);
+void bind_ranking(nanobind::module_& m);

@@ -86,8 +86,11 @@ nb::object read_rows(const BoundRows& bound, size_t feature, const Fids& fids) {
 
 void bind_replica(nb::module_& m) {
     using namespace nb::literals;
+    nb::class_<ReplicaRows>(m, "ReplicaRowsHandle");
     nb::class_<BoundRows>(m, "ReplicaRows")
         .def(nb::init<const std::vector<Feature>&, size_t>(), "features"_a, "max_rows"_a = ReplicaRows::kMostRows)
+        .def_prop_ro(
+            "handle", [](BoundRows& bound) -> ReplicaRows& { return bound.rows(); }, nb::rv_policy::reference_internal)
         .def_prop_ro("num_rows", [](const BoundRows& bound) { return bound.rows().num_rows(); })
         .def_prop_ro("num_bytes",
                      [](const BoundRows& bound) {

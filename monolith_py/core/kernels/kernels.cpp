@@ -46,6 +46,15 @@ std::atomic<const Level*> chosen{available(simd_levels().front())};
 
 const Kernels& kernels() { return *chosen.load(std::memory_order_relaxed)->kernels; }
 
+bool has_bf16() {
+#if defined(__x86_64__)
+    static const bool has = __builtin_cpu_supports("avx512bf16");
+    return has && kernels().dense.forward_pairs != nullptr;
+#else
+    return false;
+#endif
+}
+
 std::string simd_level() { return chosen.load()->name; }
 
 std::vector<std::string> simd_levels() {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "index/bucket.hpp"
+#include "kernels/dense_kernels.hpp"
 #include "kernels/replica_kernels.hpp"
 #include "kernels/settings.hpp"
 #include "kernels/tower_kernels.hpp"
@@ -111,6 +112,7 @@ struct Kernels {
     void (*dots_back)(const PooledRows& rows, const float* grad_pairs, const GradientsOfRows& out, float* scratch);
     ReplicaKernels replica;
     TowerKernels tower;
+    DenseKernels dense;
 };
 
 const Kernels& kernels();

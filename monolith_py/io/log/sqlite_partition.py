@@ -31,6 +31,8 @@ _TAIL_SCHEMA = "CREATE TABLE IF NOT EXISTS tail (id INTEGER PRIMARY KEY CHECK (i
 _IDENTITY_SCHEMA = "CREATE TABLE IF NOT EXISTS identity (topic_id TEXT NOT NULL)"
 # A read returns no more records after this many bytes of values.
 _READ_BYTES = 32 << 20
+# Records inserted by one statement: sqlite3 hands the GIL over and back for each statement, and for each row of an `executemany`.
+_INSERT_RECORDS = 100
 # An append of this many bytes writes its values beside the database: one more wait for the disk, and 40 % of the CPU time for 4 MB.
 _BESIDE_BYTES = 64 << 10
 # Records deleted by a trim in one transaction: appends run in between.
@@ -60,8 +62,7 @@ class PartitionFile:
             end = _bounds(writer)[1]
             if values:
                 stored = self._write_beside(writer, end, values) if sum(map(len, values)) >= _BESIDE_BYTES else values
-                rows = ((end + index, times_ms[index], value) for index, value in enumerate(stored))
-                writer.executemany("INSERT INTO record VALUES (?, ?, ?)", rows)
+                _insert_records(writer, end, times_ms, stored)
                 (peak,) = writer.execute("SELECT max(time_ms) FROM peak").fetchone()
                 for index, time_ms in enumerate(times_ms):
                     if peak is None or time_ms > peak:
@@ -197,6 +198,14 @@ def _bounds(connection: sqlite3.Connection) -> tuple[int, int]:
     row = connection.execute("SELECT start_offset, (SELECT max(offset) FROM record) FROM bounds").fetchone()
     start, newest = int(row[0]), row[1]
     return start, start if newest is None else max(start, int(newest) + 1)
+
+
+def _insert_records(writer: sqlite3.Connection, offset: int, times_ms: Sequence[int], values: Sequence[bytes | str]) -> None:
+    """Insert records from `offset` on."""
+    for start in range(0, len(values), _INSERT_RECORDS):
+        part = range(start, min(start + _INSERT_RECORDS, len(values)))
+        parameters = [one for index in part for one in (offset + index, times_ms[index], values[index])]
+        writer.execute(f"INSERT INTO record VALUES {', '.join(['(?, ?, ?)'] * len(part))}", parameters)
 
 
 def file_name(partition: int) -> str:

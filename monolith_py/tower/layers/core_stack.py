@@ -39,6 +39,11 @@ class CoreStack:
         """Return "amx", "avx512", "avx2" or "portable"."""
         return str(self._core.engine)
 
+    @property
+    def core(self) -> _core.TowerStack:
+        """Return the stack of the core."""
+        return self._core
+
     def freeze(self) -> None:
         """Pack the current weights; forward without gradients ignores later changes."""
         self._load([_parameter(layer) for layer in self._layers], [_bias(layer) for layer in self._layers])

@@ -20,8 +20,9 @@ def fuzzer():
     return module
 
 
-def test_mutated_requests_hurt_no_neighbour(fuzzer, work_factor):
-    codes = fuzzer.main(seconds=60.0, max_requests=100 * work_factor)
+@pytest.mark.parametrize("engine", ["core", "python"])
+def test_mutated_requests_hurt_no_neighbour(fuzzer, work_factor, engine):
+    codes = fuzzer.main(seconds=60.0, max_requests=100 * work_factor, engine=engine)
     assert codes["INVALID_ARGUMENT"] > 100 and codes["OK"] > 10
 
 
@@ -34,4 +35,4 @@ def test_the_fuzzer_finds_a_batch_that_fails_as_one(fuzzer, monkeypatch):
 
     monkeypatch.setattr(Batcher, "_settle", settle)
     with pytest.raises(AssertionError):
-        fuzzer.main(seconds=60.0, max_requests=200)
+        fuzzer.main(seconds=60.0, max_requests=200, engine="python")

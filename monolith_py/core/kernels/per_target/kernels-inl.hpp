@@ -1,5 +1,7 @@
 // All kernels. Each source of targets/ defines MONOLITH_KERNELS and includes this file. Everything here has internal
 // linkage: the linker could otherwise pick one target's copy of a function for a machine that cannot run it.
+#include "kernels/per_target/candidates-inl.hpp"
+#include "kernels/per_target/dense-inl.hpp"
 #include "kernels/per_target/interaction-inl.hpp"
 #include "kernels/per_target/lookup-inl.hpp"
 #include "kernels/per_target/pool-inl.hpp"
@@ -43,6 +45,14 @@ const Kernels MONOLITH_KERNELS = {
             .adam = tower_adam,
             .adagrad = tower_adagrad,
             .taylor = tower_taylor,
+        },
+    .dense =
+        {
+            .forward = dense_forward,
+            .forward_pairs = dense_forward_pairs,
+            .narrow = dense_narrow,
+            .factorize_after = factorize_after,
+            .cross_dots = cross_dots,
         },
 };
 

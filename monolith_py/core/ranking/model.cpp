@@ -1,0 +1,166 @@
+#include "ranking/model.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "kernels/kernels.hpp"
+
+namespace monolith::ranking {
+
+namespace {
+
+// Scratch memory of the thread, apart from that of the layers.
+struct Terms {
+    float values;
+};
+struct Stacked {
+    float values;
+};
+struct Padded {
+    float values;
+};
+template <typename Use>
+float* scratch_for(size_t count) {
+    return &thread_scratch<Use>(count)->values;
+}
+
+}  // namespace
+
+Model::Model(const ModelShape& shape) : shape_(shape) {}
+
+size_t Model::shared_inputs() const {
+    const size_t rows = size_t{shared_rows()} * shape_.dim;
+    return rows + (shape_.kind == Kind::kDeepFm ? shape_.shared_dense : num_pairs(shared_rows()));
+}
+
+size_t Model::candidate_inputs() const {
+    const size_t own = candidate_rows(), rows = own * shape_.dim;
+    if (shape_.kind == Kind::kDeepFm) return rows + shape_.candidate_dense;
+    return rows + own * shared_rows() + num_pairs(own);
+}
+
+void Model::set_top(std::span<const LayerWeights> layers, std::span<const uint32_t> shared,
+                    std::span<const uint32_t> candidate, std::vector<const TowerStack*> stacks) {
+    stacks_ = std::move(stacks);
+    if (stacks_.empty() && (shared.size() != shared_inputs() || candidate.size() != candidate_inputs()))
+        throw std::invalid_argument("columns of the first layer must be those of the model's inputs");
+    if (!stacks_.empty() && stacks_.front()->in() != shared_inputs() + candidate_inputs())
+        throw std::invalid_argument("inputs of the tower must be those of the model");
+    top_.emplace(layers, shared, candidate);
+}
+
+void Model::set_bottom(std::span<const LayerWeights> layers, std::span<const uint32_t> shared,
+                       std::span<const uint32_t> candidate) {
+    if (shared.size() != shape_.shared_dense || candidate.size() != shape_.candidate_dense)
+        throw std::invalid_argument("columns of the bottom tower must be those of the dense features");
+    bottom_.emplace(layers, shared, candidate);
+}
+
+void Model::begin(const float* dense, SharedPart& part) const {
+    const uint32_t dim = shape_.dim, num = shared_rows();
+    if (has_bottom()) {
+        std::vector<float> values(bottom_->shared_in());
+        std::copy_n(dense, shape_.shared_dense, values.data());
+        part.bottom_start.resize(bottom_->start_width());
+        bottom_->begin(values.data(), part.bottom_start.data());
+        if (bottom_is_shared()) {
+            const float* const row = bottom_->run(nullptr, 1, part.bottom_start.data());
+            std::copy_n(row, dim, part.inputs.data() + size_t{num - 1} * dim);
+        }
+    }
+    float* const rows = part.inputs.data();
+    if (shape_.kind == Kind::kDeepFm) {
+        std::copy_n(dense, shape_.shared_dense, rows + size_t{num} * dim);
+        part.rows.assign(dim, 0.0f);
+        part.pairs = 0;
+        for (uint32_t r = 0; r < num; ++r)
+            for (uint32_t d = 0; d < dim; ++d) {
+                const float value = rows[size_t{r} * dim + d];
+                if (d > 0) part.pairs += value * part.rows[d];
+                part.rows[d] += value;
+            }
+    } else {
+        part.rows.assign(dim * padded(num), 0.0f);
+        float* dots = rows + size_t{num} * dim;
+        for (uint32_t r = 0; r < num; ++r) {
+            for (uint32_t d = 0; d < dim; ++d) part.rows[d * padded(num) + r] = rows[size_t{r} * dim + d];
+            for (uint32_t q = 0; q < r; ++q) {
+                *dots = 0;
+                for (uint32_t d = 0; d < dim; ++d) *dots += rows[size_t{r} * dim + d] * rows[size_t{q} * dim + d];
+                ++dots;
+            }
+        }
+    }
+    part.start.resize(top_->start_width());
+    if (stacks_.empty()) {
+        part.inputs.resize(top_->shared_in(), 0.0f);
+        top_->begin(part.inputs.data(), part.start.data());
+    } else {
+        top_->begin(nullptr, part.start.data());
+    }
+}
+
+void Model::interact(const SharedPart& part, float* inputs, const float* dense, size_t n, float* terms) const {
+    const size_t rows = size_t{candidate_rows()} * shape_.dim;
+    const CandidateRows own{inputs, n, stride(), candidate_rows(), shape_.dim, shared_rows(), part.rows.data()};
+    if (shape_.kind == Kind::kDeepFm) {
+        for (size_t i = 0; i < n; ++i)
+            std::copy_n(dense + i * shape_.candidate_dense, shape_.candidate_dense, inputs + i * stride() + rows);
+        kernels().dense.factorize_after(own, terms);
+        for (size_t i = 0; i < n; ++i) terms[2 * i + 1] += part.pairs;
+    } else {
+        if (has_bottom() && !bottom_is_shared()) {
+            const size_t width = bottom_->in();
+            float* const values = scratch_for<Padded>(n * width);
+            std::fill_n(values, n * width, 0.0f);
+            for (size_t i = 0; i < n; ++i)
+                std::copy_n(dense + i * shape_.candidate_dense, shape_.candidate_dense, values + i * width);
+            const float* const made = bottom_->run(values, n, part.bottom_start.data());
+            for (size_t i = 0; i < n; ++i)
+                std::copy_n(made + i * bottom_->width(), shape_.dim, inputs + i * stride() + rows - shape_.dim);
+        }
+        kernels().dense.cross_dots(own, inputs + rows, stride());
+    }
+    if (stride() > candidate_inputs())
+        for (size_t i = 0; i < n; ++i) inputs[i * stride() + candidate_inputs()] = 0;
+}
+
+float* Model::run_stacks(const SharedPart& part, const float* inputs, size_t n) const {
+    const size_t width = shared_inputs();
+    size_t widest = 0;
+    for (const TowerStack* stack : stacks_) widest = std::max<size_t>(widest, even(stack->out()));
+    float* const memory = scratch_for<Stacked>(n * (width + 2 * widest));
+    for (size_t i = 0; i < n; ++i) std::copy_n(part.inputs.data(), width, memory + i * width);
+    float* outputs = nullptr;
+    for (size_t s = 0; s < stacks_.size(); ++s) {
+        const TowerStack& stack = *stacks_[s];
+        Columns<const float> columns{{memory, inputs},
+                                     {static_cast<uint32_t>(width), static_cast<uint32_t>(candidate_inputs())}};
+        if (s > 0) columns = {{outputs}, {stack.in()}};
+        outputs = memory + n * (width + s % 2 * widest);
+        stack.forward(columns, n, outputs);
+    }
+    const size_t out = stacks_.back()->out();
+    if (top_->in() == out) return outputs;
+    float* const wide = scratch_for<Padded>(n * top_->in());
+    std::fill_n(wide, n * top_->in(), 0.0f);
+    for (size_t i = 0; i < n; ++i) std::copy_n(outputs + i * out, out, wide + i * top_->in());
+    return wide;
+}
+
+void Model::score(const SharedPart& part, float* inputs, const float* dense, size_t n, float* logits) const {
+    const uint32_t tasks = shape_.tasks;
+    float* const terms = scratch_for<Terms>(2 * n);
+    interact(part, inputs, dense, n, terms);
+    if (!stacks_.empty()) inputs = run_stacks(part, inputs, n);
+    const float* const outputs = top_->run(inputs, n, part.start.data());
+    for (size_t i = 0; i < n; ++i)
+        for (uint32_t t = 0; t < tasks; ++t) {
+            float logit = outputs[i * top_->width() + t];
+            if (shape_.kind == Kind::kDeepFm)
+                logit += terms[2 * i] * scales_[t] + terms[2 * i + 1] * scales_[tasks + t];
+            logits[i * tasks + t] = logit;
+        }
+}
+
+}  // namespace monolith::ranking

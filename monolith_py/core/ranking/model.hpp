@@ -1,0 +1,80 @@
+// A ranking model with fixed weights: DeepFM or DLRM, as monolith_py/model/ranking.py defines them.
+//
+// Letters: n candidates, S and C rows that the candidates share and rows of each of them, D the dim of a row, T tasks.
+// A DLRM with dense features has one more row, which its bottom tower makes of them: the last of C if candidates have
+// dense features, else the last of S.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "ranking/dense_stack.hpp"
+#include "tower/stack.hpp"
+
+namespace monolith::ranking {
+
+enum class Kind { kDeepFm, kDlrm };
+
+struct ModelShape {
+    Kind kind;
+    uint32_t dim;
+    uint32_t shared_features, candidate_features;
+    uint32_t shared_dense, candidate_dense;  // widths
+    uint32_t tasks;
+};
+
+// What the candidates of one request share, computed once.
+struct SharedPart {
+    std::vector<float> inputs;  // of the tower
+    std::vector<float> start, bottom_start;
+    std::vector<float> rows;  // DeepFM: their sum, (D,); DLRM: transposed, (D, padded(S))
+    float pairs = 0;          // DeepFM: the pairwise term of the shared rows
+};
+
+// Calls may run together. Inputs of the tower begin with pooled rows; the other inputs follow from them and the dense
+// features: `shared_inputs` and `candidate_inputs` say how many there are.
+class Model {
+  public:
+    explicit Model(const ModelShape& shape);
+
+    const ModelShape& shape() const { return shape_; }
+    uint32_t shared_rows() const { return shape_.shared_features + (has_bottom() && bottom_is_shared()); }
+    uint32_t candidate_rows() const { return shape_.candidate_features + (has_bottom() && !bottom_is_shared()); }
+    size_t shared_inputs() const;
+    size_t candidate_inputs() const;
+    // Floats between the inputs of two candidates.
+    size_t stride() const { return stacks_.empty() ? even(candidate_inputs()) : candidate_inputs(); }
+
+    // Set the layers after the interaction, the head last. Columns of the first one: its inputs in this order. With
+    // `stacks` these come before the head, one after the other, and take the shared inputs, then the candidate's; they
+    // must outlive the model.
+    void set_top(std::span<const LayerWeights> layers, std::span<const uint32_t> shared,
+                 std::span<const uint32_t> candidate, std::vector<const TowerStack*> stacks);
+    void set_bottom(std::span<const LayerWeights> layers, std::span<const uint32_t> shared,
+                    std::span<const uint32_t> candidate);
+    // DeepFM: of the first-order and the pairwise term, (2, T).
+    void set_scales(std::vector<float> scales) { scales_ = std::move(scales); }
+
+    // `part.inputs` holds the pooled rows of the shared features.
+    void begin(const float* dense, SharedPart& part) const;
+    // Logits (n, T), of inputs (n, stride) that hold the pooled rows of the candidates' features, dense (n,
+    // candidate_dense).
+    void score(const SharedPart& part, float* inputs, const float* dense, size_t n, float* logits) const;
+
+  private:
+    bool has_bottom() const { return shape_.kind == Kind::kDlrm && shape_.shared_dense + shape_.candidate_dense > 0; }
+    bool bottom_is_shared() const { return shape_.candidate_dense == 0; }
+    void interact(const SharedPart& part, float* inputs, const float* dense, size_t n, float* terms) const;
+    float* run_stacks(const SharedPart& part, const float* inputs, size_t n) const;
+
+    ModelShape shape_;
+    std::optional<DenseStack> top_, bottom_;
+    std::vector<const TowerStack*> stacks_;
+    std::vector<float> scales_;
+};
+
+}  // namespace monolith::ranking

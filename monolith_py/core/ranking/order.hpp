@@ -1,0 +1,48 @@
+// Orders of a request's features: in a stored entity, in the row that the candidates share, and in the row of each.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace monolith::ranking {
+
+// Features of one user or item: those whose fid is the entity's id, then the stored ones.
+struct EntityOrder {
+    uint32_t ids = 0, stored = 0;
+    uint32_t width = 0;  // of the stored dense features
+
+    uint32_t features() const { return ids + stored; }
+    bool is_stored() const { return stored > 0 || width > 0; }
+};
+
+// One of the two groups of rows. Its dense values end with the live counters, in the order of `counters`.
+struct GroupOrder {
+    std::vector<uint32_t> features;  // place of each sparse feature in the schema
+    std::vector<uint32_t> counters;  // of the features with live counters, their place in `features`
+    uint32_t width = 0;              // of the dense values, counters included
+};
+
+struct RequestOrder {
+    EntityOrder user, item;
+    std::vector<std::string> context;                             // sparse features of the request itself
+    std::vector<std::pair<std::string, uint32_t>> context_dense;  // name and width
+    GroupOrder shared;                                            // user, context
+    GroupOrder candidates;                                        // item
+    std::vector<float> no_counter;                                // values of a counter that was never counted
+};
+
+// Rows of packed features, in row order without gaps.
+struct Rows {
+    std::vector<int64_t> fids;
+    std::vector<int32_t> lengths;  // (R, F)
+    std::vector<float> dense;      // (R, W)
+
+    size_t num_bytes() const {
+        return fids.size() * sizeof(int64_t) + lengths.size() * sizeof(int32_t) + dense.size() * sizeof(float);
+    }
+};
+
+}  // namespace monolith::ranking

@@ -1,0 +1,106 @@
+// The path of a request: from its bytes to the bytes of its answer, and what its impression is made of.
+//
+// Letters: n candidates, T tasks.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "codec/impression_encoder.hpp"
+#include "ranking/entity_store.hpp"
+#include "ranking/model.hpp"
+#include "ranking/order.hpp"
+#include "ranking/request.hpp"
+#include "ranking/work_limit.hpp"
+#include "replica/replica_rows.hpp"
+
+namespace monolith::ranking {
+
+enum class Status {
+    kDone,
+    kOther,       // a request that the Python path must answer
+    kMissing,     // stored features or counters must be read first
+    kOverloaded,  // the answer would come after the deadline
+    kLate,        // the deadline has passed
+    kNotFinite,   // a probability is NaN or infinite
+};
+
+// One call.
+struct Call {
+    std::string_view bytes;
+    std::string_view own_id;  // of the request, if it has none
+    std::string_view model_version;
+    int64_t now_ms = 0;        // wall clock
+    int64_t monotonic_ms = 0;  // clock of the stores
+    double left_s = 0;         // time to the deadline
+    int64_t staleness_ms = 0, event_staleness_ms = 0;
+    Age age = Age::kFresh;
+    bool takes_absent = false;  // whether what is not held counts as unknown
+};
+
+// What the stores lack.
+struct Missing {
+    std::vector<int64_t> users, items;
+    std::vector<std::pair<uint32_t, int64_t>> counters;  // number of the counter's feature, and fid
+
+    bool any() const { return !users.empty() || !items.empty() || !counters.empty(); }
+};
+
+// A request and its answer.
+struct Ranked {
+    Status status = Status::kOther;
+    std::string request_id, model_version;
+    int64_t time_ms = 0, user_id = 0;
+    bool logs_impression = true;
+    bool is_complete = true;  // all stored features could be read
+    double expected_s = 0;    // of an overloaded one
+    std::vector<int64_t> item_ids;
+    Rows shared, candidates;
+    std::vector<float> scores;  // (n, T)
+    std::string response;       // bytes of monolith.v1.RankResponse
+    Missing missing;
+
+    // Not less than the impression takes for its values.
+    size_t num_bytes() const {
+        return shared.num_bytes() + candidates.num_bytes() + (item_ids.size() * sizeof(int64_t)) +
+               scores.size() * sizeof(float);
+    }
+};
+
+class Ranker {
+  public:
+    // `counters`: one store for each feature with live counters, those of shared features first.
+    Ranker(RequestOrder order, const RequestLimits& limits, std::vector<std::string> tasks, StoreLimits store_limits);
+
+    EntityStore& users() { return users_; }
+    EntityStore& items() { return items_; }
+    EntityStore& counter(size_t number) { return *counters_[number]; }
+    size_t num_counters() const { return counters_.size(); }
+    const RequestOrder& order() const { return order_; }
+
+    // Any number of threads may call at once.
+    void rank(const Call& call, const Model& model, const ReplicaRows& rows, Ranked& ranked);
+
+  private:
+    void gather(const Call& call, const Request& request, Ranked& ranked) const;
+    void read_counters(const Call& call, const GroupOrder& group, size_t first, Rows& rows, Missing& missing) const;
+    Status score(const Model& model, const ReplicaRows& rows, double left_s, Ranked& ranked) const;
+    void respond(const Call& call, Ranked& ranked) const;
+
+    const RequestOrder order_;
+    const RequestLimits limits_;
+    const std::vector<std::string> tasks_;
+    EntityStore users_, items_;
+    std::vector<std::unique_ptr<EntityStore>> counters_;
+    WorkLimit work_;
+};
+
+// Append the bytes of the impression of an answered request.
+void encode_impression(const codec::ImpressionEncoder& encoder, const Ranked& ranked, std::string& scratch,
+                       std::string& out);
+
+}  // namespace monolith::ranking

@@ -1,0 +1,33 @@
+// Rank requests, read from their bytes.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "ranking/order.hpp"
+
+namespace monolith::ranking {
+
+struct RequestLimits {
+    size_t max_candidates, max_fids;
+    int64_t least_time_ms, max_skew_ms;
+    int64_t max_age_ms = 0;  // 0: any age
+};
+
+struct Request {
+    std::string_view request_id;  // of the bytes; may be empty
+    int64_t time_ms = 0;          // 0: none
+    int64_t user_id = 0;
+    std::string_view item_ids;  // (n,) int64
+    bool logs_impression = true;
+    Rows context;  // one row
+
+    size_t num_candidates() const { return item_ids.size() / sizeof(int64_t); }
+};
+
+// Read a request of monolith.v1.RankRequest. Returns false for one that breaks a rule, has a rare field, or is in
+// another form than the usual serializers write: the Python path knows all rules and words all refusals.
+bool read_request(std::string_view bytes, const RequestOrder& order, const RequestLimits& limits, int64_t now_ms,
+                  Request& request);
+
+}  // namespace monolith::ranking

@@ -1,0 +1,221 @@
+"""Ranking in the core: from the bytes of a request to the bytes of its answer, without the GIL.
+
+Python reads from Kv what the core's stores lack, keeps the time, and turns the outcome into errors. A request with a rare field, or one
+that breaks a rule, is left to `Ranker`, which knows all of them and words the refusals.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from monolith_py import _core
+from monolith_py.clock import Clock
+from monolith_py.config import JobConfig
+from monolith_py.data.columns import Int64Array
+from monolith_py.data.events import EventTimeRule
+from monolith_py.data.packed_rows import PackedRow, PackedRows
+from monolith_py.data.schema import Schema
+from monolith_py.errors import KvError, ModelNotFinite, Overloaded
+from monolith_py.model.fixed import InputSplit, fixed_model
+from monolith_py.observe.metrics import IMPRESSIONS_WITHHELD, RANK_CANDIDATES
+from monolith_serving.features.order import FeatureOrder, RequestOrder
+from monolith_serving.features.store import FeatureStore, Reading
+from monolith_serving.ranking.impression_encoder import ServedRequest
+from monolith_serving.ranking.impression_log import ImpressionWriter
+from monolith_serving.ranking.request import MIN_TIME_MS
+from monolith_serving.replica.model_state import ModelState
+from monolith_serving.replica.replica import Replica
+
+# What a call takes from the core's stores: fresh entries; expired ones too; and unknown entities in place of missing ones.
+_FRESH, _HELD, _ANY = range(3)
+# Reads of one request: users and items, the counters of their features, and once more for what was dropped meanwhile.
+_MAX_READS = 4
+
+
+class _Packed(NamedTuple):
+    """A state, and its model in the core."""
+
+    state: ModelState
+    model: _core.FixedModel
+
+
+def runs_in_core(job: JobConfig) -> bool:
+    """Return whether the core can rank the requests of a job on the CPU: it knows one model, and features of one dim and a known source."""
+    sources = {"user_id", "item_id", "user", "item", "context", "counter"}
+    is_known = all(feature.source in sources for feature in Schema.of(job).all_features)
+    is_core = job.serving.engine != "fbgemm" and not job.serving.split.share
+    return is_core and is_known and job.serving.feature_cache_s > 0 and len({feature.dim for feature in job.features}) == 1
+
+
+class CoreRanker:
+    """Ranks requests from many threads. The core holds stored features and counters for `serving.feature_cache_s`."""
+
+    def __init__(
+        self,
+        job: JobConfig,
+        replica: Replica,
+        store: FeatureStore,
+        impressions: ImpressionWriter[ServedRequest | _core.RankedRequest] | None,
+        clock: Clock,
+    ) -> None:
+        self._replica, self._store, self._impressions, self._clock = replica, store, impressions, clock
+        self._config = config = job.serving
+        schema = Schema.of(job)
+        self._order = order = RequestOrder.of(schema, job.counters)
+        self._split = _split_of(schema, order)
+        self._counted = (*order.shared_keys, *order.candidate_keys)
+        rule = EventTimeRule.of(job.log)
+        width = len(store.no_counter)
+        self._core = _core.CoreRanker(
+            _entity_order(order.user),
+            _entity_order(order.item),
+            list(order.context.sparse),
+            [(feature.name, feature.dim) for feature in order.context.dense],
+            _group(self._split.shared_features, order.shared_names, order.shared_keys, len(self._split.shared_dense)),
+            _group(self._split.candidate_features, order.candidate_names, order.candidate_keys, len(self._split.candidate_dense)),
+            store.no_counter.tolist() if self._counted else [0.0] * width,
+            list(schema.tasks),
+            (config.max_candidates, config.max_fids, MIN_TIME_MS, rule.max_skew_ms, round(config.max_request_age_s * 1000)),
+            (config.feature_cache_entries, config.feature_cache_bytes),
+        )
+        self._packing = threading.Lock()
+        self._packed: _Packed | None = None
+        # Ids of requests that have none: unique over replicas and within this one.
+        self._prefix, self._numbers = uuid.uuid4().hex[:16], itertools.count()
+
+    def rank(self, value: bytes, deadline_s: float, is_active: Callable[[], bool] = lambda: True) -> _core.RankedRequest | None:
+        """Return the answered request of the message `value`, None if `Ranker` must answer it; `deadline_s` is on the monotonic clock.
+
+        Half of the time is for reading features.
+
+        Raises:
+            NotReady: no checkpoint was loaded yet.
+            KvError: features cannot be read, and the settings want them.
+            Overloaded: the answer would come after the deadline.
+            TimeoutError: the deadline passed.
+            ModelNotFinite: a probability is NaN or infinite.
+        """
+        packed = self._current()
+        rows = packed.state.table.core
+        if rows is None:
+            return None
+        begin_s = self._clock.monotonic_s()
+        until_s = begin_s + (deadline_s - begin_s) / 2
+        reading, failure = _FRESH, None
+        for _ in range(_MAX_READS):
+            ranked = self._call(value, packed, rows, deadline_s, reading)
+            if ranked.status != "missing":
+                return self._checked(ranked, packed.state, deadline_s)
+            if failure is not None:
+                raise failure
+            try:
+                self._load(ranked, until_s)
+            except (KvError, TimeoutError) as error:
+                failure, reading = error, _HELD if self._config.without_features == "refuse" else _ANY
+        return None
+
+    def log(self, ranked: _core.RankedRequest) -> None:
+        """Queue the impression of an answered request for the log."""
+        if not ranked.is_complete:
+            IMPRESSIONS_WITHHELD.labels(reason="features").inc()
+        elif self._impressions is not None:
+            self._impressions.put(ranked, ranked.num_bytes)
+
+    def _call(self, value: bytes, packed: _Packed, rows: _core.ReplicaRowsHandle, deadline_s: float, reading: int) -> _core.RankedRequest:
+        now_s = self._clock.monotonic_s()
+        if now_s >= deadline_s:
+            raise TimeoutError("the deadline passed before the request was ranked")
+        own_id = f"{self._prefix}{next(self._numbers):016x}"
+        return self._core.rank(
+            value,
+            packed.model,
+            rows,
+            (own_id, packed.state.version),
+            (self._clock.now_ms(), int(now_s * 1000), deadline_s - now_s),
+            (self._replica.staleness_ms(), self._replica.event_staleness_ms()),
+            reading,
+        )
+
+    def _checked(self, ranked: _core.RankedRequest, state: ModelState, deadline_s: float) -> _core.RankedRequest | None:
+        """Return an answered request, None for one that the core does not take."""
+        status = ranked.status
+        if status == "done":
+            RANK_CANDIDATES.inc(ranked.num_candidates)
+            return ranked
+        if status == "overloaded":
+            left_s = deadline_s - self._clock.monotonic_s()
+            raise Overloaded(f"request would take {ranked.expected_s:.3f} s with those before it, its deadline is in {left_s:.3f} s")
+        if status == "late":
+            raise TimeoutError("the deadline passed before the request was scored")
+        if status == "not_finite":
+            raise ModelNotFinite(f"probabilities of model {state.version} must be finite, got NaN or Inf")
+        return None
+
+    def _current(self) -> _Packed:
+        """Return the current state with its model in the core; while another thread packs a new model, the state before it."""
+        state, packed = self._replica.state, self._packed
+        if packed is not None and packed.state.model is state.model:
+            return packed if packed.state is state else _Packed(state, packed.model)
+        if not self._packing.acquire(blocking=packed is None):
+            assert packed is not None
+            return packed
+        try:
+            packed = self._packed
+            if packed is None or packed.state.model is not state.model:
+                packed = self._packed = _Packed(state, fixed_model(state.model, self._split))
+            return _Packed(state, packed.model)
+        finally:
+            self._packing.release()
+
+    def _load(self, ranked: _core.RankedRequest, until_s: float) -> None:
+        """Read from Kv what the core's stores lack. Raises `KvError`, `TimeoutError`; what was read before is kept."""
+        reading = Reading(until_s)
+        expires_ms = int((self._clock.monotonic_s() + self._config.feature_cache_s) * 1000)
+        for kind, missing, put in (
+            ("user", ranked.missing_users, self._core.put_users),
+            ("item", ranked.missing_items, self._core.put_items),
+        ):
+            if missing:
+                ids = list(dict.fromkeys(missing))
+                put(np.array(ids, np.int64), *_arrays(self._store.load(kind, ids, reading)), expires_ms)
+        by_number: dict[int, list[int]] = {}
+        for number, fid in dict.fromkeys(ranked.missing_counters):
+            by_number.setdefault(number, []).append(fid)
+        for number, fids in by_number.items():
+            values = self._store.load_counters(self._counted[number], fids, reading)
+            none = np.empty((len(fids), 0), np.int32), np.empty(0, np.int64)
+            self._core.put_counters(number, np.array(fids, np.int64), *none, np.stack(values), expires_ms)
+
+
+def _arrays(rows: Sequence[PackedRow]) -> tuple[np.ndarray, Int64Array, np.ndarray]:
+    packed = PackedRows.of(rows)
+    return packed.lengths, packed.fids, packed.dense
+
+
+def _split_of(schema: Schema, order: RequestOrder) -> InputSplit:
+    """Return the places of the request's features in the schema."""
+    starts = dict(zip(schema.dense_names, np.cumsum([0, *schema.dense_dims.values()]).tolist(), strict=False))
+
+    def columns(names: Sequence[str]) -> tuple[int, ...]:
+        return tuple(starts[name] + index for name in names for index in range(schema.dense_dims[name]))
+
+    return InputSplit(
+        tuple(schema.sparse_names.index(name) for name in order.shared_names),
+        tuple(schema.sparse_names.index(name) for name in order.candidate_names),
+        columns([feature.name for feature in order.shared_dense]),
+        columns([feature.name for feature in order.candidate_dense]),
+    )
+
+
+def _entity_order(order: FeatureOrder) -> tuple[int, int, int]:
+    return len(order.id_features), len(order.sparse), sum(feature.dim for feature in order.dense)
+
+
+def _group(features: Sequence[int], names: Sequence[str], keys: Sequence[str], width: int) -> tuple[list[int], list[int], int]:
+    return list(features), [names.index(key) for key in keys], width

@@ -1,0 +1,245 @@
+// Tests of the ranking path: requests cut, mutated and sound, the store of entities against std::map and under threads,
+// dense layers against plain loops on every instruction set.
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "check.hpp"
+#include "kernels/kernels.hpp"
+#include "ranking/dense_stack.hpp"
+#include "ranking/entity_store.hpp"
+#include "ranking/ranker.hpp"
+#include "ranking/request.hpp"
+
+namespace {
+
+using namespace monolith;
+using namespace monolith::ranking;
+
+constexpr int64_t kNow = 1'700'000'000'000;
+constexpr RequestLimits kLimits{50, 4, 100'000'000'000, 1000};
+
+RequestOrder small_order() {
+    RequestOrder order;
+    order.user = {1, 1, 0};
+    order.item = {1, 1, 1};
+    order.context = {"tab", "list"};
+    order.context_dense = {{"hour", 2}};
+    order.shared = {{0, 1, 2, 3}, {}, 2};
+    order.candidates = {{4, 5}, {}, 1};
+    return order;
+}
+
+std::string field(int number, const std::string& bytes) {
+    return std::string{static_cast<char>(number << 3 | 2), static_cast<char>(bytes.size())} + bytes;
+}
+
+template <typename T>
+std::string packed(const std::vector<T>& values) {
+    return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
+}
+
+std::string sound_request() {
+    const std::string context = field(1, field(1, "list") + field(2, packed<int64_t>({7, -8})) + field(3, "\x02")) +
+                                field(1, field(1, "tab") + field(2, packed<int64_t>({9}))) +
+                                field(2, field(1, "hour") + field(2, packed<float>({0.5f, -2.0f})));
+    return field(1, "request-1") + "\x11" + packed<int64_t>({77}) + field(3, packed<int64_t>({1, 2, -3})) +
+           field(4, context);
+}
+
+bool reads(std::string_view bytes, Request& request) {
+    return read_request(bytes, small_order(), kLimits, kNow, request);
+}
+
+TEST(a_sound_request_is_read) {
+    Request request;
+    const std::string bytes = sound_request();
+    CHECK(reads(bytes, request));
+    CHECK(request.request_id == "request-1" && request.user_id == 77 && request.num_candidates() == 3);
+    CHECK((request.context.fids == std::vector<int64_t>{9, 7, -8}));
+    CHECK((request.context.lengths == std::vector<int32_t>{1, 2}));
+    CHECK((request.context.dense == std::vector<float>{0.5f, -2.0f}));
+    CHECK(request.time_ms == 0 && request.logs_impression);
+}
+
+TEST(what_breaks_a_rule_is_left_to_others) {
+    const std::string items = field(3, packed<int64_t>({1}));
+    const std::string nan = field(4, field(2, field(1, "hour") + field(2, packed<float>({std::nanf(""), 0}))));
+    const std::string tab = field(1, field(1, "tab") + field(2, packed<int64_t>({9})));
+    for (const std::string& bytes :
+         {std::string(), field(3, packed<int64_t>(std::vector<int64_t>(51))), field(1, std::string(129, 'x')) + items,
+          field(1, "\n") + items, field(1, "\xc3\xa9") + items, items + field(4, field(1, field(1, "none"))),
+          items + nan, items + field(4, tab + tab), items + std::string("\x28\x05", 2),
+          items + std::string("\x38\x05", 2), items + std::string("\x30\x02", 2),
+          items +
+              field(4, field(1, field(1, "tab") + field(2, packed<int64_t>({1, 2, 3, 4, 5})) + field(3, "\x05")))}) {
+        Request request;
+        CHECK(!reads(bytes, request));
+    }
+}
+
+TEST(mutated_requests_read_nothing_beyond_their_bytes) {
+    std::mt19937 random(5);
+    const std::string sound = sound_request();
+    size_t num_read = 0;
+    for (int i = 0; i < 20'000; ++i) {
+        std::string bytes = sound;
+        for (uint32_t m = random() % 4; m > 0; --m) bytes[random() % bytes.size()] = static_cast<char>(random());
+        if (i % 3 == 0) bytes.resize(random() % bytes.size());
+        const std::unique_ptr<char[]> exact(new char[bytes.size()]);
+        std::memcpy(exact.get(), bytes.data(), bytes.size());
+        Request request;
+        if (!reads({exact.get(), bytes.size()}, request)) continue;
+        ++num_read;
+        CHECK(request.num_candidates() >= 1 && request.num_candidates() <= kLimits.max_candidates);
+        CHECK(request.context.lengths.size() == 2 && request.context.dense.size() == 2);
+        CHECK(std::accumulate(request.context.lengths.begin(), request.context.lengths.end(), 0) ==
+              static_cast<int>(request.context.fids.size()));
+    }
+    CHECK(num_read > 1000);
+}
+
+// One entity: fids id, id + 1, .. of a number that depends on `version`, dense value `version`.
+void put(EntityStore& store, int64_t id, int32_t version, int64_t expires_ms) {
+    const std::vector<int32_t> lengths{1, version % 5};
+    std::vector<int64_t> fids(1 + static_cast<size_t>(version % 5));
+    std::iota(fids.begin(), fids.end(), id);
+    const auto dense = static_cast<float>(version);
+    store.put(&id, 1, lengths.data(), fids.data(), &dense, expires_ms);
+}
+
+void check_row(int64_t id, const Rows& rows, float dense) {
+    CHECK(rows.lengths.size() == 2 && rows.lengths[0] == 1 && rows.fids[0] == id);
+    CHECK(rows.fids.size() == static_cast<size_t>(1 + rows.lengths[1]));
+    CHECK(rows.lengths[1] == static_cast<int32_t>(dense) % 5);
+    for (size_t i = 0; i < rows.fids.size(); ++i) CHECK(rows.fids[i] == id + static_cast<int64_t>(i));
+}
+
+TEST(a_store_of_entities_is_a_bounded_map) {
+    constexpr size_t kMost = 40;
+    EntityStore store({1, 1, 1}, {0.0f}, {kMost, 1 << 20});
+    std::mt19937 random(3);
+    std::map<int64_t, std::pair<int32_t, int>> model;  // version, and when it was put
+    for (int step = 0; step < 4000; ++step) {
+        const auto id = static_cast<int64_t>(random() % 120);
+        if (random() % 2 == 0) {
+            put(store, id, step, step + 500);
+            model[id] = {step, step};
+            if (model.size() > kMost)
+                model.erase(std::min_element(model.begin(), model.end(), [](const auto& a, const auto& b) {
+                    return a.second.second < b.second.second;
+                }));
+            CHECK(store.size() == model.size());
+        } else {
+            Rows rows;
+            float dense = -1;
+            std::vector<int64_t> missing;
+            const bool any_age = random() % 2 == 0;
+            store.read(&id, 1, step, any_age ? Age::kHeld : Age::kFresh, rows, &dense, 1, missing);
+            const auto found = model.find(id);
+            const bool is_there = found != model.end() && (any_age || found->second.second + 500 > step);
+            CHECK(missing.empty() == is_there && dense == static_cast<float>(is_there ? found->second.first : 0));
+            check_row(id, rows, dense);
+        }
+    }
+}
+
+TEST(a_store_of_entities_keeps_its_bytes) {
+    EntityStore store({1, 1, 1}, {0.0f}, {1 << 20, 4000});
+    for (int64_t id = 0; id < 1000; ++id) put(store, id, 4, 1);
+    CHECK(store.num_bytes() <= 4000 && store.size() >= 20);
+}
+
+TEST(readers_of_a_store_see_whole_entities) {
+    EntityStore store({1, 1, 1}, {0.0f}, {60, 1 << 20});
+    std::atomic<bool> stop{false};
+    std::vector<std::thread> readers;
+    std::atomic<int> wrong{0};
+    for (int t = 0; t < 3; ++t)
+        readers.emplace_back([&, t] {
+            std::mt19937 random(static_cast<uint32_t>(t));
+            while (!stop) {
+                const auto id = static_cast<int64_t>(random() % 100);
+                Rows rows;
+                float dense = 0;
+                std::vector<int64_t> missing;
+                store.read(&id, 1, 0, Age::kHeld, rows, &dense, 1, missing);
+                try {
+                    check_row(id, rows, dense);
+                } catch (const check::Failure&) {
+                    ++wrong;
+                }
+            }
+        });
+    for (int step = 0; step < 3000; ++step) put(store, step % 100, step, 1);
+    stop = true;
+    for (std::thread& reader : readers) reader.join();
+    CHECK(wrong == 0);
+}
+
+float value_at(size_t i) { return static_cast<float>(i * 37 % 19) / 19.0f - 0.45f; }
+
+float as_bf16(float value) {
+    kernels().tower.round(&value, 1);
+    return value;
+}
+
+void check_stack(size_t n, uint32_t in, uint32_t out, bool bf16) {
+    std::vector<float> weights(size_t{in} * out), biases(out), inputs(n * in);
+    for (size_t i = 0; i < weights.size(); ++i) weights[i] = value_at(i + 3);
+    for (size_t i = 0; i < out; ++i) biases[i] = value_at(i);
+    for (size_t i = 0; i < inputs.size(); ++i) inputs[i] = value_at(2 * i);
+    // Candidates share every third input: of request input k the value of candidate 0.
+    std::vector<uint32_t> shared, own;
+    for (uint32_t k = 0; k < in; ++k) (k % 3 == 0 ? shared : own).push_back(k);
+    const std::vector<LayerWeights> layers{{weights.data(), biases.data(), in, out, true, bf16}};
+    const DenseStack stack(layers, shared, own);
+    std::vector<float> x(even(shared.size())), start(stack.start_width()), y(n * stack.in());
+    for (size_t k = 0; k < shared.size(); ++k) x[k] = inputs[shared[k]];
+    for (size_t i = 0; i < n; ++i)
+        for (size_t k = 0; k < own.size(); ++k) y[i * stack.in() + k] = inputs[i * in + own[k]];
+    stack.begin(x.data(), start.data());
+    const float* const outputs = stack.run(y.data(), n, start.data());
+    const auto rounded = [&](float value) { return bf16 ? as_bf16(value) : value; };
+    for (size_t i = 0; i < n; ++i)
+        for (uint32_t o = 0; o < out; ++o) {
+            double sum = rounded(biases[o]);
+            for (uint32_t k = 0; k < in; ++k)
+                sum += double{rounded(inputs[(k % 3 == 0 ? 0 : i) * in + k])} * rounded(weights[size_t{o} * in + k]);
+            const double expected = sum < 0 ? 0 : sum;
+            CHECK(std::abs(outputs[i * stack.width() + o] - expected) < (bf16 ? 0.02 : 1e-4) * (1 + expected));
+        }
+}
+
+TEST(dense_layers_are_those_of_plain_loops_on_every_level) {
+    const std::string best = simd_level();
+    for (const std::string& level : simd_levels()) {
+        set_simd_level(level);
+        for (const size_t n : {1, 2, 3, 7, 8, 21})
+            for (const bool bf16 : {false, true}) {
+                check_stack(n, 5, 3, bf16);
+                check_stack(n, 64, 33, bf16);
+                check_stack(n, 31, 160, bf16);
+            }
+    }
+    set_simd_level(best);
+}
+
+TEST(work_that_cannot_be_done_in_time_is_refused) {
+    WorkLimit limit(1);
+    CHECK(limit.admit(1000, 0.01) == 0);
+    limit.done(1000, 0.1);
+    CHECK(limit.admit(500, 0.06) == 0);
+    CHECK(std::abs(limit.admit(500, 0.06) - 0.1) < 1e-9);
+    for (int i = 0; i < 15; ++i) limit.admit(500, 0.06);
+    CHECK(limit.admit(500, 0.06) == 0);  // the estimate was forgotten
+}
+
+}  // namespace
