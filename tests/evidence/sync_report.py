@@ -83,7 +83,7 @@ def write_report(folder: Path, results: Results, stream: SyncStream, about: str)
         loss_table(results.losses),
         "## 6. What is not significant",
         not_significant(results),
-        "The intervals are over seeds alone. Other users and videos would give other differences: those below 0.001 hold for these impressions.",
+        "The intervals are over seeds alone. Other users would give others: differences below 0.001 hold for these impressions.",
     ]
     (folder / "SYNC.md").write_text("\n\n".join(parts) + "\n")
 
