@@ -160,16 +160,18 @@ class CoreRanker:
     def _current(self) -> _Packed:
         """Return the current state with its model in the core; while another thread packs a new model, the state before it."""
         state, packed = self._replica.state, self._packed
-        if packed is not None and packed.state.model is state.model:
-            return packed if packed.state is state else _Packed(state, packed.model)
+        if packed is not None and packed.state is state:
+            return packed
         if not self._packing.acquire(blocking=packed is None):
             assert packed is not None
-            return packed
+            return _Packed(state, packed.model) if packed.state.model is state.model else packed
         try:
-            packed = self._packed
-            if packed is None or packed.state.model is not state.model:
-                packed = self._packed = _Packed(state, fixed_model(state.model, self._split))
-            return _Packed(state, packed.model)
+            state, packed = self._replica.state, self._packed
+            is_same = packed is not None and packed.state.model is state.model
+            model = packed.model if packed is not None and is_same else fixed_model(state.model, self._split)
+            # Kept for each delta, also one without weights: its rows are in the table, so an earlier version would be wrong.
+            self._packed = _Packed(state, model)
+            return self._packed
         finally:
             self._packing.release()
 

@@ -34,7 +34,7 @@ from monolith_serving.replica.model_state import ModelState
 from monolith_serving.replica.table import ReplicaTable
 
 FAR_S = SystemClock().monotonic_s() + 1e6
-TIME_MS = 1_700_000_000_000
+TIME_MS = SystemClock().now_ms()
 NUM_ROWS, NUM_USERS, NUM_ITEMS = 60, 5, 30
 
 
@@ -217,6 +217,7 @@ def test_a_request_without_an_id_gets_one_of_its_own(setting):
         {"request_id": "x" * 129},
         {"time_ms": 5},
         {"time_ms": 1 << 62},
+        {"time_ms": TIME_MS - 90_000_000},
         {"item_ids": []},
         {"item_ids": list(range(2001))},
     ],
@@ -324,6 +325,19 @@ def test_new_weights_score_with_their_version(setting, job):
     answer, after = answer_of(setting.rank(message))
     assert answer.model_version == "4.3" and not np.allclose(before, after)
     np.testing.assert_allclose(after, setting.rank_in_python(message)[1].scores, atol=2e-6)
+
+
+def test_requests_beside_the_packing_of_new_weights_have_the_version_of_the_last_delta(setting, job):
+    message = setting.request(4)
+    setting.rank(message)
+    setting.replica.state = replace(setting.replica.state, next_delta=(4, 9))
+    assert answer_of(setting.rank(message))[0].model_version == "4.9"
+    model = build_model(Schema.of(job), job.model, 7)
+    model.freeze()
+    setting.replica.state = replace(setting.replica.state, model=model, next_delta=(4, 10))
+    with setting.core._packing:
+        assert answer_of(setting.rank(message))[0].model_version == "4.9"
+    assert answer_of(setting.rank(message))[0].model_version == "4.10"
 
 
 def test_requests_of_many_threads_get_their_own_scores(setting):
