@@ -34,8 +34,6 @@ from monolith_serving.replica.replica import Replica
 
 # What a call takes from the core's stores: fresh entries; expired ones too; and unknown entities in place of missing ones.
 _FRESH, _HELD, _ANY = range(3)
-# Reads of one request: users and items, the counters of their features, and once more for what was dropped meanwhile.
-_MAX_READS = 4
 
 
 class _Packed(NamedTuple):
@@ -108,17 +106,22 @@ class CoreRanker:
         begin_s = self._clock.monotonic_s()
         until_s = begin_s + (deadline_s - begin_s) / 2
         reading, failure = _FRESH, None
-        for _ in range(_MAX_READS):
+        read: set[str] = set()
+        while True:
             ranked = self._call(value, packed, rows, deadline_s, reading)
             if ranked.status != "missing":
                 return self._checked(ranked, packed.state, deadline_s)
             if failure is not None:
                 raise failure
+            # The counters to read are known once the features are there.
+            kind = "features" if ranked.missing_users or ranked.missing_items else "counters"
+            if kind in read:  # the stores are too small to hold a request
+                return None
+            read.add(kind)
             try:
                 self._load(ranked, until_s)
             except (KvError, TimeoutError) as error:
                 failure, reading = error, _HELD if self._config.without_features == "refuse" else _ANY
-        return None
 
     def log(self, ranked: _core.RankedRequest) -> None:
         """Queue the impression of an answered request for the log."""

@@ -263,6 +263,25 @@ def failing(setting: Setting) -> None:
     setting.store._reader._kv = FailingKv()
 
 
+class CountedKv:
+    def __init__(self, kv) -> None:
+        self.kv, self.num_reads = kv, 0
+
+    def get_many(self, keys):
+        self.num_reads += 1
+        return self.kv.get_many(keys)
+
+
+def test_a_request_beyond_the_cache_is_left_to_the_python_path_after_one_read(job):
+    serving = job.serving.model_copy(update={"feature_cache_entries": 3})
+    setting = Setting(job.model_copy(update={"serving": serving}), np.random.default_rng(1))
+    kv = setting.store._reader._kv = CountedKv(setting.kv)
+    assert setting.rank(pb.RankRequest(user_id=1, item_ids=[1, 2, 3])) is not None
+    assert kv.num_reads == 2  # of the user, and of the items
+    assert setting.rank(pb.RankRequest(user_id=1, item_ids=[4, 5, 6, 7, 8])) is None
+    assert kv.num_reads == 3
+
+
 def test_a_store_that_fails_is_answered_without_its_features_and_not_logged(setting):
     message = setting.request(3)
     failing(setting)
