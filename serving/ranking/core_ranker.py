@@ -179,8 +179,8 @@ class CoreRanker:
             self._packing.release()
 
     def _load(self, ranked: _core.RankedRequest, until_s: float) -> None:
-        """Read from Kv what the core's stores lack. Raises `KvError`, `TimeoutError`; what was read before is kept."""
-        reading = Reading(until_s)
+        """Read from Kv what the core's stores lack. Raises `KvError`, `TimeoutError`; what could be read is kept."""
+        reading, failure = Reading(until_s), None
         expires_ms = int((self._clock.monotonic_s() + self._config.feature_cache_s) * 1000)
         for kind, missing, put in (
             ("user", ranked.missing_users, self._core.put_users),
@@ -188,7 +188,12 @@ class CoreRanker:
         ):
             if missing:
                 ids = list(dict.fromkeys(missing))
-                put(np.array(ids, np.int64), *_arrays(self._store.load(kind, ids, reading)), expires_ms)
+                try:
+                    put(np.array(ids, np.int64), *_arrays(self._store.load(kind, ids, reading)), expires_ms)
+                except (KvError, TimeoutError) as error:  # the items may be in another shard than the user
+                    failure = failure or error
+        if failure is not None:
+            raise failure
         by_number: dict[int, list[int]] = {}
         for number, fid in dict.fromkeys(ranked.missing_counters):
             by_number.setdefault(number, []).append(fid)

@@ -290,6 +290,21 @@ def test_a_store_that_fails_is_answered_without_its_features_and_not_logged(sett
     assert not ranked.is_complete and not setting.kept
 
 
+def test_items_are_read_although_the_user_cannot_be(job):
+    class NoUsersKv(CountedKv):
+        def get_many(self, keys):
+            if keys[0].startswith("user:"):
+                raise KvError("no shard of users")
+            return super().get_many(keys)
+
+    setting = Setting(job, np.random.default_rng(1))
+    message = pb.RankRequest(user_id=NUM_USERS + 50, item_ids=[1, 2, 3])  # without stored features
+    setting.store._reader._kv = NoUsersKv(setting.kv)
+    ranked = setting.rank(message)
+    np.testing.assert_allclose(answer_of(ranked)[1], setting.rank_in_python(message)[1].scores, atol=2e-6)
+    assert not ranked.is_complete
+
+
 def test_a_store_that_fails_leaves_what_is_held(job):
     setting = Setting(job, np.random.default_rng(1))
     message = pb.RankRequest(user_id=1, item_ids=[1, 2])
