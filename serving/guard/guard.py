@@ -20,7 +20,7 @@ from monolith_py.io import Log
 from monolith_py.io.log.topics import Topics
 from monolith_py.observe import metrics
 from monolith_py.sync import Delta
-from monolith_py.sync.verdicts import Verdict, encode_verdict, newest_verdict
+from monolith_py.sync.verdicts import Verdict, encode_verdict, newest_record, newest_verdict
 from monolith_serving.guard.judge import Judgement, judge
 from monolith_serving.guard.observed_updates import ObservedUpdates
 from monolith_serving.guard.recent_examples import RecentExamples
@@ -73,12 +73,16 @@ class Guard:
 
     def _loaded(self, loaded: LoadedCheckpoint) -> None:
         """Judge a checkpoint that the replica has loaded, if no updates follow it."""
-        self._place.generation, until = loaded.state.next_delta[0], loaded.updates_offset
+        place, generation, until = self._place, loaded.state.next_delta[0], loaded.updates_offset
+        if generation != place.generation:
+            # Where it has begun is not known: replicas go on from this checkpoint.
+            place.generation, place.generation_start = generation, max(until - 1, 0)
         try:
-            self._place.caught_up = self._log.end_offset(self._updates)
+            newest = newest_record(self._log, self._updates)
+            place.caught_up = until if newest is None else newest.offset + 1
         except LogError as error:
             _logger.warning("the end of the updates cannot be read: %s", error)
-        if until >= self._place.caught_up and until > self._verdict.good_until:
+        if until >= place.caught_up and until > self._verdict.good_until:
             self._say(self._judged(loaded.state), loaded.state.version, until, until - 1)
 
     def _applied(self, delta: Delta, start: int, end: int) -> None:
