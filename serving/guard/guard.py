@@ -24,6 +24,7 @@ from monolith_py.sync.verdicts import Verdict, encode_verdict, newest_record, ne
 from monolith_serving.guard.judge import Judgement, judge
 from monolith_serving.guard.observed_updates import ObservedUpdates
 from monolith_serving.guard.recent_examples import RecentExamples
+from monolith_serving.log_limit import LogLimit
 from monolith_serving.replica.checkpoint_loader import LoadedCheckpoint
 from monolith_serving.replica.model_state import ModelState
 from monolith_serving.replica.replica import Replica, UpdatesLog
@@ -58,11 +59,13 @@ class Guard:
         self._examples = RecentExamples(job, log, clock, dict(before.examples) if self._verdict.held else None)
         self._examples.uses_served = not accept
         self._own_until_s = clock.monotonic_s() + job.guard.window_s
+        self._is_appended, self._log_limit = True, LogLimit(clock)
         self._place = _Place(held_generation=_generation(before))
         # The file of freshness is that of the replicas.
         own = job.model_copy(update={"serving": job.serving.model_copy(update={"freshness_log": None, "guarded": False})})
         of_job = UpdatesLog.of(own, log, clock)
-        updates = ObservedUpdates(of_job.log, of_job.topic, of_job.requester, loaded=self._loaded, applied=self._applied)
+        log_of_updates = of_job.log, of_job.topic, of_job.requester
+        updates = ObservedUpdates(*log_of_updates, loaded=self._loaded, reads=self._append, applied=self._applied)
         self.replica = Replica(own, log, device, clock, updates)
         metrics.GUARD_HELD.set(self._verdict.held)
 
@@ -132,12 +135,20 @@ class Guard:
             verdict = replace(before, held=True, reason=reason)
         examples = before.examples if before.held and verdict.held else dict(self._examples.offsets)
         verdict = replace(verdict, version=version, time_ms=self._clock.now_ms(), examples=examples)
-        self._verdict = verdict
+        self._verdict, self._is_appended = verdict, False
         metrics.GUARD_HELD.set(verdict.held)
+        self._append()
+
+    def _append(self) -> None:
+        """Append the newest verdict unless the log has it."""
+        if self._is_appended:
+            return
         try:
-            self._log.append(self._topic, [encode_verdict(verdict)], time_ms=verdict.time_ms)
+            self._log.append(self._topic, [encode_verdict(self._verdict)], time_ms=self._verdict.time_ms)
+            self._is_appended = True
         except LogError as error:
-            _logger.warning("verdict on model %s not appended, the next one says the same: %s", version, error)
+            if self._log_limit.allows("verdict"):
+                _logger.warning("verdict on model %s not appended, will try again: %s", self._verdict.version, error)
 
 
 def _last_verdict(log: Log, topic: str) -> Verdict:

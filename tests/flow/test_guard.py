@@ -24,6 +24,7 @@ from monolith_py.sync import Parent
 from monolith_py.sync.verdicts import Verdict, decode_verdict, encode_verdict, newest_verdict
 from monolith_serving.guard.guard import Guard
 from monolith_serving.replica.replica import Replica
+from tests.flow.conftest import RefusingLog
 
 CPU = torch.device("cpu")
 SEEDS = range(1, 5)
@@ -341,6 +342,17 @@ def test_a_guard_that_starts_from_a_checkpoint_of_the_next_generation_passes_ove
     assert start == held.good_until and end >= poisoned
     guarded.move(guarded.replica)
     guarded.assert_parity()
+
+
+def test_a_verdict_that_the_log_refused_is_appended_later(guarded, monkeypatch) -> None:
+    guarded.poison()
+    guarded.trainer.publish()
+    with monkeypatch.context() as patch:
+        patch.setattr(guarded.guard, "_log", RefusingLog(guarded.log))
+        guarded.move(guarded.guard.replica)
+    assert not newest(guarded).held
+    guarded.move(guarded.guard.replica)  # no publication comes
+    assert newest(guarded).held
 
 
 def test_a_verdict_is_the_same_after_the_way_through_bytes() -> None:
