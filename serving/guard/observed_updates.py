@@ -15,7 +15,7 @@ Applied = Callable[[Delta, int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class ObservedUpdates(UpdatesLog):
-    """Updates of a job; `loaded` is called before a replica follows a checkpoint, `reads` before a read, `applied` after a delta was applied."""
+    """Updates of a job; `loaded` is called before a replica follows a checkpoint, `reads` before a read, `applied` after a delta."""
 
     loaded: Callable[[LoadedCheckpoint], None]
     reads: Callable[[], None]
