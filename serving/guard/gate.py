@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
-from monolith_py.errors import LogError, OffsetTrimmed, RecordsDamaged, WireError
+from monolith_py.errors import LogError, OffsetTrimmed, RecordsDamaged, UpdatesRefused, WireError
 from monolith_py.io import Log, Record
 from monolith_py.io.log.topics import Topics
 from monolith_py.observe.metrics import REPLICA_UNGUARDED, REPLICA_UPDATES_HELD
@@ -61,7 +61,7 @@ class Gate:
         """Return the next updates from `offset` on that were judged good; wait up to `timeout_s` for the first.
 
         Raises:
-            WireError: the updates before `offset` were refused: the replica needs another state.
+            UpdatesRefused: the updates before `offset` were refused: the replica needs another state.
             OffsetTrimmed, LogError: from the log.
         """
         self._catch_up(0.0)
@@ -71,7 +71,9 @@ class Gate:
         if verdict.has_refused(offset):
             offset = self._last_of(offset)
         if verdict.has_refused(offset):
-            raise WireError(f"{self._updates!r} must be followed on good updates, got offset {offset} in those that the guard has refused")
+            raise UpdatesRefused(
+                f"{self._updates!r} must be followed on good updates, got offset {offset} in those that the guard has refused"
+            )
         if not self._may_read(offset):
             self._note_waiting()
             if not self._is_open:

@@ -5,6 +5,7 @@ Longer than 300 lines: all cases share one fixture, and run with and without mar
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from monolith_py.clock import ManualClock
 from monolith_py.config import JobConfig
 from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.examples import ExampleBatch
@@ -353,6 +355,40 @@ def test_a_verdict_that_the_log_refused_is_appended_later(guarded, monkeypatch) 
     assert not newest(guarded).held
     guarded.move(guarded.guard.replica)  # no publication comes
     assert newest(guarded).held
+
+
+class Moments:
+    """A stop signal that ends `follow` after some waits, each of which moves the clock."""
+
+    def __init__(self, clock: ManualClock, num: int) -> None:
+        self._clock, self._left = clock, num
+
+    def is_set(self) -> bool:
+        return self._left <= 0
+
+    def wait(self, timeout_s: float) -> None:
+        self._left -= 1
+        self._clock.advance(timeout_s)
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_replicas_that_have_followed_what_is_held_go_back_if_they_can_and_stay_healthy(guarded, is_kept: bool) -> None:
+    good = guarded.served()
+    guarded.poison()
+    guarded.trainer.publish()
+    guarded.move(guarded.replica)
+    guarded.clock.advance(31.0)
+    guarded.move(guarded.replica)  # the guard is silent
+    guarded.assert_parity()
+    guarded.move(guarded.guard.replica)
+    if not is_kept:
+        shutil.rmtree(guarded.job.trainer.checkpoint_dir)
+    guarded.move(guarded.replica)
+    if is_kept:
+        np.testing.assert_allclose(guarded.served(), good, atol=1e-6)
+    else:
+        guarded.replica.follow(Moments(guarded.clock, 100))
+    assert guarded.replica.is_held and guarded.replica.is_fresh, "all replicas would be out at once"
 
 
 def test_a_verdict_is_the_same_after_the_way_through_bytes() -> None:
