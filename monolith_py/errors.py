@@ -26,6 +26,7 @@
     +-- ArchiveError           a file of an archive or table cannot be read or written, or is of another job
     +-- DeltaGap               a delta does not follow the last applied one
     +-- DeltaConflict          two trainers have published deltas of one generation
+    +-- UpdatesRefused         the guard has refused updates that the model has
     +-- ModelReplaced          a generation does not descend from the model held
     +-- DigestMismatch         the rows or dense parameters of a replica are not the trainer's
     +-- DenseGap               an update of the dense parameters does not fit the ones held
@@ -165,6 +166,10 @@ class DeltaGap(MonolithError):
 
 class DeltaConflict(MonolithError):
     """Two deltas of one number have different content, or those of one generation come from two trainers."""
+
+
+class UpdatesRefused(MonolithError):
+    """The guard has refused updates that the model has."""
 
 
 class ModelReplaced(MonolithError):

@@ -231,7 +231,7 @@ GUARD_DELAY_SECONDS = Histogram(
     "Time from the publication of a version to its verdict",
     buckets=(0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30),
 )
-REPLICA_UPDATES_HELD = Gauge("monolith_replica_updates_held", "1 while updates wait for the guard, or are held by it", ["arm"])
+REPLICA_UPDATES_HELD = Gauge("monolith_replica_updates_held", "1 while the guard holds updates back from the replica", ["arm"])
 REPLICA_UNGUARDED = Gauge(
     "monolith_replica_unguarded", "1 while the replica follows updates without a verdict, as the guard is silent", ["arm"]
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from monolith_py.io import Log
+from monolith_py.io import Log, Record
 from monolith_py.io.codec.messages import parse, serialize
 from monolith_py.pb import parameter_sync_pb2 as pb
 
@@ -73,13 +73,26 @@ def newest_verdict(log: Log, topic: str) -> Verdict | None:
         WireError: the last record is no verdict.
         LogError: the topic is missing, or the log cannot be reached.
     """
+    record = newest_record(log, topic)
+    return None if record is None else decode_verdict(record.value)
+
+
+def newest_record(log: Log, topic: str) -> Record | None:
+    """Return the last record of a topic of one partition, None if it has none.
+
+    Raises:
+        LogError: the topic is missing, or the log cannot be reached.
+    """
     start, end = log.start_offset(topic), log.end_offset(topic)
     count = 1
     while end > start:
         # Kafka's last offsets may be holes.
-        records = log.read(topic, 0, max(start, end - count), count, timeout_s=1.0)
-        if records:
-            return decode_verdict(records[-1].value)
+        records, last = log.read(topic, 0, max(start, end - count), count, timeout_s=1.0), None
+        while records:  # one read may give less than there is
+            last = records[-1]
+            records = log.read(topic, 0, last.offset + 1, count)
+        if last is not None:
+            return last
         if count >= end - start:
             return None
         count *= 4

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
-from monolith_py.errors import LogError, OffsetTrimmed, WireError
+from monolith_py.errors import LogError, OffsetTrimmed, RecordsDamaged, UpdatesRefused, WireError
 from monolith_py.io import Log, Record
 from monolith_py.io.log.topics import Topics
 from monolith_py.observe.metrics import REPLICA_UNGUARDED, REPLICA_UPDATES_HELD
@@ -34,6 +34,7 @@ class Gate:
         self._verdict = _NONE_YET
         self._waits_since_s: float | None = None  # for a verdict on updates that are there
         self._is_open = False  # the guard is silent
+        self._holes: dict[int, int] = {}  # end -> start of offsets without a record, as Kafka has at the end of a transaction
 
     def as_log(self) -> Log:
         """Return the log whose `read` of updates passes the gate."""
@@ -50,6 +51,7 @@ class Gate:
             self._catch_up(0.0)
             if self._verdict is _NONE_YET:
                 self._note_waiting()
+            offset = self._last_of(offset)
         except LogError as error:
             _logger.warning("verdicts cannot be read, will try again: %s", error)
             return False
@@ -59,7 +61,7 @@ class Gate:
         """Return the next updates from `offset` on that were judged good; wait up to `timeout_s` for the first.
 
         Raises:
-            WireError: the updates before `offset` were refused: the replica needs another state.
+            UpdatesRefused: the updates before `offset` were refused: the replica needs another state.
             OffsetTrimmed, LogError: from the log.
         """
         self._catch_up(0.0)
@@ -67,13 +69,21 @@ class Gate:
             self._catch_up(timeout_s)
         verdict = self._verdict
         if verdict.has_refused(offset):
-            raise WireError(f"{self._updates!r} must be followed on good updates, got offset {offset} in those that the guard has refused")
+            offset = self._last_of(offset)
+        if verdict.has_refused(offset):
+            raise UpdatesRefused(
+                f"{self._updates!r} must be followed on good updates, got offset {offset} in those that the guard has refused"
+            )
         if not self._may_read(offset):
             self._note_waiting()
             if not self._is_open:
                 return []
-        offset = verdict.resume(offset)
-        records = self._log.read(self._updates, 0, offset, max_records, timeout_s)
+        resumed: int | None = verdict.resume(offset)
+        while resumed is not None:
+            offset = resumed
+            records = self._log.read(self._updates, 0, offset, max_records, timeout_s)
+            # Refused deltas may begin behind a hole.
+            resumed = next((end for start, end in verdict.refused if records and offset <= start <= records[0].offset), None)
         stops = [start for start, _ in verdict.refused if start >= offset]
         stop = min([*stops, *([] if self._is_open else [verdict.good_until])], default=None)
         return records if stop is None else [record for record in records if record.offset < stop]
@@ -113,14 +123,35 @@ class Gate:
         if self._verdict.held or self._is_open or not self._silence_s:
             return
         now_s = self._clock.monotonic_s()
-        if self._log.end_offset(self._updates) <= self._verdict.good_until:
-            self._waits_since_s = None
-        elif self._waits_since_s is None:
-            self._waits_since_s = now_s
+        if self._waits_since_s is None:
+            if not self._is_hole(self._verdict.good_until, self._log.end_offset(self._updates)):
+                self._waits_since_s = now_s
         elif now_s - self._waits_since_s >= self._silence_s:
             _logger.error("the guard has said nothing for %g s while updates wait: following all updates", self._silence_s)
             self._is_open = True
             REPLICA_UNGUARDED.labels(arm=self._arm).set(1)
+
+    def _last_of(self, offset: int) -> int:
+        """Return the place in the verdict from which up to `offset` there is no record, so both have the same state; else `offset`."""
+        places = [start for start in (*(start for start, _ in self._verdict.refused), self._verdict.good_until) if start < offset]
+        if not places:
+            return offset
+        place = max(places)
+        if self._holes.get(offset) != place:
+            if not self._is_hole(place, offset):
+                return offset
+            self._holes = {offset: place}
+        return place
+
+    def _is_hole(self, start: int, end: int) -> bool:
+        """Return whether no record is at the offsets [start, end)."""
+        if start >= end:
+            return True
+        try:
+            records = self._log.read(self._updates, 0, start, 1)
+        except (OffsetTrimmed, RecordsDamaged):
+            return False
+        return not records or records[0].offset >= end
 
 
 class _GatedLog:

@@ -20,10 +20,11 @@ from monolith_py.io import Log
 from monolith_py.io.log.topics import Topics
 from monolith_py.observe import metrics
 from monolith_py.sync import Delta
-from monolith_py.sync.verdicts import Verdict, encode_verdict, newest_verdict
+from monolith_py.sync.verdicts import Verdict, encode_verdict, newest_record, newest_verdict
 from monolith_serving.guard.judge import Judgement, judge
 from monolith_serving.guard.observed_updates import ObservedUpdates
 from monolith_serving.guard.recent_examples import RecentExamples
+from monolith_serving.log_limit import LogLimit
 from monolith_serving.replica.checkpoint_loader import LoadedCheckpoint
 from monolith_serving.replica.model_state import ModelState
 from monolith_serving.replica.replica import Replica, UpdatesLog
@@ -58,11 +59,13 @@ class Guard:
         self._examples = RecentExamples(job, log, clock, dict(before.examples) if self._verdict.held else None)
         self._examples.uses_served = not accept
         self._own_until_s = clock.monotonic_s() + job.guard.window_s
+        self._is_appended, self._log_limit = True, LogLimit(clock)
         self._place = _Place(held_generation=_generation(before))
         # The file of freshness is that of the replicas.
         own = job.model_copy(update={"serving": job.serving.model_copy(update={"freshness_log": None, "guarded": False})})
         of_job = UpdatesLog.of(own, log, clock)
-        updates = ObservedUpdates(of_job.log, of_job.topic, of_job.requester, loaded=self._loaded, applied=self._applied)
+        log_of_updates = of_job.log, of_job.topic, of_job.requester
+        updates = ObservedUpdates(*log_of_updates, loaded=self._loaded, reads=self._append, applied=self._applied)
         self.replica = Replica(own, log, device, clock, updates)
         metrics.GUARD_HELD.set(self._verdict.held)
 
@@ -73,12 +76,16 @@ class Guard:
 
     def _loaded(self, loaded: LoadedCheckpoint) -> None:
         """Judge a checkpoint that the replica has loaded, if no updates follow it."""
-        self._place.generation, until = loaded.state.next_delta[0], loaded.updates_offset
+        place, generation, until = self._place, loaded.state.next_delta[0], loaded.updates_offset
+        if generation != place.generation:
+            # Where it has begun is not known: replicas go on from this checkpoint.
+            place.generation, place.generation_start = generation, max(until - 1, 0)
         try:
-            self._place.caught_up = self._log.end_offset(self._updates)
+            newest = newest_record(self._log, self._updates)
+            place.caught_up = until if newest is None else newest.offset + 1
         except LogError as error:
             _logger.warning("the end of the updates cannot be read: %s", error)
-        if until >= self._place.caught_up and until > self._verdict.good_until:
+        if until >= place.caught_up and until > self._verdict.good_until:
             self._say(self._judged(loaded.state), loaded.state.version, until, until - 1)
 
     def _applied(self, delta: Delta, start: int, end: int) -> None:
@@ -128,12 +135,20 @@ class Guard:
             verdict = replace(before, held=True, reason=reason)
         examples = before.examples if before.held and verdict.held else dict(self._examples.offsets)
         verdict = replace(verdict, version=version, time_ms=self._clock.now_ms(), examples=examples)
-        self._verdict = verdict
+        self._verdict, self._is_appended = verdict, False
         metrics.GUARD_HELD.set(verdict.held)
+        self._append()
+
+    def _append(self) -> None:
+        """Append the newest verdict unless the log has it."""
+        if self._is_appended:
+            return
         try:
-            self._log.append(self._topic, [encode_verdict(verdict)], time_ms=verdict.time_ms)
+            self._log.append(self._topic, [encode_verdict(self._verdict)], time_ms=self._verdict.time_ms)
+            self._is_appended = True
         except LogError as error:
-            _logger.warning("verdict on model %s not appended, the next one says the same: %s", version, error)
+            if self._log_limit.allows("verdict"):
+                _logger.warning("verdict on model %s not appended, will try again: %s", self._verdict.version, error)
 
 
 def _last_verdict(log: Log, topic: str) -> Verdict:

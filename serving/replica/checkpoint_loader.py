@@ -78,6 +78,10 @@ class CheckpointLoader:
             self._loaded = (loaded.checkpoint, loaded.checkpoint.meta.saved_ms)
         return loaded
 
+    def forget(self) -> None:
+        """Allow the checkpoint returned last again."""
+        self._loaded = None
+
     def _newest(self) -> LoadedCheckpoint | None:
         """Load the newest intact checkpoint; None if there is none or it is the one loaded last.
 

@@ -19,6 +19,7 @@ from monolith_py.errors import (
     OffsetTrimmed,
     TableFull,
     TopicMissing,
+    UpdatesRefused,
     WireError,
 )
 from monolith_py.io import Log
@@ -154,7 +155,10 @@ class Replica:
                     return
                 if not self.load_newest():
                     self._ask_for_checkpoint()
-                    self._staleness.note_read(None)
+                    if self.is_held:  # there are no updates that it may have
+                        self._staleness.note_unreachable()
+                    else:
+                        self._staleness.note_read(None)
                     stop.wait(self._serving.checkpoint_poll_s)
             elif not self.apply_updates(_POLL_S):
                 stop.wait(_LOG_RETRY_S)
@@ -208,6 +212,9 @@ class Replica:
                     # The trainer's clock now, as far as it is known: the marks are on that clock.
                     self._freshness.note(delta.steps, delta.published_ms + self.staleness_ms(), self._clock.now_ms())
             self._staleness.note_read(self._end.level_s(self._subscriber, began_s))
+        except UpdatesRefused as error:
+            self._loader.forget()  # the way back may lead to the checkpoint from which it has come
+            self._give_up(error)
         except (DeltaGap, DeltaConflict, DigestMismatch, ModelReplaced, OffsetTrimmed, WireError) as error:
             self._give_up(error)
         except (TopicMissing, TableFull):

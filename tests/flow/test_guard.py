@@ -1,26 +1,68 @@
-"""Guard: a publication that makes the model worse never reaches a guarded replica; a good one does, and the way on is found again."""
+"""Guard: a publication that makes the model worse never reaches a guarded replica; a good one does, and the way on is found again.
+
+Longer than 300 lines: all cases share one fixture, and run with and without markers of transactions in the log.
+"""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from monolith_py.clock import ManualClock
 from monolith_py.config import JobConfig
 from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.examples import ExampleBatch
 from monolith_py.data.schema import Schema
 from monolith_py.data.served import ServedModel, ServedScores
+from monolith_py.io import Log, Record
 from monolith_py.io.codec import encode_examples
 from monolith_py.model.batch import make_batch
+from monolith_py.sync import Parent
 from monolith_py.sync.verdicts import Verdict, decode_verdict, encode_verdict, newest_verdict
 from monolith_serving.guard.guard import Guard
 from monolith_serving.replica.replica import Replica
+from tests.flow.conftest import RefusingLog
 
 CPU = torch.device("cpu")
 SEEDS = range(1, 5)
+MARKER = b"end of a transaction"
+
+
+class MarkedLog:
+    """A log with a marker after each append of a writer, which takes an offset and is never read: as Kafka's transactions have."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    def writer(self, *place: Any) -> MarkedWriter:
+        return MarkedWriter(self._log.writer(*place))
+
+    def read(self, topic: str, partition: int, offset: int, max_records: int, timeout_s: float = 0.0) -> list[Record]:
+        while records := self._log.read(topic, partition, offset, max_records, timeout_s):
+            if found := [record for record in records if record.value != MARKER]:
+                return found
+            offset = records[-1].offset + 1
+        return []
+
+
+class MarkedWriter:
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._writer, name)
+
+    def append(self, values: list[bytes], *, time_ms: int | list[int]) -> int:
+        self._writer.append(values, time_ms=time_ms)
+        return int(self._writer.append([MARKER], time_ms=0))
 
 
 def examples_of(schema: Schema, seed: int) -> ExampleBatch:
@@ -93,11 +135,14 @@ class Guarded:
         np.testing.assert_allclose(self.served(), self.trainer.probabilities(self.probe), rtol=0, atol=1e-5)
 
 
-@pytest.fixture
-def guarded(make_trainer, clock):
+@pytest.fixture(params=[False, True], ids=["", "marked"])
+def guarded(request, make_trainer, clock):
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # small batches: more threads only spin
     trainer = make_trainer()
+    if request.param:
+        trainer.log = MarkedLog(trainer.log)
+        trainer.publisher = trainer.new_publisher(1)
     one = Guarded(trainer, clock)
     one.learn(6)
     one.trainer.publish()
@@ -126,7 +171,7 @@ def test_good_updates_reach_a_guarded_replica(guarded) -> None:
         guarded.publish()
         guarded.assert_parity()
     verdict = newest(guarded)
-    assert not verdict.held and verdict.good_until == guarded.log.end_offset("updates")
+    assert not verdict.held and not guarded.log.read("updates", 0, verdict.good_until, 1)
 
 
 def test_a_replica_waits_for_the_verdict(guarded) -> None:
@@ -225,6 +270,125 @@ def test_a_silent_guard_is_passed_by_and_a_hold_is_not(guarded) -> None:
     guarded.clock.advance(1000.0)
     guarded.move(guarded.replica)
     np.testing.assert_array_equal(guarded.served(), held)
+
+
+def test_without_updates_a_guard_is_not_silent(guarded) -> None:
+    for _ in range(2):
+        guarded.clock.advance(1000.0)
+        guarded.move(guarded.replica)
+    before = guarded.served()
+    guarded.learn()
+    guarded.trainer.publish()
+    guarded.move(guarded.replica)
+    np.testing.assert_array_equal(guarded.served(), before)
+
+
+def test_the_newest_publication_is_judged_by_a_guard_that_starts(guarded) -> None:
+    guarded.learn()
+    guarded.trainer.publish()
+    guarded.guard = guarded.new_guard()
+    guarded.move(guarded.guard.replica)
+    guarded.move(guarded.replica)
+    guarded.assert_parity()
+
+
+def test_a_checkpoint_of_the_newest_good_version_serves_at_once(guarded) -> None:
+    guarded.trainer.checkpoint()
+    guarded.move(guarded.guard.replica)
+    guarded.move(guarded.replica)
+    version = ".".join(map(str, guarded.trainer.publisher.next_delta))
+    assert guarded.replica.state.version == version
+    late = Replica(guarded.job, guarded.log, CPU, guarded.clock)
+    assert late.load_newest() and late.state.version == version
+    guarded.move(late)
+    guarded.poison()
+    guarded.publish()
+    guarded.move(late)
+    later = Replica(guarded.job, guarded.log, CPU, guarded.clock)
+    assert later.load_newest()
+    guarded.move(later)
+    assert later.state.version == late.state.version == version
+    assert None not in (late._subscriber, later._subscriber), "both wait for the end of the hold"
+    for one in (late, later):
+        one.close()
+
+
+def test_the_end_of_a_hold_reaches_a_replica_wherever_its_read_ended(guarded) -> None:
+    """The guard starts from a checkpoint at the end of the log, while the replica has read the last record."""
+    guarded.trainer.checkpoint()
+    guarded.guard = guarded.new_guard()
+    guarded.move(guarded.guard.replica)
+    guarded.poison()
+    guarded.publish()
+    assert guarded.replica.is_held
+    guarded.learn(40)
+    guarded.publish()
+    assert not newest(guarded).held
+    guarded.trainer.checkpoint()
+    guarded.publish()
+    guarded.move(guarded.replica)
+    guarded.assert_parity()
+
+
+def test_a_guard_that_starts_from_a_checkpoint_of_the_next_generation_passes_over_what_was_held(guarded) -> None:
+    guarded.poison()
+    guarded.publish()
+    held, poisoned = newest(guarded), guarded.log.end_offset("updates")
+    guarded.learn(40)
+    guarded.trainer.publisher = guarded.trainer.new_publisher(2, Parent(1, 1, 0))
+    guarded.trainer.checkpoint()
+    guarded.guard = guarded.new_guard()
+    guarded.learn()
+    guarded.publish()
+    ((start, end),) = newest(guarded).refused
+    assert start == held.good_until and end >= poisoned
+    guarded.move(guarded.replica)
+    guarded.assert_parity()
+
+
+def test_a_verdict_that_the_log_refused_is_appended_later(guarded, monkeypatch) -> None:
+    guarded.poison()
+    guarded.trainer.publish()
+    with monkeypatch.context() as patch:
+        patch.setattr(guarded.guard, "_log", RefusingLog(guarded.log))
+        guarded.move(guarded.guard.replica)
+    assert not newest(guarded).held
+    guarded.move(guarded.guard.replica)  # no publication comes
+    assert newest(guarded).held
+
+
+class Moments:
+    """A stop signal that ends `follow` after some waits, each of which moves the clock."""
+
+    def __init__(self, clock: ManualClock, num: int) -> None:
+        self._clock, self._left = clock, num
+
+    def is_set(self) -> bool:
+        return self._left <= 0
+
+    def wait(self, timeout_s: float) -> None:
+        self._left -= 1
+        self._clock.advance(timeout_s)
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_replicas_that_have_followed_what_is_held_go_back_if_they_can_and_stay_healthy(guarded, is_kept: bool) -> None:
+    good = guarded.served()
+    guarded.poison()
+    guarded.trainer.publish()
+    guarded.move(guarded.replica)
+    guarded.clock.advance(31.0)
+    guarded.move(guarded.replica)  # the guard is silent
+    guarded.assert_parity()
+    guarded.move(guarded.guard.replica)
+    if not is_kept:
+        shutil.rmtree(guarded.job.trainer.checkpoint_dir)
+    guarded.move(guarded.replica)
+    if is_kept:
+        np.testing.assert_allclose(guarded.served(), good, atol=1e-6)
+    else:
+        guarded.replica.follow(Moments(guarded.clock, 100))
+    assert guarded.replica.is_held and guarded.replica.is_fresh, "all replicas would be out at once"
 
 
 def test_a_verdict_is_the_same_after_the_way_through_bytes() -> None:

@@ -71,8 +71,8 @@ The job's TOML as JSON. Checks the rules of a cluster, beyond those of monolith_
 {{- if or $security.certificate_file (dig "serving" "health_port" 0 $job) -}}
 {{- $needed = append $needed "serving.health_port" -}}
 {{- end -}}
-{{- if .Values.archiver.enabled -}}
-{{- $needed = append $needed "observe.archiver_port" -}}
+{{- range $component := include "monolith.optional" . | fromJsonArray -}}
+{{- $needed = append $needed (printf "observe.%s_port" $component) -}}
 {{- end -}}
 {{- range $path := $needed -}}
 {{- $parts := splitList "." $path -}}

@@ -1,4 +1,15 @@
-{{/* Names and labels of the objects. The components are "joiner", "trainer", "serving" and "archiver". */}}
+{{/* Names and labels of the objects. The components are "joiner", "trainer", "serving", and those of "monolith.optional". */}}
+
+{{/* Optional components that are enabled, as a JSON list. Each runs once. */}}
+{{- define "monolith.optional" -}}
+{{- $enabled := list -}}
+{{- range $component := list "archiver" "guard" "shadow" -}}
+{{- if (get $.Values $component).enabled -}}
+{{- $enabled = append $enabled $component -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $enabled -}}
+{{- end -}}
 
 {{- define "monolith.name" -}}
 {{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" -}}

@@ -13,8 +13,9 @@ import typer
 import yaml
 
 from monolith_py.cli import app
-from monolith_py.config import JobConfig, load_job
+from monolith_py.config import JobConfig, SplitConfig, load_job
 from monolith_py.pb import ranking_pb2
+from monolith_serving.shadow.split import second_job
 
 ROOT = Path(__file__).parents[3]
 PROCESSES = {"topics": "topics", "joiner": "join", "trainer": "train", "replica-1": "serve", "replica-2": "serve"}
@@ -52,6 +53,39 @@ def test_the_archiver_runs_on_request_on_a_volume_of_its_own(services: dict[str,
     assert "archive:/archive" in archiver["volumes"]
     assert published(archiver) == {job.observe.archiver_port: 9105}
     assert (archiver["image"], archiver["read_only"]) == (services["joiner"]["image"], True)
+
+
+def test_the_guard_runs_on_request_beside_the_checkpoints(services: dict[str, Any], job: JobConfig) -> None:
+    guard = services["guard"]
+    assert guard["profiles"] == ["guard"]
+    assert guard["command"] == ["guard", "--config", "/etc/monolith/job.toml"]
+    assert guard["volumes"] == services["trainer"]["volumes"]
+    assert published(guard) == {job.observe.guard_port: 9106}
+    assert (guard["image"], guard["read_only"]) == (services["joiner"]["image"], True)
+
+
+def test_a_second_model_is_trained_and_scores_on_request(services: dict[str, Any], job: JobConfig, deploy: Path) -> None:
+    wide = load_job(deploy / "configs" / "compose-wide.toml")
+    second_job(
+        job.model_copy(
+            update={"serving": job.serving.model_copy(update={"split": SplitConfig(job=str(deploy / "configs" / "compose-wide.toml"))})}
+        )
+    )
+    commands = {"shadow-topics": "topics", "shadow-trainer": "train", "shadow": "shadow"}
+    for name, command in commands.items():
+        assert services[name]["profiles"] == ["shadow"]
+        assert services[name]["command"] == [command, "--config", "/etc/monolith/wide.toml"]
+        assert "./configs/compose-wide.toml:/etc/monolith/wide.toml:ro" in services[name]["volumes"]
+        assert (services[name]["image"], services[name]["read_only"]) == (services["joiner"]["image"], True)
+    assert published(services["shadow-trainer"]) == {wide.observe.trainer_port: 9107}
+    assert published(services["shadow"]) == {wide.observe.shadow_port: 9108}
+    assert "checkpoints:/checkpoints" in services["shadow"]["volumes"]
+    assert wide.trainer.checkpoint_dir != job.trainer.checkpoint_dir and wide.trainer.checkpoint_dir.startswith("/checkpoints/")
+
+
+def test_published_ports_differ(services: dict[str, Any]) -> None:
+    ports = [port for service in services.values() for port in (published(service) if "ports" in service else {}).values()]
+    assert len(ports) == len(set(ports)) > 8
 
 
 def test_the_job_finds_kafka_and_redis_by_their_names(services: dict[str, Any], job: JobConfig) -> None:

@@ -67,7 +67,7 @@ def test_replicas_read_the_checkpoints_that_the_trainer_writes(defaults):
         for component in WORKLOADS
     }
     assert mounts["trainer"] == {"name": "checkpoints", "mountPath": "/checkpoints/shop"}
-    assert mounts["serving"] == {"name": "checkpoints", "mountPath": "/checkpoints/shop", "readOnly": True}
+    assert mounts["serving"] == {"name": "checkpoints", "mountPath": "/checkpoints/shop"}, "a replica writes its lease there"
     assert mounts["joiner"] is None
 
 
