@@ -73,11 +73,12 @@ TEST(what_breaks_a_rule_is_left_to_others) {
     const std::string items = field(3, packed<int64_t>({1}));
     const std::string nan = field(4, field(2, field(1, "hour") + field(2, packed<float>({std::nanf(""), 0}))));
     const std::string tab = field(1, field(1, "tab") + field(2, packed<int64_t>({9})));
+    const std::string tabs = tab + tab;
     for (const std::string& bytes :
          {std::string(), field(3, packed<int64_t>(std::vector<int64_t>(51))), field(1, std::string(129, 'x')) + items,
           field(1, "\n") + items, field(1, "\xc3\xa9") + items, items + field(4, field(1, field(1, "none"))),
-          items + nan, items + field(4, tab + tab), items + std::string("\x28\x05", 2),
-          items + std::string("\x38\x05", 2), items + std::string("\x30\x02", 2),
+          items + nan, items + field(4, tabs), items + std::string("\x28\x05", 2), items + std::string("\x38\x05", 2),
+          items + std::string("\x30\x02", 2),
           items +
               field(4, field(1, field(1, "tab") + field(2, packed<int64_t>({1, 2, 3, 4, 5})) + field(3, "\x05")))}) {
         Request request;
