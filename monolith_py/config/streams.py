@@ -148,9 +148,9 @@ class JoinerConfig(Settings):
     # Most seconds by which event times may be out of order, between topics and within one.
     max_out_of_orderness_s: SecondsOrZero = 5.0
     # Number of the last 8 records of a topic, in each partition, that must have reached an event time before it counts as passed. Fewer
-    # clocks that are ahead close no window; windows close as many records later.
+    # clocks that are ahead close no window; windows close as many records later, or once both topics are silent for `idle_timeout_s`.
     agreeing_records: Annotated[int, Field(ge=1, le=8)] = 5
-    # Wall-clock seconds without a new record, after which the watermark advances with the wall clock.
+    # Wall-clock seconds without a new record, after which the watermark advances with the wall clock, from the newest record on.
     idle_timeout_s: Seconds = 5.0
     # Most records in one read of a topic's partition, and in one commit.
     max_records: Count = 2000

@@ -28,14 +28,6 @@ class Census:
         self._num_impressions = 0
         self._due_s: float | None = None
 
-    def note_impression(self) -> None:
-        """Count an impression."""
-        self._num_impressions += 1
-
-    def note_action(self, kind: str) -> None:
-        """Count an action of a kind that the rules know."""
-        self._actions[kind] += 1
-
     def note(self, num_impressions: int, num_actions: Mapping[str, int]) -> None:
         """Count impressions, and actions by kinds that the rules know."""
         self._num_impressions += num_impressions

@@ -21,10 +21,18 @@ from monolith_py.io.codec.canonical import canonical_action, canonical_impressio
 from monolith_py.io.codec.joined import encode_joined
 from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_streaming.joiner.emit import Encoding, Part, PartMetadata
-from monolith_streaming.joiner.intake import NAMES, num_ahead
 from monolith_streaming.joiner.position import OpenPlace, Position, StateKeys
 from monolith_streaming.joiner.rules import Rules
 from monolith_streaming.joiner.watermark import InputTopic, WatermarkState
+
+# Most records behind one that show in a backlog that it is ahead of its neighbours.
+_LOOK_AHEAD = 8
+NAMES = {InputTopic.IMPRESSIONS: "impression", InputTopic.ACTIONS: "action"}
+
+
+def num_ahead(max_records: int) -> int:
+    """Return the number of records behind one that show in a backlog that it is ahead of them."""
+    return min(_LOOK_AHEAD, max_records // (2 * _LOOK_AHEAD))
 
 
 class Judge:

@@ -159,12 +159,16 @@ def _fields_of(progress: Progress) -> dict[str, Any]:
 
 
 def newest_event_ms(metadata: Mapping[str, str]) -> int:
-    """Return the event time of the newest event that the joiner had read at a record's step, 0 if the record has no progress."""
+    """Return the event time of the newest event that the joiner had read at a record's step, 0 if the record has no progress.
+
+    The event time of a topic would not do: it lags behind by as many records as must agree. A clock that is ahead counts as the wall clock.
+    """
     try:
-        known = progress_from_metadata(metadata).watermark.newest_ms
+        watermark = progress_from_metadata(metadata).watermark
     except WireError:
         return 0
-    return max((time_ms for time_ms in known if time_ms is not None), default=0)
+    of_topics = [time_ms for time_ms in watermark.newest_ms if time_ms is not None]
+    return max([0, *of_topics, *(min(time_ms, watermark.newest_at_ms) for recent in watermark.recent_ms for time_ms in recent)])
 
 
 def _progress_from(fields: dict[str, Any]) -> Progress:

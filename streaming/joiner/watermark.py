@@ -5,8 +5,9 @@ moves back. It depends on the times of the topic's records up to there and on no
 far the joiner has read ahead. A few clocks that are ahead do not move it.
 
 The watermark is the event time of the topic with the smaller one, less `max_out_of_orderness_s`. An idle topic (no record for
-`idle_timeout_s` of wall clock) does not hold it back; if both are idle, it moves with the wall clock. It never moves back. It says when
-windows close; rules.py says what comes of a record by the event time of its topic, before which the watermark stays.
+`idle_timeout_s` of wall clock) does not hold it back. If both are idle, it moves with the wall clock from the newest record on: those that
+would agree with it may come in an hour. A record with a time ahead of the wall clock counts as the wall clock. The watermark never moves
+back. It says when windows close; rules.py says what comes of a record by the event time of its topic.
 
 **Jumps.** The intake refuses records ahead of the wall clock by more than `log.max_clock_skew_s`. In a backlog, where the wall clock says
 nothing, it refuses one more than a day ahead of its topic unless those behind it agree (`is_jump`).
@@ -116,9 +117,12 @@ class Watermark:
         return min(time_ms for time_ms in times if time_ms is not None) - self._max_out_of_orderness_ms
 
     def _newest_of_both(self) -> int | None:
-        """Return the event time of the topic that is further; of one whose records do not agree yet, the oldest of them."""
+        """Return the time of the newest record, at most the wall clock at it; of a topic whose records do not agree yet, of the oldest."""
         state = self.state
-        times = [
-            min(recent, default=None) if newest is None else newest for newest, recent in zip(state.newest_ms, state.recent_ms, strict=True)
-        ]
-        return max((time_ms for time_ms in times if time_ms is not None), default=None)
+        times = []
+        for newest, recent in zip(state.newest_ms, state.recent_ms, strict=True):
+            if newest is not None:
+                times.append(max([newest, *(min(time_ms, state.newest_at_ms) for time_ms in recent)]))
+            elif recent:
+                times.append(min(recent))
+        return max(times, default=None)

@@ -1,4 +1,5 @@
-// Records of both topics that were read ahead, merged by event time as the `Intake` of streaming/joiner/intake.py does.
+// Records of both topics that were read ahead, merged by event time as the `Intake` of the reference does
+// (tests/unit/streaming/joiner/intake.py).
 #pragma once
 
 #include <array>

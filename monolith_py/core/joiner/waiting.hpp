@@ -1,5 +1,5 @@
 // The requests of one partition that wait or are closed, in memory: found by id, closed and forgotten by due time. The
-// rules are those of the state machine; the order of results is that of streaming/joiner/request_joiner.py.
+// rules are those of the state machine; the order of results is that of tests/unit/streaming/joiner/request_joiner.py.
 #pragma once
 
 #include <cstdint>

@@ -49,13 +49,17 @@ std::optional<int64_t> Watermark::advance(double now_s) {
     return state_.watermark_ms;
 }
 
-// Return the event time of the topic that is further; of one whose records do not agree yet, the oldest of them.
+// Return the event time of the newest record, at most the wall clock at it; of a topic whose records do not agree yet,
+// of the oldest.
 std::optional<int64_t> Watermark::newest_of_both() const {
     std::optional<int64_t> newest_ms;
     for (int topic = 0; topic < kNumInputs; ++topic) {
         const std::vector<int64_t>& recent = state_.recent_ms[topic];
         std::optional<int64_t> of_topic = state_.newest_ms[topic];
-        if (!of_topic && !recent.empty()) of_topic = *std::min_element(recent.begin(), recent.end());
+        if (!recent.empty()) {
+            const auto [oldest, newest] = std::minmax_element(recent.begin(), recent.end());
+            of_topic = of_topic ? std::max(*of_topic, std::min(*newest, state_.newest_at_ms)) : *oldest;
+        }
         newest_ms = std::max(newest_ms, of_topic);  // nothing is below any time
     }
     return newest_ms;

@@ -74,7 +74,10 @@ class PartitionFile:
         """Write the values of the records from `offset` on to a value file and return their places."""
         writer.execute(_TAIL_SCHEMA)
         row = writer.execute("SELECT first, place FROM tail").fetchone()
-        places, tail = self._files.write(Tail(*row) if row else None, offset, values)
+        try:
+            places, tail = self._files.write(Tail(*row) if row else None, offset, values)
+        except (FileNotFoundError, EOFError) as error:
+            raise LogError(f"{self._path}: every record must have its value: {error}") from None
         writer.execute("INSERT OR REPLACE INTO tail VALUES (0, ?, ?)", tail)
         return places
 

@@ -48,13 +48,20 @@ class ValueFiles:
         self._read: tuple[int, int] | None = None
 
     def write(self, tail: Tail | None, offset: int, values: Sequence[bytes]) -> tuple[list[str], Tail]:
-        """Write the values of the records from `offset` on behind `tail`; return their places and the new tail, once they are on disk."""
+        """Write the values of the records from `offset` on behind `tail`; return their places and the new tail, once they are on disk.
+
+        Raises:
+            FileNotFoundError: the file of `tail` is gone.
+            EOFError: it is too short: what lies between its end and `tail` would read as zeros.
+        """
         is_new = tail is None or tail.place >= FILE_BYTES
         if tail is None or is_new:
             tail = Tail(offset, 0)
-        descriptor = self._writable(tail.first)
+        descriptor = self._writable(tail.first, create=is_new)
         if is_new:
             sync_folder(self._folder)
+        elif (size := os.fstat(descriptor).st_size) < tail.place:
+            raise EOFError(f"value file {tail.first} must have {tail.place} bytes, got {size}")
         place = tail.place
         places = []
         for start in range(0, len(values), _MAX_BUFFERS):
@@ -91,8 +98,9 @@ class ValueFiles:
     def _path(self, first: int) -> Path:
         return self._folder / f"{self._stem}.{first:020d}.values"
 
-    def _writable(self, first: int) -> int:
-        self._written = _opened(self._written, first, lambda: os.open(self._path(first), os.O_WRONLY | os.O_CREAT, 0o666))
+    def _writable(self, first: int, *, create: bool) -> int:
+        flags = os.O_WRONLY | (os.O_CREAT if create else 0)
+        self._written = _opened(self._written, first, lambda: os.open(self._path(first), flags, 0o666))
         return self._written[1]
 
 
@@ -113,7 +121,7 @@ class ValueReader:
         first, begin, size = map(int, place.split(":"))
         if first != self._first or not self._place <= begin <= self._place + len(self._data) - size:
             self._first, self._place = first, begin
-            self._data = os.pread(self._readable(first), max(size, _AHEAD_BYTES), begin)
+            self._data = _read_at_least(self._readable(first), size, begin)
             if len(self._data) < size:
                 raise EOFError(f"value file {first} must have {begin + size} bytes, got {begin + len(self._data)}")
         start = begin - self._place
@@ -128,6 +136,14 @@ def _opened(before: tuple[int, int] | None, first: int, open_file: Callable[[], 
     if before is not None:
         os.close(before[1])
     return now
+
+
+def _read_at_least(descriptor: int, size: int, place: int) -> bytes:
+    """Return `size` bytes or more from `place` on, fewer at the end of the file; one call of `pread` brings at most 2 GiB less 4 KiB."""
+    data = os.pread(descriptor, max(size, _AHEAD_BYTES), place)
+    while len(data) < size and (more := os.pread(descriptor, size - len(data), place + len(data))):
+        data += more
+    return data
 
 
 def _write_all(descriptor: int, values: Sequence[bytes], place: int) -> None:

@@ -115,6 +115,17 @@ def test_a_value_file_that_is_gone_or_cut_is_an_error(tmp_path: Path, log: Sqlit
     path.unlink() if keep is None else os.truncate(path, keep)
     with pytest.raises(LogError, match=r"00000\.db: every record must have its value"):
         log.read("actions", 0, 0, 10)
+    with closing(SqliteLog(tmp_path / "log")) as again, pytest.raises(LogError, match=r"00000\.db: every record must have its value"):
+        again.append("actions", [bytes(SIZE)], time_ms=1)  # what is missing would read as zeros
+    assert log.end_offset("actions") == 1
+
+
+def test_a_value_that_takes_several_reads_is_whole(log: SqliteLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    value = bytes(range(250)) * (SIZE // 250)
+    log.append("actions", [value, b"b"], time_ms=1)
+    read = os.pread  # which brings no more than 2 GiB less 4 KiB at once
+    monkeypatch.setattr(os, "pread", lambda descriptor, size, place: read(descriptor, min(size, SIZE // 3), place))
+    assert [record.value for record in log.read("actions", 0, 0, 10)] == [value, b"b"]
 
 
 def test_a_damaged_partition_is_an_error_naming_the_file(tmp_path: Path, log: SqliteLog) -> None:

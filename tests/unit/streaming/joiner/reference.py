@@ -12,13 +12,13 @@ from monolith_py.io import Log, MemoryKv
 from monolith_py.io.codec import encode_examples
 from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_streaming.joiner.emit import MAX_RECORD_BYTES, Emitted, Encoding, Part, PartMetadata, examples_of, features_of
-from monolith_streaming.joiner.intake import Intake, SeenImpression
 from monolith_streaming.joiner.position import Position
 from monolith_streaming.joiner.request import SeenAction
-from monolith_streaming.joiner.request_joiner import RequestJoiner
 from monolith_streaming.joiner.rules import Rules
-from monolith_streaming.joiner.waiting import decode_waiting
 from monolith_streaming.joiner.watermark import Watermark
+from tests.unit.streaming.joiner.intake import Intake, SeenImpression
+from tests.unit.streaming.joiner.request_joiner import RequestJoiner
+from tests.unit.streaming.joiner.waiting_form import decode_waiting
 
 
 class Reference:

@@ -138,8 +138,8 @@ def test_impressions_without_an_action_of_a_task_s_kind_are_said(world: World) -
     census = Census(Rules.of(world.job()))
     assert census.report(0.0) == []
     for _ in range(1_000):
-        census.note_impression()
-    census.note_action("click")
+        census.note(1, {})
+    census.note(0, {"click": 1})
     assert census.report(59.0) == []
     assert census.report(60.0) == ["like"]
     assert census.report(120.0) == [], "no impression since"

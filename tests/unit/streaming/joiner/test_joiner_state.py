@@ -22,8 +22,9 @@ from monolith_streaming.joiner.position import (
     progress_to_metadata,
 )
 from monolith_streaming.joiner.request import LateAction, Request, SeenAction
-from monolith_streaming.joiner.waiting import WaitingRequest, decode_waiting, encode_waiting
+from monolith_streaming.joiner.waiting import WaitingRequest
 from monolith_streaming.joiner.watermark import WatermarkState
+from tests.unit.streaming.joiner.waiting_form import decode_waiting, encode_waiting
 
 int64 = st.integers(-(2**63), 2**63 - 1)
 times = st.integers(1, 2**62)

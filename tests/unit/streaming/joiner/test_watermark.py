@@ -131,6 +131,34 @@ def test_too_few_records_to_agree_close_windows_once_all_is_silent() -> None:
     assert watermark.advance(111.0) == NOW_MS + 10_000 - 1000
 
 
+def test_silence_goes_by_the_newest_record_and_not_by_those_that_agree() -> None:
+    """In a quiet partition the records that would have to agree come an hour later."""
+    watermark = watermark_of(num_agreeing=5)
+    for number in range(10):
+        watermark.observe(SHOWN, NOW_MS + number * 600_000, NOW_MS + number * 600_000 + 200)
+    for topic in (SHOWN, ACTED):
+        watermark.note_read(topic, 0, 100.0)
+    assert watermark.clock_ms(SHOWN) == NOW_MS + 5 * 600_000
+    assert watermark.advance(110.0) == NOW_MS + 9 * 600_000 + 10_000 - 1000
+    watermark.observe(SHOWN, NOW_MS + 10 * 600_000 + 250_000, NOW_MS + 10 * 600_000)
+    assert watermark.advance(110.0) == NOW_MS + 10 * 600_000 + 10_000 - 1000, "a clock that is ahead counts as the wall clock"
+
+
+def test_a_quiet_partition_closes_windows_in_time(world: World) -> None:
+    from monolith_py.clock import ManualClock
+
+    job = world.job(idle_timeout_s=5, agreeing_records=5)
+    log, clock = world.log(job), ManualClock(world.now_ms)
+    loop = world.joiner(job, log, clock=clock)
+    for number in range(8):
+        world.append(job, log, world.impression(f"r{number}", number * 300), world.action(f"r{number}", "like", number * 300 + 1))
+        for _ in range(4):
+            loop.step()
+            clock.advance(75.0)
+    loop.step()
+    assert sorted(world.labels(job, log)) == [(f"r{number}", 1, "LABELLED", (0, 1)) for number in range(8)]
+
+
 def test_a_record_that_those_behind_it_leave_alone_becomes_a_dead_letter(world: World) -> None:
     job = world.job(agreeing_records=5)
     log = world.log(job)

@@ -15,7 +15,7 @@ from monolith_py.io.log.dead_letters import DeadLetters
 from monolith_py.io.log.topics import Topics, create_topics
 from monolith_py.sync import decode_delta
 from monolith_streaming.joiner.position import Progress, newest_event_ms, progress_to_metadata
-from monolith_streaming.joiner.watermark import WatermarkState
+from monolith_streaming.joiner.watermark import InputTopic, Watermark, WatermarkState
 from monolith_streaming.trainer.loop import OnlineTraining
 from monolith_streaming.trainer.source import ExampleSource
 from monolith_streaming.trainer.step_order import SourcePlace
@@ -31,6 +31,17 @@ def progress(*newest_ms: int | None) -> dict[str, str]:
 def test_the_newest_event_of_a_record_is_that_of_either_topic():
     assert newest_event_ms(progress(5_000, 7_000)) == 7_000
     assert newest_event_ms(progress(5_000, None)) == 5_000
+
+
+def test_the_newest_event_needs_no_later_ones_that_agree():
+    """An event of a quiet stream is known at once, and one of a clock that is ahead is no newer than the wall clock."""
+    watermark = Watermark(1000, 5.0, 5, WatermarkState(), now_s=0.0)
+    for time_ms in range(10_000, 20_000, 1_000):
+        watermark.observe(InputTopic.ACTIONS, time_ms, time_ms + 5)
+    assert watermark.clock_ms(InputTopic.ACTIONS) == 15_000
+    assert newest_event_ms(progress_to_metadata(Progress([3, 4], watermark.state))) == 19_000
+    watermark.observe(InputTopic.ACTIONS, 90_000, 20_000)
+    assert newest_event_ms(progress_to_metadata(Progress([3, 4], watermark.state))) == 20_000
 
 
 @pytest.mark.parametrize("metadata", [{}, progress(None, None), {"progress": "nonsense"}])

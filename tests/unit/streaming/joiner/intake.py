@@ -1,4 +1,4 @@
-"""Valid impressions and actions from the records of one partition, for the backtest; invalid records are refused with the reason."""
+"""Valid impressions and actions from the records of one partition, for the reference; invalid records are refused with the reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from monolith_py.io.codec.impression_view import ImpressionView, parse_impressio
 from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_py.io.log.topics import Topics
 from monolith_py.observe import metrics
-from monolith_streaming.joiner.census import Census
+from monolith_streaming.joiner.core_partition import NAMES, num_ahead
 from monolith_streaming.joiner.position import Position
 from monolith_streaming.joiner.request import NEVER_MS, SeenAction
 from monolith_streaming.joiner.rules import FOREVER_MS, Rules
@@ -27,14 +27,8 @@ from monolith_streaming.joiner.watermark import MAX_JUMP_MS, InputTopic, Waterma
 
 _logger = logging.getLogger(__name__)
 
-# Records behind one that show whether it is ahead of its neighbours, and those of them that must agree with it to a day.
+# Records behind one that are looked at, and those of them that must agree with it to a day.
 _LOOK_AHEAD, _AGREEING = 8, 3
-NAMES = {InputTopic.IMPRESSIONS: "impression", InputTopic.ACTIONS: "action"}
-
-
-def num_ahead(max_records: int) -> int:
-    """Return the number of records behind one that show in a backlog that it is ahead of them."""
-    return min(_LOOK_AHEAD, max_records // (2 * _LOOK_AHEAD))
 
 
 class SeenImpression(NamedTuple):
@@ -106,7 +100,6 @@ class Intake:
         self._topics = {InputTopic.IMPRESSIONS: topics.impressions, InputTopic.ACTIONS: topics.actions}
         self._log, self._rules, self._patterns, self._clock = log, rules, patterns, clock
         self._max_records, self._time_rule = job.joiner.max_records, EventTimeRule.of(job.log)
-        self.census = Census(rules)
         self._num_ahead = num_ahead(self._max_records)
         self._buffers: dict[int, dict[InputTopic, _Buffer]] = {}
 
@@ -173,9 +166,7 @@ class Intake:
                 return None
             if parsed.value <= 0 and parsed.kind in self._rules.bits:
                 metrics.ACTIONS_UNUSED.labels(reason="value").inc()
-            self.census.note_action(parsed.kind)
             return SeenAction(parsed, record.offset, record.value, clock_ms)
-        self.census.note_impression()
         return SeenImpression(parsed, record.offset, clock_ms)
 
     def _read(self, number: int, input_topic: InputTopic, position: Position, watermark: Watermark, wait_s: float) -> bool:

@@ -1,7 +1,5 @@
 """The waiting requests of one partition, their due times, and the changes of a step. Reads Kv, writes nothing.
 
-The tests hold the core of the joiner to it; no process joins with it.
-
 A step's changes stay in memory until the loop writes them in one transaction (`changes`, then `clear_step`). Between steps only the due
 times are in memory: a request is loaded from Kv when an action arrives or it is due.
 """
@@ -14,10 +12,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from monolith_py.errors import KvError
 from monolith_py.io import Kv
 from monolith_py.observe import metrics
-from monolith_streaming.joiner.intake import SeenImpression
 from monolith_streaming.joiner.request import Emission, Outcome, Reason, Request, SeenAction, Status
 from monolith_streaming.joiner.rules import FOREVER_MS, Rules, advance, can_emit, due_ms, see_action, see_impression
-from monolith_streaming.joiner.waiting import WaitingRequest, decode_waiting, encode_waiting
+from monolith_streaming.joiner.waiting import WaitingRequest
+from tests.unit.streaming.joiner.intake import SeenImpression
+from tests.unit.streaming.joiner.waiting_form import decode_waiting, encode_waiting
 
 # Most requests that one step closes, and those closed between two looks at the other bounds of a step.
 MAX_CLOSED, _CHUNK = 4096, 256
