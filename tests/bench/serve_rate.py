@@ -35,13 +35,17 @@ bench_serve.prepare(config, numpy.random.default_rng(0))
 """
 
 
+def prepare(checkout: Path, folder: Path) -> None:
+    """Write a job, its stored features and its checkpoint to `folder`."""
+    subprocess.run([str(checkout / ".venv" / "bin" / "python"), "-c", _PREPARE, str(folder)], cwd=checkout, check=True)
+
+
 class RankingProcess:
     """The replica of a checkout, with a virtual environment in `.venv`, as a process of its own."""
 
     def __init__(self, checkout: Path, folder: Path, stack: ExitStack) -> None:
-        """Start it; `stack` ends it."""
+        """Start it on the job of `folder`; `stack` ends it."""
         python = str(checkout / ".venv" / "bin" / "python")
-        subprocess.run([python, "-c", _PREPARE, str(folder)], cwd=checkout, check=True)
         child = subprocess.Popen([python, "-m", "monolith_py.cli", "serve", "--config", str(folder / "job.toml")], cwd=checkout)
         stack.callback(child.wait)
         stack.callback(child.terminate)
@@ -50,7 +54,7 @@ class RankingProcess:
             time.sleep(0.05)
         self.pid = child.pid
         channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{(folder / 'port').read_text()}"))
-        self._rank = channel.unary_unary("/monolith.v1.Ranking/Rank")
+        self.rank = channel.unary_unary("/monolith.v1.Ranking/Rank")
 
     def requests_per_cpu_s(self, requests: list[bytes], seconds: float) -> float:
         """Return the rate over `seconds` of load.
@@ -68,7 +72,7 @@ class RankingProcess:
         number, cpu_s, end_s = 0, cpu_seconds(self.pid), time.perf_counter() + seconds
         while time.perf_counter() < end_s:
             slots.acquire()
-            self._rank.future(requests[number % len(requests)], timeout=30.0).add_done_callback(settle)
+            self.rank.future(requests[number % len(requests)], timeout=30.0).add_done_callback(settle)
             number += 1
         for _ in range(IN_FLIGHT):
             slots.acquire()
@@ -92,6 +96,8 @@ def bench_rates(checkouts: Mapping[str, Path], generator: np.random.Generator, s
     """Print the median rate of each checkout in turns, and the ratio of the first to the others."""
     with ExitStack() as stack:
         folders = {name: Path(stack.enter_context(tempfile.TemporaryDirectory())) for name in checkouts}
+        for name, checkout in checkouts.items():
+            prepare(checkout, folders[name])
         replicas = {name: RankingProcess(checkout, folders[name], stack) for name, checkout in checkouts.items()}
         for num_candidates in CANDIDATES:
             requests = make_requests(generator, num_candidates, num_users, num_items)
