@@ -30,7 +30,7 @@ class CoreService:
         deadline_s = self._clock.monotonic_s() + time_limit_s(context, self._default_s)
         if not context.is_active():
             raise CancelledError
-        ranked = self._ranker.rank(value, deadline_s)
+        ranked = self._ranker.rank(value, deadline_s, context.is_active)
         if ranked is None:
             return None
         if ranked.logs_impression:

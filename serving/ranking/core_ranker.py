@@ -10,6 +10,7 @@ import itertools
 import threading
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from typing import NamedTuple
 
 import numpy as np
@@ -90,13 +91,14 @@ class CoreRanker:
     def rank(self, value: bytes, deadline_s: float, is_active: Callable[[], bool] = lambda: True) -> _core.RankedRequest | None:
         """Return the answered request of the message `value`, None if `Ranker` must answer it; `deadline_s` is on the monotonic clock.
 
-        Half of the time is for reading features.
+        Half of the time is for reading features. `is_active` tells whether the caller still waits.
 
         Raises:
             NotReady: no checkpoint was loaded yet.
             KvError: features cannot be read, and the settings want them.
             Overloaded: the answer would come after the deadline.
             TimeoutError: the deadline passed.
+            CancelledError: the caller has left while features were read.
             ModelNotFinite: a probability is NaN or infinite.
         """
         packed = self._current()
@@ -122,6 +124,8 @@ class CoreRanker:
                 self._load(ranked, until_s)
             except (KvError, TimeoutError) as error:
                 failure, reading = error, _HELD if self._config.without_features == "refuse" else _ANY
+            if not is_active():
+                raise CancelledError
 
     def log(self, ranked: _core.RankedRequest) -> None:
         """Queue the impression of an answered request for the log."""

@@ -6,7 +6,7 @@ Longer than 300 lines: one setting of both paths serves all tests.
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -326,6 +326,13 @@ def test_a_store_that_fails_is_an_error_if_the_settings_want_its_features(job):
 def test_a_passed_deadline_is_an_error(setting):
     with pytest.raises(TimeoutError):
         setting.rank(setting.request(1), setting.clock.monotonic_s() - 1)
+
+
+def test_a_caller_that_leaves_while_features_are_read_gets_no_scores(setting):
+    value = pb.RankRequest(user_id=1, item_ids=[1, 2]).SerializeToString()
+    with pytest.raises(CancelledError):
+        setting.core.rank(value, FAR_S, lambda: False)
+    assert setting.core.rank(value, FAR_S, lambda: False).num_candidates == 2  # all features are held
 
 
 def test_work_beyond_the_deadline_is_refused(job):
