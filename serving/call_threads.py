@@ -38,9 +38,9 @@ class CallThreads(ThreadPoolExecutor):
     """Executor for the handlers of a gRPC server or of one of its services.
 
     A call that holds a thread for `limit_s` is cancelled, unless its handler has called `received`. With `sheds`, a call that would end
-    after its deadline is refused before its message is read, in a thread of its own: `received` raises. Calls share the machine, so the
-    time to the end of one grows with the number of calls inside, waiting or running, when it arrived; that time for each of them is
-    the median of the last 16 calls. A call that finds no other is taken, so a false prediction does not last.
+    after its deadline is refused in a thread of its own, once its message has arrived and before it is parsed: `received` raises. Calls
+    share the machine, so the time to the end of one grows with the number of calls inside, waiting or running, when it arrived; that time
+    for each of them is the median of the last 16 calls. A call that finds no other is taken, so a false prediction does not last.
     """
 
     def __init__(self, num_threads: int, name: str, *, limit_s: float = RECEIVE_S, sheds: bool = False, clock: Clock | None = None) -> None:

@@ -122,6 +122,8 @@ class RankClient:
                 future.set_exception(_failure(error))
             except grpc.FutureCancelledError:
                 future.set_exception(RankFailed("CANCELLED", "the client was closed"))
+            except Exception as error:  # of an answer in another form, as `rank` raises it: a future must end
+                future.set_exception(error)
 
         self._stub.Rank.future(message, timeout=timeout_s, metadata=self._metadata).add_done_callback(settle)
         return future

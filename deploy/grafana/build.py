@@ -52,9 +52,9 @@ ROWS: dict[str, list[Panel]] = {
         Panel("Processes", "short", {"{{role}}": "sum by (role) (monolith_process)"}),
         Panel("Freshness: row updated to servable", "s", quantiles("monolith_freshness_seconds")),
         Panel("Freshness: event to servable", "s", quantiles("monolith_event_freshness_seconds")),
-        Panel("Age of the newest applied delta", "s", {"{{instance}}": "monolith_staleness_seconds > 0"}),
-        Panel("Age of the model by event time", "s", {"{{instance}}": "monolith_event_staleness_seconds > 0"}),
-        Panel("Time without all updates of the log", "s", {"{{instance}}": "monolith_behind_seconds > 0"}),
+        Panel("Age of the newest applied delta", "s", {"{{instance}} {{arm}}": "monolith_staleness_seconds > 0"}),
+        Panel("Age of the model by event time", "s", {"{{instance}} {{arm}}": "monolith_event_staleness_seconds > 0"}),
+        Panel("Time without all updates of the log", "s", {"{{instance}} {{arm}}": "monolith_behind_seconds > 0"}),
         Panel("AUC of served scores", "short", {"{{task}} {{arm}} {{generation}}": "monolith_served_auc"}),
         Panel("Normalised entropy of served scores (1 = the mean)", "short", {"{{task}} {{arm}} {{generation}}": "monolith_served_ne"}),
         Panel(
@@ -182,10 +182,12 @@ ROWS: dict[str, list[Panel]] = {
             {
                 "{{table}}": "monolith_table_rows",
                 "candidates, {{table}}": "monolith_table_candidates",
-                "replica {{instance}}": "monolith_replica_rows > 0",
+                "replica {{instance}} {{arm}}": "monolith_replica_rows > 0",
             },
         ),
-        Panel("Memory of rows", "bytes", {"{{table}}": "monolith_table_bytes", "replica {{instance}}": "monolith_replica_bytes > 0"}),
+        Panel(
+            "Memory of rows", "bytes", {"{{table}}": "monolith_table_bytes", "replica {{instance}} {{arm}}": "monolith_replica_bytes > 0"}
+        ),
         Panel(
             "Admitted, filtered, evicted",
             "cps",
@@ -221,8 +223,8 @@ ROWS: dict[str, list[Panel]] = {
             "short",
             {
                 "guard": "max (monolith_guard_held)",
-                "{{instance}} waits": "monolith_replica_updates_held > 0",
-                "{{instance}} unguarded": "monolith_replica_unguarded > 0",
+                "{{instance}} {{arm}} waits": "monolith_replica_updates_held > 0",
+                "{{instance}} {{arm}} unguarded": "monolith_replica_unguarded > 0",
             },
         ),
     ],

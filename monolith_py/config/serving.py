@@ -66,11 +66,11 @@ class ServingConfig(Settings):
     without_features: Literal["serve", "refuse"] = "serve"
     # Threads that read stored features.
     feature_threads: Annotated[int, Field(ge=1, le=1024)] = 4
-    # Time that stored features of users and items stay in the replica's cache, in seconds; 0 turns the cache off.
+    # Time that stored features of users and items, and live counters, stay in the replica's cache, in seconds; 0 turns the cache off.
     feature_cache_s: SecondsOrZero = 30.0
-    # Most users and items in that cache.
+    # Most users in that cache, most items, and most live counters; in the core most counters of each feature.
     feature_cache_entries: Count = 200_000
-    # Most bytes of users in the core's cache, and of items.
+    # Most bytes of users in the core's cache, of items, and of the live counters of each feature.
     feature_cache_bytes: Count = 512 << 20
     # Threads of torch; 0 takes all cores.
     num_threads: Threads = 1

@@ -172,16 +172,20 @@ PUBLISH_FAILURES = Counter("monolith_publish_failures", "Failed publications; th
 
 DELTAS_APPLIED = Counter("monolith_deltas_applied", "Deltas applied by the replica")
 ROWS_APPLIED = Counter("monolith_rows_applied", "Rows applied by the replica")
-REPLICA_ROWS = Gauge("monolith_replica_rows", "Rows of the replica, over all tables")
-REPLICA_BYTES = Gauge("monolith_replica_bytes", "Memory of the replica's rows and id maps; with serving.engine = fbgemm of the rows alone")
+REPLICA_ROWS = Gauge("monolith_replica_rows", "Rows of the replica, over all tables", ["arm"])
+REPLICA_BYTES = Gauge(
+    "monolith_replica_bytes", "Memory of the replica's rows and id maps; with serving.engine = fbgemm of the rows alone", ["arm"]
+)
 _FRESHNESS_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60)
 FRESHNESS_SECONDS = WeightedHistogram("monolith_freshness_seconds", "Time from a row's update to its use in scores", _FRESHNESS_BUCKETS)
 EVENT_FRESHNESS_SECONDS = WeightedHistogram(
     "monolith_event_freshness_seconds", "Time from the newest joined event to the use of its rows in scores", _FRESHNESS_BUCKETS
 )
-STALENESS_SECONDS = Gauge("monolith_staleness_seconds", "Age of the newest applied delta")
-EVENT_STALENESS_SECONDS = Gauge("monolith_event_staleness_seconds", "Time from the event time that the served model has learnt to now")
-BEHIND_SECONDS = Gauge("monolith_behind_seconds", "Time since the replica last had all updates of the log")
+STALENESS_SECONDS = Gauge("monolith_staleness_seconds", "Age of the newest applied delta", ["arm"])
+EVENT_STALENESS_SECONDS = Gauge(
+    "monolith_event_staleness_seconds", "Time from the event time that the served model has learnt to now", ["arm"]
+)
+BEHIND_SECONDS = Gauge("monolith_behind_seconds", "Time since the replica last had all updates of the log", ["arm"])
 RANK_REQUESTS = Counter("monolith_rank_requests", "Rank requests", ["code"])
 RANK_CANDIDATES = Counter("monolith_rank_candidates", "Candidates scored")
 RANK_DURATION_SECONDS = Histogram(
@@ -227,8 +231,10 @@ GUARD_DELAY_SECONDS = Histogram(
     "Time from the publication of a version to its verdict",
     buckets=(0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30),
 )
-REPLICA_UPDATES_HELD = Gauge("monolith_replica_updates_held", "1 while the guard holds updates back from the replica")
-REPLICA_UNGUARDED = Gauge("monolith_replica_unguarded", "1 while the replica follows updates without a verdict, as the guard is silent")
+REPLICA_UPDATES_HELD = Gauge("monolith_replica_updates_held", "1 while the guard holds updates back from the replica", ["arm"])
+REPLICA_UNGUARDED = Gauge(
+    "monolith_replica_unguarded", "1 while the replica follows updates without a verdict, as the guard is silent", ["arm"]
+)
 
 
 def clear_quality() -> None:

@@ -29,7 +29,7 @@ class Gate:
     def __init__(self, job: JobConfig, log: Log, clock: Clock) -> None:
         topics = Topics.of(job.log)
         self._log, self._clock, self._silence_s = log, clock, job.serving.guard_silence_s
-        self._updates, self._topic = topics.updates, topics.verdicts
+        self._updates, self._topic, self._arm = topics.updates, topics.verdicts, job.serving.arm
         self._offset = max(log.start_offset(self._topic), log.end_offset(self._topic) - 1)
         self._verdict = _NONE_YET
         self._waits_since_s: float | None = None  # for a verdict on updates that are there
@@ -115,8 +115,8 @@ class Gate:
         if self._is_open:
             _logger.info("the guard speaks again")
         self._verdict, self._waits_since_s, self._is_open = verdict, None, False
-        REPLICA_UPDATES_HELD.set(verdict.held)
-        REPLICA_UNGUARDED.set(0)
+        REPLICA_UPDATES_HELD.labels(arm=self._arm).set(verdict.held)
+        REPLICA_UNGUARDED.labels(arm=self._arm).set(0)
 
     def _note_waiting(self) -> None:
         """Note that updates wait for a verdict; open the gate if they have for too long."""
@@ -129,7 +129,7 @@ class Gate:
         elif now_s - self._waits_since_s >= self._silence_s:
             _logger.error("the guard has said nothing for %g s while updates wait: following all updates", self._silence_s)
             self._is_open = True
-            REPLICA_UNGUARDED.set(1)
+            REPLICA_UNGUARDED.labels(arm=self._arm).set(1)
 
     def _last_of(self, offset: int) -> int:
         """Return the place in the verdict from which up to `offset` there is no record, so both have the same state; else `offset`."""

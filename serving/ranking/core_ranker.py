@@ -34,8 +34,6 @@ from monolith_serving.replica.replica import Replica
 
 # What a call takes from the core's stores: fresh entries; expired ones too; and unknown entities in place of missing ones.
 _FRESH, _HELD, _ANY = range(3)
-# Reads of one request: users and items, the counters of their features, and once more for what was dropped meanwhile.
-_MAX_READS = 4
 
 
 class _Packed(NamedTuple):
@@ -108,17 +106,22 @@ class CoreRanker:
         begin_s = self._clock.monotonic_s()
         until_s = begin_s + (deadline_s - begin_s) / 2
         reading, failure = _FRESH, None
-        for _ in range(_MAX_READS):
+        read: set[str] = set()
+        while True:
             ranked = self._call(value, packed, rows, deadline_s, reading)
             if ranked.status != "missing":
                 return self._checked(ranked, packed.state, deadline_s)
             if failure is not None:
                 raise failure
+            # The counters to read are known once the features are there.
+            kind = "features" if ranked.missing_users or ranked.missing_items else "counters"
+            if kind in read:  # the stores are too small to hold a request
+                return None
+            read.add(kind)
             try:
                 self._load(ranked, until_s)
             except (KvError, TimeoutError) as error:
                 failure, reading = error, _HELD if self._config.without_features == "refuse" else _ANY
-        return None
 
     def log(self, ranked: _core.RankedRequest) -> None:
         """Queue the impression of an answered request for the log."""
@@ -160,22 +163,24 @@ class CoreRanker:
     def _current(self) -> _Packed:
         """Return the current state with its model in the core; while another thread packs a new model, the state before it."""
         state, packed = self._replica.state, self._packed
-        if packed is not None and packed.state.model is state.model:
-            return packed if packed.state is state else _Packed(state, packed.model)
+        if packed is not None and packed.state is state:
+            return packed
         if not self._packing.acquire(blocking=packed is None):
             assert packed is not None
-            return packed
+            return _Packed(state, packed.model) if packed.state.model is state.model else packed
         try:
-            packed = self._packed
-            if packed is None or packed.state.model is not state.model:
-                packed = self._packed = _Packed(state, fixed_model(state.model, self._split))
-            return _Packed(state, packed.model)
+            state, packed = self._replica.state, self._packed
+            is_same = packed is not None and packed.state.model is state.model
+            model = packed.model if packed is not None and is_same else fixed_model(state.model, self._split)
+            # Kept for each delta, also one without weights: its rows are in the table, so an earlier version would be wrong.
+            self._packed = _Packed(state, model)
+            return self._packed
         finally:
             self._packing.release()
 
     def _load(self, ranked: _core.RankedRequest, until_s: float) -> None:
-        """Read from Kv what the core's stores lack. Raises `KvError`, `TimeoutError`; what was read before is kept."""
-        reading = Reading(until_s)
+        """Read from Kv what the core's stores lack. Raises `KvError`, `TimeoutError`; what could be read is kept."""
+        reading, failure = Reading(until_s), None
         expires_ms = int((self._clock.monotonic_s() + self._config.feature_cache_s) * 1000)
         for kind, missing, put in (
             ("user", ranked.missing_users, self._core.put_users),
@@ -183,7 +188,12 @@ class CoreRanker:
         ):
             if missing:
                 ids = list(dict.fromkeys(missing))
-                put(np.array(ids, np.int64), *_arrays(self._store.load(kind, ids, reading)), expires_ms)
+                try:
+                    put(np.array(ids, np.int64), *_arrays(self._store.load(kind, ids, reading)), expires_ms)
+                except (KvError, TimeoutError) as error:  # the items may be in another shard than the user
+                    failure = failure or error
+        if failure is not None:
+            raise failure
         by_number: dict[int, list[int]] = {}
         for number, fid in dict.fromkeys(ranked.missing_counters):
             by_number.setdefault(number, []).append(fid)

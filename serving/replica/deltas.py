@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from monolith_py.errors import DenseGap, DigestMismatch
-from monolith_py.observe.metrics import DELTAS_APPLIED, REPLICA_BYTES, REPLICA_DIGESTS_EQUAL, REPLICA_FAULTS, REPLICA_ROWS, ROWS_APPLIED
+from monolith_py.observe.metrics import DELTAS_APPLIED, REPLICA_DIGESTS_EQUAL, REPLICA_FAULTS, ROWS_APPLIED
 from monolith_py.sync import Delta, DenseDigest, DenseRequester, ModelDigest
 from monolith_serving.replica.model_state import ModelState
 
@@ -35,8 +35,6 @@ def apply_delta(state: ModelState, delta: Delta, requester: DenseRequester) -> M
         _check_digest(after, delta.digest)
     DELTAS_APPLIED.inc()
     ROWS_APPLIED.inc(len(delta.fids))
-    REPLICA_ROWS.set(state.table.num_rows)
-    REPLICA_BYTES.set(state.table.num_bytes)
     return after
 
 

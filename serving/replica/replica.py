@@ -24,7 +24,7 @@ from monolith_py.errors import (
 )
 from monolith_py.io import Log
 from monolith_py.io.log.topics import Topics
-from monolith_py.observe.metrics import REPLICA_FAULTS, REPLICA_LOADS
+from monolith_py.observe.metrics import REPLICA_BYTES, REPLICA_FAULTS, REPLICA_LOADS, REPLICA_ROWS
 from monolith_py.process import StopSignal
 from monolith_py.sync import DenseRequester, Subscriber
 from monolith_serving.guard.gate import Gate
@@ -162,7 +162,7 @@ class Replica:
                     stop.wait(self._serving.checkpoint_poll_s)
             elif not self.apply_updates(_POLL_S):
                 stop.wait(_LOG_RETRY_S)
-            self._staleness.report()
+            self._report()
 
     def load_newest(self) -> bool:
         """Load the newest checkpoint unless it is the one loaded last; return whether it was loaded. The old state serves meanwhile.
@@ -236,6 +236,13 @@ class Replica:
     def close(self) -> None:
         """Close the freshness file. `follow` must have returned."""
         self._freshness.close()
+
+    def _report(self) -> None:
+        """Set the gauges; each arm of a split has its own."""
+        self._staleness.report()
+        if self._state is not None:
+            REPLICA_ROWS.labels(arm=self._serving.arm).set(self._state.table.num_rows)
+            REPLICA_BYTES.labels(arm=self._serving.arm).set(self._state.table.num_bytes)
 
     def _ask_for_checkpoint(self) -> None:
         """Ask the trainer for a checkpoint after the updates that could not be applied, if there is a model that waits for one."""

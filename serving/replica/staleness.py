@@ -94,9 +94,10 @@ class Staleness:
 
     def report(self) -> None:
         """Set the gauges."""
-        STALENESS_SECONDS.set(self.staleness_ms() / 1000)
-        EVENT_STALENESS_SECONDS.set(self.event_staleness_ms() / 1000)
-        BEHIND_SECONDS.set(self.behind_s())
+        arm = self._config.arm
+        STALENESS_SECONDS.labels(arm=arm).set(self.staleness_ms() / 1000)
+        EVENT_STALENESS_SECONDS.labels(arm=arm).set(self.event_staleness_ms() / 1000)
+        BEHIND_SECONDS.labels(arm=arm).set(self.behind_s())
 
 
 class EndOfUpdates:

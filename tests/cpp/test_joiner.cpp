@@ -194,7 +194,7 @@ TEST(due_times_come_in_order_after_any_changes) {
 TEST(blocks_give_the_state_back_and_are_deleted_once_nothing_needs_them) {
     std::map<uint32_t, std::string> store;
     std::unique_ptr<Partition> partition;
-    const auto open = [&](WatermarkState state, std::array<int64_t, kNumInputs> offsets) {
+    const auto open = [&](const WatermarkState& state, std::array<int64_t, kNumInputs> offsets) {
         partition = std::make_unique<Partition>(settings(), state, offsets, 0.0);
         for (const auto& [number, value] : store) partition->restore_block(number, value);
         partition->restored();

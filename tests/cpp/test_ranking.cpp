@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "check.hpp"
+#include "failing_allocations.hpp"
 #include "kernels/kernels.hpp"
 #include "ranking/dense_stack.hpp"
 #include "ranking/entity_store.hpp"
@@ -73,11 +74,12 @@ TEST(what_breaks_a_rule_is_left_to_others) {
     const std::string items = field(3, packed<int64_t>({1}));
     const std::string nan = field(4, field(2, field(1, "hour") + field(2, packed<float>({std::nanf(""), 0}))));
     const std::string tab = field(1, field(1, "tab") + field(2, packed<int64_t>({9})));
+    const std::string tabs = tab + tab;
     for (const std::string& bytes :
          {std::string(), field(3, packed<int64_t>(std::vector<int64_t>(51))), field(1, std::string(129, 'x')) + items,
           field(1, "\n") + items, field(1, "\xc3\xa9") + items, items + field(4, field(1, field(1, "none"))),
-          items + nan, items + field(4, tab + tab), items + std::string("\x28\x05", 2),
-          items + std::string("\x38\x05", 2), items + std::string("\x30\x02", 2),
+          items + nan, items + field(4, tabs), items + std::string("\x28\x05", 2), items + std::string("\x38\x05", 2),
+          items + std::string("\x30\x02", 2),
           items +
               field(4, field(1, field(1, "tab") + field(2, packed<int64_t>({1, 2, 3, 4, 5})) + field(3, "\x05")))}) {
         Request request;
@@ -155,6 +157,54 @@ TEST(a_store_of_entities_keeps_its_bytes) {
     EntityStore store({1, 1, 1}, {0.0f}, {1 << 20, 4000});
     for (int64_t id = 0; id < 1000; ++id) put(store, id, 4, 1);
     CHECK(store.num_bytes() <= 4000 && store.size() >= 20);
+}
+
+// The id whose hash is `hash`.
+int64_t id_of(uint64_t hash) {
+    hash ^= hash >> 33;
+    hash *= 0x9cb4b2f8129337dbull;
+    hash ^= hash >> 33;
+    hash *= 0x4f74430c22a54005ull;
+    return static_cast<int64_t>(hash ^ (hash >> 33));
+}
+
+TEST(crafted_ids_do_not_crowd_a_store) {
+    for (const uint32_t shift : {0u, 20u, 44u}) {
+        EntityStore store({1, 1, 1}, {0.0f}, {1 << 20, 1 << 28});
+        for (uint64_t i = 0; i < 5000; ++i) {
+            CHECK(hash_fid(id_of(i << shift)) == i << shift);
+            put(store, id_of(i << shift), 4, 1);
+        }
+        CHECK(store.size() == 5000 && store.longest_run() < 500);
+    }
+}
+
+TEST(a_store_stays_whole_when_an_allocation_fails) {
+    constexpr size_t kBatch = 40;
+    const std::vector<int32_t> lengths(2 * kBatch, 1);
+    const std::vector<float> dense(kBatch, 1.0f);
+    bool has_failed = true;
+    for (size_t count = 0; has_failed; ++count) {
+        EntityStore store({1, 1, 1}, {0.0f}, {kBatch, 1 << 20});
+        std::vector<int64_t> ids(kBatch), fids(2 * kBatch);
+        has_failed = false;
+        for (int64_t round = 0; round < 4; ++round) {
+            std::iota(ids.begin(), ids.end(), 15 * round);
+            for (size_t i = 0; i < fids.size(); ++i) fids[i] = ids[i / 2];
+            const check::FailingAllocation failing(count);
+            try {
+                store.put(ids.data(), kBatch, lengths.data(), fids.data(), dense.data(), 1);
+            } catch (const std::bad_alloc&) {
+                has_failed = true;
+            }
+        }
+        std::vector<float> values(kBatch);
+        Rows rows;
+        std::vector<int64_t> missing;
+        store.read(ids.data(), kBatch, 0, Age::kFresh, rows, values.data(), 1, missing);
+        CHECK(missing.size() + store.size() >= kBatch);
+        for (size_t i = 0; i < kBatch; ++i) CHECK(rows.fids.size() > i && (values[i] == 1.0f || values[i] == 0.0f));
+    }
 }
 
 TEST(readers_of_a_store_see_whole_entities) {

@@ -165,7 +165,7 @@ TEST(replica_rows_are_whole_after_each_failed_allocation) {
             try {
                 rows.assign(0, fids.data() + 50, bytes, 350);
                 rows.evict(0, fids.data(), 120);
-            } catch (const std::bad_alloc&) {
+            } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch): the fault is what is tested
             }
             has_failed = failing.has_failed();
         }

@@ -86,7 +86,7 @@ nb::object read_rows(const BoundRows& bound, size_t feature, const Fids& fids) {
 
 void bind_replica(nb::module_& m) {
     using namespace nb::literals;
-    nb::class_<ReplicaRows>(m, "ReplicaRowsHandle");
+    const nb::class_<ReplicaRows> handle(m, "ReplicaRowsHandle");
     nb::class_<BoundRows>(m, "ReplicaRows")
         .def(nb::init<const std::vector<Feature>&, size_t>(), "features"_a, "max_rows"_a = ReplicaRows::kMostRows)
         .def_prop_ro(

@@ -48,15 +48,15 @@ Hyperparameters hyperparameters_of(const std::map<std::string, double>& values) 
 const std::vector<std::pair<const char*, Encoding>> kEncodings = {
     {"fp32", Encoding::kFp32}, {"fp16", Encoding::kFp16}, {"int8", Encoding::kInt8}, {"int4", Encoding::kInt4}};
 
-std::string name_of(Encoding encoding) {
+[[maybe_unused]] std::string name_of(Encoding encoding) {
     for (const auto& [name, value] : kEncodings)
         if (value == encoding) return name;
     return "";
 }
 
-Slice slice_of(const std::string& name, uint32_t dim, const std::string& optimizer,
-               const std::map<std::string, double>& hyperparameters, const std::string& initializer, float init_scale,
-               const std::string& encoding) {
+[[maybe_unused]] Slice slice_of(const std::string& name, uint32_t dim, const std::string& optimizer,
+                                const std::map<std::string, double>& hyperparameters, const std::string& initializer,
+                                float init_scale, const std::string& encoding) {
     Slice slice;
     slice.name = name;
     slice.dim = dim;
@@ -90,9 +90,10 @@ void expect_seconds(const char* field, int64_t value) {
         refuse(std::string(field) + " must be in 0..2^40, got " + std::to_string(value));
 }
 
-TableSettings settings_of(const std::vector<Slice>& slices, uint64_t seed, const std::string& admission,
-                          int64_t admit_after, uint64_t sketch_bytes, int64_t sketch_window_s, int64_t ttl_s,
-                          const std::string& eviction, uint64_t budget_bytes, int64_t half_life_s) {
+[[maybe_unused]] TableSettings settings_of(const std::vector<Slice>& slices, uint64_t seed,
+                                           const std::string& admission, int64_t admit_after, uint64_t sketch_bytes,
+                                           int64_t sketch_window_s, int64_t ttl_s, const std::string& eviction,
+                                           uint64_t budget_bytes, int64_t half_life_s) {
     if (slices.empty()) refuse("slices must be at least one, got none");
     TableSettings settings;
     settings.slices = slices;

@@ -42,6 +42,7 @@ struct BlockWord {
     [[gnu::always_inline]] size_t size_class() const { return word & (kBlockClasses - 1); }
     [[gnu::always_inline]] uint32_t num_buckets() const { return kBlockSizes.of[size_class()]; }
     [[gnu::always_inline]] VersionedBucket* buckets() const {
+        // NOLINTNEXTLINE(performance-no-int-to-ptr): one word is swapped at once
         return reinterpret_cast<VersionedBucket*>(word & ~uintptr_t{kBlockClasses - 1});
     }
     [[gnu::always_inline]] VersionedBucket* bucket(uint64_t hash, uint64_t factor) const {

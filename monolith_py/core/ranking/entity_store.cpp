@@ -1,12 +1,13 @@
 #include "ranking/entity_store.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <new>
 #include <utility>
 
-#include "index/hash.hpp"
+#include "index/secret.hpp"
 
 namespace monolith::ranking {
 
@@ -38,13 +39,15 @@ class EntityStore::Reading {
 };
 
 EntityStore::EntityStore(EntityOrder order, std::vector<float> absent, StoreLimits limits)
-    : order_(order), absent_(std::move(absent)), limits_(limits), slots_(16) {}
+    : order_(order), absent_(std::move(absent)), limits_(limits), factor_(bucket_factors().first), slots_(16) {}
 
-EntityStore::~EntityStore() {
-    for (Entry* entry = oldest_; entry != nullptr;) std::free(std::exchange(entry, entry->newer));
+EntityStore::~EntityStore() { free_all(oldest_); }
+
+void EntityStore::free_all(Entry* entries) {
+    while (entries != nullptr) std::free(std::exchange(entries, entries->newer));
 }
 
-size_t EntityStore::first(int64_t id) const { return hash_fid(id) & (slots_.size() - 1); }
+size_t EntityStore::first(int64_t id) const { return hash_fid(id) * factor_ >> std::countl_zero(slots_.size() - 1); }
 
 EntityStore::Entry* EntityStore::make(int64_t id, const int32_t* lengths, const int64_t* fids, const float* dense,
                                       int64_t expires_ms, size_t num_fids) const {
@@ -63,31 +66,40 @@ EntityStore::Entry* EntityStore::make(int64_t id, const int32_t* lengths, const 
 
 void EntityStore::put(const int64_t* ids, size_t n, const int32_t* lengths, const int64_t* fids, const float* dense,
                       int64_t expires_ms) {
-    std::vector<Entry*> made, dropped;
-    made.reserve(n);
+    struct Lists {
+        Entry *made = nullptr, *dropped = nullptr;
+        ~Lists() {
+            free_all(made);
+            free_all(dropped);
+        }
+    } lists;
+    Entry** end = &lists.made;
     for (size_t i = 0; i < n; ++i) {
         const int32_t* const own = lengths + i * order_.features();
         size_t num_fids = 0;
         for (uint32_t f = 0; f < order_.features(); ++f) num_fids += static_cast<size_t>(own[f]);
-        made.push_back(make(ids[i], own, fids, dense + i * order_.width, expires_ms, num_fids));
+        *end = make(ids[i], own, fids, dense + i * order_.width, expires_ms, num_fids);
+        end = &(*end)->newer;
         fids += num_fids;
     }
-    {
-        std::lock_guard gate(gate_);
-        std::unique_lock lock(mutex_);
-        for (Entry* entry : made) insert(entry, dropped);
+    std::lock_guard gate(gate_);
+    std::unique_lock lock(mutex_);
+    while (Entry* const entry = lists.made) {
+        Entry* const next = entry->newer;
+        insert(entry, lists.dropped);
+        lists.made = next;
     }
-    for (Entry* entry : dropped) std::free(entry);
 }
 
-void EntityStore::insert(Entry* entry, std::vector<Entry*>& dropped) {
+void EntityStore::insert(Entry* entry, Entry*& dropped) {
     if (2 * (size_ + 1) > slots_.size()) grow();
+    const auto drop = [&](Entry* one) {
+        unlink(one);
+        one->newer = std::exchange(dropped, one);
+    };
     size_t place = first(entry->id);
     while (slots_[place].entry != nullptr && slots_[place].id != entry->id) place = (place + 1) & (slots_.size() - 1);
-    if (Entry* const before = slots_[place].entry) {
-        unlink(before);
-        dropped.push_back(before);
-    }
+    if (Entry* const before = slots_[place].entry) drop(before);
     slots_[place] = {entry->id, entry};
     link(entry);
     while (size_ > limits_.max_entries || (bytes_ > limits_.max_bytes && size_ > 1)) {
@@ -95,8 +107,7 @@ void EntityStore::insert(Entry* entry, std::vector<Entry*>& dropped) {
         place = first(oldest->id);
         while (slots_[place].entry != oldest) place = (place + 1) & (slots_.size() - 1);
         erase(place);
-        unlink(oldest);
-        dropped.push_back(oldest);
+        drop(oldest);
     }
 }
 
@@ -180,6 +191,15 @@ void EntityStore::read(const int64_t* ids, size_t n, int64_t now_ms, Age age, Ro
 size_t EntityStore::size() const {
     const Reading reading(*this);
     return size_;
+}
+
+size_t EntityStore::longest_run() const {
+    const Reading reading(*this);
+    size_t longest = 0;
+    for (size_t place = 0; place < slots_.size(); ++place)
+        if (slots_[place].entry != nullptr)
+            longest = std::max(longest, (place - first(slots_[place].id)) & (slots_.size() - 1));
+    return longest;
 }
 
 size_t EntityStore::num_bytes() const {

@@ -44,6 +44,8 @@ class EntityStore {
 
     size_t size() const;
     size_t num_bytes() const;
+    // Most slots from the first one of an id to the one it is in.
+    size_t longest_run() const;
 
   private:
     struct Entry;
@@ -57,15 +59,18 @@ class EntityStore {
     size_t first(int64_t id) const;
     Entry* make(int64_t id, const int32_t* lengths, const int64_t* fids, const float* dense, int64_t expires_ms,
                 size_t num_fids) const;
-    void insert(Entry* entry, std::vector<Entry*>& dropped);
+    // Adds what it drops to the list `dropped`. On failure (std::bad_alloc) nothing changes.
+    void insert(Entry* entry, Entry*& dropped);
     void erase(size_t place);
     void unlink(Entry* entry);
     void link(Entry* entry);
     void grow();
+    static void free_all(Entry* entries);  // a list by `newer`
 
     const EntityOrder order_;
     const std::vector<float> absent_;
     const StoreLimits limits_;
+    const uint64_t factor_;  // secret: clients choose the ids
     mutable std::mutex gate_;
     mutable std::shared_mutex mutex_;
     std::vector<Slot> slots_;  // a power of two; open addressing

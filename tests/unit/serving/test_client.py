@@ -64,6 +64,17 @@ def test_a_call_that_another_try_may_answer_is_tried_again_with_one_id(start, er
     assert len(service.request_ids) == len(errors) + 1 and set(service.request_ids) == {result.request_id}
 
 
+def test_an_answer_in_another_form_is_an_error_of_both_calls(start):
+    class OtherService(ScriptedService):
+        def Rank(self, message, context):  # noqa: N802 (the name in the proto)
+            return ranking_pb2.RankResponse(scores=[0.5, 0.25], task_names=())
+
+    with RankClient(start(OtherService())[1]) as client:
+        with pytest.raises(ValueError, match="reshape"):
+            client.rank(1, [1], timeout_s=TIMEOUT_S)
+        assert isinstance(client.rank_async(1, [1], timeout_s=TIMEOUT_S).exception(TIMEOUT_S), ValueError)
+
+
 def test_a_refused_request_is_not_tried_again(start):
     service = ScriptedService([WireError])
     with RankClient(start(service)[1]) as client, pytest.raises(RankFailed, match="INVALID_ARGUMENT: as the test says"):

@@ -130,6 +130,7 @@ void dense_forward_pairs(const DenseView& layer, const uint32_t* inputs, size_t 
     all_tiles<PairTile>(layer, inputs, layer.in / 2, n, start, outputs);
 }
 #else
+// NOLINTNEXTLINE(readability-identifier-naming): a function where the CPU has bf16
 constexpr void (*dense_forward_pairs)(const DenseView&, const uint32_t*, size_t, const float*, float*) = nullptr;
 #endif
 

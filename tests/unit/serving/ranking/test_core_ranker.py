@@ -34,7 +34,7 @@ from monolith_serving.replica.model_state import ModelState
 from monolith_serving.replica.table import ReplicaTable
 
 FAR_S = SystemClock().monotonic_s() + 1e6
-TIME_MS = 1_700_000_000_000
+TIME_MS = SystemClock().now_ms()
 NUM_ROWS, NUM_USERS, NUM_ITEMS = 60, 5, 30
 
 
@@ -217,6 +217,7 @@ def test_a_request_without_an_id_gets_one_of_its_own(setting):
         {"request_id": "x" * 129},
         {"time_ms": 5},
         {"time_ms": 1 << 62},
+        {"time_ms": TIME_MS - 90_000_000},
         {"item_ids": []},
         {"item_ids": list(range(2001))},
     ],
@@ -262,12 +263,46 @@ def failing(setting: Setting) -> None:
     setting.store._reader._kv = FailingKv()
 
 
+class CountedKv:
+    def __init__(self, kv) -> None:
+        self.kv, self.num_reads = kv, 0
+
+    def get_many(self, keys):
+        self.num_reads += 1
+        return self.kv.get_many(keys)
+
+
+def test_a_request_beyond_the_cache_is_left_to_the_python_path_after_one_read(job):
+    serving = job.serving.model_copy(update={"feature_cache_entries": 3})
+    setting = Setting(job.model_copy(update={"serving": serving}), np.random.default_rng(1))
+    kv = setting.store._reader._kv = CountedKv(setting.kv)
+    assert setting.rank(pb.RankRequest(user_id=1, item_ids=[1, 2, 3])) is not None
+    assert kv.num_reads == 2  # of the user, and of the items
+    assert setting.rank(pb.RankRequest(user_id=1, item_ids=[4, 5, 6, 7, 8])) is None
+    assert kv.num_reads == 3
+
+
 def test_a_store_that_fails_is_answered_without_its_features_and_not_logged(setting):
     message = setting.request(3)
     failing(setting)
     ranked = setting.rank(message)
     setting.core.log(ranked)
     assert not ranked.is_complete and not setting.kept
+
+
+def test_items_are_read_although_the_user_cannot_be(job):
+    class NoUsersKv(CountedKv):
+        def get_many(self, keys):
+            if keys[0].startswith("user:"):
+                raise KvError("no shard of users")
+            return super().get_many(keys)
+
+    setting = Setting(job, np.random.default_rng(1))
+    message = pb.RankRequest(user_id=NUM_USERS + 50, item_ids=[1, 2, 3])  # without stored features
+    setting.store._reader._kv = NoUsersKv(setting.kv)
+    ranked = setting.rank(message)
+    np.testing.assert_allclose(answer_of(ranked)[1], setting.rank_in_python(message)[1].scores, atol=2e-6)
+    assert not ranked.is_complete
 
 
 def test_a_store_that_fails_leaves_what_is_held(job):
@@ -324,6 +359,19 @@ def test_new_weights_score_with_their_version(setting, job):
     answer, after = answer_of(setting.rank(message))
     assert answer.model_version == "4.3" and not np.allclose(before, after)
     np.testing.assert_allclose(after, setting.rank_in_python(message)[1].scores, atol=2e-6)
+
+
+def test_requests_beside_the_packing_of_new_weights_have_the_version_of_the_last_delta(setting, job):
+    message = setting.request(4)
+    setting.rank(message)
+    setting.replica.state = replace(setting.replica.state, next_delta=(4, 9))
+    assert answer_of(setting.rank(message))[0].model_version == "4.9"
+    model = build_model(Schema.of(job), job.model, 7)
+    model.freeze()
+    setting.replica.state = replace(setting.replica.state, model=model, next_delta=(4, 10))
+    with setting.core._packing:
+        assert answer_of(setting.rank(message))[0].model_version == "4.9"
+    assert answer_of(setting.rank(message))[0].model_version == "4.10"
 
 
 def test_requests_of_many_threads_get_their_own_scores(setting):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from prometheus_client import REGISTRY
 
 from monolith_py.clock import ManualClock
 from monolith_py.config import JobConfig, parse_job
@@ -101,6 +102,14 @@ def test_a_replica_that_follows_nothing_stays_at_its_first_checkpoint(tmp_path):
     job = make_job(tmp_path, follow_updates=False)
     save(job, 1)
     assert versions(job, 5, lambda _: None) == ["1.1"]  # no wait
+
+
+def test_a_replica_shows_its_rows_and_their_memory_once_loaded(tmp_path):
+    job = make_job(tmp_path, follow_updates=False, arm="gauge_rows")
+    save(job, 1)
+    versions(job, 1, lambda _: None)
+    rows, num_bytes = (REGISTRY.get_sample_value(f"monolith_replica_{name}", {"arm": "gauge_rows"}) for name in ("rows", "bytes"))
+    assert (rows, num_bytes) == (0, 0)  # of an untrained model; None before
 
 
 def test_a_replica_that_follows_checkpoints_loads_each_newer_one(tmp_path):

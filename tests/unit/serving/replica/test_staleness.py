@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from prometheus_client import REGISTRY
 
 from monolith_py.clock import ManualClock
 from monolith_py.config import ServingConfig
@@ -30,7 +33,7 @@ def clock() -> WallClock:
     return WallClock()
 
 
-def loaded(clock: WallClock, *, saved_ms: int = NOW_MS, watermark_ms: int = 0, **settings: float | bool) -> Staleness:
+def loaded(clock: WallClock, *, saved_ms: int = NOW_MS, watermark_ms: int = 0, **settings: Any) -> Staleness:
     staleness = Staleness(clock, ServingConfig(**settings))
     staleness.note_load(saved_ms, watermark_ms)
     return staleness
@@ -212,3 +215,11 @@ def test_an_end_that_cannot_be_asked_for_says_nothing(clock):
     end = EndOfUpdates(log, "updates", clock)
     assert end.level_s(At(100), clock.monotonic_s()) is None
     assert end.level_s(At(100), clock.monotonic_s()) is None
+
+
+def test_each_arm_of_a_split_shows_its_own_age(clock):
+    ages_s = {"gauge_old": 60.0, "gauge_new": 5.0}
+    both = [loaded(clock, saved_ms=NOW_MS - round(1000 * age_s), arm=arm) for arm, age_s in ages_s.items()]
+    for staleness in both:
+        staleness.report()
+    assert {arm: REGISTRY.get_sample_value("monolith_staleness_seconds", {"arm": arm}) for arm in ages_s} == ages_s
