@@ -77,20 +77,20 @@ def newest_verdict(log: Log, topic: str) -> Verdict | None:
     return None if record is None else decode_verdict(record.value)
 
 
-def newest_record(log: Log, topic: str) -> Record | None:
-    """Return the last record of a topic of one partition, None if it has none.
+def newest_record(log: Log, topic: str, partition: int = 0) -> Record | None:
+    """Return the last record of a partition, None if it has none.
 
     Raises:
         LogError: the topic is missing, or the log cannot be reached.
     """
-    start, end = log.start_offset(topic), log.end_offset(topic)
+    start, end = log.start_offset(topic, partition), log.end_offset(topic, partition)
     count = 1
     while end > start:
         # Kafka's last offsets may be holes.
-        records, last = log.read(topic, 0, max(start, end - count), count, timeout_s=1.0), None
+        records, last = log.read(topic, partition, max(start, end - count), count, timeout_s=1.0), None
         while records:  # one read may give less than there is
             last = records[-1]
-            records = log.read(topic, 0, last.offset + 1, count)
+            records = log.read(topic, partition, last.offset + 1, count)
         if last is not None:
             return last
         if count >= end - start:

@@ -43,7 +43,8 @@ def audit_updates(job: JobConfig, log: Log, clock: Clock) -> Audit:
     if loaded is None:
         raise NotReady(f"no checkpoint in {job.trainer.checkpoint_dir!r} that can be loaded")
     end = log.end_offset(Topics.of(job.log).updates)
-    updates = UpdatesLog.of(job, log, clock)
+    # What the guard holds is audited, too.
+    updates = UpdatesLog.of(job.model_copy(update={"serving": job.serving.model_copy(update={"guarded": False})}), log, clock)
     subscriber, requester, state = updates.subscriber(loaded), _NoRequests(), loaded.state
     found: Audit | None = None
     while subscriber.offset < end and not subscriber.is_at_end:

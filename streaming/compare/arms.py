@@ -21,6 +21,7 @@ from monolith_py.io.codec import decode_examples, decode_impression
 from monolith_py.io.codec.impression_view import parse_impression
 from monolith_py.io.codec.wire_patterns import WirePatterns
 from monolith_py.io.log.topics import Topics
+from monolith_py.sync.verdicts import newest_record
 from monolith_streaming.backtest.fixed_log import FixedLog
 
 _READ_RECORDS = 256
@@ -86,9 +87,8 @@ def _closed_ms(job: JobConfig, log: FixedLog, topic: str) -> int:
     """Return the event time up to which the windows of requests have closed."""
     newest = 0
     for partition in range(log.num_partitions(topic)):
-        end = log.end_offset(topic, partition)
-        if end > log.start_offset(topic, partition):
-            newest = max([newest, *(record.time_ms for record in log.read(topic, partition, end - 1, 1))])
+        record = newest_record(log, topic, partition)
+        newest = max(newest, 0 if record is None else record.time_ms)
     return newest - round((job.joiner.window_s + job.joiner.max_out_of_orderness_s) * 1000)
 
 

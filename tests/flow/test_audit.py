@@ -29,6 +29,16 @@ def test_an_audit_compares_every_publication_after_the_checkpoint(make_trainer, 
     assert (replica.state.version, replica.state.table.digest) == (audit.version, audit.rows)
 
 
+def test_what_no_guard_has_judged_is_audited_too(make_trainer, clock):
+    trainer = make_trainer()
+    trainer.step()
+    trainer.checkpoint()
+    trainer.step()
+    trainer.publish()
+    job = trainer.job.model_copy(update={"serving": trainer.job.serving.model_copy(update={"guarded": True})})
+    assert audit_updates(job, trainer.log, clock).num_compared == 1
+
+
 def append(trainer, clock, **fields) -> None:
     generation, seq = trainer.publisher.next_delta
     delta = Delta(generation, seq, 0, clock.now_ms(), trainer="mini")

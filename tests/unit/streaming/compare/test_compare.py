@@ -180,6 +180,16 @@ def test_a_request_with_an_open_window_is_left_out(world: World) -> None:
     assert len(read_comparison(world.job, [], world.log, end_ms=START_MS + 6_000).labels) == 2
 
 
+def test_a_marker_of_a_transaction_behind_the_last_request_hides_no_window(world: World) -> None:
+    world.serve("closed", 1, [1])
+    world.label("closed", 1, 0, 0.5)
+    world.end()
+    world.log.append("impressions", [b"marker"], time_ms=0)
+    read = world.log.read
+    world.log.read = lambda *given: [one for one in read(*given) if one.value != b"marker"]  # type: ignore[method-assign]
+    assert len(read_comparison(world.job, [], world.log).labels) == 1
+
+
 def test_a_log_without_scores_or_a_job_of_another_log_is_refused(world: World, tmp_path: Path) -> None:
     world.end()
     with pytest.raises(ConfigError, match="start and end must have candidates with scores and labels"):
