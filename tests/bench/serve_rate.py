@@ -57,7 +57,13 @@ class RankingProcess:
         self.rank = channel.unary_unary("/monolith.v1.Ranking/Rank")
 
     def requests_per_cpu_s(self, requests: list[bytes], seconds: float) -> float:
-        """Return the rate over `seconds` of load.
+        """Return the rate over `seconds` of load; impressions that are still queued at its end do not count. Raises `grpc.RpcError`."""
+        cpu_s = cpu_seconds(self.pid)
+        number = self.load(requests, seconds)
+        return number / (cpu_seconds(self.pid) - cpu_s)
+
+    def load(self, requests: list[bytes], seconds: float) -> int:
+        """Return the number of requests answered in `seconds` of load.
 
         Raises:
             grpc.RpcError: a request failed.
@@ -69,7 +75,7 @@ class RankingProcess:
                 failures.append(future.exception())
             slots.release()
 
-        number, cpu_s, end_s = 0, cpu_seconds(self.pid), time.perf_counter() + seconds
+        number, end_s = 0, time.perf_counter() + seconds
         while time.perf_counter() < end_s:
             slots.acquire()
             self.rank.future(requests[number % len(requests)], timeout=30.0).add_done_callback(settle)
@@ -78,7 +84,7 @@ class RankingProcess:
             slots.acquire()
         if failures:
             raise failures[0]
-        return number / (cpu_seconds(self.pid) - cpu_s)
+        return number
 
 
 def make_requests(generator: np.random.Generator, num_candidates: int, num_users: int, num_items: int) -> list[bytes]:
