@@ -93,7 +93,7 @@ def test_an_impression_is_logged_for_each_answered_call_and_for_no_other(serving
 
     later = {f"later-{n}": stub.Rank.future(request(f"later-{n}")) for n in range(NUM_CALLS)}
     assert set(codes_of(later).values()) == {grpc.StatusCode.OK}
-    assert serving.health() == health_pb2.HealthCheckResponse.SERVING
+    wait_until(lambda: serving.health() == health_pb2.HealthCheckResponse.SERVING, [serving.replica])
     serving.replica.stop()
     logged = serving.impressions()
     assert set(logged.values()) == {1}

@@ -36,8 +36,9 @@ def test_requests_are_answered_while_redis_stands_still_and_every_example_comes_
     stream = SoundStream(drill, now_ms() - (2 * NUM_REQUESTS + LEAD + 100) * GAP_MS)
     replica, joiner = drill.start("serve"), drill.start("join")
     children = [replica, joiner]
-    stream.feed(NUM_REQUESTS + LEAD, *children)
+    # First: the calls have times of now, so the topic of the actions must not have been idle when they come.
     wait_until(lambda: (drill.folder / "port").exists(), children)
+    stream.feed(NUM_REQUESTS + LEAD, *children)
     with RankClient(drill.address) as client:
         assert call_all(client, "before", 0) == {"OK": NUM_CALLS}
         server.process.send_signal(signal.SIGSTOP)
