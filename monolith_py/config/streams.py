@@ -138,7 +138,7 @@ class JoinerConfig(Settings):
     request_terminal_actions: tuple[str, ...] = ()
     # Effect of an action after its impression was emitted: a RETRACTION example, or none.
     late: Literal["retract", "drop"] = "retract"
-    # Time after the window that an emitted impression is kept for late actions, in seconds.
+    # Time after the window that an emitted impression is kept for late actions, and that actions wait for a late impression, in seconds.
     allowed_lateness_s: SecondsOrZero = 3600.0
     # Share of the examples without a positive label that is kept; the trainer weights their loss by its inverse.
     negative_rate: SampleRate = 1.0
