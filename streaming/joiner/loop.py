@@ -89,7 +89,7 @@ class JoinerLoop:
         self._commits = Commits(self._kv, self._keys, job, self._log, self._judge)
         self._readers: WeakKeyDictionary[PartitionState, Reader] = WeakKeyDictionary()  # a partition given up leaves no memory
         self._dead_letters = DeadLetters(log, self._topics.dead_letters, clock)
-        waits_ms = self._rules.forget_ms(self._rules.max_out_of_orderness_ms)
+        waits_ms = round((job.joiner.window_s + job.joiner.max_out_of_orderness_s) * 1000)
         self._forwarding = Forwarding(log, self._topics.actions, self._retry, waits_ms)
         self._count = PartitionCount(self._log, (*self._inputs.values(), self._topics.examples), clock.monotonic_s())
         self._steps = ConcurrentSteps()

@@ -20,7 +20,7 @@ from monolith_streaming.joiner.watermark import InputTopic
 
 # Refused actions that show a fault and become dead letters; the others are late and only counted.
 _FAULTS = {
-    Reason.NO_IMPRESSION: "action.request_id must be that of an impression, got none within window_s + allowed_lateness_s + max_out_of_orderness_s",
+    Reason.NO_IMPRESSION: "action.request_id must be that of an impression, got none within window_s + max_out_of_orderness_s",
     Reason.NO_CANDIDATE: "action.item_id must be a candidate of its request, got another item",
     Reason.TOO_MANY: f"action.request_id must have at most {MAX_EARLY} actions before its impression, got more",
 }

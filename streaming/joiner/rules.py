@@ -14,10 +14,9 @@ event time of its own topic before it (`clock_ms`, watermark.py), which has pass
   a RETRACTION of the tasks that it turns positive. If the candidate's negative was sampled away, there is nothing to retract and it emits a
   LABELLED example. Under `drop` it is refused.
 - An action `allowed_lateness_s` or more after the deadline is refused, and one that comes once its topic has passed that.
-- An action may arrive before its impression. It waits for `window_s`, `allowed_lateness_s` and `max_out_of_orderness_s` from its time on, or
-  from that of its topic before it if that is later: for as long as an impression of its time is taken. It is refused if the topic of the
-  impression had passed the end of the wait before the impression came. Copies of one that waits are left out; of more than MAX_EARLY of a
-  request the others are refused.
+- An action may arrive before its impression. It waits for `window_s` plus `max_out_of_orderness_s` from its time on, or from that of its
+  topic before it if that is later. It is refused if the topic of the impression had passed the end of the wait before the impression came.
+  Copies of one that waits are left out; of more than MAX_EARLY of a request the others are refused.
 - A second impression of the same request, or a second action of the same kind on a candidate, changes nothing.
 
 The key of an example is (request id, item, kind); that of a retraction includes its tasks.
@@ -90,8 +89,8 @@ class Rules:
         return time_ms + self.window_ms + self.allowed_lateness_ms
 
     def expire_ms(self, seen: SeenAction) -> int:
-        """Return the watermark at which an action has waited too long: no impression of its time is taken any more."""
-        return self.forget_ms(max(seen.action.time_ms, seen.clock_ms)) + self.max_out_of_orderness_ms
+        """Return the watermark at which an action has waited too long for its impression."""
+        return max(seen.action.time_ms, seen.clock_ms) + self.window_ms + self.max_out_of_orderness_ms
 
     def has_passed(self, clock_ms: int, time_ms: int) -> bool:
         """Return whether a topic with the event time `clock_ms` has passed `time_ms`."""

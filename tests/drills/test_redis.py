@@ -36,22 +36,25 @@ def test_requests_are_answered_while_redis_stands_still_and_every_example_comes_
     stream = SoundStream(drill, now_ms() - (2 * NUM_REQUESTS + LEAD + 100) * GAP_MS)
     replica, joiner = drill.start("serve"), drill.start("join")
     children = [replica, joiner]
-    # First: the calls have times of now, so the topic of the actions must not have been idle when they come.
     wait_until(lambda: (drill.folder / "port").exists(), children)
     stream.feed(NUM_REQUESTS + LEAD, *children)
     with RankClient(drill.address) as client:
-        assert call_all(client, "before", 0) == {"OK": NUM_CALLS}
+        assert call_all(client, "before", 0, stream.now_ms) == {"OK": NUM_CALLS}
         server.process.send_signal(signal.SIGSTOP)
         stream.append(NUM_REQUESTS)
-        codes = call_all(client, "during", 1000, STILL_S)
+        codes = call_all(client, "during", 1000, stream.now_ms, STILL_S)
         assert codes["OK"] and codes.keys() <= {"OK"} | REFUSALS
         check_health(drill)
         assert all(child.is_running for child in children)
         server.process.send_signal(signal.SIGCONT)
         # A call that waits for the store at this moment may be answered without features, and has no impression then.
         turns = itertools.count()
-        wait_until(lambda: call_all(client, f"again-{next(turns)}", 3000) and any(one.startswith("again-") for one in served_of(drill)))
-        assert call_all(client, "after", 2000) == {"OK": NUM_CALLS}
+        wait_until(
+            lambda: (
+                call_all(client, f"again-{next(turns)}", 3000, stream.now_ms) and any(one.startswith("again-") for one in served_of(drill))
+            )
+        )
+        assert call_all(client, "after", 2000, stream.now_ms) == {"OK": NUM_CALLS}
     stream.feed(0, *children)
     replica.stop()
     joiner.stop()
@@ -71,11 +74,10 @@ def served_of(drill: Deployment) -> Counter[str]:
     return Counter(decode_impression(record.value).request_id for record in drill.records(drill.topics.impressions))
 
 
-def call_all(client: RankClient, name: str, first_user: int, timeout_s: float = WAIT_S) -> Counter[str]:
-    """Rank for users that no cache knows, all at the same time; return how often each status came."""
+def call_all(client: RankClient, name: str, first_user: int, time_ms: int, timeout_s: float = WAIT_S) -> Counter[str]:
+    """Rank for users that no cache knows, all at the same time and event time; return how often each status came."""
     futures = [
-        client.rank_async(first_user + n, [1, 2], request_id=f"{name}-{n}", time_ms=now_ms() - 1000, timeout_s=timeout_s)
-        for n in range(NUM_CALLS)
+        client.rank_async(first_user + n, [1, 2], request_id=f"{name}-{n}", time_ms=time_ms, timeout_s=timeout_s) for n in range(NUM_CALLS)
     ]
     codes: Counter[str] = Counter()
     for future in futures:

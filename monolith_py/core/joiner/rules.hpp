@@ -39,10 +39,9 @@ struct Rules {
     uint32_t kind_of(std::string_view name) const;
     uint64_t all_tasks() const { return tasks.size() == 64 ? ~uint64_t{0} : (uint64_t{1} << tasks.size()) - 1; }
     int64_t forget_ms(int64_t time_ms) const { return time_ms + window_ms + allowed_lateness_ms; }
-    // An action waits from its time on, or from that of its topic before it if it came late: for as long as an
-    // impression of its time is taken.
+    // An action waits from its time on, or from that of its topic before it if it came late.
     int64_t expire_ms(int64_t time_ms, int64_t clock_ms) const {
-        return forget_ms(std::max(time_ms, clock_ms)) + max_out_of_orderness_ms;
+        return std::max(time_ms, clock_ms) + window_ms + max_out_of_orderness_ms;
     }
     int64_t expire_ms(const SeenAction& seen) const { return expire_ms(seen.time_ms, seen.clock_ms); }
     // Return whether a topic with this event time has passed `time_ms`.

@@ -125,7 +125,7 @@ def test_an_action_too_late_for_any_request_has_a_dead_letter_wherever_it_arrive
     for num_partitions, first in ((2, 0), (6, 10)):
         append(world, job, log, num_partitions, *(world.action(name, "end", 2) for name in names[first : first + 10]))
     go_on_to(3_500)
-    go_on_to(5_000)
+    go_on_to(4_000)
     refused = Counter(decode_action(decode_dead_letter(record.value).value).request_id for record in log.read("dead_letters", 0, 0, 1000))
     assert {name: refused[name] for name in names} == dict.fromkeys(names, 1)
     assert sum(len(log.records["actions"][number]) for number in range(6)) <= 3 * 12 + 20 + 10, "no copy goes round"
