@@ -270,7 +270,7 @@ class Run:
         self._service, self._seed = service, seed
         generator = random.Random(seed)
         self._neighbours = [sound_request(generator, service.engine).SerializeToString() for _ in range(16)]
-        self._expected = [np.array(service.rank(value)[1].scores) for value in self._neighbours]
+        self._expected = [np.array(service.rank(value, 30.0)[1].scores) for value in self._neighbours]
         self._stop = threading.Event()
         self.codes: Counter[str] = Counter()
         self.num_neighbours = 0
