@@ -1,6 +1,6 @@
 """The command `monolith`: processes of a job and tools. Each command imports its process lazily.
 
-Longer than 300 lines: a third of it are the options of twelve commands and their texts.
+Longer than 300 lines: the options of 22 commands and their texts.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class DenseStack {
     size_t shared_in() const { return shared_.in(); }
     size_t in() const { return layers_.front().in(); }
     size_t width() const { return layers_.back().width(); }  // outputs, padded
-    // What the shared inputs (shared_in,) add to the first layer's outputs. `start` holds `start_width()`.
+    // Part of the first layer's outputs from the shared inputs (shared_in,). `start` holds `start_width()`.
     void begin(float* shared, float* start) const;
     size_t start_width() const { return shared_.width(); }
     // Outputs (n, width) of inputs (n, in), valid until the thread's next call. Inputs may be rounded in place.

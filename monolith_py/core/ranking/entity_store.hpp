@@ -17,7 +17,7 @@ struct StoreLimits {
     size_t max_entries, max_bytes;
 };
 
-// What a read takes. kFresh: entries that have not expired. kHeld: any.
+// Entries that a read takes. kFresh: entries that have not expired. kHeld: any.
 enum class Age { kFresh, kHeld };
 
 // Entities in the form of one packed row each. An entity that is not held reads as an unknown one: its id features have

@@ -27,7 +27,7 @@ struct ModelShape {
     uint32_t tasks;
 };
 
-// What the candidates of one request share, computed once.
+// State that the candidates of one request share, computed once.
 struct SharedPart {
     std::vector<float> inputs;  // of the tower
     std::vector<float> start, bottom_start;

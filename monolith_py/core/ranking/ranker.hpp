@@ -42,7 +42,7 @@ struct Call {
     bool takes_absent = false;  // whether what is not held counts as unknown
 };
 
-// What the stores lack.
+// Entries that the stores lack.
 struct Missing {
     std::vector<int64_t> users, items;
     std::vector<std::pair<uint32_t, int64_t>> counters;  // number of the counter's feature, and fid
