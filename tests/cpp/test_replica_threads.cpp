@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "check.hpp"
+#include "index/concurrent_id_map.hpp"
 #include "kernels/kernels.hpp"
 #include "replica/reader_epochs.hpp"
 #include "replica/replica_rows.hpp"
@@ -103,6 +104,51 @@ TEST(readers_of_replica_rows_see_no_torn_foreign_or_lost_row) {
         hammer();
     }
     set_simd_level(level);
+}
+
+// Entries of one crowded block move between their two buckets with almost every insertion; one that is read while it
+// moves is found in either of them, with its row.
+TEST(entries_are_found_while_they_move) {
+    constexpr size_t kStaying = 60, kAll = 400;
+    VersionedArena arena;
+    ConcurrentIdMap map(arena);
+    OutgrownBlocks outgrown;
+    std::vector<int64_t> fids;  // of the first block
+    for (int64_t fid = 1; fids.size() < kAll; ++fid)
+        if (ConcurrentMapView::block_of(hash_fid(fid)) == 0) fids.push_back(fid);
+    for (size_t i = 0; i < kStaying; ++i) map.assign(fids[i], static_cast<uint32_t>(fids[i]), outgrown);
+    const size_t num_slots = map.view().block(hash_fid(fids[0])).num_buckets() * size_t{VersionedBucket::kSlots};
+    const size_t most = num_slots * 9 / 10;  // the block stays as it is
+
+    std::atomic<bool> done{false};
+    std::atomic<int> num_wrong{0}, num_rounds{0};
+    std::thread reader([&] {
+        while (!done) {
+            for (size_t i = 0; i < kStaying; ++i) num_wrong += map.find(fids[i]) != static_cast<uint32_t>(fids[i]);
+            for (size_t i = kStaying; i < kAll; ++i) {
+                const uint32_t row = map.find(fids[i]);
+                num_wrong += row != kNoRow && row != static_cast<uint32_t>(fids[i]);
+            }
+            ++num_rounds;
+        }
+    });
+    while (num_rounds == 0) std::this_thread::yield();
+    std::mt19937 random(1);
+    std::vector<int64_t> passing;
+    for (int step = 0; step < 400'000; ++step) {
+        const int64_t fid = fids[kStaying + random() % (kAll - kStaying)];
+        if (map.find(fid) == kNoRow) {
+            map.assign(fid, static_cast<uint32_t>(fid), outgrown);
+            passing.push_back(fid);
+        }
+        if (kStaying + passing.size() < most) continue;
+        std::swap(passing[random() % passing.size()], passing.back());
+        map.erase(passing.back());
+        passing.pop_back();
+    }
+    done = true;
+    reader.join();
+    CHECK(num_wrong == 0);
 }
 
 TEST(what_a_reader_may_hold_is_not_free) {

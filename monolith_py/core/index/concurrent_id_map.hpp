@@ -99,9 +99,10 @@ class ConcurrentIdMap {
         // Readers need this order: see VersionedBucket.
         void fill(int64_t fid, uint32_t row) const {
             const uint32_t version = bucket->version.load(std::memory_order_relaxed);
-            bucket->version.store(version + 1, std::memory_order_relaxed);
+            bucket->version.store(version + 1, std::memory_order_release);
             bucket->keys[slot].store(fid, std::memory_order_release);
             bucket->rows[slot].store(row, std::memory_order_release);
+            bucket->version.store(version + 2, std::memory_order_release);
         }
     };
 

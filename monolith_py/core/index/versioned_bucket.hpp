@@ -10,8 +10,10 @@
 
 namespace monolith {
 
-// A slot is empty while its row is kNoRow. A writer that fills one changes the version, then the key, then the row, so
-// a reader that loads version, rows, keys and the same version again has rows that belong to the keys.
+// A slot is empty while its row is kNoRow. A writer that fills one changes the version, the key, the row, and the
+// version again. A reader that loads version, rows, keys and the same version again has rows that belong to the keys,
+// by the first change; whoever saw the slot empty, even in the midst of a filling, sees a new version after it, by the
+// second.
 struct alignas(64) VersionedBucket {
     static constexpr int kSlots = 5;
     std::atomic<int64_t> keys[kSlots];
@@ -79,8 +81,8 @@ struct Reading {
     }
 }
 
-// Row of a fid, kNoRow for none. An entry moves to a bucket before it leaves the other one: absent from both, and the
-// first one unchanged meanwhile, means that the fid has no row.
+// Row of a fid, kNoRow for none. An entry moves to a bucket before it leaves the other one: absent from both, and no
+// filling of the first one ended meanwhile, means that the fid has no row.
 [[gnu::always_inline]] inline uint32_t find_row(const ConcurrentMapView& map, int64_t fid, uint64_t hash) {
     for (;;) {
         const BlockWord block = map.block(hash);
