@@ -51,7 +51,7 @@ DOORS = {
     ],
     "safetensors": ["monolith_py/sync/dense/update.py", "monolith_py/training/checkpoint/layout.py"],
     "rich": [
-        "monolith_py/cli.py",
+        "monolith_py/cli/*.py",
         "monolith_py/training/inspection/view.py",
         "streaming/backtest/view.py",
         "streaming/compare/view.py",
@@ -62,7 +62,7 @@ DOORS = {
     ],
     "matplotlib": ["streaming/backtest/plots.py"],
     "prometheus_client": ["monolith_py/observe/metrics.py"],
-    "typer": ["monolith_py/cli.py"],
+    "typer": ["monolith_py/cli/*.py"],
     "apache_beam": ["streaming/replay/beam.py"],
     "grpc": ["serving/channel.py", "serving/client.py", "serving/interceptors.py", "serving/process.py", "serving/security.py"],
     "grpc_health": ["serving/process.py"],
