@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
-from torch import Tensor
+import numpy.typing as npt
 
 from monolith_py.clock import Clock
 from monolith_py.config import SyncConfig
@@ -79,7 +79,7 @@ class PublishedModel:
     """Tables and dense parameters of a trainer, for its replicas."""
 
     tables: Mapping[str, TouchedRows]
-    dense: Callable[[], Mapping[str, Tensor]]  # returns copies of the dense tensors
+    dense: Callable[[], Mapping[str, npt.ArrayLike]]  # returns copies of the dense tensors
     identity: int = 0  # `Layout.identity`: replicas of another one refuse the dense parameters
 
 

@@ -24,7 +24,7 @@ from monolith_py.data.events import EventTimeRule
 from monolith_py.data.packed_rows import PackedRow, PackedRows
 from monolith_py.data.schema import Schema
 from monolith_py.errors import KvError, ModelNotFinite, NotReady, Overloaded
-from monolith_py.model.fixed import InputSplit, fixed_model
+from monolith_py.model.fixed import InputSplit
 from monolith_py.observe.metrics import IMPRESSIONS_WITHHELD, RANK_CANDIDATES
 from monolith_serving.features.order import FeatureOrder, RequestOrder
 from monolith_serving.features.store import FeatureStore, Reading
@@ -192,7 +192,7 @@ class CoreRanker:
         try:
             state, packed = self._replica.state, self._packed
             is_same = packed is not None and packed.state.model is state.model
-            model = packed.model if packed is not None and is_same else fixed_model(state.model, self._split)
+            model = packed.model if packed is not None and is_same else state.model.fixed(self._split)
             # Kept for each delta, also one without weights: its rows are in the table, so an earlier version would be wrong.
             self._packed = _Packed(state, model)
             return self._packed
