@@ -88,6 +88,19 @@ class CoreRanker:
         # Ids of requests that have none: unique over replicas and within this one.
         self._prefix, self._numbers = uuid.uuid4().hex[:16], itertools.count()
 
+    @property
+    def core(self) -> _core.CoreRanker:
+        """Return the ranker of the core, with its stores."""
+        return self._core
+
+    def current(self) -> tuple[ModelState, _core.FixedModel]:
+        """Return the current state and its model in the core.
+
+        Raises:
+            NotReady: no checkpoint was loaded yet.
+        """
+        return self._current()
+
     def rank(self, value: bytes, deadline_s: float, is_active: Callable[[], bool] = lambda: True) -> _core.RankedRequest | None:
         """Return the answered request of the message `value`, None if `Ranker` must answer it; `deadline_s` is on the monotonic clock.
 
