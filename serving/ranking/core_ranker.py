@@ -46,11 +46,12 @@ class _Packed(NamedTuple):
 
 
 def runs_in_core(job: JobConfig) -> bool:
-    """Return whether the core can rank the requests of a job on the CPU: it knows one model, and features of one dim and a known source."""
+    """Return whether the core can rank the requests of a job on the CPU: it knows one model, and features pooled to rows of one dim."""
     sources = {"user_id", "item_id", "user", "item", "context", "counter"}
     is_known = all(feature.source in sources for feature in Schema.of(job).all_features)
+    is_known = is_known and len({feature.dim for feature in job.features}) == 1 and all(not feature.length for feature in job.features)
     is_core = job.serving.engine != "fbgemm" and not job.serving.split.share
-    return is_core and is_known and job.serving.feature_cache_s > 0 and len({feature.dim for feature in job.features}) == 1
+    return is_core and is_known and job.serving.feature_cache_s > 0
 
 
 class CoreRanker:
