@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -28,13 +27,16 @@ from monolith_py.process import StopSignal, set_num_threads
 from monolith_serving.call_threads import CallThreads
 from monolith_serving.channel import SERVER_OPTIONS
 from monolith_serving.core_service import CoreService
+from monolith_serving.direct_server import DirectServer
 from monolith_serving.features.store import FeatureStore
 from monolith_serving.interceptors import StatusInterceptor, ThreadsInterceptor
 from monolith_serving.ranking.core_ranker import CoreRanker, runs_in_core
 from monolith_serving.ranking.impression_encoder import ImpressionEncoder, ServedRequest
 from monolith_serving.ranking.impression_log import ImpressionWriter
 from monolith_serving.ranking.ranker import Ranker
+from monolith_serving.replica.device import device_of
 from monolith_serving.replica.replica import Replica
+from monolith_serving.replica.table import runs_core
 from monolith_serving.security import listen, token_interceptors
 from monolith_serving.service import SERVICE_NAME, RankingService
 from monolith_serving.shadow.split import SplitService, arm_of, second_job
@@ -59,14 +61,14 @@ def run_server(job: JobConfig) -> None:
         TopicMissing: a topic of the replica does not exist.
     """
     config, clock = job.serving, SystemClock()
-    set_num_threads(config.num_threads)
+    device = device_of(config)
+    set_num_threads(config.num_threads, with_torch=not runs_core(config.engine, device))
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignal().installed())
         # One log each: a read that waits for updates must not delay the append of impressions.
         topics = Topics.of(job.log)
         needed = [topics.updates, topics.dense_requests, *([topics.verdicts] if config.guarded else [])]
         updates = _open_topics(job, needed, stack) if config.follow_updates else None
-        device = device_of(config)
         replica = Replica(job, updates, device, clock)
         stack.callback(replica.close)
         impressions: ImpressionWriter[ServedRequest | RankedRequest] | None = None
@@ -86,7 +88,7 @@ def run_server(job: JobConfig) -> None:
         core = None
         if device.type == "cpu" and runs_in_core(job):
             core = CoreService(CoreRanker(job, replica, store, impressions, clock), config, clock)
-        _serve(make_server(service, config, clock, core), replica, config, stop, clock)
+        _serve(make_server(service, config, clock, core), replica, config, stop, clock, core)
         stop.set()
         follower.raise_failure()
 
@@ -107,18 +109,6 @@ def _split(job: JobConfig, first: RankingService, store: FeatureStore, stop: Sto
     ranker = Ranker(arm, replica, store, impressions, clock, Schema.of(other))
     second = RankingService(ranker, replica, Schema.of(job).tasks, arm.serving, clock, EventTimeRule.of(job.log))
     return SplitService(job.serving.split, first, second, replica)
-
-
-def device_of(config: ServingConfig) -> torch.device:
-    """Return the device to rank on: CUDA if the machine has it and the settings allow it.
-
-    Raises:
-        ConfigError: the settings require CUDA and there is none.
-    """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("serving.device must be 'auto' or 'cpu' on a machine without CUDA, got 'cuda'")
-    use_cuda = config.device != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda" if use_cuda else "cpu")
 
 
 class Follower:
@@ -168,10 +158,10 @@ def make_server(service: pb_grpc.RankingServicer, config: ServingConfig, clock: 
     interceptors: list[grpc.ServerInterceptor[Any, Any]] = [
         *token_interceptors(config),
         ThreadsInterceptor(others),
-        StatusInterceptor(SERVICE_NAME, threads, config.max_waiting_requests, clock, {} if core is None else {"Rank": core.rank}),
+        StatusInterceptor(SERVICE_NAME, threads, config.max_waiting_requests, clock, {} if core is None else {"Rank": core.in_core}),
     ]
     options = [*SERVER_OPTIONS, ("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", config.max_request_bytes)]
-    server = grpc.server(threads, interceptors=interceptors, options=options)
+    server = DirectServer(threads, interceptors, options)
     pb_grpc.add_RankingServicer_to_server(service, server)
     if config.reflection:
         reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
@@ -196,7 +186,9 @@ def _probe_server(health_servicer: health.HealthServicer, config: ServingConfig)
     return server
 
 
-def _serve(server: grpc.Server, replica: Replica, config: ServingConfig, stop: StopSignal, clock: Clock) -> None:
+def _serve(
+    server: grpc.Server, replica: Replica, config: ServingConfig, stop: StopSignal, clock: Clock, core: CoreService | None = None
+) -> None:
     """Answer requests until `stop`, then finish the ones in progress."""
     health_servicer = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
@@ -208,6 +200,8 @@ def _serve(server: grpc.Server, replica: Replica, config: ServingConfig, stop: S
     try:
         healthy = announced = False
         while not stop.wait(_HEALTH_INTERVAL_S):
+            if core is not None:
+                core.keep_up()
             if replica.is_ready and not announced and config.port_file is not None:
                 _write_whole(Path(config.port_file), str(port))
                 announced = True

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from monolith_py._core import NO_ROW, IdMap
 from monolith_py.config import FeatureConfig
-from monolith_py.data.columns import Int64Array
+from monolith_py.data.columns import FloatArray, Int64Array
 from monolith_py.errors import TableFull
 from monolith_py.model.batch import Batch
 from monolith_py.sync import ByteArray, RowEncoding, digest_rows, digest_tables
+from monolith_serving.replica.device import Device
 from monolith_serving.replica.reclaim import EpochReclaimer
 from monolith_serving.replica.row_store import RowStore
 
@@ -28,7 +29,7 @@ _FIRST_ROWS = 64
 class FbgemmRows:
     """Rows of all features, of one dim. One thread may assign and evict while any number look up."""
 
-    def __init__(self, features: Sequence[FeatureConfig], encoding: RowEncoding, max_rows: int, device: torch.device) -> None:
+    def __init__(self, features: Sequence[FeatureConfig], encoding: RowEncoding, max_rows: int, device: Device) -> None:
         """Make an empty store.
 
         Raises:
@@ -37,12 +38,12 @@ class FbgemmRows:
         dims = {feature.dim for feature in features}
         if len(dims) != 1:
             raise ValueError(f"features.dim must be the same for all features with FBGEMM, got {sorted(dims)}")
-        self._dim, self._encoding, self._device = dims.pop(), encoding, device
+        self._dim, self._encoding, self._device = dims.pop(), encoding, torch.device(device.type)
         self._names = [feature.name for feature in features]
         self._maps = [IdMap() for _ in features]
         self._digests = [0] * len(features)
         self._mean = [index for index, feature in enumerate(features) if feature.pooling == "mean"]
-        self._store = RowStore(self._dim, encoding, len(features), device, min(_FIRST_ROWS, max_rows))
+        self._store = RowStore(self._dim, encoding, len(features), self._device, min(_FIRST_ROWS, max_rows))
         self._max_rows = max_rows
         self._free = np.empty(0, np.int64)
         self._num_used = 0  # row ids below this have been used
@@ -89,6 +90,11 @@ class FbgemmRows:
         old = np.empty(len(fids), np.uint32)
         self._maps[feature].erase(fids, old)
         self._retire_old(feature, fids, old)
+
+    def pool(self, batch: Batch) -> FloatArray:
+        """Return the result of `lookup` on the CPU."""
+        pooled: FloatArray = self.lookup(batch).cpu().numpy()
+        return pooled
 
     def lookup(self, batch: Batch) -> Tensor:
         """Return pooled rows float32 (B, F * D)."""

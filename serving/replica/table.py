@@ -10,18 +10,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from monolith_py._core import ReplicaRowsHandle
 from monolith_py.config import FeatureConfig
-from monolith_py.data.columns import Int64Array
+from monolith_py.data.columns import FloatArray, Int64Array
 from monolith_py.errors import WireError
 from monolith_py.model.batch import Batch
 from monolith_py.sync import ByteArray, RowEncoding, pack_rows, row_bytes, unpack_rows
 from monolith_serving.replica.core_rows import CoreRows
+from monolith_serving.replica.device import Device
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from monolith_serving.replica.fbgemm_rows import FbgemmRows
 
 Engine = Literal["auto", "core", "fbgemm"]
@@ -36,7 +37,7 @@ class ReplicaTable:
         self,
         features: Sequence[FeatureConfig],
         encoding: RowEncoding,
-        device: torch.device,
+        device: Device,
         max_rows: int = _MAX_ROWS,
         engine: Engine = "auto",
     ) -> None:
@@ -99,8 +100,13 @@ class ReplicaTable:
         """
         self._store.evict(self._place(feature), np.ascontiguousarray(fids))
 
-    def lookup(self, batch: Batch) -> Tensor:
+    def pool(self, batch: Batch) -> FloatArray:
         """Return pooled rows float32 (B, sum of the dims), in the order of the features; a fid without a row reads zeros."""
+        assert batch.names == self._names, (batch.names, self._names)
+        return self._store.pool(batch)
+
+    def lookup(self, batch: Batch) -> Tensor:
+        """Return the result of `pool` as a tensor on the device of the rows."""
         assert batch.names == self._names, (batch.names, self._names)
         return self._store.lookup(batch)
 
@@ -119,13 +125,17 @@ class ReplicaTable:
         return np.ascontiguousarray(rows)
 
 
+def runs_core(engine: Engine, device: Device) -> bool:
+    """Return whether the core holds the rows and computes the model on `device`."""
+    return engine == "core" or (engine == "auto" and device.type == "cpu")
+
+
 def _store_of(
-    features: Sequence[FeatureConfig], encoding: RowEncoding, device: torch.device, max_rows: int, engine: Engine
+    features: Sequence[FeatureConfig], encoding: RowEncoding, device: Device, max_rows: int, engine: Engine
 ) -> CoreRows | FbgemmRows:
-    on_cpu = device.type == "cpu"
-    if engine == "core" and not on_cpu:
-        raise ValueError(f"serving.engine must be 'auto' or 'fbgemm' on {device}, got 'core'")
-    if engine == "core" or (engine == "auto" and on_cpu):
+    if engine == "core" and device.type != "cpu":
+        raise ValueError(f"serving.engine must be 'auto' or 'fbgemm' on {device.type}, got 'core'")
+    if runs_core(engine, device):
         return CoreRows(features, encoding, max_rows)
     from monolith_serving.replica.fbgemm_rows import FbgemmRows  # its import takes a second and 100 MB
 
