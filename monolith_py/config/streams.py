@@ -159,7 +159,8 @@ class JoinerConfig(Settings):
     # Bytes of memory for the requests that wait, over all partitions of a topic, an equal part for each. Above half of it closed requests
     # keep no features, above it no new ones do; they are read again from `impressions` when an example needs them.
     max_memory_bytes: Annotated[int, Field(ge=0)] = 4 << 30
-    # Wall-clock seconds after which a record with fewer examples is written.
+    # Wall-clock seconds after which a step with fewer examples is committed. One with an example is committed as soon as this time has
+    # passed since the last one with examples, so after a pause an example does not wait.
     linger_s: SecondsOrZero = 0.05
     # Wall-clock seconds without a sign of life, after which the other joiners of the job take the partitions of one. It gives six signs in
     # this time, between its calls of the log and the store: one that hangs in a call for longer loses its partitions, and nothing else.
