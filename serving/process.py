@@ -27,6 +27,7 @@ from monolith_py.process import StopSignal, set_num_threads
 from monolith_serving.call_threads import CallThreads
 from monolith_serving.channel import SERVER_OPTIONS
 from monolith_serving.core_service import CoreService
+from monolith_serving.direct_server import DirectServer
 from monolith_serving.features.store import FeatureStore
 from monolith_serving.interceptors import StatusInterceptor, ThreadsInterceptor
 from monolith_serving.ranking.core_ranker import CoreRanker, runs_in_core
@@ -87,7 +88,7 @@ def run_server(job: JobConfig) -> None:
         core = None
         if device.type == "cpu" and runs_in_core(job):
             core = CoreService(CoreRanker(job, replica, store, impressions, clock), config, clock)
-        _serve(make_server(service, config, clock, core), replica, config, stop, clock)
+        _serve(make_server(service, config, clock, core), replica, config, stop, clock, core)
         stop.set()
         follower.raise_failure()
 
@@ -157,10 +158,10 @@ def make_server(service: pb_grpc.RankingServicer, config: ServingConfig, clock: 
     interceptors: list[grpc.ServerInterceptor[Any, Any]] = [
         *token_interceptors(config),
         ThreadsInterceptor(others),
-        StatusInterceptor(SERVICE_NAME, threads, config.max_waiting_requests, clock, {} if core is None else {"Rank": core.rank}),
+        StatusInterceptor(SERVICE_NAME, threads, config.max_waiting_requests, clock, {} if core is None else {"Rank": core.in_core}),
     ]
     options = [*SERVER_OPTIONS, ("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", config.max_request_bytes)]
-    server = grpc.server(threads, interceptors=interceptors, options=options)
+    server = DirectServer(threads, interceptors, options)
     pb_grpc.add_RankingServicer_to_server(service, server)
     if config.reflection:
         reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
@@ -185,7 +186,9 @@ def _probe_server(health_servicer: health.HealthServicer, config: ServingConfig)
     return server
 
 
-def _serve(server: grpc.Server, replica: Replica, config: ServingConfig, stop: StopSignal, clock: Clock) -> None:
+def _serve(
+    server: grpc.Server, replica: Replica, config: ServingConfig, stop: StopSignal, clock: Clock, core: CoreService | None = None
+) -> None:
     """Answer requests until `stop`, then finish the ones in progress."""
     health_servicer = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
@@ -197,6 +200,8 @@ def _serve(server: grpc.Server, replica: Replica, config: ServingConfig, stop: S
     try:
         healthy = announced = False
         while not stop.wait(_HEALTH_INTERVAL_S):
+            if core is not None:
+                core.keep_up()
             if replica.is_ready and not announced and config.port_file is not None:
                 _write_whole(Path(config.port_file), str(port))
                 announced = True
