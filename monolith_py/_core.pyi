@@ -39,7 +39,8 @@ class ReplicaRows:
     `assign` and `insert_all` return whether the rows fit `max_rows`; if not, nothing was changed.
     """
 
-    def __init__(self, features: list[tuple[str, int, str, bool]], max_rows: int = ...) -> None: ...  # name, dim, encoding, mean pooling
+    # Name, dim, encoding, whether bags are means, number of bags in a row.
+    def __init__(self, features: list[tuple[str, int, str, bool, int]], max_rows: int = ...) -> None: ...
     @property
     def handle(self) -> ReplicaRowsHandle: ...
     @property
@@ -48,7 +49,7 @@ class ReplicaRows:
     def num_bytes(self) -> int: ...  # rows and id maps
     @property
     def digest(self) -> int: ...
-    # Pool all features into pooled (B, sum of dims): lengths (F, B) and fids feature by feature.
+    # Pool all bags into pooled (B, sum of dims): lengths (bags of a row, B) and fids bag by bag of a row.
     def pool_by_feature(self, lengths: Int32Array, fids: Int64Array, pooled: FloatArray) -> None: ...
     def assign(self, feature: int, fids: Int64Array, rows: npt.NDArray[np.uint8]) -> bool: ...  # (n,), (n, R)
     def insert_all(self, feature: int, fids: Int64Array, rows: npt.NDArray[np.uint8], num_threads: int) -> bool: ...
@@ -403,6 +404,51 @@ class CoreRanker:
         staleness_ms: tuple[int, int],  # by publication, by event time
         reading: int,  # 0: fresh entries, 1: expired ones too, 2: and unknown entities
     ) -> RankedRequest: ...
+
+class FrontCall:
+    """A call that a Python thread must answer or refuse, once; a call that is freed before ends as INTERNAL."""
+
+    @property
+    def value(self) -> bytes: ...
+    @property
+    def left_s(self) -> float: ...  # to the deadline
+    @property
+    def is_active(self) -> bool: ...  # whether the caller still waits
+    def answer(self, value: bytes) -> None: ...
+    def refuse(self, code: int, details: str) -> None: ...
+
+class RankFront:
+    """A gRPC server in C++, and the answers of its calls. Any number of threads may call."""
+
+    def __init__(
+        self,
+        ranker: CoreRanker | None,  # None: all calls go to `next_call`
+        limits: tuple[int, int, bool],  # waiting calls, bytes of impressions that are not taken, whether there are impressions
+        id_prefix: str,
+        duration_bounds: Sequence[float],  # (11,) seconds
+    ) -> None: ...
+    def start(
+        self,
+        library: str,
+        names: tuple[str, str, str],  # service, address, address of health checks alone or ""
+        limits: tuple[int, int, int, int],  # threads, waiting calls, bytes of a message, least interval of pings in milliseconds
+        times: tuple[float, float, float],  # seconds of calls: without a deadline, at most, until the message is there
+        tokens: Sequence[str],
+        certificates: tuple[str, str, str] | None,  # chain, key, authorities of clients or ""
+    ) -> int: ...  # RuntimeError: no such library, or a port is taken
+    def set_model(self, model: FixedModel, rows: ReplicaRowsHandle, version: str) -> None: ...
+    def set_ages(self, born_ms: int, watermark_ms: int) -> None: ...  # monotonic clock, wall clock
+    def set_serving(self, is_serving: bool) -> None: ...
+    def set_certificates(self, certificates: tuple[str, str, str]) -> None: ...
+    def begin_drain(self) -> None: ...
+    def stop(self, finish_s: float) -> None: ...
+    def close(self) -> None: ...
+    def next_call(self) -> FrontCall | None: ...  # None: closed
+    def answer(self, call: FrontCall, value: bytes, number: int) -> None: ...
+    # Answered requests; numbers of answers with whether they were sent. Waits for the first, then for more.
+    def take_ended(self, wait_s: float, linger_s: float) -> tuple[list[RankedRequest], list[tuple[int, bool]]]: ...
+    # Calls by code, answers by bucket, sum of seconds, candidates, impressions withheld (by request, features, unanswered) and lost.
+    def take_counts(self) -> tuple[list[int], list[int], float, int, tuple[int, int, int], int]: ...
 
 def murmur2(data: bytes) -> int: ...  # MurmurHash2, 32 bits, with Kafka's seed
 

@@ -76,6 +76,12 @@ class StillReplica:
         return 23
 
 
+class LoadingReplica:
+    @property
+    def state(self) -> ModelState:
+        raise NotReady("no checkpoint")
+
+
 class TorchReplica(StillReplica):
     """The same state, computed by torch."""
 
@@ -89,12 +95,6 @@ class TorchReplica(StillReplica):
 
     def require_ready(self) -> None:
         self._replica.require_ready()
-
-
-class LoadingReplica:
-    @property
-    def state(self) -> ModelState:
-        raise NotReady("no checkpoint")
 
 
 def random_job(generator: np.random.Generator) -> JobConfig:

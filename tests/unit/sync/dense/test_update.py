@@ -212,8 +212,8 @@ SWAP = {"layer": "tower.layers.0.", "num_columns": 20}
     ("fields", "rule"),
     [
         ({"checksum": 1}, "dense.checksum must be [0-9a-f]{8}, got 00000001"),
-        ({"encoding": 3}, r"dense.encoding must be one of \[1, 2\], got 3"),
-        ({"encoding": -5}, r"dense.encoding must be one of \[1, 2\], got -5"),
+        ({"encoding": 3}, r"dense.encoding must be one of 1 \(fp32\), 2 \(fp16\), got 3 \(int8\)"),
+        ({"encoding": -5}, r"dense.encoding must be one of 1 \(fp32\), 2 \(fp16\), got -5"),
         ({"values": b""}, "dense parameters must have either full, without swaps and base, or values, got 0 and 0 bytes, 0 swaps"),
         ({"full": b"x"}, "dense parameters must have either full"),
         ({"full": b"x", "values": b""}, "dense parameters must have either full, without swaps and base"),
