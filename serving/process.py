@@ -28,6 +28,7 @@ from monolith_py.process import StopSignal, set_num_threads
 from monolith_serving.call_threads import CallThreads
 from monolith_serving.channel import SERVER_OPTIONS
 from monolith_serving.core_service import CoreService
+from monolith_serving.direct_server import DirectServer
 from monolith_serving.features.store import FeatureStore
 from monolith_serving.front import HEALTH_THREADS, Front, PythonFront
 from monolith_serving.front_cpp import CppFront, FrontParts
@@ -86,16 +87,23 @@ def run_server(job: JobConfig) -> None:
         service = _split(job, first, store, stop, stack) if config.split.share else first
         core_ranker = CoreRanker(job, replica, store, impressions, clock) if device.type == "cpu" and runs_in_core(job) else None
         core = None if core_ranker is None else CoreService(core_ranker, config, clock)
-        front: Front
-        if config.front == "cpp":
-            if core_ranker is None:
-                raise ConfigError("serving.front must be 'python' for a job that the core does not rank on this device, got 'cpp'")
-            front = CppFront(FrontParts(service, replica, core_ranker, core, impressions), config, clock)
-        else:
-            front = PythonFront(make_server(service, config, clock, core), config)
-        _serve(front, replica, config, stop, clock)
+        front = _front_of(FrontParts(service, replica, core_ranker, core, impressions), config, clock)
+        _serve(front, replica, config, stop, clock, core)
         stop.set()
         follower.raise_failure()
+
+
+def _front_of(parts: FrontParts, config: ServingConfig, clock: Clock) -> Front:
+    """Return the front of the settings, not started.
+
+    Raises:
+        ConfigError: it is the C++ one, which was not built, or the core does not rank the requests of the job.
+    """
+    if config.front == "python":
+        return PythonFront(make_server(parts.service, config, clock, parts.core), config)
+    if parts.ranker is None:
+        raise ConfigError("serving.front must be 'python' for a job that the core does not rank on this device, got 'cpp'")
+    return CppFront(parts, config, clock)
 
 
 def _split(job: JobConfig, first: RankingService, store: FeatureStore, stop: StopSignal, stack: ExitStack) -> SplitService:
@@ -175,23 +183,25 @@ def make_server(service: pb_grpc.RankingServicer, config: ServingConfig, clock: 
     interceptors: list[grpc.ServerInterceptor[Any, Any]] = [
         *token_interceptors(config),
         ThreadsInterceptor(others),
-        StatusInterceptor(SERVICE_NAME, threads, config.max_waiting_requests, clock, {} if core is None else {"Rank": core.rank}),
+        StatusInterceptor(SERVICE_NAME, threads, config.max_waiting_requests, clock, {} if core is None else {"Rank": core.in_core}),
     ]
     options = [*SERVER_OPTIONS, ("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", config.max_request_bytes)]
-    server = grpc.server(threads, interceptors=interceptors, options=options)
+    server = DirectServer(threads, interceptors, options)
     pb_grpc.add_RankingServicer_to_server(service, server)
     if config.reflection:
         reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     return server
 
 
-def _serve(front: Front, replica: Replica, config: ServingConfig, stop: StopSignal, clock: Clock) -> None:
+def _serve(front: Front, replica: Replica, config: ServingConfig, stop: StopSignal, clock: Clock, core: CoreService | None = None) -> None:
     """Answer requests until `stop`, then finish the ones in progress."""
     port = front.start()
     _logger.info("listening on %s:%d", config.host, port)
     try:
         healthy = announced = False
         while not stop.wait(_HEALTH_INTERVAL_S):
+            if core is not None:
+                core.keep_up()
             if replica.is_ready and not announced and config.port_file is not None:
                 _write_whole(Path(config.port_file), str(port))
                 announced = True

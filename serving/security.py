@@ -6,7 +6,6 @@ import hmac
 import logging
 import ssl
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from monolith_py.config import ServingConfig, ServingSecurityConfig
 from monolith_py.errors import ConfigError
 from monolith_py.io.secret import SERVING_TOKENS, read_tokens
 from monolith_py.observe.metrics import RANK_REQUESTS
+from monolith_serving.call_threads import CallerThread
 from monolith_serving.interceptors import in_threads
 
 _logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class TokenInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gen
     def __init__(self, tokens: Sequence[str]) -> None:
         self._expected = [_SCHEME + token.encode() for token in tokens]
         # A stream's handler runs before its messages arrive, so a refusal never waits for a client.
-        self._refusal = grpc.stream_unary_rpc_method_handler(in_threads(_refuse, ThreadPoolExecutor(1, "unauthenticated")))
+        self._refusal = grpc.stream_unary_rpc_method_handler(in_threads(_refuse, CallerThread()))
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
         """Return the handler of an RPC, or the refusal."""

@@ -11,6 +11,7 @@ import threading
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from monolith_py.data.columns import Int64Array
 from monolith_py.data.events import EventTimeRule
 from monolith_py.data.packed_rows import PackedRow, PackedRows
 from monolith_py.data.schema import Schema
-from monolith_py.errors import KvError, ModelNotFinite, Overloaded
+from monolith_py.errors import KvError, ModelNotFinite, NotReady, Overloaded
 from monolith_py.model.fixed import InputSplit, fixed_model
 from monolith_py.observe.metrics import IMPRESSIONS_WITHHELD, RANK_CANDIDATES
 from monolith_serving.features.order import FeatureOrder, RequestOrder
@@ -139,6 +140,22 @@ class CoreRanker:
                 failure, reading = error, _HELD if self._config.without_features == "refuse" else _ANY
             if not is_active():
                 raise CancelledError
+
+    def rank_at_once(self, value: bytes, deadline_s: float) -> _core.RankedRequest | None:
+        """Return the answered request of the message `value` as `rank` does; None if it must wait, for features or a model."""
+        state, packed = self._replica.state, self._packed
+        if packed is None or packed.state.model is not state.model:
+            return None
+        packed, rows = _Packed(state, packed.model), state.table.core
+        if rows is None:
+            return None
+        ranked = self._call(value, packed, rows, deadline_s, _FRESH)
+        return None if ranked.status == "missing" else self._checked(ranked, state, deadline_s)
+
+    def keep_up(self) -> None:
+        """Pack the model of the newest state, so that no request waits for that, and nothing of an earlier state is kept."""
+        with suppress(NotReady):
+            self._current()
 
     def log(self, ranked: _core.RankedRequest) -> None:
         """Queue the impression of an answered request for the log."""

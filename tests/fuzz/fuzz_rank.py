@@ -173,7 +173,7 @@ class Service:
         in_core = {}
         if engine == "core":
             core = CoreRanker(job, replica, store, self.impressions, clock)  # type: ignore[arg-type]
-            in_core["Rank"] = CoreService(core, job.serving, clock).rank
+            in_core["Rank"] = CoreService(core, job.serving, clock).in_core
         interceptor = StatusInterceptor(SERVICE_NAME, CallThreads(1, "fuzz"), 1, clock, in_core)
         handler = grpc.unary_unary_rpc_method_handler(service.Rank, pb.RankRequest.FromString, pb.RankResponse.SerializeToString)
         details = type("Details", (), {"method": METHOD})

@@ -110,6 +110,24 @@ def test_rows_are_published_every_sparse_interval_and_dense_parameters_every_den
     assert sum(bool(delta.dense) for delta in deltas) == 3
 
 
+def test_the_first_change_after_a_pause_is_published_at_once_and_the_next_one_after_the_interval(make_setting):
+    setting = make_setting(dense_interval_s=3_600.0)
+    setting.publish()
+    for _ in range(7):
+        setting.clock.advance(0.3)
+        setting.publish()
+    setting.tables["a"].put(1, 1.0)
+    setting.publish()
+    assert [delta.table for delta in setting.records()] == ["", "a"]
+    setting.tables["a"].put(2, 1.0)
+    setting.clock.advance(0.9)
+    setting.publish()
+    assert len(setting.records()) == 2
+    setting.clock.advance(0.2)
+    setting.publish()
+    assert [delta.fids.tolist() for delta in setting.records()[1:]] == [[1], [2]]
+
+
 def test_one_seq_runs_over_all_tables_and_long_drains_are_cut(make_setting):
     setting = make_setting()
     for fid in range(7):

@@ -5,7 +5,9 @@ Longer than 300 lines: one setting of both paths serves all tests.
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import replace
 
@@ -64,6 +66,12 @@ class StillReplica:
 
     def event_staleness_ms(self) -> int:
         return 23
+
+
+class LoadingReplica:
+    @property
+    def state(self) -> ModelState:
+        raise NotReady("no checkpoint")
 
 
 def random_job(generator: np.random.Generator) -> JobConfig:
@@ -379,6 +387,43 @@ def test_requests_beside_the_packing_of_new_weights_have_the_version_of_the_last
     with setting.core._packing:
         assert answer_of(setting.rank(message))[0].model_version == "4.9"
     assert answer_of(setting.rank(message))[0].model_version == "4.10"
+
+
+def test_an_earlier_table_is_freed_without_another_request(job):
+    setting = Setting(job, np.random.default_rng(1))
+    setting.rank(setting.request(4))
+    earlier = weakref.ref(setting.replica.state.table)
+    setting.replica.state = StillReplica(job, RowEncoding.FP16, np.random.default_rng(2)).state
+    setting.core.keep_up()
+    gc.collect()
+    assert earlier() is None
+
+
+def test_nothing_is_kept_up_before_the_first_checkpoint(job):
+    setting = Setting(job, np.random.default_rng(1))
+    setting.replica = setting.core._replica = LoadingReplica()
+    setting.core.keep_up()
+    with pytest.raises(NotReady):
+        setting.core.rank_at_once(setting.request(1).SerializeToString(), FAR_S)
+
+
+def test_a_request_is_ranked_at_once_if_all_is_held(setting, job):
+    message = setting.request(4, request_id="r")
+    value = message.SerializeToString()
+    assert setting.core.rank_at_once(value, FAR_S) is None  # no model is packed
+    expected = setting.rank(message)
+    ranked = setting.core.rank_at_once(value, FAR_S)
+    assert ranked.response == expected.response
+    other = pb.RankRequest(user_id=99, item_ids=[98]).SerializeToString()
+    assert setting.core.rank_at_once(other, FAR_S) is None  # its features must be read
+    setting.replica.state = replace(setting.replica.state, next_delta=(4, 9))
+    assert answer_of(setting.core.rank_at_once(value, FAR_S))[0].model_version == "4.9"
+    model = build_model(Schema.of(job), job.model, 7)
+    model.freeze()
+    setting.replica.state = replace(setting.replica.state, model=model, next_delta=(4, 10))
+    assert setting.core.rank_at_once(value, FAR_S) is None
+    setting.core.keep_up()
+    assert answer_of(setting.core.rank_at_once(value, FAR_S))[0].model_version == "4.10"
 
 
 def test_requests_of_many_threads_get_their_own_scores(setting):
