@@ -16,7 +16,7 @@ class SyncConfig(Settings):
         "tower_encoding": "dense_encoding",
     }
 
-    # Wall-clock seconds between publications of changed rows.
+    # Least wall-clock seconds between publications of changed rows; after a pause the first change is published at once.
     sparse_interval_s: Seconds = 0.1
     # Wall-clock seconds between publications of the dense parameters.
     dense_interval_s: Seconds = 5.0

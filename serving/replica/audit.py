@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
 from monolith_py.errors import DigestMismatch, NotReady
@@ -14,6 +12,7 @@ from monolith_py.io.log.topics import Topics
 from monolith_py.sync import DenseRequester, ModelDigest
 from monolith_serving.replica.checkpoint_loader import CheckpointLoader
 from monolith_serving.replica.deltas import apply_delta
+from monolith_serving.replica.device import Cpu
 from monolith_serving.replica.replica import UpdatesLog
 
 
@@ -38,7 +37,7 @@ def audit_updates(job: JobConfig, log: Log, clock: Clock) -> Audit:
         DigestMismatch: rows or dense parameters differ, or a dense update does not fit.
         DeltaGap, DeltaConflict, ModelReplaced, WireError, LogError: the updates after the checkpoint cannot be followed.
     """
-    loaded = CheckpointLoader(job, torch.device("cpu"), clock).load_newest()
+    loaded = CheckpointLoader(job, Cpu(), clock).load_newest()
     if loaded is None:
         raise NotReady(f"no checkpoint in {job.trainer.checkpoint_dir!r} that can be loaded")
     end = log.end_offset(Topics.of(job.log).updates)

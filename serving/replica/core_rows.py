@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from monolith_py._core import ReplicaRows, ReplicaRowsHandle
 from monolith_py.config import FeatureConfig
-from monolith_py.data.columns import Int64Array
+from monolith_py.data.columns import FloatArray, Int64Array
 from monolith_py.errors import TableFull
 from monolith_py.model.batch import Batch
 from monolith_py.sync import ByteArray, RowEncoding
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class CoreRows:
@@ -74,11 +77,17 @@ class CoreRows:
         """Remove the rows of `fids`; a fid without a row is skipped."""
         self._rows.evict(feature, fids)
 
-    def lookup(self, batch: Batch) -> Tensor:
+    def pool(self, batch: Batch) -> FloatArray:
         """Return the pooled rows of all bags, float32 (B, sum of their dims), for lengths int32 (G * B,)."""
-        pooled = torch.empty((batch.num_rows, self._width))
-        self._rows.pool_by_feature(batch.lengths, batch.fids, pooled.numpy())
+        pooled = np.empty((batch.num_rows, self._width), np.float32)
+        self._rows.pool_by_feature(batch.lengths, batch.fids, pooled)
         return pooled
+
+    def lookup(self, batch: Batch) -> Tensor:
+        """Return the same as a tensor."""
+        import torch  # to compare with the core's model
+
+        return torch.from_numpy(self.pool(batch))
 
     def _full(self, num_rows: int) -> TableFull:
         return TableFull(f"rows of the replica must be at most {self._max_rows}, got {self.num_rows} and {num_rows} more")

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from monolith_py._core import NO_ROW, IdMap
 from monolith_py.config import FeatureConfig
-from monolith_py.data.columns import Int64Array
+from monolith_py.data.columns import FloatArray, Int64Array
 from monolith_py.errors import TableFull
 from monolith_py.model.batch import Batch
 from monolith_py.sync import ByteArray, RowEncoding, digest_rows, digest_tables
+from monolith_serving.replica.device import Device
 from monolith_serving.replica.reclaim import EpochReclaimer
 from monolith_serving.replica.row_store import RowStore
 
@@ -30,11 +31,12 @@ _FIRST_ROWS = 64
 class FbgemmRows:
     """Rows of all features. One thread may assign and evict while any number look up."""
 
-    def __init__(self, features: Sequence[FeatureConfig], encodings: Sequence[RowEncoding], max_rows: int, device: torch.device) -> None:
+    def __init__(self, features: Sequence[FeatureConfig], encodings: Sequence[RowEncoding], max_rows: int, device: Device) -> None:
         """Make an empty store of at most `max_rows` rows of each dim and encoding."""
+        on = torch.device(device.type)
         kinds = [(feature.dim, encoding) for feature, encoding in zip(features, encodings, strict=True)]
         places = {kind: [place for place, one in enumerate(kinds) if one == kind] for kind in dict.fromkeys(kinds)}
-        self._groups = [_AlikeRows([features[place] for place in group], kind[1], max_rows, device) for kind, group in places.items()]
+        self._groups = [_AlikeRows([features[place] for place in group], kind[1], max_rows, on) for kind, group in places.items()]
         # Group of each feature, and its place there.
         self._place = {place: (group, at) for group, one in zip(self._groups, places.values(), strict=True) for at, place in enumerate(one)}
         owners = [self._place[place][0] for place, feature in enumerate(features) for _ in range(feature.num_rows)]
@@ -43,7 +45,7 @@ class FbgemmRows:
         columns = [np.arange(end - dim, end) for end, dim in zip(ends, dims, strict=True)]
         self._bags = [np.flatnonzero([owner is group for owner in owners]) for group in self._groups]
         self._columns = [torch.from_numpy(np.concatenate([columns[bag] for bag in one])) for one in self._bags]
-        self._num_bags, self._width, self._device = len(owners), int(ends[-1]), device
+        self._num_bags, self._width, self._device = len(owners), int(ends[-1]), on
 
     @property
     def num_rows(self) -> int:
@@ -81,6 +83,11 @@ class FbgemmRows:
         """Remove the rows of `fids`; a fid without a row is skipped."""
         group, place = self._place[feature]
         group.evict(place, fids)
+
+    def pool(self, batch: Batch) -> FloatArray:
+        """Return the result of `lookup` on the CPU."""
+        pooled: FloatArray = self.lookup(batch).cpu().numpy()
+        return pooled
 
     def lookup(self, batch: Batch) -> Tensor:
         """Return pooled rows float32 (B, sum of the bags' dims), for lengths int32 (G * B,)."""

@@ -11,18 +11,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from monolith_py._core import ReplicaRowsHandle
 from monolith_py.config import FeatureConfig
-from monolith_py.data.columns import Int64Array
+from monolith_py.data.columns import FloatArray, Int64Array
 from monolith_py.errors import WireError
 from monolith_py.model.batch import Batch
 from monolith_py.sync import ByteArray, RowEncoding, pack_rows, row_bytes, unpack_rows
 from monolith_serving.replica.core_rows import CoreRows
+from monolith_serving.replica.device import Device
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from monolith_serving.replica.fbgemm_rows import FbgemmRows
 
 Engine = Literal["auto", "core", "fbgemm"]
@@ -37,7 +38,7 @@ class ReplicaTable:
         self,
         features: Sequence[FeatureConfig],
         encoding: RowEncoding,
-        device: torch.device,
+        device: Device,
         max_rows: int = _MAX_ROWS,
         engine: Engine = "auto",
     ) -> None:
@@ -103,13 +104,20 @@ class ReplicaTable:
         """
         self._store.evict(self._place(feature), np.ascontiguousarray(fids))
 
-    def lookup(self, batch: Batch) -> Tensor:
+    def pool(self, batch: Batch) -> FloatArray:
         """Return pooled rows float32 (B, sum of the dims), in the order of the features; a fid without a row reads zeros.
 
         A feature with pooling "first" has `length` rows side by side, zeros for those that a bag lacks.
         """
+        return self._store.pool(self._bags_of(batch))
+
+    def lookup(self, batch: Batch) -> Tensor:
+        """Return the result of `pool` as a tensor on the device of the rows."""
+        return self._store.lookup(self._bags_of(batch))
+
+    def _bags_of(self, batch: Batch) -> Batch:
         assert batch.names == self._names, (batch.names, self._names)
-        return self._store.lookup(_spread(batch, self._features) if self._has_sequences else batch)
+        return _spread(batch, self._features) if self._has_sequences else batch
 
     def _place(self, feature: str) -> int:
         if feature not in self._places:
@@ -124,6 +132,11 @@ class ReplicaTable:
         if encoding is not self.encodings[name]:
             rows = pack_rows(unpack_rows(rows, dim, encoding), self.encodings[name])
         return np.ascontiguousarray(rows)
+
+
+def runs_core(engine: Engine, device: Device) -> bool:
+    """Return whether the core holds the rows and computes the model on `device`."""
+    return engine == "core" or (engine == "auto" and device.type == "cpu")
 
 
 def _spread(batch: Batch, features: Sequence[FeatureConfig]) -> Batch:
@@ -143,12 +156,11 @@ def _spread(batch: Batch, features: Sequence[FeatureConfig]) -> Batch:
 
 
 def _store_of(
-    features: Sequence[FeatureConfig], encodings: Sequence[RowEncoding], device: torch.device, max_rows: int, engine: Engine
+    features: Sequence[FeatureConfig], encodings: Sequence[RowEncoding], device: Device, max_rows: int, engine: Engine
 ) -> CoreRows | FbgemmRows:
-    on_cpu = device.type == "cpu"
-    if engine == "core" and not on_cpu:
-        raise ValueError(f"serving.engine must be 'auto' or 'fbgemm' on {device}, got 'core'")
-    if engine == "core" or (engine == "auto" and on_cpu):
+    if engine == "core" and device.type != "cpu":
+        raise ValueError(f"serving.engine must be 'auto' or 'fbgemm' on {device.type}, got 'core'")
+    if runs_core(engine, device):
         return CoreRows(features, encodings, max_rows)
     from monolith_serving.replica.fbgemm_rows import FbgemmRows  # its import takes a second and 100 MB
 

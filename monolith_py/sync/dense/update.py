@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 import numpy as np
-import torch
 from crc32c import crc32c
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.numpy import load, save
 
 from monolith_py.errors import DenseGap, WireError
 from monolith_py.pb import parameter_sync_pb2 as pb
@@ -68,8 +67,9 @@ def full_update(state: DenseState, encoding: RowEncoding) -> DenseUpdate:
     assert packed, "dense parameters without a weight"
     tensors = dict(state.tensors)
     if encoding is RowEncoding.FP16:
-        tensors |= {name: tensors[name].clamp(-_MAX_FP16, _MAX_FP16).half() for name in state.shapes}
-    return DenseUpdate(0, state.fingerprint, encoding, full=save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+        tensors |= {name: tensors[name].clip(-_MAX_FP16, _MAX_FP16).astype(np.float16) for name in state.shapes}
+    # safetensors writes the memory of an array from its first element on, whatever its strides.
+    return DenseUpdate(0, state.fingerprint, encoding, full=save({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}))
 
 
 def next_update(base: DenseState, state: DenseState, encoding: RowEncoding) -> DenseUpdate:
@@ -187,15 +187,16 @@ def _swap_of(message: pb.LayerSwap) -> Swap:
 
 def _from_full(update: DenseUpdate, identity: int) -> DenseState:
     """Return the state of an update in the full form, which must be of the model `identity`."""
-    dtype = torch.float32 if update.encoding is RowEncoding.FP32 else torch.float16
+    dtype = np.dtype(np.float32 if update.encoding is RowEncoding.FP32 else np.float16)
     try:
         tensors = load(update.full)
         for name, tensor in tensors.items():
-            if tensor.is_floating_point() and tensor.dtype != dtype:
+            if np.issubdtype(tensor.dtype, np.floating) and tensor.dtype != dtype:
                 raise WireError(f"dense.full must have weights of {dtype}, got {tensor.dtype} in {name!r}")
-            if not torch.isfinite(tensor).all():
+            if not np.isfinite(tensor).all():
                 raise WireError(f"dense.full must be finite, got NaN or Inf in {name!r}")
-        state = DenseState.of({name: tensor.float() if tensor.dtype == dtype else tensor for name, tensor in tensors.items()}, identity)
+        weights = {name: tensor.astype(np.float32) if tensor.dtype == dtype else tensor for name, tensor in tensors.items()}
+        state = DenseState.of(weights, identity)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise WireError(f"dense.full must be dense parameters in the safetensors format, got {len(update.full)} bytes: {error}") from None
     if state.fingerprint != update.fingerprint:
