@@ -111,7 +111,8 @@ def random_job(generator: np.random.Generator) -> JobConfig:
             "log": {"url": "sqlite:///unused"},
             "kv": {"url": "memory:"},
             "features": [
-                {"name": f"f{index}", "source": source, "dim": dim, "pooling": pick("sum", "mean")} for index, source in enumerate(sources)
+                {"name": f"f{index}", "source": source, "dim": dim, "pooling": pick("sum", "mean"), **pick({}, {"encoding": "int4"})}
+                for index, source in enumerate(sources)
             ],
             "dense_features": [
                 {"name": f"d{index}", "source": pick("user", "item", "context"), "dim": int(generator.integers(1, 5))}
@@ -251,6 +252,7 @@ def test_a_request_without_an_id_gets_one_of_its_own(setting):
         {"time_ms": TIME_MS - 90_000_000},
         {"item_ids": []},
         {"item_ids": list(range(2001))},
+        {"return_features": ["f0"]},
     ],
 )
 def test_odd_requests_are_left_to_the_python_path(setting, fields):
@@ -463,3 +465,5 @@ def test_jobs_that_the_core_cannot_rank(job):
     assert runs_in_core(job)
     for update in (off, fbgemm):
         assert not runs_in_core(job.model_copy(update={"serving": job.serving.model_copy(update=update)}))
+    for update in ({"pooling": "first", "length": 2}, {"dim": 2 * job.features[0].dim}):
+        assert not runs_in_core(job.model_copy(update={"features": (*job.features, job.features[0].model_copy(update=update))}))
