@@ -17,7 +17,7 @@ class TrainerConfig(Settings):
 
     # Examples of a training step.
     batch_size: Count = 256
-    # Wall-clock seconds after which a smaller batch is trained.
+    # Least wall-clock seconds from a training step to the next one with a smaller batch; after a pause the first examples do not wait.
     linger_s: SecondsOrZero = 0.02
     # Folder of the job's checkpoints, read by the replicas too; or s3://BUCKET/PREFIX, see [objects].
     checkpoint_dir: FilePath

@@ -3,7 +3,7 @@
 A step
 1. reads records of each partition and joins them,
 2. advances the watermark and closes windows.
-It is committed once it has examples for a whole record, or `max_records` records, or `linger_s` after its first record:
+It is committed when `OpenStep` says so:
 3. append dead letters, and actions to other partitions (at least once: a crash before 4 appends them again),
 4. append the examples of each partition, whole and with the step's number and progress, all partitions at the same time,
 5. write waiting requests, counters and position in one Kv transaction.
@@ -37,6 +37,7 @@ from monolith_streaming.joiner.emit import MAX_RECORD_BYTES, Encoding
 from monolith_streaming.joiner.forwarding import Forwarding
 from monolith_streaming.joiner.group import Group
 from monolith_streaming.joiner.member import own_name
+from monolith_streaming.joiner.open_step import OpenStep
 from monolith_streaming.joiner.partition import PartitionState
 from monolith_streaming.joiner.partition_count import PartitionCount
 from monolith_streaming.joiner.position import StateKeys
@@ -93,8 +94,7 @@ class JoinerLoop:
         self._forwarding = Forwarding(log, self._topics.actions, self._retry, waits_ms)
         self._count = PartitionCount(self._log, (*self._inputs.values(), self._topics.examples), clock.monotonic_s())
         self._steps = ConcurrentSteps()
-        self._num_records = 0  # of the open step
-        self._step_began_s: float | None = None
+        self._open_step = OpenStep(job.joiner, clock)
 
     def start(self, *, force: bool = False, must_be_alone: bool = False) -> None:
         """Join the group, take the partitions of this joiner's share that are free or of a dead one, and bring their state up to the log.
@@ -172,10 +172,8 @@ class JoinerLoop:
             num_records += num
             has_more |= more
         self._is_idle = num_records == 0 and not has_more
-        self._num_records += num_records
-        if self._step_began_s is None and self._has_changes:
-            self._step_began_s = self._clock.monotonic_s()
-        if has_more or self._is_time_to_commit:
+        self._open_step.note(num_records, has_changes=self._has_changes)
+        if has_more or self._open_step.is_due(self._num_emitted):
             self.commit()
         return num_records
 
@@ -235,6 +233,7 @@ class JoinerLoop:
         self._forwarding.forward(self._partitions, self._counts)
         for partition in self._partitions:
             partition.joiner.note_progress()
+        self._open_step.close(self._num_emitted)
         for partition, fenced in self._steps.write(self._partitions):  # 4
             if fenced is None:
                 partition.joiner.note_step()
@@ -242,7 +241,6 @@ class JoinerLoop:
                 self._share.lose(partition, fenced)
         self._observe()
         self._write_owned()  # 5
-        self._num_records, self._step_began_s = 0, None
 
     def _write_owned(self) -> None:
         """Write the changes of all partitions to Kv; drop those that another joiner has taken."""
@@ -260,18 +258,11 @@ class JoinerLoop:
 
     @property
     def _has_changes(self) -> bool:
-        return self._num_records > 0 or any(partition.joiner.core.has_changes for partition in self._partitions)
+        return self._open_step.num_records > 0 or any(partition.joiner.core.has_changes for partition in self._partitions)
 
     @property
-    def _is_time_to_commit(self) -> bool:
-        if self._step_began_s is None:
-            return False
-        settings = self._job.joiner
-        return (
-            max(partition.joiner.core.num_emitted for partition in self._partitions) >= settings.examples_per_record
-            or self._num_records >= settings.max_records
-            or self._clock.monotonic_s() - self._step_began_s >= settings.linger_s
-        )
+    def _num_emitted(self) -> int:
+        return max((partition.joiner.core.num_emitted for partition in self._partitions), default=0)
 
     def _look(self) -> None:
         """Look at the wall clock, and now and then at the census, the number of partitions and the group."""

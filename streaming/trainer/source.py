@@ -97,6 +97,7 @@ class ExampleSource:
         self._order = StepOrder(topic, place)
         self._stacker = ExampleStacker(rules.form if rules else InputForm((), ()))
         self._newest_event_ms = 0  # of the last batch
+        self._handed_s = clock.monotonic_s()  # when the last batch was handed out
         self._origins: list[tuple[int, int, int]] = []  # of the last batch: row after the record's rows, partition, offset
 
     @property
@@ -141,19 +142,21 @@ class ExampleSource:
         return {partition: end - self._cursors[partition].offset for partition, end in self.ends().items()}
 
     def next_batch(self, size: int, linger_s: float, should_stop: Callable[[], bool]) -> ExampleBatch | None:
-        """Return `size` examples, fewer after `linger_s`, None if there is none by then.
+        """Return `size` examples; fewer once `linger_s` has passed since the last batch, None if there is none after `linger_s`.
 
-        A batch also ends before a record of other tasks, or of another width of a dense feature.
+        So after a pause the first examples do not wait. A batch also ends before a record of other tasks, or of another width of a dense
+        feature.
         """
         self._look_for_partitions()
         parts: list[RecordRows] = []
         records: list[_Decoded] = []  # of `parts`
         self._origins = []
         num, deadline_s = 0, self._clock.monotonic_s() + linger_s
+        due_s = min(deadline_s, self._handed_s + linger_s)
         while num < size:
             cursor = self._earliest()
             if cursor is None:
-                left_s = deadline_s - self._clock.monotonic_s()
+                left_s = (due_s if parts else deadline_s) - self._clock.monotonic_s()
                 if left_s <= 0 or should_stop():
                     break
                 self._wait(left_s)
@@ -174,7 +177,10 @@ class ExampleSource:
             if cursor.row == len(decoded.rows):
                 self._finish_record(cursor)
         self._newest_event_ms = max((decoded.event_ms for decoded in records), default=0)
-        return self._stacker.stack(parts) if parts else None
+        if not parts:
+            return None
+        self._handed_s = self._clock.monotonic_s()
+        return self._stacker.stack(parts)
 
     def _in_order(self, cursor: _Cursor, rows: _core.ExampleRecord, stop: int) -> list[tuple[int, int]]:
         """Return the runs of rows from the cursor to `stop` whose event time is in order; put the others aside."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -22,12 +24,24 @@ from monolith_serving.ranking.core_ranker import CoreRanker
 from monolith_serving.ranking.impression_encoder import ImpressionEncoder
 from monolith_serving.ranking.ranker import Ranker
 from monolith_serving.ranking.request import RequestParser
+from monolith_serving.replica.dense_model import DenseModel
+from monolith_serving.replica.device import Cpu
 from monolith_serving.replica.model_state import ModelState
 from monolith_serving.replica.table import ReplicaTable
 
 FAR_S = SystemClock().monotonic_s() + 1e6
 TIME_MS = SystemClock().now_ms()
 NUM_ROWS, NUM_USERS, NUM_ITEMS = 60, 5, 30
+
+
+def model_of(job: JobConfig, seed: int, generator: np.random.Generator | None = None) -> DenseModel:
+    """Return a model with the start weights of `seed`, moved at random with a `generator`."""
+    model = build_model(Schema.of(job), job.model, seed)
+    if generator is not None:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += torch.from_numpy(generator.normal(0, 0.05, parameter.shape).astype(np.float32))
+    return DenseModel(Schema.of(job), job.model, DenseState.of(model.state_dict()))
 
 
 class StillReplica:
@@ -39,12 +53,8 @@ class StillReplica:
         for feature in schema.features:
             weights = generator.normal(0, 0.3, (NUM_ROWS, feature.dim)).astype(np.float32)
             table.assign(feature.name, np.arange(NUM_ROWS), pack_rows(weights, encoding), encoding)
-        model = build_model(schema, job.model, 0)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter += torch.from_numpy(generator.normal(0, 0.05, parameter.shape).astype(np.float32))
-        model.freeze()
-        self.state = ModelState(table, model, DenseState.of(model.state_dict()), (4, 2), 0)
+        model = model_of(job, 0, generator)
+        self.state = ModelState(table, model, model.state, (4, 2), 0)
         self.is_loaded = True
 
     def require_ready(self) -> None:
@@ -62,6 +72,21 @@ class LoadingReplica:
     @property
     def state(self) -> ModelState:
         raise NotReady("no checkpoint")
+
+
+class TorchReplica(StillReplica):
+    """The same state, computed by torch."""
+
+    def __init__(self, job: JobConfig, replica: StillReplica) -> None:
+        self._job, self._replica = job, replica
+
+    @property
+    def state(self) -> ModelState:
+        state = self._replica.state
+        return replace(state, model=DenseModel(Schema.of(self._job), self._job.model, state.dense, Cpu()))
+
+    def require_ready(self) -> None:
+        self._replica.require_ready()
 
 
 def random_job(generator: np.random.Generator) -> JobConfig:
@@ -137,7 +162,7 @@ class Setting:
         self.store = FeatureStore(self.kv, schema, counters, job.serving, self.clock)
         encoding = [RowEncoding.INT8, RowEncoding.FP16, RowEncoding.FP32][generator.integers(3)]
         self.replica, self.kept = StillReplica(job, encoding, generator), []
-        self.ranker = Ranker(job, self.replica, self.store, None, self.clock)
+        self.ranker = Ranker(job, TorchReplica(job, self.replica), self.store, None, self.clock)
         self.core = CoreRanker(job, self.replica, self.store, self, self.clock)
 
     def put(self, served, num_bytes: int) -> None:

@@ -28,7 +28,7 @@ def test_scores_answers_and_impressions_are_those_of_the_python_path(seed):
     setting = Setting(random_job(generator), generator)
     encode = ImpressionEncoder(setting.job)
     # Products of bf16 are summed in another order, and sums rounded to bf16 differ in their last bit: 2^-8.
-    atol = 4e-3 if setting.replica.state.model.bf16 else 2e-6
+    atol = 4e-3 if setting.replica.state.model.shape.bf16 else 2e-6
     spread = 0.0
     for num_candidates in (1, 2, 7, 130):
         message = setting.request(num_candidates, request_id=f"r{num_candidates}", time_ms=TIME_MS)

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from core_setting import (
     FAR_S,
     NUM_ITEMS,
@@ -19,16 +18,15 @@ from core_setting import (
     Setting,
     StillReplica,
     answer_of,
+    model_of,
     small_job,
 )
 
 from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig, parse_job
 from monolith_py.data.columns import FeatureColumns, SparseColumn
-from monolith_py.data.schema import Schema
 from monolith_py.errors import KvError, ModelNotFinite, NotReady, Overloaded
 from monolith_py.io.codec import encode_features
-from monolith_py.model import build_model
 from monolith_py.pb import ranking_pb2 as pb
 from monolith_py.sync import RowEncoding
 from monolith_serving.ranking.core_ranker import runs_in_core
@@ -195,9 +193,7 @@ def test_work_beyond_the_deadline_is_refused(job):
 
 
 def test_probabilities_that_are_not_finite_are_an_error(setting):
-    model = setting.replica.state.model
-    with torch.no_grad():
-        model.head.bias.fill_(float("nan"))
+    setting.replica.state.dense.tensors["head.bias"][:] = np.nan
     with pytest.raises(ModelNotFinite):
         setting.rank(setting.request(1))
 
@@ -205,9 +201,8 @@ def test_probabilities_that_are_not_finite_are_an_error(setting):
 def test_new_weights_score_with_their_version(setting, job):
     message = setting.request(4)
     _, before = answer_of(setting.rank(message))
-    model = build_model(Schema.of(job), job.model, 7)
-    model.freeze()
-    setting.replica.state = replace(setting.replica.state, model=model, next_delta=(4, 3))
+    model = model_of(job, 7)
+    setting.replica.state = replace(setting.replica.state, model=model, dense=model.state, next_delta=(4, 3))
     answer, after = answer_of(setting.rank(message))
     assert answer.model_version == "4.3" and not np.allclose(before, after)
     np.testing.assert_allclose(after, setting.rank_in_python(message)[1].scores, atol=2e-6)
@@ -218,9 +213,8 @@ def test_requests_beside_the_packing_of_new_weights_have_the_version_of_the_last
     setting.rank(message)
     setting.replica.state = replace(setting.replica.state, next_delta=(4, 9))
     assert answer_of(setting.rank(message))[0].model_version == "4.9"
-    model = build_model(Schema.of(job), job.model, 7)
-    model.freeze()
-    setting.replica.state = replace(setting.replica.state, model=model, next_delta=(4, 10))
+    model = model_of(job, 7)
+    setting.replica.state = replace(setting.replica.state, model=model, dense=model.state, next_delta=(4, 10))
     with setting.core._packing:
         assert answer_of(setting.rank(message))[0].model_version == "4.9"
     assert answer_of(setting.rank(message))[0].model_version == "4.10"
@@ -255,9 +249,8 @@ def test_a_request_is_ranked_at_once_if_all_is_held(setting, job):
     assert setting.core.rank_at_once(other, FAR_S) is None  # its features must be read
     setting.replica.state = replace(setting.replica.state, next_delta=(4, 9))
     assert answer_of(setting.core.rank_at_once(value, FAR_S))[0].model_version == "4.9"
-    model = build_model(Schema.of(job), job.model, 7)
-    model.freeze()
-    setting.replica.state = replace(setting.replica.state, model=model, next_delta=(4, 10))
+    model = model_of(job, 7)
+    setting.replica.state = replace(setting.replica.state, model=model, dense=model.state, next_delta=(4, 10))
     assert setting.core.rank_at_once(value, FAR_S) is None
     setting.core.keep_up()
     assert answer_of(setting.core.rank_at_once(value, FAR_S))[0].model_version == "4.10"

@@ -1,4 +1,4 @@
-"""A step of the joiner is committed after `linger_s`, or with enough records or examples, whichever is first."""
+"""A step of the joiner is committed after `linger_s`, or with enough records or examples; after a pause an example does not wait."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from monolith_py.clock import ManualClock
+from monolith_py.io import MemoryKv
 
 World = Any
 NOW_MS = 1_700_000_000_000
@@ -30,6 +31,11 @@ def joiner_of(world: World, clock: ManualClock, num_examples: int, **settings: A
     return job, log, world.joiner(job, log, clock=clock)
 
 
+def committed(kv: MemoryKv) -> dict[str, bytes]:
+    """Return the entries of the store but for the joiner's signs of life."""
+    return {key: value for key, value in kv.scan("") if ":member:" not in key}
+
+
 def test_a_step_is_committed_after_the_linger(world: World, clock: ManualClock) -> None:
     job, log, loop = joiner_of(world, clock, 3, linger_s=2.0)
     loop.step()
@@ -41,16 +47,43 @@ def test_a_step_is_committed_after_the_linger(world: World, clock: ManualClock) 
     assert [len(batch) for batch in world.batches(job, log)] == [3]
 
 
-def test_the_linger_begins_with_the_first_record_of_a_step(world: World, clock: ManualClock) -> None:
+def test_examples_after_a_pause_are_committed_at_once_and_the_next_ones_after_the_linger(world: World, clock: ManualClock) -> None:
     job, log, loop = joiner_of(world, clock, 0, linger_s=2.0)
     loop.step()
     clock.advance(100.0)
     world.append(job, log, *click(world, 1))
     loop.step()
-    assert world.batches(job, log) == []
-    clock.advance(2.0)
+    assert len(world.batches(job, log)) == 1
+    clock.advance(0.5)
+    world.append(job, log, *click(world, 2))
     loop.step()
-    assert [len(batch) for batch in world.batches(job, log)] == [1]
+    clock.advance(1.4)
+    world.append(job, log, *click(world, 3))
+    loop.step()
+    assert len(world.batches(job, log)) == 1
+    clock.advance(0.2)
+    loop.step()
+    assert [len(batch) for batch in world.batches(job, log)] == [1, 2]
+
+
+def test_records_without_examples_are_committed_after_the_linger_and_delay_no_example(world: World, clock: ManualClock) -> None:
+    job, kv = world.job(terminal_actions=["end"], linger_s=2.0), MemoryKv()
+    log = world.log(job)
+    loop = world.joiner(job, log, kv, clock)
+    clock.advance(100.0)
+    impression, end = click(world, 1)
+    world.append(job, log, impression)
+    before = committed(kv)
+    loop.step()
+    clock.advance(1.9)
+    loop.step()
+    assert committed(kv) == before
+    clock.advance(0.2)
+    loop.step()
+    assert committed(kv) != before
+    world.append(job, log, end)
+    loop.step()
+    assert [len(batch) for batch in world.batches(job, log) if len(batch)] == [1]
 
 
 def test_a_step_with_max_records_is_committed_at_once_and_reads_no_more_of_a_topic(world: World, clock: ManualClock) -> None:

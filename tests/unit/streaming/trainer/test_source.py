@@ -1,4 +1,7 @@
-"""ExampleSource hands out every example once, in an order and in batches that depend only on the log."""
+"""ExampleSource hands out every example once, in an order and in batches that depend only on the log.
+
+Longer than 300 lines: the cases share their fixtures.
+"""
 
 from __future__ import annotations
 
@@ -174,13 +177,17 @@ def test_a_batch_that_is_not_full_lingers_and_a_full_one_does_not(
 
 @pytest.mark.parametrize("partitions", [1, 2])
 def test_an_empty_log_gives_no_batch_after_the_linger(
-    new_log: MakeLog, make_source: Callable[..., ExampleSource], clock: ManualClock, partitions: int
+    new_log: MakeLog, make_examples: Examples, make_source: Callable[..., ExampleSource], clock: ManualClock, partitions: int
 ) -> None:
-    source = make_source(new_log(partitions))
+    log = new_log(partitions)
+    source = make_source(log)
     assert source.next_batch(2, 3.0, going) is None
     assert clock.monotonic_s() == pytest.approx(3.0)
     assert source.positions == dict.fromkeys(range(partitions), (0, 0))
     assert source.has_reached(source.ends())
+    append(log, make_examples(1))
+    assert len(source.next_batch(2, 3.0, going) or ()) == 1
+    assert clock.monotonic_s() == pytest.approx(3.0), "after a pause the first examples do not wait"
 
 
 @pytest.mark.parametrize("partitions", [1, 2])
