@@ -74,7 +74,10 @@ def main() -> None:
 
 
 def bench_idle(folder: Path) -> None:
-    """Memory of a replica whose model has no row."""
+    """Memory of a replica whose model has no row; CPU seconds of `monolith --help`."""
+    used_s = children_s()
+    run(["--help"])
+    figure("ops.help_s", children_s() - used_s, "s")
     config = job_file(folder)
     save(config, Trainer(load_job(config)))
     with replicas([config]) as (replica,):
