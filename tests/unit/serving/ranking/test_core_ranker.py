@@ -439,9 +439,8 @@ def test_a_request_is_ranked_at_once_if_all_is_held(setting, job):
     assert setting.core.rank_at_once(other, FAR_S) is None  # its features must be read
     setting.replica.state = replace(setting.replica.state, next_delta=(4, 9))
     assert answer_of(setting.core.rank_at_once(value, FAR_S))[0].model_version == "4.9"
-    model = build_model(Schema.of(job), job.model, 7)
-    model.freeze()
-    setting.replica.state = replace(setting.replica.state, model=model, next_delta=(4, 10))
+    model = model_of(job, 7)
+    setting.replica.state = replace(setting.replica.state, model=model, dense=model.state, next_delta=(4, 10))
     assert setting.core.rank_at_once(value, FAR_S) is None
     setting.core.keep_up()
     assert answer_of(setting.core.rank_at_once(value, FAR_S))[0].model_version == "4.10"
