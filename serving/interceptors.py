@@ -5,19 +5,27 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 import grpc
 
 from monolith_py.clock import Clock
 from monolith_py.errors import ConditionFailed, KvError, NotReady, Overloaded, WireError
 from monolith_py.observe.metrics import RANK_DURATION_SECONDS, RANK_REQUESTS
-from monolith_serving.call_threads import CallThreads
+from monolith_serving.call_threads import CallerThread, CallThreads
 from monolith_serving.log_limit import LogLimit
 
 _logger = logging.getLogger(__name__)
 
 BytesHandler = Callable[[bytes, Any], bytes | None]
+
+
+class InCore(NamedTuple):
+    """Ways to answer an RPC in the core: in any thread, and at once, without waiting for anything."""
+
+    handle: BytesHandler
+    at_once: BytesHandler | None = None
+
 
 # Any other exception is INTERNAL.
 CODES: dict[type[Exception], grpc.StatusCode] = {
@@ -89,18 +97,19 @@ class StatusInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # ge
     """Handles the unary RPCs of one service, for instance "monolith.v1.Ranking"; RPCs of other services pass unchanged.
 
     Messages are parsed here: grpcio ends a call with bytes that it cannot parse as INTERNAL, with a traceback. `in_core` has the names of
-    RPCs that the core answers, bytes for bytes; it returns None for a request that it leaves to the service.
+    RPCs that the core answers, bytes for bytes; it returns None for a request that it leaves to the service. `at_once` returns None for
+    one that needs a thread.
     """
 
     def __init__(
-        self, service: str, threads: CallThreads, max_waiting: int, clock: Clock, in_core: Mapping[str, BytesHandler] | None = None
+        self, service: str, threads: CallThreads, max_waiting: int, clock: Clock, in_core: Mapping[str, InCore] | None = None
     ) -> None:
         self._in_core = {f"/{service}/{name}": handle for name, handle in (in_core or {}).items()}
         self._handlers: dict[str, Any] = {}  # by method, made once
         self._prefix, self._threads, self._max_waiting, self._clock = f"/{service}/", threads, max_waiting, clock
-        self._log_limit = LogLimit(clock)
+        self._log_limit, self._answered = LogLimit(clock), RANK_REQUESTS.labels(code="OK")
         # A stream's handler runs before its messages arrive, so a refusal never waits for a client.
-        self._refusal = grpc.stream_unary_rpc_method_handler(in_threads(self._refuse, ThreadPoolExecutor(1, "refuse")))
+        self._refusal = grpc.stream_unary_rpc_method_handler(in_threads(self._refuse, CallerThread()))
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
         """Return the handler of an RPC, wrapped if it belongs to the service."""
@@ -117,28 +126,51 @@ class StatusInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # ge
 
     def _wrap(self, method: str, handler: Any) -> BytesHandler:
         """Return a handler that parses the message, counts and times the call, and aborts the RPC if it raises."""
-        in_core, answered = self._in_core.get(method), RANK_REQUESTS.labels(code="OK")
+        in_core = self._in_core.get(method)
 
         def handle_rpc(value: bytes, context: Any) -> bytes | None:
             start_s = self._clock.monotonic_s()
             message = None
             try:
                 self._threads.received()
-                response = None if in_core is None else in_core(value, context)
+                response = None if in_core is None else in_core.handle(value, context)
                 if response is None:
                     message = _parsed(handler.request_deserializer, value)
                     response = handler.response_serializer(handler.unary_unary(message, context))
             except Exception as error:
-                code = code_of(error)
-                RANK_REQUESTS.labels(code=code.name).inc()
-                if code is grpc.StatusCode.INTERNAL and self._log_limit.allows(type(error).__name__):
-                    _logger.exception("%s failed, request %r", method, getattr(message, "request_id", "")[:128])
-                context.abort(code, details_of(error))  # raises
-            answered.inc()
-            RANK_DURATION_SECONDS.observe(self._clock.monotonic_s() - start_s)
+                self._abort(method, getattr(message, "request_id", ""), error, context)
+            self._note_answered(start_s)
             return response
 
+        if in_core is not None and in_core.at_once is not None:
+            handle_rpc.at_once = self._at_once(method, in_core.at_once)  # type: ignore[attr-defined]
         return handle_rpc
+
+    def _at_once(self, method: str, answer: BytesHandler) -> BytesHandler:
+        def answer_at_once(value: bytes, context: Any) -> bytes | None:
+            start_s = self._clock.monotonic_s()
+            try:
+                response = answer(value, context)
+            except Exception as error:
+                self._abort(method, "", error, context)
+            if response is not None:
+                self._note_answered(start_s)
+            return response
+
+        return answer_at_once
+
+    def _note_answered(self, start_s: float) -> None:
+        self._answered.inc()
+        RANK_DURATION_SECONDS.observe(self._clock.monotonic_s() - start_s)
+
+    def _abort(self, method: str, request_id: str, error: Exception, context: Any) -> NoReturn:
+        """End an RPC with the status of the `error` that is being handled."""
+        code = code_of(error)
+        RANK_REQUESTS.labels(code=code.name).inc()
+        if code is grpc.StatusCode.INTERNAL and self._log_limit.allows(type(error).__name__):
+            _logger.exception("%s failed, request %r", method, request_id[:128])
+        context.abort(code, details_of(error))
+        raise AssertionError("abort raises")
 
     def _refuse(self, _messages: Any, context: Any) -> None:
         RANK_REQUESTS.labels(code="RESOURCE_EXHAUSTED").inc()

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import torch
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from monolith_py._core import RankedRequest
@@ -28,14 +27,19 @@ from monolith_py.process import StopSignal, set_num_threads
 from monolith_serving.call_threads import CallThreads
 from monolith_serving.channel import SERVER_OPTIONS
 from monolith_serving.core_service import CoreService
+from monolith_serving.direct_server import DirectServer
 from monolith_serving.features.store import FeatureStore
+from monolith_serving.front import HEALTH_THREADS, Front, PythonFront
+from monolith_serving.front_cpp import CppFront, FrontParts
 from monolith_serving.interceptors import StatusInterceptor, ThreadsInterceptor
 from monolith_serving.ranking.core_ranker import CoreRanker, runs_in_core
 from monolith_serving.ranking.impression_encoder import ImpressionEncoder, ServedRequest
 from monolith_serving.ranking.impression_log import ImpressionWriter
 from monolith_serving.ranking.ranker import Ranker
+from monolith_serving.replica.device import device_of
 from monolith_serving.replica.replica import Replica
-from monolith_serving.security import listen, token_interceptors
+from monolith_serving.replica.table import runs_core
+from monolith_serving.security import token_interceptors
 from monolith_serving.service import SERVICE_NAME, RankingService
 from monolith_serving.shadow.split import SplitService, arm_of, second_job
 
@@ -44,7 +48,6 @@ _logger = logging.getLogger(__name__)
 # Time for the requests in progress once new ones are refused.
 _FINISH_S = 5.0
 # Threads of the other services: they share none with Rank.
-_HEALTH_THREADS = 2
 _REFLECTION_THREADS = 2
 # A reflection stream serves one look at the service; a client that holds it for longer is cut off.
 _REFLECTION_S = 10.0
@@ -59,14 +62,14 @@ def run_server(job: JobConfig) -> None:
         TopicMissing: a topic of the replica does not exist.
     """
     config, clock = job.serving, SystemClock()
-    set_num_threads(config.num_threads)
+    device = device_of(config)
+    set_num_threads(config.num_threads, with_torch=not runs_core(config.engine, device))
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignal().installed())
         # One log each: a read that waits for updates must not delay the append of impressions.
         topics = Topics.of(job.log)
         needed = [topics.updates, topics.dense_requests, *([topics.verdicts] if config.guarded else [])]
         updates = _open_topics(job, needed, stack) if config.follow_updates else None
-        device = device_of(config)
         replica = Replica(job, updates, device, clock)
         stack.callback(replica.close)
         impressions: ImpressionWriter[ServedRequest | RankedRequest] | None = None
@@ -83,12 +86,25 @@ def run_server(job: JobConfig) -> None:
         stack.callback(follower.close)
         first = RankingService(ranker, replica, Schema.of(job).tasks, config, clock, EventTimeRule.of(job.log))
         service = _split(job, first, store, stop, stack) if config.split.share else first
-        core = None
-        if device.type == "cpu" and runs_in_core(job):
-            core = CoreService(CoreRanker(job, replica, store, impressions, clock), config, clock)
-        _serve(make_server(service, config, clock, core), replica, config, stop, clock)
+        core_ranker = CoreRanker(job, replica, store, impressions, clock) if device.type == "cpu" and runs_in_core(job) else None
+        core = None if core_ranker is None else CoreService(core_ranker, config, clock)
+        front = _front_of(FrontParts(service, replica, core_ranker, core, impressions), config, clock)
+        _serve(front, replica, config, stop, clock, core)
         stop.set()
         follower.raise_failure()
+
+
+def _front_of(parts: FrontParts, config: ServingConfig, clock: Clock) -> Front:
+    """Return the front of the settings, not started.
+
+    Raises:
+        ConfigError: it is the C++ one, which was not built, or the core does not rank the requests of the job.
+    """
+    if config.front == "python":
+        return PythonFront(make_server(parts.service, config, clock, parts.core), config)
+    if parts.ranker is None:
+        raise ConfigError("serving.front must be 'python' for a job that the core does not rank on this device, got 'cpp'")
+    return CppFront(parts, config, clock)
 
 
 def _split(job: JobConfig, first: RankingService, store: FeatureStore, stop: StopSignal, stack: ExitStack) -> SplitService:
@@ -107,18 +123,6 @@ def _split(job: JobConfig, first: RankingService, store: FeatureStore, stop: Sto
     ranker = Ranker(arm, replica, store, impressions, clock, Schema.of(other))
     second = RankingService(ranker, replica, Schema.of(job).tasks, arm.serving, clock, EventTimeRule.of(job.log))
     return SplitService(job.serving.split, first, second, replica)
-
-
-def device_of(config: ServingConfig) -> torch.device:
-    """Return the device to rank on: CUDA if the machine has it and the settings allow it.
-
-    Raises:
-        ConfigError: the settings require CUDA and there is none.
-    """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("serving.device must be 'auto' or 'cpu' on a machine without CUDA, got 'cuda'")
-    use_cuda = config.device != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda" if use_cuda else "cpu")
 
 
 class Follower:
@@ -162,68 +166,45 @@ def make_server(service: pb_grpc.RankingServicer, config: ServingConfig, clock: 
     """Return a gRPC server with the ranking service, without a port and not started. `core` answers the requests that it takes."""
     threads = CallThreads(config.grpc_threads, "rank", sheds=True)
     others = {
-        health.SERVICE_NAME: CallThreads(_HEALTH_THREADS, "health"),
+        health.SERVICE_NAME: CallThreads(HEALTH_THREADS, "health"),
         reflection.SERVICE_NAME: CallThreads(_REFLECTION_THREADS, "reflection", limit_s=_REFLECTION_S),
     }
     interceptors: list[grpc.ServerInterceptor[Any, Any]] = [
         *token_interceptors(config),
         ThreadsInterceptor(others),
-        StatusInterceptor(SERVICE_NAME, threads, config.max_waiting_requests, clock, {} if core is None else {"Rank": core.rank}),
+        StatusInterceptor(SERVICE_NAME, threads, config.max_waiting_requests, clock, {} if core is None else {"Rank": core.in_core}),
     ]
     options = [*SERVER_OPTIONS, ("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", config.max_request_bytes)]
-    server = grpc.server(threads, interceptors=interceptors, options=options)
+    server = DirectServer(threads, interceptors, options)
     pb_grpc.add_RankingServicer_to_server(service, server)
     if config.reflection:
         reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     return server
 
 
-def _probe_server(health_servicer: health.HealthServicer, config: ServingConfig) -> grpc.Server | None:
-    """Return a running server of health checks alone, on `serving.health_port`; None without that port.
-
-    Raises:
-        ConfigError: the port is taken.
-    """
-    if not config.health_port:
-        return None
-    server = grpc.server(CallThreads(_HEALTH_THREADS, "probes"), options=[("grpc.so_reuseport", 0)])
-    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    try:
-        server.add_insecure_port(f"{config.host}:{config.health_port}")
-    except RuntimeError as error:
-        raise ConfigError(f"serving.health_port must be free to listen on, got {config.health_port}: {error}") from None
-    server.start()
-    return server
-
-
-def _serve(server: grpc.Server, replica: Replica, config: ServingConfig, stop: StopSignal, clock: Clock) -> None:
+def _serve(front: Front, replica: Replica, config: ServingConfig, stop: StopSignal, clock: Clock, core: CoreService | None = None) -> None:
     """Answer requests until `stop`, then finish the ones in progress."""
-    health_servicer = health.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    port = listen(server, config)
-    probes = _probe_server(health_servicer, config)
-    _set_health(health_servicer, serving=False)
-    server.start()
+    port = front.start()
     _logger.info("listening on %s:%d", config.host, port)
     try:
         healthy = announced = False
         while not stop.wait(_HEALTH_INTERVAL_S):
+            if core is not None:
+                core.keep_up()
             if replica.is_ready and not announced and config.port_file is not None:
                 _write_whole(Path(config.port_file), str(port))
                 announced = True
             now_healthy = is_healthy(replica, config)
             if now_healthy != healthy:
                 healthy = now_healthy
-                _set_health(health_servicer, serving=healthy)
+                front.set_serving(healthy)
                 word = "SERVING" if healthy else "NOT_SERVING"
                 _logger.info("health: %s, %.1f s stale, %.1f s behind", word, replica.staleness_ms() / 1000, replica.behind_s())
     finally:
         # Balancers see NOT_SERVING and send their next requests elsewhere; those on their way are answered.
-        health_servicer.enter_graceful_shutdown()
+        front.begin_drain()
         clock.sleep(config.drain_s)
-        server.stop(_FINISH_S).wait()
-        if probes is not None:
-            probes.stop(None).wait()
+        front.stop(_FINISH_S)
     _logger.info("stopped")
 
 
@@ -234,12 +215,6 @@ def is_healthy(replica: Replica, config: ServingConfig) -> bool:
     """
     is_young = config.max_staleness_s == 0 or replica.staleness_ms() <= config.max_staleness_s * 1000
     return replica.is_ready and replica.is_fresh and (is_young or replica.is_held)
-
-
-def _set_health(servicer: health.HealthServicer, *, serving: bool) -> None:
-    status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-    for name in ("", SERVICE_NAME):
-        servicer.set(name, status)
 
 
 def _write_whole(path: Path, text: str) -> None:

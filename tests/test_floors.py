@@ -39,6 +39,8 @@ DOORS = {
         "monolith_py/sync/verdicts.py",
         "monolith_py/sync/dense/*.py",
         "serving/client.py",
+        "serving/front_calls.py",
+        "serving/front_cpp.py",
         "serving/process.py",
         "serving/service.py",
         "serving/ranking/request.py",
@@ -51,7 +53,7 @@ DOORS = {
     ],
     "safetensors": ["monolith_py/sync/dense/update.py", "monolith_py/training/checkpoint/layout.py"],
     "rich": [
-        "monolith_py/cli.py",
+        "monolith_py/cli/*.py",
         "monolith_py/training/inspection/view.py",
         "streaming/backtest/view.py",
         "streaming/compare/view.py",
@@ -62,10 +64,20 @@ DOORS = {
     ],
     "matplotlib": ["streaming/backtest/plots.py"],
     "prometheus_client": ["monolith_py/observe/metrics.py"],
-    "typer": ["monolith_py/cli.py"],
+    "typer": ["monolith_py/cli/*.py"],
     "apache_beam": ["streaming/replay/beam.py"],
-    "grpc": ["serving/channel.py", "serving/client.py", "serving/interceptors.py", "serving/process.py", "serving/security.py"],
-    "grpc_health": ["serving/process.py"],
+    "grpc": [
+        "serving/channel.py",
+        "serving/client.py",
+        "serving/direct_server.py",
+        "serving/front.py",
+        "serving/front_calls.py",
+        "serving/front_cpp.py",
+        "serving/interceptors.py",
+        "serving/process.py",
+        "serving/security.py",
+    ],
+    "grpc_health": ["serving/front.py", "serving/process.py"],
     "grpc_reflection": ["serving/process.py"],
     "fbgemm_gpu": ["serving/replica/row_store.py"],
 }
@@ -169,7 +181,8 @@ def test_what_a_package_offers_is_sorted_and_imported(path: Path) -> None:
         ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
     )
     assert offered == sorted(offered, key=lambda name: (not name.isupper(), not name[0].isupper(), name)), "constants, classes, functions"
-    names = {alias.asname or alias.name for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names}
+    nodes = [*tree.body, *(node for lazy in tree.body if isinstance(lazy, ast.If) for node in lazy.body)]
+    names = {alias.asname or alias.name for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names}
     assert set(offered) <= names
 
 
@@ -178,7 +191,18 @@ def test_a_package_only_re_exports(path: Path) -> None:
     for node in ast.parse(path.read_text()).body:
         is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         is_about_itself = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("__all__", "__version__")
-        assert is_docstring or is_about_itself or isinstance(node, ast.ImportFrom), ast.unparse(node)
+        assert is_docstring or is_about_itself or isinstance(node, ast.ImportFrom) or is_lazy(node), ast.unparse(node)
+
+
+def is_lazy(node: ast.stmt) -> bool:
+    """Return whether a statement exports names at first use: the same ones as for the type checker."""
+    if not isinstance(node, ast.If) or ast.unparse(node.test) != "TYPE_CHECKING":
+        return False
+    (export,) = node.orelse
+    assert isinstance(export, ast.Assign) and ast.unparse(export).startswith("__getattr__ = lazy_exports(__name__, "), ast.unparse(export)
+    assert isinstance(export.value, ast.Call)
+    typed = {alias.name for one in node.body if isinstance(one, ast.ImportFrom) for alias in one.names}
+    return typed == set(ast.literal_eval(export.value.args[1]))
 
 
 def test_only_the_clock_reads_the_wall_clock() -> None:

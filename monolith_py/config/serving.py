@@ -46,7 +46,12 @@ class ServingConfig(Settings):
     max_impression_bytes: Count = 8 << 20
     # Most bytes of impressions that wait for the log; further ones are counted as lost.
     impression_queue_bytes: Count = 64 << 20
-    # Requests handled at the same time; each takes a thread.
+    # Server of the calls: "python" is grpcio's; "cpp" is one in C++, which answers most calls without Python. It is there where the build
+    # finds libgrpc++, and needs a job that the core can rank.
+    front: Literal["python", "cpp"] = "python"
+    # Threads of the C++ server; 0 takes all cores.
+    front_threads: Threads = 0
+    # Requests handled at the same time; each takes a thread. With the C++ front: those that Python must answer.
     grpc_threads: Annotated[int, Field(ge=1, le=1024)] = 16
     # Most requests that wait for one of these threads; a further one is refused with RESOURCE_EXHAUSTED.
     max_waiting_requests: Count = 1000
@@ -109,6 +114,8 @@ class ServingConfig(Settings):
             ("follow_updates = false", ("channel",), not self.follow_updates),
             ("follow_updates = true", ("freshness_log", "max_behind_s", "max_catch_up_s", "guarded"), self.follow_updates),
             ("guarded = true", ("guard_silence_s",), self.guarded),
+            ("front = 'cpp'", ("front_threads",), self.front == "cpp"),
+            ("front = 'python'", ("reflection",), self.front == "python"),
             ("follow_updates or follow_checkpoints", ("max_staleness_s",), self.follow_updates or self.follow_checkpoints),
         ):
             for name in names:

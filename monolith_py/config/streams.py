@@ -125,7 +125,7 @@ class JoinerConfig(Settings):
         "closing_actions": "terminal_actions",
     }
 
-    # Time that an impression waits for its actions, in seconds.
+    # Time that an impression waits for its actions, in seconds. One that comes later than this behind its topic is refused.
     window_s: Seconds = 600.0
     # Unit and time of emission: each candidate once its labels are known, all candidates of a request once those of the last are, or all of
     # them when the window closes. "candidate" learns a click on a list up to `window_s` sooner, but before the list's negatives, so that
@@ -138,7 +138,7 @@ class JoinerConfig(Settings):
     request_terminal_actions: tuple[str, ...] = ()
     # Effect of an action after its impression was emitted: a RETRACTION example, or none.
     late: Literal["retract", "drop"] = "retract"
-    # Time after the window that an emitted impression is kept for late actions, and that actions wait for a late impression, in seconds.
+    # Time after the window that an emitted impression is kept for late actions, in seconds.
     allowed_lateness_s: SecondsOrZero = 3600.0
     # Share of the examples without a positive label that is kept; the trainer weights their loss by its inverse.
     negative_rate: SampleRate = 1.0

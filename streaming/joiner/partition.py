@@ -24,7 +24,7 @@ _FAULTS = {
     Reason.NO_CANDIDATE: "action.item_id must be a candidate of its request, got another item",
     Reason.TOO_MANY: f"action.request_id must have at most {MAX_EARLY} actions before its impression, got more",
 }
-_TOO_LATE = "impression.time_ms must be within window_s + allowed_lateness_s of the watermark, got an older one"
+_TOO_LATE = "impression.time_ms must be within window_s of the event time of its topic before it, got an older one"
 
 # Kind of an emission in the core -> label of its metric.
 _KINDS = {int(kind): kind.name.lower() for kind in ExampleKind} | {255: "sampled_away"}

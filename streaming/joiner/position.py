@@ -41,9 +41,9 @@ class Progress:
 
     offsets: list[int]  # to read on from, by `InputTopic`
     watermark: WatermarkState = field(default_factory=WatermarkState)
-    # Watermark up to which every due request was processed: an impression that would be forgotten by then is refused.
+    # Watermark up to which every due request was processed: an impression with a deadline up to it is refused.
     advanced_ms: int | None = None
-    # Every request with a deadline up to this time was closed; below `advanced_ms` only while a late impression waits.
+    # The same, also for the actions that wait for an impression; below `advanced_ms` while one that came late is due.
     closed_ms: int | None = None
     open: OpenPlace = _BEGINNING
     topics: list[str] = field(default_factory=list)  # ids of the inputs, by `InputTopic`: the offsets are theirs

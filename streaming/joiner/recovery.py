@@ -56,7 +56,7 @@ class Recovery:
             tail.last.step,
             ranges,
         )
-        partition.joiner.core.begin_recovery(_or_never(target.closed_ms), _or_never(target.advanced_ms))
+        partition.joiner.core.begin_recovery(_NEVER_MS if target.advanced_ms is None else target.advanced_ms)
         self._see_again(partition, InputTopic.IMPRESSIONS, tail)
         self._adopt(partition, tail)
         self._see_again(partition, InputTopic.ACTIONS, tail)
@@ -104,7 +104,3 @@ class Recovery:
                 return
             yield records
             offset = records[-1].offset + 1
-
-
-def _or_never(time_ms: int | None) -> int:
-    return _NEVER_MS if time_ms is None else time_ms

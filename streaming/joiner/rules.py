@@ -17,6 +17,9 @@ event time of its own topic before it (`clock_ms`, watermark.py), which has pass
 - An action may arrive before its impression. It waits for `window_s` plus `max_out_of_orderness_s` from its time on, or from that of its
   topic before it if that is later. It is refused if the topic of the impression had passed the end of the wait before the impression came.
   Copies of one that waits are left out; of more than MAX_EARLY of a request the others are refused.
+- An impression whose topic had passed the end of its window before it is refused as a whole (`is_too_late`): actions on it may have been
+  refused meanwhile, and its candidates would be learnt as negatives. Actions that are not earlier than it by more than
+  `max_out_of_orderness_s`, in their own time and in that of their topic, still wait for every impression that is taken.
 - A second impression of the same request, or a second action of the same kind on a candidate, changes nothing.
 
 The key of an example is (request id, item, kind); that of a retraction includes its tasks.
@@ -83,6 +86,11 @@ class Rules:
     def matters(self, action: Action) -> bool:
         """Return whether an action of this kind can make a label or end a wait."""
         return action.kind in self.bits or action.kind in self.terminal or action.kind in self.terminal_of_request
+
+    def is_too_late(self, time_ms: int, clock_ms: int, advanced_ms: int | None) -> bool:
+        """Return whether an impression comes too late: after its topic, or the watermark where it moved alone, passed its deadline."""
+        deadline_ms = time_ms + self.window_ms
+        return self.has_passed(clock_ms, deadline_ms) or (advanced_ms is not None and advanced_ms >= deadline_ms)
 
     def forget_ms(self, time_ms: int) -> int:
         """Return the watermark at which a request with an impression of this event time is forgotten."""

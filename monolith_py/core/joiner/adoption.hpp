@@ -19,12 +19,6 @@ using ItemFacts = std::unordered_map<int64_t, uint64_t>;
 // Examples in the log by request id: a part of them.
 using Facts = std::unordered_map<std::string, ItemFacts>;
 
-// Progress of the joiner that wrote the examples.
-struct Reach {
-    int64_t closed_ms = 0;     // every request with a deadline up to it was closed
-    int64_t forgotten_ms = 0;  // requests that would be forgotten by it are not recovered
-};
-
 // Take over the examples of `request` in the log. The emissions count as sampled away: they are not written.
 void adopt(Request& request, const ItemFacts& items, Outcome& outcome);
 

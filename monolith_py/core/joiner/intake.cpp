@@ -54,9 +54,9 @@ int64_t Intake::horizon_ms() const {
     return horizon_ms;
 }
 
-bool Intake::is_alone(InputTopic topic, int64_t time_ms) const {
+bool is_alone(const std::deque<Entry>& behind, int64_t time_ms) {
     size_t num_behind = 0, num_agreeing = 0;
-    for (const Entry& entry : buffers_[topic].entries) {
+    for (const Entry& entry : behind) {
         if (!entry.fault.empty()) continue;
         num_agreeing += entry.time_ms >= time_ms - kMaxJumpMs;
         if (++num_behind == kBehind) return num_agreeing < kAgreeing;

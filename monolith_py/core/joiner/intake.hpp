@@ -21,6 +21,13 @@ struct Entry {
     std::string fault;           // reason for refusing an invalid record, else empty
 };
 
+// Records behind one that are looked at, and those that must agree with it to a day.
+constexpr size_t kBehind = 8, kAgreeing = 3;
+
+// Return whether the records behind one show that its time is not that of its topic. Without `kBehind` of them it is
+// believed: the wall clock of a joiner that keeps up tells.
+bool is_alone(const std::deque<Entry>& behind, int64_t time_ms);
+
 class Intake {
   public:
     // `num_ahead`: in a backlog a record counts as ahead of its neighbours only if this many behind it show it.
@@ -46,9 +53,10 @@ class Intake {
     }
     // Return the event time up to which all records were read, as far as the last records of each backlog tell.
     int64_t horizon_ms() const;
-    // Return whether the records behind the one taken last show that its time is not that of its topic. Without
-    // `kBehind` of them it is believed: the wall clock of a joiner that keeps up tells.
-    bool is_alone(InputTopic topic, int64_t time_ms) const;
+    // Return whether the records behind the one taken last show that its time is not that of its topic.
+    bool is_alone(InputTopic topic, int64_t time_ms) const {
+        return joiner::is_alone(buffers_[topic].entries, time_ms);
+    }
     // Take the next record into `next`; false where a topic with a backlog may have an earlier one not read yet.
     bool take(int64_t horizon_ms, Next& next);
 
@@ -63,8 +71,6 @@ class Intake {
         size_t num_valid = 0;
     };
 
-    // Records behind one that are looked at, and those that must agree with it to a day.
-    static constexpr size_t kBehind = 8, kAgreeing = 3;
     void place(Buffer& buffer, size_t first) const;
     bool is_complete(const Buffer& buffer) const { return !buffer.has_backlog || buffer.entries.size() > num_ahead_; }
 

@@ -90,6 +90,8 @@ Entry Partition::entry_of(InputTopic topic, std::string_view value, int64_t wall
 
 std::pair<size_t, bool> Partition::run(double now_s, int64_t wall_ms) {
     std::optional<int64_t> watermark_ms = watermark_.advance(now_s);
+    // No record comes between windows that are due and their end, however many a step may close.
+    if (watermark_ms && waiting_.is_due(*watermark_ms) && waiting_.advance(*watermark_ms)) return {0, true};
     const int64_t horizon_ms = intake_.horizon_ms();
     size_t num_records = 0;
     Intake::Next next;
@@ -132,16 +134,18 @@ void Partition::process(Intake::Next& next, std::optional<int64_t> watermark_ms,
 
 void Partition::see_impression(Entry& entry, std::optional<int64_t> watermark_ms, int64_t clock_ms) {
     ++counts_.valid_impressions;
-    const int64_t until_ms = settings_.rules.forget_ms(entry.time_ms);
+    const Rules& rules = settings_.rules;
+    const int64_t until_ms = rules.forget_ms(entry.time_ms), deadline_ms = rules.deadline_ms(entry.time_ms);
     lookback_.note(kImpressions, entry.offset, until_ms);
     waiting_.reach(watermark_ms);
-    const bool is_forgotten = waiting_.advanced_ms() && *waiting_.advanced_ms() >= until_ms;
-    if (is_forgotten || clock_ms - settings_.rules.max_out_of_orderness_ms >= until_ms) {
+    if (!read_impression(entry.impression.value(), impression_))
+        throw std::logic_error("an impression was read before");
+    // Actions on it may have been refused: by its topic's time, or where that stood still while time went on.
+    const bool is_closed = waiting_.advanced_ms() && *waiting_.advanced_ms() >= deadline_ms;
+    if ((is_closed || rules.has_passed(clock_ms, deadline_ms)) && !waiting_.has_arrived(impression_.request_id)) {
         too_late_.push_back({kImpressions, entry.offset, std::string(entry.impression.value()), {}});
         return;
     }
-    if (!read_impression(entry.impression.value(), impression_))
-        throw std::logic_error("an impression was read before");
     early_.clear();
     const bool is_in_range = settings_.range && settings_.range->has(entry.time_ms);
     range_counts_.impressions += is_in_range;
@@ -200,9 +204,9 @@ OpenPlace Partition::end_step(int64_t examples_end, int64_t step) {
 }
 
 bool Partition::settle_some(size_t num) {
-    if (!unsettled_) unsettled_ = waiting_.unsettled(reach_.closed_ms);
+    if (!unsettled_) unsettled_ = waiting_.unsettled(reached_ms_);
     for (; num > 0 && !unsettled_->empty(); --num) {
-        waiting_.settle(unsettled_->back(), reach_.closed_ms);
+        waiting_.settle(unsettled_->back(), reached_ms_);
         unsettled_->pop_back();
     }
     if (!unsettled_->empty()) return true;
@@ -212,10 +216,17 @@ bool Partition::settle_some(size_t num) {
 
 void Partition::recover(InputTopic topic, const std::vector<std::pair<int64_t, std::string_view>>& records,
                         int64_t wall_ms, const Judge& judge) {
+    std::deque<Entry> entries;
     for (const auto& [offset, value] : records) {
         Entry entry = entry_of(topic, value, wall_ms, judge);
         if (!entry.fault.empty()) continue;  // a dead letter already
         entry.offset = offset;
+        entries.push_back(std::move(entry));
+    }
+    while (!entries.empty()) {
+        Entry entry = std::move(entries.front());
+        entries.pop_front();
+        if (watermark_.is_jump(topic, entry.time_ms) && is_alone(entries, entry.time_ms)) continue;  // as well
         const int64_t clock_ms = watermark_.clock_ms(topic);
         watermark_.observe(topic, entry.time_ms, wall_ms);
         if (topic == kImpressions)
@@ -226,9 +237,11 @@ void Partition::recover(InputTopic topic, const std::vector<std::pair<int64_t, s
 }
 
 void Partition::recover_impression(const Entry& entry, int64_t clock_ms) {
-    if (settings_.rules.forget_ms(entry.time_ms) <= reach_.forgotten_ms) return;
+    const Rules& rules = settings_.rules;
+    if (rules.forget_ms(entry.time_ms) <= reached_ms_) return;
     if (!read_impression(entry.impression.value(), impression_))
         throw std::logic_error("an impression was read before");
+    if (rules.has_passed(clock_ms, rules.deadline_ms(entry.time_ms))) return;  // too late, or a copy
     waiting_.recover_impression(impression_, {entry.impression, entry.offset, clock_ms});
 }
 
@@ -236,7 +249,7 @@ void Partition::recover_action(Entry& entry, int64_t clock_ms) {
     Action action;
     if (!read_action(entry.value, action)) throw std::logic_error("an action was read before");
     const uint32_t kind = settings_.rules.kind_of(action.kind);
-    const bool is_expired = settings_.rules.expire_ms(action.time_ms, clock_ms) <= reach_.forgotten_ms;
+    const bool is_expired = settings_.rules.expire_ms(action.time_ms, clock_ms) <= reached_ms_;
     if (kind == kNoKind || (is_expired && !waiting_.remembers(action.request_id))) return;
     const std::string request_id(action.request_id);
     waiting_.recover_action(request_id, {entry.offset, action.item_id, action.time_ms, kind, action.value > 0,

@@ -95,7 +95,8 @@ class Partition {
 
     // Begin a recovery: `recover` impressions, `adopt` all facts in parts, `settle_some` until none is left, `recover`
     // actions.
-    void begin_recovery(const Reach& reach) { reach_ = reach; }
+    // The joiner before had processed every due request up to `reached_ms`.
+    void begin_recovery(int64_t reached_ms) { reached_ms_ = reached_ms; }
     void adopt(const Facts& facts) { waiting_.adopt(facts); }
     // Settle up to `num` requests; return whether more are left.
     bool settle_some(size_t num);
@@ -160,7 +161,7 @@ class Partition {
     WaitingRequests waiting_;
     Blocks blocks_;
     Lookback lookback_;
-    Reach reach_;  // of a recovery
+    int64_t reached_ms_ = 0;  // of a recovery
     std::optional<std::vector<std::string>> unsettled_;
     std::vector<int64_t> early_;  // offsets of the actions that waited for an impression
     std::vector<RefusedRecord> refused_, too_late_;

@@ -38,7 +38,7 @@ bool is_kept(std::string_view request_id, int64_t item_id, double rate) {
 void StateMachine::see_impression(Request& request, const Impression& impression, const Arrival& arrival) {
     const auto num = static_cast<uint32_t>(impression.num_candidates());
     request.time_ms = impression.time_ms;
-    request.deadline_ms = impression.time_ms + rules_.window_ms;
+    request.deadline_ms = rules_.deadline_ms(impression.time_ms);
     request.clock_ms = arrival.clock_ms;
     request.offset = arrival.offset;
     request.impression = arrival.impression;

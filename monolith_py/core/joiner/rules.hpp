@@ -38,7 +38,8 @@ struct Rules {
     // Return the index of a kind of action that can make a label or end a wait, else kNoKind.
     uint32_t kind_of(std::string_view name) const;
     uint64_t all_tasks() const { return tasks.size() == 64 ? ~uint64_t{0} : (uint64_t{1} << tasks.size()) - 1; }
-    int64_t forget_ms(int64_t time_ms) const { return time_ms + window_ms + allowed_lateness_ms; }
+    int64_t deadline_ms(int64_t time_ms) const { return time_ms + window_ms; }
+    int64_t forget_ms(int64_t time_ms) const { return deadline_ms(time_ms) + allowed_lateness_ms; }
     // An action waits from its time on, or from that of its topic before it if it came late.
     int64_t expire_ms(int64_t time_ms, int64_t clock_ms) const {
         return std::max(time_ms, clock_ms) + window_ms + max_out_of_orderness_ms;

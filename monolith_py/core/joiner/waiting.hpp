@@ -68,6 +68,11 @@ class WaitingRequests {
     bool remembers(std::string_view request_id) const {
         return map_.find(request_id) != nullptr || closed_.has(id_hash(request_id));
     }
+    // Return whether the request of this id has its impression.
+    bool has_arrived(std::string_view request_id) const {
+        const Request* request = map_.find(request_id);
+        return request != nullptr ? request->has_arrived() : closed_.has(id_hash(request_id));
+    }
 
     size_t num_requests() const { return map_.size() + closed_.size(); }
     int64_t num_waiting() const { return num_waiting_; }  // candidates

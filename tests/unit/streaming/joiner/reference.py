@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from monolith_py.clock import Clock
@@ -42,6 +43,8 @@ class Reference:
         self._intake.fill(0, self.position, watermark, 0.0)
         joiner.load(self._intake.request_ids(0), watermark.advance(now_s))
         num_records, watermark_ms = 0, watermark.state.watermark_ms
+        if watermark_ms is not None and joiner.is_due(watermark_ms) and joiner.advance(watermark_ms):
+            return 0, True
         for event in self._intake.events(0, self.position, watermark):
             num_records += 1
             if isinstance(event, SeenImpression):
@@ -78,6 +81,10 @@ class Reference:
             "watermark": self.position.watermark,
             "advanced_ms": joiner.advanced_ms,
         }
+
+    def close_all(self) -> Iterator[None]:
+        """Close every open window; yield after each step."""
+        yield from self.joiner.close_all()
 
     def commit(self) -> None:
         """Store the step."""

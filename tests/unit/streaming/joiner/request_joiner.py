@@ -66,17 +66,18 @@ class RequestJoiner:
     def see_impression(self, seen: SeenImpression, watermark_ms: int | None) -> Sequence[SeenAction]:
         """Process an impression; return the actions that waited for it.
 
-        One of a request that would be forgotten by now is refused: its examples may have been emitted long ago.
+        One that comes too late is refused, unless its request has an impression.
         """
         impression = seen.impression
         self.reach(watermark_ms)
-        forget_ms = self._rules.forget_ms(impression.time_ms)
-        if self._rules.has_passed(seen.clock_ms, forget_ms) or (self.advanced_ms is not None and self.advanced_ms >= forget_ms):
+        self._load([impression.request_id])
+        waiting = self._step.get(impression.request_id)
+        has_arrived = waiting is not None and waiting.request.has_arrived
+        if not has_arrived and self._rules.is_too_late(impression.time_ms, seen.clock_ms, self.advanced_ms):
             self.too_late.append(seen)
             return ()
-        self._load([impression.request_id])
         waiting = self._waiting(impression.request_id)
-        if waiting.request.has_arrived:
+        if has_arrived:
             metrics.IMPRESSIONS_REPEATED.inc()
             return ()
         early = waiting.request.early

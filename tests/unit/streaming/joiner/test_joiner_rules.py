@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from monolith_py.clock import ManualClock
 from monolith_py.config import parse_job
 from monolith_py.errors import ConfigError
 from monolith_streaming.joiner.rules import MAX_TASKS, Rules
@@ -131,6 +132,43 @@ def test_an_action_without_impression_becomes_a_dead_letter_after_its_wait(world
     ((topic, offset, reason),) = world.dead_letters(job, log)
     assert (topic, offset) == ("actions", 0)
     assert "action.request_id" in reason
+
+
+@pytest.mark.parametrize("late_s", [109.9, 110])
+def test_an_impression_that_comes_when_its_actions_may_be_refused_is_refused_as_a_whole(world: World, late_s: float) -> None:
+    """A replica that could not reach the log for longer than the window: its requests were learnt as negatives."""
+    job = world.job()
+    log = world.log(job)
+    loop = world.joiner(job, log)
+    world.append(job, log, world.action("r", "click", 1), world.impression("other", late_s), world.action("other", "click", 400))
+    loop.step()
+    world.append(job, log, world.impression("r"), world.impression("r"), world.impression("other", late_s))
+    world.join(job, log)
+    labels = {(request_id, kind): labels for request_id, _, kind, labels in world.labels(job, log)}
+    letters = [letter[:2] for letter in world.dead_letters(job, log)]
+    if late_s < 110:
+        assert labels["r", LABELLED] == (1, 0) and letters == []
+    else:
+        assert labels.keys() == {("other", LABELLED), ("other", RETRACTION)}
+        assert sorted(letters) == [("actions", 0), ("impressions", 1), ("impressions", 2)], "the copy of the other one is none"
+
+
+def test_an_impression_that_comes_after_silence_past_its_window_is_refused(world: World) -> None:
+    """All replicas were cut off from the log while actions went on, so the topic of impressions does not tell how late it is."""
+    job = world.job(idle_timeout_s=5)
+    log, clock = world.log(job), ManualClock(world.now_ms + 86_400_000)
+    loop = world.joiner(job, log, clock=clock)
+    world.append(job, log, world.impression("before"), world.action("r", "click", 1))
+    loop.step()
+    for second in range(10, 200, 10):
+        clock.advance(10)
+        world.append(job, log, world.action("other", "click", second))
+        loop.step()
+    world.append(job, log, world.impression("r"), world.impression("s", 150))
+    loop.step()
+    loop.close_all()
+    assert sorted(row[0] for row in world.labels(job, log)) == ["before", "s"]
+    assert {("actions", 0), ("impressions", 1)} <= {letter[:2] for letter in world.dead_letters(job, log)}
 
 
 def test_an_action_on_an_item_that_was_not_shown_becomes_a_dead_letter(world: World) -> None:

@@ -1,0 +1,38 @@
+"""The job of a command: its option, its start, its errors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from monolith_py.config import JobConfig, load_job
+from monolith_py.errors import MonolithError
+from monolith_py.observe import serve_metrics, set_up_logging
+
+ConfigOption = Annotated[Path, typer.Option("--config", help="The job's TOML file.", exists=True, dir_okay=False)]
+
+
+def start_job(config: Path, role: Literal["joiner", "trainer", "archiver", "serving", "shadow", "guard"] | None = None) -> JobConfig:
+    """Load the job, set up logging and, for a process with a role, its metrics; return the job."""
+    with errors_to_exit():
+        job = load_job(config)
+        set_up_logging(job.observe.log_level)
+        if role is not None:
+            serve_metrics(getattr(job.observe, f"{role}_port"), role)
+    return job
+
+
+@contextmanager
+def errors_to_exit() -> Iterator[None]:
+    """Turn a MonolithError into one line on standard error and exit status 1."""
+    try:
+        yield
+    except MonolithError as error:
+        Console(stderr=True, highlight=False).print(f"{type(error).__name__}: {error}", markup=False, soft_wrap=True)
+        sys.exit(1)
