@@ -39,7 +39,8 @@ class ReplicaRows:
     `assign` and `insert_all` return whether the rows fit `max_rows`; if not, nothing was changed.
     """
 
-    def __init__(self, features: list[tuple[str, int, str, bool]], max_rows: int = ...) -> None: ...  # name, dim, encoding, mean pooling
+    # Name, dim, encoding, whether bags are means, number of bags in a row.
+    def __init__(self, features: list[tuple[str, int, str, bool, int]], max_rows: int = ...) -> None: ...
     @property
     def handle(self) -> ReplicaRowsHandle: ...
     @property
@@ -48,7 +49,7 @@ class ReplicaRows:
     def num_bytes(self) -> int: ...  # rows and id maps
     @property
     def digest(self) -> int: ...
-    # Pool all features into pooled (B, sum of dims): lengths (F, B) and fids feature by feature.
+    # Pool all bags into pooled (B, sum of dims): lengths (bags of a row, B) and fids bag by bag of a row.
     def pool_by_feature(self, lengths: Int32Array, fids: Int64Array, pooled: FloatArray) -> None: ...
     def assign(self, feature: int, fids: Int64Array, rows: npt.NDArray[np.uint8]) -> bool: ...  # (n,), (n, R)
     def insert_all(self, feature: int, fids: Int64Array, rows: npt.NDArray[np.uint8], num_threads: int) -> bool: ...
@@ -366,6 +367,7 @@ class FixedModel:
     def set_top(self, layers: FixedLayers, shared: Sequence[int], candidate: Sequence[int], stacks: list[TowerStack]) -> None: ...
     def set_bottom(self, layers: FixedLayers, shared: Sequence[int], candidate: Sequence[int]) -> None: ...
     def set_scales(self, scales: FloatArray) -> None: ...
+    def logits(self, pooled: FloatArray, dense: FloatArray, out: FloatArray) -> None: ...  # (B, F * D), (B, W), (B, T); nothing shared
 
 class CoreRanker:
     """Stored features and counters, and the path from a request's bytes to its answer. Any number of threads may call."""

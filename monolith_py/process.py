@@ -62,20 +62,23 @@ class StopSignal:
                 signal.signal(number, handler)
 
 
-def set_num_threads(num_threads: int) -> None:
+def set_num_threads(num_threads: int, *, with_torch: bool = True) -> None:
     """Set the number of threads of torch and of the core, which starts with one; 0 takes all cores.
+
+    `with_torch`: False for a process without torch, which is not imported then.
 
     Raises:
         ValueError: `num_threads` is below 0.
     """
     if num_threads < 0:
         raise ValueError(f"num_threads must be >= 0, got {num_threads!r}")
-    import torch
-
     from monolith_py import _core
 
     num_threads = num_threads or os.cpu_count() or 1
-    torch.set_num_threads(num_threads)
+    if with_torch:
+        import torch
+
+        torch.set_num_threads(num_threads)
     _core.set_num_threads(num_threads)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import torch
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
@@ -37,7 +36,9 @@ from monolith_serving.ranking.core_ranker import CoreRanker, runs_in_core
 from monolith_serving.ranking.impression_encoder import ImpressionEncoder, ServedRequest
 from monolith_serving.ranking.impression_log import ImpressionWriter
 from monolith_serving.ranking.ranker import Ranker
+from monolith_serving.replica.device import device_of
 from monolith_serving.replica.replica import Replica
+from monolith_serving.replica.table import runs_core
 from monolith_serving.security import token_interceptors
 from monolith_serving.service import SERVICE_NAME, RankingService
 from monolith_serving.shadow.split import SplitService, arm_of, second_job
@@ -61,14 +62,14 @@ def run_server(job: JobConfig) -> None:
         TopicMissing: a topic of the replica does not exist.
     """
     config, clock = job.serving, SystemClock()
-    set_num_threads(config.num_threads)
+    device = device_of(config)
+    set_num_threads(config.num_threads, with_torch=not runs_core(config.engine, device))
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignal().installed())
         # One log each: a read that waits for updates must not delay the append of impressions.
         topics = Topics.of(job.log)
         needed = [topics.updates, topics.dense_requests, *([topics.verdicts] if config.guarded else [])]
         updates = _open_topics(job, needed, stack) if config.follow_updates else None
-        device = device_of(config)
         replica = Replica(job, updates, device, clock)
         stack.callback(replica.close)
         impressions: ImpressionWriter[ServedRequest | RankedRequest] | None = None
@@ -122,18 +123,6 @@ def _split(job: JobConfig, first: RankingService, store: FeatureStore, stop: Sto
     ranker = Ranker(arm, replica, store, impressions, clock, Schema.of(other))
     second = RankingService(ranker, replica, Schema.of(job).tasks, arm.serving, clock, EventTimeRule.of(job.log))
     return SplitService(job.serving.split, first, second, replica)
-
-
-def device_of(config: ServingConfig) -> torch.device:
-    """Return the device to rank on: CUDA if the machine has it and the settings allow it.
-
-    Raises:
-        ConfigError: the settings require CUDA and there is none.
-    """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("serving.device must be 'auto' or 'cpu' on a machine without CUDA, got 'cuda'")
-    use_cuda = config.device != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda" if use_cuda else "cpu")
 
 
 class Follower:

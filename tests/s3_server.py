@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -41,6 +42,11 @@ class S3Server:
         assert self._process is not None
         self._process.kill()
         self._process.wait()
+
+    def keys(self, bucket: str, prefix: str) -> list[str]:
+        """Return all keys below a prefix, also those that stand for folders."""
+        with urllib.request.urlopen(f"{self.endpoint}/{bucket}?list-type=2&prefix={prefix}", timeout=30) as answer:
+            return re.findall(r"<Key>([^<]*)</Key>", answer.read().decode())
 
     def make_bucket(self, name: str) -> None:
         with urllib.request.urlopen(urllib.request.Request(f"{self.endpoint}/{name}", method="PUT"), timeout=30):

@@ -181,7 +181,8 @@ def test_what_a_package_offers_is_sorted_and_imported(path: Path) -> None:
         ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
     )
     assert offered == sorted(offered, key=lambda name: (not name.isupper(), not name[0].isupper(), name)), "constants, classes, functions"
-    names = {alias.asname or alias.name for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names}
+    nodes = [*tree.body, *(node for lazy in tree.body if isinstance(lazy, ast.If) for node in lazy.body)]
+    names = {alias.asname or alias.name for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names}
     assert set(offered) <= names
 
 
@@ -190,7 +191,18 @@ def test_a_package_only_re_exports(path: Path) -> None:
     for node in ast.parse(path.read_text()).body:
         is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         is_about_itself = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("__all__", "__version__")
-        assert is_docstring or is_about_itself or isinstance(node, ast.ImportFrom), ast.unparse(node)
+        assert is_docstring or is_about_itself or isinstance(node, ast.ImportFrom) or is_lazy(node), ast.unparse(node)
+
+
+def is_lazy(node: ast.stmt) -> bool:
+    """Return whether a statement exports names at first use: the same ones as for the type checker."""
+    if not isinstance(node, ast.If) or ast.unparse(node.test) != "TYPE_CHECKING":
+        return False
+    (export,) = node.orelse
+    assert isinstance(export, ast.Assign) and ast.unparse(export).startswith("__getattr__ = lazy_exports(__name__, "), ast.unparse(export)
+    assert isinstance(export.value, ast.Call)
+    typed = {alias.name for one in node.body if isinstance(one, ast.ImportFrom) for alias in one.names}
+    return typed == set(ast.literal_eval(export.value.args[1]))
 
 
 def test_only_the_clock_reads_the_wall_clock() -> None:

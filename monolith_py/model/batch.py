@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from monolith_py import _core
 from monolith_py.data.columns import FeatureColumns, FloatArray, Int32Array, Int64Array, SparseColumn, StackedColumns
@@ -51,7 +50,9 @@ class Batch:
 
     def sparse(self) -> KeyedJaggedTensor:
         """Return the fids as TorchRec's KeyedJaggedTensor, without a copy."""
-        from torchrec.sparse.jagged_tensor import KeyedJaggedTensor  # training only: its import takes seconds
+        # Training only: their import takes seconds.
+        import torch
+        from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
         return KeyedJaggedTensor(
             keys=list(self.names),

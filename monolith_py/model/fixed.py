@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
+import numpy.typing as npt
 
 from monolith_py import _core
 from monolith_py.data.columns import FloatArray
-from monolith_py.model.ranking import DLRM, DeepFM, RankModel
-from monolith_py.tower import Tower
+from monolith_py.model.fixed_tower import dense_layer, tower_stacks
+from monolith_py.model.shape import LayerShape, ModelShape, Parameters
 
 # Weights (O, I), biases (O,), whether ReLU follows, whether the layer computes in bf16.
 _Layer = tuple[FloatArray, FloatArray, bool, bool]
@@ -32,66 +32,68 @@ class InputSplit:
     candidate_dense: tuple[int, ...]
 
 
-def fixed_model(model: RankModel, split: InputSplit) -> _core.FixedModel:
-    """Return the model with its current weights, in evaluation mode: it ignores later changes."""
+def fixed_model(shape: ModelShape, parameters: Parameters, split: InputSplit) -> _core.FixedModel:
+    """Return a model of `shape` with the weights `parameters`, which `shape.check` has passed."""
     features = len(split.shared_features), len(split.candidate_features)
     dense = len(split.shared_dense), len(split.candidate_dense)
-    kind = "dlrm" if isinstance(model, DLRM) else "deepfm"
-    fixed = _core.FixedModel(kind, model.dim, features, dense, model.head.out_features)
-    columns = _dlrm_columns(model, split) if isinstance(model, DLRM) else _deepfm_columns(model, split)
-    with torch.no_grad():
-        if isinstance(model, DLRM) and model.bottom is not None:
-            fixed.set_bottom(_layers(model.bottom, model.bf16), split.shared_dense, split.candidate_dense)
-        if isinstance(model, DeepFM):
-            fixed.set_scales(_array(model.scales))
-        _set_top(fixed, model, *columns)
+    fixed = _core.FixedModel(shape.kind, shape.dim, features, dense, shape.num_tasks)
+    shared, candidate = (_dlrm_columns if shape.kind == "dlrm" else _deepfm_columns)(shape, split)
+    if shape.bottom:
+        fixed.set_bottom(_dense_layers("bottom", shape.bottom, parameters, bf16=shape.bf16), split.shared_dense, split.candidate_dense)
+    if shape.kind == "deepfm":
+        fixed.set_scales(_array(parameters["scales"]))
+    head: list[_Layer] = [(_array(parameters["head.weight"]), _array(parameters["head.bias"]), False, False)]
+    if stacks := tower_stacks(shape, parameters, [*shared, *candidate]):
+        fixed.set_top(head, [], range(shape.head.inputs), stacks)
+    else:
+        fixed.set_top(_dense_layers("tower", shape.tower, parameters, bf16=shape.bf16) + head, shared, candidate, [])
     return fixed
 
 
-def _set_top(fixed: _core.FixedModel, model: RankModel, shared: Sequence[int], candidate: Sequence[int]) -> None:
-    """Set tower and head, whose inputs `shared` come before the inputs `candidate`."""
-    head: list[_Layer] = [(_array(model.head.weight), _array(model.head.bias), False, False)]
-    stacks = model.tower.fixed_stacks([*shared, *candidate])
-    if stacks:
-        fixed.set_top(head, [], range(model.head.in_features), stacks)
-    else:
-        fixed.set_top(_layers(model.tower, model.bf16) + head, shared, candidate, [])
+def whole_input(shape: ModelShape) -> InputSplit:
+    """Return the split of inputs of which none is shared."""
+    return InputSplit((), tuple(range(shape.num_features)), (), tuple(range(shape.dense_width)))
 
 
-def _layers(tower: Tower, bf16: bool) -> list[_Layer]:
-    return [(_array(layer.weight), _array(layer.bias), True, bf16) for layer in tower.fixed_layers()]
+def _dense_layers(name: str, shapes: Sequence[LayerShape], parameters: Parameters, *, bf16: bool) -> list[_Layer]:
+    """Return the layers of a tower as dense ones."""
+    layers: list[_Layer] = []
+    for index, shape in enumerate(shapes):
+        weight, bias = dense_layer(shape, f"{name}.layers.{index}", parameters)
+        layers.append((_array(weight), _array(bias), True, bf16))
+    return layers
 
 
-def _array(parameter: nn.Parameter | torch.Tensor) -> FloatArray:
-    return np.ascontiguousarray(parameter.detach().float().cpu().numpy())
+def _array(parameter: npt.NDArray[Any]) -> FloatArray:
+    return np.ascontiguousarray(parameter, np.float32)
 
 
 def _row_columns(rows: Sequence[int], dim: int, start: int = 0) -> list[int]:
     return [start + row * dim + index for row in rows for index in range(dim)]
 
 
-def _deepfm_columns(model: RankModel, split: InputSplit) -> tuple[list[int], list[int]]:
-    width = model.num_features * model.dim
-    shared = _row_columns(split.shared_features, model.dim) + [width + column for column in split.shared_dense]
-    candidate = _row_columns(split.candidate_features, model.dim) + [width + column for column in split.candidate_dense]
+def _deepfm_columns(shape: ModelShape, split: InputSplit) -> tuple[list[int], list[int]]:
+    width = shape.num_features * shape.dim
+    shared = _row_columns(split.shared_features, shape.dim) + [width + column for column in split.shared_dense]
+    candidate = _row_columns(split.candidate_features, shape.dim) + [width + column for column in split.candidate_dense]
     return shared, candidate
 
 
-def _dlrm_columns(model: DLRM, split: InputSplit) -> tuple[list[int], list[int]]:
+def _dlrm_columns(shape: ModelShape, split: InputSplit) -> tuple[list[int], list[int]]:
     """Return the columns of rows, then of dot products: row by row, with the shared rows and with the rows before it."""
-    bottom = [] if model.bottom is None else [model.num_features]
+    bottom = [shape.num_features] if shape.bottom else []
     is_shared = not split.candidate_dense
     shared_rows = [*split.shared_features, *(bottom if is_shared else [])]
     own_rows = [*split.candidate_features, *([] if is_shared else bottom)]
-    num_rows = model.num_features + len(bottom)
+    num_rows = shape.num_features + len(bottom)
     num_pairs = num_rows * (num_rows - 1) // 2
 
     def pair(one: int, other: int) -> int:
         first, second = min(one, other), max(one, other)
         return first * num_rows - first * (first + 1) // 2 + second - first - 1
 
-    shared = _row_columns(shared_rows, model.dim, num_pairs)
+    shared = _row_columns(shared_rows, shape.dim, num_pairs)
     shared += [pair(row, before) for place, row in enumerate(shared_rows) for before in shared_rows[:place]]
-    own = _row_columns(own_rows, model.dim, num_pairs)
+    own = _row_columns(own_rows, shape.dim, num_pairs)
     own += [pair(row, other) for place, row in enumerate(own_rows) for other in [*shared_rows, *own_rows[:place]]]
     return shared, own

@@ -1,7 +1,9 @@
 """Embedding tables, and the torch module of pooled look-ups in them."""
 
+from typing import TYPE_CHECKING
+
+from monolith_py.lazy import lazy_exports
 from monolith_py.table.admission import Admission, MemoryBudget
-from monolith_py.table.bags import EmbeddingBags
 from monolith_py.table.embedding_table import NO_ROW, EmbeddingTable
 from monolith_py.table.feature import Feature
 from monolith_py.table.optimizers import (
@@ -26,6 +28,16 @@ from monolith_py.table.schedules import CosineDecay, PolynomialDecay, Schedule, 
 from monolith_py.table.slices import Encoding, Initializer, Slice
 from monolith_py.table.table_settings import SliceSettings, TableSettings, read_settings
 from monolith_py.table.views import EncodedDelta, Entries, TableDelta, TableStats
+
+if TYPE_CHECKING:
+    from monolith_py.table.bags import EmbeddingBags
+else:
+    __getattr__ = lazy_exports(
+        __name__,
+        {
+            "EmbeddingBags": "monolith_py.table.bags",
+        },
+    )
 
 __all__ = [
     "NO_ROW",

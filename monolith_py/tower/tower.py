@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 
 from monolith_py import _core
-from monolith_py.config.sparsity import Atom, SparsityConfig
+from monolith_py.config.sparsity import SparsityConfig
+from monolith_py.tower.layers.atoms import why_dense
 from monolith_py.tower.layers.compact import CompactTower
 from monolith_py.tower.layers.core_stack import CoreStack
 from monolith_py.tower.layers.prepacked import Prepacked
-from monolith_py.tower.layers.sparse_linear import MAX_INPUTS, SparseLinear
+from monolith_py.tower.layers.sparse_linear import SparseLinear
 from monolith_py.tower.rule.density import atom_targets
 from monolith_py.tower.rule.schedule import density_at
 from monolith_py.tower.rule.topology import first_masks
@@ -140,25 +141,6 @@ class Tower(nn.Module):
         elif on_cpu:
             self._frozen = [nn.Sequential(*(Prepacked(*_dense(layer), bf16=self._bf16) for layer in self._linears))]
 
-    def fixed_layers(self) -> list[nn.Linear]:
-        """Return the layers as dense ones with the current weights."""
-        return [layer.to_linear() if isinstance(layer, SparseLinear) else layer for layer in self._linears]
-
-    def fixed_stacks(self, order: Sequence[int]) -> list[_core.TowerStack]:
-        """Return stacks of the core with the current weights, for use one after the other; none for a tower without a sparse layer in it.
-
-        Input k of the first one is input `order[k]` of the tower.
-        """
-        if not (self.sparse_layers and self._uses_core()):
-            return []
-        first, *rest = self._linears
-        layers = [_reordered(first, order, self._atom), *rest]
-        groups = [[layer] for layer in layers] if self._dropout else [layers]
-        stacks = [CoreStack(group, self._atom, bf16=self._bf16) for group in groups]
-        for stack in stacks:
-            stack.freeze()
-        return [stack.core for stack in stacks]
-
     def _uses_core(self) -> bool:
         if self._atom == "neuron" or torch.compiler.is_compiling():
             return False
@@ -191,26 +173,13 @@ def _dense(layer: SparseLinear | nn.Linear) -> tuple[Tensor, Tensor]:
     return layer.weight, layer.bias
 
 
-def _reordered(layer: SparseLinear | nn.Linear, order: Sequence[int], atom: Atom) -> SparseLinear | nn.Linear:
-    """Return a layer whose input k is input `order[k]` of `layer`."""
-    dense = nn.Linear(layer.in_features, layer.out_features)
-    source = layer.to_linear() if isinstance(layer, SparseLinear) else layer
-    index = np.asarray(order, np.int64)
-    with torch.no_grad():
-        dense.weight.copy_(source.weight[:, torch.from_numpy(index)])
-        dense.bias.copy_(source.bias)
-    if not isinstance(layer, SparseLinear):
-        return dense
-    return SparseLinear.of(dense, layer.live[:, index], atom, relu=layer.relu)
-
-
 def _sparsified(dense: Sequence[nn.Linear], config: SparsityConfig, seed: int) -> list[nn.Module]:
     """Return the layers of the first topology."""
     if config.preset == "dense":
         return list(dense)
-    fit = [_why_dense(index, layer, config) is None for index, layer in enumerate(dense)]
+    fit = [why_dense(layer.in_features, layer.out_features, config) is None for layer in dense]
     for index, layer in enumerate(dense):
-        if reason := _why_dense(index, layer, config):
+        if reason := why_dense(layer.in_features, layer.out_features, config):
             _logger.warning("layer %d of the tower stays dense: %s", index, reason)
     chosen = [layer for layer, fits in zip(dense, fit, strict=True) if fits]
     if not chosen:
@@ -230,17 +199,3 @@ def _sparsified(dense: Sequence[nn.Linear], config: SparsityConfig, seed: int) -
             sparse.values.data *= (mask.size / mask.sum()) ** 0.5
         layers.append(sparse)
     return layers
-
-
-def _why_dense(index: int, layer: nn.Linear, config: SparsityConfig) -> str | None:
-    """Return why a layer must stay dense, None if it can be sparse."""
-    inputs, outputs = layer.in_features, layer.out_features
-    if inputs > MAX_INPUTS:
-        return f"model.sparsity takes up to {MAX_INPUTS} inputs, got {inputs}"
-    if config.atom == "16x1" and outputs < 16:
-        return f"atoms of 16 outputs need a layer of 16 or more, got {outputs}"
-    if config.run and inputs % config.run[1]:
-        return f"model.sparsity.scope {config.scope!r} needs inputs that are a multiple of {config.run[1]}, got {inputs}"
-    if config.density * (outputs if config.atom == "neuron" else inputs) < 1:
-        return f"density {config.density} leaves less than one atom for each block of a layer of {inputs} inputs and {outputs} outputs"
-    return None

@@ -1,11 +1,13 @@
 """Online training: the step, its loss and metrics, checkpoints and their inspection."""
 
+from typing import TYPE_CHECKING
+
+from monolith_py.lazy import lazy_exports
 from monolith_py.training.checkpoint import (
     ASIDE,
     CHANNELS,
     Checkpoint,
     CheckpointMeta,
-    CheckpointSaving,
     CheckpointStore,
     Part,
     Retention,
@@ -16,14 +18,26 @@ from monolith_py.training.checkpoint import (
     local_folder,
     open_checkpoints,
     promote_checkpoint,
-    restore_checkpoint,
-    save_checkpoint,
 )
 from monolith_py.training.inspection import Inspection, inspect_checkpoint
-from monolith_py.training.loss import TaskLoss
 from monolith_py.training.metrics import auc, calibration, label_rate, logloss, normalized_entropy, per_impression_auc
 from monolith_py.training.quality import Quality, QualityMonitor
-from monolith_py.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from monolith_py.training.checkpoint import CheckpointSaving, restore_checkpoint, save_checkpoint
+    from monolith_py.training.loss import TaskLoss
+    from monolith_py.training.trainer import Trainer
+else:
+    __getattr__ = lazy_exports(
+        __name__,
+        {
+            "CheckpointSaving": "monolith_py.training.checkpoint.save",
+            "TaskLoss": "monolith_py.training.loss",
+            "Trainer": "monolith_py.training.trainer",
+            "restore_checkpoint": "monolith_py.training.checkpoint.restore",
+            "save_checkpoint": "monolith_py.training.checkpoint.save",
+        },
+    )
 
 __all__ = [
     "ASIDE",

@@ -10,8 +10,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 
-import torch
-
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
 from monolith_py.data.schema import Schema
@@ -26,6 +24,7 @@ from monolith_serving.guard.observed_updates import ObservedUpdates
 from monolith_serving.guard.recent_examples import RecentExamples
 from monolith_serving.log_limit import LogLimit
 from monolith_serving.replica.checkpoint_loader import LoadedCheckpoint
+from monolith_serving.replica.device import Device
 from monolith_serving.replica.model_state import ModelState
 from monolith_serving.replica.replica import Replica, UpdatesLog
 
@@ -45,7 +44,7 @@ class _Place:
 class Guard:
     """Judges versions. `replica.follow` drives it, in one thread."""
 
-    def __init__(self, job: JobConfig, log: Log, device: torch.device, clock: Clock, *, accept: bool = False) -> None:
+    def __init__(self, job: JobConfig, log: Log, device: Device, clock: Clock, *, accept: bool = False) -> None:
         """Go on after the newest verdict; with `accept` take the present version for good.
 
         `accept`: until `guard.window_s` has passed, examples are scored as they come: the scores of the held version are no reference.

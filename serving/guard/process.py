@@ -11,7 +11,8 @@ from monolith_py.io import open_log
 from monolith_py.io.log.topics import Topics
 from monolith_py.process import StopSignal, set_num_threads
 from monolith_serving.guard.guard import Guard
-from monolith_serving.process import device_of
+from monolith_serving.replica.device import device_of
+from monolith_serving.replica.table import runs_core
 
 _logger = logging.getLogger(__name__)
 
@@ -26,11 +27,12 @@ def run_guard(job: JobConfig, *, accept: bool = False) -> None:
         TopicMissing: a topic of the process does not exist.
     """
     clock = SystemClock()
-    set_num_threads(job.serving.num_threads)
+    device = device_of(job.serving)
+    set_num_threads(job.serving.num_threads, with_torch=not runs_core(job.serving.engine, device))
     topics = Topics.of(job.log)
     with StopSignal().installed() as stop, closing(open_log(job.log)) as log:
         for topic in (topics.updates, topics.examples, topics.dense_requests, topics.verdicts):
             log.num_partitions(topic)
-        guard = Guard(job, log, device_of(job.serving), clock, accept=accept)
+        guard = Guard(job, log, device, clock, accept=accept)
         _logger.info("judging the updates of %r, %s", topics.updates, "held" if guard.verdict.held else "not held")
         guard.replica.follow(stop)

@@ -24,7 +24,7 @@ from monolith_py.data.events import EventTimeRule
 from monolith_py.data.packed_rows import PackedRow, PackedRows
 from monolith_py.data.schema import Schema
 from monolith_py.errors import KvError, ModelNotFinite, NotReady, Overloaded
-from monolith_py.model.fixed import InputSplit, fixed_model
+from monolith_py.model.fixed import InputSplit
 from monolith_py.observe.metrics import IMPRESSIONS_WITHHELD, RANK_CANDIDATES
 from monolith_serving.features.order import FeatureOrder, RequestOrder
 from monolith_serving.features.store import FeatureStore, Reading
@@ -46,11 +46,12 @@ class _Packed(NamedTuple):
 
 
 def runs_in_core(job: JobConfig) -> bool:
-    """Return whether the core can rank the requests of a job on the CPU: it knows one model, and features of one dim and a known source."""
+    """Return whether the core can rank the requests of a job on the CPU: it knows one model, and features pooled to rows of one dim."""
     sources = {"user_id", "item_id", "user", "item", "context", "counter"}
     is_known = all(feature.source in sources for feature in Schema.of(job).all_features)
+    is_known = is_known and len({feature.dim for feature in job.features}) == 1 and all(not feature.length for feature in job.features)
     is_core = job.serving.engine != "fbgemm" and not job.serving.split.share
-    return is_core and is_known and job.serving.feature_cache_s > 0 and len({feature.dim for feature in job.features}) == 1
+    return is_core and is_known and job.serving.feature_cache_s > 0
 
 
 class CoreRanker:
@@ -95,12 +96,12 @@ class CoreRanker:
         return self._core
 
     def current(self) -> tuple[ModelState, _core.FixedModel]:
-        """Return the current state and its model in the core.
+        """Return the current state and its model in the core, also if another thread still packs it.
 
         Raises:
             NotReady: no checkpoint was loaded yet.
         """
-        return self._current()
+        return self._current(waits=True)
 
     def rank(self, value: bytes, deadline_s: float, is_active: Callable[[], bool] = lambda: True) -> _core.RankedRequest | None:
         """Return the answered request of the message `value`, None if `Ranker` must answer it; `deadline_s` is on the monotonic clock.
@@ -194,18 +195,21 @@ class CoreRanker:
             raise ModelNotFinite(f"probabilities of model {state.version} must be finite, got NaN or Inf")
         return None
 
-    def _current(self) -> _Packed:
-        """Return the current state with its model in the core; while another thread packs a new model, the state before it."""
+    def _current(self, *, waits: bool = False) -> _Packed:
+        """Return the current state with its model in the core.
+
+        While another thread packs a new model, return the state before it, unless `waits`.
+        """
         state, packed = self._replica.state, self._packed
         if packed is not None and packed.state is state:
             return packed
-        if not self._packing.acquire(blocking=packed is None):
+        if not self._packing.acquire(blocking=waits or packed is None):
             assert packed is not None
             return _Packed(state, packed.model) if packed.state.model is state.model else packed
         try:
             state, packed = self._replica.state, self._packed
             is_same = packed is not None and packed.state.model is state.model
-            model = packed.model if packed is not None and is_same else fixed_model(state.model, self._split)
+            model = packed.model if packed is not None and is_same else state.model.fixed(self._split)
             # Kept for each delta, also one without weights: its rows are in the table, so an earlier version would be wrong.
             self._packed = _Packed(state, model)
             return self._packed

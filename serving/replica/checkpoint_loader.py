@@ -8,19 +8,18 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
 from monolith_py.data.layout import Layout
 from monolith_py.data.schema import Schema
 from monolith_py.errors import CheckpointError, CheckpointVersion, ModelNotFinite, ObjectError, WireError
-from monolith_py.model import RankModel, build_model
 from monolith_py.sync import DenseState, RowEncoding, digest_tables, pack_rows
 from monolith_py.table import EmbeddingTable, PackedFile
 from monolith_py.training import Checkpoint, CheckpointStore, Part, channel_folder, open_checkpoints
-from monolith_serving.replica.model_state import ModelState, with_weights
-from monolith_serving.replica.table import ReplicaTable
+from monolith_serving.replica.dense_model import DenseModel
+from monolith_serving.replica.device import Device
+from monolith_serving.replica.model_state import ModelState
+from monolith_serving.replica.table import ReplicaTable, runs_core
 
 _logger = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ def _damage() -> Iterator[None]:
 class CheckpointLoader:
     """Loads each newest checkpoint of a job once."""
 
-    def __init__(self, job: JobConfig, device: torch.device, clock: Clock, allows: Callable[[int], bool] | None = None) -> None:
+    def __init__(self, job: JobConfig, device: Device, clock: Clock, allows: Callable[[int], bool] | None = None) -> None:
         """`allows` tells whether a checkpoint with the updates before an offset may serve; None allows all."""
         self._job, self._device = job, device
         self._schema, self._allows = Schema.of(job), allows
@@ -154,7 +153,7 @@ class CheckpointLoader:
                 return LoadedCheckpoint(checkpoint, state, meta.updates_offset)
         return None
 
-    def _model(self, checkpoint: Checkpoint) -> tuple[RankModel, DenseState]:
+    def _model(self, checkpoint: Checkpoint) -> tuple[DenseModel, DenseState]:
         """Return the model of a verified checkpoint.
 
         Raises:
@@ -166,9 +165,9 @@ class CheckpointLoader:
         layout = Layout.of(self._job)
         if difference := layout.difference(checkpoint.model.layout):
             raise CheckpointError(f"{checkpoint}: is of a job with another layout: {difference}")
-        model = build_model(self._schema, self._job.model, self._job.seed).to(self._device)
         dense = DenseState.of(checkpoint.dense(), layout.identity(meta.model_id))
-        return with_weights(model, dense.tensors), dense
+        in_core = runs_core(self._job.serving.engine, self._device)
+        return DenseModel(self._schema, self._job.model, dense, None if in_core else self._device), dense
 
     def _packed_rows(self, checkpoint: Checkpoint) -> ReplicaTable | None:
         """Return the packed rows; None if they are in another encoding.
@@ -180,11 +179,13 @@ class CheckpointLoader:
         digests = {}
         for name in self._schema.sparse_names:
             file = PackedFile(checkpoint.packed(name))
-            if file.encoding != table.encoding.value:
-                _logger.info("%s: rows must be packed in %s, got %s: loading tables", checkpoint, table.encoding.value, file.encoding)
+            encoding = table.encodings[name]
+            if file.encoding != encoding.value:
+                rule = "%s: rows of %s must be packed in %s, got %s: loading tables"
+                _logger.info(rule, checkpoint, name, encoding.value, file.encoding)
                 return None
             for fids, rows in file.chunks():
-                table.insert_all(name, fids, rows, table.encoding)
+                table.insert_all(name, fids, rows, encoding)
             digests[name] = file.digest
         if table.digest != (expected := digest_tables(digests)):
             raise CheckpointError(f"{checkpoint}: digest of the packed rows must be {expected:016x}, got {table.digest:016x}")
@@ -198,7 +199,7 @@ class CheckpointLoader:
             fids, weights = EmbeddingTable.restore(checkpoint.table(name)).export_rows()
             for start in range(0, len(fids), _ROWS_AT_ONCE):
                 chunk = slice(start, start + _ROWS_AT_ONCE)
-                table.insert_all(name, fids[chunk], pack_rows(weights[chunk], table.encoding), table.encoding)
+                table.insert_all(name, fids[chunk], pack_rows(weights[chunk], table.encodings[name]), table.encodings[name])
         return table
 
     def _empty_table(self) -> ReplicaTable:

@@ -1,32 +1,38 @@
 """Rows of a replica in the core: found by fid and pooled in one pass, on the CPU.
 
-Letters: n fids, F features, B rows of a batch, D_f dim of a feature, R = bytes of one packed row.
+Letters: n fids, G bags of a row of the batch, B rows of a batch, R = bytes of one packed row.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from monolith_py._core import ReplicaRows, ReplicaRowsHandle
 from monolith_py.config import FeatureConfig
-from monolith_py.data.columns import Int64Array
+from monolith_py.data.columns import FloatArray, Int64Array
 from monolith_py.errors import TableFull
 from monolith_py.model.batch import Batch
 from monolith_py.sync import ByteArray, RowEncoding
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 class CoreRows:
-    """Rows of all features, of any dims. Look-ups take no lock and run beside a change; changes wait for each other."""
+    """Rows of all features, of any dims and encodings. Look-ups take no lock and run beside a change; changes wait for each other."""
 
-    def __init__(self, features: Sequence[FeatureConfig], encoding: RowEncoding, max_rows: int) -> None:
-        parts = [(feature.name, feature.dim, encoding.value, feature.pooling == "mean") for feature in features]
+    def __init__(self, features: Sequence[FeatureConfig], encodings: Sequence[RowEncoding], max_rows: int) -> None:
+        parts = [
+            (feature.name, feature.dim, encoding.value, feature.pooling == "mean", feature.num_rows)
+            for feature, encoding in zip(features, encodings, strict=True)
+        ]
         self._rows = ReplicaRows(parts, max_rows)
         self._core = self._rows.handle
-        self._width = sum(feature.dim for feature in features)
+        self._width = sum(feature.dim * feature.num_rows for feature in features)
         self._max_rows = max_rows
 
     @property
@@ -71,11 +77,17 @@ class CoreRows:
         """Remove the rows of `fids`; a fid without a row is skipped."""
         self._rows.evict(feature, fids)
 
-    def lookup(self, batch: Batch) -> Tensor:
-        """Return pooled rows float32 (B, sum of D_f)."""
-        pooled = torch.empty((batch.num_rows, self._width))
-        self._rows.pool_by_feature(batch.lengths, batch.fids, pooled.numpy())
+    def pool(self, batch: Batch) -> FloatArray:
+        """Return the pooled rows of all bags, float32 (B, sum of their dims), for lengths int32 (G * B,)."""
+        pooled = np.empty((batch.num_rows, self._width), np.float32)
+        self._rows.pool_by_feature(batch.lengths, batch.fids, pooled)
         return pooled
+
+    def lookup(self, batch: Batch) -> Tensor:
+        """Return the same as a tensor."""
+        import torch  # to compare with the core's model
+
+        return torch.from_numpy(self.pool(batch))
 
     def _full(self, num_rows: int) -> TableFull:
         return TableFull(f"rows of the replica must be at most {self._max_rows}, got {self.num_rows} and {num_rows} more")

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from monolith_py.data.columns import FloatArray, Int64Array
-from monolith_py.errors import WireError
-from monolith_py.model import RankModel
 from monolith_py.model.batch import Batch
 from monolith_py.sync import DenseState, DenseUpdate, apply_update
+from monolith_serving.replica.dense_model import DenseModel
 from monolith_serving.replica.table import ReplicaTable
 
 
@@ -30,7 +26,7 @@ class ModelState:
     """Immutable except for the rows of `table`; a newer state replaces it."""
 
     table: ReplicaTable
-    model: RankModel
+    model: DenseModel
     dense: DenseState  # weights of `model`, the base of updates
     next_delta: tuple[int, int]  # (generation, seq) of the next delta to apply
     published_ms: int  # of the newest delta, or when the checkpoint was saved; wall clock
@@ -42,14 +38,12 @@ class ModelState:
 
     def predict(self, batch: Batch, shared: SharedBags | None = None) -> FloatArray:
         """Return the probability of each task, float32 (B, T), for the B rows of the batch; the features in `shared` are empty in it."""
-        with torch.inference_mode():
-            pooled = self.table.lookup(batch)
-            if shared is not None:
-                counts = torch.from_numpy(shared.counts).to(pooled.device)
-                pooled += torch.repeat_interleave(self.table.lookup(shared.batch), counts, dim=0)
-            logits = self.model(pooled, torch.from_numpy(batch.dense).to(pooled.device))
-            scores: FloatArray = torch.sigmoid(logits.float()).cpu().numpy()
-        return scores
+        if self.model.device is not None:
+            return self._predict_in_torch(batch, shared)
+        pooled = self.table.pool(batch)
+        if shared is not None:
+            pooled += np.repeat(self.table.pool(shared.batch), shared.counts, axis=0)
+        return _sigmoid(self.model.logits(pooled, batch.dense))
 
     def after(self, next_delta: tuple[int, int], published_ms: int, update: DenseUpdate | None = None) -> ModelState:
         """Return the state after a delta; `update` is its dense update, None if it has none.
@@ -61,20 +55,24 @@ class ModelState:
         model, dense = self.model, self.dense
         if update is not None:
             dense = apply_update(dense, update)
-            model = with_weights(model, dense.tensors)
+            model = model.after(dense)
         return replace(self, model=model, dense=dense, next_delta=next_delta, published_ms=max(published_ms, self.published_ms))
 
+    def _predict_in_torch(self, batch: Batch, shared: SharedBags | None) -> FloatArray:
+        import torch
 
-def with_weights(model: RankModel, weights: Mapping[str, Tensor]) -> RankModel:
-    """Return a copy of `model` with other weights; other threads may use `model` meanwhile.
+        with torch.inference_mode():
+            pooled = self.table.lookup(batch)
+            if shared is not None:
+                counts = torch.from_numpy(shared.counts).to(pooled.device)
+                pooled += torch.repeat_interleave(self.table.lookup(shared.batch), counts, dim=0)
+            logits = self.model.in_torch(pooled, torch.from_numpy(batch.dense).to(pooled.device))
+            scores: FloatArray = torch.sigmoid(logits.float()).cpu().numpy()
+        return scores
 
-    Raises:
-        WireError: names or shapes do not fit the model.
-    """
-    other = copy.deepcopy(model)
-    try:
-        other.load_state_dict(dict(weights))
-    except RuntimeError as error:
-        raise WireError(f"dense parameters must fit the model of this job: {error}") from None
-    other.freeze()
-    return other
+
+def _sigmoid(logits: FloatArray) -> FloatArray:
+    """Return the probabilities; those near 0 keep their digits, and no logit overflows."""
+    small = np.exp(-np.abs(logits))
+    scores: FloatArray = np.where(logits < 0, small, np.float32(1)) / (1 + small)
+    return scores

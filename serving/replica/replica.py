@@ -6,8 +6,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
 from monolith_py.errors import (
@@ -32,6 +30,7 @@ from monolith_serving.guard.gate import Gate
 from monolith_serving.log_limit import LogLimit
 from monolith_serving.replica.checkpoint_loader import CheckpointLoader, LoadedCheckpoint
 from monolith_serving.replica.deltas import apply_delta
+from monolith_serving.replica.device import Device
 from monolith_serving.replica.freshness import Freshness
 from monolith_serving.replica.model_state import ModelState
 from monolith_serving.replica.staleness import EndOfUpdates, Staleness
@@ -84,7 +83,7 @@ class Replica:
     fault: see `apply_delta`.
     """
 
-    def __init__(self, job: JobConfig, log: Log | None, device: torch.device, clock: Clock, updates: UpdatesLog | None = None) -> None:
+    def __init__(self, job: JobConfig, log: Log | None, device: Device, clock: Clock, updates: UpdatesLog | None = None) -> None:
         """Start without a state; `log` is None for a replica that follows no updates. `updates`: those of the log, by default the job's."""
         self._serving, self._checkpoint_dir, self._clock = job.serving, job.trainer.checkpoint_dir, clock
         self._updates = None if log is None else updates or UpdatesLog.of(job, log, clock)

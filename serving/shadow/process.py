@@ -12,8 +12,10 @@ from monolith_py.io import open_log
 from monolith_py.io.log.topics import Topics
 from monolith_py.process import StopSignal, set_num_threads
 from monolith_serving.log_limit import LogLimit
-from monolith_serving.process import Follower, device_of
+from monolith_serving.process import Follower
+from monolith_serving.replica.device import device_of
 from monolith_serving.replica.replica import Replica
+from monolith_serving.replica.table import runs_core
 from monolith_serving.shadow.shadow import Shadow
 
 _logger = logging.getLogger(__name__)
@@ -33,7 +35,8 @@ def run_shadow(job: JobConfig) -> None:
         TopicMissing: a topic of the process does not exist.
     """
     config, clock = job.serving, SystemClock()
-    set_num_threads(config.num_threads)
+    device = device_of(config)
+    set_num_threads(config.num_threads, with_torch=not runs_core(config.engine, device))
     topics = Topics.of(job.log)
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignal().installed())
@@ -42,7 +45,7 @@ def run_shadow(job: JobConfig) -> None:
             stack.callback(one.close)
         for topic in (topics.impressions, topics.updates, topics.dense_requests, topics.shadow_scores):
             log.num_partitions(topic)
-        replica = Replica(job, updates if config.follow_updates else None, device_of(config), clock)
+        replica = Replica(job, updates if config.follow_updates else None, device, clock)
         stack.callback(replica.close)
         shadow, log_limit = Shadow(job, log, replica, clock), LogLimit(clock)
         follower = Follower(replica, stop)

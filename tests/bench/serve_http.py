@@ -143,7 +143,8 @@ def write_model(folder: Path) -> None:
     fids = np.tile(np.arange(NUM_FIDS), len(names))
     batch = Batch(NUM_FIDS, names, fids, np.ones(len(fids), np.int32), np.zeros((NUM_FIDS, 0), np.float32))
     rows = state.table.lookup(batch).view(NUM_FIDS, len(names), -1).transpose(0, 1).reshape(len(fids), -1)
-    layers = [*state.model.tower.fixed_layers(), state.model.head]
+    model = state.model.in_torch
+    layers = [*model.tower.layers, model.head]
     arrays = {f"weight{place}": layer.weight for place, layer in enumerate(layers)}
     arrays |= {f"bias{place}": layer.bias for place, layer in enumerate(layers)}
     start = {name: place * NUM_FIDS for place, name in enumerate(names)}
@@ -164,7 +165,7 @@ def write_model(folder: Path) -> None:
     order = [*users[0] // NUM_FIDS, *items[0] // NUM_FIDS]
     dim = rows.shape[1]
     arrays["weight0"] = layers[0].weight.view(-1, len(names), dim)[:, order].reshape(len(layers[0].weight), -1)
-    arrays |= {"rows": rows, "scales": state.model.scales}
+    arrays |= {"rows": rows, "scales": model.scales}
     plain = {name: value.detach().float().numpy() for name, value in arrays.items()}
     np.savez(folder / "model.npz", users=users, items=items, num_layers=len(layers), **plain)
 

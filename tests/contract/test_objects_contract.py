@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,41 @@ def test_deleted_objects_are_gone_and_absent_ones_are_skipped(objects: Objects) 
     assert objects.list() == {}
     objects.write("a/two", b"again")
     assert objects.read("a/two") == b"again"
+
+
+def test_all_below_a_prefix_is_deleted_and_nothing_beside_it(objects: Objects) -> None:
+    for key in ("a/one", "a/b/two", "ab/one", "b"):
+        objects.write(key, b"1")
+    objects.delete_below("a/")
+    objects.delete_below("none/")
+    assert set(objects.list()) == {"ab/one", "b"}
+    objects.write("a/one", b"again")
+    assert objects.read("a/one") == b"again"
+
+
+def test_a_folder_that_was_deleted_leaves_no_empty_object(server: S3Server) -> None:
+    """Arrow writes one for the folder of each object that it deletes; a list of a year of checkpoints would take minutes."""
+    prefix = secrets.token_hex(4)
+    objects = open_objects(f"s3://bucket/{prefix}/shop", ObjectsConfig(endpoint=server.endpoint, region="us-east-1"))
+    for key in ("step-1/manifest.json", "step-1/tables/a", "leases/step-1/reader"):
+        objects.write(key, b"1")
+    objects.delete(["step-1/manifest.json", "leases/step-1/reader"])
+    for folder in ("step-1/", "leases/step-1/"):
+        objects.delete_below(folder)
+    assert all("step-1" not in key for key in server.keys("bucket", prefix))
+
+
+def test_an_object_is_written_while_others_delete_its_folder(objects: Objects) -> None:
+    with ThreadPoolExecutor(2) as pool:
+
+        def write_and_delete(name: str) -> None:
+            for _ in range(300 if isinstance(objects, FolderObjects) else 10):
+                objects.write(f"a/b/{name}", b"1")
+                assert objects.read(f"a/b/{name}") == b"1"
+                objects.delete([f"a/b/{name}"])
+
+        list(pool.map(write_and_delete, ("one", "two")))
+    assert objects.list() == {}
 
 
 def test_an_absent_object_is_missing(objects: Objects, tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from torch.nn.functional import log_softmax, normalize
 
 from monolith_py.config.sparsity import SparsityConfig
 from monolith_py.tower import AtomOptimizer, AtomRule, ParameterOptimizer, SparseLinear, TopologyUpdater
+from monolith_py.tower.layers.atoms import MAX_INPUTS
 from monolith_py.tower.layers.core_stack import CoreStack
-from monolith_py.tower.layers.sparse_linear import MAX_INPUTS
 from monolith_py.tower.rule.density import atom_targets
 from monolith_py.tower.rule.schedule import density_at
 from monolith_py.tower.rule.topology import first_masks

@@ -66,7 +66,7 @@ def test_a_sparse_tower_reaches_the_replica_through_its_ramp_and_its_swaps(make_
         trainer.publish()
         trainer.lead(replica)
         trainer.assert_parity(replica)
-        mine, theirs = trainer.trainer.model.tower, replica.state.model.tower
+        mine, theirs = trainer.trainer.model.tower, replica.state.model.in_torch.tower
         assert theirs.density == mine.density
         assert [int(layer.topology_version) for layer in theirs.sparse_layers] == [
             int(layer.topology_version) for layer in mine.sparse_layers

@@ -39,6 +39,7 @@ from monolith_serving.interceptors import MAX_DETAILS, StatusInterceptor
 from monolith_serving.ranking.core_ranker import CoreRanker
 from monolith_serving.ranking.impression_encoder import ImpressionEncoder, ServedRequest
 from monolith_serving.ranking.ranker import Ranker
+from monolith_serving.replica.dense_model import DenseModel
 from monolith_serving.replica.model_state import ModelState
 from monolith_serving.replica.table import ReplicaTable
 from monolith_serving.service import SERVICE_NAME, RankingService
@@ -96,7 +97,8 @@ class StillReplica:
             weights = generator.normal(size=(100, 8)).astype(np.float32)
             table.assign(name, np.arange(100), pack_rows(weights, RowEncoding.FP32), RowEncoding.FP32)
         model = build_model(schema, job.model, 0).eval()
-        self.state = ModelState(table, model, DenseState.of(model.state_dict()), (4, 2), 0)
+        dense = DenseState.of(model.state_dict())
+        self.state = ModelState(table, DenseModel(schema, job.model, dense), dense, (4, 2), 0)
 
     def require_ready(self) -> None:
         pass

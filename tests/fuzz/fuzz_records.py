@@ -42,6 +42,7 @@ from monolith_py.sync import DenseRequester, DenseState, RowEncoding, Subscriber
 from monolith_py.sync.delta import Delta, encode_delta
 from monolith_py.sync.delta_checksum import delta_checksum
 from monolith_serving.replica.deltas import apply_delta
+from monolith_serving.replica.dense_model import DenseModel
 from monolith_serving.replica.model_state import ModelState
 from monolith_serving.replica.table import ReplicaTable
 from monolith_streaming.joiner.loop import JoinerLoop
@@ -183,7 +184,7 @@ class UpdateFuzz:
         table = ReplicaTable(self._schema.features, RowEncoding.FP32, torch.device("cpu"), max_rows=10_000)
         model = build_model(self._schema, job.model, 0).eval()
         self._dense = DenseState.of(model.state_dict())
-        self._state = ModelState(table, model, self._dense, (1, 0), 0)
+        self._state = ModelState(table, DenseModel(self._schema, job.model, self._dense), self._dense, (1, 0), 0)
         self._requester = DenseRequester(self._log, "dense_requests", job.name, ManualClock(NOW_MS), 1.0)
 
     def run(self, num: int) -> None:

@@ -4,6 +4,7 @@
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/tuple.h>
 
+#include <algorithm>
 #include <optional>
 #include <tuple>
 
@@ -68,6 +69,30 @@ void set_bottom(Model& model, const Layers& layers, const Places& shared, const 
 void set_scales(Model& model, const ConstMatrix& scales) {
     expect_matrix("scales", 2, model.shape().tasks, scales);
     model.set_scales({scales.data(), scales.data() + scales.size()});
+}
+
+// Candidates scored at once.
+constexpr size_t kRowsAtOnce = 256;
+
+// Logits (B, T) of a model without shared inputs, from pooled rows (B, F * D) and dense features (B, W).
+void logits(const Model& model, const ConstMatrix& pooled, const ConstMatrix& dense, const Matrix& out) {
+    const ModelShape& shape = model.shape();
+    if (shape.shared_features + shape.shared_dense > 0) refuse("a model must have no shared inputs to score a batch");
+    const size_t n = out.shape(0), width = size_t{shape.candidate_features} * shape.dim, stride = model.stride();
+    expect_matrix("pooled", n, width, pooled);
+    expect_matrix("dense", n, shape.candidate_dense, dense);
+    expect_matrix("logits", n, shape.tasks, out);
+    nb::gil_scoped_release nogil;
+    SharedPart part;
+    model.begin(nullptr, part);
+    std::vector<float> inputs(std::min(n, kRowsAtOnce) * stride);
+    for (size_t first = 0; first < n; first += kRowsAtOnce) {
+        const size_t num = std::min(kRowsAtOnce, n - first);
+        for (size_t i = 0; i < num; ++i)
+            std::copy_n(pooled.data() + (first + i) * width, width, inputs.data() + i * stride);
+        const float* const own = dense.data() + first * shape.candidate_dense;
+        model.score(part, inputs.data(), own, num, out.data() + first * shape.tasks);
+    }
 }
 
 RequestOrder order_of(const Entity& user, const Entity& item, std::vector<std::string> context,
@@ -219,7 +244,8 @@ void bind_ranking(nb::module_& m) {
         .def(nb::new_(&make_model), "kind"_a, "dim"_a, "features"_a, "dense"_a, "tasks"_a)
         .def("set_top", &set_top, array("layers"), "shared"_a, "candidate"_a, "stacks"_a, nb::keep_alive<1, 5>())
         .def("set_bottom", &set_bottom, array("layers"), "shared"_a, "candidate"_a)
-        .def("set_scales", &set_scales, array("scales"));
+        .def("set_scales", &set_scales, array("scales"))
+        .def("logits", &logits, array("pooled"), array("dense"), array("out"));
     nb::class_<Ranker>(m, "CoreRanker")
         .def(
             "__init__",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -13,6 +14,8 @@ from monolith_py.io.objects.objects import ObjectInfo
 
 # Begins the name of a file until it is whole.
 _UNFINISHED = ".unfinished-"
+# Attempts of a write whose folder another process deletes as empty at the same moment.
+_WRITES = 20
 
 
 class FolderObjects:
@@ -71,24 +74,43 @@ class FolderObjects:
             path = self._root / key
             try:
                 path.unlink(missing_ok=True)
-                for folder in path.relative_to(self._root).parents:
-                    if folder != Path():
-                        (self._root / folder).rmdir()
-            except FileNotFoundError:
-                continue
             except OSError as error:
-                if path.exists():
-                    raise _of(error, path) from None
+                raise _of(error, path) from None
+            self._delete_empty(path.parent)
+
+    def delete_below(self, prefix: str) -> None:
+        """Delete the objects whose key starts with `prefix`, and their folder."""
+        folder = self._root / prefix
+        try:
+            shutil.rmtree(folder)
+        except FileNotFoundError:  # there is none, or another process deletes it, too
+            pass
+        except OSError as error:
+            raise _of(error, folder) from None
+        self._delete_empty(folder.parent)
+
+    def _delete_empty(self, folder: Path) -> None:
+        """Delete folders below the root that are empty, from `folder` upwards."""
+        with contextlib.suppress(OSError):  # it has files, or another process has deleted it
+            while folder != self._root:
+                folder.rmdir()
+                folder = folder.parent
 
     def _put(self, key: str, write: Callable[[Path], object]) -> None:
         path = self._root / key
         unfinished = path.with_name(f"{_UNFINISHED}{path.name}-{secrets.token_hex(4)}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write(unfinished)
-            unfinished.replace(path)
-        except OSError as error:
-            raise _of(error, path) from None
+        for attempt in range(1, _WRITES + 1):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write(unfinished)
+                unfinished.replace(path)
+            except (FileNotFoundError, FileExistsError) as error:  # the folder went while it was made
+                if attempt == _WRITES:
+                    raise _of(error, path) from None
+            except OSError as error:
+                raise _of(error, path) from None
+            else:
+                return
 
 
 def _of(error: OSError, path: Path) -> ObjectError:

@@ -49,6 +49,10 @@ class Objects(Protocol):
         """Delete objects; an absent one is skipped."""
         ...
 
+    def delete_below(self, prefix: str) -> None:
+        """Delete the objects whose key starts with `prefix`, a key that ends with a slash; also one that is written meanwhile."""
+        ...
+
 
 def is_object_url(location: str) -> bool:
     """Return whether a location of checkpoints is in an object store.

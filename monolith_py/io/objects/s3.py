@@ -7,7 +7,7 @@ the machine.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -88,6 +88,15 @@ class S3Objects:
                     self._files.delete_file(path)
             except ObjectMissing:
                 continue
+
+    def delete_below(self, prefix: str) -> None:
+        """Delete the objects whose key starts with `prefix`.
+
+        `delete` lets Arrow put an empty object in place of each folder, so that it stays when its last object is gone; this deletes those
+        as well, and leaves one for the folder above.
+        """
+        with suppress(ObjectMissing), self._errors(path := self._path(prefix.rstrip("/"))):
+            self._files.delete_dir(path)
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"

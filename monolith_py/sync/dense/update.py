@@ -10,16 +10,15 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 import numpy as np
-import torch
 from crc32c import crc32c
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.numpy import load, save
 
 from monolith_py.errors import DenseGap, WireError
 from monolith_py.pb import parameter_sync_pb2 as pb
 from monolith_py.sync.dense.state import DenseState, SparseLayer
 from monolith_py.sync.dense.topology import Swap
-from monolith_py.sync.rows import ENCODING_FROM_WIRE, ENCODING_TO_WIRE, RowEncoding, rows_are_finite
+from monolith_py.sync.rows import ENCODING_TO_WIRE, RowEncoding, encoding_from_wire, rows_are_finite
 
 _ENCODINGS = (RowEncoding.FP32, RowEncoding.FP16)
 _MAX_FP16 = 65504.0
@@ -68,8 +67,9 @@ def full_update(state: DenseState, encoding: RowEncoding) -> DenseUpdate:
     assert packed, "dense parameters without a weight"
     tensors = dict(state.tensors)
     if encoding is RowEncoding.FP16:
-        tensors |= {name: tensors[name].clamp(-_MAX_FP16, _MAX_FP16).half() for name in state.shapes}
-    return DenseUpdate(0, state.fingerprint, encoding, full=save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+        tensors |= {name: tensors[name].clip(-_MAX_FP16, _MAX_FP16).astype(np.float16) for name in state.shapes}
+    # safetensors writes the memory of an array from its first element on, whatever its strides.
+    return DenseUpdate(0, state.fingerprint, encoding, full=save({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}))
 
 
 def next_update(base: DenseState, state: DenseState, encoding: RowEncoding) -> DenseUpdate:
@@ -140,9 +140,7 @@ def dense_update_from_wire(message: pb.DenseUpdate) -> DenseUpdate:
     checksum = dense_checksum(message)
     if message.checksum != checksum:
         raise WireError(f"dense.checksum must be {checksum:08x}, got {message.checksum:08x}")
-    encoding = ENCODING_FROM_WIRE.get(message.encoding)
-    if encoding not in _ENCODINGS:
-        raise WireError(f"dense.encoding must be one of {[ENCODING_TO_WIRE[one] for one in _ENCODINGS]}, got {message.encoding}")
+    encoding = encoding_from_wire("dense.encoding", message.encoding, _ENCODINGS)
     if bool(message.full) == bool(message.values) or (message.full and (message.swaps or message.base)):
         sizes = f"{len(message.full)} and {len(message.values)} bytes, {len(message.swaps)} swaps, base {message.base:08x}"
         raise WireError(f"dense parameters must have either full, without swaps and base, or values, got {sizes}")
@@ -189,15 +187,16 @@ def _swap_of(message: pb.LayerSwap) -> Swap:
 
 def _from_full(update: DenseUpdate, identity: int) -> DenseState:
     """Return the state of an update in the full form, which must be of the model `identity`."""
-    dtype = torch.float32 if update.encoding is RowEncoding.FP32 else torch.float16
+    dtype = np.dtype(np.float32 if update.encoding is RowEncoding.FP32 else np.float16)
     try:
         tensors = load(update.full)
         for name, tensor in tensors.items():
-            if tensor.is_floating_point() and tensor.dtype != dtype:
+            if np.issubdtype(tensor.dtype, np.floating) and tensor.dtype != dtype:
                 raise WireError(f"dense.full must have weights of {dtype}, got {tensor.dtype} in {name!r}")
-            if not torch.isfinite(tensor).all():
+            if not np.isfinite(tensor).all():
                 raise WireError(f"dense.full must be finite, got NaN or Inf in {name!r}")
-        state = DenseState.of({name: tensor.float() if tensor.dtype == dtype else tensor for name, tensor in tensors.items()}, identity)
+        weights = {name: tensor.astype(np.float32) if tensor.dtype == dtype else tensor for name, tensor in tensors.items()}
+        state = DenseState.of(weights, identity)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise WireError(f"dense.full must be dense parameters in the safetensors format, got {len(update.full)} bytes: {error}") from None
     if state.fingerprint != update.fingerprint:

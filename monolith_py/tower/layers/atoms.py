@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from monolith_py.config.sparsity import Atom
+from monolith_py.config.sparsity import Atom, SparsityConfig
 
 Mask = NDArray[np.bool_]
 Scores = NDArray[np.floating[Any]]
 Indices = NDArray[np.int32]
+
+MAX_INPUTS = 65_536  # the core numbers inputs with 16 bits
 
 
 def height_of(atom: Atom) -> int:
@@ -62,3 +64,18 @@ def mask_of(bounds: Indices, columns: Indices, grid: tuple[int, ...]) -> Mask:
     mask = np.zeros(blocks * width, np.bool_)
     mask[places] = True
     return mask.reshape(grid)
+
+
+def why_dense(inputs: int, outputs: int, config: SparsityConfig) -> str | None:
+    """Return why a layer of a tower must stay dense, None if it can be sparse."""
+    if config.preset == "dense":
+        return "model.sparsity.preset is 'dense'"
+    if inputs > MAX_INPUTS:
+        return f"model.sparsity takes up to {MAX_INPUTS} inputs, got {inputs}"
+    if config.atom == "16x1" and outputs < 16:
+        return f"atoms of 16 outputs need a layer of 16 or more, got {outputs}"
+    if config.run and inputs % config.run[1]:
+        return f"model.sparsity.scope {config.scope!r} needs inputs that are a multiple of {config.run[1]}, got {inputs}"
+    if config.density * (outputs if config.atom == "neuron" else inputs) < 1:
+        return f"density {config.density} leaves less than one atom for each block of a layer of {inputs} inputs and {outputs} outputs"
+    return None

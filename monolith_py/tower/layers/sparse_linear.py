@@ -23,8 +23,6 @@ from torch.nn.functional import linear, pad
 from monolith_py.config.sparsity import Atom
 from monolith_py.tower.layers.atoms import Mask, csr_of, grid_of, mask_of
 
-MAX_INPUTS = 65_536  # the core numbers inputs with 16 bits
-
 
 class SparseLinear(nn.Module):
     """`outputs = inputs @ weight.T + bias`, then optionally ReLU; dead atoms of the weight are zero.

@@ -1,12 +1,26 @@
 """Checkpoints of the trainer: their layout, their store, saving and restoring."""
 
+from typing import TYPE_CHECKING
+
+from monolith_py.lazy import lazy_exports
 from monolith_py.training.checkpoint.channels import CHANNELS, channel_folder, copy_checkpoint, promote_checkpoint
 from monolith_py.training.checkpoint.layout import ASIDE, Checkpoint, Part
 from monolith_py.training.checkpoint.meta import CheckpointMeta, SourceMeta
 from monolith_py.training.checkpoint.object_store import fetched_checkpoint, local_folder, open_checkpoints
-from monolith_py.training.checkpoint.restore import restore_checkpoint
-from monolith_py.training.checkpoint.save import CheckpointSaving, save_checkpoint
 from monolith_py.training.checkpoint.store import CheckpointStore, Retention
+
+if TYPE_CHECKING:
+    from monolith_py.training.checkpoint.restore import restore_checkpoint
+    from monolith_py.training.checkpoint.save import CheckpointSaving, save_checkpoint
+else:
+    __getattr__ = lazy_exports(
+        __name__,
+        {
+            "CheckpointSaving": "monolith_py.training.checkpoint.save",
+            "restore_checkpoint": "monolith_py.training.checkpoint.restore",
+            "save_checkpoint": "monolith_py.training.checkpoint.save",
+        },
+    )
 
 __all__ = [
     "ASIDE",

@@ -22,10 +22,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from crc32c import crc32c
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.numpy import load_file, save_file
 
 from monolith_py.data.layout import Layout
 from monolith_py.data.steps import JoinerStep
@@ -33,6 +34,8 @@ from monolith_py.errors import CheckpointError, CheckpointVersion
 from monolith_py.table import packed_file, table_file
 from monolith_py.training.checkpoint.meta import CheckpointMeta, ModelMeta, SourceMeta, partition_offsets
 from monolith_py.training.quality import Quality
+
+Arrays = dict[str, npt.NDArray[Any]]
 
 _logger = logging.getLogger(__name__)
 
@@ -175,23 +178,24 @@ class Checkpoint:
         except (TypeError, ValueError, KeyError) as error:
             raise CheckpointError(f"{self.path / _MANIFEST}: {type(error).__name__}: {error}") from None
 
-    def dense(self) -> dict[str, Tensor]:
-        """Return the dense parameters by name, on the CPU."""
+    def dense(self) -> Arrays:
+        """Return the dense parameters by name."""
         return _load(self.path / _DENSE)
 
-    def optimizer(self) -> dict[str, Tensor]:
+    def optimizer(self) -> Arrays:
         """Return the state of the dense optimizer and the random state of torch, by name."""
         return _load(self.path / _OPTIMIZER)
 
-    def write(self, meta: CheckpointMeta, model: ModelMeta, dense: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
+    def write(self, meta: CheckpointMeta, model: ModelMeta, dense: Arrays, optimizer: Arrays) -> None:
         """Write every file but the tables, which must be complete: the manifest lists them.
 
         Raises:
             CheckpointError: a file cannot be written.
         """
         try:
-            save_file(dense, self.path / _DENSE)
-            save_file(optimizer, self.path / _OPTIMIZER)
+            for file, arrays in ((_DENSE, dense), (_OPTIMIZER, optimizer)):
+                # safetensors writes the memory of an array from its first element on, whatever its strides.
+                save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, self.path / file)
             files = {str(file.relative_to(self.path)): _fingerprint(file) for file in self.files()}
             described = {"layout": model.layout.document(), "settings": model.settings}
             manifest = {"version": VERSION, "meta": meta.document(), "model": described, "files": files}
@@ -279,12 +283,12 @@ def _revision(path: Path) -> int:
     return int(match[1]) if match else 0
 
 
-def _load(file: Path) -> dict[str, Tensor]:
+def _load(file: Path) -> Arrays:
     try:
-        tensors: dict[str, Tensor] = load_file(file)
+        arrays: Arrays = load_file(file)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file}: {error}") from None
-    return tensors
+    return arrays
 
 
 def _fingerprint(file: Path) -> dict[str, int]:

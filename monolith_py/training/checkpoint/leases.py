@@ -77,10 +77,10 @@ class Leases:
 
     def forget(self, name: str) -> None:
         """Delete the leases of a checkpoint that was deleted."""
-        keys = list(self._objects.list(f"{_FOLDER}/{name}/"))
-        self._objects.delete(keys)
-        for key in keys:
-            self._seen.pop(key, None)
+        folder = f"{_FOLDER}/{name}/"
+        self._objects.delete_below(folder)
+        for key in [key for key in self._seen if key.startswith(folder)]:
+            del self._seen[key]
 
     def tidy(self, kept: Collection[str], others: Collection[str]) -> None:
         """Clear up after deleters that were killed: let readers read `kept`, and delete leases of what is in neither."""

@@ -156,7 +156,8 @@ class ObjectCheckpointStore(CheckpointStore):
         try:
             listed = self._objects.list()
             known = {Path(key).parent.name for key in listed if _is_manifest(key)}
-            self._objects.delete(key for key in listed if key.startswith("step-") and key.partition("/")[0] not in known)
+            for name in sorted({key.partition("/")[0] for key in listed if key.startswith("step-")} - known):
+                self._objects.delete_below(f"{name}/")
         except ObjectError as error:
             _logger.warning("files of uploads that were cut off stay: %s", error)
 
@@ -164,7 +165,7 @@ class ObjectCheckpointStore(CheckpointStore):
         """Delete the manifest, so that the checkpoint is none, then its files."""
         name = checkpoint.path.name
         self._objects.delete([f"{name}/{_MANIFEST}"])
-        self._objects.delete(self._objects.list(f"{name}/"))
+        self._objects.delete_below(f"{name}/")
         super()._delete(checkpoint)
 
 

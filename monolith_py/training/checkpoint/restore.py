@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from monolith_py.data.layout import Layout
 from monolith_py.errors import CheckpointError
 from monolith_py.training.checkpoint.fitting import SavedModel, fit_model
 from monolith_py.training.checkpoint.fitting_optimizer import fit_optimizer
-from monolith_py.training.checkpoint.layout import Checkpoint
+from monolith_py.training.checkpoint.layout import Arrays, Checkpoint
 from monolith_py.training.checkpoint.meta import CheckpointMeta
 from monolith_py.training.trainer import Trainer
 
@@ -79,7 +80,8 @@ def _restore_tables(checkpoint: Checkpoint, trainer: Trainer, reset_tables: Coll
 
 def _restore_dense(checkpoint: Checkpoint, trainer: Trainer, saved_layout: Layout) -> list[str]:
     """Restore dense parameters, optimizer and torch's random state; return a line for each part that could not be taken as it is."""
-    dense, optimizer, before = checkpoint.dense(), checkpoint.optimizer(), checkpoint.model.settings
+    dense, optimizer = _tensors(checkpoint.dense()), _tensors(checkpoint.optimizer())
+    before = checkpoint.model.settings
     try:
         torch.set_rng_state(optimizer.pop("rng"))
         same_kind = before["optimizer"]["dense"]["kind"] == trainer.settings["optimizer"]["dense"]["kind"]
@@ -93,6 +95,10 @@ def _restore_dense(checkpoint: Checkpoint, trainer: Trainer, saved_layout: Layou
         return [*fitted.lines, fit_optimizer(trainer, fitted, dense, optimizer, is_same_kind=same_kind)]
     except (RuntimeError, KeyError, ValueError, IndexError) as error:
         raise CheckpointError(f"{checkpoint}: does not fit this job's model: {error}") from None
+
+
+def _tensors(arrays: Arrays) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def _changed_settings(saved: Mapping[str, Any], present: Mapping[str, Any]) -> Iterator[str]:

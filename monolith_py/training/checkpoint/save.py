@@ -8,11 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from monolith_py.errors import CheckpointError
 from monolith_py.table import TableSaving, pack_snapshot
-from monolith_py.training.checkpoint.layout import Checkpoint
+from monolith_py.training.checkpoint.layout import Arrays, Checkpoint
 from monolith_py.training.checkpoint.meta import CheckpointMeta, ModelMeta
 from monolith_py.training.checkpoint.store import CheckpointStore, Retention
 from monolith_py.training.trainer import Trainer
@@ -79,9 +78,9 @@ class CheckpointSaving:
             self._worker.shutdown()
             self._cancel()
             raise
-        dense = self._trainer.export_dense()
-        optimizer = {name: value.clone() for name, value in self._trainer.optimizer.state().items()}
-        self._written = self._worker.submit(self._write, meta, dense, {"rng": torch.get_rng_state()} | optimizer)
+        dense = {name: value.numpy() for name, value in self._trainer.export_dense().items()}
+        optimizer = {name: value.clone().numpy() for name, value in self._trainer.optimizer.state().items()}
+        self._written = self._worker.submit(self._write, meta, dense, {"rng": torch.get_rng_state().numpy()} | optimizer)
 
     def wait(self) -> Checkpoint:
         """Return the checkpoint once it is complete and on the disk.
@@ -110,7 +109,7 @@ class CheckpointSaving:
             if num_copied == 0:
                 break
 
-    def _write(self, meta: CheckpointMeta, dense: dict[str, Tensor], optimizer: dict[str, Tensor]) -> Checkpoint:
+    def _write(self, meta: CheckpointMeta, dense: Arrays, optimizer: Arrays) -> Checkpoint:
         directory, temporary = self._store.directory, self._temporary
         checkpoint = Checkpoint.next_at(directory, meta.step)
         try:

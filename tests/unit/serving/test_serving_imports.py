@@ -14,9 +14,9 @@ def loaded_by(code: str) -> set[str]:
     return {name.partition(".")[0] for name in done.stdout.split()}
 
 
-def test_a_replica_loads_neither_torchrec_nor_fbgemm() -> None:
-    loaded = loaded_by("import monolith_serving.process")
-    assert not {"torchrec", "fbgemm_gpu"} & loaded and {"torch", "grpc"} <= loaded
+@pytest.mark.parametrize("process", ["process", "guard.process", "shadow.process", "replica.audit"])
+def test_a_process_with_a_replica_loads_no_torch_at_its_start(process: str) -> None:
+    assert not {"torch", "torchrec", "fbgemm_gpu", "pandas", "apache_beam"} & loaded_by(f"import monolith_serving.{process}")
 
 
 @pytest.mark.parametrize("stranger", ["torch", "torchrec", "fbgemm_gpu", "grpc"])

@@ -26,6 +26,7 @@ from monolith_py.sync import DenseState, RowEncoding, pack_rows
 from monolith_serving.features.store import FeatureStore
 from monolith_serving.ranking.impression_encoder import ImpressionEncoder
 from monolith_serving.ranking.ranker import Ranker
+from monolith_serving.replica.dense_model import DenseModel
 from monolith_serving.replica.model_state import ModelState
 from monolith_serving.replica.table import ReplicaTable
 from monolith_serving.service import RankingService
@@ -71,7 +72,8 @@ class StillReplica:
             weights = generator.normal(size=(100, feature.dim)).astype(np.float32)
             table.assign(feature.name, np.arange(100), pack_rows(weights, RowEncoding.FP32), RowEncoding.FP32)
         model = build_model(schema, job.model, seed).eval()
-        self.state, self.is_ready = ModelState(table, model, DenseState.of(model.state_dict()), (seed, 2), 0), True
+        dense = DenseState.of(model.state_dict())
+        self.state, self.is_ready = ModelState(table, DenseModel(schema, job.model, dense), dense, (seed, 2), 0), True
 
     def require_ready(self) -> None:
         assert self.is_ready

@@ -31,6 +31,7 @@ from monolith_serving.features.store import FeatureStore
 from monolith_serving.ranking.impression_encoder import ImpressionEncoder
 from monolith_serving.ranking.ranker import Ranker, Ranking
 from monolith_serving.ranking.request import RankInput
+from monolith_serving.replica.dense_model import DenseModel
 from monolith_serving.replica.model_state import ModelState
 from monolith_serving.replica.table import ReplicaTable
 
@@ -48,7 +49,8 @@ class StillReplica:
             weights = generator.normal(size=(100, 8)).astype(np.float32)
             table.assign(name, np.arange(100), pack_rows(weights, RowEncoding.FP32), RowEncoding.FP32)
         model = build_model(schema, job.model, 0).eval()
-        self._state = ModelState(table, model, DenseState.of(model.state_dict()), (4, 2), 0)
+        dense = DenseState.of(model.state_dict())
+        self._state = ModelState(table, DenseModel(schema, job.model, dense), dense, (4, 2), 0)
 
     def require_ready(self) -> None:
         pass
@@ -255,8 +257,7 @@ def test_a_request_past_its_deadline_reads_no_features_and_is_not_scored(job, im
 
 
 def test_probabilities_that_are_not_finite_are_never_served(ranker, impressions):
-    with torch.no_grad():
-        next(iter(ranker._replica.state.model.parameters())).fill_(float("nan"))
+    ranker._replica.state.dense.tensors["head.bias"][:] = np.nan
     with pytest.raises(ModelNotFinite, match=r"probabilities of model 4.2 must be finite, got NaN or Inf"):
         ranker.rank(request(1, [1]), FAR_S)
     assert not impressions.kept
@@ -390,8 +391,8 @@ def test_features_that_all_candidates_share_are_looked_up_once(job, kv, impressi
     class CountingReplica(StillReplica):
         def __init__(self, job):
             super().__init__(job)
-            lookup = self._state.table.lookup
-            self._state.table.lookup = lambda batch: looked_up.append(len(batch.fids)) or lookup(batch)
+            pool = self._state.table.pool
+            self._state.table.pool = lambda batch: looked_up.append(len(batch.fids)) or pool(batch)
 
     context = PackedRow(np.arange(4000, dtype=np.int64), np.array([4000], np.int32), np.zeros(2, np.float32))
     ranker = ranker_on(job, kv, impressions, CountingReplica(job))

@@ -63,7 +63,10 @@ def test_a_chain_of_updates_ends_in_the_trainer_s_bits(make_towers, same_tensors
             held, base = apply_update(held, over_the_wire(next_update(base, state, encoding))), state
             expected = state.tensors
             if encoding is RowEncoding.FP16:
-                expected = {name: tensor.half().float() if name in state.shapes else tensor for name, tensor in expected.items()}
+                expected = {
+                    name: tensor.astype(np.float16).astype(np.float32) if name in state.shapes else tensor
+                    for name, tensor in expected.items()
+                }
             same_tensors(held.tensors, expected)
             assert held.fingerprint == state.fingerprint
 
@@ -72,7 +75,7 @@ def test_a_chain_of_updates_ends_in_the_trainer_s_bits(make_towers, same_tensors
 def test_an_update_for_another_state_is_a_gap_and_leaves_the_state_as_it_was(make_towers, same_tensors, changes):
     dense = make_towers()
     held = DenseState.of(dense.tensors())
-    before = {name: tensor.clone() for name, tensor in held.tensors.items()}
+    before = {name: tensor.copy() for name, tensor in held.tensors.items()}
     dense.swap(1, 1)
     base = DenseState.of(dense.tensors())
     for kind, layer, num_removed, num_added in changes:
@@ -98,7 +101,7 @@ def test_the_form_is_the_smallest_that_holds_the_change(make_towers):
     values, swap = (next_update(base, state, RowEncoding.FP32) for state in (learnt, swapped))
     full = full_update(swapped, RowEncoding.FP32)
     assert [update.form for update in (values, swap, full)] == [DenseForm.VALUES, DenseForm.SWAP, DenseForm.FULL]
-    assert values.num_bytes == 4 * sum(learnt.tensors[name].numel() for name in learnt.shapes)
+    assert values.num_bytes == 4 * sum(learnt.tensors[name].size for name in learnt.shapes)
     assert values.num_bytes < swap.num_bytes < values.num_bytes + 60 < full.num_bytes
     for update in (values, swap, full):
         assert 0 <= len(dense_update_to_wire(update).SerializeToString()) - update.num_bytes < 40
@@ -109,7 +112,7 @@ def test_a_state_of_other_shapes_or_names_is_sent_in_full(make_towers):
     base = DenseState.of(dense.tensors())
     for other in ({"head.weight": torch.zeros(8, 2)}, {"more": torch.zeros(1)}):
         assert next_update(base, DenseState.of({**base.tensors, **other}), RowEncoding.FP32).form is DenseForm.FULL
-    blocks = {"tower.layers.1.bounds": torch.cat([base.tensors["tower.layers.1.bounds"], base.tensors["tower.layers.1.bounds"][-1:]])}
+    blocks = {"tower.layers.1.bounds": np.append(base.tensors["tower.layers.1.bounds"], base.tensors["tower.layers.1.bounds"][-1:])}
     assert next_update(base, DenseState.of({**base.tensors, **blocks}), RowEncoding.FP32).form is DenseForm.FULL
 
 
@@ -169,7 +172,7 @@ def test_any_fields_with_a_valid_checksum_are_refused_or_make_a_whole_state(make
     with contextlib.suppress(WireError, DenseGap):
         after = DenseState.of(received(base, repaired(message)).tensors)  # would raise
         assert after.fingerprint == message.fingerprint
-        assert all(torch.isfinite(tensor).all() for tensor in after.tensors.values())
+        assert all(np.isfinite(tensor).all() for tensor in after.tensors.values())
 
 
 def safetensors_of(header: dict, data: bytes = b"") -> bytes:
@@ -185,8 +188,8 @@ FULL_RULES = [
     ),
     (safetensors_of({"a": {"dtype": "F32", "shape": [0, 1 << 62, 8], "data_offsets": [0, 0]}}), "dense.full must be"),
     (safetensors_of({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"\0\0\x80\x7f"), "finite, got NaN or Inf in 'a'"),
-    (safetensors_of({"a": {"dtype": "F64", "shape": [1], "data_offsets": [0, 8]}}, b"\0" * 8), "must have weights of torch.float32"),
-    (safetensors_of({"a": {"dtype": "I64", "shape": [1], "data_offsets": [0, 8]}}, b"\0" * 8), "dense.a must be torch.float32"),
+    (safetensors_of({"a": {"dtype": "F64", "shape": [1], "data_offsets": [0, 8]}}, b"\0" * 8), "must have weights of float32"),
+    (safetensors_of({"a": {"dtype": "I64", "shape": [1], "data_offsets": [0, 8]}}, b"\0" * 8), "dense.a must be float32"),
     (
         safetensors_of({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"\0" * 4),
         "dense.full must be of fingerprint 00000007",
@@ -209,8 +212,8 @@ SWAP = {"layer": "tower.layers.0.", "num_columns": 20}
     ("fields", "rule"),
     [
         ({"checksum": 1}, "dense.checksum must be [0-9a-f]{8}, got 00000001"),
-        ({"encoding": 3}, r"dense.encoding must be one of \[1, 2\], got 3"),
-        ({"encoding": -5}, r"dense.encoding must be one of \[1, 2\], got -5"),
+        ({"encoding": 3}, r"dense.encoding must be one of 1 \(fp32\), 2 \(fp16\), got 3 \(int8\)"),
+        ({"encoding": -5}, r"dense.encoding must be one of 1 \(fp32\), 2 \(fp16\), got -5"),
         ({"values": b""}, "dense parameters must have either full, without swaps and base, or values, got 0 and 0 bytes, 0 swaps"),
         ({"full": b"x"}, "dense parameters must have either full"),
         ({"full": b"x", "values": b""}, "dense parameters must have either full, without swaps and base"),

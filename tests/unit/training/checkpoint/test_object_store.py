@@ -60,6 +60,9 @@ class CutObjects:
             self._spend(key, None)
             self._objects.delete([key])
 
+    def delete_below(self, prefix: str) -> None:
+        self.delete(self._objects.list(prefix))
+
     def _spend(self, key: str, value: bytes | None) -> None:
         self.left -= 1
         if self.left == 0 and value is not None and not key.endswith("manifest.json"):

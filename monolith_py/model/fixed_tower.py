@@ -1,0 +1,86 @@
+"""Layers of a tower with fixed weights: as dense arrays, and as stacks of the core for sparse ones.
+
+Letters: I inputs and O outputs of a layer, h weights of an atom, k live atoms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from monolith_py import _core
+from monolith_py.model.shape import LayerShape, ModelShape, Parameters
+from monolith_py.tower.layers.atoms import Indices, csr_of, height_of
+
+_Array = npt.NDArray[Any]
+
+
+def dense_layer(shape: LayerShape, prefix: str, parameters: Parameters) -> tuple[_Array, _Array]:
+    """Return weights (O, I) and biases (O,) of a layer, zero at dead atoms; a dead neuron has no bias either."""
+    bias = parameters[f"{prefix}.bias"]
+    if shape.atom is None:
+        return parameters[f"{prefix}.weight"], bias
+    atoms, live = _atoms(shape, prefix, parameters)
+    if shape.atom == "neuron":
+        return atoms[0], np.where(live[0], bias, np.float32(0))
+    return atoms.transpose(0, 2, 1).reshape(-1, shape.inputs)[: shape.outputs], bias
+
+
+def tower_stacks(shape: ModelShape, parameters: Parameters, order: Sequence[int]) -> list[_core.TowerStack]:
+    """Return stacks of the core for use one after the other; none for a tower without a sparse layer, or of neurons.
+
+    Input k of the first one is input `order[k]` of the tower. A tower with dropout has a stack for each layer, as in training.
+    """
+    atom = next((layer.atom for layer in shape.tower if layer.atom is not None), None)
+    if atom is None or atom == "neuron":
+        return []
+    height = height_of(atom)
+    loaded = [
+        _core_layer(layer, f"tower.layers.{index}", parameters, height, order if index == 0 else None)
+        for index, layer in enumerate(shape.tower)
+    ]
+    biases = [np.ascontiguousarray(parameters[f"tower.layers.{place}.bias"]) for place in range(len(loaded))]
+    groups = [[place] for place in range(len(loaded))] if shape.has_dropout else [list(range(len(loaded)))]
+    stacks = []
+    for group in groups:
+        sizes = [(shape.tower[place].inputs, shape.tower[place].outputs, True) for place in group]
+        stack = _core.TowerStack(sizes, height, shape.sparse_bf16)
+        for index, place in enumerate(group):
+            stack.set_topology(index, *loaded[place][:2])
+        stack.load([loaded[place][2] for place in group], [biases[place] for place in group])
+        stacks.append(stack)
+    return stacks
+
+
+def _core_layer(
+    shape: LayerShape, prefix: str, parameters: Parameters, height: int, order: Sequence[int] | None
+) -> tuple[Indices, Indices, _Array]:
+    """Return bounds (blocks + 1,), columns (k,) and values (k, h) of a layer whose inputs are in `order`; in a dense one all atoms live."""
+    if shape.atom is None:
+        weight = parameters[f"{prefix}.weight"]  # (O, I)
+        blocks = -(-shape.outputs // height)
+        padded = np.zeros((blocks * height, shape.inputs), np.float32)
+        padded[: shape.outputs] = weight
+        atoms = padded.reshape(blocks, height, shape.inputs).transpose(0, 2, 1)  # (blocks, I, h)
+        live = np.ones((blocks, shape.inputs), np.bool_)
+    else:
+        atoms, live = _atoms(shape, prefix, parameters)
+    if order is not None:
+        index = np.asarray(order, np.int64)
+        atoms, live = atoms[:, index], live[:, index]
+    bounds, columns = csr_of(live)
+    return bounds, columns, np.ascontiguousarray(atoms[live])
+
+
+def _atoms(shape: LayerShape, prefix: str, parameters: Parameters) -> tuple[_Array, npt.NDArray[np.bool_]]:
+    """Return all atoms of a sparse layer (blocks, places, h), dead ones zero, and the mask of the live ones (blocks, places)."""
+    blocks, places, height = shape.atoms
+    bounds, columns = parameters[f"{prefix}.bounds"], parameters[f"{prefix}.columns"]
+    block = np.repeat(np.arange(blocks), np.diff(bounds))
+    atoms = np.zeros((blocks, places, height), np.float32)
+    live = np.zeros((blocks, places), np.bool_)
+    atoms[block, columns], live[block, columns] = parameters[f"{prefix}.values"], True
+    return atoms, live
