@@ -106,7 +106,8 @@ def random_job(generator: np.random.Generator) -> JobConfig:
             "log": {"url": "sqlite:///unused"},
             "kv": {"url": "memory:"},
             "features": [
-                {"name": f"f{index}", "source": source, "dim": dim, "pooling": pick("sum", "mean")} for index, source in enumerate(sources)
+                {"name": f"f{index}", "source": source, "dim": dim, "pooling": pick("sum", "mean"), **pick({}, {"encoding": "int4"})}
+                for index, source in enumerate(sources)
             ],
             "dense_features": [
                 {"name": f"d{index}", "source": pick("user", "item", "context", "candidate"), "dim": int(generator.integers(1, 5))}

@@ -109,6 +109,7 @@ def test_equal_scores_keep_the_order_of_the_request(setting):
         {"item_ids": []},
         {"item_ids": list(range(2001))},
         {"explain": True},
+        {"return_features": ["f0"]},
         {"task_names": ["buy"]},
         {"task_names": ["click", "click"]},
         {"rank_by": "click"},

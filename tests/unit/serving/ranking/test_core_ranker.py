@@ -275,3 +275,5 @@ def test_jobs_that_the_core_cannot_rank(job):
     assert runs_in_core(job)
     for update in (off, fbgemm):
         assert not runs_in_core(job.model_copy(update={"serving": job.serving.model_copy(update=update)}))
+    for update in ({"pooling": "first", "length": 2}, {"dim": 2 * job.features[0].dim}):
+        assert not runs_in_core(job.model_copy(update={"features": (*job.features, job.features[0].model_copy(update=update))}))
