@@ -88,16 +88,23 @@ def run_server(job: JobConfig) -> None:
         service = _split(job, first, store, stop, stack) if config.split.share else first
         core_ranker = CoreRanker(job, replica, store, impressions, clock) if device.type == "cpu" and runs_in_core(job) else None
         core = None if core_ranker is None else CoreService(core_ranker, config, clock)
-        front: Front
-        if config.front == "cpp":
-            if core_ranker is None:
-                raise ConfigError("serving.front must be 'python' for a job that the core does not rank on this device, got 'cpp'")
-            front = CppFront(FrontParts(service, replica, core_ranker, core, impressions), config, clock)
-        else:
-            front = PythonFront(make_server(service, config, clock, core), config)
+        front = _front_of(FrontParts(service, replica, core_ranker, core, impressions), config, clock)
         _serve(front, replica, config, stop, clock, core)
         stop.set()
         follower.raise_failure()
+
+
+def _front_of(parts: FrontParts, config: ServingConfig, clock: Clock) -> Front:
+    """Return the front of the settings, not started.
+
+    Raises:
+        ConfigError: it is the C++ one, which was not built, or the core does not rank the requests of the job.
+    """
+    if config.front == "python":
+        return PythonFront(make_server(parts.service, config, clock, parts.core), config)
+    if parts.ranker is None:
+        raise ConfigError("serving.front must be 'python' for a job that the core does not rank on this device, got 'cpp'")
+    return CppFront(parts, config, clock)
 
 
 def _split(job: JobConfig, first: RankingService, store: FeatureStore, stop: StopSignal, stack: ExitStack) -> SplitService:
@@ -175,7 +182,7 @@ def make_server(service: pb_grpc.RankingServicer, config: ServingConfig, clock: 
     return server
 
 
-def _serve(front: Front, replica: Replica, config: ServingConfig, stop: StopSignal, clock: Clock, core: CoreService | None) -> None:
+def _serve(front: Front, replica: Replica, config: ServingConfig, stop: StopSignal, clock: Clock, core: CoreService | None = None) -> None:
     """Answer requests until `stop`, then finish the ones in progress."""
     port = front.start()
     _logger.info("listening on %s:%d", config.host, port)

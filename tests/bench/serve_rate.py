@@ -25,13 +25,15 @@ _PREPARE = """
 import pathlib, sys
 sys.path.insert(0, str(pathlib.Path("tests/bench").resolve()))
 import bench_serve, numpy
-folder = pathlib.Path(sys.argv[1])
-config = folder / "job.toml"
+folder, generator = pathlib.Path(sys.argv[1]), numpy.random.default_rng(0)
+if not hasattr(bench_serve, "TOML"):
+    sys.exit(bench_serve.prepare(folder, generator) and 0)
+config = folder / "job.toml"  # an earlier checkout
 named = [("user_id", "user_id"), ("item_id", "item_id"), ("tab", "context")]
 named += [(name, "user") for name in bench_serve.USER_FEATURES] + [(name, "item") for name in bench_serve.ITEM_FEATURES]
 tables = "\\n".join(f'[[features]]\\nname = "{name}"\\nsource = "{source}"' for name, source in named)
 config.write_text(bench_serve.TOML.format(folder=folder, features=tables))
-bench_serve.prepare(config, numpy.random.default_rng(0))
+bench_serve.prepare(config, generator)
 """
 
 

@@ -69,6 +69,12 @@ void GrpcCall::answer(std::string_view response) {
     stream_.WriteAndFinish(grpc::ByteBuffer(&slice, 1), grpc::WriteOptions(), grpc::Status::OK, &operation_);
 }
 
+void GrpcCall::write(std::string_view response) {
+    stage_ = Stage::kWatch;
+    const grpc::Slice slice(response.data(), response.size());
+    stream_.Write(grpc::ByteBuffer(&slice, 1), &operation_);
+}
+
 void GrpcCall::refuse(Code code, std::string_view details) {
     stage_ = Stage::kFinish;
     stream_.Finish(grpc::Status(static_cast<grpc::StatusCode>(code), std::string(details)), &operation_);

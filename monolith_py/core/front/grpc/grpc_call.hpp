@@ -24,7 +24,7 @@ struct Tag {
 class GrpcCall final : public Call {
   public:
     using Clock = std::chrono::steady_clock;
-    enum class Stage { kAccept, kRead, kFinish };
+    enum class Stage { kAccept, kRead, kWatch, kFinish };
 
     // Wait for a call.
     GrpcCall(grpc::AsyncGenericService& service, grpc::ServerCompletionQueue& queue);
@@ -43,12 +43,21 @@ class GrpcCall final : public Call {
     bool is_authorized(const std::vector<std::string>& authorizations) const;
     void read();
     void hold_message();  // after `read`
+    // Send one of several messages.
+    void write(std::string_view response);
     void cancel() { context_.TryCancel(); }
     void finished(bool is_sent) { is_sent_ = is_sent; }
     void gone() { is_gone_ = true; }
     // An operation has ended; deletes the call after the last one. Return whether it did.
     bool release();
 
+    // State of a watch of health.
+    struct Watch {
+        bool is_known = false, is_writing = false;
+        char status = 0;  // sent last
+    };
+
+    Watch watch;
     size_t place = 0;                              // among the calls inside
     GrpcCall *before = nullptr, *after = nullptr;  // in the list of calls whose message has not arrived
 
@@ -60,7 +69,7 @@ class GrpcCall final : public Call {
     std::string copy_;  // of a message in several slices
     std::string_view message_;
     Tag operation_{this, false}, end_{this, true};
-    Stage stage_ = Stage::kAccept;
+    std::atomic<Stage> stage_{Stage::kAccept};
     Clock::time_point arrived_, deadline_;
     bool is_sent_ = false;
     std::atomic<bool> is_gone_{false};

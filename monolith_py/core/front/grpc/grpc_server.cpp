@@ -1,6 +1,6 @@
 #include "front/grpc/grpc_server.hpp"
 
-#include <grpcpp/health_check_service_interface.h>
+#include <absl/synchronization/mutex.h>
 
 #include <chrono>
 
@@ -11,6 +11,7 @@ namespace {
 // Calls that may arrive at the same moment without waiting inside gRPC.
 constexpr size_t kAccepting = 64;
 constexpr std::chrono::milliseconds kWatchInterval(250);
+constexpr std::string_view kHealth = "/grpc.health.v1.Health/";
 
 double seconds_since(GrpcCall::Clock::time_point begin) {
     return std::chrono::duration<double>(GrpcCall::Clock::now() - begin).count();
@@ -39,12 +40,13 @@ void GrpcServer::Receiving::cancel_before(GrpcCall::Clock::time_point time) {
 }
 
 GrpcServer::GrpcServer(ServerOptions options, Handler& handler)
-    : options_(std::move(options)), method_("/" + options_.service + "/Rank"), handler_(handler) {}
+    : options_(std::move(options)), method_("/" + options_.service + "/Rank"), handler_(handler), health_(options_.service) {}
 
 GrpcServer::~GrpcServer() { stop(0); }
 
 bool GrpcServer::start(std::string& error) {
-    grpc::EnableDefaultHealthCheckService(true);
+    // Debian builds Abseil with its search for deadlocks, which costs a tenth of gRPC's own time.
+    absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
     std::shared_ptr<grpc::ServerCredentials> access = grpc::InsecureServerCredentials();
     if (options_.has_tls) access = credentials_ = std::make_shared<ReloadedCredentials>(options_.certificates);
     grpc::ServerBuilder builder;
@@ -61,41 +63,30 @@ bool GrpcServer::start(std::string& error) {
         queue_->Shutdown();
         return false;
     }
-    const bool has_health = options_.health_address.empty() || start_health(error);
-    set_serving(false);
     for (size_t i = 0; i < kAccepting; ++i) accept();
     for (size_t i = 0; i < options_.num_threads; ++i) threads_.emplace_back([this] { run(); });
     threads_.emplace_back([this] { watch(); });
-    return has_health;
+    return options_.health_address.empty() || start_health(error);
 }
 
 bool GrpcServer::start_health(std::string& error) {
-    grpc::ServerBuilder builder;
-    int port = 0;
-    builder.AddListeningPort(options_.health_address, grpc::InsecureServerCredentials(), &port);
-    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-    health_queue_ = builder.AddCompletionQueue();  // gRPC starts no server without one
-    health_server_ = builder.BuildAndStart();
-    threads_.emplace_back([this] {
-        void* tag = nullptr;
-        bool ok = false;
-        while (health_queue_->Next(&tag, &ok)) {
-        }
-    });
-    if (health_server_ == nullptr) error = "cannot listen on " + options_.health_address;
-    return health_server_ != nullptr;
+    ServerOptions options = options_;
+    options.address = std::exchange(options.health_address, "");
+    options.num_threads = 1;
+    options.has_tls = options.has_rank = false;
+    options.authorizations.clear();
+    health_server_ = std::make_unique<GrpcServer>(std::move(options), handler_);
+    return health_server_->start(error);
 }
 
 void GrpcServer::set_serving(bool is_serving) {
-    for (grpc::Server* server : {server_.get(), health_server_.get()})
-        if (server != nullptr)
-            for (const std::string& name : {std::string(), options_.service})
-                server->GetHealthCheckService()->SetServingStatus(name, is_serving);
+    health_.set(is_serving);
+    if (health_server_ != nullptr) health_server_->set_serving(is_serving);
 }
 
 void GrpcServer::begin_drain() {
-    for (grpc::Server* server : {server_.get(), health_server_.get()})
-        if (server != nullptr) server->GetHealthCheckService()->Shutdown();
+    health_.begin_drain();
+    if (health_server_ != nullptr) health_server_->begin_drain();
 }
 
 void GrpcServer::set_certificates(Certificates certificates) {
@@ -104,6 +95,7 @@ void GrpcServer::set_certificates(Certificates certificates) {
 
 void GrpcServer::stop(double finish_s) {
     if (server_ == nullptr || is_stopped_) return;
+    health_.stop();
     const auto finish = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::duration<double>(finish_s));
     server_->Shutdown(std::chrono::system_clock::now() + finish);
     {
@@ -114,9 +106,8 @@ void GrpcServer::stop(double finish_s) {
     }
     ended_.notify_all();
     queue_->Shutdown();
-    if (health_server_ != nullptr) health_server_->Shutdown(std::chrono::system_clock::now());
-    if (health_queue_ != nullptr) health_queue_->Shutdown();
     for (std::thread& thread : threads_) thread.join();
+    health_server_.reset();
 }
 
 void GrpcServer::watch() {
@@ -185,6 +176,7 @@ GrpcCall* GrpcServer::advance(const Tag& tag, bool ok) {
     GrpcCall& call = *tag.call;
     if (tag.is_end) {
         call.gone();
+        if (call.stage() == GrpcCall::Stage::kWatch) health_.left(call);
         release(call);
         return nullptr;
     }
@@ -200,6 +192,9 @@ GrpcCall* GrpcServer::advance(const Tag& tag, bool ok) {
         case GrpcCall::Stage::kRead:
             receiving_.remove(call);
             return received(call, ok);
+        case GrpcCall::Stage::kWatch:
+            health_.written(call, ok);
+            return nullptr;
         default:
             call.finished(ok);
             release(call);
@@ -209,10 +204,12 @@ GrpcCall* GrpcServer::advance(const Tag& tag, bool ok) {
 
 GrpcCall* GrpcServer::begin(GrpcCall& call) {
     call.begin(options_.default_s, options_.longest_s);
-    if (!call.is_authorized(options_.authorizations)) {
+    const bool is_health = call.method().starts_with(kHealth);
+    const std::string_view name = std::string_view(call.method()).substr(is_health ? kHealth.size() : 0);
+    if (!is_health && !call.is_authorized(options_.authorizations)) {
         handler_.refused(kUnauthenticated);
         call.refuse(kUnauthenticated, "a call must have metadata authorization: Bearer TOKEN");
-    } else if (call.method() != method_) {
+    } else if (is_health ? name != "Check" && name != "Watch" : !options_.has_rank || name != method_) {
         call.refuse(kUnimplemented, "Method not found!");
     } else {
         receiving_.add(call);
@@ -224,6 +221,15 @@ GrpcCall* GrpcServer::begin(GrpcCall& call) {
 GrpcCall* GrpcServer::received(GrpcCall& call, bool ok) {
     if (!ok) {
         call.refuse(kUnimplemented, "a call must have one message");
+        return nullptr;
+    }
+    call.hold_message();
+    if (call.method() != method_) {
+        if (call.method().ends_with("Check")) {
+            health_.check(call);
+        } else {
+            health_.watch(call);
+        }
         return nullptr;
     }
     if (num_waiting_ >= options_.max_waiting) {
@@ -238,7 +244,6 @@ GrpcCall* GrpcServer::received(GrpcCall& call, bool ok) {
         call.refuse(kResourceExhausted, "request would end after its deadline: " + before + " are before it");
         return nullptr;
     }
-    call.hold_message();
     return &call;
 }
 

@@ -15,6 +15,7 @@
 
 #include "front/grpc/credentials.hpp"
 #include "front/grpc/grpc_call.hpp"
+#include "front/grpc/health.hpp"
 #include "front/shedder.hpp"
 #include "front/transport.hpp"
 
@@ -67,8 +68,10 @@ class GrpcServer final : public Server {
     Handler& handler_;
     std::shared_ptr<ReloadedCredentials> credentials_;
     grpc::AsyncGenericService service_;
-    std::unique_ptr<grpc::ServerCompletionQueue> queue_, health_queue_;
-    std::unique_ptr<grpc::Server> server_, health_server_;
+    std::unique_ptr<grpc::ServerCompletionQueue> queue_;
+    std::unique_ptr<grpc::Server> server_;
+    std::unique_ptr<GrpcServer> health_server_;  // on an address of its own
+    Health health_;
     int port_ = 0;
     Shedder shedder_;
     Receiving receiving_;
