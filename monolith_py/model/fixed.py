@@ -1,7 +1,8 @@
 """A ranking model with its current weights in the core, for replicas on the CPU.
 
 The inputs of a model are split by whether the candidates of a request share them: the shared ones go through the first layers once.
-Letters: F sparse features, D their dim, R rows of a DLRM (with that of its bottom tower), T tasks.
+The core has rows of one dim: those of narrower features are padded, and the first layer has zeros for the padding.
+Letters: F pooled rows, D the greatest of their dims, R rows of a DLRM (with that of its bottom tower), T tasks.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from monolith_py import _core
 from monolith_py.data.columns import FloatArray
-from monolith_py.model.fixed_tower import dense_layer, tower_stacks
+from monolith_py.model.fixed_tower import dense_layer, padded_columns, tower_stacks
 from monolith_py.model.shape import LayerShape, ModelShape, Parameters
 
 # Weights (O, I), biases (O,), whether ReLU follows, whether the layer computes in bf16.
@@ -46,13 +47,16 @@ def fixed_model(shape: ModelShape, parameters: Parameters, split: InputSplit) ->
     if stacks := tower_stacks(shape, parameters, [*shared, *candidate]):
         fixed.set_top(head, [], range(shape.head.inputs), stacks)
     else:
-        fixed.set_top(_dense_layers("tower", shape.tower, parameters, bf16=shape.bf16) + head, shared, candidate, [])
+        layers = _dense_layers("tower", shape.tower, parameters, bf16=shape.bf16) + head
+        weight, bias, relu, bf16 = layers[0]
+        layers[0] = padded_columns(shape, weight), bias, relu, bf16
+        fixed.set_top(layers, shared, candidate, [])
     return fixed
 
 
 def whole_input(shape: ModelShape) -> InputSplit:
     """Return the split of inputs of which none is shared."""
-    return InputSplit((), tuple(range(shape.num_features)), (), tuple(range(shape.dense_width)))
+    return InputSplit((), tuple(range(shape.num_rows)), (), tuple(range(shape.dense_width)))
 
 
 def _dense_layers(name: str, shapes: Sequence[LayerShape], parameters: Parameters, *, bf16: bool) -> list[_Layer]:
@@ -73,7 +77,7 @@ def _row_columns(rows: Sequence[int], dim: int, start: int = 0) -> list[int]:
 
 
 def _deepfm_columns(shape: ModelShape, split: InputSplit) -> tuple[list[int], list[int]]:
-    width = shape.num_features * shape.dim
+    width = shape.num_rows * shape.dim
     shared = _row_columns(split.shared_features, shape.dim) + [width + column for column in split.shared_dense]
     candidate = _row_columns(split.candidate_features, shape.dim) + [width + column for column in split.candidate_dense]
     return shared, candidate
@@ -81,11 +85,11 @@ def _deepfm_columns(shape: ModelShape, split: InputSplit) -> tuple[list[int], li
 
 def _dlrm_columns(shape: ModelShape, split: InputSplit) -> tuple[list[int], list[int]]:
     """Return the columns of rows, then of dot products: row by row, with the shared rows and with the rows before it."""
-    bottom = [shape.num_features] if shape.bottom else []
+    bottom = [shape.num_rows] if shape.bottom else []
     is_shared = not split.candidate_dense
     shared_rows = [*split.shared_features, *(bottom if is_shared else [])]
     own_rows = [*split.candidate_features, *([] if is_shared else bottom)]
-    num_rows = shape.num_features + len(bottom)
+    num_rows = shape.num_rows + len(bottom)
     num_pairs = num_rows * (num_rows - 1) // 2
 
     def pair(one: int, other: int) -> int:

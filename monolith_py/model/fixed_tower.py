@@ -29,24 +29,34 @@ def dense_layer(shape: LayerShape, prefix: str, parameters: Parameters) -> tuple
     return atoms.transpose(0, 2, 1).reshape(-1, shape.inputs)[: shape.outputs], bias
 
 
+def padded_columns(shape: ModelShape, weight: _Array) -> _Array:
+    """Return weights (O, I) of the first layer over the inputs with padded rows, zero for the padding."""
+    padded = np.zeros((len(weight), shape.num_padded_inputs), np.float32)
+    padded[:, shape.padded_inputs] = weight
+    return padded
+
+
 def tower_stacks(shape: ModelShape, parameters: Parameters, order: Sequence[int]) -> list[_core.TowerStack]:
     """Return stacks of the core for use one after the other; none for a tower without a sparse layer, or of neurons.
 
-    Input k of the first one is input `order[k]` of the tower. A tower with dropout has a stack for each layer, as in training.
+    Input k of the first one is input `order[k]` of the tower with padded rows. With dropout each layer has a stack, as in training.
     """
     atom = next((layer.atom for layer in shape.tower if layer.atom is not None), None)
     if atom is None or atom == "neuron":
         return []
     height = height_of(atom)
+    inputs = np.full(shape.num_padded_inputs, -1, np.int64)
+    inputs[shape.padded_inputs] = np.arange(shape.tower_inputs)
     loaded = [
-        _core_layer(layer, f"tower.layers.{index}", parameters, height, order if index == 0 else None)
+        _core_layer(layer, f"tower.layers.{index}", parameters, height, inputs[list(order)] if index == 0 else None)
         for index, layer in enumerate(shape.tower)
     ]
     biases = [np.ascontiguousarray(parameters[f"tower.layers.{place}.bias"]) for place in range(len(loaded))]
     groups = [[place] for place in range(len(loaded))] if shape.has_dropout else [list(range(len(loaded)))]
     stacks = []
     for group in groups:
-        sizes = [(shape.tower[place].inputs, shape.tower[place].outputs, True) for place in group]
+        widths = [len(order) if place == 0 else shape.tower[place].inputs for place in group]
+        sizes = [(width, shape.tower[place].outputs, True) for width, place in zip(widths, group, strict=True)]
         stack = _core.TowerStack(sizes, height, shape.sparse_bf16)
         for index, place in enumerate(group):
             stack.set_topology(index, *loaded[place][:2])
@@ -56,9 +66,12 @@ def tower_stacks(shape: ModelShape, parameters: Parameters, order: Sequence[int]
 
 
 def _core_layer(
-    shape: LayerShape, prefix: str, parameters: Parameters, height: int, order: Sequence[int] | None
+    shape: LayerShape, prefix: str, parameters: Parameters, height: int, order: npt.NDArray[np.int64] | None
 ) -> tuple[Indices, Indices, _Array]:
-    """Return bounds (blocks + 1,), columns (k,) and values (k, h) of a layer whose inputs are in `order`; in a dense one all atoms live."""
+    """Return bounds (blocks + 1,), columns (k,) and values (k, h) of a layer; in a dense one all atoms live.
+
+    `order`: the input at each place, -1 for padding; None for all in their order.
+    """
     if shape.atom is None:
         weight = parameters[f"{prefix}.weight"]  # (O, I)
         blocks = -(-shape.outputs // height)
@@ -69,8 +82,7 @@ def _core_layer(
     else:
         atoms, live = _atoms(shape, prefix, parameters)
     if order is not None:
-        index = np.asarray(order, np.int64)
-        atoms, live = atoms[:, index], live[:, index]
+        atoms, live = atoms[:, order], live[:, order] & (order >= 0)
     bounds, columns = csr_of(live)
     return bounds, columns, np.ascontiguousarray(atoms[live])
 

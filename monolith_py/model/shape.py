@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,12 +45,11 @@ class LayerShape:
 class ModelShape:
     """A model without its weights.
 
-    Letters: F sparse features, D their dim, W width of the dense features, T tasks.
+    Letters: F pooled rows of an example, D the greatest of their dims, W width of the dense features, T tasks.
     """
 
     kind: Literal["deepfm", "dlrm"]
-    num_features: int  # F
-    dim: int  # D
+    row_dims: tuple[int, ...]  # (F,)
     dense_width: int  # W
     num_tasks: int  # T
     tower: tuple[LayerShape, ...]
@@ -62,14 +61,14 @@ class ModelShape:
     @staticmethod
     def of(schema: Schema, config: ModelConfig) -> ModelShape:
         """Return the shape of the model of a schema and its settings."""
-        num_features, dim = len(schema.features), schema.features[0].dim
+        dims = schema.row_dims
         bottom: tuple[LayerShape, ...] = ()
         width = schema.sparse_width + schema.dense_width
         if config.kind == "dlrm":
             if schema.dense_width:
-                bottom = _layers(schema.dense_width, config.bottom or (dim,))
-            num_rows = num_features + bool(bottom)
-            width = num_rows * (num_rows - 1) // 2 + num_rows * dim
+                bottom = _layers(schema.dense_width, config.bottom or (max(dims),))
+            num_rows = len(dims) + bool(bottom)
+            width = num_rows * (num_rows - 1) // 2 + schema.sparse_width + (max(dims) if bottom else 0)
         sparsity = config.sparsity
         tower = tuple(
             layer if why_dense(layer.inputs, layer.outputs, sparsity) else replace(layer, atom=sparsity.atom)
@@ -78,8 +77,7 @@ class ModelShape:
         bf16 = computes_in_bf16(config.precision)
         return ModelShape(
             config.kind,
-            num_features,
-            dim,
+            dims,
             schema.dense_width,
             len(schema.tasks),
             tower,
@@ -98,12 +96,40 @@ class ModelShape:
         return LayerShape(self.tower_inputs, self.num_tasks)
 
     @property
+    def num_rows(self) -> int:
+        """Return F."""
+        return len(self.row_dims)
+
+    @property
+    def dim(self) -> int:
+        """Return D."""
+        return max(self.row_dims)
+
+    @property
     def tower_inputs(self) -> int:
         """Return the number of inputs of the tower."""
+        return len(self.padded_inputs)
+
+    @cached_property
+    def padded_rows(self) -> npt.NDArray[np.int64]:
+        """Return the places of the weights of all rows in F rows of D weights, int64 (sum of dims,)."""
+        return np.array([row * self.dim + index for row, dim in enumerate(self.row_dims) for index in range(dim)], np.int64)
+
+    @cached_property
+    def padded_inputs(self) -> npt.NDArray[np.int64]:
+        """Return the place of each input of the tower if all rows had D weights, int64 (inputs,)."""
+        rows, width = self.padded_rows, self.num_rows * self.dim
         if self.kind == "deepfm":
-            return self.num_features * self.dim + self.dense_width
-        num_rows = self.num_features + bool(self.bottom)
-        return num_rows * (num_rows - 1) // 2 + num_rows * self.dim
+            return np.concatenate([rows, width + np.arange(self.dense_width)])
+        num_rows = self.num_rows + bool(self.bottom)
+        num_pairs = num_rows * (num_rows - 1) // 2
+        bottom = num_pairs + width + np.arange(self.dim if self.bottom else 0)
+        return np.concatenate([np.arange(num_pairs), num_pairs + rows, bottom])
+
+    @property
+    def num_padded_inputs(self) -> int:
+        """Return the number of inputs of the tower if all rows had D weights."""
+        return self.tower_inputs + self.num_rows * self.dim - sum(self.row_dims)
 
     @property
     def layers(self) -> dict[str, LayerShape]:

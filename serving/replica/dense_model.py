@@ -1,6 +1,6 @@
 """Dense half of a replica's model: from pooled rows and dense features to logits, with fixed weights.
 
-Letters: B rows of a batch, F sparse features, D their dim, W width of the dense features, T tasks.
+Letters: B rows of a batch, F pooled rows of an example, D the greatest of their dims, W width of the dense features, T tasks.
 """
 
 from __future__ import annotations
@@ -57,7 +57,11 @@ class DenseModel:
         return fixed_model(self.shape, self.state.tensors, split)
 
     def logits(self, pooled: FloatArray, dense: FloatArray) -> FloatArray:
-        """Return the core's logits float32 (B, T) from pooled rows (B, F * D) and dense features (B, W)."""
+        """Return the core's logits float32 (B, T) from pooled rows (B, sum of dims) and dense features (B, W)."""
+        if pooled.shape[1] < self.shape.num_rows * self.shape.dim:
+            padded = np.zeros((len(pooled), self.shape.num_rows * self.shape.dim), np.float32)
+            padded[:, self.shape.padded_rows] = pooled
+            pooled = padded
         out = np.empty((len(pooled), self.shape.num_tasks), np.float32)
         self._whole.logits(pooled, np.ascontiguousarray(dense), out)
         return out

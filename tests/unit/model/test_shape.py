@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,10 @@ import torch
 from monolith_py.config import JobConfig, parse_job
 from monolith_py.data.schema import Schema
 from monolith_py.model import build_model
-from monolith_py.model.fixed import InputSplit, fixed_model, whole_input
+from monolith_py.model.fixed import InputSplit, fixed_model
 from monolith_py.model.shape import ModelShape
+from monolith_py.sync import DenseState
+from monolith_serving.replica.dense_model import DenseModel
 
 LAYER = "tower.layers.0"
 SPARSE = {"preset": "static", "density": 0.4}
@@ -29,14 +31,20 @@ MODELS: list[dict[str, Any]] = [
 ]
 
 
-def job_of(model: Mapping[str, Any], *, width: int = 3) -> JobConfig:
+ONE_DIM = [{"dim": 8}, {"dim": 8}, {"dim": 8}]
+MIXED = [{"dim": 4}, {"dim": 12}, {"dim": 4, "pooling": "first", "length": 2}]
+
+
+def job_of(model: Mapping[str, Any], *, width: int = 3, rows: Sequence[Mapping[str, Any]] = ONE_DIM) -> JobConfig:
     return parse_job(
         {
             "name": "small",
             "log": {"url": "sqlite:///unused"},
             "kv": {"url": "memory:"},
-            "features": [{"name": name, "source": name, "dim": 8} for name in ("user_id", "item_id")]
-            + [{"name": "tab", "source": "context", "dim": 8}],
+            "features": [
+                {"name": name, "source": source, **row}
+                for (name, source), row in zip({"user_id": "user_id", "item_id": "item_id", "tab": "context"}.items(), rows, strict=True)
+            ],
             "dense_features": [{"name": "hour", "source": "context", "dim": width}] if width else [],
             "tasks": [{"name": name, "action": name} for name in ("click", "like")],
             "model": {"precision": "fp32", **model},
@@ -53,17 +61,16 @@ def parameters_of(job: JobConfig) -> tuple[Any, dict[str, np.ndarray]]:
     return model.eval(), {name: value.numpy() for name, value in model.state_dict().items()}
 
 
+@pytest.mark.parametrize("rows", [ONE_DIM, MIXED], ids=["one", "mixed"])
 @pytest.mark.parametrize("width", [0, 3])
 @pytest.mark.parametrize("settings", MODELS, ids=str)
-def test_the_core_computes_what_torch_computes_from_the_same_parameters(settings, width) -> None:
-    job = job_of({key: value for key, value in settings.items() if key != "bottom" or width}, width=width)
+def test_the_core_computes_what_torch_computes_from_the_same_parameters(settings, width, rows) -> None:
+    bottom = {"bottom": [12, max(row["dim"] for row in rows)]} if settings.get("bottom") and width else {}
+    job = job_of({key: value for key, value in settings.items() if key != "bottom"} | bottom, width=width, rows=rows)
     model, parameters = parameters_of(job)
-    shape = ModelShape.of(Schema.of(job), job.model)
-    shape.check(parameters)
     generator = np.random.default_rng(0)
     pooled, dense = (generator.normal(size=(600, columns)).astype(np.float32) for columns in (24, width))
-    logits = np.empty((600, 2), np.float32)
-    fixed_model(shape, parameters, whole_input(shape)).logits(pooled, dense, logits)
+    logits = DenseModel(Schema.of(job), job.model, DenseState.of(parameters)).logits(pooled, dense)
     with torch.no_grad():
         expected = model(torch.from_numpy(pooled), torch.from_numpy(dense)).numpy()
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
