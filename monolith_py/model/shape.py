@@ -45,12 +45,13 @@ class LayerShape:
 class ModelShape:
     """A model without its weights.
 
-    Letters: F sparse features, D their dim, W width of the dense features, T tasks.
+    Letters: F pooled rows of an example, D the greatest of their dims, W width of the dense features, T tasks.
     """
 
     kind: Literal["deepfm", "dlrm"]
     num_features: int  # F
     dim: int  # D
+    rows_width: int  # sum of the dims of the rows
     dense_width: int  # W
     num_tasks: int  # T
     tower: tuple[LayerShape, ...]
@@ -62,14 +63,14 @@ class ModelShape:
     @staticmethod
     def of(schema: Schema, config: ModelConfig) -> ModelShape:
         """Return the shape of the model of a schema and its settings."""
-        num_features, dim = len(schema.features), schema.features[0].dim
+        num_features, dim = len(schema.row_dims), max(schema.row_dims)
         bottom: tuple[LayerShape, ...] = ()
         width = schema.sparse_width + schema.dense_width
         if config.kind == "dlrm":
             if schema.dense_width:
                 bottom = _layers(schema.dense_width, config.bottom or (dim,))
             num_rows = num_features + bool(bottom)
-            width = num_rows * (num_rows - 1) // 2 + num_rows * dim
+            width = num_rows * (num_rows - 1) // 2 + schema.sparse_width + bool(bottom) * dim
         sparsity = config.sparsity
         tower = tuple(
             layer if why_dense(layer.inputs, layer.outputs, sparsity) else replace(layer, atom=sparsity.atom)
@@ -80,6 +81,7 @@ class ModelShape:
             config.kind,
             num_features,
             dim,
+            schema.sparse_width,
             schema.dense_width,
             len(schema.tasks),
             tower,
@@ -101,9 +103,14 @@ class ModelShape:
     def tower_inputs(self) -> int:
         """Return the number of inputs of the tower."""
         if self.kind == "deepfm":
-            return self.num_features * self.dim + self.dense_width
+            return self.rows_width + self.dense_width
         num_rows = self.num_features + bool(self.bottom)
-        return num_rows * (num_rows - 1) // 2 + num_rows * self.dim
+        return num_rows * (num_rows - 1) // 2 + self.rows_width + bool(self.bottom) * self.dim
+
+    @property
+    def has_one_dim(self) -> bool:
+        """Return whether all rows have D weights: the core computes no other model."""
+        return self.rows_width == self.num_features * self.dim
 
     @property
     def layers(self) -> dict[str, LayerShape]:

@@ -1,6 +1,6 @@
 """Dense half of a replica's model: from pooled rows and dense features to logits, with fixed weights.
 
-Letters: B rows of a batch, F sparse features, D their dim, W width of the dense features, T tasks.
+Letters: B rows of a batch, F pooled rows of an example, D the greatest of their dims, W width of the dense features, T tasks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from monolith_py.errors import WireError
 from monolith_py.model.fixed import InputSplit, fixed_model, whole_input
 from monolith_py.model.shape import ModelShape
 from monolith_py.sync import DenseState
-from monolith_serving.replica.device import Device
+from monolith_serving.replica.device import Cpu, Device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 
 class DenseModel:
-    """A model of one dense state; immutable. The core computes it, or torch on a device where FBGEMM holds the rows."""
+    """A model of one dense state; immutable.
+
+    The core computes it, or torch: on a device where FBGEMM holds the rows, and for features of different dims.
+    """
 
     def __init__(self, schema: Schema, config: ModelConfig, state: DenseState, device: Device | None = None) -> None:
         """Make the model; `device`: that of torch, None for the core.
@@ -35,13 +38,16 @@ class DenseModel:
         Raises:
             WireError: names or shapes do not fit the model.
         """
-        self._schema, self._config, self.state, self.device = schema, config, state, device
+        self._schema, self._config, self.state = schema, config, state
         self.shape = ModelShape.of(schema, config)
+        if device is None and not self.shape.has_one_dim:
+            device = Cpu()
+        self.device = device
         try:
             self.shape.check(state.tensors)
         except ValueError as error:
             raise WireError(f"dense parameters must fit the model of this job: {error}") from None
-        if device is not None:
+        if self.device is not None:
             self.in_torch  # noqa: B018 - made here, not in the first request
 
     def after(self, state: DenseState) -> DenseModel:
@@ -57,7 +63,7 @@ class DenseModel:
         return fixed_model(self.shape, self.state.tensors, split)
 
     def logits(self, pooled: FloatArray, dense: FloatArray) -> FloatArray:
-        """Return the core's logits float32 (B, T) from pooled rows (B, F * D) and dense features (B, W)."""
+        """Return the core's logits float32 (B, T) from pooled rows (B, F * D) and dense features (B, W); `device` must be None."""
         out = np.empty((len(pooled), self.shape.num_tasks), np.float32)
         self._whole.logits(pooled, np.ascontiguousarray(dense), out)
         return out

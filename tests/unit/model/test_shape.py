@@ -96,3 +96,26 @@ def test_parameters_of_another_model_are_refused_by_name(change: Callable[[dict[
     change(parameters)
     with pytest.raises(ValueError, match=rule):
         ModelShape.of(Schema.of(job), job.model).check(parameters)
+
+
+@pytest.mark.parametrize("kind", ["deepfm", "dlrm"])
+@pytest.mark.parametrize("dims", [(8, 8, 8), (4, 8, 8), (8, 4, 12)])
+def test_sequences_and_features_of_different_dims_have_the_shape_of_torch(kind: str, dims: tuple[int, ...]) -> None:
+    """The core computes models of one dim, with as many rows as a sequence has."""
+    job = job_of({"kind": kind, "tower": [24, 16]})
+    of_features = [{"dim": dim} for dim in dims[:2]] + [{"dim": dims[2], "pooling": "first", "length": 3}]
+    features = tuple(one.model_copy(update=update) for one, update in zip(job.features, of_features, strict=True))
+    job = job.model_copy(update={"features": features})
+    model, parameters = parameters_of(job)
+    shape = ModelShape.of(Schema.of(job), job.model)
+    shape.check(parameters)
+    assert (shape.num_features, shape.dim, shape.tower_inputs) == (model.num_features, model.dim, model.tower.in_features)
+    assert (shape.num_features, shape.has_one_dim) == (5, len(set(dims)) == 1)
+    if shape.has_one_dim:
+        generator = np.random.default_rng(1)
+        pooled, dense = generator.normal(size=(7, 40)).astype(np.float32), generator.normal(size=(7, 3)).astype(np.float32)
+        logits = np.empty((7, 2), np.float32)
+        fixed_model(shape, parameters, whole_input(shape)).logits(pooled, dense, logits)
+        with torch.no_grad():
+            expected = model(torch.from_numpy(pooled), torch.from_numpy(dense)).numpy()
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
