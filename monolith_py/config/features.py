@@ -22,7 +22,7 @@ class FeatureConfig(Settings):
     # Reduction of the rows of a bag: their sum, their mean (it also counts fids without a row), or the rows of the first `length` fids side
     # by side, for sequences.
     pooling: Literal["sum", "mean", "first"] = "sum"
-    # Number of fids that pooling = "first" takes; the others are counted and learn nothing.
+    # Number of fids that pooling = "first" takes; the others get rows, too, which learn nothing.
     length: Annotated[int, Field(ge=0, le=256)] = 0
     # Distribution of the start values of a row.
     initializer: Literal["zeros", "constant", "uniform", "normal", "xavier"] = "uniform"

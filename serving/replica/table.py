@@ -47,7 +47,7 @@ class ReplicaTable:
         Rows are in the encoding of their feature, or in `encoding`.
 
         Raises:
-            ValueError: FBGEMM and features of different dims, or the core and another device than the CPU.
+            ValueError: the core and another device than the CPU.
         """
         self.encodings = {feature.name: RowEncoding(feature.encoding or encoding.value) for feature in features}
         self._features = tuple(features)

@@ -25,7 +25,8 @@ START_MS = 1_700_000_000_000
 CPU = torch.device("cpu")
 
 
-# Features of a job whose encoding is "mixed": encodings, dims and poolings of their own; items have the encoding of the job, int8.
+# Features of a job whose encoding is "mixed": encodings, dims and poolings of their own; items have the encoding of the job, int8. With
+# "sequences" all have dim 8.
 MIXED = [
     {"name": "user_id", "source": "user_id", "dim": 8, "ttl_s": 100, "encoding": "int4"},
     {"name": "item_id", "source": "item_id", "dim": 8},
@@ -46,14 +47,14 @@ def make_job(folder: Path, encoding: str = "fp32", model: dict[str, object] | No
                 {"name": "item_id", "source": "item_id", "dim": 8},
                 {"name": "tags", "source": "item", "dim": 8, "pooling": "mean"},
             ]
-            if encoding != "mixed"
-            else MIXED,
+            if encoding not in ("mixed", "sequences")
+            else [{**feature, "dim": 8} if encoding == "sequences" else feature for feature in MIXED],
             "dense_features": [{"name": "age", "source": "user"}],
             "tasks": [{"name": "click", "action": "click"}, {"name": "like", "action": "like"}],
             "model": {"tower": [16], "precision": "fp32", **(model or {})},
             "optimizer": {"sparse": {"lr": 0.1}, "dense": {"reference_batch": 64}},
             "trainer": {"checkpoint_dir": f"{folder}/checkpoints", "batch_size": 64},
-            "sync": {"encoding": "int8" if encoding == "mixed" else encoding, "rows_per_delta": 64},
+            "sync": {"encoding": "int8" if encoding in ("mixed", "sequences") else encoding, "rows_per_delta": 64},
             "serving": {"freshness_log": f"{folder}/freshness", **serving},
         }
     )

@@ -66,7 +66,7 @@ def test_an_answer_says_that_stored_features_could_not_be_read(job: JobConfig, m
     def fail(*_: object) -> None:
         raise KvError("away")
 
-    other = Door(job)
+    other = Door(job, "core")
     monkeypatch.setattr(MemoryKv, "get_many", fail)
     result = other.rank(return_features=["tags", "price"])
     assert result.features_unread and result.candidate_features.sparse["tags"].lengths.tolist() == [0] * 5
