@@ -39,7 +39,8 @@ class ReplicaRows:
     `assign` and `insert_all` return whether the rows fit `max_rows`; if not, nothing was changed.
     """
 
-    def __init__(self, features: list[tuple[str, int, str, bool]], max_rows: int = ...) -> None: ...  # name, dim, encoding, mean pooling
+    # Name, dim, encoding, whether bags are means, number of bags in a row.
+    def __init__(self, features: list[tuple[str, int, str, bool, int]], max_rows: int = ...) -> None: ...
     @property
     def handle(self) -> ReplicaRowsHandle: ...
     @property
@@ -48,7 +49,7 @@ class ReplicaRows:
     def num_bytes(self) -> int: ...  # rows and id maps
     @property
     def digest(self) -> int: ...
-    # Pool all features into pooled (B, sum of dims): lengths (F, B) and fids feature by feature.
+    # Pool all bags into pooled (B, sum of dims): lengths (bags of a row, B) and fids bag by bag of a row.
     def pool_by_feature(self, lengths: Int32Array, fids: Int64Array, pooled: FloatArray) -> None: ...
     def assign(self, feature: int, fids: Int64Array, rows: npt.NDArray[np.uint8]) -> bool: ...  # (n,), (n, R)
     def insert_all(self, feature: int, fids: Int64Array, rows: npt.NDArray[np.uint8], num_threads: int) -> bool: ...
@@ -343,7 +344,9 @@ class RankedRequest:
     @property
     def expected_s(self) -> float: ...  # of the status "overloaded"
     @property
-    def num_candidates(self) -> int: ...
+    def num_scored(self) -> int: ...  # candidates of the request
+    @property
+    def num_candidates(self) -> int: ...  # candidates of the answer
     @property
     def num_bytes(self) -> int: ...
     @property
@@ -375,8 +378,8 @@ class CoreRanker:
         self,
         user: tuple[int, int, int],  # number of id features and of stored ones, width of the dense ones
         item: tuple[int, int, int],
-        context: Sequence[str],
-        context_dense: Sequence[tuple[str, int]],
+        context: tuple[Sequence[str], Sequence[tuple[str, int]]],  # sparse features of the request, name and width of the dense ones
+        candidate: tuple[Sequence[str], Sequence[tuple[str, int]]],  # of each of its candidates
         shared: tuple[Sequence[int], Sequence[int], int],  # places in the schema, places with counters, width of the dense ones
         candidates: tuple[Sequence[int], Sequence[int], int],
         no_counter: Sequence[float],
@@ -401,8 +404,53 @@ class CoreRanker:
         names: tuple[str, str],  # id of a request that has none, version of the model
         times: tuple[int, int, float],  # wall and monotonic clock in milliseconds, seconds left
         staleness_ms: tuple[int, int],  # by publication, by event time
-        reading: int,  # 0: fresh entries, 1: expired ones too, 2: and unknown entities
+        reading: int,  # 0: fresh entries, 1: expired ones too, 2: and unknown entities, 3: and counters
     ) -> RankedRequest: ...
+
+class FrontCall:
+    """A call that a Python thread must answer or refuse, once; a call that is freed before ends as INTERNAL."""
+
+    @property
+    def value(self) -> bytes: ...
+    @property
+    def left_s(self) -> float: ...  # to the deadline
+    @property
+    def is_active(self) -> bool: ...  # whether the caller still waits
+    def answer(self, value: bytes) -> None: ...
+    def refuse(self, code: int, details: str) -> None: ...
+
+class RankFront:
+    """A gRPC server in C++, and the answers of its calls. Any number of threads may call."""
+
+    def __init__(
+        self,
+        ranker: CoreRanker | None,  # None: all calls go to `next_call`
+        limits: tuple[int, int, bool],  # waiting calls, bytes of impressions that are not taken, whether there are impressions
+        id_prefix: str,
+        duration_bounds: Sequence[float],  # (11,) seconds
+    ) -> None: ...
+    def start(
+        self,
+        library: str,
+        names: tuple[str, str, str],  # service, address, address of health checks alone or ""
+        limits: tuple[int, int, int, int],  # threads, waiting calls, bytes of a message, least interval of pings in milliseconds
+        times: tuple[float, float, float],  # seconds of calls: without a deadline, at most, until the message is there
+        tokens: Sequence[str],
+        certificates: tuple[str, str, str] | None,  # chain, key, authorities of clients or ""
+    ) -> int: ...  # RuntimeError: no such library, or a port is taken
+    def set_model(self, model: FixedModel, rows: ReplicaRowsHandle, version: str) -> None: ...
+    def set_ages(self, born_ms: int, watermark_ms: int) -> None: ...  # monotonic clock, wall clock
+    def set_serving(self, is_serving: bool) -> None: ...
+    def set_certificates(self, certificates: tuple[str, str, str]) -> None: ...
+    def begin_drain(self) -> None: ...
+    def stop(self, finish_s: float) -> None: ...
+    def close(self) -> None: ...
+    def next_call(self) -> FrontCall | None: ...  # None: closed
+    def answer(self, call: FrontCall, value: bytes, number: int) -> None: ...
+    # Answered requests; numbers of answers with whether they were sent. Waits for the first, then for more.
+    def take_ended(self, wait_s: float, linger_s: float) -> tuple[list[RankedRequest], list[tuple[int, bool]]]: ...
+    # Calls by code, answers by bucket, sum of seconds, candidates, impressions withheld (by request, features, unanswered) and lost.
+    def take_counts(self) -> tuple[list[int], list[int], float, int, tuple[int, int, int], int]: ...
 
 def murmur2(data: bytes) -> int: ...  # MurmurHash2, 32 bits, with Kafka's seed
 
@@ -474,7 +522,7 @@ class JoinerPartition:
     def skip_to(self, topic: int, offset: int) -> None: ...
     def num_read_ahead(self, topic: int) -> int: ...
     def run(self, now_s: float, wall_ms: int) -> tuple[int, bool]: ...  # number of records, whether more windows are due
-    def close_some(self) -> bool: ...  # whether more are left to close
+    def close_some(self, refuses_early: bool = True) -> bool: ...  # whether more are left to close
     def lacking(self, with_sampled_away: bool) -> list[int]: ...  # offsets of impressions
     def supply(self, offsets: list[int], values: list[bytes], judge: Callable[[bytes], bytes | str]) -> list[int]: ...  # offsets not found
     def set_max_bytes(self, max_bytes: int) -> None: ...
@@ -504,6 +552,8 @@ class JoinerPartition:
     def num_bytes(self) -> int: ...  # of memory of the requests remembered, about
     @property
     def num_waiting(self) -> int: ...  # candidates
+    @property
+    def num_early(self) -> int: ...  # actions that wait for their impression
     @property
     def num_emitted(self) -> int: ...  # in this step, with negatives that were sampled away
     # Records read by topic, actions of unused kinds, of values without effect, repeated impressions, valid impressions, actions by kind.

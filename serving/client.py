@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith_py.clock import Clock, SystemClock
-from monolith_py.data.columns import FloatArray, Int64Array
+from monolith_py.data.columns import FeatureColumns, FloatArray, Int64Array, SparseColumn
 from monolith_py.errors import RankFailed
 from monolith_py.pb import example_pb2, ranking_pb2
 from monolith_py.pb import ranking_pb2_grpc as pb_grpc
@@ -41,6 +41,7 @@ class RankOptions(TypedDict, total=False):
     rank_by: str  # task that orders `top_k`; empty: the first in the answer
     model_version: str  # "generation.seq" or "generation"; another one is FAILED_PRECONDITION; empty: any
     max_staleness_ms: int  # an older model is FAILED_PRECONDITION; 0: any
+    return_features: Sequence[str]  # features in the answer, as they were read
     explain: bool  # contributions of the features; logs no impression by default
     request_id: str  # empty: a new one
     time_ms: int  # event time; 0: now
@@ -61,6 +62,9 @@ class RankResult:
     event_staleness_ms: int = 0
     feature_names: tuple[str, ...] = ()
     contributions: FloatArray | None = None  # (n, T, features), with `explain`
+    shared_features: FeatureColumns | None = None  # one row: those of `return_features` that all candidates share
+    candidate_features: FeatureColumns | None = None  # n rows, in the order of `scores`
+    features_unread: bool = False  # stored features could not be read in time, and count as not stored
 
 
 class RankClient:
@@ -187,6 +191,7 @@ def _message(user_id: int, item_ids: Integers, options: RankOptions) -> ranking_
         model_version=options.get("model_version", ""),
         max_staleness_ms=options.get("max_staleness_ms", 0),
         explain=options.get("explain", False),
+        return_features=options.get("return_features", ()),
     )
 
 
@@ -205,7 +210,23 @@ def _result(response: ranking_pb2.RankResponse) -> RankResult:
         response.event_staleness_ms,
         features,
         contributions,
+        _returned(response, "shared_features", 1),
+        _returned(response, "candidate_features", len(scores)),
+        response.features_unread,
     )
+
+
+def _returned(response: ranking_pb2.RankResponse, field: str, num_rows: int) -> FeatureColumns | None:
+    """Return the features in a field of an answer; None without `return_features`."""
+    if not response.HasField(field):
+        return None
+    message = getattr(response, field)
+    sparse = {}
+    for column in message.sparse:
+        lengths = np.array(column.lengths, np.int32) if column.lengths else np.ones(num_rows, np.int32)
+        sparse[column.name] = SparseColumn(np.array(column.fids, np.int64), lengths)
+    dense = {column.name: np.array(column.values, np.float32).reshape(num_rows, -1) for column in message.dense}
+    return FeatureColumns(num_rows, sparse, dense)
 
 
 def _failure(error: Any) -> RankFailed:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from monolith_py._core import RankedRequest
@@ -29,6 +29,8 @@ from monolith_serving.channel import SERVER_OPTIONS
 from monolith_serving.core_service import CoreService
 from monolith_serving.direct_server import DirectServer
 from monolith_serving.features.store import FeatureStore
+from monolith_serving.front import HEALTH_THREADS, Front, PythonFront
+from monolith_serving.front_cpp import CppFront, FrontParts
 from monolith_serving.interceptors import StatusInterceptor, ThreadsInterceptor
 from monolith_serving.ranking.core_ranker import CoreRanker, runs_in_core
 from monolith_serving.ranking.impression_encoder import ImpressionEncoder, ServedRequest
@@ -37,7 +39,7 @@ from monolith_serving.ranking.ranker import Ranker
 from monolith_serving.replica.device import device_of
 from monolith_serving.replica.replica import Replica
 from monolith_serving.replica.table import runs_core
-from monolith_serving.security import listen, token_interceptors
+from monolith_serving.security import token_interceptors
 from monolith_serving.service import SERVICE_NAME, RankingService
 from monolith_serving.shadow.split import SplitService, arm_of, second_job
 
@@ -46,7 +48,6 @@ _logger = logging.getLogger(__name__)
 # Time for the requests in progress once new ones are refused.
 _FINISH_S = 5.0
 # Threads of the other services: they share none with Rank.
-_HEALTH_THREADS = 2
 _REFLECTION_THREADS = 2
 # A reflection stream serves one look at the service; a client that holds it for longer is cut off.
 _REFLECTION_S = 10.0
@@ -85,12 +86,25 @@ def run_server(job: JobConfig) -> None:
         stack.callback(follower.close)
         first = RankingService(ranker, replica, Schema.of(job).tasks, config, clock, EventTimeRule.of(job.log))
         service = _split(job, first, store, stop, stack) if config.split.share else first
-        core = None
-        if device.type == "cpu" and runs_in_core(job):
-            core = CoreService(CoreRanker(job, replica, store, impressions, clock), config, clock)
-        _serve(make_server(service, config, clock, core), replica, config, stop, clock, core)
+        core_ranker = CoreRanker(job, replica, store, impressions, clock) if device.type == "cpu" and runs_in_core(job) else None
+        core = None if core_ranker is None else CoreService(core_ranker, config, clock)
+        front = _front_of(FrontParts(service, replica, core_ranker, core, impressions), config, clock)
+        _serve(front, replica, config, stop, clock, core)
         stop.set()
         follower.raise_failure()
+
+
+def _front_of(parts: FrontParts, config: ServingConfig, clock: Clock) -> Front:
+    """Return the front of the settings, not started.
+
+    Raises:
+        ConfigError: it is the C++ one, which was not built, or the core does not rank the requests of the job.
+    """
+    if config.front == "python":
+        return PythonFront(make_server(parts.service, config, clock, parts.core), config)
+    if parts.ranker is None:
+        raise ConfigError("serving.front must be 'python' for a job that the core does not rank on this device, got 'cpp'")
+    return CppFront(parts, config, clock)
 
 
 def _split(job: JobConfig, first: RankingService, store: FeatureStore, stop: StopSignal, stack: ExitStack) -> SplitService:
@@ -152,7 +166,7 @@ def make_server(service: pb_grpc.RankingServicer, config: ServingConfig, clock: 
     """Return a gRPC server with the ranking service, without a port and not started. `core` answers the requests that it takes."""
     threads = CallThreads(config.grpc_threads, "rank", sheds=True)
     others = {
-        health.SERVICE_NAME: CallThreads(_HEALTH_THREADS, "health"),
+        health.SERVICE_NAME: CallThreads(HEALTH_THREADS, "health"),
         reflection.SERVICE_NAME: CallThreads(_REFLECTION_THREADS, "reflection", limit_s=_REFLECTION_S),
     }
     interceptors: list[grpc.ServerInterceptor[Any, Any]] = [
@@ -168,34 +182,9 @@ def make_server(service: pb_grpc.RankingServicer, config: ServingConfig, clock: 
     return server
 
 
-def _probe_server(health_servicer: health.HealthServicer, config: ServingConfig) -> grpc.Server | None:
-    """Return a running server of health checks alone, on `serving.health_port`; None without that port.
-
-    Raises:
-        ConfigError: the port is taken.
-    """
-    if not config.health_port:
-        return None
-    server = grpc.server(CallThreads(_HEALTH_THREADS, "probes"), options=[("grpc.so_reuseport", 0)])
-    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    try:
-        server.add_insecure_port(f"{config.host}:{config.health_port}")
-    except RuntimeError as error:
-        raise ConfigError(f"serving.health_port must be free to listen on, got {config.health_port}: {error}") from None
-    server.start()
-    return server
-
-
-def _serve(
-    server: grpc.Server, replica: Replica, config: ServingConfig, stop: StopSignal, clock: Clock, core: CoreService | None = None
-) -> None:
+def _serve(front: Front, replica: Replica, config: ServingConfig, stop: StopSignal, clock: Clock, core: CoreService | None = None) -> None:
     """Answer requests until `stop`, then finish the ones in progress."""
-    health_servicer = health.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    port = listen(server, config)
-    probes = _probe_server(health_servicer, config)
-    _set_health(health_servicer, serving=False)
-    server.start()
+    port = front.start()
     _logger.info("listening on %s:%d", config.host, port)
     try:
         healthy = announced = False
@@ -208,16 +197,14 @@ def _serve(
             now_healthy = is_healthy(replica, config)
             if now_healthy != healthy:
                 healthy = now_healthy
-                _set_health(health_servicer, serving=healthy)
+                front.set_serving(healthy)
                 word = "SERVING" if healthy else "NOT_SERVING"
                 _logger.info("health: %s, %.1f s stale, %.1f s behind", word, replica.staleness_ms() / 1000, replica.behind_s())
     finally:
         # Balancers see NOT_SERVING and send their next requests elsewhere; those on their way are answered.
-        health_servicer.enter_graceful_shutdown()
+        front.begin_drain()
         clock.sleep(config.drain_s)
-        server.stop(_FINISH_S).wait()
-        if probes is not None:
-            probes.stop(None).wait()
+        front.stop(_FINISH_S)
     _logger.info("stopped")
 
 
@@ -228,12 +215,6 @@ def is_healthy(replica: Replica, config: ServingConfig) -> bool:
     """
     is_young = config.max_staleness_s == 0 or replica.staleness_ms() <= config.max_staleness_s * 1000
     return replica.is_ready and replica.is_fresh and (is_young or replica.is_held)
-
-
-def _set_health(servicer: health.HealthServicer, *, serving: bool) -> None:
-    status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-    for name in ("", SERVICE_NAME):
-        servicer.set(name, status)
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -7,7 +7,7 @@ import logging
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 
@@ -22,6 +22,14 @@ _logger = logging.getLogger(__name__)
 
 HEALTH_PREFIX = "/grpc.health.v1.Health/"
 _SCHEME = b"Bearer "
+
+
+class Pems(NamedTuple):
+    """Content of the files in PEM."""
+
+    chain: bytes
+    key: bytes
+    client_authorities: bytes | None  # None: clients need no certificate
 
 
 class ServerCertificates:
@@ -39,27 +47,37 @@ class ServerCertificates:
         assert config.certificate_file is not None and config.key_file is not None
         self._config = config
         self._state = self._read_state()
-        self._current = self._load()
+        self._pems = self._load()
+
+    @property
+    def pems(self) -> Pems:
+        """Return the certificates in use."""
+        return self._pems
 
     def credentials(self) -> grpc.ServerCredentials:
         """Return credentials for the port of a server."""
         needs_client = self._config.client_ca_file is not None
         # The stubs do not know that None keeps the configuration.
-        return grpc.dynamic_ssl_server_credentials(self._current, self._refresh, needs_client)  # type: ignore[arg-type]
+        return grpc.dynamic_ssl_server_credentials(_configuration(self._pems), self._refresh, needs_client)  # type: ignore[arg-type]
 
     def _refresh(self) -> grpc.ServerCertificateConfiguration | None:
         """Return the configuration if a file has changed; None for the one before."""
+        pems = self.reread()
+        return None if pems is None else _configuration(pems)
+
+    def reread(self) -> Pems | None:
+        """Return the certificates if a file has changed and they can be used; None for those before."""
         state = self._read_state()
         if state == self._state:
             return None
         self._state = state
         try:
-            self._current = self._load()
+            self._pems = self._load()
         except ConfigError as error:
             _logger.error("the certificate before stays in use: %s", error)
             return None
         _logger.info("certificates were read again from %s", self._config.certificate_file)
-        return self._current
+        return self._pems
 
     def _read_state(self) -> tuple[tuple[int, int, int] | None, ...]:
         """Return inode, time and size of each file."""
@@ -69,7 +87,7 @@ class ServerCertificates:
     def _paths(self) -> list[str]:
         return [path for path in (self._config.certificate_file, self._config.key_file, self._config.client_ca_file) if path is not None]
 
-    def _load(self) -> grpc.ServerCertificateConfiguration:
+    def _load(self) -> Pems:
         config = self._config
         contents = [_pem(name, path) for name, path in (("certificate_file", config.certificate_file), ("key_file", config.key_file))]
         assert config.certificate_file is not None
@@ -89,7 +107,7 @@ class ServerCertificates:
             except (ssl.SSLError, OSError):
                 rule = "must hold certificates in PEM"
                 raise ConfigError(f"serving.security.client_ca_file {rule}, got {config.client_ca_file!r} without one") from None
-        return grpc.ssl_server_certificate_configuration([(contents[1], contents[0])], authorities)
+        return Pems(contents[0], contents[1], authorities)
 
 
 class TokenInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
@@ -119,6 +137,16 @@ def token_interceptors(config: ServingConfig) -> list[grpc.ServerInterceptor[Any
     Raises:
         ConfigError: the tokens are missing or break a rule.
     """
+    tokens = expected_tokens(config)
+    return [TokenInterceptor(tokens)] if tokens else []
+
+
+def expected_tokens(config: ServingConfig) -> list[str]:
+    """Return the tokens of which a call must have one; none if the settings ask for none.
+
+    Raises:
+        ConfigError: the tokens are missing or break a rule.
+    """
     if not config.security.require_token:
         return []
     tokens = read_tokens()
@@ -126,7 +154,7 @@ def token_interceptors(config: ServingConfig) -> list[grpc.ServerInterceptor[Any
         raise ConfigError(f"{SERVING_TOKENS} must hold a token with serving.security.require_token, got none")
     if config.security.certificate_file is None:
         _logger.warning("tokens travel in plain text: set serving.security.certificate_file, unless a proxy brings TLS")
-    return [TokenInterceptor(tokens)]
+    return tokens
 
 
 def listen(server: grpc.Server, config: ServingConfig) -> int:
@@ -147,6 +175,10 @@ def listen(server: grpc.Server, config: ServingConfig) -> int:
 def _refuse(_messages: Any, context: Any) -> None:
     RANK_REQUESTS.labels(code="UNAUTHENTICATED").inc()
     context.abort(grpc.StatusCode.UNAUTHENTICATED, "a call must have metadata authorization: Bearer TOKEN")
+
+
+def _configuration(pems: Pems) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(pems.key, pems.chain)], pems.client_authorities)
 
 
 def _state_of(path: str) -> tuple[int, int, int] | None:

@@ -13,9 +13,11 @@ from monolith_py.clock import Clock
 from monolith_py.config import ServingConfig
 from monolith_py.data.columns import Int64Array
 from monolith_py.data.events import EventTimeRule
+from monolith_py.io.codec import columns_to_proto
 from monolith_py.observe.metrics import IMPRESSIONS_WITHHELD
 from monolith_py.pb import ranking_pb2 as pb
 from monolith_py.pb import ranking_pb2_grpc as pb_grpc
+from monolith_serving.features.returned import returned_features
 from monolith_serving.ranking.answer import best, check_conditions, cut
 from monolith_serving.ranking.answered import on_end, time_limit_s
 from monolith_serving.ranking.ranker import Ranker, Ranking
@@ -70,6 +72,11 @@ class RankingService(pb_grpc.RankingServicer):  # type: ignore[misc]  # generate
         if explanation is not None:
             response.feature_names.extend(self._feature_names)
             response.contributions.extend(explanation.contributions[:, choice.tasks].ravel().tolist())
+        if choice.return_features:
+            shared, own = returned_features(choice.return_features, ranking.features, self._ranker.order)
+            response.shared_features.CopyFrom(columns_to_proto(shared))
+            response.candidate_features.CopyFrom(columns_to_proto(own))
+            response.features_unread = not ranking.features.is_complete
         return response
 
     def _log_if_answered(self, request: RankInput, ranking: Ranking, is_answered: bool) -> None:

@@ -25,7 +25,8 @@ ROOMS = {
     "joiner": {"index", "bytes"},
     "codec": {"joiner"},
     "ranking": {"codec", "joiner", "tower", "replica", "table", "kernels", "index", "bytes", "memory"},
-    "bindings": {"ranking", "codec", "joiner", "tower", "replica", "snapshot", "table", "kernels", "index", "bytes", "memory"},
+    "front": {"ranking", "replica", "table", "kernels", "index", "bytes", "memory"},
+    "bindings": {"front", "ranking", "codec", "joiner", "tower", "replica", "snapshot", "table", "kernels", "index", "bytes", "memory"},
 }
 KERNELS_INL = "kernels/per_target/kernels-inl.hpp"
 MAX_LINES = 300  # a longer file gives its reason in its first lines: "Longer than 300 lines: ..."

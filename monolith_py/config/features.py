@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from monolith_py.config.fields import Bytes, Name, Positive, Settings, WholeSeconds, Width
+from monolith_py.config.fields import Bytes, Name, Packing, Positive, Settings, WholeSeconds, Width
 
 
 class FeatureConfig(Settings):
@@ -17,10 +17,13 @@ class FeatureConfig(Settings):
     # Origin of its fids: the user or item id of the request, stored features of the user or item, the context of the request, or the
     # request's own features of each candidate, such as its position.
     source: Literal["user_id", "item_id", "user", "item", "context", "candidate"]
-    # Weights of a row; equal for all features of a job.
+    # Weights of a row. The model takes weights that narrower features lack as zeros.
     dim: Annotated[int, Field(ge=4, le=1024, multiple_of=4)] = 16
-    # Reduction of the rows of a bag; the mean also counts fids without a row.
-    pooling: Literal["sum", "mean"] = "sum"
+    # Reduction of the rows of a bag: their sum, their mean (it also counts fids without a row), or the rows of the first `length` fids side
+    # by side, for sequences.
+    pooling: Literal["sum", "mean", "first"] = "sum"
+    # Number of fids that pooling = "first" takes; the others are counted and learn nothing.
+    length: Annotated[int, Field(ge=0, le=256)] = 0
     # Distribution of the start values of a row.
     initializer: Literal["zeros", "constant", "uniform", "normal", "xavier"] = "uniform"
     # Value of "constant", half the width of "uniform", standard deviation of "normal", gain of "xavier".
@@ -41,11 +44,14 @@ class FeatureConfig(Settings):
     eviction: Literal["lru", "lfu", "score"] = "score"
     # Half-life of the score, in seconds of event time since the last sighting.
     half_life_s: WholeSeconds = 86_400
+    # Encoding of its rows in deltas and in a replica's memory; that of `sync.encoding` if left out.
+    encoding: Packing | None = None
 
     @model_validator(mode="after")
     def _check_what_has_no_effect(self) -> FeatureConfig:
         for needs, names in (
             ("admission = 'sketch'", ("sketch_bytes", "sketch_window_s") if self.admission != "sketch" else ()),
+            ("pooling = 'first'", ("length",) if self.pooling != "first" else ()),
             ("an initializer other than 'zeros'", ("init_scale",) if self.initializer == "zeros" else ()),
             ("budget_bytes", ("eviction", "half_life_s") if self.budget_bytes is None else ()),
             ("eviction = 'score'", ("half_life_s",) if self.eviction != "score" else ()),
@@ -53,7 +59,14 @@ class FeatureConfig(Settings):
             for name in names:
                 if not self.is_default(name):
                     raise ValueError(f"features.{self.name}.{name} must come with {needs}, got {getattr(self, name)!r} without")
+        if self.pooling == "first" and not self.length:
+            raise ValueError(f"features.{self.name}.length must be >= 1 with pooling = 'first', got {self.length}")
         return self
+
+    @property
+    def num_rows(self) -> int:
+        """Return the number of rows that the model reads of a bag: one, or `length` with pooling = "first"."""
+        return self.length or 1
 
 
 class DenseFeatureConfig(Settings):

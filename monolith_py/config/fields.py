@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -50,6 +50,8 @@ Threads = Annotated[int, Field(ge=0, le=1024)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=_MOST_SECONDS)]
 SecondsOrZero = Annotated[float, Field(ge=0, le=_MOST_SECONDS)]
+# Encoding of the rows of a table outside of the trainer: bytes of a row of D weights are 4 D, 2 D, D + 4 and D / 2 + 4.
+Packing = Literal["fp32", "fp16", "int8", "int4"]
 WholeSeconds = Annotated[int, Field(ge=1, le=_MOST_SECONDS)]
 
 

@@ -65,10 +65,8 @@ class JobConfig(Settings):
             if twice:
                 raise ValueError(f"{section}.name must be unique, got {twice} more than once")
         dims = {feature.dim for feature in self.features}
-        if len(dims) > 1:
-            raise ValueError(f"features.dim must be the same for all features of a {self.model.kind} model, got {sorted(dims)}")
-        if self.model.kind == "dlrm" and self.model.bottom and self.model.bottom[-1] not in dims:
-            raise ValueError(f"model.bottom must end with features.dim {sorted(dims)}, got {list(self.model.bottom)}")
+        if self.model.kind == "dlrm" and self.model.bottom and self.model.bottom[-1] != max(dims):
+            raise ValueError(f"model.bottom must end with the greatest features.dim, {max(dims)}, got {list(self.model.bottom)}")
         if self.model.sparsity.grow_criterion == "momentum" and self.optimizer.dense.kind != "adam":
             raise ValueError(
                 f"optimizer.dense.kind must be 'adam' with model.sparsity.grow_criterion = 'momentum', got {self.optimizer.dense.kind!r}"

@@ -17,8 +17,8 @@ class ModelConfig(Settings):
     kind: Literal["deepfm", "dlrm"] = "deepfm"
     # Outputs of each layer of the tower.
     tower: tuple[Width, ...] = (256, 128, 64)
-    # DLRM only: outputs of each layer of the bottom tower, which maps the dense features to a row. The last is features.dim; one layer of
-    # that size if left out.
+    # DLRM only: outputs of each layer of the bottom tower, which maps the dense features to a row. The last is the greatest
+    # features.dim; one layer of that size if left out.
     bottom: tuple[Width, ...] = ()
     # Probability of zeroing an output of a layer in training.
     dropout: Share = 0.0

@@ -46,7 +46,12 @@ class ServingConfig(Settings):
     max_impression_bytes: Count = 8 << 20
     # Most bytes of impressions that wait for the log; further ones are counted as lost.
     impression_queue_bytes: Count = 64 << 20
-    # Requests handled at the same time; each takes a thread.
+    # Server of the calls: "python" is grpcio's; "cpp" is one in C++, which answers most calls without Python. It is there where the build
+    # finds libgrpc++, and needs a job that the core can rank.
+    front: Literal["python", "cpp"] = "python"
+    # Threads of the C++ server; 0 takes all cores.
+    front_threads: Threads = 0
+    # Requests handled at the same time; each takes a thread. With the C++ front: those that Python must answer.
     grpc_threads: Annotated[int, Field(ge=1, le=1024)] = 16
     # Most requests that wait for one of these threads; a further one is refused with RESOURCE_EXHAUSTED.
     max_waiting_requests: Count = 1000
@@ -72,12 +77,12 @@ class ServingConfig(Settings):
     feature_cache_entries: Count = 200_000
     # Most bytes of users in the core's cache, of items, and of the live counters of each feature.
     feature_cache_bytes: Count = 512 << 20
-    # Threads of torch; 0 takes all cores.
+    # Threads of the core's batches, and of torch with FBGEMM; 0 takes all cores.
     num_threads: Threads = 1
     # Device of rows and model; "auto" takes a CUDA device if there is one.
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    # Store of the rows: "core" finds and pools them in the core, on the CPU; "fbgemm" pools them in FBGEMM, on CUDA or the CPU, and needs
-    # features of one dim. "auto" takes the core on the CPU and FBGEMM on CUDA.
+    # Store of the rows and of the model: "core" ranks in the core, on the CPU, without torch; "fbgemm" pools rows in FBGEMM and computes in
+    # torch, on CUDA or the CPU, and needs features of one dim. "auto" takes the core on the CPU and FBGEMM on CUDA.
     engine: Literal["auto", "core", "fbgemm"] = "auto"
     # Interval of looking for a checkpoint while the replica needs one or follows them, in seconds.
     checkpoint_poll_s: Seconds = 0.5
@@ -109,6 +114,8 @@ class ServingConfig(Settings):
             ("follow_updates = false", ("channel",), not self.follow_updates),
             ("follow_updates = true", ("freshness_log", "max_behind_s", "max_catch_up_s", "guarded"), self.follow_updates),
             ("guarded = true", ("guard_silence_s",), self.guarded),
+            ("front = 'cpp'", ("front_threads",), self.front == "cpp"),
+            ("front = 'python'", ("reflection",), self.front == "python"),
             ("follow_updates or follow_checkpoints", ("max_staleness_s",), self.follow_updates or self.follow_checkpoints),
         ):
             for name in names:

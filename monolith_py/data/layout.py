@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 from zlib import crc32
 
-from monolith_py.config import JobConfig
+from monolith_py.config import FeatureConfig, JobConfig
 from monolith_py.data.schema import Schema
 
 
@@ -23,7 +23,7 @@ class Layout:
     """
 
     kind: str  # of the model
-    features: tuple[tuple[str, int, str], ...]  # name, dim, pooling
+    features: tuple[tuple[str, int, str], ...]  # name, dim, pooling with its length
     dense_features: tuple[tuple[str, tuple[str, ...]], ...]  # name, and the name of each value
     tasks: tuple[str, ...]
 
@@ -34,13 +34,21 @@ class Layout:
         counter_values = ("count", *schema.tasks)
         return Layout(
             job.model.kind,
-            tuple((feature.name, feature.dim, feature.pooling) for feature in schema.features),
+            tuple((feature.name, feature.dim, _pooling(feature)) for feature in schema.features),
             tuple(
                 (feature.name, counter_values if feature.source == "counter" else tuple(map(str, range(feature.dim))))
                 for feature in schema.dense_features
             ),
             schema.tasks,
         )
+
+    def rows(self) -> list[tuple[Hashable, int]]:
+        """Return a name and the dim of each pooled row, in the order of the model input."""
+        rows: list[tuple[Hashable, int]] = []
+        for name, dim, pooling in self.features:
+            kind, _, length = pooling.partition(" ")
+            rows += [((name, place), dim) for place in range(int(length))] if kind == "first" else [(name, dim)]
+        return rows
 
     def document(self) -> dict[str, Any]:
         """Return the layout as a JSON document."""
@@ -71,3 +79,7 @@ class Layout:
             if own != its:
                 return f"{part} must be {own!r}, got {its!r}"
         return ""
+
+
+def _pooling(feature: FeatureConfig) -> str:
+    return f"{feature.pooling} {feature.length}" if feature.length else feature.pooling

@@ -52,9 +52,14 @@ class Schema:
         return InputForm(self.sparse_names, tuple(self.dense_dims.items()))
 
     @property
+    def row_dims(self) -> tuple[int, ...]:
+        """Dims of the pooled rows of an example, side by side: one row a feature, or `length` rows with pooling = "first"."""
+        return tuple(feature.dim for feature in self.features for _ in range(feature.num_rows))
+
+    @property
     def sparse_width(self) -> int:
-        """Sum of the sparse features' dims."""
-        return sum(feature.dim for feature in self.features)
+        """Sum of the dims of the pooled rows."""
+        return sum(self.row_dims)
 
     @property
     def dense_width(self) -> int:

@@ -14,13 +14,13 @@ _BOTTOM = "<bottom>"
 
 def tower_inputs(layout: Layout) -> list[Label]:
     """Return the names of the inputs of `RankModel.tower`."""
-    rows: list[Label] = [("row", name, index) for name, dim, _ in layout.features for index in range(dim)]
+    rows: list[Label] = [("row", name, index) for name, dim in layout.rows() for index in range(dim)]
     if layout.kind == "deepfm":
         return rows + bottom_inputs(layout)
-    names = [name for name, _, _ in layout.features]
+    names = [name for name, _ in layout.rows()]
     if layout.dense_features:
         names.append(_BOTTOM)
-        rows += [("row", _BOTTOM, index) for index in range(layout.features[0][1])]
+        rows += [("row", _BOTTOM, index) for index in range(max(dim for _, dim in layout.rows()))]
     pairs: list[Label] = [("dot", frozenset(pair)) for pair in combinations(names, 2)]
     return pairs + rows
 

@@ -1,6 +1,6 @@
 """Ranking models: pooled rows and dense features in, one logit for each task out.
 
-Letters: B rows of the batch, F sparse features, D their dim, W width of the dense features, T tasks.
+Letters: B rows of the batch, F pooled rows of an example, D the greatest of their dims, W width of the dense features, T tasks.
 """
 
 from __future__ import annotations
@@ -21,20 +21,25 @@ class RankModel(nn.Module):
 
     tower: Tower
     head: nn.Linear
+    _places: Tensor | None
 
     def __init__(self, schema: Schema, config: ModelConfig) -> None:
         super().__init__()
-        self._num_features, self._dim = len(schema.features), schema.features[0].dim
+        dims = schema.row_dims
+        self._num_features, self._dim = len(dims), max(dims)
+        # Places of the weights of all rows in rows of D weights; None if each has D.
+        places = [row * self._dim + index for row, dim in enumerate(dims) for index in range(dim)]
+        self.register_buffer("_places", torch.tensor(places) if min(dims) < self._dim else None, persistent=False)
         self._bf16 = computes_in_bf16(config.precision)
 
     @property
     def num_features(self) -> int:
-        """Return the number of sparse features."""
+        """Return the number of pooled rows of an example: one a feature, or `length` with pooling = "first"."""
         return self._num_features
 
     @property
     def dim(self) -> int:
-        """Return the dim of the sparse features."""
+        """Return the greatest dim of a row."""
         return self._dim
 
     @property
@@ -43,8 +48,14 @@ class RankModel(nn.Module):
         return self._bf16
 
     def forward(self, pooled: Tensor, dense: Tensor) -> Tensor:
-        """Return float32 logits (B, T) from float32 pooled rows (B, F * D) and dense features (B, W)."""
+        """Return float32 logits (B, T) from float32 pooled rows (B, sum of dims) and dense features (B, W)."""
         raise NotImplementedError
+
+    def _padded(self, pooled: Tensor) -> Tensor:
+        """Return rows of narrower features with zeros up to D weights, (B, sum of dims) -> (B, F * D)."""
+        if self._places is None:
+            return pooled
+        return pooled.new_zeros(len(pooled), self._num_features * self._dim).index_copy(1, self._places, pooled)
 
     def _top(self, *parts: Tensor) -> Tensor:
         """Return the logits of tower and head for the concatenated parts, float32 (B, T); the tower has the model's precision."""
@@ -74,7 +85,8 @@ class RankModel(nn.Module):
 class DeepFM(RankModel):
     """DeepFM (Guo et al. 2017, equation 1): the sum of first-order weights, factorization machine and tower over the same rows.
 
-    Two differences: component 0 of a row is the first-order weight and the other components are the factors, so that one row serves both;
+    Three differences: component 0 of a row is the first-order weight and the other components are the factors, so that one row serves both;
+    a feature of a smaller dim has zeros for the factors that it lacks;
     the tasks share the first-order and pairwise terms, each with its own scales.
     """
 
@@ -87,7 +99,8 @@ class DeepFM(RankModel):
 
     def forward(self, pooled: Tensor, dense: Tensor) -> Tensor:
         """Return the sum of the tower, first-order and pairwise terms, (B, T)."""
-        shallow, pooled = factorize(pooled, self._num_features)  # (B, 2)
+        shallow, rows = factorize(self._padded(pooled), self._num_features)  # (B, 2)
+        pooled = rows if self._places is None else pooled
         return torch.addmm(self._top(pooled, dense), shallow, self.scales)
 
 
@@ -99,17 +112,20 @@ class DLRM(RankModel):
         self.bottom = Tower(schema.dense_width, config.bottom or (self._dim,), bf16=self._bf16) if schema.dense_width else None
         self._num_rows = self._num_features + (self.bottom is not None)
         num_pairs = self._num_rows * (self._num_rows - 1) // 2
-        self.tower = self._make_tower(num_pairs + self._num_rows * self._dim, config, seed)
+        width = schema.sparse_width + (self._dim if self.bottom is not None else 0)
+        self.tower = self._make_tower(num_pairs + width, config, seed)
         self.head = nn.Linear(self.tower.out_features, len(schema.tasks))
 
     def forward(self, pooled: Tensor, dense: Tensor) -> Tensor:
         """Return the logits of the top tower for the rows and their dot products, (B, T)."""
+        rows = self._padded(pooled)
         if self.bottom is not None:
             with self._precision(dense):
-                row = self.bottom(dense)
-            pooled = torch.cat((pooled, row.float()), dim=1)  # (B, (F + 1) * D)
-        dots, pooled = pairwise_dots(pooled, self._num_rows)
-        return self._top(dots, pooled)
+                row = self.bottom(dense).float()
+            rows = torch.cat((rows, row), dim=1)  # (B, (F + 1) * D)
+            pooled = rows if self._places is None else torch.cat((pooled, row), dim=1)
+        dots, rows = pairwise_dots(rows, self._num_rows)
+        return self._top(dots, rows if self._places is None else pooled)
 
 
 def build_model(schema: Schema, config: ModelConfig, seed: int) -> RankModel:

@@ -33,6 +33,17 @@ class WeightedHistogram(Collector):
             self._counts[bisect_left(self._bounds, value)] += count
             self._sum += value * count
 
+    @property
+    def bounds(self) -> tuple[float, ...]:
+        """Return the upper bounds of the buckets but the last."""
+        return self._bounds
+
+    def add(self, counts: Sequence[int], total: float) -> None:
+        """Add observations made elsewhere: the number in each bucket, the last one included, and their sum."""
+        with self._lock:
+            self._counts = [before + count for before, count in zip(self._counts, counts, strict=True)]
+            self._sum += total
+
     def collect(self) -> Iterator[Metric]:
         """Yield the metric for the registry."""
         with self._lock:
@@ -188,7 +199,7 @@ EVENT_STALENESS_SECONDS = Gauge(
 BEHIND_SECONDS = Gauge("monolith_behind_seconds", "Time since the replica last had all updates of the log", ["arm"])
 RANK_REQUESTS = Counter("monolith_rank_requests", "Rank requests", ["code"])
 RANK_CANDIDATES = Counter("monolith_rank_candidates", "Candidates scored")
-RANK_DURATION_SECONDS = Histogram(
+RANK_DURATION_SECONDS = WeightedHistogram(
     "monolith_rank_duration_seconds", "Duration of a Rank request", buckets=(5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1)
 )
 FEATURES_MISSING = Counter("monolith_features_missing", "Users or items without stored features", ["entity"])

@@ -16,7 +16,7 @@ from monolith_py.pb import parameter_sync_pb2 as pb
 from monolith_py.sync.delta_checksum import delta_checksum
 from monolith_py.sync.dense.update import DenseUpdate, dense_update_from_wire, dense_update_to_wire
 from monolith_py.sync.digest import DenseDigest, ModelDigest
-from monolith_py.sync.rows import ENCODING_FROM_WIRE, ENCODING_TO_WIRE, ByteArray, RowEncoding, row_bytes, rows_are_finite
+from monolith_py.sync.rows import ENCODING_TO_WIRE, ByteArray, RowEncoding, encoding_from_wire, row_bytes, rows_are_finite
 
 _FID = np.dtype("<i8")
 _MAX_DIM = 1024
@@ -90,7 +90,7 @@ def encode_delta(delta: Delta) -> bytes:
         digest=None if delta.digest is None else _digest_to_wire(delta.digest),
     )
     message.checksum = delta_checksum(message)
-    value: bytes = message.SerializeToString()
+    value: bytes = message.SerializeToString(deterministic=True)  # one order of the digest's encodings
     return value
 
 
@@ -133,11 +133,9 @@ def _with_rows(head: Delta, message: pb.Delta) -> Delta:
     """Return `head` with the rows and evictions of `message`, checked."""
     if message.HasField("dense"):
         raise WireError(f"delta.dense must be absent in a delta of table {message.table!r}, got {message.dense.ByteSize()} bytes")
-    if message.encoding not in ENCODING_FROM_WIRE:
-        raise WireError(f"delta.encoding must be one of {sorted(ENCODING_FROM_WIRE)}, got {message.encoding}")
+    encoding = encoding_from_wire(f"delta.encoding of table {message.table!r}", message.encoding)
     if message.dim % 4 or not 4 <= message.dim <= _MAX_DIM:
         raise WireError(f"delta.dim must be a multiple of 4 in [4, {_MAX_DIM}], got {message.dim}")
-    encoding = ENCODING_FROM_WIRE[message.encoding]
     width = row_bytes(message.dim, encoding)
     fids = _fids("fids", message.fids)
     if len(message.rows) != len(fids) * width:
@@ -159,19 +157,19 @@ def _digest_to_wire(digest: ModelDigest) -> pb.Digest:
     if digest.dense is not None:
         message.fingerprint, message.dense = digest.dense.fingerprint, digest.dense.weights
         message.dense_encoding = ENCODING_TO_WIRE[digest.dense.encoding]
+    for name, encoding in digest.encodings.items():
+        message.encodings[name] = ENCODING_TO_WIRE[encoding]
     return message
 
 
 def _digest_of(message: pb.Digest) -> ModelDigest:
     """Return the digest of `message`."""
-    encodings = [message.encoding, *([message.dense_encoding] if message.HasField("fingerprint") else [])]
-    unknown = [one for one in encodings if one not in ENCODING_FROM_WIRE]
-    if unknown:
-        raise WireError(f"delta.digest must have encodings of {sorted(ENCODING_FROM_WIRE)}, got {unknown}")
     dense = None
     if message.HasField("fingerprint"):
-        dense = DenseDigest(message.fingerprint, message.dense, ENCODING_FROM_WIRE[message.dense_encoding])
-    return ModelDigest(message.rows, ENCODING_FROM_WIRE[message.encoding], dense)
+        dense_encoding = encoding_from_wire("delta.digest.dense_encoding", message.dense_encoding)
+        dense = DenseDigest(message.fingerprint, message.dense, dense_encoding)
+    encodings = {name: encoding_from_wire(f"delta.digest.encodings of table {name!r}", one) for name, one in message.encodings.items()}
+    return ModelDigest(message.rows, encoding_from_wire("delta.digest.encoding", message.encoding), dense, encodings)
 
 
 def _fids(name: str, value: bytes) -> Int64Array:

@@ -28,4 +28,6 @@ def delta_checksum(message: pb.Delta) -> int:
     tail += [struct.pack("<QQI", 1, digest.rows, digest.encoding & 0xFFFFFFFF)]
     tail += [struct.pack("<QI", 1, digest.fingerprint) if digest.HasField("fingerprint") else bytes(8)]
     tail += [struct.pack("<II", digest.dense, digest.dense_encoding & 0xFFFFFFFF)]
+    encodings = sorted((name.encode(), encoding) for name, encoding in digest.encodings.items())
+    tail += [name + struct.pack("<xI", encoding & 0xFFFFFFFF) for name, encoding in encodings]
     return crc32c(b"".join(tail), crc)

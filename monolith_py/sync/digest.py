@@ -6,7 +6,7 @@ protos/monolith/v1/parameter_sync.proto defines it; the core computes that of ro
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from crc32c import crc32c
 
@@ -47,6 +47,11 @@ class ModelDigest:
     rows: int
     encoding: RowEncoding
     dense: DenseDigest | None = None  # None: the dense parameters were not due
+    encodings: Mapping[str, RowEncoding] = field(default_factory=dict)  # of the tables with another one than `encoding`
+
+    def encoding_of(self, table: str) -> RowEncoding:
+        """Return the encoding of the rows of a table."""
+        return self.encodings.get(table, self.encoding)
 
     def __str__(self) -> str:
         return f"{self.rows:016x}" + (f"-{self.dense.weights:08x}" if self.dense else "")

@@ -67,6 +67,7 @@ class DrainedTable:
 
     table: str
     dim: int
+    encoding: RowEncoding
     delta: EncodedDelta
 
     def rows_of_a_delta(self, most: int) -> int:
@@ -125,7 +126,7 @@ class Publication:
     dense_part: DensePart | None  # None: not due
     drained: Sequence[DrainedTable]
     steps: tuple[StepMark, ...]
-    encoding: RowEncoding
+    encoding: RowEncoding  # of most tables
     rows_per_delta: int
     is_heartbeat: bool = False  # due although nothing changed
 
@@ -171,7 +172,8 @@ class Publication:
     def digest(self) -> ModelDigest:
         """Return the digest of the trainer's state at the drain."""
         rows = digest_tables({part.table: part.delta.digest for part in self.drained})
-        return ModelDigest(rows, self.encoding, self.dense_part.digest if self.dense_part else None)
+        others = {part.table: part.encoding for part in self.drained if part.encoding is not self.encoding}
+        return ModelDigest(rows, self.encoding, self.dense_part.digest if self.dense_part else None, others)
 
     @property
     def _has_head(self) -> bool:
@@ -196,7 +198,7 @@ class Publication:
         """Yield `head` with the rows and evictions of one table, chunk by chunk."""
         fids, rows, evicted = part.delta.fids, part.delta.rows, part.delta.evicted
         try:
-            check_rows(rows, self.encoding)
+            check_rows(rows, part.encoding)
         except ModelNotFinite as error:
             raise ModelNotFinite(f"table {part.table!r}: {error}") from None
         # Of a fid that has a row again the eviction is left out: it could be in a later delta than the row.
@@ -208,7 +210,7 @@ class Publication:
                 head,
                 table=part.table,
                 dim=part.dim,
-                encoding=self.encoding,
+                encoding=part.encoding,
                 fids=fids[chunk],
                 rows=rows[chunk],
                 evicted=evicted[chunk],

@@ -94,12 +94,12 @@ class Publisher:
         If lost updates after its parent cannot be read, the generation is published as a new model: `descends` is False then.
 
         Raises:
-            ValueError: a table packs its rows in another encoding than `config.encoding`.
+            ValueError: the rows of a table have no single encoding.
             Fenced: another trainer has begun this generation since.
         """
         for name, table in model.tables.items():
-            if table.encoding != config.encoding:
-                raise ValueError(f"encoding of table {name!r} must be that of sync.encoding, {config.encoding!r}, got {table.encoding!r}")
+            if table.encoding is None:
+                raise ValueError(f"table {name!r} must pack whole rows in one encoding, got slices of several, or of int8 or int4")
         self._writer, self._model = log.writer(topics.updates, 0, _WRITER), model
         self._config, self._clock = config, clock
         if (newest := next_generation(log, topics.updates, 0) - 1) >= generation.number:
@@ -213,7 +213,10 @@ class Publisher:
             watermark_ms=watermark_ms,
             published_ms=self._clock.now_ms(),
             dense_part=dense,
-            drained=[DrainedTable(name, table.dim, table.drain_encoded(_CONSUMER)) for name, table in self._model.tables.items()],
+            drained=[
+                DrainedTable(name, table.dim, RowEncoding(table.encoding), table.drain_encoded(_CONSUMER))
+                for name, table in self._model.tables.items()
+            ],
             steps=self._marks.take(),
             encoding=RowEncoding(self._config.encoding),
             rows_per_delta=self._config.rows_per_delta,

@@ -1,10 +1,11 @@
-"""Rows of weights as bytes: fp32, fp16 and int8, laid out as FBGEMM's inference tables hold them.
+"""Rows of weights as bytes: fp32, fp16, int8 and int4, laid out as FBGEMM's inference tables hold them.
 
 Letters: n rows, D = dim, R = bytes of one row.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
 from typing import assert_never
 
@@ -13,13 +14,13 @@ import numpy.typing as npt
 
 from monolith_py import _core
 from monolith_py.data.columns import FloatArray
-from monolith_py.errors import ModelNotFinite
+from monolith_py.errors import ModelNotFinite, WireError
 from monolith_py.pb import parameter_sync_pb2 as pb
 
 ByteArray = npt.NDArray[np.uint8]
 
-# fp16 scale and fp16 bias of an int8 row.
-_INT8_HEADER_BYTES = 4
+# fp16 scale and fp16 bias of an int8 or int4 row.
+_HEADER_BYTES = 4
 
 
 class RowEncoding(Enum):
@@ -28,14 +29,30 @@ class RowEncoding(Enum):
     FP32 = "fp32"  # D x float32, little-endian
     FP16 = "fp16"  # D x float16, little-endian
     INT8 = "int8"  # float16 scale, float16 bias, D x uint8: weight = scale * q + bias
+    INT4 = "int4"  # the same with 4 bits a weight, the first of a byte in its low bits
 
 
 ENCODING_TO_WIRE = {
     RowEncoding.FP32: pb.ROW_ENCODING_FP32,
     RowEncoding.FP16: pb.ROW_ENCODING_FP16,
     RowEncoding.INT8: pb.ROW_ENCODING_INT8,
+    RowEncoding.INT4: pb.ROW_ENCODING_INT4,
 }
-ENCODING_FROM_WIRE = {wire: encoding for encoding, wire in ENCODING_TO_WIRE.items()}
+_ENCODING_FROM_WIRE = {wire: encoding for encoding, wire in ENCODING_TO_WIRE.items()}
+
+
+def encoding_from_wire(field: str, value: int, known: Iterable[RowEncoding] = RowEncoding) -> RowEncoding:
+    """Return the encoding of a number in the field `field` of a message.
+
+    Raises:
+        WireError: the number is of none of `known`.
+    """
+    encoding = _ENCODING_FROM_WIRE.get(value)
+    names = {one: f"{ENCODING_TO_WIRE[one]} ({one.value})" for one in known}
+    if encoding not in names:
+        got = f"{value} ({encoding.value})" if encoding else str(value)
+        raise WireError(f"{field} must be one of {', '.join(names.values())}, got {got}")
+    return encoding
 
 
 def row_bytes(dim: int, encoding: RowEncoding) -> int:
@@ -50,7 +67,9 @@ def row_bytes(dim: int, encoding: RowEncoding) -> int:
         case RowEncoding.FP16:
             return 2 * dim
         case RowEncoding.INT8:
-            return _INT8_HEADER_BYTES + dim
+            return _HEADER_BYTES + dim
+        case RowEncoding.INT4:
+            return _HEADER_BYTES + (dim + 1) // 2
         case _:
             assert_never(encoding)
 
@@ -58,7 +77,8 @@ def row_bytes(dim: int, encoding: RowEncoding) -> int:
 def pack_rows(weights: FloatArray, encoding: RowEncoding) -> ByteArray:
     """Return `weights` float32 (n, D) as bytes uint8 (n, R).
 
-    fp16 rounds to nearest and clips to +-65504; the error of int8 is at most half a scale, plus the rounding of scale and bias to fp16.
+    fp16 rounds to nearest and clips to +-65504; the error of int8 and int4 is at most half a scale, plus the rounding of scale and bias to
+    fp16. The scale is the range of the row over 255 or 15.
 
     Raises:
         ModelNotFinite: a weight is NaN or infinite.
@@ -79,9 +99,12 @@ def unpack_rows(rows: ByteArray, dim: int, encoding: RowEncoding) -> FloatArray:
             return rows.view("<f4").astype(np.float32, copy=False)
         case RowEncoding.FP16:
             return rows.view("<f2").astype(np.float32)
-        case RowEncoding.INT8:
-            header = rows[:, :_INT8_HEADER_BYTES].copy().view("<f2").astype(np.float32)  # (n, 2)
-            weights: FloatArray = rows[:, _INT8_HEADER_BYTES:] * header[:, :1] + header[:, 1:]
+        case RowEncoding.INT8 | RowEncoding.INT4:
+            header = rows[:, :_HEADER_BYTES].copy().view("<f2").astype(np.float32)  # (n, 2)
+            levels = rows[:, _HEADER_BYTES:]
+            if encoding is RowEncoding.INT4:
+                levels = np.stack([levels & 15, levels >> 4], axis=2).reshape(len(rows), 2 * levels.shape[1])[:, :dim]
+            weights: FloatArray = levels * header[:, :1] + header[:, 1:]
             return weights
         case _:
             assert_never(encoding)
@@ -94,8 +117,8 @@ def rows_are_finite(rows: ByteArray, encoding: RowEncoding) -> bool:
             return bool(np.isfinite(np.ascontiguousarray(rows).view("<f4")).all())
         case RowEncoding.FP16:
             return _fp16_is_finite(np.ascontiguousarray(rows))
-        case RowEncoding.INT8:
-            return _fp16_is_finite(rows[:, :_INT8_HEADER_BYTES].copy())
+        case RowEncoding.INT8 | RowEncoding.INT4:
+            return _fp16_is_finite(rows[:, :_HEADER_BYTES].copy())
         case _:
             assert_never(encoding)
 

@@ -85,7 +85,7 @@ class EmbeddingBags(nn.Module):
 
     @staticmethod
     def of(schema: Schema, config: SparseOptimizerConfig, seed: int, encoding: Encoding) -> EmbeddingBags:
-        """Return the bags of a job's schema; drains pack their rows in `encoding`."""
+        """Return the bags of a job's schema; drains pack rows in the encoding of their feature, or in `encoding`."""
         optimizer = optimizer_from(config.for_features(len(schema.features)))
         return EmbeddingBags([feature_from(feature, optimizer, encoding) for feature in schema.features], optimizer, seed=seed)
 

@@ -76,7 +76,7 @@ def table_seed(seed: int, name: str) -> int:
 
 
 def feature_from(config: FeatureConfig, optimizer: Optimizer, encoding: Encoding) -> Feature:
-    """Return the feature of a job's settings; drains pack its rows in `encoding`."""
+    """Return the feature of a job's settings; drains pack its rows in its own encoding, or in `encoding`."""
     sketch = {"sketch_bytes": config.sketch_bytes, "window_s": config.sketch_window_s}
     admission = Admission(config.admission, **{name: value for name, value in sketch.items() if value is not None})
     budget = MemoryBudget(config.budget_bytes, config.eviction, config.half_life_s) if config.budget_bytes else None
@@ -84,7 +84,8 @@ def feature_from(config: FeatureConfig, optimizer: Optimizer, encoding: Encoding
         config.name,
         config.dim,
         config.pooling,
-        slices=(Slice("weights", config.dim, optimizer, config.initializer, config.init_scale, encoding),),
+        config.length,
+        slices=(Slice("weights", config.dim, optimizer, config.initializer, config.init_scale, config.encoding or encoding),),
         admit_after=config.admit_after,
         admission=admission,
         ttl_s=config.ttl_s,

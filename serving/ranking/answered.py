@@ -22,6 +22,10 @@ def time_limit_s(context: Any, default_s: float) -> float:
 def on_end(context: Any, callback: Callable[[bool], None]) -> None:
     """Call `callback` once the call of `context` has ended, with whether an answer was handed to the connection before that."""
 
+    if hasattr(context, "on_end"):  # a call of the C++ front
+        context.on_end(callback)
+        return
+
     def ended() -> None:
         # grpcio has no public way to tell an answered call from one that was cancelled or ran out of time.
         was_cut_off = context._state.client == "cancelled"

@@ -21,9 +21,11 @@ from monolith_serving.log_limit import LogLimit
 
 _logger = logging.getLogger(__name__)
 
-# Impressions gather for this time before one append.
+# Impressions gather for this time before one append, unless a batch is there. A batch has at most 500, or more if they are small: each
+# append waits for the disk, so the rate of small ones is bounded by their number in it.
 _LINGER_S = 0.01
 _MAX_BATCH = 500
+_SMALL_BATCH_BYTES = 8 << 20
 _RETRY_S = 0.5
 # Longest time that a stop takes, whatever the log does.
 _FLUSH_S = 10.0
@@ -142,16 +144,18 @@ class ImpressionWriter(Generic[_Served]):
                 self._clock.sleep(_RETRY_S)
 
     def _take(self, wait_s: float) -> list[_Append]:
-        """Return the appends of queued impressions, at most 500; wait up to `wait_s` for the first."""
+        """Return the appends of a batch of queued impressions; wait up to `wait_s` for the first."""
         try:
             first = self._queue.get(timeout=wait_s) if wait_s else self._queue.get_nowait()
         except queue.Empty:
             return []
         self._look_for_partitions()
-        self._closing.wait(_LINGER_S)
-        taken = [first]
-        while len(taken) < _MAX_BATCH and not self._queue.empty():
+        if self._queue.qsize() < _MAX_BATCH:
+            self._closing.wait(_LINGER_S)
+        taken, num_bytes = [first], first.num_bytes
+        while (len(taken) < _MAX_BATCH or num_bytes < _SMALL_BATCH_BYTES) and not self._queue.empty():
             taken.append(self._queue.get_nowait())
+            num_bytes += taken[-1].num_bytes
         groups: dict[int, list[_Encoded]] = {}
         for queued, value in zip(taken, self._encode_all(taken), strict=True):
             if value is not None and self._fits(queued, value):

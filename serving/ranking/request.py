@@ -18,6 +18,7 @@ from monolith_py.observe.metrics import RANK_TIMES_REPLACED
 from monolith_py.pb import example_pb2
 from monolith_py.pb import ranking_pb2 as pb
 from monolith_serving.features.order import FeatureOrder, RequestOrder
+from monolith_serving.features.returned import returnable_names
 
 # The id is the key of the impression and of its actions, in the log, in Kv and in log lines.
 MAX_REQUEST_ID_BYTES = 128
@@ -38,6 +39,7 @@ class AnswerChoice:
     model_version: str = ""  # empty: any
     max_staleness_ms: int = 0  # 0: any
     explain: bool = False
+    return_features: tuple[str, ...] = ()
 
     @property
     def has_conditions(self) -> bool:
@@ -64,8 +66,8 @@ class RequestParser:
     def __init__(self, order: RequestOrder, tasks: Sequence[str], config: ServingConfig, time_rule: EventTimeRule) -> None:
         self._order, self._tasks, self._config, self._time_rule = order, tuple(tasks), config, time_rule
         self._all = AnswerChoice(tuple(range(len(self._tasks))))
-        dense = (*order.shared_dense, *order.candidate_dense)
-        self._num_features = len(order.shared_names) + len(order.candidate_names) + len(dense)
+        self._returnable = returnable_names(order)
+        self._num_features = len(self._returnable)
 
     def parse(self, message: pb.RankRequest, *, request_id: str, now_ms: int) -> RankInput:
         """Return the request of `message`; `request_id` and `now_ms` fill empty fields.
@@ -127,7 +129,8 @@ class RequestParser:
         """
         names, top_k, rank_by = message.task_names, message.top_k, message.rank_by
         version, max_staleness_ms, explain = message.model_version, message.max_staleness_ms, message.explain
-        if not (names or top_k or rank_by or version or max_staleness_ms or explain):
+        returned = message.return_features
+        if not (names or top_k or rank_by or version or max_staleness_ms or explain or returned):
             return self._all
         if len(set(names)) != len(names) or not set(names) <= set(self._tasks):
             raise WireError(f"task_names must be unique tasks among {list(self._tasks)}, got {_shown(names)}")
@@ -140,7 +143,10 @@ class RequestParser:
             raise WireError(f"max_staleness_ms must be >= 0, got {max_staleness_ms}")
         if explain:
             self._check_size(min(top_k or len(message.item_ids), len(message.item_ids)), len(tasks))
-        return AnswerChoice(tasks, top_k, self._tasks.index(rank_by) if rank_by else tasks[0], version, max_staleness_ms, explain)
+        if len(set(returned)) != len(returned) or not set(returned) <= set(self._returnable):
+            raise WireError(f"return_features must be unique features among {self._returnable}, got {_shown(returned)}")
+        best_by = self._tasks.index(rank_by) if rank_by else tasks[0]
+        return AnswerChoice(tasks, top_k, best_by, version, max_staleness_ms, explain, tuple(returned))
 
     def _check_size(self, num_candidates: int, num_tasks: int) -> None:
         """Check the size of an explanation.

@@ -9,7 +9,7 @@ from monolith_py.config import JobConfig
 from monolith_py.errors import DigestMismatch, NotReady
 from monolith_py.io import Log
 from monolith_py.io.log.topics import Topics
-from monolith_py.sync import DenseRequester, ModelDigest, RowEncoding
+from monolith_py.sync import DenseRequester, ModelDigest
 from monolith_serving.replica.checkpoint_loader import CheckpointLoader
 from monolith_serving.replica.deltas import apply_delta
 from monolith_serving.replica.device import Cpu
@@ -18,13 +18,12 @@ from monolith_serving.replica.replica import UpdatesLog
 
 @dataclass(frozen=True)
 class Audit:
-    """Result at the last publication: `digest` is the trainer's, `rows` and `encoding` are of the rebuilt model."""
+    """Result at the last publication: `digest` is the trainer's, `rows` is of the rebuilt model."""
 
     version: str  # "generation.seq", as in `RankResponse`
     watermark_ms: int  # event time
     digest: ModelDigest
     rows: int
-    encoding: RowEncoding
     num_compared: int  # publications
 
 
@@ -51,11 +50,12 @@ def audit_updates(job: JobConfig, log: Log, clock: Clock) -> Audit:
             state = apply_delta(state, delta, requester)
             if delta.digest is not None:
                 compared = 1 if found is None else found.num_compared + 1
-                found = Audit(state.version, delta.watermark_ms, delta.digest, state.table.digest, state.table.encoding, compared)
+                found = Audit(state.version, delta.watermark_ms, delta.digest, state.table.digest, compared)
     if found is None:
         raise NotReady(f"no publication after {loaded.checkpoint}")
-    if found.digest.encoding is not found.encoding:
-        raise DigestMismatch(f"sync.encoding must be {found.digest.encoding.value!r} to compare digests, got {found.encoding.value!r}")
+    for name, encoding in state.table.encodings.items():
+        if (its := found.digest.encoding_of(name)) is not encoding:
+            raise DigestMismatch(f"encoding of feature {name!r} must be {its.value!r} to compare digests, got {encoding.value!r}")
     return found
 
 

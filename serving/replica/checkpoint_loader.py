@@ -179,11 +179,13 @@ class CheckpointLoader:
         digests = {}
         for name in self._schema.sparse_names:
             file = PackedFile(checkpoint.packed(name))
-            if file.encoding != table.encoding.value:
-                _logger.info("%s: rows must be packed in %s, got %s: loading tables", checkpoint, table.encoding.value, file.encoding)
+            encoding = table.encodings[name]
+            if file.encoding != encoding.value:
+                rule = "%s: rows of %s must be packed in %s, got %s: loading tables"
+                _logger.info(rule, checkpoint, name, encoding.value, file.encoding)
                 return None
             for fids, rows in file.chunks():
-                table.insert_all(name, fids, rows, table.encoding)
+                table.insert_all(name, fids, rows, encoding)
             digests[name] = file.digest
         if table.digest != (expected := digest_tables(digests)):
             raise CheckpointError(f"{checkpoint}: digest of the packed rows must be {expected:016x}, got {table.digest:016x}")
@@ -197,7 +199,7 @@ class CheckpointLoader:
             fids, weights = EmbeddingTable.restore(checkpoint.table(name)).export_rows()
             for start in range(0, len(fids), _ROWS_AT_ONCE):
                 chunk = slice(start, start + _ROWS_AT_ONCE)
-                table.insert_all(name, fids[chunk], pack_rows(weights[chunk], table.encoding), table.encoding)
+                table.insert_all(name, fids[chunk], pack_rows(weights[chunk], table.encodings[name]), table.encodings[name])
         return table
 
     def _empty_table(self) -> ReplicaTable:

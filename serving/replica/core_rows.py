@@ -1,6 +1,6 @@
 """Rows of a replica in the core: found by fid and pooled in one pass, on the CPU.
 
-Letters: n fids, F features, B rows of a batch, D_f dim of a feature, R = bytes of one packed row.
+Letters: n fids, G bags of a row of the batch, B rows of a batch, R = bytes of one packed row.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ if TYPE_CHECKING:
 
 
 class CoreRows:
-    """Rows of all features, of any dims. Look-ups take no lock and run beside a change; changes wait for each other."""
+    """Rows of all features, of any dims and encodings. Look-ups take no lock and run beside a change; changes wait for each other."""
 
-    def __init__(self, features: Sequence[FeatureConfig], encoding: RowEncoding, max_rows: int) -> None:
-        parts = [(feature.name, feature.dim, encoding.value, feature.pooling == "mean") for feature in features]
+    def __init__(self, features: Sequence[FeatureConfig], encodings: Sequence[RowEncoding], max_rows: int) -> None:
+        parts = [
+            (feature.name, feature.dim, encoding.value, feature.pooling == "mean", feature.num_rows)
+            for feature, encoding in zip(features, encodings, strict=True)
+        ]
         self._rows = ReplicaRows(parts, max_rows)
         self._core = self._rows.handle
-        self._width = sum(feature.dim for feature in features)
+        self._width = sum(feature.dim * feature.num_rows for feature in features)
         self._max_rows = max_rows
 
     @property
@@ -75,7 +78,7 @@ class CoreRows:
         self._rows.evict(feature, fids)
 
     def pool(self, batch: Batch) -> FloatArray:
-        """Return pooled rows float32 (B, sum of D_f)."""
+        """Return the pooled rows of all bags, float32 (B, sum of their dims), for lengths int32 (G * B,)."""
         pooled = np.empty((batch.num_rows, self._width), np.float32)
         self._rows.pool_by_feature(batch.lengths, batch.fids, pooled)
         return pooled

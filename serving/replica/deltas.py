@@ -44,7 +44,7 @@ def _check_digest(state: ModelState, trainer: ModelDigest) -> None:
     Raises:
         DigestMismatch: they differ.
     """
-    if trainer.encoding is not state.table.encoding:
+    if any(trainer.encoding_of(name) is not encoding for name, encoding in state.table.encodings.items()):
         return
     if trainer.rows != state.table.digest:
         raise DigestMismatch(f"digest of the rows must be {trainer.rows:016x} at {state.version}, got {state.table.digest:016x}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from monolith_py.clock import Clock
@@ -92,6 +93,7 @@ class Replica:
         self._staleness = Staleness(clock, job.serving)
         self._end = None if log is None else EndOfUpdates(log, Topics.of(job.log).updates, clock)
         self._state: ModelState | None = None
+        self.on_change: Callable[[], None] | None = None  # called by the follower's thread once a new state is there
         self._loaded_ms = 0  # when `_state` was loaded, wall clock
         self._load_error = ""  # unexpected one of the last load
         self._log_limit = LogLimit(clock)
@@ -181,6 +183,8 @@ class Replica:
         # Before the state is there: a reader that sees it must see its age.
         self._staleness.note_load(loaded.checkpoint.meta.saved_ms, loaded.checkpoint.meta.watermark_ms)
         self._state, self._loaded_ms = loaded.state, self._clock.now_ms()
+        if self.on_change is not None:
+            self.on_change()
         REPLICA_LOADS.inc()
         if self._updates is not None:
             self._subscriber = self._updates.subscriber(loaded)
@@ -206,6 +210,8 @@ class Replica:
             for delta in self._subscriber.read(timeout_s):
                 self._state = apply_delta(self.state, delta, self._updates.requester)
                 self._staleness.note_delta(delta)
+                if self.on_change is not None:
+                    self.on_change()
                 # Older deltas were late because this replica was: they say nothing of the way from the trainer.
                 if self._staleness.has_caught_up or delta.published_ms >= self._loaded_ms:
                     # The trainer's clock now, as far as it is known: the marks are on that clock.

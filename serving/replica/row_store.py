@@ -27,7 +27,12 @@ _logger = logging.getLogger(__name__)
 
 # FBGEMM's kernels may read past the last row by a vector.
 _TAIL_BYTES = 128
-_SPARSE_TYPES = {RowEncoding.FP32: SparseType.FP32, RowEncoding.FP16: SparseType.FP16, RowEncoding.INT8: SparseType.INT8}
+_SPARSE_TYPES = {
+    RowEncoding.FP32: SparseType.FP32,
+    RowEncoding.FP16: SparseType.FP16,
+    RowEncoding.INT8: SparseType.INT8,
+    RowEncoding.INT4: SparseType.INT4,
+}
 
 
 def _fill_processor_flags() -> None:

@@ -7,6 +7,7 @@ FBGEMM's is that of CUDA, where one kernel pools all features; on the CPU it ser
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -43,14 +44,17 @@ class ReplicaTable:
     ) -> None:
         """Make an empty table of at most `max_rows` rows; "auto" takes the core on the CPU and FBGEMM on CUDA.
 
+        Rows are in the encoding of their feature, or in `encoding`.
+
         Raises:
             ValueError: FBGEMM and features of different dims, or the core and another device than the CPU.
         """
-        self.encoding = encoding
+        self.encodings = {feature.name: RowEncoding(feature.encoding or encoding.value) for feature in features}
         self._features = tuple(features)
         self._names = tuple(feature.name for feature in features)
+        self._has_sequences = any(feature.length for feature in features)
         self._places = {name: place for place, name in enumerate(self._names)}
-        self._store = _store_of(features, encoding, device, max_rows, engine)
+        self._store = _store_of(features, tuple(self.encodings.values()), device, max_rows, engine)
 
     @property
     def core(self) -> ReplicaRowsHandle | None:
@@ -73,7 +77,7 @@ class ReplicaTable:
         return self._store.digest
 
     def assign(self, feature: str, fids: Int64Array, rows: ByteArray, encoding: RowEncoding) -> None:
-        """Assign packed rows to `fids` int64 (n,); rows of another encoding than the table's are packed again.
+        """Assign packed rows to `fids` int64 (n,); rows of another encoding than the feature's are packed again.
 
         Raises:
             WireError: there is no such feature, or rows have another dim.
@@ -101,14 +105,19 @@ class ReplicaTable:
         self._store.evict(self._place(feature), np.ascontiguousarray(fids))
 
     def pool(self, batch: Batch) -> FloatArray:
-        """Return pooled rows float32 (B, sum of the dims), in the order of the features; a fid without a row reads zeros."""
-        assert batch.names == self._names, (batch.names, self._names)
-        return self._store.pool(batch)
+        """Return pooled rows float32 (B, sum of the dims), in the order of the features; a fid without a row reads zeros.
+
+        A feature with pooling "first" has `length` rows side by side, zeros for those that a bag lacks.
+        """
+        return self._store.pool(self._bags_of(batch))
 
     def lookup(self, batch: Batch) -> Tensor:
         """Return the result of `pool` as a tensor on the device of the rows."""
+        return self._store.lookup(self._bags_of(batch))
+
+    def _bags_of(self, batch: Batch) -> Batch:
         assert batch.names == self._names, (batch.names, self._names)
-        return self._store.lookup(batch)
+        return _spread(batch, self._features) if self._has_sequences else batch
 
     def _place(self, feature: str) -> int:
         if feature not in self._places:
@@ -116,12 +125,12 @@ class ReplicaTable:
         return self._places[feature]
 
     def _packed(self, place: int, rows: ByteArray, encoding: RowEncoding) -> ByteArray:
-        """Return `rows` in the encoding of the table."""
+        """Return `rows` in the encoding of their feature."""
         name, dim = self._names[place], self._features[place].dim
         if rows.shape[1] != row_bytes(dim, encoding):
             raise WireError(f"rows of table {name!r} must have dim {dim}, got {rows.shape[1]} bytes of {encoding.value}")
-        if encoding is not self.encoding:
-            rows = pack_rows(unpack_rows(rows, dim, encoding), self.encoding)
+        if encoding is not self.encodings[name]:
+            rows = pack_rows(unpack_rows(rows, dim, encoding), self.encodings[name])
         return np.ascontiguousarray(rows)
 
 
@@ -130,13 +139,29 @@ def runs_core(engine: Engine, device: Device) -> bool:
     return engine == "core" or (engine == "auto" and device.type == "cpu")
 
 
+def _spread(batch: Batch, features: Sequence[FeatureConfig]) -> Batch:
+    """Return `batch` with a bag for each of the first `length` fids of the features that are sequences."""
+    lengths = batch.lengths.reshape(len(features), batch.num_rows)
+    fids, of_bags = [], []
+    for feature, num, own in zip(features, lengths, np.split(batch.fids, np.cumsum(lengths.sum(axis=1))[:-1]), strict=True):
+        starts = np.cumsum(num, dtype=np.int64) - num
+        for place in range(feature.length):
+            has = num > place
+            fids.append(own[starts[has] + place])
+            of_bags.append(has.astype(np.int32))
+        if not feature.length:
+            fids.append(own)
+            of_bags.append(num)
+    return replace(batch, fids=np.concatenate(fids), lengths=np.concatenate(of_bags))
+
+
 def _store_of(
-    features: Sequence[FeatureConfig], encoding: RowEncoding, device: Device, max_rows: int, engine: Engine
+    features: Sequence[FeatureConfig], encodings: Sequence[RowEncoding], device: Device, max_rows: int, engine: Engine
 ) -> CoreRows | FbgemmRows:
     if engine == "core" and device.type != "cpu":
         raise ValueError(f"serving.engine must be 'auto' or 'fbgemm' on {device.type}, got 'core'")
     if runs_core(engine, device):
-        return CoreRows(features, encoding, max_rows)
+        return CoreRows(features, encodings, max_rows)
     from monolith_serving.replica.fbgemm_rows import FbgemmRows  # its import takes a second and 100 MB
 
-    return FbgemmRows(features, encoding, max_rows, device)
+    return FbgemmRows(features, encodings, max_rows, device)

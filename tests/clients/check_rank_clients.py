@@ -22,7 +22,7 @@ from check_clients import ROOT, SEND_S, need, prepared, run
 from monolith_py.clock import SystemClock
 from monolith_py.config import ServingConfig
 from monolith_py.errors import Overloaded
-from monolith_py.pb import ranking_pb2, ranking_pb2_grpc
+from monolith_py.pb import example_pb2, ranking_pb2, ranking_pb2_grpc
 from monolith_py.process import StopSignal
 from monolith_serving.process import _serve, make_server
 from tests.certificates import Authority
@@ -42,7 +42,14 @@ class BusyService(ranking_pb2_grpc.RankingServicer):
         if len(self.requests) == 1:
             raise Overloaded("busy, as the test says")
         return ranking_pb2.RankResponse(
-            request_id=message.request_id, candidates=[2, 0], scores=[0.75, 0.25], task_names=["click"], model_version="4.2"
+            request_id=message.request_id,
+            candidates=[2, 0],
+            scores=[0.75, 0.25],
+            task_names=["click"],
+            model_version="4.2",
+            candidate_features=example_pb2.FeatureColumns(
+                sparse=[example_pb2.SparseColumn(name="tags", fids=[(1 << 63) - 1, -5, 6], lengths=[1, 2])]
+            ),
         )
 
 
@@ -114,11 +121,13 @@ def test_a_client_ranks_over_tls_with_a_token_after_a_refusal(
     )
     assert done.returncode == 0, done.stderr[-4000:]
     answer = {"candidates": [2, 0], "scores": [0.75, 0.25], "task_names": ["click"], "model_version": "4.2"}
+    answer["features"] = {"tags": [(1 << 63) - 1, -5, 6]}
     assert json.loads(done.stdout) == answer | {"request_id": f"from-{client.__name__}"}
     assert len(service.requests) == 2 and service.requests[0] == service.requests[1]
     request = service.requests[0]
     assert (request.user_id, list(request.item_ids)) == (-7, [11, (1 << 63) - 1, -(1 << 63)])
     assert (request.top_k, request.rank_by, list(request.context.sparse[0].fids)) == (2, "click", [5, 6])
+    assert list(request.return_features) == ["tags"]
     assert list(request.candidate_features.sparse[0].fids) == [0, 1, 2]
     assert list(request.candidate_features.dense[0].values) == [0.5, 1.5, 2.5]
     refused = subprocess.run(

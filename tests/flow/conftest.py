@@ -25,6 +25,16 @@ START_MS = 1_700_000_000_000
 CPU = torch.device("cpu")
 
 
+# Features of a job whose encoding is "mixed": encodings, dims and poolings of their own; items have the encoding of the job, int8.
+MIXED = [
+    {"name": "user_id", "source": "user_id", "dim": 8, "ttl_s": 100, "encoding": "int4"},
+    {"name": "item_id", "source": "item_id", "dim": 8},
+    {"name": "tags", "source": "item", "dim": 4, "pooling": "mean", "encoding": "fp32"},
+    {"name": "history", "source": "user", "dim": 8, "pooling": "first", "length": 2, "encoding": "fp16"},
+    {"name": "liked", "source": "user", "dim": 4, "pooling": "sum", "encoding": "fp16"},
+]
+
+
 def make_job(folder: Path, encoding: str = "fp32", model: dict[str, object] | None = None, **serving: object) -> JobConfig:
     return parse_job(
         {
@@ -35,13 +45,15 @@ def make_job(folder: Path, encoding: str = "fp32", model: dict[str, object] | No
                 {"name": "user_id", "source": "user_id", "dim": 8, "ttl_s": 100},
                 {"name": "item_id", "source": "item_id", "dim": 8},
                 {"name": "tags", "source": "item", "dim": 8, "pooling": "mean"},
-            ],
+            ]
+            if encoding != "mixed"
+            else MIXED,
             "dense_features": [{"name": "age", "source": "user"}],
             "tasks": [{"name": "click", "action": "click"}, {"name": "like", "action": "like"}],
             "model": {"tower": [16], "precision": "fp32", **(model or {})},
             "optimizer": {"sparse": {"lr": 0.1}, "dense": {"reference_batch": 64}},
             "trainer": {"checkpoint_dir": f"{folder}/checkpoints", "batch_size": 64},
-            "sync": {"encoding": encoding, "rows_per_delta": 64},
+            "sync": {"encoding": "int8" if encoding == "mixed" else encoding, "rows_per_delta": 64},
             "serving": {"freshness_log": f"{folder}/freshness", **serving},
         }
     )
@@ -54,6 +66,9 @@ def random_examples(schema: Schema, seed: int, now_s: int = 1, num_rows: int = 6
         sparse[name] = SparseColumn(generator.integers(0, 300, num_rows), np.ones(num_rows, np.int32))
     lengths = generator.integers(0, 4, num_rows).astype(np.int32)
     sparse["tags"] = SparseColumn(generator.integers(-50, 50, lengths.sum()), lengths)
+    for name in schema.sparse_names[3:]:
+        lengths = generator.integers(0, 5, num_rows).astype(np.int32)
+        sparse[name] = SparseColumn(generator.integers(0, 100, lengths.sum()), lengths)
     dense = {"age": generator.normal(size=(num_rows, 1)).astype(np.float32)}
     return ExampleBatch(
         tuple(f"{seed}-{row}" for row in range(num_rows)),
@@ -150,8 +165,8 @@ def clock() -> ManualClock:
 def make_trainer(tmp_path, make_log, clock):
     made = []
 
-    def make(encoding: str = "fp32", model: dict[str, object] | None = None) -> MiniTrainer:
-        job = make_job(tmp_path, encoding, model)
+    def make(encoding: str = "fp32", model: dict[str, object] | None = None, **serving: object) -> MiniTrainer:
+        job = make_job(tmp_path, encoding, model, **serving)
         log = make_log(job.log.url)
         create_topics(log, job.log)
         made.append(MiniTrainer(job, log, clock))

@@ -12,7 +12,7 @@ from monolith_py.sync import Delta, DenseUpdate, ModelDigest, RowEncoding, encod
 from monolith_serving.replica.audit import audit_updates
 
 
-@pytest.mark.parametrize("encoding", ["fp32", "int8"])
+@pytest.mark.parametrize("encoding", ["fp32", "int8", "int4", "mixed"])
 def test_an_audit_compares_every_publication_after_the_checkpoint(make_trainer, make_replica, clock, encoding):
     trainer = make_trainer(encoding)
     trainer.step(3)
@@ -49,7 +49,11 @@ def append(trainer, clock, **fields) -> None:
     ("fields", "error", "rule"),
     [
         ({"digest": ModelDigest(5, RowEncoding.FP32)}, DigestMismatch, "digest of the rows must be 0000000000000005"),
-        ({"digest": ModelDigest(5, RowEncoding.FP16)}, DigestMismatch, "sync.encoding must be 'fp16' to compare digests, got 'fp32'"),
+        (
+            {"digest": ModelDigest(5, RowEncoding.FP16)},
+            DigestMismatch,
+            "encoding of feature 'user_id' must be 'fp16' to compare digests, got 'fp32'",
+        ),
         ({"dense": DenseUpdate(1, 2, RowEncoding.FP32, values=bytes(4))}, DigestMismatch, r"dense parameters must fit the update \(1,"),
         ({"seq": 99}, DeltaGap, "expected"),
         ({"table": "tags", "dim": 8, "fids": np.array([7]), "rows": np.ones((1, 32), np.uint8)}, NotReady, "no publication after"),

@@ -104,7 +104,7 @@ def change_a_row(idle: Idle) -> None:
     """Change a row of the replica's memory."""
     table = idle.replica.state.table
     rows = table._store._rows.read(table._places["item"], np.array([3]))
-    table.assign("item", np.array([3]), np.roll(rows, 2), table.encoding)
+    table.assign("item", np.array([3]), np.roll(rows, 2), table.encodings["item"])
 
 
 @pytest.mark.parametrize(("harm", "reason"), [(trim, "OffsetTrimmed"), (damage, "WireError"), (change_a_row, "DigestMismatch")])

@@ -16,7 +16,7 @@ from monolith_serving.replica.table import ReplicaTable
 START_MS = 1_700_000_000_000
 
 
-@pytest.mark.parametrize(("encoding", "tolerance"), [("fp32", 1e-5), ("fp16", 1e-3), ("int8", 1e-2)])
+@pytest.mark.parametrize(("encoding", "tolerance"), [("fp32", 1e-5), ("fp16", 1e-3), ("int8", 1e-2), ("int4", 0.1), ("mixed", 0.1)])
 def test_replica_and_trainer_predict_the_same(make_trainer, make_replica, encoding, tolerance):
     trainer = make_trainer(encoding)
     trainer.step(5)

@@ -44,4 +44,5 @@ NB_MODULE(_core, m) {
     bind_impressions(m);
     bind_replica(m);
     bind_ranking(m);
+    bind_front(m);
 }

@@ -13,15 +13,23 @@ namespace {
 
 using namespace monolith;
 
-using Feature = std::tuple<std::string, uint32_t, std::string, bool>;  // name, dim, encoding, mean
+// Name, dim, encoding, whether bags are divided by their length, and how many bags of the feature a row has.
+using Feature = std::tuple<std::string, uint32_t, std::string, bool, uint32_t>;
 
 class BoundRows {
   public:
+    static constexpr uint32_t kMostBags = 1024;
+
     BoundRows(const std::vector<Feature>& features, size_t max_rows) : rows_(features_of(features), max_rows) {
-        for (size_t k = 0; k < rows_.features().size(); ++k) {
-            all_.push_back(static_cast<uint32_t>(k));
-            columns_.push_back(width_);
-            width_ += rows_.features()[k].dim;
+        for (size_t k = 0; k < features.size(); ++k) {
+            const uint32_t num_bags = std::get<4>(features[k]);
+            if (num_bags < 1 || num_bags > kMostBags)
+                refuse("bags must be in [1, " + std::to_string(kMostBags) + "], got " + std::to_string(num_bags));
+            for (uint32_t bag = 0; bag < num_bags; ++bag) {
+                bags_.push_back(static_cast<uint32_t>(k));
+                columns_.push_back(width_);
+                width_ += rows_.features()[k].dim;
+            }
         }
     }
 
@@ -29,19 +37,19 @@ class BoundRows {
     const ReplicaRows& rows() const { return rows_; }
 
     const ReplicaFeature& feature(size_t index) const {
-        if (index >= all_.size())
-            refuse("feature must be < " + std::to_string(all_.size()) + ", got " + std::to_string(index));
+        const size_t num = rows_.features().size();
+        if (index >= num) refuse("feature must be < " + std::to_string(num) + ", got " + std::to_string(index));
         return rows_.features()[index];
     }
     void expect_rows(size_t index, const Fids& fids, const ConstBytes& rows) const {
         expect_matrix("rows", fids.size(), feature(index).row_bytes(), rows);
     }
 
-    // Pool all features into (num_rows, width); lengths (features, num_rows) and fids feature by feature.
+    // Pool all bags into (num_rows, width); lengths (bags of a row, num_rows) and fids bag by bag of a row.
     void pool_by_feature(const ConstLengths& lengths, const Fids& fids, const Matrix& pooled) const {
         const size_t num_rows = pooled.shape(0);
         expect_matrix("pooled", num_rows, width_, pooled);
-        expect("lengths", all_.size() * num_rows, lengths.size());
+        expect("lengths", bags_.size() * num_rows, lengths.size());
         int64_t num_fids = 0;
         bool is_positive = true;
         for (size_t i = 0; i < lengths.size(); ++i) {
@@ -51,13 +59,13 @@ class BoundRows {
         if (!is_positive) refuse("lengths must be >= 0, got a negative one");
         expect("fids", static_cast<size_t>(num_fids), fids.size());
         nb::gil_scoped_release nogil;
-        rows_.pool_by_feature(all_, num_rows, lengths.data(), fids.data(), pooled.data(), width_, columns_.data());
+        rows_.pool_by_feature(bags_, num_rows, lengths.data(), fids.data(), pooled.data(), width_, columns_.data());
     }
 
   private:
     static std::vector<ReplicaFeature> features_of(const std::vector<Feature>& features) {
         std::vector<ReplicaFeature> list;
-        for (const auto& [name, dim, encoding, is_mean] : features) {
+        for (const auto& [name, dim, encoding, is_mean, num_bags] : features) {
             if (dim == 0 || dim > kMostDim)
                 refuse("dim must be in [1, " + std::to_string(kMostDim) + "], got " + std::to_string(dim));
             list.push_back({name, dim, named<Encoding>("encoding", encoding, kEncodings), is_mean});
@@ -66,7 +74,7 @@ class BoundRows {
     }
 
     ReplicaRows rows_;
-    std::vector<uint32_t> all_;
+    std::vector<uint32_t> bags_;  // feature of each bag of a row
     std::vector<size_t> columns_;
     size_t width_ = 0;
 };

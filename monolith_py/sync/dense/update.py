@@ -18,7 +18,7 @@ from monolith_py.errors import DenseGap, WireError
 from monolith_py.pb import parameter_sync_pb2 as pb
 from monolith_py.sync.dense.state import DenseState, SparseLayer
 from monolith_py.sync.dense.topology import Swap
-from monolith_py.sync.rows import ENCODING_FROM_WIRE, ENCODING_TO_WIRE, RowEncoding, rows_are_finite
+from monolith_py.sync.rows import ENCODING_TO_WIRE, RowEncoding, encoding_from_wire, rows_are_finite
 
 _ENCODINGS = (RowEncoding.FP32, RowEncoding.FP16)
 _MAX_FP16 = 65504.0
@@ -140,9 +140,7 @@ def dense_update_from_wire(message: pb.DenseUpdate) -> DenseUpdate:
     checksum = dense_checksum(message)
     if message.checksum != checksum:
         raise WireError(f"dense.checksum must be {checksum:08x}, got {message.checksum:08x}")
-    encoding = ENCODING_FROM_WIRE.get(message.encoding)
-    if encoding not in _ENCODINGS:
-        raise WireError(f"dense.encoding must be one of {[ENCODING_TO_WIRE[one] for one in _ENCODINGS]}, got {message.encoding}")
+    encoding = encoding_from_wire("dense.encoding", message.encoding, _ENCODINGS)
     if bool(message.full) == bool(message.values) or (message.full and (message.swaps or message.base)):
         sizes = f"{len(message.full)} and {len(message.values)} bytes, {len(message.swaps)} swaps, base {message.base:08x}"
         raise WireError(f"dense parameters must have either full, without swaps and base, or values, got {sizes}")

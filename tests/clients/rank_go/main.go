@@ -56,14 +56,19 @@ func main() {
 			Sparse: []*pb.SparseColumn{{Name: "position", Fids: []int64{0, 1, 2}}},
 			Dense:  []*pb.DenseColumn{{Name: "price", Values: []float32{0.5, 1.5, 2.5}}},
 		},
-		TopK:   2,
-		RankBy: "click",
+		TopK:           2,
+		RankBy:         "click",
+		ReturnFeatures: []string{"tags"},
 	})
 	if err != nil {
 		log.Fatal(err)
 	}
+	features := map[string][]int64{}
+	for _, column := range answer.CandidateFeatures.GetSparse() {
+		features[column.Name] = column.Fids
+	}
 	json.NewEncoder(os.Stdout).Encode(map[string]any{
 		"request_id": answer.RequestId, "candidates": answer.Candidates, "scores": answer.Scores, "task_names": answer.TaskNames,
-		"model_version": answer.ModelVersion,
+		"model_version": answer.ModelVersion, "features": features,
 	})
 }

@@ -57,14 +57,16 @@ def main(target: str, ca_file: str) -> None:
         ),
         top_k=2,
         rank_by="click",
+        return_features=["tags"],
     )
     credentials = grpc.ssl_channel_credentials(Path(ca_file).read_bytes())
     with grpc.secure_channel(target, credentials, options=OPTIONS) as channel:
         token = [("authorization", f"Bearer {os.environ['RANK_TOKEN']}")]
         answer = ranking_pb2_grpc.RankingStub(channel).Rank(request, timeout=20.0, metadata=token)
+    tags = {column.name: list(column.fids) for column in answer.candidate_features.sparse}
     fields = ("request_id", "candidates", "scores", "task_names", "model_version")
     values = {name: getattr(answer, name) for name in fields}
-    print(json.dumps({name: value if isinstance(value, str) else list(value) for name, value in values.items()}))
+    print(json.dumps({name: value if isinstance(value, str) else list(value) for name, value in values.items()} | {"features": tags}))
 
 
 if __name__ == "__main__":

@@ -33,9 +33,9 @@ def test_the_reference_is_a_job_of_defaults() -> None:
 @pytest.mark.parametrize(
     "lines",
     [
-        "# Weights of a row; equal for all features of a job. [>= 4, <= 1024, a multiple of 4]\ndim = 16\n",
+        "# Weights of a row. The model takes weights that narrower features lack as zeros. [>= 4, <= 1024, a multiple of 4]\ndim = 16\n",
         "[>= 1, <= 3155760000]\n# ttl_s =\n",
-        '# Reduction of the rows of a bag; the mean also counts fids without a row. ["sum" or "mean"]\npooling = "sum"\n',
+        '# ["sum" or "mean" or "first"]\npooling = "sum"\n',
         "# Decay of the first moment of adam. [>= 0, < 1]\nbeta1 = 0.9\n",
         "# Folder of the job's checkpoints, read by the replicas too; or s3://BUCKET/PREFIX, see [objects]. [length >= 1]\n"
         'checkpoint_dir = "checkpoints"  # required\n',

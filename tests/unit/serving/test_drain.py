@@ -14,20 +14,11 @@ from monolith_py.clock import SystemClock
 from monolith_py.config import ServingConfig
 from monolith_py.pb import ranking_pb2, ranking_pb2_grpc
 from monolith_py.process import StopSignal
-from monolith_serving.process import _serve, make_server
+from monolith_serving.process import _serve
+from tests.fronts import FRONTS, FreshReplica, front_of
 
 TIMEOUT_S = 60.0
 DRAIN_S = 7.0
-
-
-class FreshReplica:
-    is_ready = is_fresh = True
-
-    def staleness_ms(self) -> int:
-        return 0
-
-    def behind_s(self) -> float:
-        return 0.0
 
 
 class GatedService(ranking_pb2_grpc.RankingServicer):
@@ -59,11 +50,10 @@ class DrainClock(SystemClock):
 class Served:
     """A server in a thread, with a client."""
 
-    def __init__(self, port_file: Path) -> None:
+    def __init__(self, front: str, port_file: Path) -> None:
         self.service, self.stop, self.clock = GatedService(), StopSignal(), DrainClock()
         config = ServingConfig(port=0, drain_s=DRAIN_S, port_file=str(port_file))
-        server = make_server(self.service, config, SystemClock())
-        arguments = (server, FreshReplica(), config, self.stop, self.clock)
+        arguments = (front_of(front, self.service, config), FreshReplica(), config, self.stop, self.clock)
         self.thread = threading.Thread(target=_serve, args=arguments)
         self.thread.start()
         while not port_file.exists():
@@ -85,9 +75,9 @@ class Served:
         self.channel.close()
 
 
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    served = Served(tmp_path / "port")
+@pytest.fixture(params=FRONTS)
+def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Served]:
+    served = Served(request.param, tmp_path / "port")
     yield served
     served.close()
 

@@ -47,7 +47,7 @@ def make_delta(num_rows: int = 2, encoding: RowEncoding = RowEncoding.FP16) -> D
         steps=(StepMark(1, 2, 3),),
         trainer="trainer-0",
         parent=Parent(2, 40, 171),
-        digest=ModelDigest(2**63, encoding, DenseDigest(5, 6, RowEncoding.FP16)),
+        digest=ModelDigest(2**63, encoding, DenseDigest(5, 6, RowEncoding.FP16), {"tags": RowEncoding.INT4, "age": RowEncoding.FP32}),
     )
 
 
@@ -103,8 +103,9 @@ def test_an_empty_delta_has_neither_rows_nor_a_dense_update():
         ({"dim": 6}, r"delta.dim must be a multiple of 4 in \[4, 1024\], got 6"),
         ({"dim": 0}, "delta.dim must be"),
         ({"dim": 2048}, "delta.dim must be"),
-        ({"encoding": 9}, r"delta.encoding must be one of \[1, 2, 3\], got 9"),
-        ({"encoding": 0}, "delta.encoding must be one of"),
+        ({"encoding": 9}, r"delta.encoding of table 'user_id' must be one of 1 \(fp32\), 2 \(fp16\), 3 \(int8\), 4 \(int4\), got 9"),
+        ({"encoding": 0}, "delta.encoding of table 'user_id' must be one of"),
+        ({"encodings": {"tags": 7}}, r"delta.digest.encodings of table 'tags' must be one of .*, got 7"),
         ({"published_ms": 0}, "delta.published_ms must be > 0, got 0"),
         ({"dense": pb.DenseUpdate(values=b"x")}, "delta.dense must be absent in a delta of table 'user_id', got 3 bytes"),
         ({"table": ""}, "delta.fids must be empty without delta.table, got 16 bytes"),
@@ -113,7 +114,12 @@ def test_an_empty_delta_has_neither_rows_nor_a_dense_update():
 def test_a_broken_rule_is_named(changes, rule):
     message = pb.Delta.FromString(encode_delta(make_delta()))
     for name, value in changes.items():
-        message.dense.CopyFrom(value) if name == "dense" else setattr(message, name, value)
+        if name == "encodings":
+            message.digest.encodings.update(value)
+        elif name == "dense":
+            message.dense.CopyFrom(value)
+        else:
+            setattr(message, name, value)
     message.checksum = delta_checksum(message)
     with pytest.raises(WireError, match=rule):
         decode_delta(message.SerializeToString())

@@ -36,6 +36,9 @@ def weights_of(row: np.ndarray, encoding: RowEncoding) -> np.ndarray:
     if encoding is RowEncoding.INT8:
         scale, bias = row[:4].view("<f2").astype(np.float32)
         return row[4:] * scale + bias
+    if encoding is RowEncoding.INT4:
+        scale, bias = row[:4].view("<f2").astype(np.float32)
+        return np.array([level for pair in row[4:] for level in (pair & 15, pair >> 4)]) * scale + bias
     return row.view("<f4" if encoding is RowEncoding.FP32 else "<f2").astype(np.float32)
 
 

@@ -332,12 +332,28 @@ def test_a_weight_that_overflowed_in_the_table_stops_the_trainer(make_core_setti
         setting.publisher.flush(0)
 
 
-@pytest.mark.parametrize("encodings", [["fp16"], ["int4"], ["int8", "int8"]])
-def test_a_table_of_another_encoding_than_the_settings_is_refused(failing_log, replica, encodings):
+@pytest.mark.parametrize("encodings", [["fp16", "int8"], ["int8", "int8"], ["int4", "int4"]])
+def test_a_table_whose_rows_have_no_single_encoding_is_refused(failing_log, replica, encodings):
     slices = [Slice(f"s{index}", 4, Sgd(), encoding=encoding) for index, encoding in enumerate(encodings)]
     table = EmbeddingTable(4 * len(slices), slices=slices)
-    with pytest.raises(ValueError, match=r"encoding of table 'a' must be that of sync.encoding, 'int8', got ('fp16'|'int4'|None)"):
+    with pytest.raises(ValueError, match=r"table 'a' must pack whole rows in one encoding, got slices of several, or of int8 or int4"):
         Setting(failing_log, {"a": table}, replica, encoding="int8")
+
+
+def test_each_table_has_its_own_encoding_and_the_digest_names_those_that_differ(failing_log, replica):
+    encodings = {"a": "int4", "b": "fp16", "c": "int8"}
+    tables = {name: EmbeddingTable(8, slices=[Slice("w", 8, Sgd(), "normal", 1.0, one)]) for name, one in encodings.items()}
+    for table in tables.values():
+        table.find_or_insert(np.arange(3), now_s=0)
+    setting = Setting(failing_log, tables, replica, encoding="fp16")
+    setting.publisher.flush(0)
+    deltas = setting.records()
+    setting.publisher.close()
+    assert {delta.table: delta.encoding.value for delta in deltas if delta.table} == encodings
+    assert {delta.table: delta.rows.shape[1] for delta in deltas if delta.table} == {"a": 8, "b": 16, "c": 12}
+    digest = deltas[-1].digest
+    assert (digest.encoding, digest.encodings) == (RowEncoding.FP16, {"a": RowEncoding.INT4, "c": RowEncoding.INT8})
+    assert {name: digest.encoding_of(name).value for name in tables} == encodings
 
 
 def test_too_many_marks_are_merged_at_the_older_time():

@@ -29,22 +29,25 @@ def test_fp16_is_the_nearest_half_float(weights):
     np.testing.assert_array_equal(restored, weights.astype(np.float16).astype(np.float32))
 
 
+@pytest.mark.parametrize(("encoding", "num_steps"), [(RowEncoding.INT8, 255), (RowEncoding.INT4, 15)])
 @given(weights_of_any_kind)
-def test_int8_errs_by_one_quantum_at_most(weights):
-    restored = unpack_rows(pack_rows(weights, RowEncoding.INT8), weights.shape[1], RowEncoding.INT8)
+def test_quantised_rows_err_by_one_quantum_at_most(encoding, num_steps, weights):
+    restored = unpack_rows(pack_rows(weights, encoding), weights.shape[1], encoding)
     low, high = weights.min(axis=1, initial=np.inf), weights.max(axis=1, initial=-np.inf)
-    # One quantum, and the fp16 rounding of the bias (11 bits) and of the scale over 255 steps.
-    bound = (high - low) / 255 * 1.01 + (np.abs(low) + (high - low)) * 2.0**-10 + 3e-5
+    # One quantum, and the fp16 rounding of the bias (11 bits) and of the scale over all steps.
+    bound = (high - low) / num_steps * 1.01 + (np.abs(low) + (high - low)) * 2.0**-10 + 3e-5
     assert (np.abs(restored - weights).max(axis=1, initial=0) <= bound).all()
 
 
-def test_int8_bytes_are_those_of_fbgemm_with_scale_and_bias_in_front():
+@pytest.mark.parametrize(("encoding", "num_bits"), [(RowEncoding.INT8, 8), (RowEncoding.INT4, 4)])
+def test_quantised_bytes_are_those_of_fbgemm_with_scale_and_bias_in_front(encoding, num_bits):
     torch = pytest.importorskip("torch")
     import fbgemm_gpu  # noqa: F401  (registers torch.ops.fbgemm)
 
     weights = np.random.default_rng(0).normal(0, 0.1, (5000, 16)).astype(np.float32)
-    theirs = torch.ops.fbgemm.FloatOrHalfToFusedNBitRowwiseQuantizedSBHalf(torch.from_numpy(weights), 8).numpy()
-    ours = pack_rows(weights, RowEncoding.INT8)
+    theirs = torch.ops.fbgemm.FloatOrHalfToFusedNBitRowwiseQuantizedSBHalf(torch.from_numpy(weights), num_bits).numpy()
+    ours = pack_rows(weights, encoding)
+    assert ours.shape[1] == row_bytes(16, encoding) == 4 + 16 * num_bits // 8
     np.testing.assert_array_equal(ours, np.roll(theirs, 4, axis=1))
 
 

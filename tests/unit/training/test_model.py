@@ -47,6 +47,40 @@ def test_logits_follow_the_papers_equations(make_job: Callable[..., JobConfig], 
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["deepfm", "dlrm"])
+def test_weights_that_a_row_lacks_are_zeros(make_job: Callable[..., JobConfig], kind: str) -> None:
+    """A model of rows of 4, 8, 8 and 4 weights equals one of 8 weights each whose rows end with zeros."""
+    features = [
+        {"name": "a", "source": "user_id", "dim": 4},
+        {"name": "b", "source": "item", "dim": 8, "pooling": "first", "length": 2},
+        {"name": "c", "source": "item", "dim": 4},
+    ]
+    same = [{"name": name, "source": "item", "dim": 8} for name in "abcd"]
+    narrow, wide = (make_job(model={"kind": kind, "tower": [16], "precision": "fp32"}, features=one) for one in (features, same))
+    model, other = (build_model(Schema.of(job), job.model, seed=3) for job in (narrow, wide))
+    assert (model.num_features, model.dim) == (other.num_features, other.dim) == (4, 8)
+    places = np.flatnonzero(np.repeat([1, 0, 1, 1, 1, 1, 1, 0], 4))
+    state = model.state_dict()
+    assert state.keys() == other.state_dict().keys(), "the places of weights are no parameters"
+    first = other.tower.in_features - 32 - (2 if kind == "deepfm" else 8)  # columns of the dots
+    tail = np.arange(first + 32, other.tower.in_features)
+    wide_weight = torch.zeros(16, other.tower.in_features)
+    wide_weight[:, np.concatenate([np.arange(first), first + places, tail])] = state["tower.layers.0.weight"]
+    other.load_state_dict({**state, "tower.layers.0.weight": wide_weight})
+    generator = np.random.default_rng(0)
+    pooled = torch.from_numpy(generator.normal(size=(5, 24)).astype(np.float32)).requires_grad_()
+    padded = torch.zeros(5, 32)
+    padded[:, places] = pooled.detach()
+    padded.requires_grad_()
+    dense = torch.from_numpy(generator.normal(size=(5, 2)).astype(np.float32))
+    got, expected = model(pooled, dense), other(padded, dense)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+    got.square().sum().backward()
+    expected.square().sum().backward()
+    assert padded.grad is not None
+    torch.testing.assert_close(pooled.grad, padded.grad[:, places], rtol=1e-4, atol=1e-6)
+
+
 def test_the_same_seed_gives_the_same_model_and_leaves_torch_alone(make_job: Callable[..., JobConfig]) -> None:
     job = make_job()
     state = torch.get_rng_state()

@@ -30,7 +30,7 @@ def faults_of(fids: np.ndarray, rows: np.ndarray) -> int:
 
 
 def test_readers_beside_a_writer_see_no_torn_foreign_or_lost_row(work_factor):
-    rows = ReplicaRows([("a", WIDTHS[0], "fp32", False), ("b", WIDTHS[1], "fp32", False)])
+    rows = ReplicaRows([("a", WIDTHS[0], "fp32", False, 1), ("b", WIDTHS[1], "fp32", False, 1)])
     fids = np.arange(1, 1 + LASTING + PASSING)
     for feature, dim in enumerate(WIDTHS):
         rows.assign(feature, fids[:LASTING], rows_of(fids[:LASTING], 0, dim))
@@ -67,14 +67,14 @@ def test_readers_beside_a_writer_see_no_torn_foreign_or_lost_row(work_factor):
 
 
 def test_read_gives_the_bytes_of_rows_and_zeros_without_one():
-    rows = ReplicaRows([("a", 3, "int4", False)])
+    rows = ReplicaRows([("a", 3, "int4", False, 1)])
     packed = np.arange(12, dtype=np.uint8).reshape(2, 6)
     assert rows.assign(0, np.array([5, -7]), packed)
     assert rows.read(0, np.array([-7, 6, 5])).tolist() == [packed[1].tolist(), [0] * 6, packed[0].tolist()]
 
 
 def test_wrong_shapes_are_refused():
-    rows = ReplicaRows([("a", 4, "fp32", False)])
+    rows = ReplicaRows([("a", 4, "fp32", False, 1)])
     with pytest.raises(ValueError, match="feature must be < 1, got 1"):
         rows.evict(1, np.array([1]))
     with pytest.raises(ValueError, match=r"rows must be \(1, 16\), got \(1, 15\)"):
@@ -86,15 +86,15 @@ def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match="lengths must be >= 0, got a negative one"):
         rows.pool_by_feature(np.array([3, -1], np.int32), np.array([1, 2]), np.empty((2, 4), np.float32))
     with pytest.raises(ValueError, match=r"dim must be in \[1, 1048576\], got 0"):
-        ReplicaRows([("a", 0, "fp32", False)])
+        ReplicaRows([("a", 0, "fp32", False, 1)])
     with pytest.raises(ValueError, match="encoding must be one of fp32, fp16, int8, int4, got 'fp8'"):
-        ReplicaRows([("a", 4, "fp8", False)])
+        ReplicaRows([("a", 4, "fp8", False, 1)])
 
 
 @pytest.mark.parametrize("dim", [1, 15, 16, 33, 128])
 @pytest.mark.parametrize("is_mean", [False, True])
 def test_int4_rows_are_pooled_as_they_unpack(dim, is_mean):
-    rows = ReplicaRows([("a", dim, "int4", is_mean)])
+    rows = ReplicaRows([("a", dim, "int4", is_mean, 1)])
     generator = np.random.default_rng(dim)
     fids, levels = np.arange(20), generator.integers(0, 16, (20, dim + dim % 2), np.uint8)
     levels[:, dim:] = 0

@@ -203,7 +203,7 @@ def save_rows(job: JobConfig, step: int) -> Checkpoint:
     return save_checkpoint(Path(job.trainer.checkpoint_dir), trainer, meta, keep=10)
 
 
-@pytest.mark.parametrize("encoding", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("encoding", ["fp32", "fp16", "int8", "int4"])
 def test_a_replica_has_the_same_rows_from_packed_rows_and_from_tables(tmp_path, encoding):
     job = make_job(tmp_path, encoding)
     checkpoint = save_rows(job, 1)

@@ -16,7 +16,7 @@ from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.schema import Schema
 from monolith_py.errors import TableFull, WireError
 from monolith_py.model.batch import Batch, make_batch
-from monolith_py.sync import RowEncoding, pack_rows, unpack_rows
+from monolith_py.sync import RowEncoding, digest_rows, digest_tables, pack_rows, unpack_rows
 from monolith_serving.replica.table import ReplicaTable
 
 DIM = 8
@@ -35,7 +35,9 @@ def make_table(request):
     engine, device = request.param
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    return lambda encoding=RowEncoding.FP32, **options: ReplicaTable(FEATURES, encoding, torch.device(device), engine=engine, **options)
+    return lambda encoding=RowEncoding.FP32, features=FEATURES, **options: ReplicaTable(
+        features, encoding, torch.device(device), engine=engine, **options
+    )
 
 
 def batch_of(bags: dict[str, list[list[int]]]):
@@ -204,15 +206,52 @@ def test_the_core_pools_like_fbgemm(dim, encoding, level):
     torch.testing.assert_close(core, fbgemm, rtol=0, atol=2e-6 if level == "portable" else 0)
 
 
-def test_rows_of_features_may_have_different_dims_in_the_core():
-    features = [FeatureConfig(name="a", source="item", dim=4), FeatureConfig(name="b", source="item", dim=16)]
-    table = ReplicaTable(features, RowEncoding.FP32, CPU)
-    put(table, "a", {1: np.full(4, 1.0)})
-    put(table, "b", {1: np.full(16, 2.0)})
-    batch = Batch(2, ("a", "b"), np.array([1, 1, 1]), np.array([1, 0, 1, 1], np.int32), np.zeros((2, 0), np.float32))
-    assert table.lookup(batch).tolist() == [[1.0] * 4 + [2.0] * 16, [0.0] * 4 + [2.0] * 16]
-    with pytest.raises(ValueError, match=r"features.dim must be the same for all features with FBGEMM, got \[4, 16\]"):
-        ReplicaTable(features, RowEncoding.FP32, CPU, engine="fbgemm")
+MIXED = (
+    FeatureConfig(name="a", source="user", dim=4, encoding="int4"),
+    FeatureConfig(name="b", source="item", dim=16, pooling="mean"),
+    FeatureConfig(name="c", source="item", dim=4, encoding="int4", pooling="first", length=3),
+    FeatureConfig(name="d", source="item", dim=16, encoding="fp32", pooling="first", length=1),
+    FeatureConfig(name="e", source="item", dim=16),
+)
+
+
+def pooled_by_hand(weights: dict[str, np.ndarray], bags: dict[str, list[list[int]]], row: int) -> list[float]:
+    """Return the pooled rows of one row of a batch; fid f of a feature has the row weights[feature][f], from 20 on none."""
+    parts = []
+    for feature in MIXED:
+        rows = [weights[feature.name][fid] if fid < 20 else np.zeros(feature.dim) for fid in bags[feature.name][row]]
+        none = np.zeros((feature.length, feature.dim))
+        if feature.pooling == "first":
+            parts.append(np.concatenate([*rows, *none])[: feature.length * feature.dim])
+        else:
+            total = np.sum(rows, axis=0) if rows else np.zeros(feature.dim)
+            parts.append(total / max(1, len(rows)) if feature.pooling == "mean" else total)
+    return np.concatenate(parts).tolist()
+
+
+def test_features_may_have_dims_encodings_and_poolings_of_their_own(make_table):
+    table, generator = make_table(RowEncoding.INT8, features=MIXED), np.random.default_rng(5)
+    assert {name: one.value for name, one in table.encodings.items()} == {"a": "int4", "b": "int8", "c": "int4", "d": "fp32", "e": "int8"}
+    weights, digests = {}, {}
+    for feature in MIXED:
+        encoding = table.encodings[feature.name]
+        rows = pack_rows(generator.normal(size=(20, feature.dim)).astype(np.float32), encoding)
+        table.assign(feature.name, np.arange(20), rows, encoding)
+        weights[feature.name] = unpack_rows(rows, feature.dim, encoding)
+        digests[feature.name] = digest_rows(np.arange(20), rows, encoding)
+    assert table.num_rows == 5 * 20 and table.digest == digest_tables(digests)
+    bags = {feature.name: [generator.integers(0, 22, generator.integers(0, 6)).tolist() for _ in range(40)] for feature in MIXED}
+    columns = {
+        name: SparseColumn(np.array([fid for bag in rows for fid in bag], np.int64), np.array([len(bag) for bag in rows], np.int32))
+        for name, rows in bags.items()
+    }
+    batch = make_batch(FeatureColumns(40, columns), Schema(MIXED, (), ("click",)))
+    expected = [pooled_by_hand(weights, bags, row) for row in range(40)]
+    np.testing.assert_allclose(table.lookup(batch).cpu().numpy(), expected, rtol=1e-5, atol=1e-5)
+    table.evict("c", np.arange(20))
+    weights["c"][:] = 0
+    expected = [pooled_by_hand(weights, bags, row) for row in range(40)]
+    np.testing.assert_allclose(table.lookup(batch).cpu().numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_core_serves_no_other_device():

@@ -144,3 +144,28 @@ def test_a_recovery_has_the_facts_of_a_few_requests_in_memory_at_once(world: Wor
     for request_id, item_id, bits in [(r, i, b) for part in parts for r, items in part.items() for i, b in items.items()]:
         facts[request_id, item_id] = facts.get((request_id, item_id), 0) | bits
     assert facts == expected
+
+
+def test_an_impression_that_was_too_late_is_so_for_a_state_built_again(world: World) -> None:
+    job = world.job(terminal_actions=["end"])
+    log = world.log(job)
+    world.append(job, log, world.impression("first"), world.impression("other", 300), world.impression("late"))
+    world.append(job, log, world.action("first", "end", 1), world.action("late", "click", 2), world.action("other", "like", 50))
+    world.joiner(job, log).step()
+    assert len(log.records["examples"][0]) == 1
+    assert [letter[:2] for letter in world.dead_letters(job, log)] == [("impressions", 2)]
+    world.join(job, log)
+    assert [row[0] for row in world.labels(job, log)] == ["first", "other"]
+
+
+def test_a_clock_days_ahead_takes_no_request_from_a_state_built_again(world: World) -> None:
+    """The impressions behind it would be too late."""
+    job = world.job(terminal_actions=["end"])
+    log = world.log(job)
+    world.append(job, log, world.impression("first"), world.impression("ahead", 2 * 86_400))
+    world.append(job, log, *(world.impression(f"r{number}", number) for number in range(10)), world.action("first", "end", 1))
+    world.joiner(job, log).step()
+    assert len(log.records["examples"][0]) == 1 and len(world.dead_letters(job, log)) == 1
+    world.append(job, log, *(world.action(f"r{number}", "click", 20) for number in range(10)))
+    world.join(job, log)
+    assert sorted(world.labels(job, log))[1:] == [(f"r{number}", 1, "LABELLED", (1, 0)) for number in range(10)]

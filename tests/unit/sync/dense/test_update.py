@@ -124,6 +124,14 @@ def test_fp16_halves_and_is_held_within_its_range(make_towers):
         assert (apply_update(state, over_the_wire(update)).tensors["head.weight"] == 65504.0).all()
 
 
+@pytest.mark.parametrize("encoding", [RowEncoding.FP32, RowEncoding.FP16])
+def test_a_tensor_with_strides_arrives_in_its_own_order(encoding):
+    """safetensors writes the memory of an array as it lies, and says nothing."""
+    weight = np.arange(6, dtype=np.float32).reshape(3, 2).T
+    update = over_the_wire(full_update(DenseState.of({"head.weight": weight}), encoding))
+    np.testing.assert_array_equal(apply_update(DenseState.of({}), update).tensors["head.weight"], weight)
+
+
 def three_forms(make_towers) -> tuple[DenseState, list[DenseUpdate], list[DenseState]]:
     """Return a dense state, an update of each form that fits it, and the state after each."""
     dense = make_towers()
@@ -212,8 +220,8 @@ SWAP = {"layer": "tower.layers.0.", "num_columns": 20}
     ("fields", "rule"),
     [
         ({"checksum": 1}, "dense.checksum must be [0-9a-f]{8}, got 00000001"),
-        ({"encoding": 3}, r"dense.encoding must be one of \[1, 2\], got 3"),
-        ({"encoding": -5}, r"dense.encoding must be one of \[1, 2\], got -5"),
+        ({"encoding": 3}, r"dense.encoding must be one of 1 \(fp32\), 2 \(fp16\), got 3 \(int8\)"),
+        ({"encoding": -5}, r"dense.encoding must be one of 1 \(fp32\), 2 \(fp16\), got -5"),
         ({"values": b""}, "dense parameters must have either full, without swaps and base, or values, got 0 and 0 bytes, 0 swaps"),
         ({"full": b"x"}, "dense parameters must have either full"),
         ({"full": b"x", "values": b""}, "dense parameters must have either full, without swaps and base"),

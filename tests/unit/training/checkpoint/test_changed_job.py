@@ -143,6 +143,16 @@ def test_added_features_and_tasks_leave_the_other_scores_as_they_are(change: Cal
     assert len(new.bags.tables["hour"]) == 9
 
 
+@pytest.mark.parametrize("model", ["deepfm", "dlrm", "sparse deepfm"])
+def test_a_longer_sequence_scores_the_same_where_it_has_no_more_fids(change: Callable[..., Any], model: str) -> None:
+    tags = {**TAGS, "pooling": "first", "length": 1}
+    before = {"features": [tags, USER], "model": BASE["model"] | MODELS[model]}
+    old, new, _ = change(before, before | {"features": [tags | {"length": 3}, USER]})
+    assert [row for row, _ in new.layout.rows()] == [("tags", 0), ("tags", 1), ("tags", 2), "user_id"]
+    for task, expected in logits(old).items():
+        np.testing.assert_allclose(logits(new)[task], expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_removed_features_and_tasks_are_dropped_and_said(change: Callable[..., Any], model: str) -> None:
     wide = {"features": [USER, HOUR, TAGS], "dense_features": [PRICE, AGE], "tasks": [CLICK, SHARE, LIKE]}
