@@ -99,12 +99,14 @@ class Child:
 
 
 class Deployment:
-    """One job in a folder: settings, topics, processes, and what its log holds. The role `metrics_of` serves metrics."""
+    """One job in a folder: settings, topics, processes, and what its log holds. The roles in `metrics_of`, a word each, serve metrics."""
 
     def __init__(self, folder: Path, name: str, sections: Mapping[str, Mapping[str, object]], metrics_of: str = "") -> None:
         self.folder, self._children = folder, list[Child]()
         folder.mkdir()
-        self._metrics_port, port = free_ports(2)
+        self.metric_roles = metrics_of.split()
+        port, *metric_ports = free_ports(1 + len(self.metric_roles))
+        self._metric_ports = dict(zip(self.metric_roles, metric_ports, strict=True))
         settings: dict[str, dict[str, object]] = {
             "log": {"url": f"sqlite:///{folder}/log", "partitions": 2},
             "kv": {"url": f"sqlite:///{folder}/kv.db"},
@@ -121,7 +123,7 @@ class Deployment:
             "trainer": {"batch_size": 32, "linger_s": 0.02, "checkpoint_dir": f"{folder}/checkpoints", "num_threads": 1},
             "sync": {"sparse_interval_s": 0.1, "dense_interval_s": 0.5, "encoding": "fp32"},
             "serving": {"port": port, "port_file": f"{folder}/port", "default_deadline_s": 60.0, "checkpoint_poll_s": 0.1},
-            "observe": {f"{metrics_of}_port": self._metrics_port} if metrics_of else {},
+            "observe": {f"{role}_port": metric_port for role, metric_port in self._metric_ports.items()},
         }
         for section, values in sections.items():
             settings.setdefault(section, {}).update(values)
@@ -185,10 +187,11 @@ class Deployment:
         assert checkpoint is not None
         return checkpoint
 
-    def metric(self, name: str) -> float:
-        """Return the sum of a metric's samples in the process of the role `metrics_of`, 0 while it serves none."""
+    def metric(self, name: str, role: str = "") -> float:
+        """Return the sum of a metric's samples in the process of a role, by default the first of them, 0 while it serves none."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=WAIT_S) as answer:
+            port = self._metric_ports[role or self.metric_roles[0]]
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=WAIT_S) as answer:
                 text = answer.read().decode()
         except OSError:
             return 0.0

@@ -21,6 +21,8 @@ _BLOCK_BYTES = 4 << 20
 # Arrow's client tries a call three times within these limits, in seconds.
 _CONNECT_S = 5.0
 _REQUEST_S = 30.0
+# Attempts to delete a folder: its files, the folders in it, itself.
+_DELETIONS = 3
 
 
 class S3Objects:
@@ -93,10 +95,20 @@ class S3Objects:
         """Delete the objects whose key starts with `prefix`.
 
         `delete` lets Arrow put an empty object in place of each folder, so that it stays when its last object is gone; this deletes those
-        as well, and leaves one for the folder above.
+        as well, and leaves one for the folder above. A server on a file system may refuse a folder whose files go in the same call.
         """
-        with suppress(ObjectMissing), self._errors(path := self._path(prefix.rstrip("/"))):
-            self._files.delete_dir(path)
+        path = self._path(prefix.rstrip("/"))
+        with suppress(ObjectMissing):
+            for _ in range(_DELETIONS):
+                try:
+                    with self._errors(path):
+                        self._files.delete_dir(path)
+                    return
+                except ObjectMissing:
+                    raise
+                except ObjectError as refused:
+                    error = refused
+            raise error
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"
