@@ -21,8 +21,8 @@ from monolith_serving.log_limit import LogLimit
 
 _logger = logging.getLogger(__name__)
 
-# Impressions gather for this time before one append, unless a batch is there. A batch has at most 500, or more if they are small: each append
-# waits for the disk, so the rate of small ones is bounded by their number in it.
+# Impressions gather for this time before one append, unless a batch is there. A batch has at most 500, or more if they are small: each
+# append waits for the disk, so the rate of small ones is bounded by their number in it.
 _LINGER_S = 0.01
 _MAX_BATCH = 500
 _SMALL_BATCH_BYTES = 8 << 20
