@@ -344,7 +344,9 @@ class RankedRequest:
     @property
     def expected_s(self) -> float: ...  # of the status "overloaded"
     @property
-    def num_candidates(self) -> int: ...
+    def num_scored(self) -> int: ...  # candidates of the request
+    @property
+    def num_candidates(self) -> int: ...  # candidates of the answer
     @property
     def num_bytes(self) -> int: ...
     @property
@@ -376,8 +378,8 @@ class CoreRanker:
         self,
         user: tuple[int, int, int],  # number of id features and of stored ones, width of the dense ones
         item: tuple[int, int, int],
-        context: Sequence[str],
-        context_dense: Sequence[tuple[str, int]],
+        context: tuple[Sequence[str], Sequence[tuple[str, int]]],  # sparse features of the request, name and width of the dense ones
+        candidate: tuple[Sequence[str], Sequence[tuple[str, int]]],  # of each of its candidates
         shared: tuple[Sequence[int], Sequence[int], int],  # places in the schema, places with counters, width of the dense ones
         candidates: tuple[Sequence[int], Sequence[int], int],
         no_counter: Sequence[float],
@@ -402,7 +404,7 @@ class CoreRanker:
         names: tuple[str, str],  # id of a request that has none, version of the model
         times: tuple[int, int, float],  # wall and monotonic clock in milliseconds, seconds left
         staleness_ms: tuple[int, int],  # by publication, by event time
-        reading: int,  # 0: fresh entries, 1: expired ones too, 2: and unknown entities
+        reading: int,  # 0: fresh entries, 1: expired ones too, 2: and unknown entities, 3: and counters
     ) -> RankedRequest: ...
 
 class FrontCall:
@@ -520,7 +522,7 @@ class JoinerPartition:
     def skip_to(self, topic: int, offset: int) -> None: ...
     def num_read_ahead(self, topic: int) -> int: ...
     def run(self, now_s: float, wall_ms: int) -> tuple[int, bool]: ...  # number of records, whether more windows are due
-    def close_some(self) -> bool: ...  # whether more are left to close
+    def close_some(self, refuses_early: bool = True) -> bool: ...  # whether more are left to close
     def lacking(self, with_sampled_away: bool) -> list[int]: ...  # offsets of impressions
     def supply(self, offsets: list[int], values: list[bytes], judge: Callable[[bytes], bytes | str]) -> list[int]: ...  # offsets not found
     def set_max_bytes(self, max_bytes: int) -> None: ...
@@ -550,6 +552,8 @@ class JoinerPartition:
     def num_bytes(self) -> int: ...  # of memory of the requests remembered, about
     @property
     def num_waiting(self) -> int: ...  # candidates
+    @property
+    def num_early(self) -> int: ...  # actions that wait for their impression
     @property
     def num_emitted(self) -> int: ...  # in this step, with negatives that were sampled away
     # Records read by topic, actions of unused kinds, of values without effect, repeated impressions, valid impressions, actions by kind.

@@ -1,6 +1,7 @@
 """Names of a package that are imported at first use, so that a process that needs none of them does not pay for their modules.
 
-A replica and most commands use packages that trainers use too, and do without torch: its import takes 2 CPU seconds and 470 MB.
+A replica and most commands use packages that trainers use too, and do without torch: its import takes 2 CPU seconds and 470 MB. Those of
+Arrow take 0.1 s and 35 MB.
 """
 
 from __future__ import annotations

@@ -87,6 +87,7 @@ TRAINS = (
     "monolith_streaming.compare",
     "monolith_streaming.retention",
     "monolith_streaming.trainer.handover",
+    "monolith_streaming.trainer.held_updates",
     "monolith_streaming.trainer.learner",
     "monolith_streaming.trainer.loop",
     "monolith_streaming.trainer.process",

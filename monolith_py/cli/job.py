@@ -6,20 +6,34 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 
-from monolith_py.config import JobConfig, load_job
 from monolith_py.errors import MonolithError
-from monolith_py.observe import serve_metrics, set_up_logging
+
+if TYPE_CHECKING:
+    from monolith_py.config import JobConfig
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="The job's TOML file.", exists=True, dir_okay=False)]
 
 
+def load_job(path: Path) -> JobConfig:
+    """Return the job of a TOML file.
+
+    Raises:
+        ConfigError: the file cannot be read, or a setting breaks a rule.
+    """
+    from monolith_py.config import load_job as load  # takes 0.15 s, which --help need not
+
+    return load(path)
+
+
 def start_job(config: Path, role: Literal["joiner", "trainer", "archiver", "serving", "shadow", "guard"] | None = None) -> JobConfig:
     """Load the job, set up logging and, for a process with a role, its metrics; return the job."""
+    from monolith_py.observe import serve_metrics, set_up_logging
+
     with errors_to_exit():
         job = load_job(config)
         set_up_logging(job.observe.log_level)

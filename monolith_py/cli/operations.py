@@ -12,10 +12,8 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from monolith_py.cli.job import ConfigOption, errors_to_exit
+from monolith_py.cli.job import ConfigOption, errors_to_exit, load_job
 from monolith_py.cli.values import time_ms
-from monolith_py.config import JobConfig, load_job
-from monolith_py.config.explain import mask_url
 from monolith_py.errors import LogError
 
 PANEL = "Operators"
@@ -25,6 +23,7 @@ operations = typer.Typer()
 @operations.command("check-config", rich_help_panel=PANEL)
 def check_config(config: ConfigOption) -> None:
     """Check the job's settings and print them, defaults included, as JSON."""
+    from monolith_py.config.explain import mask_url
     from monolith_py.io.secret import check_secrets
 
     with errors_to_exit():
@@ -41,6 +40,7 @@ def check_config(config: ConfigOption) -> None:
 @operations.command(rich_help_panel=PANEL)
 def settings() -> None:
     """Print all settings of a job as commented TOML: meaning, range and default of each."""
+    from monolith_py.config import JobConfig
     from monolith_py.config.reference import settings_reference
 
     sys.stdout.write(settings_reference(JobConfig))

@@ -10,10 +10,8 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from monolith_py.cli.job import ConfigOption, errors_to_exit, start_job
+from monolith_py.cli.job import ConfigOption, errors_to_exit, load_job, start_job
 from monolith_py.cli.values import time_ms
-from monolith_py.config import load_job
-from monolith_py.observe import set_up_logging
 from monolith_py.process import limit_openmp_spins
 
 PANEL = "ML engineers"
@@ -38,6 +36,7 @@ def backtest(
 ) -> None:
     """Train the job on its log again and score each request before its labels are known; changes nothing of the job."""
     limit_openmp_spins()
+    from monolith_py.observe import set_up_logging
     from monolith_streaming.backtest.options import Arm, BacktestOptions
     from monolith_streaming.backtest.process import backtest_job
 

@@ -11,11 +11,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from monolith_py.cli.job import ConfigOption, errors_to_exit
+from monolith_py.cli.job import ConfigOption, errors_to_exit, load_job
 from monolith_py.cli.values import integers, numbers
-from monolith_py.config import ServingConfig, load_job
 
 if TYPE_CHECKING:
+    from monolith_py.config import ServingConfig
     from monolith_serving.channel import ClientSecurity
     from monolith_serving.client import RankResult
 

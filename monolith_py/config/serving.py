@@ -77,12 +77,12 @@ class ServingConfig(Settings):
     feature_cache_entries: Count = 200_000
     # Most bytes of users in the core's cache, of items, and of the live counters of each feature.
     feature_cache_bytes: Count = 512 << 20
-    # Threads of torch; 0 takes all cores.
+    # Threads of the core's batches, and of torch with FBGEMM; 0 takes all cores.
     num_threads: Threads = 1
     # Device of rows and model; "auto" takes a CUDA device if there is one.
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    # Store of the rows: "core" finds and pools them in the core, on the CPU; "fbgemm" pools them in FBGEMM, on CUDA or the CPU, and needs
-    # features of one dim. "auto" takes the core on the CPU and FBGEMM on CUDA.
+    # Store of the rows and of the model: "core" ranks in the core, on the CPU, without torch; "fbgemm" pools rows in FBGEMM and computes in
+    # torch, on CUDA or the CPU, and needs features of one dim. "auto" takes the core on the CPU and FBGEMM on CUDA.
     engine: Literal["auto", "core", "fbgemm"] = "auto"
     # Interval of looking for a checkpoint while the replica needs one or follows them, in seconds.
     checkpoint_poll_s: Seconds = 0.5

@@ -23,7 +23,7 @@ class TrainerConfig(Settings):
     checkpoint_dir: FilePath
     # Wall-clock seconds between checkpoints.
     checkpoint_interval_s: Seconds = 60.0
-    # Number of checkpoints kept; older ones are deleted, unless a process reads them.
+    # Number of checkpoints kept; older ones are deleted, unless a process reads them or the guard holds all newer ones.
     checkpoints_kept: Count = 3
     # Wall-clock seconds for which a checkpoint is kept at least, by the time it was saved.
     checkpoints_kept_s: SecondsOrZero = 0.0

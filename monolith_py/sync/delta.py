@@ -90,7 +90,7 @@ def encode_delta(delta: Delta) -> bytes:
         digest=None if delta.digest is None else _digest_to_wire(delta.digest),
     )
     message.checksum = delta_checksum(message)
-    value: bytes = message.SerializeToString()
+    value: bytes = message.SerializeToString(deterministic=True)  # one order of the digest's encodings
     return value
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from monolith_py.errors import OffsetTrimmed, RecordsDamaged, TopicMissing
 from monolith_py.io import Log, Record
 from monolith_py.io.codec.messages import parse, serialize
 from monolith_py.pb import parameter_sync_pb2 as pb
@@ -38,6 +39,35 @@ class Verdict:
     def allows(self, offset: int) -> bool:
         """Return whether a state with the deltas before `offset` was judged good."""
         return offset <= self.good_until and not self.has_refused(offset)
+
+    def place_before(self, offset: int) -> int:
+        """Return the last place below `offset` at which the judgement changes, or `offset` if there is none."""
+        return max((place for place in (*(start for start, _ in self.refused), self.good_until) if place < offset), default=offset)
+
+
+def has_no_record(log: Log, topic: str, start: int, end: int) -> bool:
+    """Return whether no record is at the offsets [start, end), as at the end of a transaction of Kafka.
+
+    Raises:
+        LogError: the log cannot be reached.
+    """
+    if start >= end:
+        return True
+    try:
+        records = log.read(topic, 0, start, 1)
+    except (OffsetTrimmed, RecordsDamaged):
+        return False
+    return not records or records[0].offset >= end
+
+
+def is_allowed(log: Log, topic: str, verdict: Verdict, offset: int) -> bool:
+    """Return whether a state with the updates before `offset` in `topic` was judged good.
+
+    Raises:
+        LogError: the log cannot be reached.
+    """
+    place = verdict.place_before(offset)
+    return verdict.allows(offset) or (verdict.allows(place) and has_no_record(log, topic, place, offset))
 
 
 def encode_verdict(verdict: Verdict) -> bytes:
@@ -75,6 +105,20 @@ def newest_verdict(log: Log, topic: str) -> Verdict | None:
     """
     record = newest_record(log, topic)
     return None if record is None else decode_verdict(record.value)
+
+
+def held_verdict(log: Log, topic: str) -> Verdict | None:
+    """Return the last verdict of the topic if it holds updates; None if there is no topic.
+
+    Raises:
+        WireError: the last record is no verdict.
+        LogError: the log cannot be reached.
+    """
+    try:
+        verdict = newest_verdict(log, topic)
+    except TopicMissing:
+        return None
+    return verdict if verdict is not None and verdict.held else None
 
 
 def newest_record(log: Log, topic: str, partition: int = 0) -> Record | None:

@@ -7,11 +7,11 @@ from typing import Any, cast
 
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
-from monolith_py.errors import LogError, OffsetTrimmed, RecordsDamaged, UpdatesRefused, WireError
+from monolith_py.errors import LogError, OffsetTrimmed, UpdatesRefused, WireError
 from monolith_py.io import Log, Record
 from monolith_py.io.log.topics import Topics
 from monolith_py.observe.metrics import REPLICA_UNGUARDED, REPLICA_UPDATES_HELD
-from monolith_py.sync.verdicts import Verdict, decode_verdict
+from monolith_py.sync.verdicts import Verdict, decode_verdict, has_no_record
 
 _logger = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ class Gate:
             return
         now_s = self._clock.monotonic_s()
         if self._waits_since_s is None:
-            if not self._is_hole(self._verdict.good_until, self._log.end_offset(self._updates)):
+            if not has_no_record(self._log, self._updates, self._verdict.good_until, self._log.end_offset(self._updates)):
                 self._waits_since_s = now_s
         elif now_s - self._waits_since_s >= self._silence_s:
             _logger.error("the guard has said nothing for %g s while updates wait: following all updates", self._silence_s)
@@ -133,25 +133,12 @@ class Gate:
 
     def _last_of(self, offset: int) -> int:
         """Return the place in the verdict from which up to `offset` there is no record, so both have the same state; else `offset`."""
-        places = [start for start in (*(start for start, _ in self._verdict.refused), self._verdict.good_until) if start < offset]
-        if not places:
-            return offset
-        place = max(places)
-        if self._holes.get(offset) != place:
-            if not self._is_hole(place, offset):
+        place = self._verdict.place_before(offset)
+        if place != offset and self._holes.get(offset) != place:
+            if not has_no_record(self._log, self._updates, place, offset):
                 return offset
             self._holes = {offset: place}
         return place
-
-    def _is_hole(self, start: int, end: int) -> bool:
-        """Return whether no record is at the offsets [start, end)."""
-        if start >= end:
-            return True
-        try:
-            records = self._log.read(self._updates, 0, start, 1)
-        except (OffsetTrimmed, RecordsDamaged):
-            return False
-        return not records or records[0].offset >= end
 
 
 class _GatedLog:

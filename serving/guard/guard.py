@@ -3,27 +3,33 @@
 After a publication the guard scores recent examples, for which users have got scores of good versions. If the new scores are worse by more
 than the limits, the publication and all that follow are held: replicas stay at the last good version. The hold ends with the first later
 publication that is good on the same examples, mostly of a trainer that was rolled back. Replicas then pass over what was held.
+A version that cannot be judged ends no hold.
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from functools import cache, partial
+
+import numpy as np
 
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
+from monolith_py.data.columns import FloatArray
 from monolith_py.data.schema import Schema
 from monolith_py.errors import LogError, WireError
 from monolith_py.io import Log
 from monolith_py.io.log.topics import Topics
+from monolith_py.model.batch import Batch
 from monolith_py.observe import metrics
 from monolith_py.sync import Delta
-from monolith_py.sync.verdicts import Verdict, encode_verdict, newest_record, newest_verdict
+from monolith_py.sync.verdicts import Verdict, encode_verdict, is_allowed, newest_record, newest_verdict
 from monolith_serving.guard.judge import Judgement, judge
 from monolith_serving.guard.observed_updates import ObservedUpdates
-from monolith_serving.guard.recent_examples import RecentExamples
+from monolith_serving.guard.recent_examples import RecentExamples, Score
 from monolith_serving.log_limit import LogLimit
-from monolith_serving.replica.checkpoint_loader import LoadedCheckpoint
+from monolith_serving.replica.checkpoint_loader import CheckpointLoader, LoadedCheckpoint
 from monolith_serving.replica.device import Device
 from monolith_serving.replica.model_state import ModelState
 from monolith_serving.replica.replica import Replica, UpdatesLog
@@ -47,7 +53,8 @@ class Guard:
     def __init__(self, job: JobConfig, log: Log, device: Device, clock: Clock, *, accept: bool = False) -> None:
         """Go on after the newest verdict; with `accept` take the present version for good.
 
-        `accept`: until `guard.window_s` has passed, examples are scored as they come: the scores of the held version are no reference.
+        `accept`: the examples of before are forgotten, and until `guard.window_s` has passed, new ones are scored as they come: neither
+        the scores of the held version nor those that users got are a reference.
         """
         topics = Topics.of(job.log)
         self._job, self._log, self._topic, self._clock = job, log, topics.verdicts, clock
@@ -55,7 +62,7 @@ class Guard:
         self._tasks = Schema.of(job).tasks
         before = _last_verdict(log, self._topic)
         self._verdict = replace(before, held=False, reason="") if accept else before
-        self._examples = RecentExamples(job, log, clock, dict(before.examples) if self._verdict.held else None)
+        self._examples = RecentExamples(job, log, clock, dict(before.examples) if self._verdict.held else None, only_new=accept)
         self._examples.uses_served = not accept
         self._own_until_s = clock.monotonic_s() + job.guard.window_s
         self._is_appended, self._log_limit = True, LogLimit(clock)
@@ -64,8 +71,10 @@ class Guard:
         own = job.model_copy(update={"serving": job.serving.model_copy(update={"freshness_log": None, "guarded": False})})
         of_job = UpdatesLog.of(own, log, clock)
         log_of_updates = of_job.log, of_job.topic, of_job.requester
-        updates = ObservedUpdates(*log_of_updates, loaded=self._loaded, reads=self._append, applied=self._applied)
+        updates = ObservedUpdates(*log_of_updates, loaded=self._loaded, reads=self._before_read, applied=self._applied)
         self.replica = Replica(own, log, device, clock, updates)
+        if self._verdict.held:
+            self._fill_from_before(CheckpointLoader(own, device, clock, partial(is_allowed, log, self._updates, self._verdict)))
         metrics.GUARD_HELD.set(self._verdict.held)
 
     @property
@@ -100,14 +109,39 @@ class Guard:
             self._say(self._judged(state), state.version, end, resume)
             metrics.GUARD_DELAY_SECONDS.observe(max(self._clock.now_ms() - delta.published_ms, 0) / 1000)
 
+    def _fill_from_before(self, loader: CheckpointLoader) -> None:
+        """Read the examples from before the hold; those that nobody got a score for are scored by the newest good checkpoint."""
+
+        @cache
+        def good() -> ModelState | None:
+            loaded = loader.load_newest()
+            return None if loaded is None else loaded.state
+
+        def score(batch: Batch) -> FloatArray:
+            state = good()
+            return np.full((batch.num_rows, len(self._tasks)), np.nan, np.float32) if state is None else state.predict(batch)
+
+        self._examples.fill(score)
+
+    def _fill(self, score: Score | None) -> None:
+        """Add the examples that have come, unless updates are held: newer examples may be what spoilt the model."""
+        if self._verdict.held:
+            return
+        self._examples.uses_served |= self._clock.monotonic_s() >= self._own_until_s
+        try:
+            self._examples.fill(score)
+        except LogError as error:
+            _logger.warning("recent examples cannot be read, going on with those before: %s", error)
+
+    def _before_read(self) -> None:
+        """Append a verdict that is pending; score new examples by the present state if it was judged good."""
+        self._append()
+        if self.replica.state.version == self._verdict.version:
+            self._fill(self.replica.state.predict)
+
     def _judged(self, state: ModelState) -> Judgement:
-        """Judge `state`. During a hold the examples stay those of before: newer ones may be what spoilt the model."""
-        if not self._verdict.held or self._examples.scored() is None:
-            self._examples.uses_served |= self._clock.monotonic_s() >= self._own_until_s
-            try:
-                self._examples.fill(state.predict)
-            except LogError as error:
-                _logger.warning("recent examples cannot be read, going on with those before: %s", error)
+        """Judge `state`, which is the reference of no example, unless there is no other one."""
+        self._fill(None if self._examples.scored() is not None else state.predict)
         examples = self._examples.scored()
         judgement = judge(self._job.guard, self._tasks, examples, None if examples is None else state.predict(examples.batch))
         for one in judgement.figures:
@@ -120,14 +154,16 @@ class Guard:
     def _say(self, judgement: Judgement, version: str, until: int, resume: int) -> None:
         """Append the verdict on the state `version`, which has the updates before `until`; after a hold replicas go on at `resume`."""
         before = self._verdict
-        if judgement.is_good:
+        if judgement.is_good and (judgement.is_judged or not before.held):
             refused = before.refused
             if before.held:
                 refused = (*refused, (before.good_until, max(resume, before.good_until)))
                 _logger.info("model %s is good, the hold ends: offsets %s of the updates are passed over", version, refused[-1])
             verdict = Verdict(until, tuple(one for one in refused if one[0] < one[1]))
         else:
-            reason = "; ".join(judgement.faults)
+            reason = "; ".join(judgement.faults) or before.reason
+            if judgement.is_good and self._log_limit.allows("unjudged"):
+                _logger.error("model %s: too few examples of before are left, only `monolith guard --accept` ends the hold", version)
             if not before.held:
                 _logger.error("model %s is held, updates from offset %d on: %s", version, before.good_until, reason)
                 self._place.held_generation = self._place.generation

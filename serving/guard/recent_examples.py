@@ -57,11 +57,11 @@ class RecentExamples:
     """Ring of `guard.examples` labelled examples. The oldest give way at a pace that makes them cover `guard.window_s`. For one thread.
 
     The reference of an example is the score that its user got from the serving arm: of the last good version. An example without one is
-    scored as it comes, by the version that is good then.
+    scored as it comes by the version that is good then, or left out.
     """
 
-    def __init__(self, job: JobConfig, log: Log, clock: Clock, until: Mapping[int, int] | None = None) -> None:
-        """Start before the present ends of the topic, or before the offsets `until`."""
+    def __init__(self, job: JobConfig, log: Log, clock: Clock, until: Mapping[int, int] | None = None, *, only_new: bool = False) -> None:
+        """Start before the present ends of the topic, or before the offsets `until`; with `only_new` at the present ends."""
         self._schema, self._arm, self._most = Schema.of(job), job.serving.arm, job.guard.examples
         self._log, self._topic, self._clock = log, Topics.of(job.log).examples, clock
         self._per_s = self._most / job.guard.window_s
@@ -73,12 +73,14 @@ class RecentExamples:
         self.offsets: dict[int, int] = {}  # partition -> offset of the next record
         for partition in range(log.num_partitions(self._topic)):
             end = (until or {}).get(partition, log.end_offset(self._topic, partition))
-            self.offsets[partition] = max(log.start_offset(self._topic, partition), end - _RECORDS_AT_START)
+            self.offsets[partition] = end if only_new else max(log.start_offset(self._topic, partition), end - _RECORDS_AT_START)
         self._until = until
         self.uses_served = True  # False: every example is scored as it comes
 
-    def fill(self, score: Score) -> None:
+    def fill(self, score: Score | None) -> None:
         """Read what has come, at most four records of a partition; at the first call 200 of them.
+
+        `score` scores the examples that nobody got a score for; None leaves them out.
 
         Raises:
             LogError: the log cannot be reached.
@@ -125,7 +127,7 @@ class RecentExamples:
                 found.append(examples)
         return found
 
-    def _add(self, examples: ExampleBatch, score: Score) -> None:
+    def _add(self, examples: ExampleBatch, score: Score | None) -> None:
         """Add as many examples in a row as the pace allows, from a random place on; retractions are left out."""
         free = self._most - self._num
         num = min(len(examples), max(free, int(self._allowed)), self._most)
@@ -140,10 +142,11 @@ class RecentExamples:
             except WireError:
                 return  # they do not fit the job: the trainer puts them aside
             reference = self._served(part)
-            if not np.isfinite(reference).all():
+            if score is not None and not np.isfinite(reference).all():
                 reference = np.where(np.isfinite(reference), reference, score(batch))
-            self._parts.append(_Part(part, reference))
-            self._num += len(part)
+            for known, end in _runs(np.flatnonzero(np.isfinite(reference).all(axis=1))):
+                self._parts.append(_Part(part.slice(known, end), reference[known:end]))
+                self._num += end - known
         self._scored = None
         while self._num > self._most:
             oldest = self._parts.popleft()

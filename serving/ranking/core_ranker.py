@@ -34,8 +34,8 @@ from monolith_serving.ranking.request import MIN_TIME_MS
 from monolith_serving.replica.model_state import ModelState
 from monolith_serving.replica.replica import Replica
 
-# What a call takes from the core's stores: fresh entries; expired ones too; and unknown entities in place of missing ones.
-_FRESH, _HELD, _ANY = range(3)
+# What a call takes from the core's stores: fresh entries; expired ones too; unknown entities in place of missing ones; such counters too.
+_FRESH, _HELD, _ANY_ENTITIES, _ANY = range(4)
 
 
 class _Packed(NamedTuple):
@@ -47,7 +47,7 @@ class _Packed(NamedTuple):
 
 def runs_in_core(job: JobConfig) -> bool:
     """Return whether the core can rank the requests of a job on the CPU: it knows one model, and features pooled to rows of one dim."""
-    sources = {"user_id", "item_id", "user", "item", "context", "counter"}
+    sources = {"user_id", "item_id", "user", "item", "context", "candidate", "counter"}
     is_known = all(feature.source in sources for feature in Schema.of(job).all_features)
     is_known = is_known and len({feature.dim for feature in job.features}) == 1 and all(not feature.length for feature in job.features)
     is_core = job.serving.engine != "fbgemm" and not job.serving.split.share
@@ -76,8 +76,8 @@ class CoreRanker:
         self._core = _core.CoreRanker(
             _entity_order(order.user),
             _entity_order(order.item),
-            list(order.context.sparse),
-            [(feature.name, feature.dim) for feature in order.context.dense],
+            _columns(order.context),
+            _columns(order.candidate),
             _group(self._split.shared_features, order.shared_names, order.shared_keys, len(self._split.shared_dense)),
             _group(self._split.candidate_features, order.candidate_names, order.candidate_keys, len(self._split.candidate_dense)),
             store.no_counter.tolist() if self._counted else [0.0] * width,
@@ -122,23 +122,25 @@ class CoreRanker:
             return None
         begin_s = self._clock.monotonic_s()
         until_s = begin_s + (deadline_s - begin_s) / 2
-        reading, failure = _FRESH, None
+        reading, failures = _FRESH, dict[str, Exception]()
         read: set[str] = set()
         while True:
             ranked = self._call(value, packed, rows, deadline_s, reading)
             if ranked.status != "missing":
                 return self._checked(ranked, packed.state, deadline_s)
-            if failure is not None:
-                raise failure
-            # The counters to read are known once the features are there.
-            kind = "features" if ranked.missing_users or ranked.missing_items else "counters"
+            # The counters to read are known once the features are there, or known to be out of reach.
+            kind = "features" if reading < _ANY_ENTITIES and (ranked.missing_users or ranked.missing_items) else "counters"
+            if kind in failures:
+                raise failures[kind]
             if kind in read:  # the stores are too small to hold a request
                 return None
             read.add(kind)
             try:
-                self._load(ranked, until_s)
+                (self._load_features if kind == "features" else self._load_counters)(ranked, Reading(until_s))
             except (KvError, TimeoutError) as error:
-                failure, reading = error, _HELD if self._config.without_features == "refuse" else _ANY
+                failures[kind] = error
+                unknown = _ANY_ENTITIES if kind == "features" else _ANY
+                reading = _HELD if self._config.without_features == "refuse" else unknown
             if not is_active():
                 raise CancelledError
 
@@ -184,7 +186,7 @@ class CoreRanker:
         """Return an answered request, None for one that the core does not take."""
         status = ranked.status
         if status == "done":
-            RANK_CANDIDATES.inc(ranked.num_candidates)
+            RANK_CANDIDATES.inc(ranked.num_scored)
             return ranked
         if status == "overloaded":
             left_s = deadline_s - self._clock.monotonic_s()
@@ -216,10 +218,9 @@ class CoreRanker:
         finally:
             self._packing.release()
 
-    def _load(self, ranked: _core.RankedRequest, until_s: float) -> None:
-        """Read from Kv what the core's stores lack. Raises `KvError`, `TimeoutError`; what could be read is kept."""
-        reading, failure = Reading(until_s), None
-        expires_ms = int((self._clock.monotonic_s() + self._config.feature_cache_s) * 1000)
+    def _load_features(self, ranked: _core.RankedRequest, reading: Reading) -> None:
+        """Read from Kv the entities that the core lacks. Raises `KvError`, `TimeoutError`; what could be read is kept."""
+        failure, expires_ms = None, self._expires_ms()
         for kind, missing, put in (
             ("user", ranked.missing_users, self._core.put_users),
             ("item", ranked.missing_items, self._core.put_items),
@@ -232,6 +233,10 @@ class CoreRanker:
                     failure = failure or error
         if failure is not None:
             raise failure
+
+    def _load_counters(self, ranked: _core.RankedRequest, reading: Reading) -> None:
+        """Read from Kv the counters that the core lacks. Raises `KvError`, `TimeoutError`; what could be read is kept."""
+        expires_ms = self._expires_ms()
         by_number: dict[int, list[int]] = {}
         for number, fid in dict.fromkeys(ranked.missing_counters):
             by_number.setdefault(number, []).append(fid)
@@ -239,6 +244,9 @@ class CoreRanker:
             values = self._store.load_counters(self._counted[number], fids, reading)
             none = np.empty((len(fids), 0), np.int32), np.empty(0, np.int64)
             self._core.put_counters(number, np.array(fids, np.int64), *none, np.stack(values), expires_ms)
+
+    def _expires_ms(self) -> int:
+        return int((self._clock.monotonic_s() + self._config.feature_cache_s) * 1000)
 
 
 def _arrays(rows: Sequence[PackedRow]) -> tuple[np.ndarray, Int64Array, np.ndarray]:
@@ -263,6 +271,10 @@ def _split_of(schema: Schema, order: RequestOrder) -> InputSplit:
 
 def _entity_order(order: FeatureOrder) -> tuple[int, int, int]:
     return len(order.id_features), len(order.sparse), sum(feature.dim for feature in order.dense)
+
+
+def _columns(order: FeatureOrder) -> tuple[tuple[str, ...], list[tuple[str, int]]]:
+    return order.sparse, [(feature.name, feature.dim) for feature in order.dense]
 
 
 def _group(features: Sequence[int], names: Sequence[str], keys: Sequence[str], width: int) -> tuple[list[int], list[int], int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import ExitStack
 
 from monolith_py.clock import SystemClock
@@ -21,20 +22,23 @@ from monolith_serving.shadow.shadow import Shadow
 _logger = logging.getLogger(__name__)
 
 _WAIT_S = 0.2
+# Beside a replica on one machine the shadow takes the CPU that is left: each score may be `shadow.max_lag_s` late, no answer may.
+_NICENESS = 10
 _RETRY_S = 0.5
 
 
 def run_shadow(job: JobConfig) -> None:
     """Score mirrored requests until SIGTERM or SIGINT. For the main thread.
 
-    It needs no store and no port, and no replica waits for it. The model is loaded from `trainer.checkpoint_dir` and follows the topic of
-    updates, or the checkpoints, as a replica's does.
+    It needs no store and no port, no replica waits for it, and it runs at niceness 10. The model is loaded from `trainer.checkpoint_dir`
+    and follows the topic of updates, or the checkpoints, as a replica's does.
 
     Raises:
         ConfigError: there is no such device.
         TopicMissing: a topic of the process does not exist.
     """
     config, clock = job.serving, SystemClock()
+    os.nice(_NICENESS)
     device = device_of(config)
     set_num_threads(config.num_threads, with_torch=not runs_core(config.engine, device))
     topics = Topics.of(job.log)

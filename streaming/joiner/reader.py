@@ -30,14 +30,14 @@ class Reader:
         self._next = list(self._joiner.position.offsets)  # by InputTopic: offset of the next read
 
     def fill(self, wait_s: float) -> None:
-        """Read ahead; wait up to `wait_s` for each topic.
+        """Read ahead; wait up to `wait_s` for each topic, and for none once there is something to join.
 
         A topic counts as idle only if it was empty when read after the other one: both may resume between two reads, and the watermark
         would pass the records of the one read first.
         """
         # The log has an impression before the actions on it.
         has_actions = self._read(InputTopic.ACTIONS, wait_s)
-        if self._read(InputTopic.IMPRESSIONS, wait_s) and not has_actions:
+        if self._read(InputTopic.IMPRESSIONS, 0.0 if has_actions else wait_s) and not has_actions:
             self._read(InputTopic.ACTIONS, 0.0)
 
     def _read(self, input_topic: InputTopic, wait_s: float) -> bool:

@@ -12,6 +12,8 @@
 
 A job with `log.model_prefix` has the topics of its own model alone: the first model's job decides about events and examples.
 
+While the guard holds updates, they stay from the newest checkpoint before the hold on.
+
 Of `examples` and `updates` the newest 1,000 records stay as well: a joiner compares its last step with them, a trainer finds its generation
 there, and a replica may lag. Records of the first four topics that are younger than `keep_s` stay. Without a position of the joiner, or
 without a checkpoint, nothing of their topics is deleted.
@@ -21,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,6 +80,7 @@ def safe_bounds(job: JobConfig, log: Log, kv: Kv, now_ms: int, keep_s: float | N
     newest = sorted(checkpoints, key=lambda meta: meta.step)[-2:]
     newest += [meta for meta, is_read in found if is_read]  # a replica goes on from there once it has loaded it
     needs = [(meta.updates_offset, f"checkpoint of step {meta.step}") for meta in newest]
+    needs += _needs_of_hold(log, topics, checkpoints)
     bounds.append(_bound(log, topics.updates, 0, [*_tail(log, topics.updates, 0, needs)], keep_ms))
     bounds.append(_age_bound(log, topics.dead_letters, now_ms, job.retention.dead_letters_keep_s, "dead_letters_keep_s"))
     bounds.append(_age_bound(log, topics.dense_requests, now_ms, _REQUESTS_KEEP_S, f"{_REQUESTS_KEEP_S:.0f} s"))
@@ -97,6 +101,18 @@ def _bounds_of_events(job: JobConfig, log: Log, kv: Kv, checkpoints: Sequence[Ch
         if needs:
             needs += [(place.examples, reason) for place, reason in of_joiner]
         yield _bound(log, topics.examples, partition, [*_tail(log, topics.examples, partition, needs)], keep_ms)
+
+
+def _needs_of_hold(log: Log, topics: Topics, checkpoints: Sequence[CheckpointMeta]) -> Iterator[tuple[int, str]]:
+    """Yield the places of the updates that guarded replicas need while the guard holds newer ones; `checkpoints`: newest first."""
+    if not checkpoints:
+        return
+    from monolith_py.sync.verdicts import held_verdict, is_allowed  # loads torch
+
+    if (verdict := held_verdict(log, topics.verdicts)) is not None:
+        yield verdict.good_until, "held by the guard"
+        good = (one for one in checkpoints if is_allowed(log, topics.updates, verdict, one.updates_offset))
+        yield from ((one.updates_offset, f"checkpoint of step {one.step}, before a hold of the guard") for one in islice(good, 1))
 
 
 def _bounds_of_versions(log: Log, topic: str, now_ms: int, keep_ms: int) -> Iterator[Bound]:

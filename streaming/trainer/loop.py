@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
@@ -17,9 +17,10 @@ from monolith_py.io.log.topics import Topics
 from monolith_py.io.retrying import RetryPolicy
 from monolith_py.observe import metrics
 from monolith_py.sync import PublishedModel, Publisher
-from monolith_py.training import CheckpointMeta, CheckpointSaving, Retention, open_checkpoints
+from monolith_py.training import Checkpoint, CheckpointMeta, CheckpointSaving, Retention, open_checkpoints
 from monolith_streaming.trainer.example_rules import ExampleRules
 from monolith_streaming.trainer.handover import SourceParts, SourceStart, open_source
+from monolith_streaming.trainer.held_updates import needed_by_guard
 from monolith_streaming.trainer.learner import Learner
 from monolith_streaming.trainer.start import RESUME, StartOptions, source_place, start_trainer
 
@@ -159,7 +160,10 @@ class OnlineTraining:
     def _begin_checkpoint(self) -> None:
         self._saving_since_s = self._clock.monotonic_s()
         self._save_due_s = self._saving_since_s + self._job.trainer.checkpoint_interval_s
-        self._saving = CheckpointSaving(self._checkpoints, self.trainer, Retention.of(self._job.trainer))
+        self._saving = CheckpointSaving(self._checkpoints, self.trainer, Retention.of(self._job.trainer, self._needed))
+
+    def _needed(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+        return needed_by_guard(self._job, self._log, checkpoints)
 
     def _freeze_checkpoint(self, updates_offset: int) -> None:
         """Freeze the pending checkpoint at the current state; replicas that start from it read on at `updates_offset`."""

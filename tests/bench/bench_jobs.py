@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from job_file import Setting, write_job
 
-from monolith_py.config import JobConfig, load_job
+from monolith_py.config import JobConfig
 from monolith_py.data.columns import FeatureColumns, SparseColumn
-from monolith_py.io import open_kv, open_log
+from monolith_py.io import open_kv
 from monolith_py.io.codec import encode_features
-from monolith_py.io.log.topics import create_topics
 from monolith_py.pb import ranking_pb2 as pb
 from monolith_py.training import CheckpointMeta, Trainer, save_checkpoint
 
-_TOML = """
-name = "bench"
-[log]
-url = "sqlite:///{folder}/log"
-[kv]
-url = "sqlite:///{folder}/kv.db"
-{features}
-[[tasks]]
-name = "click"
-action = "click"
-[model]
-{model}
-[trainer]
-checkpoint_dir = "{folder}/checkpoints"
-num_threads = 1
-[sync]
-encoding = "int8"
-[serving]
-port = 0
-port_file = "{folder}/port"
-log_impressions = {log_impressions}
-"""
 _CHUNK = 20_000
 
 
@@ -52,7 +30,7 @@ class BenchJob:
     sparse: Sequence[tuple[str, int]]
     dense: Sequence[str]
     dim: int
-    model: str  # settings of the section [model]
+    model: Mapping[str, Setting]  # settings of the section [model]
     num_rows: int  # of each sparse feature
     num_users: int
     num_items: int
@@ -60,12 +38,14 @@ class BenchJob:
 
     def prepare(self, folder: Path, generator: np.random.Generator) -> JobConfig:
         """Write job file, topics, stored features and a checkpoint to `folder`."""
-        path = folder / "job.toml"
-        logs = str(self.log_impressions).lower()
-        path.write_text(_TOML.format(folder=folder, features=self._feature_tables(), model=self.model, log_impressions=logs))
-        job = load_job(path)
-        with closing(open_log(job.log)) as log:
-            create_topics(log, job.log)
+        job = write_job(
+            folder / "job.toml",
+            [(f"s{place}", source) for place, (source, _) in enumerate(self.sparse)],
+            {"click": "click"},
+            {"model": self.model, "serving": {"log_impressions": self.log_impressions}},
+            feature_settings={"dim": self.dim, "init_scale": 0.1},
+            dense=[(f"d{place}", source) for place, source in enumerate(self.dense)],
+        )
         with closing(open_kv(job.kv)) as kv:
             for kind, count in (("user", self.num_users), ("item", self.num_items)):
                 for start in range(0, count, 500):
@@ -85,14 +65,6 @@ class BenchJob:
         items = generator.integers(0, self.num_items, (num_requests, num_candidates)).tolist()
         pairs = zip(users, items, strict=True)
         return [pb.RankRequest(user_id=user, item_ids=candidates).SerializeToString() for user, candidates in pairs]
-
-    def _feature_tables(self) -> str:
-        sparse = [
-            f'[[features]]\nname = "s{place}"\nsource = "{source}"\ndim = {self.dim}\ninit_scale = 0.1'
-            for place, (source, _) in enumerate(self.sparse)
-        ]
-        dense = [f'[[dense_features]]\nname = "d{place}"\nsource = "{source}"' for place, source in enumerate(self.dense)]
-        return "\n".join([*sparse, *dense])
 
     def _stored(self, kind: str, generator: np.random.Generator) -> FeatureColumns:
         sparse = {

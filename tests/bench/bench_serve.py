@@ -6,24 +6,24 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import torch
 from figures import figure
+from job_file import Tables, write_job
+from replica_processes import address_of, replicas
 from replica_rows import bench_replica_rows
 from serve_rate import bench_rates
 
-from monolith_py.config import load_job
+from monolith_py.config import JobConfig
 from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.examples import ExampleBatch
-from monolith_py.io import open_kv, open_log
+from monolith_py.io import open_kv
 from monolith_py.io.codec import encode_features
-from monolith_py.io.log.topics import create_topics
 from monolith_py.training import CheckpointMeta, Trainer, save_checkpoint
 from monolith_serving.client import RankClient
 
@@ -56,65 +56,31 @@ def main() -> None:
     bench_rates(checkouts, generator, seconds, NUM_USERS, NUM_ITEMS)
 
 
-TOML = """
-name = "bench"
-[log]
-url = "sqlite:///{folder}/log"
-[kv]
-url = "sqlite:///{folder}/kv.db"
-{features}
-[[tasks]]
-name = "is_click"
-action = "click"
-[[tasks]]
-name = "long_view"
-action = "long_view"
-[trainer]
-checkpoint_dir = "{folder}/checkpoints"
-[sync]
-encoding = "int8"
-[serving]
-port = 0
-port_file = "{folder}/port"
-"""
-
-
 def bench_rank(folder: Path, generator: np.random.Generator, seconds: float) -> None:
     """A replica process with learnt rows: one request at a time with 100 candidates."""
+    config = prepare(folder, generator)
+    with replicas([config]), RankClient(address_of(config)) as client:
+        bench_latency(client, generator, seconds)
+
+
+def job_of(config: Path, settings: Tables) -> JobConfig:
+    """Write the job with such settings to `config`, and its topics; return it."""
     named = [("user_id", "user_id"), ("item_id", "item_id"), ("tab", "context")]
     named += [(name, "user") for name in USER_FEATURES] + [(name, "item") for name in ITEM_FEATURES]
     assert len(named) == NUM_FEATURES
-    tables = "\n".join(f'[[features]]\nname = "{name}"\nsource = "{source}"' for name, source in named)
+    return write_job(config, named, {"is_click": "click", "long_view": "long_view"}, {"trainer": {"num_threads": 0}, **settings})
+
+
+def prepare(folder: Path, generator: np.random.Generator) -> Path:
+    """Write a job, its topics, stored features and a checkpoint with a row for every fid; return the job's file."""
     config = folder / "job.toml"
-    config.write_text(TOML.format(folder=folder, features=tables))
-    prepare(config, generator)
-    child = subprocess.Popen([sys.executable, "-m", "monolith_py.cli", "serve", "--config", str(config)])
-    try:
-        while not (folder / "port").exists():
-            assert child.poll() is None, "the replica did not start"
-            time.sleep(0.05)
-        with RankClient(f"127.0.0.1:{(folder / 'port').read_text()}") as client:
-            bench_latency(client, generator, seconds)
-        child.terminate()
-        assert child.wait(30) == 0
-    finally:
-        child.kill()
-        child.wait()
-
-
-def prepare(config: Path, generator: np.random.Generator) -> None:
-    """Write topics, stored features and a checkpoint with a row for every fid."""
-    job = load_job(config)
-    log = open_log(job.log.url)
-    create_topics(log, job.log)
-    log.close()
-    kv = open_kv(job.kv.url)
-    for kind, count, names in (("user", NUM_USERS, USER_FEATURES), ("item", NUM_ITEMS, ITEM_FEATURES)):
-        fids = generator.integers(0, NUM_FIDS, (count, len(names)))
-        one = np.ones(1, np.int32)
-        rows = [{name: SparseColumn(row[place : place + 1], one) for place, name in enumerate(names)} for row in fids]
-        kv.write({f"{kind}:{entity}": encode_features(FeatureColumns(1, columns)) for entity, columns in enumerate(rows)})
-    kv.close()
+    job = job_of(config, {})
+    with closing(open_kv(job.kv.url)) as kv:
+        for kind, count, names in (("user", NUM_USERS, USER_FEATURES), ("item", NUM_ITEMS, ITEM_FEATURES)):
+            fids = generator.integers(0, NUM_FIDS, (count, len(names)))
+            one = np.ones(1, np.int32)
+            rows = [{name: SparseColumn(row[place : place + 1], one) for place, name in enumerate(names)} for row in fids]
+            kv.write({f"{kind}:{entity}": encode_features(FeatureColumns(1, columns)) for entity, columns in enumerate(rows)})
     trainer = Trainer(job)
     for start in range(0, NUM_FIDS, 2000):
         column = SparseColumn(np.arange(start, start + 2000), np.ones(2000, np.int32))
@@ -125,6 +91,7 @@ def prepare(config: Path, generator: np.random.Generator) -> None:
         trainer.step(ExampleBatch(names, column.fids, times, kinds, rates, labels, features))
     meta = CheckpointMeta("bench", trainer.num_batches, trainer.num_examples, 1, 0, 0, {}, 0, 1)
     save_checkpoint(Path(job.trainer.checkpoint_dir), trainer, meta, keep=1)
+    return config
 
 
 def bench_latency(client: RankClient, generator: np.random.Generator, seconds: float) -> None:

@@ -14,46 +14,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
-from figures import figure
+from figures import cpu_seconds, figure, print_machine
+from job_file import Setting, write_job
+from replica_processes import address_of, replicas, running
 
 from monolith_py.config import load_job
 from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.examples import ExampleBatch
 from monolith_py.io import open_log
 from monolith_py.io.codec import encode_examples
-from monolith_py.io.log.topics import Topics, create_topics
+from monolith_py.io.log.topics import Topics
 from monolith_py.training import Checkpoint, CheckpointMeta, Trainer, save_checkpoint
 from monolith_serving.client import RankClient
 
 NUM_FEATURES = 10
 NUM_REPLICAS = 3
-TOML = """
-name = "start"
-[log]
-url = "sqlite:///{folder}/log"
-partitions = 1
-[kv]
-url = "sqlite:///{folder}/kv.db"
-{features}
-[[tasks]]
-name = "click"
-action = "click"
-[trainer]
-checkpoint_dir = "{folder}/checkpoints"
-num_threads = 1
-[sync]
-encoding = "int8"
-[serving]
-port = 0
-num_threads = {threads}
-port_file = "{folder}/port-{number}"
-{follows}
-"""
 
 
 def main() -> None:
@@ -63,18 +43,23 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="threads of a replica")
     parser.add_argument("--tables", action="store_true", help="also load the trainer's tables, as without packed rows")
     parser.add_argument("--start-alone", action="store_true", help="leave out the idle replica and the rollback")
+    parser.add_argument("--turns", type=int, default=5, help="number of reloads under load")
     options = parser.parse_args()
+    print_machine(options.threads)
     if not options.start_alone:
         with tempfile.TemporaryDirectory() as folder:
             bench_idle(Path(folder))
         with tempfile.TemporaryDirectory() as folder:
             bench_rollback(Path(folder))
     with tempfile.TemporaryDirectory() as folder:
-        bench_start(Path(folder), options.rows, options.threads, with_tables=options.tables)
+        bench_start(Path(folder), options)
 
 
 def bench_idle(folder: Path) -> None:
-    """Memory of a replica whose model has no row."""
+    """Memory of a replica whose model has no row; CPU seconds of `monolith --help`."""
+    used_s = children_s()
+    run(["--help"])
+    figure("ops.help_s", children_s() - used_s, "s")
     config = job_file(folder)
     save(config, Trainer(load_job(config)))
     with replicas([config]) as (replica,):
@@ -82,25 +67,27 @@ def bench_idle(folder: Path) -> None:
         figure("serve.rss_mb", memory(replica.pid, "VmRSS") / 1e6, "MB")
 
 
-def bench_start(folder: Path, num_rows: int, threads: int, *, with_tables: bool) -> None:
+def bench_start(folder: Path, options: argparse.Namespace) -> None:
     """Seconds from the start of the process until it can rank, with its files in the page cache."""
+    num_rows, threads = options.rows, options.threads
     config = job_file(folder, threads)
     trainer = Trainer(load_job(config))
     generator = np.random.default_rng(0)
     for table in trainer.bags.tables.values():
-        for _ in range(num_rows // NUM_FEATURES // 100_000):
-            table.find_or_insert(generator.integers(-(2**62), 2**62, 100_000), now_s=0)
+        for start in range(0, num_rows // NUM_FEATURES, 100_000):
+            num = min(100_000, num_rows // NUM_FEATURES - start)
+            table.find_or_insert(generator.integers(-(2**62), 2**62, num), now_s=0)
     began_s = time.perf_counter()
     checkpoint = save(config, trainer)
     figure("train.checkpoint_s", time.perf_counter() - began_s, "s")
     packed = sum(file.stat().st_size for file in checkpoint.serving.iterdir())
     figure("serve.packed_bytes_per_row", packed / num_rows, "B")
     del trainer
-    bench_reload(folder, checkpoint)
+    bench_reload(folder, checkpoint, options.turns)
     for copied in Checkpoint.all_in(checkpoint.path.parent)[:-1]:
         shutil.rmtree(copied.path)
     job_file(folder, threads)
-    for name in ["serve.start", *(["serve.start_from_tables"] if with_tables else [])]:
+    for name in ["serve.start", *(["serve.start_from_tables"] if options.tables else [])]:
         if name != "serve.start":
             shutil.rmtree(checkpoint.serving)
             checkpoint.serving.mkdir()
@@ -112,29 +99,42 @@ def bench_start(folder: Path, num_rows: int, threads: int, *, with_tables: bool)
             figure(f"{name}_rss_mb", memory(replica.pid, "VmRSS") / 1e6, "MB")
 
 
-def bench_reload(folder: Path, checkpoint: Checkpoint) -> None:
-    """Time of a request with 100 candidates while a checkpoint of the same size is loaded, over the time before; one request at a time."""
+def bench_reload(folder: Path, checkpoint: Checkpoint, turns: int) -> None:
+    """Time of a request with 100 candidates while a checkpoint of the same size is loaded, over the time before; one request at a time.
+
+    Each turn has its own idle time before it; the ratios are medians over the turns.
+    """
     config = job_file(folder, reload=True)
     generator = np.random.default_rng(0)
     items = generator.integers(-(2**62), 2**62, (1000, 100))
-    with replicas([config]), RankClient(f"127.0.0.1:{(folder / 'port-0').read_text()}") as client:
-        times: dict[bool, list[float]] = {False: [], True: []}
-        for turn in range(4):
+    with replicas([config]) as (replica,), RankClient(address_of(config)) as client:
+        found: list[tuple[list[float], list[float]]] = []
+        loads_s, cpu_s = [], []
+        for turn in range(turns + 1):
             idle_until_s = time.perf_counter() + 3
-            target = f"1.{turn + 1}"
-            is_loading, version = False, ""
+            target, version = f"1.{turn + 1}", ""
+            times: tuple[list[float], list[float]] = ([], [])
+            is_loading, used_s, began_loading_s = False, 0.0, 0.0
             while version != target:
                 if not is_loading and time.perf_counter() > idle_until_s:
+                    used_s, began_loading_s = cpu_seconds(replica.pid), time.perf_counter()
                     copy_of(checkpoint, turn + 2, next_seq=turn + 1)
                     is_loading = True
                 began_s = time.perf_counter()
-                version = client.rank(1, items[len(times[is_loading]) % 1000].tolist(), timeout_s=30.0, log_impression=False).model_version
-                if turn:
-                    times[is_loading].append(time.perf_counter() - began_s)
+                ids = items[len(times[is_loading]) % 1000].tolist()
+                version = client.rank(1, ids, timeout_s=30.0, log_impression=False).model_version
+                times[is_loading].append(time.perf_counter() - began_s)
+            if turn:  # the first one warms up
+                found.append(times)
+                loads_s.append(time.perf_counter() - began_loading_s)
+                cpu_s.append(cpu_seconds(replica.pid) - used_s)
+        figure("serve.reload_s", float(np.median(loads_s)), "s")
+        figure("serve.reload_cpu_s", float(np.median(cpu_s)), "s")
         for percent in (50, 99):
-            idle, busy = (float(np.percentile(times[which], percent)) for which in (False, True))
-            figure(f"serve.p{percent}_idle_ms", idle * 1000, "ms")
-            figure(f"serve.p{percent}_during_reload_vs_idle", busy / idle, "ratio")
+            idle, busy = ([float(np.percentile(one[place], percent)) for one in found] for place in (False, True))
+            figure(f"serve.p{percent}_idle_ms", float(np.median(idle)) * 1000, "ms")
+            figure(f"serve.p{percent}_during_reload_vs_idle", float(np.median(np.divide(busy, idle))), "ratio")
+        figure("serve.longest_during_reload_ms", 1000 * float(np.median([max(busy) for _, busy in found])), "ms")
 
 
 def copy_of(checkpoint: Checkpoint, step: int, next_seq: int) -> None:
@@ -160,23 +160,18 @@ def bench_rollback(folder: Path) -> None:
     append_examples(configs[0], seed=1)
     run(["train", "--config", str(configs[0]), "--stop-at-end"])
     with replicas(configs):
-        clients = [RankClient(f"127.0.0.1:{(folder / f'port-{number}').read_text()}") for number in range(NUM_REPLICAS)]
+        clients = [RankClient(address_of(config)) for config in configs]
         before = {generation(client) for client in clients}
         began_s = time.perf_counter()
         used_s = children_s()
         run(["rollback", "--config", str(configs[0]), "--to", good.path.name])
         figure("serve.rollback_command_cpu_s", children_s() - used_s, "s")
-        command = [sys.executable, "-m", "monolith_py.cli", "train", "--config", str(configs[0])]
-        trainer = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        try:
+        with running([["train", "--config", str(configs[0])]]) as (trainer,):
             while any(generation(client) in before for client in clients):
                 assert time.perf_counter() < began_s + 120, "no replica follows"
                 time.sleep(0.02)
             figure("serve.rollback_s", time.perf_counter() - began_s, "s")
             figure("serve.rollback_trainer_cpu_s", cpu_seconds(trainer.pid), "s")
-        finally:
-            trainer.terminate()
-            trainer.wait()
         for client in clients:
             client.close()
 
@@ -187,14 +182,11 @@ def generation(client: RankClient) -> str:
 
 def job_file(folder: Path, threads: int = 1, number: int = 0, *, reload: bool = False) -> Path:
     """Write the job and, once, its topics; return its file."""
-    names = [("user_id", "user_id"), ("item_id", "item_id")] + [(f"f{index}", "item") for index in range(NUM_FEATURES - 2)]
-    features = "\n".join(f'[[features]]\nname = "{name}"\nsource = "{source}"\ndim = 16' for name, source in names)
+    named = [("user_id", "user_id"), ("item_id", "item_id")] + [(f"f{index}", "item") for index in range(NUM_FEATURES - 2)]
+    follows: dict[str, Setting] = {"follow_updates": False, "follow_checkpoints": True} if reload else {}
+    serving = {"num_threads": threads, "port_file": f"{folder}/port-{number}", **follows}
     path = folder / f"job-{number}.toml"
-    follows = "follow_updates = false\nfollow_checkpoints = true" if reload else ""
-    path.write_text(TOML.format(folder=folder, features=features, threads=threads, number=number, follows=follows))
-    job = load_job(path)
-    with closing(open_log(job.log)) as log:
-        create_topics(log, job.log)
+    write_job(path, named, {"click": "click"}, {"serving": serving}, feature_settings={"dim": 16})
     return path
 
 
@@ -218,32 +210,12 @@ def append_examples(config: Path, seed: int, num: int = 4096) -> None:
 
 
 def save(config: Path, trainer: Trainer) -> Checkpoint:
-    meta = CheckpointMeta("start", 1, 0, 1, 0, 0, {}, 0, int(time.time() * 1000))
+    meta = CheckpointMeta("bench", 1, 0, 1, 0, 0, {}, 0, int(time.time() * 1000))
     return save_checkpoint(Path(load_job(config).trainer.checkpoint_dir), trainer, meta, keep=1)
 
 
 def run(arguments: Sequence[str]) -> None:
     subprocess.run([sys.executable, "-m", "monolith_py.cli", *arguments], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-@contextmanager
-def replicas(configs: Sequence[Path]) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Run replicas, which can rank inside the block."""
-    ports = [Path(load_job(config).serving.port_file or "") for config in configs]
-    for port in ports:
-        port.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "monolith_py.cli", "serve", "--config"]
-    children = [subprocess.Popen([*command, str(config)], stderr=subprocess.DEVNULL) for config in configs]
-    try:
-        while not all(port.exists() for port in ports):
-            assert all(child.poll() is None for child in children), "a replica did not start"
-            time.sleep(0.01)
-        yield children
-    finally:
-        for child in children:
-            child.terminate()
-        for child in children:
-            child.wait()
 
 
 def children_s() -> float:
@@ -257,12 +229,6 @@ def memory(pid: int, field: str) -> int:
     match = re.search(rf"^{field}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     assert match is not None
     return int(match[1]) * 1024
-
-
-def cpu_seconds(pid: int) -> float:
-    """Return the processor time that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ NUM_CANDIDATES, NUM_REQUESTS = 32, 512
 ROUNDS = 3
 SPARSE = ("user_id", *["user"] * 12, "item_id", *["item"] * 12)
 DENSE = (*["user"] * 7, *["item"] * 6)
-MODEL = 'kind = "dlrm"\nbottom = [256, 64]\ntower = [256, 128, 64]'
+MODEL = {"kind": "dlrm", "bottom": [256, 64], "tower": [256, 128, 64]}
 
 
 def bench_contest(generator: np.random.Generator, seconds: float, num_rows: int) -> None:

@@ -51,7 +51,7 @@ def bench_pairs(generator: np.random.Generator, seconds: float, num_rows: int) -
 def bench_one(sources: Sequence[str], suffix: str, generator: np.random.Generator, seconds: float, num_rows: int) -> None:
     """Print the figures of features with these sources."""
     sparse = list(zip(sources, BAGS, strict=True))
-    model = 'kind = "dlrm"\ntower = [512, 256]'
+    model = {"kind": "dlrm", "tower": [512, 256]}
     shape = BenchJob(sparse, (), 128, model, num_rows, num_users=500, num_items=5000, log_impressions=False)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)

@@ -1,5 +1,5 @@
-// Tests of the ranking path: requests cut, mutated and sound, the store of entities against std::map and under threads,
-// dense layers against plain loops on every instruction set.
+// Tests of the ranking path: the store of entities against std::map and under threads, dense layers against plain loops
+// on every instruction set.
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -17,96 +17,11 @@
 #include "ranking/dense_stack.hpp"
 #include "ranking/entity_store.hpp"
 #include "ranking/ranker.hpp"
-#include "ranking/request.hpp"
 
 namespace {
 
 using namespace monolith;
 using namespace monolith::ranking;
-
-constexpr int64_t kNow = 1'700'000'000'000;
-constexpr RequestLimits kLimits{50, 4, 100'000'000'000, 1000};
-
-RequestOrder small_order() {
-    RequestOrder order;
-    order.user = {1, 1, 0};
-    order.item = {1, 1, 1};
-    order.context = {"tab", "list"};
-    order.context_dense = {{"hour", 2}};
-    order.shared = {{0, 1, 2, 3}, {}, 2};
-    order.candidates = {{4, 5}, {}, 1};
-    return order;
-}
-
-std::string field(int number, const std::string& bytes) {
-    return std::string{static_cast<char>(number << 3 | 2), static_cast<char>(bytes.size())} + bytes;
-}
-
-template <typename T>
-std::string packed(const std::vector<T>& values) {
-    return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
-}
-
-std::string sound_request() {
-    const std::string context = field(1, field(1, "list") + field(2, packed<int64_t>({7, -8})) + field(3, "\x02")) +
-                                field(1, field(1, "tab") + field(2, packed<int64_t>({9}))) +
-                                field(2, field(1, "hour") + field(2, packed<float>({0.5f, -2.0f})));
-    return field(1, "request-1") + "\x11" + packed<int64_t>({77}) + field(3, packed<int64_t>({1, 2, -3})) +
-           field(4, context);
-}
-
-bool reads(std::string_view bytes, Request& request) {
-    return read_request(bytes, small_order(), kLimits, kNow, request);
-}
-
-TEST(a_sound_request_is_read) {
-    Request request;
-    const std::string bytes = sound_request();
-    CHECK(reads(bytes, request));
-    CHECK(request.request_id == "request-1" && request.user_id == 77 && request.num_candidates() == 3);
-    CHECK((request.context.fids == std::vector<int64_t>{9, 7, -8}));
-    CHECK((request.context.lengths == std::vector<int32_t>{1, 2}));
-    CHECK((request.context.dense == std::vector<float>{0.5f, -2.0f}));
-    CHECK(request.time_ms == 0 && request.logs_impression);
-}
-
-TEST(what_breaks_a_rule_is_left_to_others) {
-    const std::string items = field(3, packed<int64_t>({1}));
-    const std::string nan = field(4, field(2, field(1, "hour") + field(2, packed<float>({std::nanf(""), 0}))));
-    const std::string tab = field(1, field(1, "tab") + field(2, packed<int64_t>({9})));
-    const std::string tabs = tab + tab;
-    for (const std::string& bytes :
-         {std::string(), field(3, packed<int64_t>(std::vector<int64_t>(51))), field(1, std::string(129, 'x')) + items,
-          field(1, "\n") + items, field(1, "\xc3\xa9") + items, items + field(4, field(1, field(1, "none"))),
-          items + nan, items + field(4, tabs), items + std::string("\x28\x05", 2), items + std::string("\x38\x05", 2),
-          items + std::string("\x30\x02", 2),
-          items +
-              field(4, field(1, field(1, "tab") + field(2, packed<int64_t>({1, 2, 3, 4, 5})) + field(3, "\x05")))}) {
-        Request request;
-        CHECK(!reads(bytes, request));
-    }
-}
-
-TEST(mutated_requests_read_nothing_beyond_their_bytes) {
-    std::mt19937 random(5);
-    const std::string sound = sound_request();
-    size_t num_read = 0;
-    for (int i = 0; i < 20'000; ++i) {
-        std::string bytes = sound;
-        for (uint32_t m = random() % 4; m > 0; --m) bytes[random() % bytes.size()] = static_cast<char>(random());
-        if (i % 3 == 0) bytes.resize(random() % bytes.size());
-        const std::unique_ptr<char[]> exact(new char[bytes.size()]);
-        std::memcpy(exact.get(), bytes.data(), bytes.size());
-        Request request;
-        if (!reads({exact.get(), bytes.size()}, request)) continue;
-        ++num_read;
-        CHECK(request.num_candidates() >= 1 && request.num_candidates() <= kLimits.max_candidates);
-        CHECK(request.context.lengths.size() == 2 && request.context.dense.size() == 2);
-        CHECK(std::accumulate(request.context.lengths.begin(), request.context.lengths.end(), 0) ==
-              static_cast<int>(request.context.fids.size()));
-    }
-    CHECK(num_read > 1000);
-}
 
 // One entity: fids id, id + 1, .. of a number that depends on `version`, dense value `version`.
 void put(EntityStore& store, int64_t id, int32_t version, int64_t expires_ms) {

@@ -169,12 +169,12 @@ class Replicas:
 def run_sync(stream: SyncStream, seed: int, policies: Sequence[Policy], *, has_counters: bool) -> SyncOutcome:
     """Return the figures of all policies beside one training run."""
     learner, replicas = _started(stream, seed, policies, has_counters=has_counters)
-    for rows in _batches(stream.scored_from, len(stream), SCORED_BATCH):
+    for rows in batches(stream.scored_from, len(stream), SCORED_BATCH):
         replicas.sync(float(stream.times_s[rows.start]))
         replicas.score(rows)
         learner.learn(rows)
     labels = stream.labels[stream.scored_from :]
-    return SyncOutcome(seed, {name: _figures(labels, scores) for name, scores in replicas.scores.items()})
+    return SyncOutcome(seed, {name: figures_of(labels, scores) for name, scores in replicas.scores.items()})
 
 
 def run_losses(stream: SyncStream, seed: int) -> LossOutcome:
@@ -192,7 +192,7 @@ def run_losses(stream: SyncStream, seed: int) -> LossOutcome:
         scores = _live_scores(stream, seed, (max(lost_from, stream.scored_from), lost_to))
         for part, after_s in AFTER_S.items():
             end = int(np.searchsorted(stream.times_s, lost_at_s + after_s)) if after_s < np.inf else len(stream)
-            figures = _figures(stream.labels[lost_to:end], scores[lost_to - stream.scored_from : end - stream.scored_from])
+            figures = figures_of(stream.labels[lost_to:end], scores[lost_to - stream.scored_from : end - stream.scored_from])
             if name:
                 lost[name, part] = figures
             else:
@@ -205,7 +205,7 @@ def _live_scores(stream: SyncStream, seed: int, skipped: tuple[int, int]) -> Flo
     policy = Policy(BATCH, BATCH)
     learner, replicas = _started(stream, seed, [policy], has_counters=False)
     for begin, end in ((stream.scored_from, skipped[0]), skipped, (skipped[1], len(stream))):
-        for rows in _batches(begin, end, SCORED_BATCH):
+        for rows in batches(begin, end, SCORED_BATCH):
             if (begin, end) == skipped:
                 continue
             replicas.sync(float(stream.times_s[rows.start]))
@@ -219,15 +219,17 @@ def _started(stream: SyncStream, seed: int, policies: Sequence[Policy], *, has_c
     torch.set_num_threads(1)
     _core.set_num_threads(1)
     learner = Learner(stream, seed, has_counters=has_counters)
-    for rows in _batches(0, stream.scored_from, HISTORY_BATCH):
+    for rows in batches(0, stream.scored_from, HISTORY_BATCH):
         learner.learn(rows)
     return learner, Replicas(learner, stream, policies)
 
 
-def _batches(begin: int, end: int, size: int) -> Iterator[range]:
+def batches(begin: int, end: int, size: int) -> Iterator[range]:
+    """Yield the impressions [begin, end) in parts of at most `size`."""
     for start in range(begin, end, size):
         yield range(start, min(start + size, end))
 
 
-def _figures(labels: FloatArray, scores: FloatArray) -> Figures:
+def figures_of(labels: FloatArray, scores: FloatArray) -> Figures:
+    """Return the figures of scores, float32 (s,)."""
     return Figures(auc(labels, scores), normalized_entropy(labels, scores))

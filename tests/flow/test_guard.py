@@ -252,6 +252,71 @@ def test_a_guard_that_restarts_during_a_hold_goes_on_holding(guarded) -> None:
     assert not newest(guarded).held
 
 
+def of_another_arm(guarded) -> JobConfig:
+    """A job to which the served scores in the log say nothing."""
+    return guarded.job.model_copy(update={"serving": guarded.job.serving.model_copy(update={"arm": "other"})})
+
+
+def test_a_guard_that_restarts_during_a_hold_takes_the_last_good_checkpoint_as_reference(guarded) -> None:
+    guarded.job = of_another_arm(guarded)
+    guarded.trainer.checkpoint()
+    guarded.guard = guarded.new_guard()
+    guarded.learn()
+    guarded.publish()
+    guarded.poison()
+    guarded.publish()
+    assert newest(guarded).held
+    guarded.guard = guarded.new_guard()
+    for _ in range(2):
+        guarded.poison()
+        guarded.publish()
+        assert newest(guarded).held
+    guarded.learn(40)
+    guarded.publish()
+    assert not newest(guarded).held
+
+
+def test_after_an_acceptance_the_examples_of_before_say_nothing(guarded) -> None:
+    guarded.poison()
+    guarded.publish()
+    assert newest(guarded).held
+    guarded.guard = guarded.new_guard(accept=True)
+    for _ in range(4):
+        guarded.poison()
+        guarded.publish()
+        assert not newest(guarded).held
+    guarded.learn()
+    guarded.publish()
+    guarded.assert_parity()
+
+
+def test_a_version_that_cannot_be_judged_ends_no_hold(guarded) -> None:
+    guarded.poison()
+    guarded.publish()
+    reason = newest(guarded).reason
+    guarded.job = guarded.job.model_copy(update={"guard": guarded.job.guard.model_copy(update={"min_positives": 100_000})})
+    guarded.guard = guarded.new_guard()
+    guarded.poison()
+    guarded.publish()
+    assert newest(guarded).held and newest(guarded).reason == reason
+
+
+def test_a_publication_is_never_the_reference_of_an_example(guarded) -> None:
+    guarded.job = of_another_arm(guarded)
+    guarded.guard = guarded.new_guard()
+    guarded.move(guarded.guard.replica)
+    guarded.learn()
+    guarded.publish()
+    examples = examples_of(guarded.trainer.schema, 9)
+    expected = guarded.guard.replica.state.predict(make_batch(examples.features, guarded.trainer.schema))
+    guarded.log.append("examples", [encode_examples(examples)], time_ms=1000)
+    guarded.poison()
+    guarded.publish()
+    scored = guarded.guard._examples.scored()
+    assert newest(guarded).held and scored is not None
+    np.testing.assert_allclose(scored.reference[-64:], expected, rtol=0, atol=1e-6)
+
+
 def test_a_silent_guard_is_passed_by_and_a_hold_is_not(guarded) -> None:
     guarded.learn()
     guarded.trainer.publish()

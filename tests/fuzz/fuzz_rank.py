@@ -225,6 +225,7 @@ def change_field(message: pb.RankRequest, generator: random.Random) -> None:
         lambda: setattr(message, "model_version", generator.choice(("4", "4.2", "4.1", text))),
         lambda: setattr(message, "max_staleness_ms", integer),
         lambda: setattr(message, "explain", True),
+        lambda: message.return_features.extend(generator.choice((["list", "hour"], ["item_id"], [text] * 2000))),
         lambda: columns.sparse.add(name="place", fids=[integer] * 5, lengths=[5, *[0] * (len(message.item_ids) - 1)]),
         lambda: columns.dense.add(name="price", values=[generator.choice(ODD_FLOATS)] * len(message.item_ids)),
         lambda: message.ClearField("candidate_features"),

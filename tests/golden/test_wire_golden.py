@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,14 @@ ROWS = Delta(
     digest=ModelDigest(2**64 - 2, RowEncoding.FP16, DenseDigest(7, 2**32 - 1, RowEncoding.FP32)),
 )
 
+INT4_ROWS = replace(
+    ROWS,
+    dim=8,
+    encoding=RowEncoding.INT4,
+    rows=pack_rows(np.array([[0, 1, 2, 3, 4, 5, 6, 15], [-1.5, 0, 0, 0, 0, 0, 0, 1.5]], np.float32), RowEncoding.INT4),
+    digest=ModelDigest(5, RowEncoding.FP16, None, {"user": RowEncoding.INT4, "\u00e4": RowEncoding.INT8}),
+)
+
 
 def dense(columns: list[list[int]], topology_version: int, first: float) -> DenseState:
     """Dense parameters of one sparse layer whose atoms, one output high, have the weights `first`, `first` + 1 and so on."""
@@ -159,6 +168,14 @@ def test_a_delta_of_rows_has_the_pinned_bytes_and_they_mean_the_same() -> None:
     assert (decoded.fids.tolist(), decoded.evicted.tolist(), decoded.steps) == ([-7, 2**63 - 1], [3], ROWS.steps)
     assert decoded.rows.tobytes() == ROWS.rows.tobytes()
     assert (decoded.trainer, decoded.parent, decoded.digest) == (ROWS.trainer, ROWS.parent, ROWS.digest)
+
+
+def test_a_delta_of_int4_rows_has_the_pinned_bytes_and_they_mean_the_same() -> None:
+    assert encode_delta(INT4_ROWS) == GOLDEN["delta_int4_rows"]
+    decoded = decode_delta(GOLDEN["delta_int4_rows"])
+    assert (decoded.encoding, decoded.digest) == (RowEncoding.INT4, INT4_ROWS.digest)
+    # Scale 1 and bias 0, then two levels a byte, the first in the low bits; scale 0.2 and bias -1.5.
+    assert decoded.rows.tobytes().hex() == "003c0000103254f6663200be808888f8"
 
 
 def test_updates_of_the_dense_state_have_the_pinned_bytes_and_they_mean_the_same() -> None:

@@ -22,6 +22,7 @@ using Layers = std::vector<std::tuple<ConstMatrix, ConstFloats, bool, bool>>;
 using Places = std::vector<uint32_t>;
 using Group = std::tuple<Places, Places, uint32_t>;
 using Entity = std::tuple<uint32_t, uint32_t, uint32_t>;
+using OwnColumns = std::pair<std::vector<std::string>, std::vector<std::pair<std::string, uint32_t>>>;
 
 std::vector<LayerWeights> weights_of(const Layers& layers) {
     if (layers.empty()) refuse("layers must be at least one, got none");
@@ -95,24 +96,23 @@ void logits(const Model& model, const ConstMatrix& pooled, const ConstMatrix& de
     }
 }
 
-RequestOrder order_of(const Entity& user, const Entity& item, std::vector<std::string> context,
-                      std::vector<std::pair<std::string, uint32_t>> context_dense, const Group& shared,
-                      const Group& candidates, std::vector<float> no_counter) {
+RequestOrder order_of(const Entity& user, const Entity& item, const OwnColumns& context, const OwnColumns& candidate,
+                      const Group& shared, const Group& candidates, std::vector<float> no_counter) {
     RequestOrder order;
     order.user = {std::get<0>(user), std::get<1>(user), std::get<2>(user)};
     order.item = {std::get<0>(item), std::get<1>(item), std::get<2>(item)};
-    order.context = std::move(context);
-    order.context_dense = std::move(context_dense);
+    order.context = {context.first, context.second};
+    order.candidate = {candidate.first, candidate.second};
     order.shared = {std::get<0>(shared), std::get<1>(shared), std::get<2>(shared)};
     order.candidates = {std::get<0>(candidates), std::get<1>(candidates), std::get<2>(candidates)};
     order.no_counter = std::move(no_counter);
     const auto counted = [&](const GroupOrder& group) { return group.counters.size() * order.no_counter.size(); };
-    size_t width = order.user.width;
-    for (const auto& feature : order.context_dense) width += feature.second;
-    expect("shared", order.user.features() + order.context.size(), order.shared.features.size());
-    expect("candidates", order.item.features(), order.candidates.features.size());
-    expect("dense of shared", width + counted(order.shared), order.shared.width);
-    expect("dense of candidates", order.item.width + counted(order.candidates), order.candidates.width);
+    const size_t of_shared = order.user.width + order.context.width();
+    const size_t of_candidates = order.item.width + order.candidate.width();
+    expect("shared", order.user.features() + order.context.sparse.size(), order.shared.features.size());
+    expect("candidates", order.item.features() + order.candidate.sparse.size(), order.candidates.features.size());
+    expect("dense of shared", of_shared + counted(order.shared), order.shared.width);
+    expect("dense of candidates", of_candidates + counted(order.candidates), order.candidates.width);
     for (const GroupOrder* group : {&order.shared, &order.candidates})
         for (uint32_t place : group->counters)
             if (place >= group->features.size()) refuse("a counter must be of a feature of its group");
@@ -154,7 +154,7 @@ void expect_fit(const Ranker& ranker, const Model& model, const ReplicaRows& row
 }
 
 // Stores to read, by what the caller may do about missing entities.
-constexpr int kFreshOnly = 0, kHeldToo = 1;
+constexpr int kFreshOnly = 0, kUnknownEntities = 2, kUnknownCounters = 3;
 
 // A request of this size takes some 15 us. To hand the GIL to another thread and back costs more, up to twice as much
 // as all of the request when 32 threads want it.
@@ -172,7 +172,8 @@ Ranked* rank(Ranker& ranker, const nb::bytes& value, const Model& model, const R
     std::tie(call.now_ms, call.monotonic_ms, call.left_s) = times;
     std::tie(call.staleness_ms, call.event_staleness_ms) = staleness_ms;
     call.age = reading == kFreshOnly ? Age::kFresh : Age::kHeld;
-    call.takes_absent = reading > kHeldToo;
+    call.takes_absent_entities = reading >= kUnknownEntities;
+    call.takes_absent = reading >= kUnknownCounters;
     std::optional<nb::gil_scoped_release> nogil;
     if (value.size() > kSmallBytes) nogil.emplace();
     ranker.rank(call, model, rows, *ranked);
@@ -225,6 +226,7 @@ void bind_ranked(nb::module_& m) {
         .def_ro("logs_impression", &Ranked::logs_impression)
         .def_ro("is_complete", &Ranked::is_complete)
         .def_ro("expected_s", &Ranked::expected_s)
+        .def_ro("num_scored", &Ranked::num_scored)
         .def_prop_ro("num_candidates", [](const Ranked& ranked) { return ranked.item_ids.size(); })
         .def_prop_ro("num_bytes", &Ranked::num_bytes)
         .def_prop_ro("response",
@@ -249,17 +251,16 @@ void bind_ranking(nb::module_& m) {
     nb::class_<Ranker>(m, "CoreRanker")
         .def(
             "__init__",
-            [](Ranker* self, const Entity& user, const Entity& item, std::vector<std::string> context,
-               std::vector<std::pair<std::string, uint32_t>> context_dense, const Group& shared,
-               const Group& candidates, std::vector<float> no_counter, std::vector<std::string> tasks,
-               const std::tuple<size_t, size_t, int64_t, int64_t, int64_t>& limits, std::pair<size_t, size_t> store) {
+            [](Ranker* self, const Entity& user, const Entity& item, const OwnColumns& context,
+               const OwnColumns& candidate, const Group& shared, const Group& candidates, std::vector<float> no_counter,
+               std::vector<std::string> tasks, const std::tuple<size_t, size_t, int64_t, int64_t, int64_t>& limits,
+               std::pair<size_t, size_t> store) {
                 const auto [max_candidates, max_fids, least_time_ms, max_skew_ms, max_age_ms] = limits;
-                new (self) Ranker(order_of(user, item, std::move(context), std::move(context_dense), shared, candidates,
-                                           std::move(no_counter)),
+                new (self) Ranker(order_of(user, item, context, candidate, shared, candidates, std::move(no_counter)),
                                   {max_candidates, max_fids, least_time_ms, max_skew_ms, max_age_ms}, std::move(tasks),
                                   {store.first, store.second});
             },
-            "user"_a, "item"_a, "context"_a, "context_dense"_a, "shared"_a, "candidates"_a, "no_counter"_a, "tasks"_a,
+            "user"_a, "item"_a, "context"_a, "candidate"_a, "shared"_a, "candidates"_a, "no_counter"_a, "tasks"_a,
             "limits"_a, "store"_a)
         .def(
             "put_users",

@@ -138,7 +138,7 @@ void RankHandler::count_answer(const ranking::Ranked& ranked, double duration_s)
     ++counts_.codes[kOk];
     ++counts_.durations[static_cast<size_t>(bucket - duration_bounds_.begin())];
     counts_.duration_s += duration_s;
-    counts_.candidates += ranked.item_ids.size();
+    counts_.candidates += ranked.num_scored;
     if (!ranked.logs_impression) ++counts_.withheld_request;
 }
 

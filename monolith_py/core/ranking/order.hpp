@@ -18,6 +18,19 @@ struct EntityOrder {
     bool is_stored() const { return stored > 0 || width > 0; }
 };
 
+// Features that a request brings itself.
+struct ColumnOrder {
+    std::vector<std::string> sparse;
+    std::vector<std::pair<std::string, uint32_t>> dense;  // name and width
+
+    bool empty() const { return sparse.empty() && dense.empty(); }
+    size_t width() const {
+        size_t width = 0;
+        for (const auto& feature : dense) width += feature.second;
+        return width;
+    }
+};
+
 // One of the two groups of rows. Its dense values end with the live counters, in the order of `counters`.
 struct GroupOrder {
     std::vector<uint32_t> features;  // place of each sparse feature in the schema
@@ -27,11 +40,11 @@ struct GroupOrder {
 
 struct RequestOrder {
     EntityOrder user, item;
-    std::vector<std::string> context;                             // sparse features of the request itself
-    std::vector<std::pair<std::string, uint32_t>> context_dense;  // name and width
-    GroupOrder shared;                                            // user, context
-    GroupOrder candidates;                                        // item
-    std::vector<float> no_counter;                                // values of a counter that was never counted
+    ColumnOrder context;            // of the request
+    ColumnOrder candidate;          // of each of its candidates
+    GroupOrder shared;              // user, context
+    GroupOrder candidates;          // item, candidate
+    std::vector<float> no_counter;  // values of a counter that was never counted
 };
 
 // Rows of packed features, in row order without gaps.

@@ -1,9 +1,12 @@
 #include "ranking/ranker.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstring>
 #include <thread>
+
+#include "ranking/answer.hpp"
 
 namespace monolith::ranking {
 
@@ -28,16 +31,29 @@ const int32_t* if_not_single(const std::vector<int32_t>& lengths) {
     return nullptr;
 }
 
-size_t sum_of(const int32_t* lengths, size_t n) {
-    size_t sum = 0;
-    for (size_t i = 0; i < n; ++i) sum += static_cast<size_t>(lengths[i]);
-    return sum;
-}
-
 std::vector<size_t> columns_of(size_t num, size_t dim) {
     std::vector<size_t> columns(num);
     for (size_t i = 0; i < num; ++i) columns[i] = i * dim;
     return columns;
+}
+
+// Put the columns of each row behind its row of `items`; the dense values of those have their place already.
+void merge(const Rows& items, size_t features, const Rows& columns, size_t num_rows, Rows& rows) {
+    const size_t own = num_rows == 0 ? 0 : columns.lengths.size() / num_rows;
+    rows.lengths.reserve(items.lengths.size() + columns.lengths.size());
+    rows.fids.reserve(items.fids.size() + columns.fids.size());
+    size_t item_at = 0, own_at = 0;
+    const auto append = [&](const Rows& from, size_t row, size_t num, size_t& at) {
+        const int32_t* const lengths = from.lengths.data() + row * num;
+        rows.lengths.insert(rows.lengths.end(), lengths, lengths + num);
+        const size_t size = sum_of(lengths, num);
+        rows.fids.insert(rows.fids.end(), from.fids.data() + at, from.fids.data() + at + size);
+        at += size;
+    };
+    for (size_t row = 0; row < num_rows; ++row) {
+        append(items, row, features, item_at);
+        append(columns, row, own, own_at);
+    }
 }
 
 }  // namespace
@@ -58,9 +74,12 @@ Ranker::Ranker(RequestOrder order, const RequestLimits& limits, std::vector<std:
 void Ranker::rank(const Call& call, const Model& model, const ReplicaRows& rows, Ranked& ranked) {
     const Clock::time_point begin = Clock::now();
     Request request;
-    if (!read_request(call.bytes, order_, limits_, call.now_ms, request)) return;
+    Wish wish;
+    if (!read_request(call.bytes, order_, limits_, call.now_ms, request) || !grants(call, tasks_, request.choice, wish))
+        return;
     gather(call, request, ranked);
-    if (ranked.missing.any() && !call.takes_absent) {
+    const bool lacks_counters = !ranked.missing.counters.empty() && !call.takes_absent;
+    if (lacks_counters || (ranked.missing.of_entities() && !call.takes_absent_entities)) {
         ranked.status = Status::kMissing;
         return;
     }
@@ -81,7 +100,12 @@ void Ranker::rank(const Call& call, const Model& model, const ReplicaRows& rows,
         throw;
     }
     work_.done(work, ranked.status == Status::kLate ? 0 : seconds_since(scored));
-    if (ranked.status == Status::kDone) respond(call, ranked);
+    if (ranked.status != Status::kDone) return;
+    if (wish.top_k > 0) {
+        wish.positions = best(ranked.scores.data() + wish.rank_by, tasks_.size(), ranked.num_scored, wish.top_k);
+        keep(wish.positions, order_.candidates, tasks_.size(), ranked);
+    }
+    respond(call, tasks_, wish, ranked);
 }
 
 void Ranker::gather(const Call& call, const Request& request, Ranked& ranked) const {
@@ -90,7 +114,7 @@ void Ranker::gather(const Call& call, const Request& request, Ranked& ranked) co
     ranked.time_ms = request.time_ms != 0 ? request.time_ms : call.now_ms;
     ranked.user_id = request.user_id;
     ranked.logs_impression = request.logs_impression;
-    const size_t n = request.num_candidates();
+    const size_t n = ranked.num_scored = request.num_candidates();
     ranked.item_ids.resize(n);
     std::memcpy(ranked.item_ids.data(), request.item_ids.data(), request.item_ids.size());
 
@@ -104,9 +128,18 @@ void Ranker::gather(const Call& call, const Request& request, Ranked& ranked) co
 
     Rows& own = ranked.candidates;
     own.dense.resize(n * order_.candidates.width);
-    items_.read(ranked.item_ids.data(), n, call.monotonic_ms, call.age, own, own.dense.data(), order_.candidates.width,
-                ranked.missing.items);
-    if (counters_.empty() || (ranked.missing.any() && !call.takes_absent)) return;
+    const size_t stride = order_.candidates.width;
+    Rows items;
+    items_.read(ranked.item_ids.data(), n, call.monotonic_ms, call.age, order_.candidate.empty() ? own : items,
+                own.dense.data(), stride, ranked.missing.items);
+    if (!order_.candidate.empty()) {
+        merge(items, order_.item.features(), request.candidates, n, own);
+        const size_t width = order_.candidate.width();
+        for (size_t i = 0; i < n; ++i)
+            std::copy_n(request.candidates.dense.data() + i * width, width,
+                        own.dense.data() + i * stride + order_.item.width);
+    }
+    if (counters_.empty() || (ranked.missing.of_entities() && !call.takes_absent_entities)) return;
     read_counters(call, order_.shared, 0, shared, ranked.missing);
     read_counters(call, order_.candidates, order_.shared.counters.size(), own, ranked.missing);
 }
@@ -177,29 +210,6 @@ Status Ranker::score(const Model& model, const ReplicaRows& rows, double left_s,
         }
     }
     return is_finite ? Status::kDone : Status::kNotFinite;
-}
-
-void Ranker::respond(const Call& call, Ranked& ranked) const {
-    std::string& out = ranked.response;
-    const auto number = [&](uint64_t value) {
-        for (; value >= 128; value >>= 7) out.push_back(static_cast<char>(value | 128));
-        out.push_back(static_cast<char>(value));
-    };
-    const auto text = [&](int field, std::string_view bytes) {
-        out.push_back(static_cast<char>(field << 3 | 2));
-        number(bytes.size());
-        out.append(bytes);
-    };
-    out.reserve(ranked.scores.size() * sizeof(float) + 256);
-    text(1, ranked.request_id);
-    text(2, {reinterpret_cast<const char*>(ranked.scores.data()), ranked.scores.size() * sizeof(float)});
-    for (const std::string& task : tasks_) text(3, task);
-    text(4, ranked.model_version);
-    for (const auto& [field, value] : {std::pair{5, call.staleness_ms}, std::pair{7, call.event_staleness_ms}}) {
-        if (value == 0) continue;
-        out.push_back(static_cast<char>(field << 3));
-        number(static_cast<uint64_t>(value));
-    }
 }
 
 void encode_impression(const codec::ImpressionEncoder& encoder, const Ranked& ranked, std::string& scratch,

@@ -39,7 +39,8 @@ struct Call {
     double left_s = 0;         // time to the deadline
     int64_t staleness_ms = 0, event_staleness_ms = 0;
     Age age = Age::kFresh;
-    bool takes_absent = false;  // whether what is not held counts as unknown
+    bool takes_absent_entities = false;  // whether a user or item that is not held counts as unknown
+    bool takes_absent = false;           // the same for counters
 };
 
 // Entries that the stores lack.
@@ -47,7 +48,8 @@ struct Missing {
     std::vector<int64_t> users, items;
     std::vector<std::pair<uint32_t, int64_t>> counters;  // number of the counter's feature, and fid
 
-    bool any() const { return !users.empty() || !items.empty() || !counters.empty(); }
+    bool of_entities() const { return !users.empty() || !items.empty(); }
+    bool any() const { return of_entities() || !counters.empty(); }
 };
 
 // A request and its answer.
@@ -56,6 +58,7 @@ struct Ranked {
     std::string request_id, model_version;
     int64_t time_ms = 0, user_id = 0;
     bool logs_impression = true;
+    size_t num_scored = 0;    // candidates of the request; `item_ids` are those of the answer
     bool is_complete = true;  // all stored features could be read
     double expected_s = 0;    // of an overloaded one
     std::vector<int64_t> item_ids;
@@ -89,7 +92,6 @@ class Ranker {
     void gather(const Call& call, const Request& request, Ranked& ranked) const;
     void read_counters(const Call& call, const GroupOrder& group, size_t first, Rows& rows, Missing& missing) const;
     Status score(const Model& model, const ReplicaRows& rows, double left_s, Ranked& ranked) const;
-    void respond(const Call& call, Ranked& ranked) const;
 
     const RequestOrder order_;
     const RequestLimits limits_;

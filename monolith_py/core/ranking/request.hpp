@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string_view>
+#include <vector>
 
 #include "ranking/order.hpp"
 
@@ -14,13 +15,24 @@ struct RequestLimits {
     int64_t max_age_ms = 0;  // 0: any age
 };
 
+// Wishes about the answer.
+struct Choice {
+    uint64_t top_k = 0;                        // 0: all candidates, in request order
+    std::vector<std::string_view> task_names;  // empty: all tasks
+    std::string_view rank_by;                  // task that orders the candidates of `top_k`; empty: the first one
+    std::string_view model_version;            // empty: any
+    uint64_t max_staleness_ms = 0;             // 0: any
+};
+
 struct Request {
     std::string_view request_id;  // of the bytes; may be empty
     int64_t time_ms = 0;          // 0: none
     int64_t user_id = 0;
     std::string_view item_ids;  // (n,) int64
     bool logs_impression = true;
-    Rows context;  // one row
+    Rows context;     // one row
+    Rows candidates;  // the request's own features of each candidate, n rows
+    Choice choice;
 
     size_t num_candidates() const { return item_ids.size() / sizeof(int64_t); }
 };

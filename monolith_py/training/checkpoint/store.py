@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from monolith_py.clock import Clock, SystemClock
 from monolith_py.config import TrainerConfig
-from monolith_py.errors import CheckpointError, CheckpointVersion, ObjectError
+from monolith_py.errors import CheckpointError, CheckpointVersion, LogError, ObjectError, WireError
 from monolith_py.io.objects import FolderObjects, Objects
 from monolith_py.training.checkpoint.layout import Checkpoint, Part
 from monolith_py.training.checkpoint.leases import Leases
@@ -21,17 +22,22 @@ _logger = logging.getLogger(__name__)
 _DELETED = ".deleted-"
 
 
+def _none(checkpoints: Sequence[Checkpoint]) -> Collection[Checkpoint]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Retention:
-    """Checkpoints that are kept: the newest `num`, and those saved in the last `age_s` seconds."""
+    """Checkpoints that are kept: the newest `num`, those saved in the last `age_s` seconds, and those that `needed` chooses of all."""
 
     num: int
     age_s: float = 0.0
+    needed: Callable[[Sequence[Checkpoint]], Collection[Checkpoint]] = _none
 
     @staticmethod
-    def of(config: TrainerConfig) -> Retention:
+    def of(config: TrainerConfig, needed: Callable[[Sequence[Checkpoint]], Collection[Checkpoint]] = _none) -> Retention:
         """Return the retention of a job."""
-        return Retention(config.checkpoints_kept, config.checkpoints_kept_s)
+        return Retention(config.checkpoints_kept, config.checkpoints_kept_s, needed)
 
 
 class CheckpointStore:
@@ -118,19 +124,20 @@ class CheckpointStore:
         A checkpoint that is read stays until a later call. What cannot be deleted is logged.
         """
         try:
-            same = newest.earlier_of_step()
-            others = [one for one in self.all() if one not in same]
+            found, same = self.all(), newest.earlier_of_step()
+            others = [one for one in found if one not in same]
             now_ms = self._clock.now_ms()
             old = [one for one in others[retention.num :] if now_ms - _saved_ms(one) >= retention.age_s * 1000]
-            going = [*same, *old]
-            self._leases.tidy([one.path.name for one in others if one not in old], [one.path.name for one in going])
+            needed = retention.needed(found)
+            going = [one for one in (*same, *old) if one not in needed]
+            self._leases.tidy([one.path.name for one in found if one not in going], [one.path.name for one in going])
             for one in going:
                 if self._leases.may_delete(one.path.name):
                     self._delete(one)
                     self._leases.forget(one.path.name)
                 else:
                     _logger.info("%s: a process reads it, deleting it later", one)
-        except (ObjectError, CheckpointError) as error:
+        except (ObjectError, CheckpointError, LogError, WireError) as error:
             _logger.warning("old checkpoints stay: %s", error)
         for path in self.directory.glob(f"{_DELETED}*"):
             shutil.rmtree(path, ignore_errors=True)

@@ -35,7 +35,7 @@ def test_a_replica_has_the_rows_and_the_parameters_of_its_last_sync(evidence: Ev
     table = learner.bags.tables["user"]
     kept: dict[str, Any] = {}
     last = -1.0
-    for rows in passes._batches(FIRST, NUM, 16):
+    for rows in passes.batches(FIRST, NUM, 16):
         now_s = float(stream.times_s[rows.start])
         period = (now_s - float(stream.times_s[FIRST])) // max(policies.INTERVALS_S[interval], 1)
         if period > last:

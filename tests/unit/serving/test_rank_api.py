@@ -23,8 +23,10 @@ from monolith_py.model import build_model
 from monolith_py.model.batch import make_batch
 from monolith_py.sync import DenseState, RowEncoding, pack_rows
 from monolith_serving.client import RankClient
+from monolith_serving.core_service import CoreService
 from monolith_serving.features.store import FeatureStore
 from monolith_serving.process import make_server
+from monolith_serving.ranking.core_ranker import CoreRanker
 from monolith_serving.ranking.impression_encoder import ImpressionEncoder
 from monolith_serving.ranking.ranker import Ranker
 from monolith_serving.replica.dense_model import DenseModel
@@ -96,7 +98,8 @@ def job() -> JobConfig:
 class Door:
     """The service on a port, and a client of it."""
 
-    def __init__(self, job: JobConfig) -> None:
+    def __init__(self, job: JobConfig, path: str = "core") -> None:
+        self.path = path
         kv, clock, schema = MemoryKv(), SystemClock(), Schema.of(job)
         for item in range(20):
             tags = SparseColumn(np.arange(item % 4), np.array([item % 4], np.int32))
@@ -105,7 +108,8 @@ class Door:
         self.store = FeatureStore(kv, schema, LiveCounters.of(job), job.serving, clock)
         ranker = Ranker(job, self.replica, self.store, self.impressions, clock)
         service = RankingService(ranker, self.replica, schema.tasks, job.serving, clock, EventTimeRule.of(job.log))
-        self.server = make_server(service, job.serving, clock)
+        core = CoreService(CoreRanker(job, self.replica, self.store, self.impressions, clock), job.serving, clock)
+        self.server = make_server(service, job.serving, clock, core if path == "core" else None)
         port = self.server.add_insecure_port("127.0.0.1:0")
         self.server.start()
         self.client = RankClient(f"127.0.0.1:{port}")
@@ -126,9 +130,9 @@ class Door:
         self.store.close()
 
 
-@pytest.fixture(scope="module")
-def door(job) -> Iterator[Door]:
-    door = Door(job)
+@pytest.fixture(scope="module", params=["core", "python"])
+def door(job, request) -> Iterator[Door]:
+    door = Door(job, request.param)
     yield door
     door.close()
 
@@ -144,6 +148,12 @@ def refusal(door: Door, **options) -> tuple[str, str]:
     with pytest.raises(RankFailed) as caught:
         door.rank(**options)
     return caught.value.code, caught.value.details
+
+
+def test_the_core_answers_all_but_explanations(door, monkeypatch):
+    if door.path == "core":
+        monkeypatch.delattr(Ranker, "rank")
+    assert door.rank(top_k=2, rank_by="like", task_names=["like"], model_version="4", max_staleness_ms=701).scores.shape == (2, 1)
 
 
 def test_without_choices_all_candidates_and_tasks_come_in_request_order(door):

@@ -112,3 +112,24 @@ def test_an_idle_joiner_commits_nothing(world: World, clock: ManualClock) -> Non
         clock.advance(1.0)
         assert loop.step() == 0
     assert len(world.batches(job, log)) == 1
+
+
+def test_a_joiner_that_has_an_action_does_not_wait_for_impressions(world: World, clock: ManualClock) -> None:
+    waits: list[tuple[str, float]] = []
+
+    class NotingLog(world.MemoryLog):
+        def read(self, topic: str, partition: int, offset: int, max_records: int, timeout_s: float = 0.0) -> Any:
+            waits.append((topic, timeout_s))
+            return super().read(topic, partition, offset, max_records)
+
+    job, log = world.job(terminal_actions=["end"]), NotingLog()
+    world.create_topics(log, job)
+    loop = world.joiner(job, log, clock=clock)
+    loop.step()
+    waits.clear()
+    loop.step()
+    assert [topic for topic, timeout_s in waits if timeout_s] == ["actions", "impressions"]
+    waits.clear()
+    world.append(job, log, click(world, 1)[1])
+    loop.step()
+    assert [topic for topic, timeout_s in waits if timeout_s] == ["actions"]

@@ -16,6 +16,7 @@ from monolith_py.clock import ManualClock, SystemClock
 from monolith_py.config import JobConfig, parse_job
 from monolith_py.io import Kv, Log, open_kv
 from monolith_py.io.log.topics import Topics, create_topics
+from monolith_py.sync.verdicts import Verdict, encode_verdict
 from monolith_py.training import Checkpoint, CheckpointStore
 from monolith_streaming.retention import Bound, RetentionRounds, measure, safe_bounds, trim
 from monolith_streaming.trainer.loop import OnlineTraining
@@ -115,6 +116,20 @@ def test_examples_and_updates_stay_from_the_checkpoints_on(stream: Stream) -> No
     bounds = stream.bounds()
     assert (bounds["examples"].before, bounds["updates"].before) == (old.offsets[0][0], old.updates_offset)
     assert bounds["examples"].reason == f"checkpoint of step {old.step}"
+
+
+def test_updates_stay_that_replicas_need_at_the_end_of_a_hold(stream: Stream) -> None:
+    stream.join(0, NUM // 2)
+    stream.train()
+    good, end = Checkpoint.all_in(Path(stream.job.trainer.checkpoint_dir))[0].meta, stream.log.end_offset("updates")
+    stream.log.append("verdicts", [encode_verdict(Verdict(end, held=True))], time_ms=stream.world.now_ms)
+    for last in (NUM // 2 + 10, NUM):
+        stream.join(last - 10, last)
+        stream.train()
+    stream.clock = ManualClock(SystemClock().now_ms() + 60_000)
+    stream.log.append("updates", [b"x"] * 1_000, time_ms=stream.world.now_ms)
+    bound = stream.bounds()["updates"]
+    assert (bound.before, bound.reason) == (good.updates_offset, f"checkpoint of step {good.step}, before a hold of the guard")
 
 
 def test_updates_stay_from_a_checkpoint_on_that_is_read(stream: Stream) -> None:

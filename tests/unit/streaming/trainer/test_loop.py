@@ -19,6 +19,7 @@ from monolith_py.errors import CheckpointError, Fenced, ModelNotFinite
 from monolith_py.io.codec import decode_dead_letter, decode_examples, encode_examples
 from monolith_py.io.log.topics import create_topics
 from monolith_py.sync import decode_delta
+from monolith_py.sync.verdicts import Verdict, encode_verdict
 from monolith_py.training import Checkpoint
 from monolith_streaming.trainer.loop import OnlineTraining
 from monolith_streaming.trainer.start import StartOptions
@@ -92,6 +93,34 @@ def test_the_newest_checkpoints_are_kept(
         assert training.step()
         training.checkpoint()
     assert steps_saved(job) == [3, 4]
+
+
+@pytest.mark.parametrize("is_guarded", [False, True])
+def test_the_newest_checkpoint_that_the_guard_allows_is_kept(
+    is_guarded: bool, world: World, make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch]
+) -> None:
+    job = make_job(checkpoints_kept=1)
+    job = job.model_copy(update={"serving": job.serving.model_copy(update={"guarded": is_guarded})})
+    log, clock = make_log(world, job), ManualClock(NOW_MS)
+    training = OnlineTraining(job, log, clock, lambda: False)
+
+    def learn(item: int) -> None:
+        append(log, make_examples(item))
+        assert training.step()
+        training.checkpoint()
+
+    def judge(good_until: int, *, held: bool) -> None:
+        log.append("verdicts", [encode_verdict(Verdict(good_until, held=held))], time_ms=NOW_MS)
+
+    learn(1)
+    learn(2)
+    judge(log.end_offset("updates"), held=True)
+    for item in range(3, 6):
+        learn(item)
+    assert steps_saved(job) == [2, 5], "held"
+    judge(log.end_offset("updates"), held=False)
+    learn(6)  # not judged yet
+    assert steps_saved(job) == ([5, 6] if is_guarded else [6])
 
 
 def test_a_checkpoint_is_written_every_interval_in_which_something_was_learnt(

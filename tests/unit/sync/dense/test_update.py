@@ -124,6 +124,14 @@ def test_fp16_halves_and_is_held_within_its_range(make_towers):
         assert (apply_update(state, over_the_wire(update)).tensors["head.weight"] == 65504.0).all()
 
 
+@pytest.mark.parametrize("encoding", [RowEncoding.FP32, RowEncoding.FP16])
+def test_a_tensor_with_strides_arrives_in_its_own_order(encoding):
+    """safetensors writes the memory of an array as it lies, and says nothing."""
+    weight = np.arange(6, dtype=np.float32).reshape(3, 2).T
+    update = over_the_wire(full_update(DenseState.of({"head.weight": weight}), encoding))
+    np.testing.assert_array_equal(apply_update(DenseState.of({}), update).tensors["head.weight"], weight)
+
+
 def three_forms(make_towers) -> tuple[DenseState, list[DenseUpdate], list[DenseState]]:
     """Return a dense state, an update of each form that fits it, and the state after each."""
     dense = make_towers()

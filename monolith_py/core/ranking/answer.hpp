@@ -1,0 +1,35 @@
+// Wishes of a request about its answer, and the bytes of the answer.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "ranking/ranker.hpp"
+
+namespace monolith::ranking {
+
+// Wishes by places of tasks and candidates.
+struct Wish {
+    size_t top_k = 0, rank_by = 0;
+    std::vector<uint32_t> tasks;      // empty: all
+    std::vector<uint32_t> positions;  // of the `top_k` best
+};
+
+inline size_t sum_of(const int32_t* lengths, size_t n) {
+    size_t sum = 0;
+    for (size_t i = 0; i < n; ++i) sum += static_cast<size_t>(lengths[i]);
+    return sum;
+}
+
+// Set the wish of a choice. Returns false for one that breaks a rule, or that the model of the call does not meet: the
+// Python path words the refusals.
+bool grants(const Call& call, const std::vector<std::string>& tasks, const Choice& choice, Wish& wish);
+// Places of the `num` greatest of n scores, greatest first; equal ones in their order.
+std::vector<uint32_t> best(const float* scores, size_t stride, size_t n, size_t num);
+// Keep the candidates at `places`, in that order.
+void keep(const std::vector<uint32_t>& places, const GroupOrder& order, size_t num_tasks, Ranked& ranked);
+void respond(const Call& call, const std::vector<std::string>& tasks, const Wish& wish, Ranked& ranked);
+
+}  // namespace monolith::ranking
