@@ -18,6 +18,7 @@ from monolith_py.io.codec import decode_impression
 from monolith_py.pb import ranking_pb2 as pb
 from monolith_py.pb import ranking_pb2_grpc
 from monolith_serving.client import RankClient
+from tests.fronts import needs_cpp_front
 
 NUM_CALLS = 40
 SERVICE = "monolith.v1.Ranking"
@@ -56,9 +57,9 @@ class Serving:
         return Counter(decode_impression(record.value).request_id for record in self.drill.records(self.drill.topics.impressions))
 
 
-@pytest.fixture
-def serving(deploy: Callable[..., Deployment]) -> Iterator[Serving]:
-    serving = Serving(deploy(serving={"reflection": True}))
+@pytest.fixture(params=["python", pytest.param("cpp", marks=[needs_cpp_front, pytest.mark.long_drill])])
+def serving(request: pytest.FixtureRequest, deploy: Callable[..., Deployment]) -> Iterator[Serving]:
+    serving = Serving(deploy(serving={"front": request.param, "reflection": request.param == "python"}))
     yield serving
     serving.channel.close()
 

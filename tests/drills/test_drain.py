@@ -13,6 +13,7 @@ from monolith_demo.driver.ports import free_ports
 from monolith_py.errors import RankFailed
 from monolith_py.io.codec import decode_impression
 from monolith_serving.client import RankClient
+from tests.fronts import FRONTS
 
 NUM_CLIENTS = 8
 
@@ -45,8 +46,9 @@ class Clients:
 
 
 @pytest.mark.long_drill
-def test_no_call_is_lost_when_one_of_two_replicas_stops_and_returns(deploy: Callable[..., Deployment]) -> None:
-    drill = deploy(serving={"drain_s": 0.5})
+@pytest.mark.parametrize("front", FRONTS)
+def test_no_call_is_lost_when_one_of_two_replicas_stops_and_returns(deploy: Callable[..., Deployment], front: str) -> None:
+    drill = deploy(serving={"drain_s": 0.5, "front": front})
     drill.run("train", "--stop-at-end")
     first = drill.start("serve")
     wait_until(lambda: (drill.folder / "port").exists(), [first])

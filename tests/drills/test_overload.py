@@ -13,6 +13,7 @@ from surroundings import WAIT_S, Deployment, wait_until
 
 from monolith_py.pb import ranking_pb2 as pb
 from monolith_py.pb import ranking_pb2_grpc
+from tests.fronts import needs_cpp_front
 
 # So many that the client, on the same cores, has little work itself.
 NUM_CANDIDATES = 20_000
@@ -21,10 +22,17 @@ MEASURE_S, LOAD_S = 4.0, 8.0
 OVERLOAD = 3.0
 
 
-REQUEST = pb.RankRequest(user_id=1, item_ids=range(NUM_CANDIDATES), top_k=1, log_impression=False)
+# Requests by the path that answers them, with towers that leave the client little work beside them.
+BEST = pb.RankRequest(user_id=1, item_ids=range(NUM_CANDIDATES), top_k=1, log_impression=False)
+ALL = pb.RankRequest(user_id=1, item_ids=range(2000), log_impression=False)
+PATHS = [
+    pytest.param("python", BEST, [8], id="python"),
+    pytest.param("cpp", BEST, [8], id="python-behind-cpp", marks=needs_cpp_front),
+    pytest.param("cpp", ALL, [1024, 512, 256], id="core-behind-cpp", marks=needs_cpp_front),
+]
 
 
-def capacity(stub: ranking_pb2_grpc.RankingStub) -> float:
+def capacity(stub: ranking_pb2_grpc.RankingStub, request: pb.RankRequest) -> float:
     """Return the requests a second of as many clients as keep the replica busy."""
     counts: list[int] = []
     end_s = time.monotonic() + MEASURE_S
@@ -32,7 +40,7 @@ def capacity(stub: ranking_pb2_grpc.RankingStub) -> float:
     def work() -> None:
         count = 0
         while time.monotonic() < end_s:
-            stub.Rank(REQUEST, timeout=WAIT_S)
+            stub.Rank(request, timeout=WAIT_S)
             count += 1
         counts.append(count)
 
@@ -47,8 +55,8 @@ def capacity(stub: ranking_pb2_grpc.RankingStub) -> float:
 class Load:
     """Calls at an even rate, whatever becomes of them; counts their ends by status, and the seconds until each refusal."""
 
-    def __init__(self, stub: ranking_pb2_grpc.RankingStub) -> None:
-        self._stub, self._left = stub, threading.Semaphore(0)
+    def __init__(self, stub: ranking_pb2_grpc.RankingStub, request: pb.RankRequest) -> None:
+        self._stub, self._request, self._left = stub, request, threading.Semaphore(0)
         self.codes: Counter[str] = Counter()
         self.refusals_s: list[float] = []
 
@@ -59,7 +67,8 @@ class Load:
         for index in range(number):
             time.sleep(max(0.0, begin_s + index / rate - time.monotonic()))
             sent_s = time.monotonic()
-            self._stub.Rank.future(REQUEST, timeout=DEADLINE_S).add_done_callback(lambda call, sent_s=sent_s: self._note(call, sent_s))
+            call = self._stub.Rank.future(self._request, timeout=DEADLINE_S)
+            call.add_done_callback(lambda call, sent_s=sent_s: self._note(call, sent_s))
         for _ in range(number):
             self._left.acquire()
         return number
@@ -73,20 +82,23 @@ class Load:
 
 
 @pytest.mark.long_drill
-def test_at_three_times_its_capacity_a_replica_answers_what_it_can_and_refuses_the_rest(deploy: Callable[..., Deployment]) -> None:
-    drill = deploy(serving={"max_candidates": NUM_CANDIDATES})
+@pytest.mark.parametrize(("front", "message", "tower"), PATHS)
+def test_at_three_times_its_capacity_a_replica_answers_what_it_can_and_refuses_the_rest(
+    deploy: Callable[..., Deployment], front: str, message: pb.RankRequest, tower: list[int]
+) -> None:
+    drill = deploy(serving={"max_candidates": NUM_CANDIDATES, "front": front}, model={"tower": tower})
     drill.run("train", "--stop-at-end")
     replica = drill.start("serve")
     wait_until(lambda: (drill.folder / "port").exists(), [replica])
     with grpc.insecure_channel(drill.address) as channel:
         stub = ranking_pb2_grpc.RankingStub(channel)
-        stub.Rank(REQUEST, timeout=WAIT_S)
-        rate = capacity(stub)
-        load = Load(stub)
+        stub.Rank(message, timeout=WAIT_S)
+        rate = capacity(stub, message)
+        load = Load(stub, message)
         number = load.run(OVERLOAD * rate)
         time.sleep(1.0)
         for _ in range(20):
-            stub.Rank(REQUEST, timeout=DEADLINE_S)
+            stub.Rank(message, timeout=DEADLINE_S)
         refusals_s = sorted(load.refusals_s)
         print(f"capacity {rate:.1f}/s, {number} calls in {LOAD_S} s: {dict(load.codes)}")
         print(f"refused after p50 {refusals_s[len(refusals_s) // 2]:.3f} s, p99 {refusals_s[int(len(refusals_s) * 0.99)]:.3f} s")

@@ -67,7 +67,7 @@ struct ServerOptions {
     double receive_s = 1;                     // for the message of a call
     int min_ping_interval_ms = 0;             // of clients on idle connections
     std::vector<std::string> authorizations;  // valid values of this metadata; none: any call is taken
-    bool has_rank = true;  // false: health checks alone
+    bool has_rank = true;                     // false: health checks alone
     bool has_tls = false;
     Certificates certificates;
 };

@@ -10,7 +10,8 @@ namespace {
 
 // Calls that may arrive at the same moment without waiting inside gRPC.
 constexpr size_t kAccepting = 64;
-constexpr std::chrono::milliseconds kWatchInterval(250);
+// Times between two looks of the watching thread, while all threads are busy and else.
+constexpr std::chrono::milliseconds kBusyInterval(2), kIdleInterval(10);
 constexpr std::string_view kHealth = "/grpc.health.v1.Health/";
 
 double seconds_since(GrpcCall::Clock::time_point begin) {
@@ -40,7 +41,10 @@ void GrpcServer::Receiving::cancel_before(GrpcCall::Clock::time_point time) {
 }
 
 GrpcServer::GrpcServer(ServerOptions options, Handler& handler)
-    : options_(std::move(options)), method_("/" + options_.service + "/Rank"), handler_(handler), health_(options_.service) {}
+    : options_(std::move(options)),
+      method_("/" + options_.service + "/Rank"),
+      handler_(handler),
+      health_(options_.service) {}
 
 GrpcServer::~GrpcServer() { stop(0); }
 
@@ -66,28 +70,12 @@ bool GrpcServer::start(std::string& error) {
     for (size_t i = 0; i < kAccepting; ++i) accept();
     for (size_t i = 0; i < options_.num_threads; ++i) threads_.emplace_back([this] { run(); });
     threads_.emplace_back([this] { watch(); });
-    return options_.health_address.empty() || start_health(error);
+    return true;
 }
 
-bool GrpcServer::start_health(std::string& error) {
-    ServerOptions options = options_;
-    options.address = std::exchange(options.health_address, "");
-    options.num_threads = 1;
-    options.has_tls = options.has_rank = false;
-    options.authorizations.clear();
-    health_server_ = std::make_unique<GrpcServer>(std::move(options), handler_);
-    return health_server_->start(error);
-}
+void GrpcServer::set_serving(bool is_serving) { health_.set(is_serving); }
 
-void GrpcServer::set_serving(bool is_serving) {
-    health_.set(is_serving);
-    if (health_server_ != nullptr) health_server_->set_serving(is_serving);
-}
-
-void GrpcServer::begin_drain() {
-    health_.begin_drain();
-    if (health_server_ != nullptr) health_server_->begin_drain();
-}
+void GrpcServer::begin_drain() { health_.begin_drain(); }
 
 void GrpcServer::set_certificates(Certificates certificates) {
     if (credentials_ != nullptr) credentials_->set(std::move(certificates));
@@ -107,17 +95,33 @@ void GrpcServer::stop(double finish_s) {
     ended_.notify_all();
     queue_->Shutdown();
     for (std::thread& thread : threads_) thread.join();
-    health_server_.reset();
 }
 
 void GrpcServer::watch() {
+    const auto limit =
+        std::chrono::duration_cast<GrpcCall::Clock::duration>(std::chrono::duration<double>(options_.receive_s));
     std::unique_lock lock(ending_);
-    while (!ended_.wait_for(lock, kWatchInterval, [this] { return is_stopped_; })) {
+    while (!ended_.wait_for(lock, num_idle_ == 0 ? kBusyInterval : kIdleInterval, [this] { return is_stopped_; })) {
         lock.unlock();
-        const auto limit = std::chrono::duration<double>(options_.receive_s);
-        receiving_.cancel_before(GrpcCall::Clock::now() - std::chrono::duration_cast<GrpcCall::Clock::duration>(limit));
+        receiving_.cancel_before(GrpcCall::Clock::now() - limit);
+        take_in();
+        // A thread may have become idle before it could see a call that was put aside.
+        while (num_idle_ > 0) {
+            GrpcCall* const call = take_waiting();
+            if (call == nullptr) break;
+            handle(*call);
+        }
         lock.lock();
     }
+}
+
+// While all threads are busy, put aside the calls that have arrived.
+void GrpcServer::take_in() {
+    void* tag = nullptr;
+    bool ok = false;
+    const gpr_timespec now = gpr_time_0(GPR_CLOCK_MONOTONIC);
+    while (num_idle_ == 0 && queue_->AsyncNext(&tag, &ok, now) == grpc::CompletionQueue::GOT_EVENT)
+        if (GrpcCall* const call = advance(*static_cast<Tag*>(tag), ok)) push_waiting(call);
 }
 
 void GrpcServer::run() {
@@ -137,9 +141,7 @@ void GrpcServer::run() {
             call = advance(*static_cast<Tag*>(tag), ok);
             if (call == nullptr) continue;
         }
-        while (num_idle_ == 0 &&
-               queue_->AsyncNext(&tag, &ok, gpr_time_0(GPR_CLOCK_MONOTONIC)) == grpc::CompletionQueue::GOT_EVENT)
-            if (GrpcCall* const other = advance(*static_cast<Tag*>(tag), ok)) push_waiting(other);
+        take_in();
         handle(*call);
     }
 }
@@ -263,10 +265,48 @@ void GrpcServer::handle(GrpcCall& call) {
     shedder_.leave(place, is_ended ? seconds_since(arrived) : 0);
 }
 
+namespace {
+
+// The server of Rank, and one of health checks alone.
+class Servers final : public Server {
+  public:
+    Servers(const ServerOptions& options, Handler& handler) : rank_(options, handler) {
+        if (options.health_address.empty()) return;
+        ServerOptions own = options;
+        own.address = options.health_address;
+        own.num_threads = 1;
+        own.has_tls = own.has_rank = false;
+        own.authorizations.clear();
+        health_ = std::make_unique<GrpcServer>(std::move(own), handler);
+    }
+
+    bool start(std::string& error) { return rank_.start(error) && (health_ == nullptr || health_->start(error)); }
+    int port() const override { return rank_.port(); }
+    void set_serving(bool is_serving) override {
+        rank_.set_serving(is_serving);
+        if (health_ != nullptr) health_->set_serving(is_serving);
+    }
+    void set_certificates(Certificates certificates) override { rank_.set_certificates(std::move(certificates)); }
+    void begin_drain() override {
+        rank_.begin_drain();
+        if (health_ != nullptr) health_->begin_drain();
+    }
+    void stop(double finish_s) override {
+        rank_.stop(finish_s);
+        if (health_ != nullptr) health_->stop(0);
+    }
+
+  private:
+    GrpcServer rank_;
+    std::unique_ptr<GrpcServer> health_;
+};
+
+}  // namespace
+
 }  // namespace monolith::front
 
 extern "C" __attribute__((visibility("default"))) monolith::front::Server* monolith_front_start(
     const monolith::front::ServerOptions& options, monolith::front::Handler& handler, std::string& error) {
-    auto server = std::make_unique<monolith::front::GrpcServer>(options, handler);
-    return server->start(error) ? server.release() : nullptr;
+    auto servers = std::make_unique<monolith::front::Servers>(options, handler);
+    return servers->start(error) ? servers.release() : nullptr;
 }

@@ -22,7 +22,7 @@
 namespace monolith::front {
 
 // A thread handles a call as soon as its message is there. While all threads are busy, each takes between two calls
-// whatever has arrived, and refuses at once what would end too late; so a refusal waits for one call at most.
+// whatever has arrived, and refuses at once what would end too late; one more thread does the same during long calls.
 class GrpcServer final : public Server {
   public:
     GrpcServer(ServerOptions options, Handler& handler);
@@ -50,7 +50,7 @@ class GrpcServer final : public Server {
         GrpcCall *first_ = nullptr, *last_ = nullptr;
     };
 
-    bool start_health(std::string& error);
+    void take_in();
     void run();
     void watch();
     void accept();
@@ -70,7 +70,6 @@ class GrpcServer final : public Server {
     grpc::AsyncGenericService service_;
     std::unique_ptr<grpc::ServerCompletionQueue> queue_;
     std::unique_ptr<grpc::Server> server_;
-    std::unique_ptr<GrpcServer> health_server_;  // on an address of its own
     Health health_;
     int port_ = 0;
     Shedder shedder_;
