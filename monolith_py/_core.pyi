@@ -522,7 +522,7 @@ class JoinerPartition:
     def skip_to(self, topic: int, offset: int) -> None: ...
     def num_read_ahead(self, topic: int) -> int: ...
     def run(self, now_s: float, wall_ms: int) -> tuple[int, bool]: ...  # number of records, whether more windows are due
-    def close_some(self) -> bool: ...  # whether more are left to close
+    def close_some(self, refuses_early: bool = True) -> bool: ...  # whether more are left to close
     def lacking(self, with_sampled_away: bool) -> list[int]: ...  # offsets of impressions
     def supply(self, offsets: list[int], values: list[bytes], judge: Callable[[bytes], bytes | str]) -> list[int]: ...  # offsets not found
     def set_max_bytes(self, max_bytes: int) -> None: ...
@@ -552,6 +552,8 @@ class JoinerPartition:
     def num_bytes(self) -> int: ...  # of memory of the requests remembered, about
     @property
     def num_waiting(self) -> int: ...  # candidates
+    @property
+    def num_early(self) -> int: ...  # actions that wait for their impression
     @property
     def num_emitted(self) -> int: ...  # in this step, with negatives that were sampled away
     # Records read by topic, actions of unused kinds, of values without effect, repeated impressions, valid impressions, actions by kind.

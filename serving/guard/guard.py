@@ -53,7 +53,8 @@ class Guard:
     def __init__(self, job: JobConfig, log: Log, device: Device, clock: Clock, *, accept: bool = False) -> None:
         """Go on after the newest verdict; with `accept` take the present version for good.
 
-        `accept`: until `guard.window_s` has passed, examples are scored as they come: the scores of the held version are no reference.
+        `accept`: the examples of before are forgotten, and until `guard.window_s` has passed, new ones are scored as they come: neither
+        the scores of the held version nor those that users got are a reference.
         """
         topics = Topics.of(job.log)
         self._job, self._log, self._topic, self._clock = job, log, topics.verdicts, clock
@@ -61,7 +62,7 @@ class Guard:
         self._tasks = Schema.of(job).tasks
         before = _last_verdict(log, self._topic)
         self._verdict = replace(before, held=False, reason="") if accept else before
-        self._examples = RecentExamples(job, log, clock, dict(before.examples) if self._verdict.held else None)
+        self._examples = RecentExamples(job, log, clock, dict(before.examples) if self._verdict.held else None, only_new=accept)
         self._examples.uses_served = not accept
         self._own_until_s = clock.monotonic_s() + job.guard.window_s
         self._is_appended, self._log_limit = True, LogLimit(clock)

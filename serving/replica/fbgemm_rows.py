@@ -40,12 +40,15 @@ class FbgemmRows:
         # Group of each feature, and its place there.
         self._place = {place: (group, at) for group, one in zip(self._groups, places.values(), strict=True) for at, place in enumerate(one)}
         owners = [self._place[place][0] for place, feature in enumerate(features) for _ in range(feature.num_rows)]
+        self._bags = [np.array([owner is group for owner in owners]) for group in self._groups]  # (G,) each
+        # Places of the bags' rows where those of each group lie together, in parts of equal width.
         dims = np.array([owner.dim for owner in owners])
-        ends = np.cumsum(dims)
-        columns = [np.arange(end - dim, end) for end, dim in zip(ends, dims, strict=True)]
-        self._bags = [np.flatnonzero([owner is group for owner in owners]) for group in self._groups]
-        self._columns = [torch.from_numpy(np.concatenate([columns[bag] for bag in one])) for one in self._bags]
-        self._num_bags, self._width, self._device = len(owners), int(ends[-1]), on
+        self._part = int(np.gcd.reduce(dims))
+        starts = np.empty(len(owners), np.int64)
+        together = np.concatenate([np.flatnonzero(bags) for bags in self._bags])
+        starts[together] = np.cumsum(dims[together]) - dims[together]
+        parts = [np.arange(start, start + dim, self._part) // self._part for start, dim in zip(starts, dims, strict=True)]
+        self._order = torch.from_numpy(np.concatenate(parts)).to(on)
 
     @property
     def num_rows(self) -> int:
@@ -93,14 +96,14 @@ class FbgemmRows:
         """Return pooled rows float32 (B, sum of the bags' dims), for lengths int32 (G * B,)."""
         if len(self._groups) == 1:
             return self._groups[0].lookup(batch)
-        num_rows = batch.num_rows
-        lengths = batch.lengths.reshape(self._num_bags, num_rows)
-        fids = np.split(batch.fids, np.cumsum(lengths.sum(axis=1))[:-1])
-        pooled = torch.empty((num_rows, self._width), device=self._device)
-        for group, bags, columns in zip(self._groups, self._bags, self._columns, strict=True):
-            part = replace(batch, fids=np.concatenate([fids[bag] for bag in bags]), lengths=lengths[bags].ravel())
-            pooled[:, columns] = group.lookup(part)
-        return pooled
+        lengths = batch.lengths.reshape(-1, batch.num_rows)  # (G, B)
+        num_fids = lengths.sum(axis=1)
+        pooled = [
+            group.lookup(replace(batch, fids=batch.fids[np.repeat(bags, num_fids)], lengths=lengths[bags].ravel()))
+            for group, bags in zip(self._groups, self._bags, strict=True)
+        ]
+        together = torch.cat(pooled, dim=1).view(batch.num_rows, -1, self._part)
+        return together.index_select(1, self._order).view(batch.num_rows, -1)
 
 
 class _AlikeRows:

@@ -198,6 +198,11 @@ class JoinerLoop:
         return sum(partition.joiner.core.num_requests for partition in self._partitions)
 
     @property
+    def num_early(self) -> int:
+        """Return the number of actions that wait for their impression."""
+        return sum(partition.joiner.core.num_early for partition in self._partitions)
+
+    @property
     def num_bytes(self) -> int:
         """Return the bytes of memory of the requests remembered, about."""
         return sum(partition.joiner.core.num_bytes for partition in self._partitions)
@@ -216,10 +221,13 @@ class JoinerLoop:
         return all(place in offsets and offsets[place] >= end for place, end in ends.items())
 
     def close_all(self) -> None:
-        """Commit, close every window as if its time had passed, and commit again."""
+        """Commit, close every window as if its time had passed, and commit again.
+
+        Actions that wait for their impression go on waiting: a later run may read it.
+        """
         self.commit()
         for partition in list(self._partitions):
-            while partition in self._partitions and partition.joiner.core.close_some():
+            while partition in self._partitions and partition.joiner.core.close_some(refuses_early=False):
                 self.commit()
             self.commit()
         self._share.check_whole()

@@ -76,3 +76,5 @@ def _join_to_end(loop: JoinerLoop, should_stop: Callable[[], bool]) -> None:
             empty_rounds = 0 if loop.step() or not loop.owns_its_share else empty_rounds + 1
         loop.commit()
     loop.close_all()
+    if num_early := loop.num_early:
+        _logger.warning("%d actions wait for impressions that are not in the log; a later run joins or refuses them", num_early)

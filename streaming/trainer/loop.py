@@ -20,7 +20,7 @@ from monolith_py.sync import PublishedModel, Publisher
 from monolith_py.training import Checkpoint, CheckpointMeta, CheckpointSaving, Retention, open_checkpoints
 from monolith_streaming.trainer.example_rules import ExampleRules
 from monolith_streaming.trainer.handover import SourceParts, SourceStart, open_source
-from monolith_streaming.trainer.held_updates import needed_by_hold
+from monolith_streaming.trainer.held_updates import needed_by_guard
 from monolith_streaming.trainer.learner import Learner
 from monolith_streaming.trainer.start import RESUME, StartOptions, source_place, start_trainer
 
@@ -163,7 +163,7 @@ class OnlineTraining:
         self._saving = CheckpointSaving(self._checkpoints, self.trainer, Retention.of(self._job.trainer, self._needed))
 
     def _needed(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
-        return needed_by_hold(self._log, self._topics, checkpoints)
+        return needed_by_guard(self._job, self._log, checkpoints)
 
     def _freeze_checkpoint(self, updates_offset: int) -> None:
         """Freeze the pending checkpoint at the current state; replicas that start from it read on at `updates_offset`."""

@@ -36,6 +36,23 @@ config.write_text(bench_serve.TOML.format(folder=folder, features=tables))
 bench_serve.prepare(config, generator)
 """
 
+# Prints the number of impressions in the log at each line of its input.
+_COUNT = """
+import sys
+from monolith_py.config import load_job
+from monolith_py.io import open_log
+try:
+    from monolith_py.io.log.topics import Topics
+except ImportError:  # before 0.2
+    from monolith_py.io.topics import Topics
+job = load_job(sys.argv[1])
+log, topic = open_log(job.log.url), Topics.of(job.log).impressions
+for _ in sys.stdin:
+    print(sum(log.end_offset(topic, partition) for partition in range(log.num_partitions(topic))), flush=True)
+"""
+# Impressions count as lost if no further one comes in this time.
+_LOG_S = 5.0
+
 
 def prepare(checkout: Path, folder: Path) -> None:
     """Write a job, its stored features and its checkpoint to `folder`."""
@@ -57,12 +74,32 @@ class RankingProcess:
         self.pid = child.pid
         channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{(folder / 'port').read_text()}"))
         self.rank = channel.unary_unary("/monolith.v1.Ranking/Rank")
+        command = [python, "-c", _COUNT, str(folder / "job.toml")]
+        self._counter = subprocess.Popen(command, cwd=checkout, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        stack.callback(self._counter.wait)
+        stack.callback(self._counter.terminate)
 
     def requests_per_cpu_s(self, requests: list[bytes], seconds: float) -> float:
-        """Return the rate over `seconds` of load; impressions that are still queued at its end do not count. Raises `grpc.RpcError`."""
-        cpu_s = cpu_seconds(self.pid)
+        """Return the rate of requests over `seconds` of load whose impressions are in the log, the time to log them included.
+
+        Raises:
+            grpc.RpcError: a request failed.
+        """
+        before, cpu_s = self.num_logged(), cpu_seconds(self.pid)
         number = self.load(requests, seconds)
-        return number / (cpu_seconds(self.pid) - cpu_s)
+        logged, changed_s = 0, time.perf_counter()
+        while logged < number and time.perf_counter() < changed_s + _LOG_S:
+            time.sleep(0.05)
+            now = self.num_logged() - before
+            logged, changed_s = now, time.perf_counter() if now > logged else changed_s
+        return logged / (cpu_seconds(self.pid) - cpu_s)
+
+    def num_logged(self) -> int:
+        """Return the number of impressions in the log."""
+        assert self._counter.stdin is not None and self._counter.stdout is not None
+        self._counter.stdin.write("\n")
+        self._counter.stdin.flush()
+        return int(self._counter.stdout.readline())
 
     def load(self, requests: list[bytes], seconds: float) -> int:
         """Return the number of requests answered in `seconds` of load.

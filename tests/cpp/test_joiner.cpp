@@ -220,7 +220,7 @@ TEST(blocks_give_the_state_back_and_are_deleted_once_nothing_needs_them) {
         open(partition->watermark(), partition->offsets());
         CHECK(partition->waiting().num_requests() == num_requests && partition->waiting().num_waiting() == num_waiting);
     }
-    while (partition->close_some()) {
+    while (partition->close_some(true)) {
     }
     examples += partition->waiting().outcome().emissions.size();
     CHECK(examples == 40 * 3);
@@ -251,7 +251,7 @@ TEST(a_record_batch_is_as_long_as_it_says) {
     push(partition, kImpressions, values);
     push(partition, kActions, {});
     partition.run(0.0, kNow);
-    partition.close_some();
+    partition.close_some(true);
     std::vector<const Emission*> written;
     for (const Emission& emission : partition.waiting().outcome().emissions) written.push_back(&emission);
     CHECK(written.size() == 1200);

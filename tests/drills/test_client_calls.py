@@ -36,6 +36,8 @@ class Serving:
         wait_until(lambda: (drill.folder / "port").exists(), [self.replica])
         self.channel = grpc.insecure_channel(drill.address)
         self.stub = ranking_pb2_grpc.RankingStub(self.channel)
+        # It answers before it has caught up with the updates.
+        wait_until(lambda: self.health() == health_pb2.HealthCheckResponse.SERVING, [self.replica])
 
     def request(self, request_id: str) -> pb.RankRequest:
         return pb.RankRequest(request_id=request_id, user_id=1, item_ids=[1, 2, 3], time_ms=now_ms() - 1000)

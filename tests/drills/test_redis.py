@@ -40,6 +40,8 @@ def test_requests_are_answered_while_redis_stands_still_and_every_example_comes_
     stream.feed(NUM_REQUESTS + LEAD, *children)
     with RankClient(drill.address) as client:
         assert call_all(client, "before", 0, stream.now_ms) == {"OK": NUM_CALLS}
+        # The replica appends after it has answered; the stream's event time goes on by more than the window at once.
+        wait_until(lambda: {f"before-{n}" for n in range(NUM_CALLS)} <= served_of(drill).keys(), children)
         server.process.send_signal(signal.SIGSTOP)
         stream.append(NUM_REQUESTS)
         codes = call_all(client, "during", 1000, stream.now_ms, STILL_S)

@@ -276,6 +276,20 @@ def test_a_guard_that_restarts_during_a_hold_takes_the_last_good_checkpoint_as_r
     assert not newest(guarded).held
 
 
+def test_after_an_acceptance_the_examples_of_before_say_nothing(guarded) -> None:
+    guarded.poison()
+    guarded.publish()
+    assert newest(guarded).held
+    guarded.guard = guarded.new_guard(accept=True)
+    for _ in range(4):
+        guarded.poison()
+        guarded.publish()
+        assert not newest(guarded).held
+    guarded.learn()
+    guarded.publish()
+    guarded.assert_parity()
+
+
 def test_a_version_that_cannot_be_judged_ends_no_hold(guarded) -> None:
     guarded.poison()
     guarded.publish()

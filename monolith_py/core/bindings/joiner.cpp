@@ -138,7 +138,8 @@ void bind_joiner(nb::module_& m) {
         .def_prop_ro("advanced_ms", [](const Partition& partition) { return partition.waiting().advanced_ms(); })
         .def_prop_ro("closed_ms", [](const Partition& partition) { return partition.waiting().closed_ms(); })
         .def("run", &Partition::run, "now_s"_a, "wall_ms"_a, nb::call_guard<nb::gil_scoped_release>())
-        .def("close_some", &Partition::close_some, nb::call_guard<nb::gil_scoped_release>())
+        .def("close_some", &Partition::close_some, "refuses_early"_a = true,
+             nb::call_guard<nb::gil_scoped_release>())
         .def("lacking", &Partition::lacking, "with_sampled_away"_a)
         .def("supply", &supply, "offsets"_a, "values"_a, "judge"_a)
         .def("set_max_bytes", &Partition::set_max_bytes, "max_bytes"_a)
@@ -153,6 +154,7 @@ void bind_joiner(nb::module_& m) {
         .def_prop_ro("num_requests", [](const Partition& partition) { return partition.waiting().num_requests(); })
         .def_prop_ro("num_bytes", [](const Partition& partition) { return partition.waiting().num_bytes(); })
         .def_prop_ro("num_waiting", [](const Partition& partition) { return partition.waiting().num_waiting(); })
+        .def_prop_ro("num_early", [](const Partition& partition) { return partition.waiting().num_early(); })
         .def_prop_ro("num_emitted",
                      [](const Partition& partition) { return partition.waiting().outcome().emissions.size(); })
         .def("take_counts",

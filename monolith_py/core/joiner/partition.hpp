@@ -106,7 +106,7 @@ class Partition {
 
     // Process the records read ahead and close windows; return their number, and whether more windows are due.
     std::pair<size_t, bool> run(double now_s, int64_t wall_ms);
-    bool close_some() { return waiting_.close_some(); }
+    bool close_some(bool refuses_early) { return waiting_.close_some(refuses_early); }
     // Return the offsets of the impressions that emissions of this step lack, in order; `with_sampled_away`: those of
     // negatives that were sampled away too.
     std::vector<int64_t> lacking(bool with_sampled_away) const;

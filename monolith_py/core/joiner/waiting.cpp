@@ -112,11 +112,17 @@ void WaitingRequests::recover_action(std::string_view request_id, SeenAction see
     take(request, first);
 }
 
-bool WaitingRequests::close_some() {
+size_t WaitingRequests::num_early() const {
+    size_t num = 0;
+    map_.for_each([&](const Request& request) { num += request.num_early(); });
+    return num;
+}
+
+bool WaitingRequests::close_some(bool refuses_early) {
     if (!is_closing_) {
         is_closing_ = true;
         map_.for_each([&](Request& request) {
-            if (!request.has_arrived() || request.is_waiting()) closing_.push_back(&request);
+            if (request.has_arrived() ? request.is_waiting() : refuses_early) closing_.push_back(&request);
         });
         std::sort(closing_.begin(), closing_.end(), [&](const Request* one, const Request* other) {
             const int64_t due = due_.of(*one), other_due = due_.of(*other);

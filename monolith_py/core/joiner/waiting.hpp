@@ -52,8 +52,9 @@ class WaitingRequests {
     // Advance event time; return whether more requests are due at it than a step may close.
     bool advance(int64_t watermark_ms);
     // Close windows as if their time had passed, as many as a step may; return whether more are left. The first call
-    // fixes which; requests stay remembered for late actions.
-    bool close_some();
+    // fixes which; requests stay remembered for late actions. With `refuses_early` actions that wait for their
+    // impression are refused as well.
+    bool close_some(bool refuses_early);
 
     // Take over the examples in the log of the requests that are remembered.
     void adopt(const Facts& facts);
@@ -76,6 +77,7 @@ class WaitingRequests {
 
     size_t num_requests() const { return map_.size() + closed_.size(); }
     int64_t num_waiting() const { return num_waiting_; }  // candidates
+    size_t num_early() const;                             // actions that wait for their impression
     // Return the bytes of memory of all requests, about.
     size_t num_bytes() const {
         return map_.capacity_bytes() + due_.capacity_bytes() + map_.size() * sizeof(Request) + content_bytes_ +

@@ -27,7 +27,7 @@ from monolith_serving.front_cpp import CppFront, FrontParts
 from monolith_serving.process import make_server
 from monolith_serving.service import RankingService
 from tests.fronts import FreshReplica, needs_cpp_front
-from tests.unit.serving.ranking.test_core_ranker import TIME_MS, Setting, random_job
+from tests.unit.serving.ranking.core_setting import TIME_MS, Setting, random_job
 
 TIMEOUT_S = 60.0
 METHOD = "/monolith.v1.Ranking/Rank"

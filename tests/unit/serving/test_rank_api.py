@@ -98,7 +98,7 @@ def job() -> JobConfig:
 class Door:
     """The service on a port, and a client of it."""
 
-    def __init__(self, job: JobConfig, path: str) -> None:
+    def __init__(self, job: JobConfig, path: str = "core") -> None:
         self.path = path
         kv, clock, schema = MemoryKv(), SystemClock(), Schema.of(job)
         for item in range(20):

@@ -197,6 +197,13 @@ class World:
             loop.step()
         loop.close_all()
 
+    @classmethod
+    def pass_time(cls, job: JobConfig, log: Log, at_s: float) -> None:
+        """Append records by which event time goes past `at_s` in every partition, so actions without an impression wait no more."""
+        for partition in range(job.log.partitions):
+            later = cls.impression(f"later{partition}", at_s + 11), cls.action(f"later{partition}", "click", at_s + 11)
+            cls.append(job, log, *later, partition=partition)
+
     @staticmethod
     def batches(job: JobConfig, log: Log, topic: str | None = None) -> list[ExampleBatch]:
         """The records of the examples topic, or of another one."""

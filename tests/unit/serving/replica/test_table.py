@@ -35,7 +35,9 @@ def make_table(request):
     engine, device = request.param
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    return lambda encoding=RowEncoding.FP32, **options: ReplicaTable(FEATURES, encoding, torch.device(device), engine=engine, **options)
+    return lambda encoding=RowEncoding.FP32, features=FEATURES, **options: ReplicaTable(
+        features, encoding, torch.device(device), engine=engine, **options
+    )
 
 
 def batch_of(bags: dict[str, list[list[int]]]):
@@ -227,9 +229,8 @@ def pooled_by_hand(weights: dict[str, np.ndarray], bags: dict[str, list[list[int
     return np.concatenate(parts).tolist()
 
 
-@pytest.mark.parametrize("engine", ["core", "fbgemm"])
-def test_features_may_have_dims_encodings_and_poolings_of_their_own(engine):
-    table, generator = ReplicaTable(MIXED, RowEncoding.INT8, CPU, engine=engine), np.random.default_rng(5)
+def test_features_may_have_dims_encodings_and_poolings_of_their_own(make_table):
+    table, generator = make_table(RowEncoding.INT8, features=MIXED), np.random.default_rng(5)
     assert {name: one.value for name, one in table.encodings.items()} == {"a": "int4", "b": "int8", "c": "int4", "d": "fp32", "e": "int8"}
     weights, digests = {}, {}
     for feature in MIXED:
@@ -246,11 +247,11 @@ def test_features_may_have_dims_encodings_and_poolings_of_their_own(engine):
     }
     batch = make_batch(FeatureColumns(40, columns), Schema(MIXED, (), ("click",)))
     expected = [pooled_by_hand(weights, bags, row) for row in range(40)]
-    np.testing.assert_allclose(table.lookup(batch).numpy(), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(table.lookup(batch).cpu().numpy(), expected, rtol=1e-5, atol=1e-5)
     table.evict("c", np.arange(20))
     weights["c"][:] = 0
     expected = [pooled_by_hand(weights, bags, row) for row in range(40)]
-    np.testing.assert_allclose(table.lookup(batch).numpy(), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(table.lookup(batch).cpu().numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_core_serves_no_other_device():

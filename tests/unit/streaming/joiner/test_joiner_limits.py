@@ -66,6 +66,7 @@ def test_actions_that_share_a_wrong_request_id_are_bounded(world: World) -> None
     log = world.log(job)
     for number in range(1_000):
         world.append(job, log, world.action("undefined", "click", number / 100, item=number))
+    world.pass_time(job, log, 200)
     world.join(job, log)
     reasons = [reason for _, _, reason in world.dead_letters(job, log)]
     assert len(reasons) == 1_000
@@ -116,6 +117,7 @@ def test_an_action_in_another_partition_than_its_impression_is_told_from_one_wit
     log = world.log(job)
     for partition in range(4):
         world.append(job, log, world.action("r1", "click", 1), partition=partition)
+    world.pass_time(job, log, 200)
     world.join(job, log)
     reasons = [reason for _, _, reason in world.dead_letters(job, log)]
     wrong = [reason for reason in reasons if reason.startswith("action must be in partition 0 of 4 by murmur2 of its request id, got ")]

@@ -177,3 +177,19 @@ def test_a_start_with_other_tasks_writes_no_waiting_request_again(world: World) 
     before = dict(kv.scan("joiner:test:examples:block:"))
     world.joiner(job.model_copy(update={"tasks": job.tasks[::-1]}), log, kv)
     assert dict(kv.scan("joiner:test:examples:block:")) == before != {}
+
+
+def test_an_action_whose_impression_comes_after_a_run_to_the_end_is_in_its_label(world: World) -> None:
+    """A replica may append an impression later than the app its click, and a run may end in between: it was learnt as a negative."""
+    job = world.job()
+    log, kv = world.log(job), MemoryKv()
+    world.append(job, log, world.action("r", "click", 1), world.impression("other"))
+    world.join(job, log, kv)
+    assert world.labels(job, log) == [("other", 1, "LABELLED", (0, 0))] and world.dead_letters(job, log) == []
+    world.append(job, log, world.impression("r"))
+    world.join(job, log, kv)
+    assert world.labels(job, log)[1:] == [("r", 1, "LABELLED", (1, 0))]
+    world.append(job, log, world.action("s", "click", 1))
+    world.pass_time(job, log, 200)
+    world.join(job, log, kv)
+    assert [letter[:2] for letter in world.dead_letters(job, log)] == [("actions", 1)], "refused once its wait is over"

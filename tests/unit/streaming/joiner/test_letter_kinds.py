@@ -21,6 +21,7 @@ def test_each_refusal_has_its_kind(world: World) -> None:
         world.append(job, log, world.action("a", "click", 1), partition=partition)
     world.append(job, log, world.impression("b", 0), world.action("b", "click", 1, item=9))
     log.append("actions", [b"\xff"], time_ms=world.now_ms)
+    world.pass_time(job, log, 200)
     world.join(job, log, kv)
     assert kinds(log) == ["broken", "unmatched", "unmatched", "wrong_partition"]
 

@@ -33,7 +33,6 @@ def values(log: Log, topic: str) -> list[list[bytes]]:
 
 @pytest.mark.slow
 @pytest.mark.needs_flink
-@pytest.mark.timeout(170)
 def test_flink_writes_the_records_of_the_local_runner_once(world: World, stream: Any, flink: tuple[str, ...]) -> None:
     job, log, archive = stream
     times_ms = {"start_ms": world.now_ms, "end_ms": world.now_ms + 12_000_000}

@@ -95,10 +95,12 @@ def test_the_newest_checkpoints_are_kept(
     assert steps_saved(job) == [3, 4]
 
 
-def test_the_newest_checkpoint_from_before_a_hold_of_the_guard_is_kept_until_its_end(
-    world: World, make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch]
+@pytest.mark.parametrize("is_guarded", [False, True])
+def test_the_newest_checkpoint_that_the_guard_allows_is_kept(
+    is_guarded: bool, world: World, make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch]
 ) -> None:
     job = make_job(checkpoints_kept=1)
+    job = job.model_copy(update={"serving": job.serving.model_copy(update={"guarded": is_guarded})})
     log, clock = make_log(world, job), ManualClock(NOW_MS)
     training = OnlineTraining(job, log, clock, lambda: False)
 
@@ -115,10 +117,10 @@ def test_the_newest_checkpoint_from_before_a_hold_of_the_guard_is_kept_until_its
     judge(log.end_offset("updates"), held=True)
     for item in range(3, 6):
         learn(item)
-    assert steps_saved(job) == [2, 5]
+    assert steps_saved(job) == [2, 5], "held"
     judge(log.end_offset("updates"), held=False)
-    learn(6)
-    assert steps_saved(job) == [6]
+    learn(6)  # not judged yet
+    assert steps_saved(job) == ([5, 6] if is_guarded else [6])
 
 
 def test_a_checkpoint_is_written_every_interval_in_which_something_was_learnt(
