@@ -60,6 +60,7 @@ class CheckpointLoader:
         self._clock = clock
         self._store: CheckpointStore | None = None  # opened by the first load
         self._loaded: tuple[Checkpoint, int] | None = None  # and when it was saved
+        self._is_reload = False  # another model serves meanwhile
         self._refusal = ""  # logged last
         self._damaged: set[str] = set()  # of the last look
 
@@ -74,7 +75,7 @@ class CheckpointLoader:
             return None
         self._refusal = ""
         if loaded is not None:
-            self._loaded = (loaded.checkpoint, loaded.checkpoint.meta.saved_ms)
+            self._loaded, self._is_reload = (loaded.checkpoint, loaded.checkpoint.meta.saved_ms), True
         return loaded
 
     def forget(self) -> None:
@@ -185,7 +186,7 @@ class CheckpointLoader:
                 _logger.info(rule, checkpoint, name, encoding.value, file.encoding)
                 return None
             for fids, rows in file.chunks():
-                table.insert_all(name, fids, rows, encoding)
+                table.insert_all(name, fids, rows, encoding, in_background=self._is_reload)
             digests[name] = file.digest
         if table.digest != (expected := digest_tables(digests)):
             raise CheckpointError(f"{checkpoint}: digest of the packed rows must be {expected:016x}, got {table.digest:016x}")
@@ -199,7 +200,8 @@ class CheckpointLoader:
             fids, weights = EmbeddingTable.restore(checkpoint.table(name)).export_rows()
             for start in range(0, len(fids), _ROWS_AT_ONCE):
                 chunk = slice(start, start + _ROWS_AT_ONCE)
-                table.insert_all(name, fids[chunk], pack_rows(weights[chunk], table.encodings[name]), table.encodings[name])
+                rows = pack_rows(weights[chunk], table.encodings[name])
+                table.insert_all(name, fids[chunk], rows, table.encodings[name], in_background=self._is_reload)
         return table
 
     def _empty_table(self) -> ReplicaTable:

@@ -64,13 +64,14 @@ class CoreRows:
         if not self._rows.assign(feature, fids, rows):
             raise self._full(len(fids))
 
-    def insert_all(self, feature: int, fids: Int64Array, rows: ByteArray) -> None:
-        """Do the same by all cores: faster for the rows of a checkpoint.
+    def insert_all(self, feature: int, fids: Int64Array, rows: ByteArray, *, in_background: bool = False) -> None:
+        """Do the same by all cores: faster for the rows of a checkpoint. In the background by half of them, at a low priority.
 
         Raises:
             TableFull: more than `max_rows` rows would be in use.
         """
-        if not self._rows.insert_all(feature, fids, rows, os.cpu_count() or 1):
+        num_threads = os.cpu_count() or 1
+        if not self._rows.insert_all(feature, fids, rows, max(1, num_threads // 2) if in_background else num_threads, in_background):
             raise self._full(len(fids))
 
     def evict(self, feature: int, fids: Int64Array) -> None:

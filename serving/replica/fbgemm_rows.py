@@ -74,7 +74,7 @@ class FbgemmRows:
         group, place = self._place[feature]
         group.assign(place, fids, rows)
 
-    def insert_all(self, feature: int, fids: Int64Array, rows: ByteArray) -> None:
+    def insert_all(self, feature: int, fids: Int64Array, rows: ByteArray, *, in_background: bool = False) -> None:
         """Do the same.
 
         Raises:

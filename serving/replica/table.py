@@ -86,15 +86,15 @@ class ReplicaTable:
         place = self._place(feature)
         self._store.assign(place, np.ascontiguousarray(fids), self._packed(place, rows, encoding))
 
-    def insert_all(self, feature: str, fids: Int64Array, rows: ByteArray, encoding: RowEncoding) -> None:
-        """Do the same by all cores, for the many rows of a checkpoint.
+    def insert_all(self, feature: str, fids: Int64Array, rows: ByteArray, encoding: RowEncoding, *, in_background: bool = False) -> None:
+        """Do the same by all cores, for the many rows of a checkpoint; `in_background`: so that requests of another table do not wait.
 
         Raises:
             WireError: there is no such feature, or rows have another dim.
             TableFull: the most rows are in use.
         """
         place = self._place(feature)
-        self._store.insert_all(place, np.ascontiguousarray(fids), self._packed(place, rows, encoding))
+        self._store.insert_all(place, np.ascontiguousarray(fids), self._packed(place, rows, encoding), in_background=in_background)
 
     def evict(self, feature: str, fids: Int64Array) -> None:
         """Remove the rows of `fids`; a fid without a row is skipped.

@@ -1,6 +1,7 @@
 // Python binding of a replica's rows. Every call that reads or changes rows releases the GIL.
 #include <nanobind/stl/tuple.h>
 
+#include <memory>
 #include <tuple>
 #include <utility>
 
@@ -20,7 +21,8 @@ class BoundRows {
   public:
     static constexpr uint32_t kMostBags = 1024;
 
-    BoundRows(const std::vector<Feature>& features, size_t max_rows) : rows_(features_of(features), max_rows) {
+    BoundRows(const std::vector<Feature>& features, size_t max_rows)
+        : rows_(new ReplicaRows(features_of(features), max_rows)) {
         for (size_t k = 0; k < features.size(); ++k) {
             const uint32_t num_bags = std::get<4>(features[k]);
             if (num_bags < 1 || num_bags > kMostBags)
@@ -28,18 +30,26 @@ class BoundRows {
             for (uint32_t bag = 0; bag < num_bags; ++bag) {
                 bags_.push_back(static_cast<uint32_t>(k));
                 columns_.push_back(width_);
-                width_ += rows_.features()[k].dim;
+                width_ += rows_->features()[k].dim;
             }
         }
     }
 
-    ReplicaRows& rows() { return rows_; }
-    const ReplicaRows& rows() const { return rows_; }
+    BoundRows(const BoundRows&) = delete;
+    BoundRows& operator=(const BoundRows&) = delete;
+    // Memory of millions of rows takes milliseconds to give back to the system: other threads rank meanwhile.
+    ~BoundRows() {
+        nb::gil_scoped_release nogil;
+        rows_.reset();
+    }
+
+    ReplicaRows& rows() { return *rows_; }
+    const ReplicaRows& rows() const { return *rows_; }
 
     const ReplicaFeature& feature(size_t index) const {
-        const size_t num = rows_.features().size();
+        const size_t num = rows_->features().size();
         if (index >= num) refuse("feature must be < " + std::to_string(num) + ", got " + std::to_string(index));
-        return rows_.features()[index];
+        return rows_->features()[index];
     }
     void expect_rows(size_t index, const Fids& fids, const ConstBytes& rows) const {
         expect_matrix("rows", fids.size(), feature(index).row_bytes(), rows);
@@ -59,7 +69,7 @@ class BoundRows {
         if (!is_positive) refuse("lengths must be >= 0, got a negative one");
         expect("fids", static_cast<size_t>(num_fids), fids.size());
         nb::gil_scoped_release nogil;
-        rows_.pool_by_feature(bags_, num_rows, lengths.data(), fids.data(), pooled.data(), width_, columns_.data());
+        rows_->pool_by_feature(bags_, num_rows, lengths.data(), fids.data(), pooled.data(), width_, columns_.data());
     }
 
   private:
@@ -73,7 +83,7 @@ class BoundRows {
         return list;
     }
 
-    ReplicaRows rows_;
+    std::unique_ptr<ReplicaRows> rows_;
     std::vector<uint32_t> bags_;  // feature of each bag of a row
     std::vector<size_t> columns_;
     size_t width_ = 0;
@@ -118,13 +128,15 @@ void bind_replica(nb::module_& m) {
             "feature"_a, nb::arg("fids").noconvert(), nb::arg("rows").noconvert())
         .def(
             "insert_all",
-            [](BoundRows& bound, size_t feature, const Fids& fids, const ConstBytes& rows, size_t num_threads) {
+            [](BoundRows& bound, size_t feature, const Fids& fids, const ConstBytes& rows, size_t num_threads,
+               bool in_background) {
                 bound.expect_rows(feature, fids, rows);
                 nb::gil_scoped_release nogil;
-                return bound.rows().insert_all(feature, fids.data(), rows.data(), fids.size(), num_threads) ==
-                       AssignStatus::kDone;
+                return bound.rows().insert_all(feature, fids.data(), rows.data(), fids.size(), num_threads,
+                                               in_background) == AssignStatus::kDone;
             },
-            "feature"_a, nb::arg("fids").noconvert(), nb::arg("rows").noconvert(), "num_threads"_a)
+            "feature"_a, nb::arg("fids").noconvert(), nb::arg("rows").noconvert(), "num_threads"_a,
+            "in_background"_a = false)
         .def(
             "evict",
             [](BoundRows& bound, size_t feature, const Fids& fids) {

@@ -1,5 +1,9 @@
 #include "replica/replica_rows.hpp"
 
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
 #include <deque>
@@ -24,9 +28,13 @@ struct Retired {
     Unlinked unlinked;
 };
 
-// Run task(0) .. task(n - 1), one thread each, the first on the calling one; rethrows the first exception.
+// Niceness of threads that work in the background. A thread cannot go back to a lower one, so they end with their work.
+constexpr int kBackgroundNiceness = 10;
+
+// Run task(0) .. task(n - 1), one thread each, the first on the calling one, in the background all on new ones;
+// rethrows the first exception.
 template <typename Task>
-void run_threads(size_t n, Task&& task) {
+void run_threads(size_t n, bool in_background, Task&& task) {
     std::mutex mutex;
     std::exception_ptr failure;
     const auto guarded = [&](size_t i) {
@@ -37,13 +45,19 @@ void run_threads(size_t n, Task&& task) {
             if (!failure) failure = std::current_exception();
         }
     };
+    const auto begun = [&](size_t i) {
+        // Linux gives each thread its own niceness. A failure leaves the thread as it is.
+        if (in_background) ::setpriority(PRIO_PROCESS, static_cast<id_t>(::syscall(SYS_gettid)), kBackgroundNiceness);
+        guarded(i);
+    };
+    const size_t first = in_background ? 0 : 1;
     std::vector<std::thread> threads;
     try {
-        for (size_t i = 1; i < n; ++i) threads.emplace_back(guarded, i);
+        for (size_t i = first; i < n; ++i) threads.emplace_back(begun, i);
     } catch (const std::exception&) {  // no more threads: the calling one does the rest
-        for (size_t i = threads.size() + 1; i < n; ++i) guarded(i);
+        for (size_t i = first + threads.size(); i < n; ++i) guarded(i);
     }
-    guarded(0);
+    if (!in_background) guarded(0);
     for (std::thread& thread : threads) thread.join();
     if (failure) std::rethrow_exception(failure);
 }
@@ -146,7 +160,7 @@ AssignStatus ReplicaRows::assign(size_t feature, const int64_t* fids, const uint
 }
 
 AssignStatus ReplicaRows::insert_all(size_t feature, const int64_t* fids, const uint8_t* rows, size_t n,
-                                     size_t num_threads) {
+                                     size_t num_threads, bool in_background) {
     std::lock_guard lock(content_->changing);
     FeatureRows& of = *content_->rows[feature];
     RowSlabs& slabs = of.slabs();
@@ -154,14 +168,15 @@ AssignStatus ReplicaRows::insert_all(size_t feature, const int64_t* fids, const 
     const auto first = static_cast<uint32_t>(slabs.append(n));
     std::vector<Unlinked> unlinked(std::max<size_t>(num_threads, 1));
     const size_t size = slabs.row_bytes(), parts = unlinked.size();
-    run_threads(parts, [&](size_t part) {
+    run_threads(parts, in_background, [&](size_t part) {
         for (size_t i = n * part / parts, end = n * (part + 1) / parts; i < end;) {
             const size_t num = std::min(end - i, slabs.num_beside(first + static_cast<uint32_t>(i)));
             std::memcpy(slabs.at(first + static_cast<uint32_t>(i)), rows + i * size, num * size);
             i += num;
         }
     });
-    run_threads(parts, [&](size_t part) { of.assign_part(fids, first, n, part, parts, unlinked[part]); });
+    run_threads(parts, in_background,
+                [&](size_t part) { of.assign_part(fids, first, n, part, parts, unlinked[part]); });
     for (Unlinked& part : unlinked) content_->retire(slabs, std::move(part));
     return AssignStatus::kDone;
 }

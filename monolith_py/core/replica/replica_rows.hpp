@@ -52,8 +52,10 @@ class ReplicaRows {
 
     // Assign packed rows (n, row_bytes) to fids (n,); of equal fids the last one stands.
     AssignStatus assign(size_t feature, const int64_t* fids, const uint8_t* rows, size_t n);
-    // The same, faster for many rows: `num_threads` threads share the work.
-    AssignStatus insert_all(size_t feature, const int64_t* fids, const uint8_t* rows, size_t n, size_t num_threads);
+    // The same, faster for many rows: `num_threads` threads share the work. `in_background`: other threads of the
+    // machine go first.
+    AssignStatus insert_all(size_t feature, const int64_t* fids, const uint8_t* rows, size_t n, size_t num_threads,
+                            bool in_background = false);
     // Remove rows; fids without one are skipped.
     void evict(size_t feature, const int64_t* fids, size_t n);
     // Copy packed rows (n, row_bytes); zeros for a fid without one. `found` (n,), may be null, tells which have one.

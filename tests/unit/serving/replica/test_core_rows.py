@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import numpy as np
@@ -109,3 +110,13 @@ def test_int4_rows_are_pooled_as_they_unpack(dim, is_mean):
     if is_mean:
         expected = [one / max(1, length) for one, length in zip(expected, lengths, strict=True)]
     np.testing.assert_allclose(pooled, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_rows_inserted_in_the_background_are_those_inserted_at_once() -> None:
+    fids, rows = np.arange(5000), rows_of(np.arange(5000), 1, 4)
+    tables = [ReplicaRows([("a", 4, "fp32", False, 1)], 1 << 20) for _ in range(2)]
+    assert tables[0].insert_all(0, fids, rows, 2)
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    assert tables[1].insert_all(0, fids, rows, 2, in_background=True)
+    assert tables[0].digest == tables[1].digest and tables[1].num_rows == 5000
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
