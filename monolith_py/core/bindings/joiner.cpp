@@ -138,8 +138,7 @@ void bind_joiner(nb::module_& m) {
         .def_prop_ro("advanced_ms", [](const Partition& partition) { return partition.waiting().advanced_ms(); })
         .def_prop_ro("closed_ms", [](const Partition& partition) { return partition.waiting().closed_ms(); })
         .def("run", &Partition::run, "now_s"_a, "wall_ms"_a, nb::call_guard<nb::gil_scoped_release>())
-        .def("close_some", &Partition::close_some, "refuses_early"_a = true,
-             nb::call_guard<nb::gil_scoped_release>())
+        .def("close_some", &Partition::close_some, "refuses_early"_a = true, nb::call_guard<nb::gil_scoped_release>())
         .def("lacking", &Partition::lacking, "with_sampled_away"_a)
         .def("supply", &supply, "offsets"_a, "values"_a, "judge"_a)
         .def("set_max_bytes", &Partition::set_max_bytes, "max_bytes"_a)
