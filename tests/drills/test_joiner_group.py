@@ -122,6 +122,8 @@ def test_three_joiners_on_kafka_and_redis(
     def add_partitions(number: int) -> None:
         for topic in (drill.topics.examples, drill.topics.actions, drill.topics.impressions):
             admin.create_partitions({topic: number})
+            # The broker answers before all that ask it see them.
+            wait_until(lambda topic=topic: len(admin.describe_topics([topic])[0]["partitions"]) == number)
 
     shared_by_three(drill, Leases(drill, kv), add_partitions)
     admin.close()

@@ -142,7 +142,7 @@ def test_readers_do_not_wait_for_a_writer(make_trainer, make_replica, monkeypatc
     trainer.step(2)
     trainer.checkpoint()
     replica = make_replica(trainer)
-    batch, store = trainer.batch(9), replica.state.table._store._store
+    batch, store = trainer.batch(9), replica.state.table._store._groups[0]._store
     before = replica.state.predict(batch)
     writing, gate, write = threading.Event(), threading.Event(), store.write
 

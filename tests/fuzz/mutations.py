@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -48,7 +50,9 @@ def _mutate_field(rng: random.Random, message: Message) -> None:
         message.ClearField(field.name)
     elif field.type == FieldDescriptor.TYPE_MESSAGE:
         part = getattr(message, field.name)
-        if not field.is_repeated:
+        if field.message_type.GetOptions().map_entry:
+            _mutate_map(rng, part, field.message_type.fields_by_name)
+        elif not field.is_repeated:
             _mutate_field(rng, part)
         elif len(part) and rng.random() < 0.8:
             _mutate_field(rng, rng.choice(part))
@@ -59,6 +63,16 @@ def _mutate_field(rng: random.Random, message: Message) -> None:
         _mutate_list(rng, values, lambda: _scalar(rng, field))
     else:
         _set(message, field.name, _scalar(rng, field))
+
+
+def _mutate_map(rng: random.Random, values: Any, entry: Mapping[str, FieldDescriptor]) -> None:
+    """Remove an entry of a map of scalars, or set one."""
+    if values and rng.random() < 0.4:
+        del values[rng.choice(list(values))]
+        return
+    key = rng.choice(list(values)) if values and rng.random() < 0.5 else _scalar(rng, entry["key"])
+    with suppress(ValueError, TypeError):  # out of the field's range
+        values[key] = _scalar(rng, entry["value"])
 
 
 def _mutate_list(rng: random.Random, values: object, scalar: Callable[[], object]) -> None:
