@@ -45,7 +45,8 @@ void run_threads(size_t n, bool in_background, Task&& task) {
         }
     };
     const auto begun = [&](size_t i) {
-        // On Linux 0 is this thread, which has the niceness of its starter; the most is 19. A failure leaves it as it is.
+        // On Linux 0 is this thread, which has the niceness of its starter; the most is 19. A failure leaves it as it
+        // is.
         if (in_background) ::setpriority(PRIO_PROCESS, 0, ::getpriority(PRIO_PROCESS, 0) + kMoreNiceness);
         guarded(i);
     };
