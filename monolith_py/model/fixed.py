@@ -47,7 +47,8 @@ def fixed_model(shape: ModelShape, parameters: Parameters, split: InputSplit) ->
     if stacks := tower_stacks(shape, parameters, [*shared, *candidate]):
         fixed.set_top(head, [], range(shape.head.inputs), stacks)
     else:
-        layers = _dense_layers("tower", shape.tower, parameters, bf16=shape.bf16) + head
+        in_stacks = any(layer.atom not in (None, "neuron") for layer in shape.tower)  # where they learnt
+        layers = _dense_layers("tower", shape.tower, parameters, bf16=shape.sparse_bf16 if in_stacks else shape.bf16) + head
         weight, bias, relu, bf16 = layers[0]
         layers[0] = padded_columns(shape, weight), bias, relu, bf16
         fixed.set_top(layers, shared, candidate, [])

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from monolith_py import _core
 from monolith_py.model.shape import LayerShape, ModelShape, Parameters
-from monolith_py.tower.layers.atoms import Indices, csr_of, height_of
+from monolith_py.tower.layers.atoms import MAX_INPUTS, Indices, csr_of, height_of
 
 _Array = npt.NDArray[Any]
 
@@ -37,12 +37,13 @@ def padded_columns(shape: ModelShape, weight: _Array) -> _Array:
 
 
 def tower_stacks(shape: ModelShape, parameters: Parameters, order: Sequence[int]) -> list[_core.TowerStack]:
-    """Return stacks of the core for use one after the other; none for a tower without a sparse layer, or of neurons.
+    """Return stacks of the core for use one after the other; none for a tower without a sparse layer, of neurons, or of too many inputs.
 
-    Input k of the first one is input `order[k]` of the tower with padded rows. With dropout each layer has a stack, as in training.
+    Input k of the first one is input `order[k]` of the tower with padded rows. With padding these may be more than the `MAX_INPUTS` of a
+    stack, also if the inputs in training are not. With dropout each layer has a stack, as in training.
     """
     atom = next((layer.atom for layer in shape.tower if layer.atom is not None), None)
-    if atom is None or atom == "neuron":
+    if atom is None or atom == "neuron" or len(order) > MAX_INPUTS:
         return []
     height = height_of(atom)
     inputs = np.full(shape.num_padded_inputs, -1, np.int64)

@@ -8,6 +8,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
 from monolith_py.data.layout import Layout
@@ -128,7 +130,7 @@ class CheckpointLoader:
             return self._loaded is not None and self._loaded[0] == checkpoint and self._loaded[1] == checkpoint.meta.saved_ms
 
     def _load(self, checkpoint: Checkpoint, store: CheckpointStore, damaged: set[str]) -> LoadedCheckpoint | None:
-        """Load one checkpoint: its packed rows, or the tables if these are damaged or in another encoding. None: all are damaged.
+        """Load one checkpoint: its packed rows, or the tables if these are damaged or in another encoding. None: none is good.
 
         Raises:
             CheckpointError: it is of another job or format, or does not fit the model.
@@ -146,7 +148,10 @@ class CheckpointLoader:
             except _Damaged as error:
                 damaged.add(str(error))
                 continue
-            except (ValueError, WireError, ModelNotFinite) as error:
+            except ModelNotFinite as error:  # no model can score by it, maybe by an older one
+                damaged.add(f"{checkpoint}: {error}")
+                continue
+            except (ValueError, WireError) as error:
                 raise CheckpointError(f"{checkpoint}: {error}") from None
             if table is not None:
                 meta = checkpoint.meta
@@ -159,6 +164,7 @@ class CheckpointLoader:
 
         Raises:
             CheckpointError: it is of another job.
+            ModelNotFinite: a weight is NaN or infinite.
         """
         meta = checkpoint.meta
         if meta.job != self._job.name:
@@ -167,6 +173,9 @@ class CheckpointLoader:
         if difference := layout.difference(checkpoint.model.layout):
             raise CheckpointError(f"{checkpoint}: is of a job with another layout: {difference}")
         dense = DenseState.of(checkpoint.dense(), layout.identity(meta.model_id))
+        for name in dense.shapes:
+            if not np.isfinite(dense.tensors[name]).all():
+                raise ModelNotFinite(f"dense.{name} must be finite, got NaN or infinity")
         in_core = runs_core(self._job.serving.engine, self._device)
         return DenseModel(self._schema, self._job.model, dense, None if in_core else self._device), dense
 

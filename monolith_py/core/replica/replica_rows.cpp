@@ -1,8 +1,6 @@
 #include "replica/replica_rows.hpp"
 
 #include <sys/resource.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -28,8 +26,9 @@ struct Retired {
     Unlinked unlinked;
 };
 
-// Niceness of threads that work in the background. A thread cannot go back to a lower one, so they end with their work.
-constexpr int kBackgroundNiceness = 10;
+// Threads that work in the background have that much more niceness than the one that starts them: a shadow has some of
+// its own. A thread cannot go back to a lower one, so they end with their work.
+constexpr int kMoreNiceness = 10;
 
 // Run task(0) .. task(n - 1), one thread each, the first on the calling one, in the background all on new ones;
 // rethrows the first exception.
@@ -46,8 +45,9 @@ void run_threads(size_t n, bool in_background, Task&& task) {
         }
     };
     const auto begun = [&](size_t i) {
-        // Linux gives each thread its own niceness. A failure leaves the thread as it is.
-        if (in_background) ::setpriority(PRIO_PROCESS, static_cast<id_t>(::syscall(SYS_gettid)), kBackgroundNiceness);
+        // On Linux 0 is this thread, which has the niceness of its starter; the most is 19. A failure leaves it as it
+        // is.
+        if (in_background) ::setpriority(PRIO_PROCESS, 0, ::getpriority(PRIO_PROCESS, 0) + kMoreNiceness);
         guarded(i);
     };
     const size_t first = in_background ? 0 : 1;

@@ -286,7 +286,7 @@ def _revision(path: Path) -> int:
 def _load(file: Path) -> Arrays:
     try:
         arrays: Arrays = load_file(file)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, TypeError) as error:  # TypeError: a dtype that numpy lacks
         raise CheckpointError(f"{file}: {error}") from None
     return arrays
 

@@ -76,6 +76,19 @@ def test_the_core_computes_what_torch_computes_from_the_same_parameters(settings
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["deepfm", "dlrm"])
+def test_rows_whose_padding_exceeds_the_inputs_of_a_sparse_tower_score_as_in_torch(kind) -> None:
+    rows = [{"dim": 4}, {"dim": 1024}, {"dim": 4, "pooling": "first", "length": 70}]  # 72 rows of 1024 weights when padded
+    job = job_of({"kind": kind, "tower": [32, 16], "sparsity": SPARSE}, width=0, rows=rows)
+    model, parameters = parameters_of(job)
+    pooled = np.random.default_rng(0).normal(scale=0.05, size=(5, 1308)).astype(np.float32)
+    dense = np.zeros((5, 0), np.float32)
+    logits = DenseModel(Schema.of(job), job.model, DenseState.of(parameters)).logits(pooled, dense)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(pooled), torch.from_numpy(dense)).numpy()
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_a_model_with_shared_inputs_scores_no_batch() -> None:
     job = job_of({"tower": [8]})
     _, parameters = parameters_of(job)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,3 +121,35 @@ def test_rows_inserted_in_the_background_are_those_inserted_at_once() -> None:
     assert tables[1].insert_all(0, fids, rows, 2, in_background=True)
     assert tables[0].digest == tables[1].digest and tables[1].num_rows == 5000
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
+
+
+def niceness_of_threads() -> set[int]:
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            found.add(int((task / "stat").read_text().rpartition(")")[2].split()[16]))
+        except (FileNotFoundError, ProcessLookupError):  # it has ended
+            continue
+    return found
+
+
+def test_threads_in_the_background_are_nicer_than_the_one_that_starts_them() -> None:
+    fids, own, seen, done = np.arange(200_000), os.getpriority(os.PRIO_PROCESS, 0), set(), threading.Event()
+    starter = min(own + 4, 19)
+    others = niceness_of_threads() | {starter}
+
+    def insert() -> None:
+        os.setpriority(os.PRIO_PROCESS, 0, starter)  # of this thread
+        for _ in range(100):
+            if not done.is_set():
+                rows = ReplicaRows([("a", 4, "fp32", False, 1)])
+                rows.insert_all(0, fids, rows_of(fids, 1, 4), 1, in_background=True)
+
+    thread = threading.Thread(target=insert)
+    thread.start()
+    while thread.is_alive() and not done.is_set():
+        seen = niceness_of_threads() - others
+        if seen:
+            done.set()
+    thread.join()
+    assert seen == {min(starter + 10, 19)} - others

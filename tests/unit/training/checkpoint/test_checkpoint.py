@@ -183,6 +183,15 @@ def test_a_file_of_tensors_that_is_damaged_or_absent_is_refused_by_name(
         restore_checkpoint(checkpoint, Trainer(make_job()), "training")
 
 
+@pytest.mark.parametrize("name", ["dense", "optimizer"])
+def test_a_file_of_tensors_of_a_dtype_that_numpy_lacks_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    file = tmp_path / f"{name}.safetensors"
+    header = b'{"head.bias":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}'
+    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(CheckpointError, match=f"{file}: .*bfloat16"):
+        getattr(Checkpoint(tmp_path), name)()
+
+
 def test_a_disk_that_is_full_leaves_the_older_checkpoint(
     make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch], tmp_path: Path
 ) -> None:
