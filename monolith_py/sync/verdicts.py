@@ -27,6 +27,8 @@ class Verdict:
     version: str = ""  # "generation.seq" of the newest state that was judged
     time_ms: int = 0  # wall clock
     examples: Mapping[int, int] = field(default_factory=dict)  # partition -> offset up to which examples were compared
+    accepted_ms: int = 0  # wall clock at which an operator accepted a version
+    forgotten: Mapping[int, int] = field(default_factory=dict)  # partition -> offset then: no example before it is compared
 
     def resume(self, offset: int) -> int:
         """Return the offset from which to read: `offset`, or the end of the refused deltas that begin there."""
@@ -80,6 +82,8 @@ def encode_verdict(verdict: Verdict) -> bytes:
         version=verdict.version,
         time_ms=verdict.time_ms,
         examples=verdict.examples,
+        accepted_ms=verdict.accepted_ms,
+        forgotten=verdict.forgotten,
     )
     return serialize(message)
 
@@ -92,8 +96,8 @@ def decode_verdict(value: bytes) -> Verdict:
     """
     message = parse(pb.Verdict(), value)
     refused = tuple((one.start, one.end) for one in message.refused)
-    rest = message.held, message.reason, message.version, message.time_ms, dict(message.examples)
-    return Verdict(message.good_until, refused, *rest)
+    judged = message.held, message.reason, message.version, message.time_ms, dict(message.examples)
+    return Verdict(message.good_until, refused, *judged, message.accepted_ms, dict(message.forgotten))
 
 
 def newest_verdict(log: Log, topic: str) -> Verdict | None:

@@ -54,17 +54,20 @@ class Guard:
         """Go on after the newest verdict; with `accept` take the present version for good.
 
         `accept`: the examples of before are forgotten, and until `guard.window_s` has passed, new ones are scored as they come: neither
-        the scores of the held version nor those that users got are a reference.
+        the scores of the held version nor those that users got are a reference. The verdicts after it say so to a guard that starts later.
         """
         topics = Topics.of(job.log)
         self._job, self._log, self._topic, self._clock = job, log, topics.verdicts, clock
         self._updates = topics.updates
         self._tasks = Schema.of(job).tasks
         before = _last_verdict(log, self._topic)
-        self._verdict = replace(before, held=False, reason="") if accept else before
-        self._examples = RecentExamples(job, log, clock, dict(before.examples) if self._verdict.held else None, only_new=accept)
-        self._examples.uses_served = not accept
-        self._own_until_s = clock.monotonic_s() + job.guard.window_s
+        self._verdict = before
+        if accept:
+            ends = {partition: log.end_offset(topics.examples, partition) for partition in range(log.num_partitions(topics.examples))}
+            self._verdict = replace(before, held=False, reason="", accepted_ms=clock.now_ms(), forgotten=ends)
+        until = dict(before.examples) if self._verdict.held else None
+        self._examples = RecentExamples(job, log, clock, until, after=self._verdict.forgotten)
+        self._note_own()
         self._is_appended, self._log_limit = True, LogLimit(clock)
         self._place = _Place(held_generation=_generation(before))
         # The file of freshness is that of the replicas.
@@ -127,11 +130,16 @@ class Guard:
         """Add the examples that have come, unless updates are held: newer examples may be what spoilt the model."""
         if self._verdict.held:
             return
-        self._examples.uses_served |= self._clock.monotonic_s() >= self._own_until_s
+        self._note_own()
         try:
             self._examples.fill(score)
         except LogError as error:
             _logger.warning("recent examples cannot be read, going on with those before: %s", error)
+
+    def _note_own(self) -> None:
+        """Take the scores that users got for a reference, unless a version was accepted within `guard.window_s`."""
+        accepted_ms, window_ms = self._verdict.accepted_ms, 1000 * self._job.guard.window_s
+        self._examples.uses_served = not accepted_ms or self._clock.now_ms() >= accepted_ms + window_ms
 
     def _before_read(self) -> None:
         """Append a verdict that is pending; score new examples by the present state if it was judged good."""
@@ -159,7 +167,8 @@ class Guard:
             if before.held:
                 refused = (*refused, (before.good_until, max(resume, before.good_until)))
                 _logger.info("model %s is good, the hold ends: offsets %s of the updates are passed over", version, refused[-1])
-            verdict = Verdict(until, tuple(one for one in refused if one[0] < one[1]))
+            refused = tuple(one for one in refused if one[0] < one[1])
+            verdict = replace(before, good_until=until, refused=refused, held=False, reason="")
         else:
             reason = "; ".join(judgement.faults) or before.reason
             if judgement.is_good and self._log_limit.allows("unjudged"):

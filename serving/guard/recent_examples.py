@@ -60,8 +60,8 @@ class RecentExamples:
     scored as it comes by the version that is good then, or left out.
     """
 
-    def __init__(self, job: JobConfig, log: Log, clock: Clock, until: Mapping[int, int] | None = None, *, only_new: bool = False) -> None:
-        """Start before the present ends of the topic, or before the offsets `until`; with `only_new` at the present ends."""
+    def __init__(self, job: JobConfig, log: Log, clock: Clock, until: Mapping[int, int] | None = None, *, after: Mapping[int, int]) -> None:
+        """Start before the present ends of the topic, or before the offsets `until`, but not before the offsets `after`."""
         self._schema, self._arm, self._most = Schema.of(job), job.serving.arm, job.guard.examples
         self._log, self._topic, self._clock = log, Topics.of(job.log).examples, clock
         self._per_s = self._most / job.guard.window_s
@@ -72,8 +72,9 @@ class RecentExamples:
         self._scored: ScoredExamples | None = None
         self.offsets: dict[int, int] = {}  # partition -> offset of the next record
         for partition in range(log.num_partitions(self._topic)):
-            end = (until or {}).get(partition, log.end_offset(self._topic, partition))
-            self.offsets[partition] = end if only_new else max(log.start_offset(self._topic, partition), end - _RECORDS_AT_START)
+            newest = log.end_offset(self._topic, partition)
+            first = max(log.start_offset(self._topic, partition), (until or {}).get(partition, newest) - _RECORDS_AT_START)
+            self.offsets[partition] = max(first, min(after.get(partition, 0), newest))
         self._until = until
         self.uses_served = True  # False: every example is scored as it comes
 

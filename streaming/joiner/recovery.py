@@ -56,7 +56,8 @@ class Recovery:
             tail.last.step,
             ranges,
         )
-        partition.joiner.core.begin_recovery(_NEVER_MS if target.advanced_ms is None else target.advanced_ms)
+        reached_ms = _NEVER_MS if target.advanced_ms is None else target.advanced_ms
+        partition.joiner.core.begin_recovery(reached_ms, target.watermark.newest_ms)
         self._see_again(partition, InputTopic.IMPRESSIONS, tail)
         self._adopt(partition, tail)
         self._see_again(partition, InputTopic.ACTIONS, tail)

@@ -290,6 +290,20 @@ def test_after_an_acceptance_the_examples_of_before_say_nothing(guarded) -> None
     guarded.assert_parity()
 
 
+def test_a_guard_that_restarts_after_an_acceptance_knows_of_it(guarded) -> None:
+    guarded.poison()
+    guarded.publish()
+    guarded.guard = guarded.new_guard(accept=True)
+    guarded.poison()
+    guarded.publish()
+    assert not newest(guarded).held
+    guarded.guard = guarded.new_guard()
+    for _ in range(2):
+        guarded.poison()
+        guarded.publish()
+        assert not newest(guarded).held
+
+
 def test_a_version_that_cannot_be_judged_ends_no_hold(guarded) -> None:
     guarded.poison()
     guarded.publish()

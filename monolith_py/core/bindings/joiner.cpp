@@ -129,7 +129,7 @@ void bind_joiner(nb::module_& m) {
                 return fields_of(partition.end_step(examples_end, step));
             },
             "examples_end"_a, "step"_a)
-        .def("begin_recovery", &Partition::begin_recovery, "reached_ms"_a)
+        .def("begin_recovery", &Partition::begin_recovery, "reached_ms"_a, "newest_ms"_a)
         .def("adopt", &Partition::adopt, "facts"_a)
         .def("settle_some", &Partition::settle_some, "num"_a)
         .def("recover", &recover, "topic"_a, "offsets"_a, "values"_a, "wall_ms"_a, "judge"_a)

@@ -226,9 +226,13 @@ void Partition::recover(InputTopic topic, const std::vector<std::pair<int64_t, s
     while (!entries.empty()) {
         Entry entry = std::move(entries.front());
         entries.pop_front();
-        if (watermark_.is_jump(topic, entry.time_ms) && is_alone(entries, entry.time_ms)) continue;  // as well
+        const bool is_jump = watermark_.is_jump(topic, entry.time_ms);
+        if (is_jump && is_alone(entries, entry.time_ms)) continue;  // as well
         const int64_t clock_ms = watermark_.clock_ms(topic);
-        watermark_.observe(topic, entry.time_ms, wall_ms);
+        // A clock ahead, which was refused but does not show here: its topic never had this time.
+        const std::optional<int64_t>& newest_ms = reached_newest_ms_[topic];
+        if (newest_ms && (entry.time_ms <= *newest_ms || !is_jump))
+            watermark_.observe(topic, std::min(entry.time_ms, *newest_ms), wall_ms);
         if (topic == kImpressions)
             recover_impression(entry, clock_ms);
         else

@@ -95,8 +95,11 @@ class Partition {
 
     // Begin a recovery: `recover` impressions, `adopt` all facts in parts, `settle_some` until none is left, `recover`
     // actions.
-    // The joiner before had processed every due request up to `reached_ms`.
-    void begin_recovery(int64_t reached_ms) { reached_ms_ = reached_ms; }
+    // The joiner before had processed every due request up to `reached_ms`, and its topics had come to `newest_ms`.
+    void begin_recovery(int64_t reached_ms, const std::array<std::optional<int64_t>, kNumInputs>& newest_ms) {
+        reached_ms_ = reached_ms;
+        reached_newest_ms_ = newest_ms;
+    }
     void adopt(const Facts& facts) { waiting_.adopt(facts); }
     // Settle up to `num` requests; return whether more are left.
     bool settle_some(size_t num);
@@ -162,6 +165,7 @@ class Partition {
     Blocks blocks_;
     Lookback lookback_;
     int64_t reached_ms_ = 0;  // of a recovery
+    std::array<std::optional<int64_t>, kNumInputs> reached_newest_ms_;
     std::optional<std::vector<std::string>> unsettled_;
     std::vector<int64_t> early_;  // offsets of the actions that waited for an impression
     std::vector<RefusedRecord> refused_, too_late_;

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from monolith_py.clock import ManualClock
 from monolith_py.data.counters import LiveCounters
 from monolith_py.io import Kv, MemoryKv, MemoryLog
-from monolith_streaming.joiner import tail
+from monolith_streaming.joiner import recovery, tail
 from monolith_streaming.joiner.position import Position, Progress
 
 World = Any
@@ -169,3 +170,35 @@ def test_a_clock_days_ahead_takes_no_request_from_a_state_built_again(world: Wor
     world.append(job, log, *(world.action(f"r{number}", "click", 20) for number in range(10)))
     world.join(job, log)
     assert sorted(world.labels(job, log))[1:] == [(f"r{number}", 1, "LABELLED", (1, 0)) for number in range(10)]
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 2000])
+def test_a_clock_ahead_at_the_end_of_a_read_takes_no_request_from_a_state_built_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    """A read may end behind the record that is ahead, so that none behind it shows its fault."""
+    monkeypatch.setattr(recovery, "_CHUNK_RECORDS", chunk)
+    job = world.job(terminal_actions=["end"])
+    log = world.log(job)
+    world.append(job, log, world.impression("first"), world.impression("ahead", 2 * 86_400))
+    world.append(job, log, *(world.impression(f"r{number}", number) for number in range(10)), world.action("first", "end", 1))
+    world.joiner(job, log).step()
+    assert len(log.records["examples"][0]) == 1 and len(world.dead_letters(job, log)) == 1
+    world.append(job, log, *(world.action(f"r{number}", "click", 20) for number in range(10)))
+    world.join(job, log)
+    learnt = [row for row in sorted(world.labels(job, log)) if row[0] not in ("first", "ahead")]
+    assert learnt == [(f"r{number}", 1, "LABELLED", (1, 0)) for number in range(10)]
+
+
+def test_a_clock_ahead_of_the_wall_clock_takes_no_request_from_a_state_built_again(world: World) -> None:
+    """It is ahead no more when the log is read again."""
+    job = world.job(terminal_actions=["end"])
+    log, clock = world.log(job), ManualClock(world.now_ms + 20_000)
+    world.append(job, log, world.impression("first"), world.impression("ahead", 3600))
+    world.append(job, log, *(world.impression(f"r{number}", number) for number in range(10)), world.action("first", "end", 1))
+    world.joiner(job, log, clock=clock).step()
+    assert len(log.records["examples"][0]) == 1 and len(world.dead_letters(job, log)) == 1
+    world.append(job, log, *(world.action(f"r{number}", "click", 20) for number in range(10)))
+    world.join(job, log)
+    learnt = [row for row in sorted(world.labels(job, log)) if row[0] not in ("first", "ahead")]
+    assert learnt == [(f"r{number}", 1, "LABELLED", (1, 0)) for number in range(10)]
