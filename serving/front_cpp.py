@@ -6,6 +6,7 @@ answered requests, counts, and tells the server of new models and certificates.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import uuid
@@ -30,6 +31,8 @@ from monolith_serving.ranking.impression_encoder import ServedRequest
 from monolith_serving.ranking.impression_log import ImpressionWriter
 from monolith_serving.replica.replica import Replica
 from monolith_serving.security import Pems, ServerCertificates, expected_tokens
+
+_logger = logging.getLogger(__name__)
 
 # The thread looks for new certificates and sets the ages of the model this often; ended calls gather for the second time.
 _INTERVAL_S = 0.1
@@ -139,13 +142,19 @@ class CppFront:
         is_last = False
         while not is_last:
             is_last = self._closing.is_set()
-            self._take_ended()
-            self._count()
-            self._set_ages()
-            if self._certificates is not None:
-                pems = self._certificates.reread()
-                if pems is not None:
-                    self._front.set_certificates(_texts(pems))
+            try:
+                self._take_over()
+            except Exception:  # without the thread all later impressions would be lost
+                _logger.exception("the front's thread goes on after an error")
+
+    def _take_over(self) -> None:
+        self._take_ended()
+        self._count()
+        self._set_ages()
+        if self._certificates is not None:
+            pems = self._certificates.reread()
+            if pems is not None:
+                self._front.set_certificates(_texts(pems))
 
     def _take_ended(self) -> None:
         requests, answers = self._front.take_ended(_INTERVAL_S, _LINGER_S)
@@ -171,4 +180,6 @@ class CppFront:
 
 
 def _texts(pems: Pems) -> tuple[str, str, str]:
-    return pems.chain.decode(), pems.key.decode(), (pems.client_authorities or b"").decode()
+    """Return the PEMs as text; OpenSSL skips what is between the blocks, for instance names in any encoding."""
+    chain, key, authorities = (content.decode(errors="replace") for content in (pems.chain, pems.key, pems.client_authorities or b""))
+    return chain, key, authorities

@@ -47,7 +47,7 @@ class ServingConfig(Settings):
     # Most bytes of impressions that wait for the log; further ones are counted as lost.
     impression_queue_bytes: Count = 64 << 20
     # Server of the calls: "python" is grpcio's; "cpp" is one in C++, which answers most calls without Python. It is there where the build
-    # finds libgrpc++, and needs a job that the core can rank.
+    # finds libgrpc++, needs a job that the core can rank, and takes no compressed requests.
     front: Literal["python", "cpp"] = "python"
     # Threads of the C++ server; 0 takes all cores.
     front_threads: Threads = 0

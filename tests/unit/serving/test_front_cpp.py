@@ -183,6 +183,35 @@ def test_features_that_cannot_be_read_are_left_out_and_the_impression_with_them(
     assert answer.request_id == "bare" and "bare" not in fronts.stop("cpp")
 
 
+@needs_cpp_front
+def test_a_compressed_message_is_refused_before_it_is_inflated(both):
+    """A message of 0.6 MB took 0.6 GB of memory, as gRPC 1.51 looks at the size of the inflated one."""
+    call = both(0).calls["cpp"]
+    for compression in (grpc.Compression.Gzip, grpc.Compression.Deflate):
+        with pytest.raises(grpc.RpcError) as caught:
+            call(bytes(100), timeout=TIMEOUT_S, compression=compression)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@needs_cpp_front
+def test_an_error_at_one_impression_does_not_end_the_log_of_later_ones(both, monkeypatch):
+    fronts = both(0)
+    setting, failed = fronts.setting, threading.Event()
+    put = setting.put
+
+    def fail_once(served, num_bytes) -> None:
+        if failed.is_set():
+            return put(served, num_bytes)
+        failed.set()
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(setting, "put", fail_once)
+    fronts.ask("cpp", setting.request(3, request_id="first", time_ms=TIME_MS).SerializeToString())
+    assert failed.wait(TIMEOUT_S)
+    fronts.ask("cpp", setting.request(3, request_id="second", time_ms=TIME_MS).SerializeToString())
+    assert set(fronts.stop("cpp")) == {"second"}
+
+
 def test_a_build_without_the_library_names_the_package(monkeypatch, tmp_path):
     monkeypatch.setattr(front_cpp, "library", lambda: tmp_path / "_front.so")
     with pytest.raises(

@@ -107,6 +107,13 @@ def test_clients_that_trust_the_authority_are_answered_and_no_others(serve, serv
     assert rank(address, ClientSecurity(tls=True, ca_file=str(authority.certificate), server_name="replica.example")) == "OK"
 
 
+def test_text_around_the_blocks_of_a_pem_may_have_any_encoding(serve, server_files, authority, tmp_path):
+    chain = tmp_path / "chain.pem"
+    chain.write_bytes("# Société Générale\n".encode("latin-1") + Path(server_files["certificate_file"]).read_bytes())
+    address = serve(server_files | {"certificate_file": str(chain)})
+    assert rank(address, ClientSecurity(tls=True, ca_file=str(authority.certificate))) == "OK"
+
+
 def test_with_an_authority_of_clients_a_client_needs_its_certificate(serve, server_files, authority, stranger):
     address = serve(server_files | {"client_ca_file": str(authority.certificate)})
     trusting = {"tls": True, "ca_file": str(authority.certificate)}

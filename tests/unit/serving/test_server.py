@@ -155,6 +155,21 @@ def test_more_requests_than_may_wait_are_refused_at_once(connect, service):
     assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == 8 and codes.count(None) == 2
 
 
+def test_calls_without_a_message_count_among_those_that_wait(connect, service, silence):
+    """The C++ front held any number of them, each with room for a message."""
+    channel = connect(max_waiting_requests=2)
+    ended = threading.Semaphore(0)
+    calls = [channel.stream_unary(RANK).future(nothing(silence), timeout=TIMEOUT_S) for _ in range(10)]
+    for call in calls:
+        call.add_done_callback(lambda _: ended.release())
+    for _ in range(10):
+        assert ended.acquire(timeout=TIMEOUT_S)
+    codes = [call.code() for call in calls]
+    assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) >= 6 and codes.count(grpc.StatusCode.CANCELLED) >= 2
+    service.gate.set()
+    assert rank(channel).result().request_id == "r"
+
+
 @only_python
 def test_a_call_that_would_end_too_late_is_refused_before_it_is_ranked(connect, service, monkeypatch):
     monkeypatch.setattr(call_threads, "_LARGEST_SHARE", 1e-9)  # of the time of a call: any prediction is too late

@@ -3,6 +3,7 @@
 #include <absl/synchronization/mutex.h>
 
 #include <chrono>
+#include <limits>
 
 namespace monolith::front {
 
@@ -20,15 +21,19 @@ double seconds_since(GrpcCall::Clock::time_point begin) {
 
 }  // namespace
 
-void GrpcServer::Receiving::add(GrpcCall& call) {
+bool GrpcServer::Receiving::add(GrpcCall& call) {
     std::lock_guard lock(mutex_);
+    if (num_calls_ >= limit_) return false;
+    ++num_calls_;
     call.before = last_;
     (last_ != nullptr ? last_->after : first_) = &call;
     last_ = &call;
+    return true;
 }
 
 void GrpcServer::Receiving::remove(GrpcCall& call) {
     std::lock_guard lock(mutex_);
+    --num_calls_;
     (call.before != nullptr ? call.before->after : first_) = call.after;
     (call.after != nullptr ? call.after->before : last_) = call.before;
     call.before = call.after = nullptr;
@@ -44,7 +49,9 @@ GrpcServer::GrpcServer(ServerOptions options, Handler& handler)
     : options_(std::move(options)),
       method_("/" + options_.service + "/Rank"),
       handler_(handler),
-      health_(options_.service) {}
+      health_(options_.service),
+      receiving_(options_.max_waiting),
+      probing_(std::numeric_limits<size_t>::max()) {}
 
 GrpcServer::~GrpcServer() { stop(0); }
 
@@ -59,6 +66,9 @@ bool GrpcServer::start(std::string& error) {
     builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, options_.min_ping_interval_ms);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
     builder.SetMaxReceiveMessageSize(static_cast<int>(options_.max_message_bytes));
+    // gRPC 1.51 inflates a compressed message whole, up to a thousandfold, before it looks at its size.
+    for (const grpc_compression_algorithm algorithm : {GRPC_COMPRESS_DEFLATE, GRPC_COMPRESS_GZIP})
+        builder.SetCompressionAlgorithmSupportStatus(algorithm, false);
     builder.RegisterAsyncGenericService(&service_);
     queue_ = builder.AddCompletionQueue();
     server_ = builder.BuildAndStart();
@@ -103,7 +113,7 @@ void GrpcServer::watch() {
     std::unique_lock lock(ending_);
     while (!ended_.wait_for(lock, num_idle_ == 0 ? kBusyInterval : kIdleInterval, [this] { return is_stopped_; })) {
         lock.unlock();
-        receiving_.cancel_before(GrpcCall::Clock::now() - limit);
+        for (Receiving* const calls : {&receiving_, &probing_}) calls->cancel_before(GrpcCall::Clock::now() - limit);
         take_in();
         // A thread may have become idle before it could see a call that was put aside.
         while (num_idle_ > 0) {
@@ -192,7 +202,7 @@ GrpcCall* GrpcServer::advance(const Tag& tag, bool ok) {
             if (!call.release()) release(call);
             return nullptr;
         case GrpcCall::Stage::kRead:
-            receiving_.remove(call);
+            list_of(call).remove(call);
             return received(call, ok);
         case GrpcCall::Stage::kWatch:
             health_.written(call, ok);
@@ -213,11 +223,21 @@ GrpcCall* GrpcServer::begin(GrpcCall& call) {
         call.refuse(kUnauthenticated, "a call must have metadata authorization: Bearer TOKEN");
     } else if (is_health ? name != "Check" && name != "Watch" : !options_.has_rank || name != method_) {
         call.refuse(kUnimplemented, "Method not found!");
+    } else if (!list_of(call).add(call)) {
+        refuse_waiting(call);
     } else {
-        receiving_.add(call);
         call.read();
     }
     return nullptr;
+}
+
+GrpcServer::Receiving& GrpcServer::list_of(const GrpcCall& call) {
+    return call.method().starts_with(kHealth) ? probing_ : receiving_;
+}
+
+void GrpcServer::refuse_waiting(GrpcCall& call) {
+    handler_.refused(kResourceExhausted);
+    call.refuse(kResourceExhausted, "at most " + std::to_string(options_.max_waiting) + " requests may wait");
 }
 
 GrpcCall* GrpcServer::received(GrpcCall& call, bool ok) {
@@ -235,8 +255,7 @@ GrpcCall* GrpcServer::received(GrpcCall& call, bool ok) {
         return nullptr;
     }
     if (num_waiting_ >= options_.max_waiting) {
-        handler_.refused(kResourceExhausted);
-        call.refuse(kResourceExhausted, "at most " + std::to_string(options_.max_waiting) + " requests may wait");
+        refuse_waiting(call);
         return nullptr;
     }
     call.place = shedder_.enter(call.left_s());

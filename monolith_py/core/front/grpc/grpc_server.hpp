@@ -41,13 +41,18 @@ class GrpcServer final : public Server {
     // Calls whose message has not arrived, oldest first.
     class Receiving {
       public:
-        void add(GrpcCall& call);
+        explicit Receiving(size_t limit) : limit_(limit) {}
+
+        // Return false if there are as many as the limit.
+        bool add(GrpcCall& call);
         void remove(GrpcCall& call);
         void cancel_before(GrpcCall::Clock::time_point time);
 
       private:
+        const size_t limit_;
         std::mutex mutex_;
         GrpcCall *first_ = nullptr, *last_ = nullptr;
+        size_t num_calls_ = 0;
     };
 
     void take_in();
@@ -58,6 +63,8 @@ class GrpcServer final : public Server {
     GrpcCall* advance(const Tag& tag, bool ok);
     GrpcCall* begin(GrpcCall& call);
     GrpcCall* received(GrpcCall& call, bool ok);
+    Receiving& list_of(const GrpcCall& call);
+    void refuse_waiting(GrpcCall& call);
     void release(GrpcCall& call);
     void handle(GrpcCall& call);
     GrpcCall* take_waiting();
@@ -73,8 +80,9 @@ class GrpcServer final : public Server {
     Health health_;
     int port_ = 0;
     Shedder shedder_;
-    Receiving receiving_;
-    std::mutex mutex_;  // of `waiting_`
+    Receiving receiving_;  // calls of Rank
+    Receiving probing_;    // health checks
+    std::mutex mutex_;     // of `waiting_`
     std::deque<GrpcCall*> waiting_;
     std::atomic<size_t> num_waiting_{0}, num_idle_{0}, num_live_{0};
     std::mutex ending_;
