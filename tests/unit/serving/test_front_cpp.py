@@ -98,12 +98,14 @@ def both() -> Iterator:
 
 def requests_of(setting: Setting) -> dict[str, bytes]:
     """Return requests that the core answers, others, and some that break a rule."""
-    task = Schema.of(setting.job).tasks[0]
+    task, names = Schema.of(setting.job).tasks[0], [feature.name for feature in Schema.of(setting.job).all_features]
     plain = {f"r{n}": setting.request(n, request_id=f"r{n}", time_ms=TIME_MS) for n in (1, 2, 7, 130)}
     rare = {
         "top": setting.request(9, request_id="top", time_ms=TIME_MS, top_k=3, task_names=[task]),
         "silent": setting.request(3, request_id="silent", time_ms=TIME_MS, log_impression=False),
         "explained": setting.request(3, request_id="explained", time_ms=TIME_MS, explain=True),
+        "returned": setting.request(3, request_id="returned", time_ms=TIME_MS, log_impression=False, return_features=names),
+        "no such feature": setting.request(3, request_id="none", time_ms=TIME_MS, return_features=["none"]),
         "other version": setting.request(3, request_id="other", time_ms=TIME_MS, model_version="9"),
         "old": setting.request(3, request_id="old", time_ms=5),
         "large": setting.request(201, request_id="large"),
@@ -123,7 +125,8 @@ def test_answers_refusals_and_impressions_are_those_of_the_python_front(both, se
     expected = {name: fronts.ask("python", value) for name, value in values.items()}
     impressions = fronts.stop("python")
     assert set(impressions) == {"r1", "r2", "r7", "r130", "top"}
-    assert {name for name, answer in expected.items() if isinstance(answer, pb.RankResponse)} == {*impressions, "silent", "explained"}
+    answered = {name for name, answer in expected.items() if isinstance(answer, pb.RankResponse)}
+    assert answered == {*impressions, "silent", "explained", "returned"}
     assert {name: fronts.ask("cpp", value) for name, value in values.items()} == expected
     fronts.core.num_calls = 0
     assert {name: fronts.ask("cpp", values[name]) for name in ("r1", "silent")} == {name: expected[name] for name in ("r1", "silent")}
