@@ -22,8 +22,8 @@ MEASURE_S, LOAD_S = 4.0, 8.0
 OVERLOAD = 3.0
 
 
-# Requests by the path that answers them, with towers that leave the client little work beside them.
-BEST = pb.RankRequest(user_id=1, item_ids=range(NUM_CANDIDATES), top_k=1, log_impression=False)
+# Requests by the path that answers them, with towers that leave the client little work beside them. Python answers those to be explained.
+BEST = pb.RankRequest(user_id=1, item_ids=range(NUM_CANDIDATES), top_k=1, explain=True, log_impression=False)
 ALL = pb.RankRequest(user_id=1, item_ids=range(2000), log_impression=False)
 PATHS = [
     pytest.param("python", BEST, [8], id="python"),
