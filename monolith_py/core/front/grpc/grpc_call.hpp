@@ -14,7 +14,7 @@ namespace monolith::front {
 
 class GrpcCall;
 
-// What the completion queue returns: the end of the operation under way, or the end of the call.
+// Event of the completion queue: the end of the operation under way, or the end of the call.
 struct Tag {
     GrpcCall* call;
     bool is_end;

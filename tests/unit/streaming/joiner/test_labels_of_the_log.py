@@ -31,7 +31,7 @@ Example = tuple[str, int, int, tuple[int, ...]]  # request id, item, kind, label
 
 
 class Joiner(Protocol):
-    """What core and reference have in common."""
+    """Interface of the core and of the reference."""
 
     def step(self) -> tuple[int, bool]: ...
     def results(self, size: int, names: list[str]) -> dict[str, Any]: ...
@@ -41,7 +41,7 @@ class Joiner(Protocol):
 
 @dataclass
 class Account:
-    """What became of the records of a log: examples, and offsets of refused records with the reason."""
+    """Outcome of the records of a log: examples, and offsets of refused records with the reason."""
 
     examples: Counter[Example] = field(default_factory=Counter)
     actions: dict[int, Reason] = field(default_factory=dict)
