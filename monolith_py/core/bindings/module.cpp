@@ -44,5 +44,6 @@ NB_MODULE(_core, m) {
     bind_impressions(m);
     bind_replica(m);
     bind_ranking(m);
+    bind_ranked(m);
     bind_front(m);
 }
