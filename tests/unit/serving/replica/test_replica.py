@@ -247,10 +247,11 @@ def test_a_replica_passes_over_a_checkpoint_whose_rows_it_cannot_read_at_all(tmp
 def test_a_checkpoint_whose_weights_are_not_finite_is_passed_over(tmp_path, caplog, weight):
     job = make_job(tmp_path, follow_updates=False, follow_checkpoints=True)
     save(job, 1)
-    trainer = Trainer(job)
-    with torch.no_grad():
-        trainer.model.head.bias[0] = weight
-    meta = CheckpointMeta("replica", 2, 0, 1, 2, 0, {0: (0, 0)}, 0, 2_000)
-    save_checkpoint(Path(job.trainer.checkpoint_dir), trainer, meta, keep=10)
+    save(job, 2)  # a trainer of before has written what is not finite
+    broken = Checkpoint.all_in(Path(job.trainer.checkpoint_dir))[0]
+    dense, meta, model = broken.dense(), broken.meta, broken.model
+    dense["head.bias"][0] = weight
+    broken.manifest.unlink()
+    broken.write(meta, model, dense, broken.optimizer())
     assert versions(job, 2, lambda _: None) == ["1.1"] * 3
     assert "dense.head.bias must be finite, got NaN or infinity" in caplog.text
