@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from monolith_py.data.schema import Schema
 from monolith_py.errors import CheckpointError, CheckpointVersion, ModelNotFinite, ObjectError, WireError
 from monolith_py.sync import DenseState, RowEncoding, digest_tables, pack_rows
 from monolith_py.table import EmbeddingTable, PackedFile
-from monolith_py.training import Checkpoint, CheckpointStore, Part, channel_folder, open_checkpoints
+from monolith_py.training import Checkpoint, CheckpointStore, Part, open_checkpoints
 from monolith_serving.replica.dense_model import DenseModel
 from monolith_serving.replica.device import Device
 from monolith_serving.replica.model_state import ModelState
@@ -94,7 +93,7 @@ class CheckpointLoader:
         damaged: set[str] = set()
         loaded = None
         if self._store is None:
-            self._store = self._open()
+            self._store = open_checkpoints(self._job, "replica", self._clock, self._job.serving.channel)
         for checkpoint in self._store.all():
             try:
                 if not self._may_serve(checkpoint):
@@ -117,13 +116,6 @@ class CheckpointLoader:
     def _may_serve(self, checkpoint: Checkpoint) -> bool:
         with _damage():
             return self._allows is None or self._allows(checkpoint.meta.updates_offset)
-
-    def _open(self) -> CheckpointStore:
-        """Return the checkpoints of the job, or those of its channel."""
-        channel = self._job.serving.channel
-        if channel is None:
-            return open_checkpoints(self._job, "replica", self._clock)
-        return CheckpointStore(channel_folder(Path(self._job.trainer.checkpoint_dir), channel), self._clock)
 
     def _is_loaded(self, checkpoint: Checkpoint) -> bool:
         with _damage():

@@ -13,7 +13,6 @@ from monolith_py.config import JobConfig
 from monolith_py.errors import CheckpointError, ConfigError, LogError, WireError
 from monolith_py.io import Log
 from monolith_py.io.log.topics import Topics
-from monolith_py.io.objects import is_object_url
 from monolith_py.io.role_lock import role_lock
 from monolith_py.sync import Delta, decode_delta
 from monolith_py.training import (
@@ -22,11 +21,9 @@ from monolith_py.training import (
     Checkpoint,
     CheckpointStore,
     Part,
-    channel_folder,
-    copy_checkpoint,
+    free_path,
     local_folder,
     open_checkpoints,
-    promote_checkpoint,
 )
 
 _logger = logging.getLogger(__name__)
@@ -87,7 +84,7 @@ def roll_back(job: JobConfig, log: Log, name: str, skip_until: int | Mapping[int
         checkpoints.fetch(chosen, Part.TRAINING)
         chosen.verify(Part.TRAINING)
         if chosen.path.parent.parent == directory / CHANNELS:
-            chosen = _copy_aside(chosen, directory / ASIDE)  # the channel keeps its own
+            chosen = checkpoints.take_aside(chosen)  # the channel keeps its own
         if skip_until is not None:
             _skip(chosen, log, Topics.of(job.log).examples, skip_until)
             checkpoints.rewrite(chosen)
@@ -111,17 +108,20 @@ def promote(job: JobConfig, channel: str, name: str | None = None) -> str:
 
     Raises:
         CheckpointError: there is no such checkpoint, it is damaged, or the channel cannot be written.
-        ConfigError: the name of the channel is none, or the checkpoints are in an object store.
+        ConfigError: the name of the channel is none.
+        ObjectError: the object store cannot be reached.
     """
     if not _CHANNEL.fullmatch(channel):
         raise ConfigError(f"--channel must match {_CHANNEL.pattern}, as serving.channel, got {channel!r}")
-    if is_object_url(job.trainer.checkpoint_dir):
-        raise ConfigError(f"trainer.checkpoint_dir must be a folder for channels, got {job.trainer.checkpoint_dir!r}")
-    directory = Path(job.trainer.checkpoint_dir)
-    chosen = Checkpoint.newest(directory) if name is None else _find(directory, name)
-    if chosen is None:
-        raise CheckpointError(f"trainer.checkpoint_dir must hold an intact checkpoint, got {str(directory)!r}")
-    return promote_checkpoint(chosen, channel_folder(directory, channel)).path.name
+    checkpoints = open_checkpoints(job, "versions", SystemClock())
+    if name is None:
+        chosen = checkpoints.newest_whole()
+        if chosen is None:
+            raise CheckpointError(f"trainer.checkpoint_dir must hold an intact checkpoint, got {job.trainer.checkpoint_dir!r}")
+    else:
+        checkpoints.all()
+        chosen = _find(checkpoints.directory, name)
+    return checkpoints.promote(chosen, channel).path.name
 
 
 def _other_folders(directory: Path) -> list[Path]:
@@ -133,17 +133,8 @@ def _put_aside(store: CheckpointStore, checkpoints: Sequence[Checkpoint], aside:
     """Move checkpoints to the folder `aside`; return their names."""
     for one in checkpoints:
         aside.mkdir(exist_ok=True)
-        store.move(one, _free(aside / one.path.name))
+        store.move(one, free_path(aside / one.path.name))
     return [one.path.name for one in checkpoints]
-
-
-def _copy_aside(checkpoint: Checkpoint, aside: Path) -> Checkpoint:
-    """Return a copy of a checkpoint in the folder `aside`."""
-    try:
-        aside.mkdir(exist_ok=True)
-        return copy_checkpoint(checkpoint, _free(aside / checkpoint.path.name))
-    except OSError as error:
-        raise CheckpointError(f"{checkpoint}: {error}") from None
 
 
 def _of_checkpoint(checkpoint: Checkpoint, name: str) -> ModelVersion:
@@ -199,12 +190,3 @@ def _skip(checkpoint: Checkpoint, log: Log, topic: str, until: int | Mapping[int
             offsets[partition] = (wanted, 0)
     checkpoint.set_offsets(offsets)
     _logger.warning("%s: the trainer goes on at offsets %s of %r", checkpoint.path.name, offsets, topic)
-
-
-def _free(path: Path) -> Path:
-    """Return `path`, or a name after it that is free."""
-    number, free = 0, path
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.name}-{number}")
-    return free

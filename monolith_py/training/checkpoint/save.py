@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from monolith_py.errors import CheckpointError, ModelNotFinite
+from monolith_py.errors import CheckpointError, ModelNotFinite, ObjectError
 from monolith_py.table import TableSaving, pack_snapshot
 from monolith_py.training.checkpoint.layout import Arrays, Checkpoint
 from monolith_py.training.checkpoint.meta import CheckpointMeta, ModelMeta
@@ -114,8 +114,9 @@ class CheckpointSaving:
 
     def _write(self, meta: CheckpointMeta, dense: Arrays, optimizer: Arrays) -> Checkpoint:
         directory, temporary = self._store.directory, self._temporary
-        checkpoint = Checkpoint.next_at(directory, meta.step)
+        checkpoint = Checkpoint.at(directory, meta.step)
         try:
+            checkpoint = self._store.next_at(meta.step)
             for name, table in zip(self._trainer.bags.tables, self._tables, strict=True):
                 table.commit()
                 pack_snapshot(temporary.table(name), temporary.packed(name))
@@ -124,7 +125,7 @@ class CheckpointSaving:
                 _sync(file)
             temporary.path.rename(checkpoint.path)
             _sync(directory)
-        except (OSError, CheckpointError) as error:
+        except (OSError, CheckpointError, ObjectError) as error:
             self._cancel()
             raise error if isinstance(error, CheckpointError) else CheckpointError(f"{checkpoint}: {error}") from None
         self._store.publish(checkpoint)
