@@ -15,8 +15,11 @@ from prometheus_client import REGISTRY
 from monolith_py.clock import ManualClock
 from monolith_py.config import JobConfig, parse_job
 from monolith_py.errors import ConfigError, NotReady
+from monolith_py.io.objects import FolderObjects
 from monolith_py.observe.metrics import REPLICA_FAULTS
-from monolith_py.training import Checkpoint, CheckpointMeta, Trainer, save_checkpoint
+from monolith_py.training import Checkpoint, CheckpointMeta, CheckpointStore, Part, Trainer, save_checkpoint
+from monolith_py.training.checkpoint.leases import Leases
+from monolith_serving.replica.checkpoint_loader import CheckpointLoader
 from monolith_serving.replica.replica import Replica
 
 
@@ -229,6 +232,28 @@ def test_a_replica_takes_the_tables_if_the_packed_rows_are_damaged_or_in_another
     checkpoint.packed("item_id").write_bytes(content)
     other = Replica(make_job(tmp_path, "fp32"), None, torch.device("cpu"), ManualClock(1_000_000))
     assert rows_of(other) not in (0, expected) and other.state.table.num_rows == 300
+
+
+class PruningStore(CheckpointStore):
+    """A store whose trainer deletes each checkpoint but the first between the list of them and its reading."""
+
+    def fetch(self, checkpoint: Checkpoint, part: Part) -> None:
+        if checkpoint.meta.step > 1 and checkpoint.path.exists():
+            shutil.rmtree(checkpoint.path)
+
+
+@pytest.mark.parametrize("is_marked", [True, False])
+def test_a_checkpoint_that_is_deleted_after_it_was_listed_is_no_error(tmp_path, caplog, is_marked):
+    job, clock = make_job(tmp_path, "int8"), ManualClock(1_000_000)
+    save_rows(job, 1)
+    newest = save_rows(job, 2)
+    if is_marked:
+        assert Leases(FolderObjects(newest.path.parent), clock).may_delete(newest.path.name)
+    loader = CheckpointLoader(job, torch.device("cpu"), clock)
+    loader._store = PruningStore(newest.path.parent, clock)
+    loaded = loader.load_newest()
+    assert loaded is not None and loaded.checkpoint.meta.step == 1
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
 
 
 def test_a_replica_passes_over_a_checkpoint_whose_rows_it_cannot_read_at_all(tmp_path, caplog):
