@@ -129,7 +129,7 @@ def shards_of(within: Range, rules: Rules, shard_ms: int | None = None, first_ms
 
 def first_event_ms(log: Log, topic: str) -> int:
     """Return the oldest event time in the first impressions of all partitions, 0 without one."""
-    times_ms = []
+    times_ms: list[int] = []
     for partition in range(log.num_partitions(topic)):
         start = log.start_offset(topic, partition)
         stop = min(start + _LOOK_BEHIND, log.end_offset(topic, partition))

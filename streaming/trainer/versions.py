@@ -54,10 +54,7 @@ def versions(job: JobConfig, log: Log) -> list[ModelVersion]:
         LogError: the log cannot be read.
     """
     checkpoints = open_checkpoints(job, "versions", SystemClock())
-    found = [_of_checkpoint(one, one.path.name) for one in checkpoints.all()]
-    directory = checkpoints.directory
-    for folder in _other_folders(directory):
-        found += [_of_checkpoint(one, str(one.path.relative_to(directory))) for one in Checkpoint.all_in(folder)]
+    found = [_of_checkpoint(one, name) for name, one in checkpoints.by_name().items()]
     newest = _newest_publication(log, Topics.of(job.log).updates)
     if newest is None:
         return found
@@ -78,9 +75,7 @@ def roll_back(job: JobConfig, log: Log, name: str, skip_until: int | Mapping[int
     """
     with role_lock(local_folder(job) / ".trainer.lock", "trainer", CheckpointError):
         checkpoints = open_checkpoints(job, "versions", SystemClock())
-        checkpoints.all()
-        directory = checkpoints.directory
-        chosen = _find(directory, name)
+        directory, chosen = checkpoints.directory, _find(checkpoints, name)
         checkpoints.fetch(chosen, Part.TRAINING)
         chosen.verify(Part.TRAINING)
         if chosen.path.parent.parent == directory / CHANNELS:
@@ -119,14 +114,8 @@ def promote(job: JobConfig, channel: str, name: str | None = None) -> str:
         if chosen is None:
             raise CheckpointError(f"trainer.checkpoint_dir must hold an intact checkpoint, got {job.trainer.checkpoint_dir!r}")
     else:
-        checkpoints.all()
-        chosen = _find(checkpoints.directory, name)
+        chosen = _find(checkpoints, name)
     return checkpoints.promote(chosen, channel).path.name
-
-
-def _other_folders(directory: Path) -> list[Path]:
-    """Return the folders of checkpoints beside those of the trainer: channels, then those put aside."""
-    return [*sorted(one for one in (directory / CHANNELS).glob("*") if one.is_dir()), directory / ASIDE]
 
 
 def _put_aside(store: CheckpointStore, checkpoints: Sequence[Checkpoint], aside: Path) -> list[str]:
@@ -165,10 +154,10 @@ def _newest_publication(log: Log, topic: str) -> Delta | None:
     return newest
 
 
-def _find(directory: Path, name: str) -> Checkpoint:
+def _find(checkpoints: CheckpointStore, name: str) -> Checkpoint:
     """Return the checkpoint of a name as `versions` gives it, or of a number of batches."""
-    known = {one.path.name: one for folder in (directory / ASIDE, directory) for one in Checkpoint.all_in(folder)}
-    known |= {str(one.path.relative_to(directory)): one for folder in _other_folders(directory) for one in Checkpoint.all_in(folder)}
+    directory, found = checkpoints.directory, checkpoints.by_name()
+    known = {one.path.name: one for one in Checkpoint.all_in(directory / ASIDE)} | found
     wanted = name
     if name.isdecimal():  # of several of a step, each replaces those before; one put aside comes last
         plain = Checkpoint.at(directory, int(name)).path.name

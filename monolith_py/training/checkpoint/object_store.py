@@ -67,7 +67,7 @@ def fetched_checkpoint(job: JobConfig, name: str, clock: Clock) -> Iterator[Path
         ObjectError: the object store cannot be reached.
     """
     store = open_checkpoints(job, "inspect", clock)
-    known = {one.path.name: one for one in store.all()}
+    known = store.by_name()
     if name not in known:
         raise CheckpointError(f"{job.trainer.checkpoint_dir}: must have a checkpoint {name!r}, got {', '.join(known) or 'none'}")
     with store.reading(known[name]):

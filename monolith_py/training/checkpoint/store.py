@@ -14,7 +14,7 @@ from monolith_py.config import TrainerConfig
 from monolith_py.errors import CheckpointError, CheckpointVersion, LogError, ObjectError, WireError
 from monolith_py.io.objects import FolderObjects, Objects
 from monolith_py.training.checkpoint.channels import channel_folder, copy_aside, promote_checkpoint
-from monolith_py.training.checkpoint.layout import DELETED, Checkpoint, Part
+from monolith_py.training.checkpoint.layout import ASIDE, CHANNELS, DELETED, Checkpoint, Part
 from monolith_py.training.checkpoint.leases import Leases
 
 _logger = logging.getLogger(__name__)
@@ -54,6 +54,16 @@ class CheckpointStore:
             ObjectError: the store cannot be reached.
         """
         return Checkpoint.all_in(self.directory)
+
+    def by_name(self) -> dict[str, Checkpoint]:
+        """Return all checkpoints by name: those of `all`, then "channels/<channel>/<checkpoint>" and "rolled-back/<checkpoint>".
+
+        Raises:
+            ObjectError: the store cannot be reached.
+        """
+        found, channels = {one.path.name: one for one in self.all()}, sorted((self.directory / CHANNELS).glob("*"))
+        others = [one for folder in (*channels, self.directory / ASIDE) for one in Checkpoint.all_in(folder)]
+        return found | {one.path.relative_to(self.directory).as_posix(): one for one in others}
 
     def newest(self) -> Checkpoint | None:
         """Return the newest checkpoint that a trainer can start from, None if there is none; log each damaged one as an error.

@@ -201,8 +201,11 @@ def test_a_checkpoint_of_a_job_is_fetched_by_its_name(make_job: Callable[..., Jo
     saved = save(CheckpointStore(tmp_path, clock), Trainer(job), 7)
     with fetched_checkpoint(job, saved.path.name, clock) as path:
         assert path == saved.path
+    promoted = CheckpointStore(tmp_path, clock).promote(saved, "stable")
+    with fetched_checkpoint(job, "channels/stable/step-000000000007", clock) as path:
+        assert path == promoted.path
     with (
-        pytest.raises(CheckpointError, match=r"must have a checkpoint 'step-8', got step-000000000007"),
+        pytest.raises(CheckpointError, match=r"must have a checkpoint 'step-8', got step-000000000007, channels/stable/step-000000000007"),
         fetched_checkpoint(job, "step-8", clock),
     ):
         pass
