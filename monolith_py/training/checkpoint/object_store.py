@@ -115,7 +115,10 @@ class ObjectCheckpointStore(CheckpointStore):
 
     def next_at(self, step: int) -> Checkpoint:
         """Return a checkpoint to be written: its name is of no checkpoint in the store."""
-        self.all()
+        try:
+            self.all()
+        except ObjectError as error:
+            raise CheckpointError(f"checkpoint of step {step}: not uploaded: {error}") from None
         return super().next_at(step)
 
     def check(self, checkpoint: Checkpoint) -> None:

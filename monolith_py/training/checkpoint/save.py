@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from monolith_py.errors import CheckpointError, ModelNotFinite, ObjectError
+from monolith_py.errors import CheckpointError, ModelNotFinite
 from monolith_py.table import TableSaving, pack_snapshot
 from monolith_py.training.checkpoint.layout import Arrays, Checkpoint
 from monolith_py.training.checkpoint.meta import CheckpointMeta, ModelMeta
@@ -125,7 +125,7 @@ class CheckpointSaving:
                 _sync(file)
             temporary.path.rename(checkpoint.path)
             _sync(directory)
-        except (OSError, CheckpointError, ObjectError) as error:
+        except (OSError, CheckpointError) as error:
             self._cancel()
             raise error if isinstance(error, CheckpointError) else CheckpointError(f"{checkpoint}: {error}") from None
         self._store.publish(checkpoint)

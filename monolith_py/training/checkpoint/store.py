@@ -108,7 +108,7 @@ class CheckpointStore:
         """Return a checkpoint of `step` batches, to be written, that sorts after all others of that step.
 
         Raises:
-            ObjectError: the store cannot be reached.
+            CheckpointError: the store cannot be reached.
         """
         return Checkpoint.next_at(self.directory, step)
 
