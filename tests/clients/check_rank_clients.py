@@ -24,8 +24,9 @@ from monolith_py.config import ServingConfig
 from monolith_py.errors import Overloaded
 from monolith_py.pb import example_pb2, ranking_pb2, ranking_pb2_grpc
 from monolith_py.process import StopSignal
-from monolith_serving.process import _serve, make_server
+from monolith_serving.process import _serve
 from tests.certificates import Authority
+from tests.fronts import FRONTS, FreshReplica, front_of
 
 TOKEN = "token-of-the-clients"
 PROTOS = ["monolith/v1/example.proto", "monolith/v1/ranking.proto"]
@@ -53,18 +54,8 @@ class BusyService(ranking_pb2_grpc.RankingServicer):
         )
 
 
-class FreshReplica:
-    is_ready = is_fresh = True
-
-    def staleness_ms(self) -> int:
-        return 0
-
-    def behind_s(self) -> float:
-        return 0.0
-
-
-@pytest.fixture
-def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[BusyService, str, Path]]:
+@pytest.fixture(params=FRONTS)
+def door(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[BusyService, str, Path]]:
     """Return a service behind TLS and a token, its address and the authority's certificate."""
     monkeypatch.setenv("MONOLITH_SERVING_TOKENS", TOKEN)
     authority = Authority(tmp_path / "authority")
@@ -72,8 +63,8 @@ def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Busy
     security = {"certificate_file": str(certificate), "key_file": str(key), "require_token": True}
     config = ServingConfig(port=0, drain_s=0.0, port_file=str(tmp_path / "port"), security=security)
     service, stop, clock = BusyService(), StopSignal(), SystemClock()
-    server = make_server(service, config, clock)
-    thread = threading.Thread(target=_serve, args=(server, FreshReplica(), config, stop, clock))
+    front = front_of(request.param, service, config)
+    thread = threading.Thread(target=_serve, args=(front, FreshReplica(), config, stop, clock))
     thread.start()
     while not (tmp_path / "port").exists():
         clock.sleep(0.01)
