@@ -101,6 +101,7 @@ def random_job(generator: np.random.Generator) -> JobConfig:
     ]
     dims, tower = pick([4], [8], [16], [12], [64], [4, 12, 16]), pick([], [40], [64, 33], [256, 128, 64])
     sparsity = {"preset": "static", "density": 0.5, "atom": pick("16x1", "1x1", "neuron")} if tower and generator.random() < 0.5 else {}
+    parallel = [{"kind": "dcn", "cross_layers": 2, "structure": "parallel"}] if tower else []
     keys = sorted({f"f{generator.integers(len(sources))}" for _ in range(generator.integers(0, 3))})
     return parse_job(
         {
@@ -120,7 +121,7 @@ def random_job(generator: np.random.Generator) -> JobConfig:
             "model": {
                 "tower": tower,
                 "precision": pick("fp32", "auto", "bf16"),
-                "kind": pick("deepfm", "dlrm"),
+                **pick({"kind": "deepfm"}, {"kind": "dlrm"}, {"kind": "dcn", "cross_rank": 9}, *parallel),
                 "dropout": pick(0.0, 0.1) if tower else 0.0,
                 "sparsity": sparsity,
             },
