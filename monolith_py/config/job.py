@@ -103,13 +103,6 @@ class JobConfig(Settings):
         return self
 
     @model_validator(mode="after")
-    def _check_channel(self) -> JobConfig:
-        location = self.trainer.checkpoint_dir
-        if self.serving.channel is not None and "://" in location:
-            raise ValueError(f"serving.channel must come with a folder as trainer.checkpoint_dir, got {location!r}")
-        return self
-
-    @model_validator(mode="after")
     def _check_ports(self) -> JobConfig:
         """Refuse a port used twice: processes of a job may run on one machine."""
         users: dict[int, str] = {}

@@ -53,8 +53,8 @@ _logger = logging.getLogger(__name__)
 
 # Offset in dead letters of a record that was never in the log.
 NO_OFFSET = -1
-# Wall-clock wait for records after a round of reads without any, over all partitions.
-_IDLE_WAIT_S = 0.05
+# Wall-clock wait for records after a round of reads without any, over all partitions, and of one read: a record of the other topic waits.
+_IDLE_WAIT_S, _READ_WAIT_S = 0.05, 0.01
 
 
 class JoinerLoop:
@@ -154,7 +154,7 @@ class JoinerLoop:
     def step(self) -> int:
         """Read and join records, commit if it is time, and return the number of records read.
 
-        Waits for records, up to 50 ms, if the previous call found none.
+        Waits for records, up to 50 ms and 10 ms for one read, if the previous call found none.
 
         Raises:
             ClockStepped: the wall clock went back, so sound records would be refused.
@@ -164,7 +164,7 @@ class JoinerLoop:
         if not self._partitions:
             self._clock.sleep(_IDLE_WAIT_S)
             return 0
-        wait_s = _IDLE_WAIT_S / (len(InputTopic) * len(self._partitions)) if self._is_idle else 0.0
+        wait_s = min(_READ_WAIT_S, _IDLE_WAIT_S / (len(InputTopic) * len(self._partitions))) if self._is_idle else 0.0
         for partition in self._partitions:
             self._readers[partition].fill(wait_s)
             num, more = partition.joiner.run(self._clock.monotonic_s(), self._clock.now_ms())

@@ -7,9 +7,10 @@ import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from monolith_py.errors import CheckpointError
+from monolith_py.errors import CheckpointError, ModelNotFinite, ObjectError
 from monolith_py.table import TableSaving, pack_snapshot
 from monolith_py.training.checkpoint.layout import Arrays, Checkpoint
 from monolith_py.training.checkpoint.meta import CheckpointMeta, ModelMeta
@@ -69,16 +70,18 @@ class CheckpointSaving:
 
         Raises:
             CheckpointError: the tables cannot be written.
+            ModelNotFinite: a dense parameter is NaN or infinite: no replica takes such a model, and no trainer could go on from it.
         """
+        dense = {name: value.numpy() for name, value in self._trainer.export_dense().items()}
         try:
             self._copied.result()
+            _check_finite(dense)
             for table in self._tables:
                 table.finish()
         except BaseException:
             self._worker.shutdown()
             self._cancel()
             raise
-        dense = {name: value.numpy() for name, value in self._trainer.export_dense().items()}
         optimizer = {name: value.clone().numpy() for name, value in self._trainer.optimizer.state().items()}
         self._written = self._worker.submit(self._write, meta, dense, {"rng": torch.get_rng_state().numpy()} | optimizer)
 
@@ -111,8 +114,9 @@ class CheckpointSaving:
 
     def _write(self, meta: CheckpointMeta, dense: Arrays, optimizer: Arrays) -> Checkpoint:
         directory, temporary = self._store.directory, self._temporary
-        checkpoint = Checkpoint.next_at(directory, meta.step)
+        checkpoint = Checkpoint.at(directory, meta.step)
         try:
+            checkpoint = self._store.next_at(meta.step)
             for name, table in zip(self._trainer.bags.tables, self._tables, strict=True):
                 table.commit()
                 pack_snapshot(temporary.table(name), temporary.packed(name))
@@ -121,7 +125,7 @@ class CheckpointSaving:
                 _sync(file)
             temporary.path.rename(checkpoint.path)
             _sync(directory)
-        except (OSError, CheckpointError) as error:
+        except (OSError, CheckpointError, ObjectError) as error:
             self._cancel()
             raise error if isinstance(error, CheckpointError) else CheckpointError(f"{checkpoint}: {error}") from None
         self._store.publish(checkpoint)
@@ -138,6 +142,12 @@ def save_checkpoint(directory: Path, trainer: Trainer, meta: CheckpointMeta, *, 
     saving = CheckpointSaving(CheckpointStore(directory), trainer, Retention(keep))
     saving.freeze(meta)
     return saving.wait()
+
+
+def _check_finite(dense: Arrays) -> None:
+    broken = sorted(name for name, array in dense.items() if not np.isfinite(array).all())
+    if broken:
+        raise ModelNotFinite(f"dense parameters must be finite, got NaN or infinity in {broken}: the checkpoint before stays the newest")
 
 
 def _sync(path: Path) -> None:
