@@ -5,6 +5,8 @@ Letters: B rows of a batch, F pooled rows of an example, D the greatest of their
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -36,6 +38,8 @@ class DenseModel:
             WireError: names or shapes do not fit the model.
         """
         self._schema, self._config, self.state, self.device = schema, config, state, device
+        self._fixed: dict[InputSplit, _core.FixedModel] = {}
+        self._packing = threading.Lock()
         self.shape = ModelShape.of(schema, config)
         try:
             self.shape.check(state.tensors)
@@ -45,16 +49,25 @@ class DenseModel:
             self.in_torch  # noqa: B018 - made here, not in the first request
 
     def after(self, state: DenseState) -> DenseModel:
-        """Return the model of another dense state.
+        """Return the model of another dense state, in the core for the same splits of its inputs, so that no request waits for that.
 
         Raises:
             WireError: names or shapes do not fit the model.
         """
-        return DenseModel(self._schema, self._config, state, self.device)
+        model = DenseModel(self._schema, self._config, state, self.device)
+        with suppress(MemoryError):  # then at the first use
+            for split in [*self._fixed]:
+                model.fixed(split)
+        return model
 
     def fixed(self, split: InputSplit) -> _core.FixedModel:
-        """Return the model in the core, for inputs that are shared as `split` says."""
-        return fixed_model(self.shape, self.state.tensors, split)
+        """Return the model in the core, for inputs that are shared as `split` says; it is made once."""
+        fixed = self._fixed.get(split)
+        if fixed is None:
+            with self._packing:
+                fixed = self._fixed.get(split) or fixed_model(self.shape, self.state.tensors, split)
+                self._fixed[split] = fixed
+        return fixed
 
     def logits(self, pooled: FloatArray, dense: FloatArray) -> FloatArray:
         """Return the core's logits float32 (B, T) from pooled rows (B, sum of dims) and dense features (B, W)."""
@@ -63,7 +76,7 @@ class DenseModel:
             padded[:, self.shape.padded_rows] = pooled
             pooled = padded
         out = np.empty((len(pooled), self.shape.num_tasks), np.float32)
-        self._whole.logits(pooled, np.ascontiguousarray(dense), out)
+        self.fixed(self._whole).logits(pooled, np.ascontiguousarray(dense), out)
         return out
 
     @cached_property
@@ -80,5 +93,5 @@ class DenseModel:
         return model
 
     @cached_property
-    def _whole(self) -> _core.FixedModel:
-        return self.fixed(whole_input(self.shape))
+    def _whole(self) -> InputSplit:
+        return whole_input(self.shape)

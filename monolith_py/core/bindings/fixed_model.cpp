@@ -7,6 +7,7 @@
 
 #include "bindings/arrays.hpp"
 #include "bindings/module.hpp"
+#include "memory/thread_pool.hpp"
 #include "ranking/model.hpp"
 
 namespace {
@@ -99,13 +100,20 @@ void logits(const Model& model, const ConstMatrix& pooled, const ConstMatrix& de
     nb::gil_scoped_release nogil;
     SharedPart part;
     model.begin(nullptr, part);
-    std::vector<float> inputs(std::min(n, kRowsAtOnce) * stride);
-    for (size_t first = 0; first < n; first += kRowsAtOnce) {
-        const size_t num = std::min(kRowsAtOnce, n - first);
+    const auto score = [&](size_t block) {
+        static thread_local std::vector<float> inputs;
+        const size_t first = block * kRowsAtOnce, num = std::min(kRowsAtOnce, n - first);
+        inputs.assign(num * stride, 0.0f);
         for (size_t i = 0; i < num; ++i)
             std::copy_n(pooled.data() + (first + i) * width, width, inputs.data() + i * stride);
         const float* const own = dense.data() + first * shape.candidate_dense;
         model.score(part, inputs.data(), own, num, out.data() + first * shape.tasks);
+    };
+    const size_t num_blocks = (n + kRowsAtOnce - 1) / kRowsAtOnce;
+    if (model.has_stacks()) {  // they share the threads of each block
+        for (size_t block = 0; block < num_blocks; ++block) score(block);
+    } else {
+        ThreadPool::instance().run(num_blocks, score);
     }
 }
 

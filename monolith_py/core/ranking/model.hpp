@@ -47,6 +47,7 @@ class Model {
     uint32_t candidate_rows() const { return shape_.candidate_features + (has_bottom() && !bottom_is_shared()); }
     size_t shared_inputs() const;
     size_t candidate_inputs() const;
+    bool has_stacks() const { return !stacks_.empty(); }
     // Floats between the inputs of two candidates.
     size_t stride() const { return stacks_.empty() ? even(candidate_inputs()) : candidate_inputs(); }
 
