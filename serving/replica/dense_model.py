@@ -16,6 +16,7 @@ from monolith_py.data.columns import FloatArray
 from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
 from monolith_py.model.fixed import InputSplit, fixed_model, whole_input
+from monolith_py.model.link import links_of
 from monolith_py.model.shape import ModelShape
 from monolith_py.sync import DenseState
 from monolith_serving.replica.device import Device
@@ -36,7 +37,7 @@ class DenseModel:
             WireError: names or shapes do not fit the model.
         """
         self._schema, self._config, self.state, self.device = schema, config, state, device
-        self.shape = ModelShape.of(schema, config)
+        self.shape, self.links = ModelShape.of(schema, config), links_of(schema)
         try:
             self.shape.check(state.tensors)
         except ValueError as error:
@@ -54,7 +55,9 @@ class DenseModel:
 
     def fixed(self, split: InputSplit) -> _core.FixedModel:
         """Return the model in the core, for inputs that are shared as `split` says."""
-        return fixed_model(self.shape, self.state.tensors, split)
+        model = fixed_model(self.shape, self.state.tensors, split)
+        model.set_links([(kind, size) for kind, size in self.links])
+        return model
 
     def logits(self, pooled: FloatArray, dense: FloatArray) -> FloatArray:
         """Return the core's logits float32 (B, T) from pooled rows (B, sum of dims) and dense features (B, W)."""

@@ -204,10 +204,7 @@ Status Ranker::score(const Model& model, const ReplicaRows& rows, double left_s,
         fids += is_single ? num * features : sum_of(lengths, num * features);
         float* const scores = ranked.scores.data() + first * num_tasks;
         model.score(part, inputs.data(), ranked.candidates.dense.data() + first * own.width, num, scores);
-        for (size_t i = 0; i < num * num_tasks; ++i) {
-            scores[i] = 1.0f / (1.0f + std::exp(-scores[i]));
-            is_finite &= std::isfinite(scores[i]);
-        }
+        is_finite &= model.to_scores(scores, num);
     }
     return is_finite ? Status::kDone : Status::kNotFinite;
 }
