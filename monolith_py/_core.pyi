@@ -371,6 +371,7 @@ class FixedModel:
     def set_top(self, layers: FixedLayers, shared: Sequence[int], candidate: Sequence[int], stacks: list[TowerStack]) -> None: ...
     def set_bottom(self, layers: FixedLayers, shared: Sequence[int], candidate: Sequence[int]) -> None: ...
     def set_cross(self, layers: Sequence[FixedLayers], beside: FixedLayers) -> None: ...  # before the top; inputs: shared, then candidate's
+    def set_links(self, links: Sequence[tuple[str, int]]) -> None: ...  # kind and number of tasks, side by side
     def set_scales(self, scales: FloatArray) -> None: ...
     def logits(self, pooled: FloatArray, dense: FloatArray, out: FloatArray) -> None: ...  # (B, F * D), (B, W), (B, T); nothing shared
 
@@ -469,6 +470,7 @@ class JoinerSettings:
     window_ms: int
     allowed_lateness_ms: int
     max_out_of_orderness_ms: int
+    def set_label_widths(self, widths: Sequence[int]) -> None: ...  # bits of each task: 1, or 16 for a number; 1 each at first
     num_ahead: int  # records behind one, of a backlog, that show that it is ahead of them
     num_agreeing: int  # records of the last 8 of a topic that must have reached a time before it counts as passed
     idle_timeout_s: float

@@ -40,7 +40,7 @@ class JobConfig(Settings):
     features: Annotated[tuple[FeatureConfig, ...], Field(min_length=1)]
     dense_features: tuple[DenseFeatureConfig, ...] = ()
     counters: CounterConfig = CounterConfig()
-    # At most as many as an impression has label bits.
+    # At most as many as the labels of a candidate have bits: a binary one or a class has 1, a number 16.
     tasks: Annotated[tuple[TaskConfig, ...], Field(min_length=1, max_length=64)]
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -81,6 +81,13 @@ class JobConfig(Settings):
         unknown = sorted(set(self.counters.keys) - {feature.name for feature in self.features})
         if unknown:
             raise ValueError(f"counters.keys must name features, got {unknown}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_label_bits(self) -> JobConfig:
+        num_bits = sum(16 if task.kind == "regression" else len(task.outputs) for task in self.tasks)
+        if num_bits > 64:
+            raise ValueError(f"tasks must have at most 64 bits of labels (a number has 16, a class 1), got {num_bits}")
         return self
 
     @model_validator(mode="after")

@@ -141,6 +141,16 @@ PROGRESSIVE = {
     Gauge(
         "monolith_progressive_calibration_ratio", "Mean prediction before learning / mean label in the last window", ["task"]
     ): "calibration",
+    Gauge(
+        "monolith_progressive_rmse", "Root of the mean squared error of a regression before learning in the last window", ["task"]
+    ): "rmse",
+    Gauge(
+        "monolith_progressive_r2_ratio", "1 - squared error / variance of a regression before learning in the last window", ["task"]
+    ): "r2",
+    Gauge(
+        "monolith_progressive_logloss", "Mean cross-entropy of a multiclass task before learning in the last window", ["task"]
+    ): "logloss",
+    Gauge("monolith_progressive_accuracy_ratio", "Share of right classes before learning in the last window", ["task"]): "accuracy",
     Gauge("monolith_label_rate", "Mean label of the examples in the last window", ["task"]): "label_rate",
 }
 SERVED = {

@@ -18,6 +18,7 @@ from monolith_py.data.columns import FloatArray
 from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
 from monolith_py.model.fixed import InputSplit, fixed_model, whole_input
+from monolith_py.model.link import links_of
 from monolith_py.model.shape import ModelShape
 from monolith_py.sync import DenseState
 from monolith_serving.replica.device import Device
@@ -40,7 +41,7 @@ class DenseModel:
         self._schema, self._config, self.state, self.device = schema, config, state, device
         self._fixed: dict[InputSplit, _core.FixedModel] = {}
         self._packing = threading.Lock()
-        self.shape = ModelShape.of(schema, config)
+        self.shape, self.links = ModelShape.of(schema, config), links_of(schema)
         try:
             self.shape.check(state.tensors)
         except ValueError as error:
@@ -65,9 +66,14 @@ class DenseModel:
         fixed = self._fixed.get(split)
         if fixed is None:
             with self._packing:
-                fixed = self._fixed.get(split) or fixed_model(self.shape, self.state.tensors, split)
+                fixed = self._fixed.get(split) or self._made(split)
                 self._fixed[split] = fixed
         return fixed
+
+    def _made(self, split: InputSplit) -> _core.FixedModel:
+        model = fixed_model(self.shape, self.state.tensors, split)
+        model.set_links([(kind, size) for kind, size in self.links])
+        return model
 
     def logits(self, pooled: FloatArray, dense: FloatArray) -> FloatArray:
         """Return the core's logits float32 (B, T) from pooled rows (B, sum of dims) and dense features (B, W)."""

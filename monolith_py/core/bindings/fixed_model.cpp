@@ -86,6 +86,20 @@ void set_scales(Model& model, const ConstMatrix& scales) {
     model.set_scales({scales.data(), scales.data() + scales.size()});
 }
 
+void set_links(Model& model, const std::vector<std::pair<std::string, uint32_t>>& links) {
+    static const std::vector<std::string> kinds{"sigmoid", "softmax", "value", "log1p"};
+    std::vector<Link> found;
+    size_t tasks = 0;
+    for (const auto& [name, size] : links) {
+        const auto kind = std::find(kinds.begin(), kinds.end(), name);
+        if (kind == kinds.end()) refuse_unknown("link", name, kinds);
+        found.push_back({static_cast<LinkKind>(kind - kinds.begin()), size});
+        tasks += size;
+    }
+    if (!links.empty()) expect("tasks of the links", model.shape().tasks, tasks);
+    model.set_links(std::move(found));
+}
+
 // Candidates scored at once.
 constexpr size_t kRowsAtOnce = 256;
 
@@ -127,6 +141,7 @@ void bind_fixed_model(nb::module_& m) {
         .def("set_top", &set_top, array("layers"), "shared"_a, "candidate"_a, "stacks"_a, nb::keep_alive<1, 5>())
         .def("set_bottom", &set_bottom, array("layers"), "shared"_a, "candidate"_a)
         .def("set_cross", &set_cross, array("layers"), array("beside"))
+        .def("set_links", &set_links, "links"_a)
         .def("set_scales", &set_scales, array("scales"))
         .def("logits", &logits, array("pooled"), array("dense"), array("out"));
 }

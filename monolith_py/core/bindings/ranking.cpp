@@ -10,7 +10,6 @@
 
 #include "bindings/arrays.hpp"
 #include "bindings/module.hpp"
-#include "memory/thread_pool.hpp"
 #include "ranking/ranker.hpp"
 
 namespace {
