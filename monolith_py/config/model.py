@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
+from monolith_py.config.experts import ExpertsConfig
 from monolith_py.config.fields import Settings, Share, Width
 from monolith_py.config.sparsity import SparsityConfig
 
@@ -26,6 +27,8 @@ class ModelConfig(Settings):
     precision: Literal["fp32", "bf16", "auto"] = "auto"
     # Sparsity of the tower.
     sparsity: SparsityConfig = SparsityConfig()
+    # Experts in the place of the tower, mixed by one gate for each task; one tower for all tasks if left out.
+    experts: ExpertsConfig | None = None
 
     @model_validator(mode="after")
     def _check_what_has_no_effect(self) -> ModelConfig:
@@ -35,4 +38,6 @@ class ModelConfig(Settings):
             raise ValueError(f"model.dropout must come with a layer in model.tower, got {self.dropout!r} without")
         if not self.tower and self.sparsity.preset != "dense":
             raise ValueError(f"model.sparsity.preset must come with a layer in model.tower, got {self.sparsity.preset!r} without")
+        if self.experts is not None and not self.tower:
+            raise ValueError("model.experts must come with a layer in model.tower, got none")
         return self

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from monolith_py import _core
 from monolith_py.data.columns import FloatArray
 from monolith_py.model.fixed_tower import dense_layer, padded_columns, tower_stacks
+from monolith_py.model.gating import Gating, from_digits
 from monolith_py.model.shape import LayerShape, ModelShape, Parameters
 
 # Weights (O, I), biases (O,), whether ReLU follows, whether the layer computes in bf16.
@@ -43,6 +44,9 @@ def fixed_model(shape: ModelShape, parameters: Parameters, split: InputSplit) ->
         fixed.set_bottom(_dense_layers("bottom", shape.bottom, parameters, bf16=shape.bf16), split.shared_dense, split.candidate_dense)
     if shape.kind == "deepfm":
         fixed.set_scales(_array(parameters["scales"]))
+    if shape.experts is not None:
+        _set_experts(fixed, shape, parameters, shared, candidate)
+        return fixed
     head: list[_Layer] = [(_array(parameters["head.weight"]), _array(parameters["head.bias"]), False, False)]
     if stacks := tower_stacks(shape, parameters, [*shared, *candidate]):
         fixed.set_top(head, [], range(shape.head.inputs), stacks)
@@ -53,6 +57,29 @@ def fixed_model(shape: ModelShape, parameters: Parameters, split: InputSplit) ->
         layers[0] = padded_columns(shape, weight), bias, relu, bf16
         fixed.set_top(layers, shared, candidate, [])
     return fixed
+
+
+def _set_experts(
+    fixed: _core.FixedModel, shape: ModelShape, parameters: Parameters, shared: Sequence[int], candidate: Sequence[int]
+) -> None:
+    """Set gates and experts, of inputs in the order of `shared`, then `candidate`. The head is the last layer of each expert."""
+    assert shape.experts is not None
+    gating = Gating.at(shape.experts, from_digits(parameters["experts.gates.learnt"].tolist()))
+    kept = gating.num_experts, gating.num_slots, gating.kept
+    weight, bias = padded_columns(shape, parameters["experts.gates.weight"]), _array(parameters["experts.gates.bias"])
+    head = _array(parameters["head.weight"]), np.zeros(shape.num_tasks, np.float32), False, False
+    in_stacks = any(layer.atom not in (None, "neuron") for layer in shape.tower)
+    experts: list[tuple[list[_Layer], list[_core.TowerStack]]] = []
+    for prefix in shape.tower_prefixes:
+        stacks = tower_stacks(shape, parameters, [*shared, *candidate], prefix)
+        layers: list[_Layer] = [head]
+        if not stacks:
+            layers = _dense_layers(prefix, shape.tower, parameters, bf16=shape.sparse_bf16 if in_stacks else shape.bf16) + layers
+            first, *others = layers
+            layers = [(padded_columns(shape, first[0]), *first[1:]), *others]
+        experts.append((layers, stacks))
+    gate = "tree" if gating.is_tree else "flat", *kept, gating.temperature, gating.split_width
+    fixed.set_experts(gate, [(weight, bias, False, False)], experts, _array(parameters["head.bias"]), shared, candidate)
 
 
 def whole_input(shape: ModelShape) -> InputSplit:

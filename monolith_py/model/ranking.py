@@ -11,15 +11,17 @@ from torch import Tensor, nn
 from monolith_py import _core
 from monolith_py.config import ModelConfig
 from monolith_py.data.schema import Schema
+from monolith_py.model.experts import Experts
 from monolith_py.model.interaction import factorize, pairwise_dots
 from monolith_py.model.shape import computes_in_bf16
-from monolith_py.tower import Tower
+from monolith_py.tower import SparseLinear, Tower
 
 
 class RankModel(nn.Module):
     """Root of the ranking models: `forward(pooled, dense)` returns logits. Its parameters are the dense parameters of the job."""
 
-    tower: Tower
+    tower: Tower  # of a model without experts
+    experts: Experts | None
     head: nn.Linear
     _places: Tensor | None
 
@@ -59,10 +61,35 @@ class RankModel(nn.Module):
 
     def _top(self, *parts: Tensor) -> Tensor:
         """Return the logits of tower and head for the concatenated parts, float32 (B, T); the tower has the model's precision."""
+        if self.experts is not None:
+            inputs = torch.cat(parts, dim=1)
+            mixed: Tensor = self.experts(inputs, self.head, lambda: self._precision(inputs))
+            return mixed
         with self._precision(parts[0]):
             outputs = self.tower(*parts)
         logits: Tensor = self.head(outputs.float())
         return logits
+
+    @property
+    def towers(self) -> dict[str, Tower]:
+        """Return the towers over the interaction, the experts or the only one, by the prefix of their parameters."""
+        if self.experts is None:
+            return {"tower": self.tower}
+        return {f"experts.towers.{number}": tower for number, tower in enumerate(self.experts.each)}
+
+    @property
+    def sparse_layers(self) -> list[SparseLinear]:
+        """Return the sparse layers of these towers."""
+        return [layer for tower in self.towers.values() for layer in tower.sparse_layers]
+
+    def take_penalty(self) -> Tensor | None:
+        """Return the auxiliary loss of the last forward in training, summed over its examples; None without one."""
+        return None if self.experts is None else self.experts.gates.take_penalty()
+
+    def advance(self, num_examples: int) -> None:
+        """Count learnt examples, for the schedule of gates."""
+        if self.experts is not None:
+            self.experts.gates.advance(num_examples)
 
     def freeze(self) -> None:
         """Pack the weights of the towers for serving: forward without gradients ignores later changes."""
@@ -70,6 +97,21 @@ class RankModel(nn.Module):
         for module in self.modules():
             if isinstance(module, Tower):
                 module.freeze()
+
+    def _make_top(self, in_features: int, num_tasks: int, config: ModelConfig, seed: int) -> None:
+        """Make the tower or the experts of the settings, and the head."""
+        self.experts = None
+        if config.experts is None:
+            self.tower = self._make_tower(in_features, config, seed)
+            outputs = self.tower.out_features
+        else:
+
+            def make_tower(number: int) -> Tower:
+                return self._make_tower(in_features, config, seed + number)
+
+            self.experts = Experts(in_features, num_tasks, config.experts, make_tower)
+            outputs = config.tower[-1]
+        self.head = nn.Linear(outputs, num_tasks)
 
     def _make_tower(self, in_features: int, config: ModelConfig, seed: int) -> Tower:
         """Return the tower of the settings."""
@@ -93,8 +135,7 @@ class DeepFM(RankModel):
     def __init__(self, schema: Schema, config: ModelConfig, seed: int) -> None:
         super().__init__(schema, config)
         num_tasks = len(schema.tasks)
-        self.tower = self._make_tower(schema.sparse_width + schema.dense_width, config, seed)
-        self.head = nn.Linear(self.tower.out_features, num_tasks)
+        self._make_top(schema.sparse_width + schema.dense_width, num_tasks, config, seed)
         self.scales = nn.Parameter(torch.ones(2, num_tasks))
 
     def forward(self, pooled: Tensor, dense: Tensor) -> Tensor:
@@ -113,8 +154,7 @@ class DLRM(RankModel):
         self._num_rows = self._num_features + (self.bottom is not None)
         num_pairs = self._num_rows * (self._num_rows - 1) // 2
         width = schema.sparse_width + (self._dim if self.bottom is not None else 0)
-        self.tower = self._make_tower(num_pairs + width, config, seed)
-        self.head = nn.Linear(self.tower.out_features, len(schema.tasks))
+        self._make_top(num_pairs + width, len(schema.tasks), config, seed)
 
     def forward(self, pooled: Tensor, dense: Tensor) -> Tensor:
         """Return the logits of the top tower for the rows and their dot products, (B, T)."""

@@ -16,8 +16,10 @@ import numpy.typing as npt
 
 from monolith_py import _core
 from monolith_py.config import ModelConfig
+from monolith_py.config.experts import ExpertsConfig
 from monolith_py.config.sparsity import Atom
 from monolith_py.data.schema import Schema
+from monolith_py.model.gating import NUM_DIGITS, Gating
 from monolith_py.tower.layers.atoms import height_of, why_dense
 
 Parameters = Mapping[str, npt.NDArray[Any]]
@@ -57,6 +59,7 @@ class ModelShape:
     bf16: bool  # dense layers compute in bf16
     sparse_bf16: bool  # towers with a sparse layer compute in bf16
     has_dropout: bool
+    experts: ExpertsConfig | None = None  # each of them has the layers of `tower`
 
     @staticmethod
     def of(schema: Schema, config: ModelConfig) -> ModelShape:
@@ -86,6 +89,7 @@ class ModelShape:
             # In vector instructions a sparse tower is as fast in fp32; only the matrix unit makes bf16 faster.
             sparse_bf16=bf16 and (config.precision != "auto" or bool(_core.has_amx())),
             has_dropout=config.dropout > 0,
+            experts=config.experts,
         )
 
     @property
@@ -132,10 +136,17 @@ class ModelShape:
         return self.tower_inputs + self.num_rows * self.dim - sum(self.row_dims)
 
     @property
+    def tower_prefixes(self) -> tuple[str, ...]:
+        """Return the prefixes of the parameters of the tower, or of all experts."""
+        return ("tower",) if self.experts is None else tuple(f"experts.towers.{number}" for number in range(self.experts.count))
+
+    @property
     def layers(self) -> dict[str, LayerShape]:
         """Return all layers by the prefix of their parameters."""
         named = {f"bottom.layers.{index}": layer for index, layer in enumerate(self.bottom)}
-        return named | {f"tower.layers.{index}": layer for index, layer in enumerate(self.tower)} | {"head": self.head}
+        for prefix in self.tower_prefixes:
+            named |= {f"{prefix}.layers.{index}": layer for index, layer in enumerate(self.tower)}
+        return named | {"head": self.head}
 
     def check(self, parameters: Parameters) -> None:
         """Check that `parameters` are those of this model.
@@ -144,6 +155,10 @@ class ModelShape:
             ValueError: a name, a shape or a topology is not; the message names it.
         """
         expected: dict[str, tuple[int, ...]] = {"scales": (2, self.num_tasks)} if self.kind == "deepfm" else {}
+        if self.experts is not None:
+            num_scores = self.num_tasks * Gating.at(self.experts, 0).num_scores
+            gates = {"weight": (num_scores, self.tower_inputs), "bias": (num_scores,), "learnt": (NUM_DIGITS,)}
+            expected |= {f"experts.gates.{name}": shape for name, shape in gates.items()}
         for prefix, layer in self.layers.items():
             expected[f"{prefix}.bias"] = (layer.outputs,)
             if layer.atom is None:

@@ -8,7 +8,7 @@
 #include <optional>
 #include <tuple>
 
-#include "bindings/arrays.hpp"
+#include "bindings/fixed_layers.hpp"
 #include "bindings/module.hpp"
 #include "ranking/ranker.hpp"
 
@@ -18,30 +18,9 @@ using namespace monolith;
 using namespace monolith::ranking;
 
 using ConstLengthRows = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Layers = std::vector<std::tuple<ConstMatrix, ConstFloats, bool, bool>>;
-using Places = std::vector<uint32_t>;
 using Group = std::tuple<Places, Places, uint32_t>;
 using Entity = std::tuple<uint32_t, uint32_t, uint32_t>;
 using OwnColumns = std::pair<std::vector<std::string>, std::vector<std::pair<std::string, uint32_t>>>;
-
-std::vector<LayerWeights> weights_of(const Layers& layers) {
-    if (layers.empty()) refuse("layers must be at least one, got none");
-    std::vector<LayerWeights> weights;
-    for (const auto& [matrix, biases, relu, bf16] : layers) {
-        expect("biases", matrix.shape(0), biases.size());
-        if (!weights.empty()) expect("inputs of a layer", weights.back().out, matrix.shape(1));
-        weights.push_back({matrix.data(), biases.data(), static_cast<uint32_t>(matrix.shape(1)),
-                           static_cast<uint32_t>(matrix.shape(0)), relu, bf16});
-    }
-    return weights;
-}
-
-void expect_columns(const std::vector<LayerWeights>& weights, const Places& shared, const Places& candidate) {
-    expect("columns", weights[0].in, shared.size() + candidate.size());
-    for (const Places* places : {&shared, &candidate})
-        for (uint32_t place : *places)
-            if (place >= weights[0].in) refuse("a column must be below " + std::to_string(weights[0].in));
-}
 
 Model* make_model(const std::string& kind, uint32_t dim, std::pair<uint32_t, uint32_t> features,
                   std::pair<uint32_t, uint32_t> dense, uint32_t tasks) {
@@ -245,6 +224,8 @@ void bind_ranking(nb::module_& m) {
     nb::class_<Model>(m, "FixedModel")
         .def(nb::new_(&make_model), "kind"_a, "dim"_a, "features"_a, "dense"_a, "tasks"_a)
         .def("set_top", &set_top, array("layers"), "shared"_a, "candidate"_a, "stacks"_a, nb::keep_alive<1, 5>())
+        .def("set_experts", &set_experts, "gate"_a, array("scores"), array("experts"), array("biases"), "shared"_a,
+             "candidate"_a, nb::keep_alive<1, 4>())
         .def("set_bottom", &set_bottom, array("layers"), "shared"_a, "candidate"_a)
         .def("set_scales", &set_scales, array("scales"))
         .def("logits", &logits, array("pooled"), array("dense"), array("out"));

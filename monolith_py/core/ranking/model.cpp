@@ -91,6 +91,11 @@ void Model::begin(const float* dense, SharedPart& part) const {
             }
         }
     }
+    if (experts_) {
+        part.start.resize(experts_->start_width());
+        experts_->begin(part.inputs, part.start.data());
+        return;
+    }
     part.start.resize(top_->start_width());
     if (stacks_.empty()) {
         part.inputs.resize(top_->shared_in(), 0.0f);
@@ -152,15 +157,17 @@ void Model::score(const SharedPart& part, float* inputs, const float* dense, siz
     const uint32_t tasks = shape_.tasks;
     float* const terms = scratch_for<Terms>(2 * n);
     interact(part, inputs, dense, n, terms);
-    if (!stacks_.empty()) inputs = run_stacks(part, inputs, n);
-    const float* const outputs = top_->run(inputs, n, part.start.data());
+    if (experts_) {
+        experts_->run(part.inputs, inputs, stride(), candidate_inputs(), n, part.start.data(), logits);
+    } else {
+        if (!stacks_.empty()) inputs = run_stacks(part, inputs, n);
+        const float* const outputs = top_->run(inputs, n, part.start.data());
+        for (size_t i = 0; i < n; ++i) std::copy_n(outputs + i * top_->width(), tasks, logits + i * tasks);
+    }
+    if (shape_.kind != Kind::kDeepFm) return;
     for (size_t i = 0; i < n; ++i)
-        for (uint32_t t = 0; t < tasks; ++t) {
-            float logit = outputs[i * top_->width() + t];
-            if (shape_.kind == Kind::kDeepFm)
-                logit += terms[2 * i] * scales_[t] + terms[2 * i + 1] * scales_[tasks + t];
-            logits[i * tasks + t] = logit;
-        }
+        for (uint32_t t = 0; t < tasks; ++t)
+            logits[i * tasks + t] += terms[2 * i] * scales_[t] + terms[2 * i + 1] * scales_[tasks + t];
 }
 
 }  // namespace monolith::ranking

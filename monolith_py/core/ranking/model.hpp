@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "ranking/dense_stack.hpp"
+#include "ranking/experts.hpp"
 #include "tower/stack.hpp"
 
 namespace monolith::ranking {
@@ -47,13 +48,15 @@ class Model {
     size_t shared_inputs() const;
     size_t candidate_inputs() const;
     // Floats between the inputs of two candidates.
-    size_t stride() const { return stacks_.empty() ? even(candidate_inputs()) : candidate_inputs(); }
+    size_t stride() const { return experts_ || stacks_.empty() ? even(candidate_inputs()) : candidate_inputs(); }
 
     // Set the layers after the interaction, the head last. Columns of the first one: its inputs in this order. With
     // `stacks` these come before the head, one after the other, and take the shared inputs, then the candidate's; they
     // must outlive the model.
     void set_top(std::span<const LayerWeights> layers, std::span<const uint32_t> shared,
                  std::span<const uint32_t> candidate, std::vector<const TowerStack*> stacks);
+    // Experts in the place of the top, whose inputs are those of the model.
+    void set_experts(Experts experts) { experts_.emplace(std::move(experts)); }
     void set_bottom(std::span<const LayerWeights> layers, std::span<const uint32_t> shared,
                     std::span<const uint32_t> candidate);
     // DeepFM: of the first-order and the pairwise term, (2, T).
@@ -73,6 +76,7 @@ class Model {
 
     ModelShape shape_;
     std::optional<DenseStack> top_, bottom_;
+    std::optional<Experts> experts_;
     std::vector<const TowerStack*> stacks_;
     std::vector<float> scales_;
 };

@@ -5,8 +5,8 @@ Letters: O outputs and I inputs of a layer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,8 +20,8 @@ from monolith_py.model.inputs import Label, bottom_inputs, tower_inputs
 from monolith_py.tower import SparseLinear, Tower
 from monolith_py.tower.layers.sparse_linear import atoms_of
 from monolith_py.training.bias_start import UNKNOWN_RATE
-
-Tensors = Mapping[str, Tensor]
+from monolith_py.training.checkpoint.fitted import FittedModel, Tensors, take
+from monolith_py.training.checkpoint.fitting_gates import fit_gates
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,6 @@ class SavedModel:
     layout: Layout
     atom: Atom
     has_runs: bool  # model.sparsity.scope is N:M: live atoms cannot move with their inputs
-
-
-@dataclass
-class FittedModel:
-    """Effect of a fit: saved places of each parameter's entries, and a line for each part of the model."""
-
-    # For each parameter kept: by axis, the saved place of each present one, -1 for a new one; () if it is as saved.
-    places: dict[str, tuple[Int64Array, ...]] = field(default_factory=dict)
-    lines: list[str] = field(default_factory=list)
-
-    def keep(self, name: str, *places: Int64Array) -> None:
-        """Note that a parameter is kept; `places` by axis."""
-        self.places[name] = places if any((one != np.arange(len(one))).any() for one in places) else ()
 
 
 def fit_model(model: RankModel, layout: Layout, saved: SavedModel) -> FittedModel:
@@ -64,8 +51,12 @@ def fit_model(model: RankModel, layout: Layout, saved: SavedModel) -> FittedMode
             columns = _places(bottom_inputs(layout), bottom_inputs(before))
             _fit_tower(bottom, columns, _SavedTower(saved, "bottom", len(bottom_inputs(before))), fitted)
         columns = _places(tower_inputs(layout), tower_inputs(before))
-        is_whole = _fit_tower(model.tower, columns, _SavedTower(saved, "tower", len(tower_inputs(before))), fitted)
-        _fit_tasks(model, _places(layout.tasks, before.tasks), saved.tensors, is_whole, fitted)
+        num_inputs = len(tower_inputs(before))
+        kept = [_fit_tower(tower, columns, _SavedTower(saved, name, num_inputs), fitted) for name, tower in model.towers.items()]
+        tasks = _places(layout.tasks, before.tasks)
+        _fit_tasks(model, tasks, saved.tensors, all(kept), fitted)
+        if model.experts is not None:
+            fit_gates(model.experts.gates, (tasks, columns), saved.tensors, fitted)
     return fitted
 
 
@@ -73,16 +64,6 @@ def _places(names: Sequence[Label], saved: Sequence[Label]) -> Int64Array:
     """Return the saved place of each name, -1 for a new one."""
     place = {name: index for index, name in enumerate(saved)}
     return np.array([place.get(name, -1) for name in names], np.int64)
-
-
-def take(tensor: Tensor, places: Sequence[Int64Array]) -> Tensor:
-    """Return `tensor` with the entries at `places` of each axis, 0 at -1."""
-    for axis, one in enumerate(places):
-        index = torch.from_numpy(one)
-        tensor = tensor.index_select(axis, index.clamp(min=0))
-        shape = [-1 if at == axis else 1 for at in range(tensor.ndim)]
-        tensor = tensor.where((index >= 0).view(shape), torch.zeros((), dtype=tensor.dtype))
-    return tensor
 
 
 class _SavedTower:

@@ -28,6 +28,8 @@ MODELS: list[dict[str, Any]] = [
     {"tower": [24, 10], "sparsity": {**SPARSE, "atom": "neuron"}},
     {"kind": "dlrm", "tower": [24, 16], "bottom": [12, 8], "sparsity": SPARSE},
     {"kind": "dlrm", "tower": [24]},
+    {"tower": [24, 10], "experts": {"count": 3, "gate": "top_k", "top_k": 2}},
+    {"kind": "dlrm", "tower": [40, 16], "experts": {"gate": "tree", "top_k": 2}, "sparsity": SPARSE},
 ]
 
 

@@ -31,6 +31,7 @@ from monolith_serving.replica.table import ReplicaTable
 
 FAR_S = SystemClock().monotonic_s() + 1e6
 TIME_MS = SystemClock().now_ms()
+EXPERTS = [{"gate": "softmax"}, {"gate": "tree", "top_k": 2}, {"gate": "dense_to_sparse"}, {"gate": "random", "count": 3}]
 NUM_ROWS, NUM_USERS, NUM_ITEMS = 60, 5, 30
 
 
@@ -121,6 +122,7 @@ def random_job(generator: np.random.Generator) -> JobConfig:
                 "kind": pick("deepfm", "dlrm"),
                 "dropout": pick(0.0, 0.1) if tower else 0.0,
                 "sparsity": sparsity,
+                **(pick({}, {"experts": pick(*EXPERTS)}) if tower else {}),
             },
             "trainer": {"checkpoint_dir": "unused"},
         }

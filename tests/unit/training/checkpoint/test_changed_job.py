@@ -36,6 +36,11 @@ MODELS = {
     "sparse deepfm": {"sparsity": {"preset": "dsl_online", "density": 0.5, "ramp": [1, 4], "update_interval": 2, "score_batches": 1}},
     "single weights": {"sparsity": {"preset": "set", "density": 0.5, "atom": "1x1"}},
     "neurons": {"sparsity": {"preset": "static", "density": 0.5, "atom": "neuron"}},
+    "experts": {"experts": {"gate": "dense_to_sparse", "ramp_examples": 400, "top_k": 2}},
+    "sparse experts": {
+        "experts": {"count": 2, "gate": "tree", "ramp_examples": 400},
+        "sparsity": {"preset": "dsl_online", "density": 0.5, "ramp": [1, 4], "update_interval": 2, "score_batches": 1},
+    },
     "2:4": {"sparsity": {"preset": "nm"}},
 }
 
@@ -134,7 +139,7 @@ def test_added_features_and_tasks_leave_the_other_scores_as_they_are(change: Cal
     old, new, lines = change(settings, {**settings, **added})
     assert "feature hour: new, its table starts empty" in lines
     assert "head: 2 of 3 tasks kept, the others started anew" in lines
-    assert any("tower: 2 of 2 layers kept" in line and "inputs dropped" in line for line in lines)
+    assert any(": 2 of 2 layers kept" in line and "inputs dropped" in line for line in lines)
     for task, value in logits(old).items():  # rows of hour read zeros
         np.testing.assert_allclose(logits(new)[task], value, rtol=1e-4, atol=1e-5)
     for feature in ("user_id", "tags"):
