@@ -14,8 +14,8 @@ GateKind = Literal["softmax", "top_k", "dense_to_sparse", "tree", "random"]
 class ExpertsConfig(Settings):
     """Experts in the place of the tower, each with the layers of model.tower, mixed by one gate for each task (MMoE, Ma et al. 2018)."""
 
-    # Number of experts; a power of 2 with gate = "tree".
-    count: Annotated[int, Field(ge=2, le=64)] = 4
+    # Number of experts, 2 or more, a power of 2 with gate = "tree"; 0: one tower for all tasks.
+    count: Annotated[int, Field(ge=0, le=64)] = 0
     # Weights of the experts for an example, from its inputs: "softmax" of linear scores; "top_k", the softmax of the greatest of them
     # (Shazeer et al. 2017, without noise); "dense_to_sparse", a softmax that cools down and keeps fewer experts (EvoMoE, Nie et al. 2021);
     # "tree", trees with soft splits that become hard (COMET, Ibrahim et al. 2023); "random", fixed random scores (SMoE-Dropout, Chen et
@@ -40,7 +40,10 @@ class ExpertsConfig(Settings):
 
     @model_validator(mode="after")
     def _check_what_has_no_effect(self) -> ExpertsConfig:
+        if self.count == 1:
+            raise ValueError("model.experts.count must be 0 or >= 2, got 1")
         for needs, names, holds in (
+            ("count", ("gate",), self.count > 0),
             ("a gate other than 'softmax'", ("top_k",), self.gate != "softmax"),
             ("gate = 'dense_to_sparse', 'tree' or 'random'", ("ramp_examples",), self.gate not in ("softmax", "top_k")),
             ("gate = 'dense_to_sparse'", ("temperature", "final_temperature"), self.gate == "dense_to_sparse"),
@@ -50,7 +53,7 @@ class ExpertsConfig(Settings):
             for name in names:
                 if not holds and not self.is_default(name):
                     raise ValueError(f"model.experts.{name} must come with {needs}, got {getattr(self, name)!r} without")
-        if self.top_k > self.count:
+        if self.count and self.top_k > self.count:
             raise ValueError(f"model.experts.top_k must be at most model.experts.count, {self.count}, got {self.top_k}")
         if self.gate == "tree" and self.count & (self.count - 1):
             raise ValueError(f"model.experts.count must be a power of 2 with gate = 'tree', got {self.count}")

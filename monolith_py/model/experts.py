@@ -6,7 +6,7 @@ Letters: B rows of the batch, I inputs, O outputs of an expert, T tasks, E exper
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,11 @@ from monolith_py.tower import Tower
 
 class Experts(nn.Module):
     """Towers and gates. An expert computes the rows for which a gate has a weight of it above 0, and no other.
+
+    >>> config = ExpertsConfig(count=4, gate="top_k", top_k=2)
+    >>> experts = Experts(8, 2, config, lambda number: Tower(8, [16]))
+    >>> experts(torch.rand(3, 8), nn.Linear(16, 2)).shape
+    torch.Size([3, 2])
 
     The tasks' last layers are linear: an expert's output goes through them before the gates, which gives the same logits in T products a
     row instead of O.
@@ -38,7 +43,7 @@ class Experts(nn.Module):
         """Return the towers."""
         return [tower for tower in self.towers if isinstance(tower, Tower)]
 
-    def forward(self, inputs: Tensor, head: nn.Linear, precision: Callable[[], AbstractContextManager[object]]) -> Tensor:
+    def forward(self, inputs: Tensor, head: nn.Linear, precision: Callable[[], AbstractContextManager[object]] = nullcontext) -> Tensor:
         """Return logits float32 (B, T) of inputs (B, I); `head` maps outputs to logits, `precision` is that of the towers."""
         weights = self.gates(inputs)  # (B, T, E)
         if self.training:

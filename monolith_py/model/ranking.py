@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from monolith_py import _core
 from monolith_py.config import ModelConfig
 from monolith_py.data.schema import Schema
+from monolith_py.model.cross import CrossNetwork
 from monolith_py.model.experts import Experts
 from monolith_py.model.interaction import factorize, pairwise_dots
 from monolith_py.model.shape import computes_in_bf16
@@ -98,10 +99,10 @@ class RankModel(nn.Module):
             if isinstance(module, Tower):
                 module.freeze()
 
-    def _make_top(self, in_features: int, num_tasks: int, config: ModelConfig, seed: int) -> None:
-        """Make the tower or the experts of the settings, and the head."""
+    def _make_top(self, in_features: int, num_tasks: int, config: ModelConfig, seed: int, *, beside: int = 0) -> None:
+        """Make the tower or the experts of the settings, and the head, which reads `beside` more inputs before those of the tower."""
         self.experts = None
-        if config.experts is None:
+        if not config.experts.count:
             self.tower = self._make_tower(in_features, config, seed)
             outputs = self.tower.out_features
         else:
@@ -111,7 +112,7 @@ class RankModel(nn.Module):
 
             self.experts = Experts(in_features, num_tasks, config.experts, make_tower)
             outputs = config.tower[-1]
-        self.head = nn.Linear(outputs, num_tasks)
+        self.head = nn.Linear(beside + outputs, num_tasks)
 
     def _make_tower(self, in_features: int, config: ModelConfig, seed: int) -> Tower:
         """Return the tower of the settings."""
@@ -168,8 +169,30 @@ class DLRM(RankModel):
         return self._top(dots, rows if self._places is None else pooled)
 
 
+class DCN(RankModel):
+    """DCN-V2 (Wang et al. 2021, sections 3.2 to 3.4): cross layers over rows and dense features, before the tower or beside it."""
+
+    def __init__(self, schema: Schema, config: ModelConfig, seed: int) -> None:
+        super().__init__(schema, config)
+        width = schema.sparse_width + schema.dense_width
+        self.cross = CrossNetwork(width, config.cross_layers, config.cross_rank)
+        self._is_parallel = config.structure == "parallel"
+        self._make_top(width, len(schema.tasks), config, seed, beside=width if self._is_parallel else 0)
+
+    def forward(self, pooled: Tensor, dense: Tensor) -> Tensor:
+        """Return the logits of cross layers and tower, (B, T)."""
+        inputs = torch.cat((pooled, dense), dim=1)
+        crossed = self.cross(inputs)
+        if not self._is_parallel:
+            return self._top(crossed)
+        with self._precision(inputs):
+            outputs = self.tower(inputs)
+        logits: Tensor = self.head(torch.cat((crossed, outputs.float()), dim=1))
+        return logits
+
+
 def build_model(schema: Schema, config: ModelConfig, seed: int) -> RankModel:
     """Return a new model; its start values are a pure function of schema, settings and `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return {"deepfm": DeepFM, "dlrm": DLRM}[config.kind](schema, config, seed)
+        return {"deepfm": DeepFM, "dlrm": DLRM, "dcn": DCN}[config.kind](schema, config, seed)

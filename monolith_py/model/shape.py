@@ -50,7 +50,7 @@ class ModelShape:
     Letters: F pooled rows of an example, D the greatest of their dims, W width of the dense features, T tasks.
     """
 
-    kind: Literal["deepfm", "dlrm"]
+    kind: Literal["deepfm", "dlrm", "dcn"]
     row_dims: tuple[int, ...]  # (F,)
     dense_width: int  # W
     num_tasks: int  # T
@@ -59,6 +59,8 @@ class ModelShape:
     bf16: bool  # dense layers compute in bf16
     sparse_bf16: bool  # towers with a sparse layer compute in bf16
     has_dropout: bool
+    cross: tuple[int | None, ...] = ()  # of a DCN: the rank of each cross layer, None for a full matrix
+    is_parallel: bool = False  # the tower of a DCN reads the inputs, and the head reads cross layers and tower
     experts: ExpertsConfig | None = None  # each of them has the layers of `tower`
 
     @staticmethod
@@ -89,15 +91,16 @@ class ModelShape:
             # In vector instructions a sparse tower is as fast in fp32; only the matrix unit makes bf16 faster.
             sparse_bf16=bf16 and (config.precision != "auto" or bool(_core.has_amx())),
             has_dropout=config.dropout > 0,
-            experts=config.experts,
+            cross=(config.cross_rank,) * config.cross_layers if config.kind == "dcn" else (),
+            is_parallel=config.structure == "parallel",
+            experts=config.experts if config.experts.count else None,
         )
 
     @property
     def head(self) -> LayerShape:
         """Return the last layer, which has one output for each task."""
-        if self.tower:
-            return LayerShape(self.tower[-1].outputs, self.num_tasks)
-        return LayerShape(self.tower_inputs, self.num_tasks)
+        inputs = self.tower[-1].outputs if self.tower else self.tower_inputs
+        return LayerShape(inputs + (self.tower_inputs if self.is_parallel else 0), self.num_tasks)
 
     @property
     def num_rows(self) -> int:
@@ -123,7 +126,7 @@ class ModelShape:
     def padded_inputs(self) -> npt.NDArray[np.int64]:
         """Return the place of each input of the tower if all rows had D weights, int64 (inputs,)."""
         rows, width = self.padded_rows, self.num_rows * self.dim
-        if self.kind == "deepfm":
+        if self.kind != "dlrm":
             return np.concatenate([rows, width + np.arange(self.dense_width)])
         num_rows = self.num_rows + bool(self.bottom)
         num_pairs = num_rows * (num_rows - 1) // 2
@@ -155,6 +158,10 @@ class ModelShape:
             ValueError: a name, a shape or a topology is not; the message names it.
         """
         expected: dict[str, tuple[int, ...]] = {"scales": (2, self.num_tasks)} if self.kind == "deepfm" else {}
+        for index, rank in enumerate(self.cross):
+            width, prefix = self.tower_inputs, f"cross.layers.{index}"
+            low_rank = {} if rank is None else {f"{prefix}.down": (rank, width), f"{prefix}.up": (width, rank)}
+            expected |= {f"{prefix}.bias": (width,), **(low_rank or {f"{prefix}.weight": (width, width)})}
         if self.experts is not None:
             num_scores = self.num_tasks * Gating.at(self.experts, 0).num_scores
             gates = {"weight": (num_scores, self.tower_inputs), "bias": (num_scores,), "learnt": (NUM_DIGITS,)}

@@ -20,6 +20,7 @@ class Experts {
     Experts(const GateShape& shape, DenseStack scores, std::vector<Top> experts, std::vector<float> biases,
             size_t num_shared);
 
+    size_t num_shared() const { return num_shared_; }
     // Floats of the part that candidates share.
     size_t start_width() const;
     // Compute it from the shared inputs, which may be padded, and rounded in place.

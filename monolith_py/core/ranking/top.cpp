@@ -25,7 +25,7 @@ void Top::begin(std::vector<float>& shared, float* start) const {
         layers_.begin(nullptr, start);
         return;
     }
-    shared.resize(layers_.shared_in(), 0.0f);
+    shared.resize(std::max(shared.size(), layers_.shared_in()), 0.0f);
     layers_.begin(shared.data(), start);
 }
 

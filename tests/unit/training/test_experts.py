@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from itertools import product
 from typing import Any
@@ -131,7 +130,7 @@ def test_experts_are_mixed_before_the_last_layer_of_each_task(gate: str) -> None
     outputs = torch.stack([tower(inputs) for tower in experts.each], dim=1)  # (B, E, O)
     mixed = torch.einsum("bte,beo->bto", weights, outputs)
     expected = (mixed * head.weight).sum(dim=2) + head.bias
-    torch.testing.assert_close(experts(inputs, head, contextlib.nullcontext), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(experts(inputs, head), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_an_expert_computes_only_the_rows_that_weigh_it() -> None:
@@ -139,7 +138,7 @@ def test_an_expert_computes_only_the_rows_that_weigh_it() -> None:
     seen: list[int] = []
     for tower in experts.each:
         tower.register_forward_hook(lambda module, inputs, outputs: seen.append(len(outputs)))
-    experts(torch.randn(50, NUM_INPUTS), nn.Linear(8, 1), contextlib.nullcontext)
+    experts(torch.randn(50, NUM_INPUTS), nn.Linear(8, 1))
     assert sum(seen) == 50
 
 
@@ -158,6 +157,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "dlrm": {"kind": "dlrm"},
     "sparse": {"sparsity": {"preset": "dsl_online", "update_interval": 2, "ramp": [1, 4], "score_batches": 1}},
     "single weights": {"sparsity": {"preset": "static", "density": 0.4, "atom": "1x1"}, "dropout": 0.2},
+    "dcn": {"kind": "dcn", "cross_rank": 3},
     "neurons": {"sparsity": {"preset": "static", "density": 0.5, "atom": "neuron"}},
 }
 

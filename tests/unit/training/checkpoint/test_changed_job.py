@@ -33,10 +33,12 @@ BASE: dict[str, Any] = {
 MODELS = {
     "deepfm": {},
     "dlrm": {"kind": "dlrm", "bottom": [16, 8]},
+    "dcn": {"kind": "dcn", "cross_layers": 2},
+    "parallel dcn": {"kind": "dcn", "cross_layers": 2, "cross_rank": 5, "structure": "parallel"},
     "sparse deepfm": {"sparsity": {"preset": "dsl_online", "density": 0.5, "ramp": [1, 4], "update_interval": 2, "score_batches": 1}},
     "single weights": {"sparsity": {"preset": "set", "density": 0.5, "atom": "1x1"}},
     "neurons": {"sparsity": {"preset": "static", "density": 0.5, "atom": "neuron"}},
-    "experts": {"experts": {"gate": "dense_to_sparse", "ramp_examples": 400, "top_k": 2}},
+    "experts": {"experts": {"count": 4, "gate": "dense_to_sparse", "ramp_examples": 400, "top_k": 2}},
     "sparse experts": {
         "experts": {"count": 2, "gate": "tree", "ramp_examples": 400},
         "sparsity": {"preset": "dsl_online", "density": 0.5, "ramp": [1, 4], "update_interval": 2, "score_batches": 1},
@@ -126,7 +128,7 @@ def test_reordered_features_and_tasks_score_the_same_and_learn_on(change: Callab
         for task, value in logits(old).items():
             np.testing.assert_allclose(logits(new)[task], value, rtol=1e-4, atol=1e-5)
     learn(new, 6, 12)
-    if model in ("deepfm", "dlrm"):
+    if model in ("deepfm", "dlrm", "dcn", "parallel dcn"):
         learn(old, 6, 12)
         for task, value in logits(old).items():  # the state of the optimizer moved, too
             np.testing.assert_allclose(logits(new)[task], value, rtol=1e-2, atol=1e-3)
@@ -260,3 +262,11 @@ def test_counters_keep_the_rate_of_each_task(change: Callable[..., Any], make_jo
     one, two = (Trainer(make_job(**{**BASE, **counters, "tasks": tasks})) for tasks in ([CLICK, LIKE], [SHARE, LIKE]))
     assert one.layout.dense_features[-1] == ("counter_user_id", ("count", "click", "like"))
     assert two.layout.dense_features[-1] == ("counter_user_id", ("count", "share", "like"))
+
+
+def test_reordered_features_of_a_model_without_a_tower_score_the_same(change: Callable[..., Any]) -> None:
+    settings = {"model": {"tower": [], "precision": "fp32"}, "dense_features": [AGE, PRICE]}
+    old, new, lines = change(settings, {**settings, "features": [TAGS, USER], "dense_features": [PRICE, AGE]})
+    assert "head: 2 of 2 tasks kept" in lines
+    for task, value in logits(old).items():
+        np.testing.assert_allclose(logits(new)[task], value, rtol=1e-4, atol=1e-5)
