@@ -86,7 +86,7 @@ class Gates(nn.Module):
         self._gating = Gating.at(self._config, from_digits(self.learnt.tolist()))
 
     def _load_from_state_dict(self, *args: object, **options: object) -> None:
-        super()._load_from_state_dict(*args, **options)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(*args, **options)
         self._set_gating()
 
 
@@ -97,7 +97,7 @@ def _tree_weights(scores: Tensor, gating: Gating) -> tuple[Tensor, Tensor]:
     probability times value over all trees (Ibrahim et al. 2023, section 3.2; there without the limit to the greatest leaves).
     """
     size = gating.num_experts
-    scores = scores.unflatten(2, (gating.num_slots, 2 * size - 1))  # (B, T, S, 2 E - 1)
+    scores = scores.view(*scores.shape[:2], gating.num_slots, 2 * size - 1)  # (B, T, S, 2 E - 1)
     values = scores[..., size - 1 :]
     leaves = torch.ones_like(scores[..., :1])
     level = 1

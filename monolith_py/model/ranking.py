@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from monolith_py import _core
 from monolith_py.config import ModelConfig
 from monolith_py.data.schema import Schema
+from monolith_py.model.attention import SequenceAttention
+from monolith_py.model.attention_shape import AttentionShape
 from monolith_py.model.cross import CrossNetwork
 from monolith_py.model.experts import Experts
 from monolith_py.model.interaction import factorize, pairwise_dots
@@ -24,11 +26,14 @@ class RankModel(nn.Module):
     tower: Tower  # of a model without experts
     experts: Experts | None
     head: nn.Linear
+    attention: SequenceAttention | None
     _places: Tensor | None
 
     def __init__(self, schema: Schema, config: ModelConfig) -> None:
         super().__init__()
-        dims = schema.row_dims
+        dims = schema.input_dims
+        shapes = AttentionShape.of(schema)
+        self.attention = SequenceAttention(shapes) if shapes else None
         self._num_features, self._dim = len(dims), max(dims)
         # Places of the weights of all rows in rows of D weights; None if each has D.
         places = [row * self._dim + index for row, dim in enumerate(dims) for index in range(dim)]
@@ -52,6 +57,10 @@ class RankModel(nn.Module):
 
     def forward(self, pooled: Tensor, dense: Tensor) -> Tensor:
         """Return float32 logits (B, T) from float32 pooled rows (B, sum of dims) and dense features (B, W)."""
+        return self._logits(pooled if self.attention is None else self.attention(pooled), dense)
+
+    def _logits(self, pooled: Tensor, dense: Tensor) -> Tensor:
+        """Return the logits, with one row in the place of each attended sequence."""
         raise NotImplementedError
 
     def _padded(self, pooled: Tensor) -> Tensor:
@@ -139,7 +148,7 @@ class DeepFM(RankModel):
         self._make_top(schema.sparse_width + schema.dense_width, num_tasks, config, seed)
         self.scales = nn.Parameter(torch.ones(2, num_tasks))
 
-    def forward(self, pooled: Tensor, dense: Tensor) -> Tensor:
+    def _logits(self, pooled: Tensor, dense: Tensor) -> Tensor:
         """Return the sum of the tower, first-order and pairwise terms, (B, T)."""
         shallow, rows = factorize(self._padded(pooled), self._num_features)  # (B, 2)
         pooled = rows if self._places is None else pooled
@@ -157,7 +166,7 @@ class DLRM(RankModel):
         width = schema.sparse_width + (self._dim if self.bottom is not None else 0)
         self._make_top(num_pairs + width, len(schema.tasks), config, seed)
 
-    def forward(self, pooled: Tensor, dense: Tensor) -> Tensor:
+    def _logits(self, pooled: Tensor, dense: Tensor) -> Tensor:
         """Return the logits of the top tower for the rows and their dot products, (B, T)."""
         rows = self._padded(pooled)
         if self.bottom is not None:
@@ -179,7 +188,7 @@ class DCN(RankModel):
         self._is_parallel = config.structure == "parallel"
         self._make_top(width, len(schema.tasks), config, seed, beside=width if self._is_parallel else 0)
 
-    def forward(self, pooled: Tensor, dense: Tensor) -> Tensor:
+    def _logits(self, pooled: Tensor, dense: Tensor) -> Tensor:
         """Return the logits of cross layers and tower, (B, T)."""
         inputs = torch.cat((pooled, dense), dim=1)
         crossed = self.cross(inputs)

@@ -19,6 +19,7 @@ from monolith_py.config import ModelConfig
 from monolith_py.config.experts import ExpertsConfig
 from monolith_py.config.sparsity import Atom
 from monolith_py.data.schema import Schema
+from monolith_py.model.attention_shape import AttentionShape
 from monolith_py.model.gating import NUM_DIGITS, Gating
 from monolith_py.tower.layers.atoms import height_of, why_dense
 
@@ -61,12 +62,13 @@ class ModelShape:
     has_dropout: bool
     cross: tuple[int | None, ...] = ()  # of a DCN: the rank of each cross layer, None for a full matrix
     is_parallel: bool = False  # the tower of a DCN reads the inputs, and the head reads cross layers and tower
+    attention: tuple[AttentionShape, ...] = ()  # over sequences, each of which is one of the F rows
     experts: ExpertsConfig | None = None  # each of them has the layers of `tower`
 
     @staticmethod
     def of(schema: Schema, config: ModelConfig) -> ModelShape:
         """Return the shape of the model of a schema and its settings."""
-        dims = schema.row_dims
+        dims = schema.input_dims
         bottom: tuple[LayerShape, ...] = ()
         width = schema.sparse_width + schema.dense_width
         if config.kind == "dlrm":
@@ -93,6 +95,7 @@ class ModelShape:
             has_dropout=config.dropout > 0,
             cross=(config.cross_rank,) * config.cross_layers if config.kind == "dcn" else (),
             is_parallel=config.structure == "parallel",
+            attention=AttentionShape.of(schema),
             experts=config.experts if config.experts.count else None,
         )
 
@@ -162,6 +165,8 @@ class ModelShape:
             width, prefix = self.tower_inputs, f"cross.layers.{index}"
             low_rank = {} if rank is None else {f"{prefix}.down": (rank, width), f"{prefix}.up": (width, rank)}
             expected |= {f"{prefix}.bias": (width,), **(low_rank or {f"{prefix}.weight": (width, width)})}
+        for attention in self.attention:
+            expected |= attention.parameter_shapes
         if self.experts is not None:
             num_scores = self.num_tasks * Gating.at(self.experts, 0).num_scores
             gates = {"weight": (num_scores, self.tower_inputs), "bias": (num_scores,), "learnt": (NUM_DIGITS,)}

@@ -51,6 +51,7 @@ def fit_model(model: RankModel, layout: Layout, saved: SavedModel) -> FittedMode
         if isinstance(bottom, Tower):
             columns = _places(bottom_inputs(layout), bottom_inputs(before))
             _fit_tower(bottom, columns, _SavedTower(saved, "bottom", len(bottom_inputs(before))), fitted)
+        _fit_attention(model, saved.tensors, fitted)
         columns = _places(tower_inputs(layout), tower_inputs(before))
         num_inputs, first = len(tower_inputs(before)), next(iter(model.towers.values()))
         kept = [_fit_tower(tower, columns, _SavedTower(saved, name, num_inputs), fitted) for name, tower in model.towers.items()]
@@ -68,6 +69,19 @@ def fit_model(model: RankModel, layout: Layout, saved: SavedModel) -> FittedMode
         if model.experts is not None:
             fit_gates(model.experts.gates, (tasks, columns), saved.tensors, fitted)
     return fitted
+
+
+def _fit_attention(model: RankModel, saved: Tensors, fitted: FittedModel) -> None:
+    """Set the attention over each sequence to that saved, if its layers have the same shapes."""
+    if model.attention is None:
+        return
+    for name, attention in model.attention.named_children():
+        parameters = {f"attention.{name}.{key}": value for key, value in attention.named_parameters()}
+        is_kept = all(key in saved and saved[key].shape == value.shape for key, value in parameters.items())
+        fitted.lines.append(f"attention {name}: {'kept' if is_kept else 'started anew'}")
+        for key, value in parameters.items() if is_kept else ():
+            value.copy_(saved[key])
+            fitted.keep(key, *map(np.arange, value.shape))
 
 
 def _places(names: Sequence[Label], saved: Sequence[Label]) -> Int64Array:

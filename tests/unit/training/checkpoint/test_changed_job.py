@@ -160,6 +160,15 @@ def test_a_longer_sequence_scores_the_same_where_it_has_no_more_fids(change: Cal
         np.testing.assert_allclose(logits(new)[task], expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_longer_attended_sequence_keeps_its_attention(change: Callable[..., Any]) -> None:
+    tags = {**TAGS, "pooling": "first", "length": 1, "attend_to": "user_id"}
+    old, new, lines = change({"features": [tags, USER]}, {"features": [USER, tags | {"length": 3}]})
+    assert "attention of_tags: kept" in lines
+    for task, expected in logits(old).items():
+        np.testing.assert_allclose(logits(new)[task], expected, rtol=1e-4, atol=1e-6)
+    learn(new, 6, 8)
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_removed_features_and_tasks_are_dropped_and_said(change: Callable[..., Any], model: str) -> None:
     wide = {"features": [USER, HOUR, TAGS], "dense_features": [PRICE, AGE], "tasks": [CLICK, SHARE, LIKE]}
