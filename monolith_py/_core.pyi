@@ -365,11 +365,21 @@ def encode_ranked(encoder: ImpressionEncoder, served: Sequence[RankedRequest]) -
 FixedLayers = Sequence[tuple[FloatArray, FloatArray, bool, bool]]  # weights (O, I), biases (O,), ReLU, bf16
 
 class FixedModel:
-    """A ranking model with fixed weights. `kind` is "deepfm" or "dlrm"; `features` and `dense`: shared, and of each candidate."""
+    """A ranking model with fixed weights. `kind` is "deepfm", "dlrm" or "dcn"; `features` and `dense`: shared, and of each candidate."""
 
     def __init__(self, kind: str, dim: int, features: tuple[int, int], dense: tuple[int, int], tasks: int) -> None: ...
     def set_top(self, layers: FixedLayers, shared: Sequence[int], candidate: Sequence[int], stacks: list[TowerStack]) -> None: ...
     def set_bottom(self, layers: FixedLayers, shared: Sequence[int], candidate: Sequence[int]) -> None: ...
+    def set_cross(self, layers: Sequence[FixedLayers], beside: FixedLayers) -> None: ...  # before the top; inputs: shared, then candidate's
+    def set_experts(
+        self,
+        gate: tuple[str, int, int, int, float, float],  # "flat" or "tree"; experts, slots, kept ones; temperature, width of splits
+        scores: FixedLayers,  # the layer of the gates
+        experts: Sequence[tuple[FixedLayers, list[TowerStack]]],  # as `set_top`; with stacks the layers are those after them
+        biases: FloatArray,  # (T,)
+        shared: Sequence[int],
+        candidate: Sequence[int],
+    ) -> None: ...
     def set_scales(self, scales: FloatArray) -> None: ...
     def logits(self, pooled: FloatArray, dense: FloatArray, out: FloatArray) -> None: ...  # (B, F * D), (B, W), (B, T); nothing shared
 

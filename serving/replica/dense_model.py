@@ -16,6 +16,7 @@ from monolith_py.data.columns import FloatArray
 from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
 from monolith_py.model.fixed import InputSplit, fixed_model, whole_input
+from monolith_py.model.fixed_attention import attended
 from monolith_py.model.shape import ModelShape
 from monolith_py.sync import DenseState
 from monolith_serving.replica.device import Device
@@ -58,6 +59,8 @@ class DenseModel:
 
     def logits(self, pooled: FloatArray, dense: FloatArray) -> FloatArray:
         """Return the core's logits float32 (B, T) from pooled rows (B, sum of dims) and dense features (B, W)."""
+        if self.shape.attention:
+            pooled = attended(self.shape.attention, self.state.tensors, pooled)
         if pooled.shape[1] < self.shape.num_rows * self.shape.dim:
             padded = np.zeros((len(pooled), self.shape.num_rows * self.shape.dim), np.float32)
             padded[:, self.shape.padded_rows] = pooled

@@ -30,23 +30,36 @@ Model::Model(const ModelShape& shape) : shape_(shape) {}
 
 size_t Model::shared_inputs() const {
     const size_t rows = size_t{shared_rows()} * shape_.dim;
-    return rows + (shape_.kind == Kind::kDeepFm ? shape_.shared_dense : num_pairs(shared_rows()));
+    return rows + (shape_.kind == Kind::kDlrm ? num_pairs(shared_rows()) : shape_.shared_dense);
 }
 
 size_t Model::candidate_inputs() const {
     const size_t own = candidate_rows(), rows = own * shape_.dim;
-    if (shape_.kind == Kind::kDeepFm) return rows + shape_.candidate_dense;
+    if (shape_.kind != Kind::kDlrm) return rows + shape_.candidate_dense;
     return rows + own * shared_rows() + num_pairs(own);
 }
 
 void Model::set_top(std::span<const LayerWeights> layers, std::span<const uint32_t> shared,
                     std::span<const uint32_t> candidate, std::vector<const TowerStack*> stacks) {
     stacks_ = std::move(stacks);
-    if (stacks_.empty() && (shared.size() != shared_inputs() || candidate.size() != candidate_inputs()))
+    if (shape_.kind == Kind::kDcn && !cross_)
+        throw std::invalid_argument("the top of a DCN must come after its cross layers");
+    const size_t num_shared = reads_cross() ? 0 : shared_inputs();
+    const size_t num_own = shared_inputs() + candidate_inputs() - num_shared;
+    if (stacks_.empty() && (shared.size() != num_shared || candidate.size() != num_own))
         throw std::invalid_argument("columns of the first layer must be those of the model's inputs");
     if (!stacks_.empty() && stacks_.front()->in() != shared_inputs() + candidate_inputs())
         throw std::invalid_argument("inputs of the tower must be those of the model");
     top_.emplace(layers, shared, candidate);
+}
+
+void Model::set_experts(Experts experts, size_t num_own) {
+    if (shape_.kind == Kind::kDcn && !reads_cross())
+        throw std::invalid_argument("the experts of a DCN must come after its cross layers");
+    const size_t num_shared = reads_cross() ? 0 : shared_inputs();
+    if (experts.num_shared() != num_shared || num_own != shared_inputs() + candidate_inputs() - num_shared)
+        throw std::invalid_argument("columns of the experts must be those of the model's inputs");
+    experts_.emplace(std::move(experts));
 }
 
 void Model::set_bottom(std::span<const LayerWeights> layers, std::span<const uint32_t> shared,
@@ -68,9 +81,30 @@ void Model::begin(const float* dense, SharedPart& part) const {
             std::copy_n(row, dim, part.inputs.data() + size_t{num - 1} * dim);
         }
     }
+    if (shape_.kind != Kind::kDlrm) std::copy_n(dense, shape_.shared_dense, part.inputs.data() + size_t{num} * dim);
+    begin_interaction(part);
+    if (experts_) {
+        part.start.resize(experts_->start_width());
+        experts_->begin(part.inputs, part.start.data());
+        return;
+    }
+    part.start.resize(top_->start_width());
+    if (stacks_.empty() && !reads_cross()) {
+        part.inputs.resize(top_->shared_in(), 0.0f);
+        std::vector<float> inputs = part.inputs;  // a layer in bf16 rounds them, and cross layers read them later
+        top_->begin(inputs.data(), part.start.data());
+    } else {
+        top_->begin(nullptr, part.start.data());
+    }
+}
+
+void Model::begin_interaction(SharedPart& part) const {
+    const uint32_t dim = shape_.dim, num = shared_rows();
     float* const rows = part.inputs.data();
-    if (shape_.kind == Kind::kDeepFm) {
-        std::copy_n(dense, shape_.shared_dense, rows + size_t{num} * dim);
+    if (shape_.kind == Kind::kDcn) {
+        part.inputs.resize(even(shared_inputs()), 0.0f);
+        cross_->begin(part.inputs.data(), part.cross_start);
+    } else if (shape_.kind == Kind::kDeepFm) {
         part.rows.assign(dim, 0.0f);
         part.pairs = 0;
         for (uint32_t r = 0; r < num; ++r)
@@ -91,24 +125,18 @@ void Model::begin(const float* dense, SharedPart& part) const {
             }
         }
     }
-    part.start.resize(top_->start_width());
-    if (stacks_.empty()) {
-        part.inputs.resize(top_->shared_in(), 0.0f);
-        top_->begin(part.inputs.data(), part.start.data());
-    } else {
-        top_->begin(nullptr, part.start.data());
-    }
 }
 
 void Model::interact(const SharedPart& part, float* inputs, const float* dense, size_t n, float* terms) const {
     const size_t rows = size_t{candidate_rows()} * shape_.dim;
     const CandidateRows own{inputs, n, stride(), candidate_rows(), shape_.dim, shared_rows(), part.rows.data()};
-    if (shape_.kind == Kind::kDeepFm) {
+    if (shape_.kind != Kind::kDlrm)
         for (size_t i = 0; i < n; ++i)
             std::copy_n(dense + i * shape_.candidate_dense, shape_.candidate_dense, inputs + i * stride() + rows);
+    if (shape_.kind == Kind::kDeepFm) {
         kernels().dense.factorize_after(own, terms);
         for (size_t i = 0; i < n; ++i) terms[2 * i + 1] += part.pairs;
-    } else {
+    } else if (shape_.kind == Kind::kDlrm) {
         if (has_bottom() && !bottom_is_shared()) {
             const size_t width = bottom_->in();
             float* const values = scratch_for<Padded>(n * width);
@@ -126,7 +154,7 @@ void Model::interact(const SharedPart& part, float* inputs, const float* dense, 
 }
 
 float* Model::run_stacks(const SharedPart& part, const float* inputs, size_t n) const {
-    const size_t width = shared_inputs();
+    const size_t width = reads_cross() ? 0 : shared_inputs();
     size_t widest = 0;
     for (const TowerStack* stack : stacks_) widest = std::max<size_t>(widest, even(stack->out()));
     float* const memory = scratch_for<Stacked>(n * (width + 2 * widest));
@@ -135,8 +163,8 @@ float* Model::run_stacks(const SharedPart& part, const float* inputs, size_t n) 
     for (size_t s = 0; s < stacks_.size(); ++s) {
         const TowerStack& stack = *stacks_[s];
         Columns<const float> columns{{memory, inputs},
-                                     {static_cast<uint32_t>(width), static_cast<uint32_t>(candidate_inputs())}};
-        if (s > 0) columns = {{outputs}, {stack.in()}};
+                                     {static_cast<uint32_t>(width), static_cast<uint32_t>(stack.in() - width)}};
+        if (s > 0 || width == 0) columns = {{s > 0 ? outputs : inputs}, {stack.in()}};
         outputs = memory + n * (width + s % 2 * widest);
         stack.forward(columns, n, outputs);
     }
@@ -148,19 +176,36 @@ float* Model::run_stacks(const SharedPart& part, const float* inputs, size_t n) 
     return wide;
 }
 
+void Model::run_top(const SharedPart& part, float* inputs, float* crossed, size_t n, float* logits) const {
+    if (reads_cross()) {
+        const size_t width = cross_->width();
+        if (!stacks_.empty() && width % 2 == 1)  // stacks read inputs without padding
+            for (size_t i = 1; i < n; ++i) std::copy_n(crossed + i * even(width), width, crossed + i * width);
+        inputs = crossed;
+    }
+    if (!stacks_.empty()) inputs = run_stacks(part, inputs, n);
+    const float* const outputs = top_->run(inputs, n, part.start.data());
+    for (size_t i = 0; i < n; ++i) std::copy_n(outputs + i * top_->width(), shape_.tasks, logits + i * shape_.tasks);
+}
+
 void Model::score(const SharedPart& part, float* inputs, const float* dense, size_t n, float* logits) const {
     const uint32_t tasks = shape_.tasks;
     float* const terms = scratch_for<Terms>(2 * n);
     interact(part, inputs, dense, n, terms);
-    if (!stacks_.empty()) inputs = run_stacks(part, inputs, n);
-    const float* const outputs = top_->run(inputs, n, part.start.data());
+    float* crossed = nullptr;
+    if (cross_) crossed = cross_->run(part.inputs.data(), inputs, stride(), n, part.cross_start.data());
+    if (experts_) {
+        const size_t width = reads_cross() ? cross_->width() : candidate_inputs();
+        float* const own = reads_cross() ? crossed : inputs;
+        experts_->run(part.inputs, own, reads_cross() ? even(width) : stride(), width, n, part.start.data(), logits);
+    } else {
+        run_top(part, inputs, crossed, n, logits);
+    }
+    if (cross_ && cross_->is_parallel()) cross_->add_head(crossed, n, tasks, logits);
+    if (shape_.kind != Kind::kDeepFm) return;
     for (size_t i = 0; i < n; ++i)
-        for (uint32_t t = 0; t < tasks; ++t) {
-            float logit = outputs[i * top_->width() + t];
-            if (shape_.kind == Kind::kDeepFm)
-                logit += terms[2 * i] * scales_[t] + terms[2 * i + 1] * scales_[tasks + t];
-            logits[i * tasks + t] = logit;
-        }
+        for (uint32_t t = 0; t < tasks; ++t)
+            logits[i * tasks + t] += terms[2 * i] * scales_[t] + terms[2 * i + 1] * scales_[tasks + t];
 }
 
 }  // namespace monolith::ranking

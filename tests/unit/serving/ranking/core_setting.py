@@ -31,6 +31,12 @@ from monolith_serving.replica.table import ReplicaTable
 
 FAR_S = SystemClock().monotonic_s() + 1e6
 TIME_MS = SystemClock().now_ms()
+EXPERTS = [
+    {"count": 4, "gate": "softmax"},
+    {"count": 4, "gate": "tree", "top_k": 2},
+    {"count": 4, "gate": "dense_to_sparse"},
+    {"count": 4, "gate": "random"},
+]
 NUM_ROWS, NUM_USERS, NUM_ITEMS = 60, 5, 30
 
 
@@ -99,6 +105,7 @@ def random_job(generator: np.random.Generator) -> JobConfig:
     ]
     dim, tower = pick(4, 8, 16, 12, 64), pick([], [40], [64, 33], [256, 128, 64])
     sparsity = {"preset": "static", "density": 0.5, "atom": pick("16x1", "1x1", "neuron")} if tower and generator.random() < 0.5 else {}
+    parallel = [{"kind": "dcn", "cross_layers": 2, "structure": "parallel"}] if tower else []
     keys = sorted({f"f{generator.integers(len(sources))}" for _ in range(generator.integers(0, 3))})
     return parse_job(
         {
@@ -118,9 +125,10 @@ def random_job(generator: np.random.Generator) -> JobConfig:
             "model": {
                 "tower": tower,
                 "precision": pick("fp32", "auto", "bf16"),
-                "kind": pick("deepfm", "dlrm"),
+                **pick({"kind": "deepfm"}, {"kind": "dlrm"}, {"kind": "dcn", "cross_rank": 9}, *parallel),
                 "dropout": pick(0.0, 0.1) if tower else 0.0,
                 "sparsity": sparsity,
+                **(pick({}, {"experts": pick(*EXPERTS)}) if tower else {}),
             },
             "trainer": {"checkpoint_dir": "unused"},
         }
