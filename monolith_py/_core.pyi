@@ -371,6 +371,14 @@ class FixedModel:
     def set_top(self, layers: FixedLayers, shared: Sequence[int], candidate: Sequence[int], stacks: list[TowerStack]) -> None: ...
     def set_bottom(self, layers: FixedLayers, shared: Sequence[int], candidate: Sequence[int]) -> None: ...
     def set_cross(self, layers: Sequence[FixedLayers], beside: FixedLayers) -> None: ...  # before the top; inputs: shared, then candidate's
+    def add_attention(
+        self,
+        layers: FixedLayers,  # from (row, target, product) to a weight
+        places: Sequence[
+            tuple[int, int, bool, int]
+        ],  # of all attentions: start and length of the sequence, whether the target is shared, its row
+        number: int,  # which of them this is, from 0 on
+    ) -> None: ...
     def set_experts(
         self,
         gate: tuple[str, int, int, int, float, float],  # "flat" or "tree"; experts, slots, kept ones; temperature, width of splits

@@ -23,17 +23,24 @@ class AttentionShape:
     target: int  # start of the row that attends, D values
     dim: int  # D
     hidden: tuple[int, ...]  # outputs of the hidden layers
+    row: int  # number of the first row of the sequence among the pooled rows
+    target_row: int
+    place: int  # number of the attended row among the rows that the model reads
 
     @staticmethod
     def of(schema: Schema) -> tuple[AttentionShape, ...]:
         """Return the attention over each sequence of `schema` that has one, in the order of the features."""
         widths = [feature.dim * feature.num_rows for feature in schema.features]
         starts = dict(zip(schema.sparse_names, np.cumsum([0, *widths[:-1]]).tolist(), strict=True))
-        return tuple(
-            AttentionShape(one.name, starts[one.name], one.length, starts[one.attend_to], one.dim, one.attention)
-            for one in schema.features
-            if one.attend_to is not None
-        )
+        numbers = [feature.num_rows for feature in schema.features]
+        rows = dict(zip(schema.sparse_names, np.cumsum([0, *numbers[:-1]]).tolist(), strict=True))
+        found, place = [], 0
+        for one in schema.features:
+            if one.attend_to is not None:
+                pooled, target = (starts[one.name], one.length, starts[one.attend_to]), rows[one.attend_to]
+                found.append(AttentionShape(one.name, *pooled, one.dim, one.attention, rows[one.name], target, place))
+            place += 1 if one.attend_to is not None else one.num_rows
+        return tuple(found)
 
     @property
     def prefix(self) -> str:

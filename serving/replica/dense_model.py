@@ -16,7 +16,7 @@ from monolith_py.data.columns import FloatArray
 from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
 from monolith_py.model.fixed import InputSplit, fixed_model, whole_input
-from monolith_py.model.fixed_attention import attended
+from monolith_py.model.fixed_attention import attended, attended_model
 from monolith_py.model.shape import ModelShape
 from monolith_py.sync import DenseState
 from monolith_serving.replica.device import Device
@@ -54,7 +54,9 @@ class DenseModel:
         return DenseModel(self._schema, self._config, state, self.device)
 
     def fixed(self, split: InputSplit) -> _core.FixedModel:
-        """Return the model in the core, for inputs that are shared as `split` says."""
+        """Return the model in the core, for pooled rows and dense features that are shared as `split` says."""
+        if self.shape.attention:
+            return attended_model(self.shape, self.state.tensors, split)
         return fixed_model(self.shape, self.state.tensors, split)
 
     def logits(self, pooled: FloatArray, dense: FloatArray) -> FloatArray:
@@ -84,4 +86,4 @@ class DenseModel:
 
     @cached_property
     def _whole(self) -> _core.FixedModel:
-        return self.fixed(whole_input(self.shape))
+        return fixed_model(self.shape, self.state.tensors, whole_input(self.shape))

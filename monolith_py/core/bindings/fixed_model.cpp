@@ -97,6 +97,26 @@ void set_experts(Model& model, const Gate& gate, const Layers& scores, const Exp
                       candidate.size());
 }
 
+// Start and length of a sequence, whether its target is shared, row of the target.
+using Place = std::tuple<uint32_t, uint32_t, bool, uint32_t>;
+
+// All attentions are added before any layer is set: they decide where rows lie.
+void add_attention(Model& model, const Layers& layers, const std::vector<Place>& places, size_t number) {
+    const std::vector<LayerWeights> weights = weights_of(layers);
+    expect("inputs of an attention", size_t{3} * model.shape().dim, weights.front().in);
+    expect("outputs of an attention", 1, weights.back().out);
+    const size_t num_shared = [&] {
+        size_t num = model.shape().shared_features;
+        for (const Place& one : places) num += std::get<1>(one);
+        return num;
+    }();
+    const auto [start, length, is_shared, target] = places.at(number);
+    if (size_t{start} + length > num_shared) refuse("a sequence must lie in the shared rows");
+    if (target >= (is_shared ? num_shared : model.shape().candidate_features - places.size()))
+        refuse("a target must be a pooled row");
+    model.add_attention(Attention(weights, model.shape().dim, {start, length, is_shared, target}));
+}
+
 void set_bottom(Model& model, const Layers& layers, const Places& shared, const Places& candidate) {
     const std::vector<LayerWeights> weights = weights_of(layers);
     expect_columns(weights, shared, candidate);
@@ -164,6 +184,7 @@ void bind_fixed_model(nb::module_& m) {
         .def("set_top", &set_top, array("layers"), "shared"_a, "candidate"_a, "stacks"_a, nb::keep_alive<1, 5>())
         .def("set_experts", &set_experts, "gate"_a, array("scores"), array("experts"), array("biases"), "shared"_a,
              "candidate"_a, nb::keep_alive<1, 4>())
+        .def("add_attention", &add_attention, array("layers"), "places"_a, "number"_a)
         .def("set_bottom", &set_bottom, array("layers"), "shared"_a, "candidate"_a)
         .def("set_cross", &set_cross, array("layers"), array("beside"))
         .def("set_scales", &set_scales, array("scales"))

@@ -53,6 +53,29 @@ void Model::set_top(std::span<const LayerWeights> layers, std::span<const uint32
     top_.emplace(layers, shared, candidate);
 }
 
+void Model::add_attention(Attention attention) {
+    if (attentions_.size() >= shape_.candidate_features)
+        throw std::invalid_argument("rows of attention must be features of the candidates");
+    num_sequence_rows_ += attention.place().length;
+    attentions_.push_back(std::move(attention));
+}
+
+// Take the rows of sequences out of the shared ones.
+void Model::begin_attention(SharedPart& part) const {
+    const size_t dim = shape_.dim;
+    part.sequences.resize(attentions_.size());
+    for (size_t a = 0; a < attentions_.size(); ++a) attentions_[a].begin(part.inputs.data(), part.sequences[a]);
+    uint32_t kept = 0;
+    for (uint32_t r = 0; r < pooled_shared(); ++r) {
+        const bool is_taken = std::any_of(attentions_.begin(), attentions_.end(), [&](const Attention& one) {
+            return r >= one.place().start && r < one.place().start + one.place().length;
+        });
+        if (is_taken) continue;
+        std::copy_n(part.inputs.data() + r * dim, dim, part.inputs.data() + kept++ * dim);
+    }
+    std::fill(part.inputs.begin() + static_cast<std::ptrdiff_t>(kept * dim), part.inputs.end(), 0.0f);
+}
+
 void Model::set_experts(Experts experts, size_t num_own) {
     if (shape_.kind == Kind::kDcn && !reads_cross())
         throw std::invalid_argument("the experts of a DCN must come after its cross layers");
@@ -71,6 +94,8 @@ void Model::set_bottom(std::span<const LayerWeights> layers, std::span<const uin
 
 void Model::begin(const float* dense, SharedPart& part) const {
     const uint32_t dim = shape_.dim, num = shared_rows();
+    if (!attentions_.empty()) begin_attention(part);
+    part.inputs.resize(std::max(part.inputs.size(), even(shared_inputs())));
     if (has_bottom()) {
         std::vector<float> values(bottom_->shared_in());
         std::copy_n(dense, shape_.shared_dense, values.data());
@@ -191,6 +216,8 @@ void Model::run_top(const SharedPart& part, float* inputs, float* crossed, size_
 void Model::score(const SharedPart& part, float* inputs, const float* dense, size_t n, float* logits) const {
     const uint32_t tasks = shape_.tasks;
     float* const terms = scratch_for<Terms>(2 * n);
+    for (size_t a = 0; a < attentions_.size(); ++a)
+        attentions_[a].run(part.sequences[a], inputs, stride(), n, inputs + (pooled_own() + a) * shape_.dim);
     interact(part, inputs, dense, n, terms);
     float* crossed = nullptr;
     if (cross_) crossed = cross_->run(part.inputs.data(), inputs, stride(), n, part.cross_start.data());
