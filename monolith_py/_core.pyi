@@ -372,6 +372,23 @@ class FixedModel:
     def set_bottom(self, layers: FixedLayers, shared: Sequence[int], candidate: Sequence[int]) -> None: ...
     def set_cross(self, layers: Sequence[FixedLayers], beside: FixedLayers) -> None: ...  # before the top; inputs: shared, then candidate's
     def set_links(self, links: Sequence[tuple[str, int]]) -> None: ...  # kind and number of tasks, side by side
+    def add_attention(
+        self,
+        layers: FixedLayers,  # from (row, target, product) to a weight
+        places: Sequence[
+            tuple[int, int, bool, int]
+        ],  # of all attentions: start and length of the sequence, whether the target is shared, its row
+        number: int,  # which of them this is, from 0 on
+    ) -> None: ...
+    def set_experts(
+        self,
+        gate: tuple[str, int, int, int, float, float],  # "flat" or "tree"; experts, slots, kept ones; temperature, width of splits
+        scores: FixedLayers,  # the layer of the gates
+        experts: Sequence[tuple[FixedLayers, list[TowerStack]]],  # as `set_top`; with stacks the layers are those after them
+        biases: FloatArray,  # (T,)
+        shared: Sequence[int],
+        candidate: Sequence[int],
+    ) -> None: ...
     def set_scales(self, scales: FloatArray) -> None: ...
     def logits(self, pooled: FloatArray, dense: FloatArray, out: FloatArray) -> None: ...  # (B, F * D), (B, W), (B, T); nothing shared
 

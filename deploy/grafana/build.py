@@ -178,6 +178,12 @@ ROWS: dict[str, list[Panel]] = {
             "percentunit",
             {"regret rate": "monolith_tower_regret_rate", "newborn survival": "monolith_tower_newborn_survival"},
         ),
+        Panel("Load of experts", "percentunit", {"{{task}} expert {{expert}}": "monolith_expert_load"}),
+        Panel(
+            "Gates of experts",
+            "short",
+            {"{{task}} entropy": "monolith_gate_entropy", "{{task}} experts": "monolith_gate_experts"},
+        ),
     ],
     "Tables": [
         Panel(

@@ -24,6 +24,11 @@ class FeatureConfig(Settings):
     pooling: Literal["sum", "mean", "first"] = "sum"
     # Number of fids that pooling = "first" takes; the others get rows, too, which learn nothing.
     length: Annotated[int, Field(ge=0, le=256)] = 0
+    # Sequences, pooling = "first": the feature whose row weighs each of the `length` rows; the model reads their weighted sum (DIN, Zhou et
+    # al. 2018). Without it the model reads the rows side by side.
+    attend_to: Name | None = None
+    # Outputs of the hidden layers that give a row its weight, from both rows, their difference and their product.
+    attention: tuple[Width, ...] = (32,)
     # Distribution of the start values of a row.
     initializer: Literal["zeros", "constant", "uniform", "normal", "xavier"] = "uniform"
     # Value of "constant", half the width of "uniform", standard deviation of "normal", gain of "xavier".
@@ -51,7 +56,8 @@ class FeatureConfig(Settings):
     def _check_what_has_no_effect(self) -> FeatureConfig:
         for needs, names in (
             ("admission = 'sketch'", ("sketch_bytes", "sketch_window_s") if self.admission != "sketch" else ()),
-            ("pooling = 'first'", ("length",) if self.pooling != "first" else ()),
+            ("pooling = 'first'", ("length", "attend_to") if self.pooling != "first" else ()),
+            ("attend_to", ("attention",) if self.attend_to is None else ()),
             ("an initializer other than 'zeros'", ("init_scale",) if self.initializer == "zeros" else ()),
             ("budget_bytes", ("eviction", "half_life_s") if self.budget_bytes is None else ()),
             ("eviction = 'score'", ("half_life_s",) if self.eviction != "score" else ()),
@@ -65,7 +71,7 @@ class FeatureConfig(Settings):
 
     @property
     def num_rows(self) -> int:
-        """Return the number of rows that the model reads of a bag: one, or `length` with pooling = "first"."""
+        """Return the number of rows that are looked up for a bag: one, or `length` with pooling = "first"."""
         return self.length or 1
 
 

@@ -91,6 +91,21 @@ class JobConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _check_attention(self) -> JobConfig:
+        by_name = {feature.name: feature for feature in self.features}
+        for feature in self.features:
+            if feature.attend_to is None:
+                continue
+            target = by_name.get(feature.attend_to)
+            if target is None or target.length:
+                raise ValueError(f"features.{feature.name}.attend_to must name a feature that is no sequence, got {feature.attend_to!r}")
+            if target.dim != feature.dim:
+                raise ValueError(
+                    f"features.{feature.name}.dim must be that of {target.name}, to which it attends, {target.dim}, got {feature.dim}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _check_negative_rates(self) -> JobConfig:
         known = {feature.name for feature in self.features}
         unknown = sorted({one.feature for one in self.joiner.negative_rates} - known)

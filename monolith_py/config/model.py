@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from monolith_py.config.experts import ExpertsConfig
 from monolith_py.config.fields import Settings, Share, Width
 from monolith_py.config.sparsity import SparsityConfig
 
@@ -32,6 +33,8 @@ class ModelConfig(Settings):
     precision: Literal["fp32", "bf16", "auto"] = "auto"
     # Sparsity of the tower.
     sparsity: SparsityConfig = SparsityConfig()
+    # Experts in the place of the tower, mixed by one gate for each task.
+    experts: ExpertsConfig = ExpertsConfig()
 
     @model_validator(mode="after")
     def _check_what_has_no_effect(self) -> ModelConfig:
@@ -46,4 +49,8 @@ class ModelConfig(Settings):
             raise ValueError(f"model.dropout must come with a layer in model.tower, got {self.dropout!r} without")
         if not self.tower and self.sparsity.preset != "dense":
             raise ValueError(f"model.sparsity.preset must come with a layer in model.tower, got {self.sparsity.preset!r} without")
+        if self.experts.count and not self.tower:
+            raise ValueError("model.experts must come with a layer in model.tower, got none")
+        if self.experts.count and self.structure == "parallel":
+            raise ValueError("model.structure must be 'stacked' with model.experts, got 'parallel'")
         return self

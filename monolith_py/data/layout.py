@@ -86,4 +86,6 @@ class Layout:
 
 
 def _pooling(feature: FeatureConfig) -> str:
+    if feature.attend_to is not None:
+        return f"attends to {feature.attend_to}"
     return f"{feature.pooling} {feature.length}" if feature.length else feature.pooling

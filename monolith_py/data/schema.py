@@ -60,9 +60,14 @@ class Schema:
         return tuple(feature.dim for feature in self.features for _ in range(feature.num_rows))
 
     @property
+    def input_dims(self) -> tuple[int, ...]:
+        """Dims of the rows that the model reads: those of `row_dims`, with one row in the place of a sequence with attention."""
+        return tuple(feature.dim for feature in self.features for _ in range(1 if feature.attend_to else feature.num_rows))
+
+    @property
     def sparse_width(self) -> int:
-        """Sum of the dims of the pooled rows."""
-        return sum(self.row_dims)
+        """Sum of the dims of the rows that the model reads."""
+        return sum(self.input_dims)
 
     @property
     def dense_width(self) -> int:

@@ -11,23 +11,30 @@ from torch import Tensor, nn
 from monolith_py import _core
 from monolith_py.config import ModelConfig
 from monolith_py.data.schema import Schema
+from monolith_py.model.attention import SequenceAttention
+from monolith_py.model.attention_shape import AttentionShape
 from monolith_py.model.cross import CrossNetwork
+from monolith_py.model.experts import Experts
 from monolith_py.model.interaction import factorize, pairwise_dots
 from monolith_py.model.link import links_of
 from monolith_py.model.shape import computes_in_bf16
-from monolith_py.tower import Tower
+from monolith_py.tower import SparseLinear, Tower
 
 
 class RankModel(nn.Module):
     """Root of the ranking models: `forward(pooled, dense)` returns logits. Its parameters are the dense parameters of the job."""
 
-    tower: Tower
+    tower: Tower  # of a model without experts
+    experts: Experts | None
     head: nn.Linear
+    attention: SequenceAttention | None
     _places: Tensor | None
 
     def __init__(self, schema: Schema, config: ModelConfig) -> None:
         super().__init__()
-        dims = schema.row_dims
+        dims = schema.input_dims
+        shapes = AttentionShape.of(schema)
+        self.attention = SequenceAttention(shapes) if shapes else None
         self._num_features, self._dim = len(dims), max(dims)
         # Places of the weights of all rows in rows of D weights; None if each has D.
         places = [row * self._dim + index for row, dim in enumerate(dims) for index in range(dim)]
@@ -52,6 +59,10 @@ class RankModel(nn.Module):
 
     def forward(self, pooled: Tensor, dense: Tensor) -> Tensor:
         """Return float32 logits (B, T) from float32 pooled rows (B, sum of dims) and dense features (B, W)."""
+        return self._logits(pooled if self.attention is None else self.attention(pooled), dense)
+
+    def _logits(self, pooled: Tensor, dense: Tensor) -> Tensor:
+        """Return the logits, with one row in the place of each attended sequence."""
         raise NotImplementedError
 
     def _padded(self, pooled: Tensor) -> Tensor:
@@ -62,10 +73,35 @@ class RankModel(nn.Module):
 
     def _top(self, *parts: Tensor) -> Tensor:
         """Return the logits of tower and head for the concatenated parts, float32 (B, T); the tower has the model's precision."""
+        if self.experts is not None:
+            inputs = torch.cat(parts, dim=1)
+            mixed: Tensor = self.experts(inputs, self.head, lambda: self._precision(inputs))
+            return mixed
         with self._precision(parts[0]):
             outputs = self.tower(*parts)
         logits: Tensor = self.head(outputs.float())
         return logits
+
+    @property
+    def towers(self) -> dict[str, Tower]:
+        """Return the towers over the interaction, the experts or the only one, by the prefix of their parameters."""
+        if self.experts is None:
+            return {"tower": self.tower}
+        return {f"experts.towers.{number}": tower for number, tower in enumerate(self.experts.each)}
+
+    @property
+    def sparse_layers(self) -> list[SparseLinear]:
+        """Return the sparse layers of these towers."""
+        return [layer for tower in self.towers.values() for layer in tower.sparse_layers]
+
+    def take_penalty(self) -> Tensor | None:
+        """Return the auxiliary loss of the last forward in training, summed over its examples; None without one."""
+        return None if self.experts is None else self.experts.gates.take_penalty()
+
+    def advance(self, num_examples: int) -> None:
+        """Count learnt examples, for the schedule of gates."""
+        if self.experts is not None:
+            self.experts.gates.advance(num_examples)
 
     def freeze(self) -> None:
         """Pack the weights of the towers for serving: forward without gradients ignores later changes."""
@@ -73,6 +109,21 @@ class RankModel(nn.Module):
         for module in self.modules():
             if isinstance(module, Tower):
                 module.freeze()
+
+    def _make_top(self, in_features: int, num_tasks: int, config: ModelConfig, seed: int, *, beside: int = 0) -> None:
+        """Make the tower or the experts of the settings, and the head, which reads `beside` more inputs before those of the tower."""
+        self.experts = None
+        if not config.experts.count:
+            self.tower = self._make_tower(in_features, config, seed)
+            outputs = self.tower.out_features
+        else:
+
+            def make_tower(number: int) -> Tower:
+                return self._make_tower(in_features, config, seed + number)
+
+            self.experts = Experts(in_features, num_tasks, config.experts, make_tower)
+            outputs = config.tower[-1]
+        self.head = nn.Linear(beside + outputs, num_tasks)
 
     def _make_tower(self, in_features: int, config: ModelConfig, seed: int) -> Tower:
         """Return the tower of the settings."""
@@ -96,11 +147,10 @@ class DeepFM(RankModel):
     def __init__(self, schema: Schema, config: ModelConfig, seed: int) -> None:
         super().__init__(schema, config)
         num_tasks = len(schema.tasks)
-        self.tower = self._make_tower(schema.sparse_width + schema.dense_width, config, seed)
-        self.head = nn.Linear(self.tower.out_features, num_tasks)
+        self._make_top(schema.sparse_width + schema.dense_width, num_tasks, config, seed)
         self.scales = nn.Parameter(torch.ones(2, num_tasks))
 
-    def forward(self, pooled: Tensor, dense: Tensor) -> Tensor:
+    def _logits(self, pooled: Tensor, dense: Tensor) -> Tensor:
         """Return the sum of the tower, first-order and pairwise terms, (B, T)."""
         shallow, rows = factorize(self._padded(pooled), self._num_features)  # (B, 2)
         pooled = rows if self._places is None else pooled
@@ -116,10 +166,9 @@ class DLRM(RankModel):
         self._num_rows = self._num_features + (self.bottom is not None)
         num_pairs = self._num_rows * (self._num_rows - 1) // 2
         width = schema.sparse_width + (self._dim if self.bottom is not None else 0)
-        self.tower = self._make_tower(num_pairs + width, config, seed)
-        self.head = nn.Linear(self.tower.out_features, len(schema.tasks))
+        self._make_top(num_pairs + width, len(schema.tasks), config, seed)
 
-    def forward(self, pooled: Tensor, dense: Tensor) -> Tensor:
+    def _logits(self, pooled: Tensor, dense: Tensor) -> Tensor:
         """Return the logits of the top tower for the rows and their dot products, (B, T)."""
         rows = self._padded(pooled)
         if self.bottom is not None:
@@ -138,11 +187,10 @@ class DCN(RankModel):
         super().__init__(schema, config)
         width = schema.sparse_width + schema.dense_width
         self.cross = CrossNetwork(width, config.cross_layers, config.cross_rank)
-        self.tower = self._make_tower(width, config, seed)
         self._is_parallel = config.structure == "parallel"
-        self.head = nn.Linear(self.tower.out_features + (width if self._is_parallel else 0), len(schema.tasks))
+        self._make_top(width, len(schema.tasks), config, seed, beside=width if self._is_parallel else 0)
 
-    def forward(self, pooled: Tensor, dense: Tensor) -> Tensor:
+    def _logits(self, pooled: Tensor, dense: Tensor) -> Tensor:
         """Return the logits of cross layers and tower, (B, T)."""
         inputs = torch.cat((pooled, dense), dim=1)
         crossed = self.cross(inputs)

@@ -182,6 +182,9 @@ TOWER_LIVE_ATOMS = Gauge("monolith_tower_live_atoms", "Live atoms of a sparse la
 TOWER_TOPOLOGY_UPDATES = Counter("monolith_tower_topology_updates", "Updates of the topology")
 TOWER_REGRET_RATE = Gauge("monolith_tower_regret_rate", "Share of the atoms grown in the last swaps soon after their drop")
 TOWER_NEWBORN_SURVIVAL = Gauge("monolith_tower_newborn_survival", "Share of the atoms grown two swaps ago and still live")
+EXPERT_LOAD = Gauge("monolith_expert_load", "Mean weight of an expert in a task's gate since the last report", ["task", "expert"])
+GATE_ENTROPY = Gauge("monolith_gate_entropy", "Mean entropy of the weights of a task's gate since the last report, in nats", ["task"])
+GATE_EXPERTS = Gauge("monolith_gate_experts", "Mean number of experts with a weight above 0 for a task since the last report", ["task"])
 
 DELTAS_PUBLISHED = Counter("monolith_deltas_published", "Deltas acknowledged by the log")
 ROWS_PUBLISHED = Counter("monolith_rows_published", "Rows in published deltas")

@@ -82,7 +82,7 @@ class DenseOptimizer:
     ) -> None:
         """Start from the model's current parameters. `examples_per_step`: `reference_batch` by default."""
         self._config, self._lr_scale = config, sparsity.lr_scale
-        layers = model.tower.sparse_layers
+        layers = model.sparse_layers
         of_atoms = {id(layer.values) for layer in layers}
         self._plain = {name: value for name, value in model.named_parameters() if id(value) not in of_atoms}
         rule = AtomRule(config.kind, config.beta1, config.beta2, config.eps)

@@ -23,6 +23,7 @@ from monolith_py.data.schema import Schema
 from monolith_py.errors import PoisonedBatch, WireError
 from monolith_py.model import RankModel, build_model
 from monolith_py.model.batch import make_batch
+from monolith_py.model.experts import Experts
 from monolith_py.model.link import scores_of
 from monolith_py.observe import metrics
 from monolith_py.table import EmbeddingBags
@@ -88,7 +89,8 @@ class Trainer:
             pooled = self.bags(batch.sparse()).values()
             leaf = pooled.detach().requires_grad_()  # the first backward, of the dense parameters, ends here
             logits = self.model(leaf, torch.from_numpy(batch.dense))
-            self._learn(pooled, leaf, self._loss(logits, labels, examples), len(examples))
+            loss, penalty = self._loss(logits, labels, examples), self.model.take_penalty()
+            self._learn(pooled, leaf, loss if penalty is None else loss + penalty, len(examples))
         except BaseException:
             self.optimizer.bias_start.undo()
             raise
@@ -96,6 +98,7 @@ class Trainer:
         self.watermark_ms = watermark_ms
         self.num_examples += len(examples)
         self.num_batches += 1
+        self.model.advance(len(examples))
         self.quality.add(examples, labels.numpy(), scores)
         metrics.EXAMPLES_TRAINED.inc(len(examples))
         metrics.BATCHES_TRAINED.inc()
@@ -147,6 +150,8 @@ class Trainer:
         _report_quality(found)
         if self.optimizer.updater is not None:
             _report_topology(self.optimizer.updater.history)
+        if self.model.experts is not None:
+            _report_gates(self.schema.tasks, self.model.experts)
         for name, table in self.bags.tables.items():
             stats = table.stats()
             metrics.TABLE_ROWS.labels(table=name).set(stats.rows)
@@ -191,6 +196,19 @@ def _report_quality(found: list[Quality]) -> None:
             value = getattr(quality, name)
             if not (math.isnan(value) and name in _OF_SOME_KINDS):
                 gauge.labels(task=quality.task, **labels).set(value)
+
+
+def _report_gates(tasks: tuple[str, ...], experts: Experts) -> None:
+    """Set the gauges of the gates over the examples since the last report, if there were any."""
+    found = experts.report()
+    if found is None:
+        return
+    weights, entropies, active = found
+    for place, task in enumerate(tasks):
+        metrics.GATE_ENTROPY.labels(task=task).set(float(entropies[place]))
+        metrics.GATE_EXPERTS.labels(task=task).set(float(active[place]))
+        for expert in range(weights.shape[1]):
+            metrics.EXPERT_LOAD.labels(task=task, expert=str(expert)).set(float(weights[place, expert]))
 
 
 def _report_topology(history: SwapHistory) -> None:

@@ -3,7 +3,10 @@
 #include <nanobind/stl/tuple.h>
 
 #include <algorithm>
+#include <numeric>
+#include <string>
 #include <tuple>
+#include <utility>
 
 #include "bindings/arrays.hpp"
 #include "bindings/module.hpp"
@@ -17,6 +20,9 @@ using namespace monolith::ranking;
 
 using Layers = std::vector<std::tuple<ConstMatrix, ConstFloats, bool, bool>>;
 using Places = std::vector<uint32_t>;
+// Kind, experts, slots, kept experts, temperature, width of splits.
+using Gate = std::tuple<std::string, uint32_t, uint32_t, uint32_t, float, float>;
+using ExpertLayers = std::vector<std::pair<Layers, std::vector<const TowerStack*>>>;
 
 std::vector<LayerWeights> weights_of(const Layers& layers) {
     if (layers.empty()) refuse("layers must be at least one, got none");
@@ -51,6 +57,65 @@ void set_top(Model& model, const Layers& layers, const Places& shared, const Pla
     expect("outputs", model.shape().tasks, weights.back().out);
     nb::gil_scoped_release nogil;
     model.set_top(weights, shared, candidate, std::move(stacks));
+}
+
+GateShape gate_of(const Gate& gate, uint32_t tasks) {
+    const auto& [kind, experts, slots, kept, temperature, width] = gate;
+    if (kind != "flat" && kind != "tree") refuse_unknown("gate", kind, {"flat", "tree"});
+    if (experts < 1 || experts > 64) refuse("experts must be in [1, 64], got " + std::to_string(experts));
+    if (kind == "tree" && (experts & (experts - 1)) != 0) refuse("experts of a tree must be a power of 2");
+    if (slots < 1 || kept < 1) refuse("slots and kept experts must be >= 1");
+    return {kind == "tree" ? GateKind::kTree : GateKind::kFlat, tasks, experts, slots, kept, temperature, width};
+}
+
+void set_experts(Model& model, const Gate& gate, const Layers& scores, const ExpertLayers& experts,
+                 const ConstFloats& biases, const Places& shared, const Places& candidate) {
+    const uint32_t tasks = model.shape().tasks;
+    const GateShape shape = gate_of(gate, tasks);
+    const std::vector<LayerWeights> gates = weights_of(scores);
+    expect_columns(gates, shared, candidate);
+    expect("scores", size_t{tasks} * shape.num_scores(), gates.back().out);
+    expect("experts", shape.experts, experts.size());
+    expect("biases", tasks, biases.size());
+    std::vector<Top> tops;
+    for (const auto& [layers, stacks] : experts) {
+        const std::vector<LayerWeights> weights = weights_of(layers);
+        expect("outputs", tasks, weights.back().out);
+        if (stacks.empty() != experts.front().second.empty()) refuse("stacks must be of all experts or of none");
+        if (stacks.empty()) {
+            expect_columns(weights, shared, candidate);
+            tops.emplace_back(weights, shared, candidate, stacks);
+            continue;
+        }
+        expect("inputs of an expert", shared.size() + candidate.size(), stacks.front()->in());
+        expect("outputs of an expert", weights.front().in, stacks.back()->out());
+        Places all(weights.front().in);
+        std::iota(all.begin(), all.end(), 0u);
+        tops.emplace_back(weights, Places{}, all, stacks);
+    }
+    DenseStack layer(gates, shared, candidate);
+    model.set_experts({shape, std::move(layer), std::move(tops), {biases.data(), biases.data() + tasks}, shared.size()},
+                      candidate.size());
+}
+
+// Start and length of a sequence, whether its target is shared, row of the target.
+using Place = std::tuple<uint32_t, uint32_t, bool, uint32_t>;
+
+// All attentions are added before any layer is set: they decide where rows lie.
+void add_attention(Model& model, const Layers& layers, const std::vector<Place>& places, size_t number) {
+    const std::vector<LayerWeights> weights = weights_of(layers);
+    expect("inputs of an attention", size_t{3} * model.shape().dim, weights.front().in);
+    expect("outputs of an attention", 1, weights.back().out);
+    const size_t num_shared = [&] {
+        size_t num = model.shape().shared_features;
+        for (const Place& one : places) num += std::get<1>(one);
+        return num;
+    }();
+    const auto [start, length, is_shared, target] = places.at(number);
+    if (size_t{start} + length > num_shared) refuse("a sequence must lie in the shared rows");
+    if (target >= (is_shared ? num_shared : model.shape().candidate_features - places.size()))
+        refuse("a target must be a pooled row");
+    model.add_attention(Attention(weights, model.shape().dim, {start, length, is_shared, target}));
 }
 
 void set_bottom(Model& model, const Layers& layers, const Places& shared, const Places& candidate) {
@@ -139,6 +204,9 @@ void bind_fixed_model(nb::module_& m) {
     nb::class_<Model>(m, "FixedModel")
         .def(nb::new_(&make_model), "kind"_a, "dim"_a, "features"_a, "dense"_a, "tasks"_a)
         .def("set_top", &set_top, array("layers"), "shared"_a, "candidate"_a, "stacks"_a, nb::keep_alive<1, 5>())
+        .def("set_experts", &set_experts, "gate"_a, array("scores"), array("experts"), array("biases"), "shared"_a,
+             "candidate"_a, nb::keep_alive<1, 4>())
+        .def("add_attention", &add_attention, array("layers"), "places"_a, "number"_a)
         .def("set_bottom", &set_bottom, array("layers"), "shared"_a, "candidate"_a)
         .def("set_cross", &set_cross, array("layers"), array("beside"))
         .def("set_links", &set_links, "links"_a)

@@ -87,8 +87,8 @@ EntityStore& counter_of(Ranker& ranker, size_t number) {
 void expect_fit(const Ranker& ranker, const Model& model, const ReplicaRows& rows) {
     const ModelShape& shape = model.shape();
     const RequestOrder& order = ranker.order();
-    expect("shared rows of the model", order.shared.num_rows(), shape.shared_features);
-    expect("candidate rows of the model", order.candidates.num_rows(), shape.candidate_features);
+    expect("shared rows of the model", order.shared.num_rows(), model.pooled_shared());
+    expect("candidate rows of the model", order.candidates.num_rows(), model.pooled_own());
     expect("shared dense features of the model", order.shared.width, shape.shared_dense);
     expect("candidate dense features of the model", order.candidates.width, shape.candidate_dense);
     for (const GroupOrder* group : {&order.shared, &order.candidates})

@@ -74,6 +74,38 @@ void Model::set_top(std::span<const LayerWeights> layers, std::span<const uint32
     top_.emplace(layers, shared, candidate);
 }
 
+void Model::add_attention(Attention attention) {
+    if (attentions_.size() >= shape_.candidate_features)
+        throw std::invalid_argument("rows of attention must be features of the candidates");
+    num_sequence_rows_ += attention.place().length;
+    attentions_.push_back(std::move(attention));
+}
+
+// Take the rows of sequences out of the shared ones.
+void Model::begin_attention(SharedPart& part) const {
+    const size_t dim = shape_.dim;
+    part.sequences.resize(attentions_.size());
+    for (size_t a = 0; a < attentions_.size(); ++a) attentions_[a].begin(part.inputs.data(), part.sequences[a]);
+    uint32_t kept = 0;
+    for (uint32_t r = 0; r < pooled_shared(); ++r) {
+        const bool is_taken = std::any_of(attentions_.begin(), attentions_.end(), [&](const Attention& one) {
+            return r >= one.place().start && r < one.place().start + one.place().length;
+        });
+        if (is_taken) continue;
+        std::copy_n(part.inputs.data() + r * dim, dim, part.inputs.data() + kept++ * dim);
+    }
+    std::fill(part.inputs.begin() + static_cast<std::ptrdiff_t>(kept * dim), part.inputs.end(), 0.0f);
+}
+
+void Model::set_experts(Experts experts, size_t num_own) {
+    if (shape_.kind == Kind::kDcn && !reads_cross())
+        throw std::invalid_argument("the experts of a DCN must come after its cross layers");
+    const size_t num_shared = reads_cross() ? 0 : shared_inputs();
+    if (experts.num_shared() != num_shared || num_own != shared_inputs() + candidate_inputs() - num_shared)
+        throw std::invalid_argument("columns of the experts must be those of the model's inputs");
+    experts_.emplace(std::move(experts));
+}
+
 void Model::set_bottom(std::span<const LayerWeights> layers, std::span<const uint32_t> shared,
                        std::span<const uint32_t> candidate) {
     if (shared.size() != shape_.shared_dense || candidate.size() != shape_.candidate_dense)
@@ -83,6 +115,8 @@ void Model::set_bottom(std::span<const LayerWeights> layers, std::span<const uin
 
 void Model::begin(const float* dense, SharedPart& part) const {
     const uint32_t dim = shape_.dim, num = shared_rows();
+    if (!attentions_.empty()) begin_attention(part);
+    part.inputs.resize(std::max(part.inputs.size(), even(shared_inputs())));
     if (has_bottom()) {
         std::vector<float> values(bottom_->shared_in());
         std::copy_n(dense, shape_.shared_dense, values.data());
@@ -95,6 +129,11 @@ void Model::begin(const float* dense, SharedPart& part) const {
     }
     if (shape_.kind != Kind::kDlrm) std::copy_n(dense, shape_.shared_dense, part.inputs.data() + size_t{num} * dim);
     begin_interaction(part);
+    if (experts_) {
+        part.start.resize(experts_->start_width());
+        experts_->begin(part.inputs, part.start.data());
+        return;
+    }
     part.start.resize(top_->start_width());
     if (stacks_.empty() && !reads_cross()) {
         part.inputs.resize(top_->shared_in(), 0.0f);
@@ -183,28 +222,38 @@ float* Model::run_stacks(const SharedPart& part, const float* inputs, size_t n) 
     return wide;
 }
 
-void Model::score(const SharedPart& part, float* inputs, const float* dense, size_t n, float* logits) const {
-    const uint32_t tasks = shape_.tasks;
-    float* const terms = scratch_for<Terms>(2 * n);
-    interact(part, inputs, dense, n, terms);
-    float* crossed = nullptr;
-    if (cross_) {
-        crossed = cross_->run(part.inputs.data(), inputs, stride(), n, part.cross_start.data());
-        if (reads_cross()) inputs = crossed;
+void Model::run_top(const SharedPart& part, float* inputs, float* crossed, size_t n, float* logits) const {
+    if (reads_cross()) {
         const size_t width = cross_->width();
-        if (reads_cross() && !stacks_.empty() && width % 2 == 1)  // stacks read inputs without padding
+        if (!stacks_.empty() && width % 2 == 1)  // stacks read inputs without padding
             for (size_t i = 1; i < n; ++i) std::copy_n(crossed + i * even(width), width, crossed + i * width);
+        inputs = crossed;
     }
     if (!stacks_.empty()) inputs = run_stacks(part, inputs, n);
     const float* const outputs = top_->run(inputs, n, part.start.data());
-    for (size_t i = 0; i < n; ++i)
-        for (uint32_t t = 0; t < tasks; ++t) {
-            float logit = outputs[i * top_->width() + t];
-            if (shape_.kind == Kind::kDeepFm)
-                logit += terms[2 * i] * scales_[t] + terms[2 * i + 1] * scales_[tasks + t];
-            logits[i * tasks + t] = logit;
-        }
+    for (size_t i = 0; i < n; ++i) std::copy_n(outputs + i * top_->width(), shape_.tasks, logits + i * shape_.tasks);
+}
+
+void Model::score(const SharedPart& part, float* inputs, const float* dense, size_t n, float* logits) const {
+    const uint32_t tasks = shape_.tasks;
+    float* const terms = scratch_for<Terms>(2 * n);
+    for (size_t a = 0; a < attentions_.size(); ++a)
+        attentions_[a].run(part.sequences[a], inputs, stride(), n, inputs + (pooled_own() + a) * shape_.dim);
+    interact(part, inputs, dense, n, terms);
+    float* crossed = nullptr;
+    if (cross_) crossed = cross_->run(part.inputs.data(), inputs, stride(), n, part.cross_start.data());
+    if (experts_) {
+        const size_t width = reads_cross() ? cross_->width() : candidate_inputs();
+        float* const own = reads_cross() ? crossed : inputs;
+        experts_->run(part.inputs, own, reads_cross() ? even(width) : stride(), width, n, part.start.data(), logits);
+    } else {
+        run_top(part, inputs, crossed, n, logits);
+    }
     if (cross_ && cross_->is_parallel()) cross_->add_head(crossed, n, tasks, logits);
+    if (shape_.kind != Kind::kDeepFm) return;
+    for (size_t i = 0; i < n; ++i)
+        for (uint32_t t = 0; t < tasks; ++t)
+            logits[i * tasks + t] += terms[2 * i] * scales_[t] + terms[2 * i + 1] * scales_[tasks + t];
 }
 
 bool Model::to_scores(float* logits, size_t n) const {

@@ -5,6 +5,7 @@
 // dense features, else the last of S.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -12,8 +13,10 @@
 #include <span>
 #include <vector>
 
+#include "ranking/attention.hpp"
 #include "ranking/cross_network.hpp"
 #include "ranking/dense_stack.hpp"
+#include "ranking/experts.hpp"
 #include "tower/stack.hpp"
 
 namespace monolith::ranking {
@@ -38,6 +41,7 @@ struct Link {
 // State that the candidates of one request share, computed once.
 struct SharedPart {
     std::vector<float> inputs;  // of the tower
+    std::vector<SequencePart> sequences;
     std::vector<float> start, bottom_start, cross_start;
     std::vector<float> rows;  // DeepFM: their sum, (D,); DLRM: transposed, (D, padded(S))
     float pairs = 0;          // DeepFM: the pairwise term of the shared rows
@@ -54,15 +58,25 @@ class Model {
     uint32_t candidate_rows() const { return shape_.candidate_features + (has_bottom() && !bottom_is_shared()); }
     size_t shared_inputs() const;
     size_t candidate_inputs() const;
-    bool has_stacks() const { return !stacks_.empty(); }
+    bool has_stacks() const { return !stacks_.empty() || (experts_ && experts_->has_stacks()); }
+    // Rows that are pooled for a request and for a candidate: with attention, the rows of sequences among the shared
+    // ones in place of one row of each candidate.
+    uint32_t pooled_shared() const { return shape_.shared_features + num_sequence_rows_; }
+    uint32_t pooled_own() const { return shape_.candidate_features - static_cast<uint32_t>(attentions_.size()); }
+    // Floats that hold the shared inputs, or the shared pooled rows before.
+    size_t shared_floats() const { return even(std::max(shared_inputs(), size_t{pooled_shared()} * shape_.dim)); }
     // Floats between the inputs of two candidates.
-    size_t stride() const { return stacks_.empty() ? even(candidate_inputs()) : candidate_inputs(); }
+    size_t stride() const { return experts_ || stacks_.empty() ? even(candidate_inputs()) : candidate_inputs(); }
 
     // Set the layers after the interaction, the head last. Columns of the first one: its inputs in this order. With
     // `stacks` these come before the head, one after the other, and take the shared inputs, then the candidate's; they
     // must outlive the model.
     void set_top(std::span<const LayerWeights> layers, std::span<const uint32_t> shared,
                  std::span<const uint32_t> candidate, std::vector<const TowerStack*> stacks);
+    // The rows that attention makes are the last of the candidates' features, in this order.
+    void add_attention(Attention attention);
+    // Experts in the place of the top, of the same inputs: `num_own` of them differ between candidates.
+    void set_experts(Experts experts, size_t num_own);
     void set_bottom(std::span<const LayerWeights> layers, std::span<const uint32_t> shared,
                     std::span<const uint32_t> candidate);
     // DCN: set before the top, whose first layer reads the last cross layer unless they are parallel.
@@ -87,13 +101,18 @@ class Model {
     bool has_bottom() const { return shape_.kind == Kind::kDlrm && shape_.shared_dense + shape_.candidate_dense > 0; }
     bool bottom_is_shared() const { return shape_.candidate_dense == 0; }
     bool reads_cross() const { return cross_ && !cross_->is_parallel(); }
+    void begin_attention(SharedPart& part) const;
     void begin_interaction(SharedPart& part) const;
     void interact(const SharedPart& part, float* inputs, const float* dense, size_t n, float* terms) const;
+    void run_top(const SharedPart& part, float* inputs, float* crossed, size_t n, float* logits) const;
     float* run_stacks(const SharedPart& part, const float* inputs, size_t n) const;
 
     ModelShape shape_;
     std::optional<DenseStack> top_, bottom_;
     std::optional<CrossNetwork> cross_;
+    std::optional<Experts> experts_;
+    std::vector<Attention> attentions_;
+    uint32_t num_sequence_rows_ = 0;
     std::vector<const TowerStack*> stacks_;
     std::vector<float> scales_;
     std::vector<Link> links_;

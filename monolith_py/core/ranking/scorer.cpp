@@ -86,7 +86,7 @@ Outcome Scorer::score(const Model& model, const ReplicaRows& rows, double left_s
     const Clock::time_point begin = Clock::now();
     const size_t n = to.num_candidates, features = order_.candidates.features.size(), dim = model.shape().dim;
     const size_t stride = model.stride();
-    part.inputs.assign(even(model.shared_inputs()), 0.0f);
+    part.inputs.assign(model.shared_floats(), 0.0f);
     shared_.pool(rows, 1, to.shared.lengths.data(), to.shared.fids.data(), dim, part.inputs.data(), 0);
     model.begin(to.shared.dense.data(), part);
     inputs.resize(std::min(n, kBlock) * stride);
@@ -131,7 +131,7 @@ Outcome Scorer::explain(const Model& model, const ReplicaRows& rows, double left
     const Clock::time_point begin = Clock::now();
     const size_t n = to.num_candidates, dim = model.shape().dim, stride = model.stride();
     const size_t num_features = order_.names.size();
-    Pooled pooled{std::vector<float>(even(model.shared_inputs())), std::vector<float>(n * stride), to.shared.dense,
+    Pooled pooled{std::vector<float>(model.shared_floats()), std::vector<float>(n * stride), to.shared.dense,
                   to.candidates.dense, n};
     shared_.pool(rows, 1, to.shared.lengths.data(), to.shared.fids.data(), dim, pooled.shared.data(), 0);
     own_.pool(rows, n, to.candidates.lengths.data(), to.candidates.fids.data(), dim, pooled.own.data(), stride);

@@ -34,6 +34,10 @@ MODELS: list[dict[str, Any]] = [
     {"kind": "dcn", "tower": [24, 8], "cross_layers": 2, "structure": "parallel"},
     {"kind": "dcn", "tower": [40, 20], "cross_rank": 7, "sparsity": SPARSE},
     {"kind": "dcn", "tower": [40, 20], "cross_rank": 7, "structure": "parallel", "sparsity": SPARSE},
+    {"tower": [24, 10], "experts": {"count": 3, "gate": "top_k", "top_k": 2}},
+    {"kind": "dcn", "tower": [24, 10], "experts": {"count": 2}},
+    {"kind": "dcn", "tower": [40, 16], "cross_rank": 5, "experts": {"count": 4, "gate": "dense_to_sparse"}, "sparsity": SPARSE},
+    {"kind": "dlrm", "tower": [40, 16], "experts": {"count": 4, "gate": "tree", "top_k": 2}, "sparsity": SPARSE},
 ]
 
 

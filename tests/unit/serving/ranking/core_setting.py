@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +33,12 @@ from monolith_serving.service import RankingService
 
 FAR_S = SystemClock().monotonic_s() + 1e6
 TIME_MS = SystemClock().now_ms()
+EXPERTS = [
+    {"count": 4, "gate": "softmax"},
+    {"count": 4, "gate": "tree", "top_k": 2},
+    {"count": 4, "gate": "dense_to_sparse"},
+    {"count": 4, "gate": "random"},
+]
 POOLINGS = ({"pooling": "sum"}, {"pooling": "mean"}, {"pooling": "first", "length": 1}, {"pooling": "first", "length": 3})
 NUM_ROWS, NUM_USERS, NUM_ITEMS = 60, 5, 30
 OTHER_TASKS = (
@@ -107,16 +114,21 @@ def random_job(generator: np.random.Generator) -> JobConfig:
     dims, tower = pick([4], [8], [16], [12], [64], [4, 12, 16]), pick([], [40], [64, 33], [256, 128, 64])
     sparsity = {"preset": "static", "density": 0.5, "atom": pick("16x1", "1x1", "neuron")} if tower and generator.random() < 0.5 else {}
     parallel = [{"kind": "dcn", "cross_layers": 2, "structure": "parallel"}] if tower else []
+    kind = pick({"kind": "deepfm"}, {"kind": "dlrm"}, {"kind": "dcn", "cross_rank": 9}, *parallel)
+    experts = {"experts": pick(*EXPERTS)} if tower and "structure" not in kind and generator.random() < 0.5 else {}
     keys = sorted({f"f{generator.integers(len(sources))}" for _ in range(generator.integers(0, 3))})
     return parse_job(
         {
             "name": "random",
             "log": {"url": "sqlite:///unused"},
             "kv": {"url": "memory:"},
-            "features": [
-                {"name": f"f{index}", "source": source, "dim": pick(*dims), **pick(*POOLINGS), **pick({}, {"encoding": "int4"})}
-                for index, source in enumerate(sources)
-            ],
+            "features": _with_attention(
+                [
+                    {"name": f"f{index}", "source": source, "dim": pick(*dims), **pick(*POOLINGS), **pick({}, {"encoding": "int4"})}
+                    for index, source in enumerate(sources)
+                ],
+                generator,
+            ),
             "dense_features": [
                 {"name": f"d{index}", "source": pick("user", "item", "context", "candidate"), "dim": int(generator.integers(1, 5))}
                 for index in range(generator.integers(0, 5))
@@ -128,13 +140,24 @@ def random_job(generator: np.random.Generator) -> JobConfig:
             "model": {
                 "tower": tower,
                 "precision": pick("fp32", "auto", "bf16"),
-                **pick({"kind": "deepfm"}, {"kind": "dlrm"}, {"kind": "dcn", "cross_rank": 9}, *parallel),
+                **kind,
+                **experts,
                 "dropout": pick(0.0, 0.1) if tower else 0.0,
                 "sparsity": sparsity,
             },
             "trainer": {"checkpoint_dir": "unused"},
         }
     )
+
+
+def _with_attention(features: list[dict[str, Any]], generator: np.random.Generator) -> list[dict[str, Any]]:
+    """Half of the sequences that candidates share attend to a feature of their dim, if there is one."""
+    for feature in features:
+        targets = [one["name"] for one in features if one["dim"] == feature["dim"] and one["pooling"] != "first"]
+        is_shared = feature["source"] in ("user_id", "user", "context")
+        if feature["pooling"] == "first" and is_shared and targets and generator.random() < 0.5:
+            feature |= {"attend_to": targets[int(generator.integers(len(targets)))], "attention": [[], [12], [8, 5]][len(targets) % 3]}
+    return features
 
 
 def random_features(job: JobConfig, generator: np.random.Generator, source: str, num_rows: int = 1) -> FeatureColumns:
