@@ -226,6 +226,10 @@ class EmbeddingBags(nn.Module):
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("EmbeddingBags cannot be pickled or copied: use save and restore, or state_dict")
 
+    def table_of(self, feature: str) -> EmbeddingTable | None:
+        """Return the table of a feature, also one that it shares, or None for a feature of another model."""
+        return next((self._table(one) for one in self.features if one.name == feature), None)
+
     def _check_shared(self, feature: Feature) -> None:
         if feature.table not in self.tables:
             raise ValueError(f"table of feature {feature.name!r} must be one of {sorted(self.tables)}, got {feature.table!r}")
