@@ -86,8 +86,12 @@ class EmbeddingBags(nn.Module):
     @staticmethod
     def of(schema: Schema, config: SparseOptimizerConfig, seed: int, encoding: Encoding) -> EmbeddingBags:
         """Return the bags of a job's schema; drains pack rows in the encoding of their feature, or in `encoding`."""
-        optimizer = optimizer_from(config.for_features(len(schema.features)))
-        return EmbeddingBags([feature_from(feature, optimizer, encoding) for feature in schema.features], optimizer, seed=seed)
+        num = len(schema.features)
+        optimizer = optimizer_from(config.for_features(num))
+        rules = [optimizer_from(one.optimizer.for_features(num)) if one.optimizer else optimizer for one in schema.features]
+        features = [feature_from(one, rule, encoding) for one, rule in zip(schema.features, rules, strict=True)]
+        bags = EmbeddingBags(features, optimizer, seed=seed)
+        return bags.requires_grad_(False, [feature.name for feature in schema.features if feature.frozen])
 
     @property
     def now_s(self) -> int:

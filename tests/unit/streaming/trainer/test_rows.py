@@ -106,3 +106,16 @@ def test_rows_of_a_large_table_are_exported_in_shares(
     assert export_rows(job, "item", tmp_path / "rows")[0] == 80
     fids = np.concatenate([chunk.fids for chunk in read_rows(tmp_path / "rows")])
     assert sorted(fids.tolist()) == list(range(80))
+
+
+def test_a_job_of_frozen_features_learns_its_dense_parameters_alone(
+    log: Any, make_job: Make, make_examples: Examples, tmp_path: Path
+) -> None:
+    job, path = make_job(features={"frozen": True}), tmp_path / "model.safetensors"
+    save_file({"item.weight": torch.full((3, 4), 0.5)}, path)
+    first = train(job, log, files=(("item", path),))
+    before = first.trainer.export_dense()["head.bias"]
+    training = train(job, log, make_examples(1, 2, 7), files=(("item", path),), at_s=1).trainer
+    table = training.bags.tables["item"]
+    assert table.fids().tolist() == [0, 1, 2] and (table.lookup([1]) == 0.5).all()
+    assert (training.export_dense()["head.bias"] != before).all()
