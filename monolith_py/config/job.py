@@ -107,6 +107,8 @@ class JobConfig(Settings):
         location = self.trainer.checkpoint_dir
         if self.serving.channel is not None and "://" in location:
             raise ValueError(f"serving.channel must come with a folder as trainer.checkpoint_dir, got {location!r}")
+        if (interval := self.trainer.checkpoint_full_interval) > 1 and "://" in location:
+            raise ValueError(f"trainer.checkpoint_full_interval must be 1 unless trainer.checkpoint_dir is a folder, got {interval}")
         return self
 
     @model_validator(mode="after")

@@ -23,7 +23,7 @@ from monolith_py.table.optimizers import (
     optimizer_from,
 )
 from monolith_py.table.packed_file import PackedFile, pack_snapshot, packed_file
-from monolith_py.table.saving import TableSaving, table_file
+from monolith_py.table.saving import TableSaving, table_file, table_parts
 from monolith_py.table.schedules import CosineDecay, PolynomialDecay, Schedule, StepDecay, Warmup
 from monolith_py.table.slices import Encoding, Initializer, Slice
 from monolith_py.table.table_settings import SliceSettings, TableSettings, read_settings
@@ -90,6 +90,7 @@ __all__ = [
     "read_rows",
     "read_settings",
     "table_file",
+    "table_parts",
     "warm_start",
     "write_rows",
 ]

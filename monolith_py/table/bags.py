@@ -203,6 +203,10 @@ class EmbeddingBags(nn.Module):
         """Start a snapshot of each table that is written while the tables change."""
         return [table.start_saving(table_file(Path(directory), name)) for name, table in self.tables.items()]
 
+    def start_increments(self, files: Mapping[str, Path]) -> list[TableSaving]:
+        """Start an increment of each table, written to its file in `files`; `EmbeddingTable.start_saving` documents the errors."""
+        return [table.start_saving(files[name], increment=True) for name, table in self.tables.items()]
+
     def restore(self, directory: str | Path) -> None:
         """Restore the tables, which must be empty, from the snapshots of `save`, all or none.
 

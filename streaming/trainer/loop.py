@@ -17,7 +17,7 @@ from monolith_py.io.log.topics import Topics
 from monolith_py.io.retrying import RetryPolicy
 from monolith_py.observe import metrics
 from monolith_py.sync import PublishedModel, Publisher
-from monolith_py.training import Checkpoint, CheckpointMeta, CheckpointSaving, Retention, open_checkpoints
+from monolith_py.training import Checkpoint, CheckpointMeta, CheckpointSaving, IncrementChain, Retention, open_checkpoints
 from monolith_streaming.trainer.example_rules import ExampleRules
 from monolith_streaming.trainer.forget_requests import ForgetRequests
 from monolith_streaming.trainer.handover import SourceParts, SourceStart, open_source
@@ -67,6 +67,7 @@ class OnlineTraining:
         self._imported = dict(start.imported)
         self._saved_batches = meta.step if meta and meta.imported == self._imported else -1
         self._forgets = ForgetRequests(log, self._topics.forget_requests, self.trainer.bags, clock, meta.forget_offset if meta else 0)
+        self._chain = IncrementChain(job.trainer.checkpoint_full_interval)
         self._saving: CheckpointSaving | None = None
         self._saved_meta: CheckpointMeta | None = None
         self._saving_since_s = 0.0
@@ -165,7 +166,7 @@ class OnlineTraining:
     def _begin_checkpoint(self) -> None:
         self._saving_since_s = self._clock.monotonic_s()
         self._save_due_s = self._saving_since_s + self._job.trainer.checkpoint_interval_s
-        self._saving = CheckpointSaving(self._checkpoints, self.trainer, Retention.of(self._job.trainer, self._needed))
+        self._saving = CheckpointSaving(self._checkpoints, self.trainer, Retention.of(self._job.trainer, self._needed), self._chain)
 
     def _needed(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
         return needed_by_guard(self._job, self._log, checkpoints)

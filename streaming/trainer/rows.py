@@ -41,7 +41,7 @@ def export_rows(job: JobConfig, feature: str, output: Path, name: str | None = N
         slices = read_settings(path).slices
         forms = [SliceForm(part.name, part.dim, part.optimizer) for part in slices]
         state_width = sum(sum(part.state_parts().values()) for part in slices)
-        return write_rows(output, _rows_of(path), forms, state_width), found.path.name
+        return write_rows(output, _rows_of(found.table_parts(feature)), forms, state_width), found.path.name
 
 
 def import_rows(trainer: Trainer, files: Sequence[tuple[str, Path]], done: Mapping[str, str]) -> dict[str, str]:
@@ -93,10 +93,10 @@ def _mark(path: Path) -> str:
     return f"{path.name}:{status.st_size}:{status.st_mtime_ns}"
 
 
-def _rows_of(path: Path) -> Iterator[TableRows]:
-    num_shares = min(_MOST_SHARES, 1 + path.stat().st_size // _SHARE_BYTES)
+def _rows_of(parts: Sequence[Path]) -> Iterator[TableRows]:
+    num_shares = min(_MOST_SHARES, 1 + sum(path.stat().st_size for path in parts) // _SHARE_BYTES)
     for part in range(num_shares):
-        yield from EmbeddingTable.restore(path, share=(part, num_shares)).chunks()
+        yield from EmbeddingTable.restore(*parts, share=(part, num_shares)).chunks()
 
 
 def _named(checkpoints: Sequence[Checkpoint], name: str) -> Checkpoint:
