@@ -50,7 +50,7 @@ DOORS = {
         "monolith_py/sync/delta_checksum.py",
         "monolith_py/sync/digest.py",
         "monolith_py/sync/dense/*.py",
-        "monolith_py/training/checkpoint/layout.py",
+        "monolith_py/training/checkpoint/fingerprint.py",
     ],
     "safetensors": [
         "monolith_py/sync/dense/update.py",
@@ -98,6 +98,7 @@ TRAINS = (
     "monolith_streaming.trainer.loop",
     "monolith_streaming.trainer.process",
     "monolith_streaming.trainer.rows",
+    "monolith_streaming.trainer.shared_rows",
     "monolith_streaming.trainer.start",
     "monolith_streaming.trainer.versions",
 )

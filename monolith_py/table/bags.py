@@ -238,6 +238,11 @@ class EmbeddingBags(nn.Module):
         """Return the table of a feature, also one that it shares, or None for a feature of another model."""
         return next((self._table(one) for one in self.features if one.name == feature), None)
 
+    @property
+    def sharing(self) -> dict[str, str]:
+        """Return the features without a table of their own, each with the feature whose table it shares."""
+        return {feature.name: feature.table for feature in self.features if feature.table is not None}
+
     def _check_shared(self, feature: Feature) -> None:
         if feature.table not in self.tables:
             raise ValueError(f"table of feature {feature.name!r} must be one of {sorted(self.tables)}, got {feature.table!r}")

@@ -9,7 +9,8 @@ which rows were removed; requests after it are carried out again. A fid that com
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from monolith_py.clock import Clock
 from monolith_py.data.examples import ExampleBatch
@@ -54,7 +55,7 @@ class ForgetRequests:
         try:
             while records := self._read():
                 requests = [(record.offset, request) for record in records if (request := _request(record)) is not None]
-                self._forgotten.add(request for _, request in requests)
+                self._forgotten.add(one for _, request in requests for one in self._of_table(request))
                 new = [request for offset, request in requests if offset >= self._removed_until]
                 self._remove(new)
                 done += len(new)
@@ -67,6 +68,13 @@ class ForgetRequests:
     def strip(self, examples: ExampleBatch) -> ExampleBatch:
         """Return the examples without the fids that must not be learnt from them."""
         return self._forgotten.strip(examples)
+
+    def _of_table(self, request: ForgetRequest) -> Iterator[ForgetRequest]:
+        """Yield the request for each feature that reads the rows."""
+        table = self._bags.table_of(request.feature)
+        for feature in self._bags.features:
+            if table is not None and self._bags.table_of(feature.name) is table:
+                yield replace(request, feature=feature.name)
 
     def _read(self) -> Sequence[Record]:
         while True:

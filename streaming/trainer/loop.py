@@ -23,6 +23,7 @@ from monolith_streaming.trainer.forget_requests import ForgetRequests
 from monolith_streaming.trainer.handover import SourceParts, SourceStart, open_source
 from monolith_streaming.trainer.held_updates import needed_by_guard
 from monolith_streaming.trainer.learner import Learner
+from monolith_streaming.trainer.shared_rows import published_tables
 from monolith_streaming.trainer.start import RESUME, StartOptions, source_place, start_trainer
 
 _logger = logging.getLogger(__name__)
@@ -54,7 +55,9 @@ class OnlineTraining:
         start = start_trainer(job, log, self._checkpoints, options, clock.now_ms())
         self.trainer, meta = start.trainer, start.meta
         log.num_partitions(self._topics.dense_requests)  # a missing topic fails here, not at each publish
-        published = PublishedModel(self.trainer.bags.tables, self.trainer.export_dense, self.trainer.layout.identity(start.model_id))
+        published = PublishedModel(
+            published_tables(self.trainer.bags), self.trainer.export_dense, self.trainer.layout.identity(start.model_id)
+        )
         self._model_id = start.model_id
         self._examples_topic = log.describe(self._topics.examples).id
         place = source_place(meta, self._topics.examples, self._examples_topic, options)

@@ -58,10 +58,10 @@ def start_trainer(job: JobConfig, log: Log, checkpoints: CheckpointStore, option
         LogError: the topic of the updates is missing, or the log cannot be reached.
         ObjectError: the object store of the checkpoints cannot be reached.
     """
-    names = [feature.name for feature in job.features]
+    names = [feature.name for feature in job.features if feature.table is None]
     unknown = sorted(set(options.reset_tables) - set(names))
     if unknown:
-        raise ConfigError(f"--reset-table must name a feature, one of {names}, got {unknown}")
+        raise ConfigError(f"--reset-table must name a feature with a table, one of {names}, got {unknown}")
     topic, found = Topics.of(job.log).updates, checkpoints.all()
     _check_folder(found, options)
     checkpoint = checkpoints.newest()

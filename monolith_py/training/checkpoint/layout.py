@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from crc32c import crc32c
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -33,11 +32,11 @@ from monolith_py.data.layout import Layout
 from monolith_py.data.steps import JoinerStep
 from monolith_py.errors import CheckpointError, CheckpointVersion
 from monolith_py.table import packed_file, table_file, table_parts
+from monolith_py.training.checkpoint.fingerprint import Fingerprints, fingerprint_of
 from monolith_py.training.checkpoint.meta import CheckpointMeta, ModelMeta, SourceMeta, partition_offsets
 from monolith_py.training.quality import Quality
 
 Arrays = dict[str, npt.NDArray[Any]]
-Fingerprints = Mapping[str, dict[str, int]]  # size and CRC-32C by path in the checkpoint
 
 _logger = logging.getLogger(__name__)
 
@@ -46,7 +45,6 @@ _logger = logging.getLogger(__name__)
 # 4: tables may have increments. A checkpoint without is of version 3.
 VERSION, _VERSION_OF_INCREMENTS = 3, 4
 _TABLES, _SERVING, _DENSE, _OPTIMIZER, _MANIFEST = "tables", "serving", "dense.safetensors", "optimizer.safetensors", "manifest.json"
-_BLOCK_BYTES = 1 << 22
 # Folder beside the checkpoints of those that a rollback has put aside.
 ASIDE = "rolled-back"
 
@@ -204,7 +202,7 @@ class Checkpoint:
                 # safetensors writes the memory of an array from its first element on, whatever its strides.
                 save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, self.path / file)
             paths = {str(file.relative_to(self.path)): file for file in self.files()}
-            files = {name: known[name] if known and name in known else _fingerprint(file) for name, file in paths.items()}
+            files = {name: known[name] if known and name in known else fingerprint_of(file) for name, file in paths.items()}
             described = {"layout": model.layout.document(), "settings": model.settings}
             version = _VERSION_OF_INCREMENTS if any(len(self.table_parts(file.stem)) > 1 for file in self.table_files) else VERSION
             manifest = {"version": version, "meta": meta.document(), "model": described, "files": files}
@@ -244,7 +242,7 @@ class Checkpoint:
             file = self.path / name
             try:
                 # The chunks of packed rows have checksums, which are compared while they are read.
-                got = {**expected, "size": file.stat().st_size} if is_packed and part is Part.SERVING else _fingerprint(file)
+                got = {**expected, "size": file.stat().st_size} if is_packed and part is Part.SERVING else fingerprint_of(file)
             except OSError as error:
                 raise CheckpointError(f"{file}: {error}") from None
             if got != expected:
@@ -298,11 +296,3 @@ def _load(file: Path) -> Arrays:
     except (OSError, SafetensorError, TypeError) as error:  # TypeError: a dtype that numpy lacks
         raise CheckpointError(f"{file}: {error}") from None
     return arrays
-
-
-def _fingerprint(file: Path) -> dict[str, int]:
-    crc, size = 0, 0
-    with file.open("rb") as stream:
-        while block := stream.read(_BLOCK_BYTES):
-            crc, size = crc32c(block, crc), size + len(block)
-    return {"size": size, "crc32c": crc}

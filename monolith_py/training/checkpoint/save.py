@@ -128,6 +128,8 @@ class CheckpointSaving:
                 table.commit(track=self._chain.tracks)
                 if self._parent is None:
                     pack_snapshot(temporary.table(name), temporary.packed(name))
+            for name, owner in self._trainer.bags.sharing.items():
+                _link_shared(temporary, name, owner)
             files = self._parent.files_of(Part.ALL) if self._parent else {}
             known = {name: files[name] for name in self._linked}
             temporary.write(meta, ModelMeta(self._trainer.layout, self._trainer.settings), dense, optimizer, known)
@@ -153,6 +155,15 @@ def save_checkpoint(directory: Path, trainer: Trainer, meta: CheckpointMeta, *, 
     saving = CheckpointSaving(CheckpointStore(directory), trainer, Retention(keep))
     saving.freeze(meta)
     return saving.wait()
+
+
+def _link_shared(checkpoint: Checkpoint, name: str, owner: str) -> None:
+    """Give a feature that shares a table the files of its own that readers of the checkpoint look for."""
+    pairs = [(part, checkpoint.tables / part.name.replace(owner, name, 1)) for part in checkpoint.table_parts(owner)]
+    if checkpoint.packed(owner).exists():
+        pairs.append((checkpoint.packed(owner), checkpoint.packed(name)))
+    for source, target in pairs:
+        os.link(source, target)
 
 
 def _sync(path: Path) -> None:
