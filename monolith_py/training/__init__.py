@@ -24,7 +24,7 @@ from monolith_py.training.metrics import auc, calibration, label_rate, logloss, 
 from monolith_py.training.quality import Quality, QualityMonitor
 
 if TYPE_CHECKING:
-    from monolith_py.training.checkpoint import CheckpointSaving, restore_checkpoint, save_checkpoint
+    from monolith_py.training.checkpoint import CheckpointSaving, IncrementChain, restore_checkpoint, save_checkpoint
     from monolith_py.training.loss import TaskLoss
     from monolith_py.training.trainer import Trainer
 else:
@@ -32,6 +32,7 @@ else:
         __name__,
         {
             "CheckpointSaving": "monolith_py.training.checkpoint.save",
+            "IncrementChain": "monolith_py.training.checkpoint.increments",
             "TaskLoss": "monolith_py.training.loss",
             "Trainer": "monolith_py.training.trainer",
             "restore_checkpoint": "monolith_py.training.checkpoint.restore",
@@ -46,6 +47,7 @@ __all__ = [
     "CheckpointMeta",
     "CheckpointSaving",
     "CheckpointStore",
+    "IncrementChain",
     "Inspection",
     "Part",
     "Quality",

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "table/assignment.hpp"
 #include "table/eviction.hpp"
 #include "table/insertion.hpp"
 #include "table/lookup.hpp"
@@ -22,7 +23,11 @@ namespace monolith {
 class EmbeddingTable {
   public:
     explicit EmbeddingTable(const TableSettings& settings)
-        : content_(settings), insertion_(content_), update_step_(content_), ttl_evictor_(content_) {}
+        : content_(settings),
+          insertion_(content_),
+          assignment_(content_),
+          update_step_(content_),
+          ttl_evictor_(content_) {}
 
     const TableSettings& settings() const { return content_.settings; }
     uint32_t dim() const { return rows().dim; }
@@ -83,6 +88,12 @@ class EmbeddingTable {
         ThreadPool::instance().run(num_parts, [&](size_t part) { update_step_.run(rows, n, gradients, part); });
         return update_step_.finish();
     }
+
+    // Rows put in and taken out by fid: table/assignment.hpp.
+
+    void assign(const AssignedRows& given, int64_t now_s) { assignment_.run(given, now_s); }
+    std::vector<int64_t> remove(const int64_t* fids, size_t n) { return remove_entries(content_, fids, n); }
+    void clear() { clear_entries(content_); }
 
     // Eviction.
 
@@ -149,6 +160,12 @@ class EmbeddingTable {
             visit(slot.key(), slot.row() < kCandidate ? slot.row() : kNoRow, slot.count(), content_.seen_s(slot));
         });
     }
+    // Call visit(row, count, seen_s) if the fid has a row.
+    template <typename F>
+    void visit(int64_t fid, F&& visit) const {
+        if (const Slot slot = content_.map.find(fid); slot && slot.row() < kCandidate)
+            visit(slot.row(), slot.count(), content_.seen_s(slot));
+    }
     size_t num_shards() const { return content_.map.num_shards(); }
     std::map<std::string, uint64_t> stats() const { return content_.stats(); }
 
@@ -186,6 +203,7 @@ class EmbeddingTable {
 
     TableContent content_;
     Insertion insertion_;
+    Assignment assignment_;
     UpdateStep update_step_;
     TtlEvictor ttl_evictor_;
 };
