@@ -125,6 +125,11 @@ class Table:
     ) -> None: ...
     def remove(self, fids: Int64Array) -> Int64Array: ...  # fids that had rows, sorted
     def clear(self) -> None: ...
+    def shrink(self, bytes: float) -> None: ...  # evicts rows of least priority until `used_bytes` is at most that
+    @property
+    def used_bytes(self) -> float: ...  # of rows with their entries in the id map
+    @property
+    def num_free_rows(self) -> int: ...  # allocated and not in use
     def row_fids(self) -> Int64Array: ...  # all fids with a row, sorted
     def read(
         self, fids: Int64Array

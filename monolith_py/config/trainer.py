@@ -36,5 +36,8 @@ class TrainerConfig(Settings):
     report_interval_s: Seconds = 5.0
     # Event-time seconds between evictions of expired rows.
     evict_interval_s: Seconds = 3600.0
+    # Memory of the process in bytes, near which the rows of least priority go from all tables; 0 for no limit. If left out that of the
+    # control group, cgroup v1 or v2, which a container has.
+    memory_limit_bytes: Annotated[int, Field(ge=0, le=(1 << 63) - 1)] | None = None
     # Threads of the tables and of torch; 0 takes all cores.
     num_threads: Threads = 0

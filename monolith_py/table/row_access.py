@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from monolith_py import _core
 from monolith_py.errors import TableFull
-from monolith_py.table.arguments import fids_of, matrix_of, seconds, whole
+from monolith_py.table.arguments import fids_of, matrix_of, number, seconds, whole
 from monolith_py.table.views import Int64Array, SliceForm, TableRows
 
 # Rows of a chunk: 8 MB of weights and state at dim 16 with Adagrad.
@@ -70,6 +70,30 @@ class RowAccess:
     def clear(self) -> None:
         """Remove all rows and counts; each consumer gets their evictions in its next drain. Learning rates and step counts stay."""
         self.core.clear()
+
+    @property
+    def used_bytes(self) -> int:
+        """Return the memory of the rows in use, with state and entries of the id map: what a budget counts."""
+        return int(self.core.used_bytes)
+
+    @property
+    def num_free_rows(self) -> int:
+        """Return the number of rows whose memory is free for new ones."""
+        return self.core.num_free_rows
+
+    def shrink(self, max_bytes: float) -> int:
+        """Evict rows of least priority until the others take at most `max_bytes`; return their number. Their memory is used again.
+
+        The order is that of the budget; without one the least recently seen rows go first.
+
+        Raises:
+            ValueError: `max_bytes` is negative.
+        """
+        if not number("max_bytes", max_bytes) >= 0:
+            raise ValueError(f"max_bytes must be >= 0, got {max_bytes!r}")
+        before = len(self.core)
+        self.core.shrink(max_bytes)
+        return before - len(self.core)
 
     def fids(self) -> Int64Array:
         """Return all fids that have a row, int64 (m,), sorted."""

@@ -17,7 +17,7 @@ from monolith_py.io.log.topics import Topics
 from monolith_py.io.retrying import RetryPolicy
 from monolith_py.observe import metrics
 from monolith_py.sync import PublishedModel, Publisher
-from monolith_py.training import Checkpoint, CheckpointMeta, CheckpointSaving, IncrementChain, Retention, open_checkpoints
+from monolith_py.training import Checkpoint, CheckpointMeta, CheckpointSaving, IncrementChain, MemoryLimit, Retention, open_checkpoints
 from monolith_streaming.trainer.example_rules import ExampleRules
 from monolith_streaming.trainer.forget_requests import ForgetRequests
 from monolith_streaming.trainer.handover import SourceParts, SourceStart, open_source
@@ -67,6 +67,7 @@ class OnlineTraining:
         rules.check_clock(self.trainer.watermark_ms)
         parts = SourceParts(log, self._topics.examples, self._dead_letters, clock, rules, options.accept_hole)
         self._source = open_source(parts, options.source, SourceStart(place.positions, meta.source, place.steps) if meta else None)
+        self._memory = MemoryLimit.of(self.trainer.bags, clock, job.trainer.memory_limit_bytes)
         self._imported = dict(start.imported)
         self._saved_batches = meta.step if meta and meta.imported == self._imported else -1
         self._forgets = ForgetRequests(log, self._topics.forget_requests, self.trainer.bags, clock, meta.forget_offset if meta else 0)
@@ -107,6 +108,7 @@ class OnlineTraining:
             started_s = self._clock.monotonic_s()
             self._learner.learn(self._forgets.strip(examples))
             metrics.STEP_DURATION_SECONDS.observe(self._clock.monotonic_s() - started_s)
+        self._memory.check()
         self._publisher.maybe_publish(self.trainer.watermark_ms)
         if self._publisher.take_checkpoint_request():
             _logger.info("a replica has asked for a checkpoint")

@@ -6,9 +6,16 @@ and in the updates.
 
 from __future__ import annotations
 
+import logging
+
 from monolith_py.data.columns import Int64Array
 from monolith_py.sync import TouchedRows
 from monolith_py.table import EmbeddingBags, EmbeddingTable, EncodedDelta
+
+_logger = logging.getLogger(__name__)
+
+# Consumer of the publisher; a feature that shares a table adds its name.
+_REPLICAS = "replicas"
 
 
 class SharedRows:
@@ -44,6 +51,14 @@ class SharedRows:
 
 
 def published_tables(bags: EmbeddingBags) -> dict[str, TouchedRows]:
-    """Return the rows to be published of each feature, by name."""
+    """Return the rows to be published of each feature, by name.
+
+    Consumers of a restored table that this job no longer has are forgotten: what waits for them would take memory for ever.
+    """
+    known = {_REPLICAS, *(f"{_REPLICAS}/{name}" for name in bags.sharing)}
+    for owner, table in bags.tables.items():
+        for consumer in sorted(table.consumers().keys() - known):
+            _logger.warning("table %s: consumer %r is not of this job any more and was forgotten", owner, consumer)
+            table.forget(consumer)
     tables: dict[str, TouchedRows] = dict(bags.tables)
     return tables | {name: SharedRows(bags.tables[owner], name) for name, owner in bags.sharing.items()}

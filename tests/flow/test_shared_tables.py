@@ -99,6 +99,9 @@ def test_a_feature_that_gets_a_table_of_its_own_begins_with_the_shared_rows(tmp_
     after = train(make_job(tmp_path, seen={"table": None}), log, 2).trainer.bags.tables
     assert set(after) == {"item", "seen", "user"}
     assert (after["seen"].lookup([1, 10]) == before.lookup([1, 10])).all()
+    assert set(before.consumers()) == {"replicas", "replicas/seen", "replicas/liked"}
+    assert set(after["item"].consumers()) == {"replicas", "replicas/liked"}
+    assert "table item: consumer 'replicas/seen' is not of this job any more" in caplog.text
     newest = Checkpoint.newest(tmp_path / "checkpoints")
     assert newest is not None and newest.has_packed(["seen", "item", "liked", "user"])
 

@@ -109,6 +109,24 @@ void bind_edits(nb::class_<Table>& table) {
                  std::unique_lock lock(t.mutex);
                  t.table.clear();
              })
+        .def(
+            "shrink",
+            [](Table& t, double bytes) {
+                nb::gil_scoped_release nogil;
+                std::unique_lock lock(t.mutex);
+                t.table.shrink(bytes);
+            },
+            "bytes"_a)
+        .def_prop_ro("used_bytes",
+                     [](Table& t) {
+                         std::shared_lock lock(t.mutex);
+                         return t.table.used_bytes();
+                     })
+        .def_prop_ro("num_free_rows",
+                     [](Table& t) {
+                         std::shared_lock lock(t.mutex);
+                         return t.table.num_free_rows();
+                     })
         .def("row_fids", &row_fids)
         .def("read", &read, nb::arg("fids").noconvert());
 }

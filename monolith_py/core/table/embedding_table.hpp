@@ -105,6 +105,11 @@ class EmbeddingTable {
         return ttl_evictor_.evict_expired(content_.ticks.expiry(now_s), max_slots);
     }
 
+    // Evict rows of least priority until all take at most `bytes`.
+    void shrink(double bytes) { insertion_.shrink(bytes); }
+    double used_bytes() const { return content_.used_bytes(); }
+    size_t num_free_rows() const { return content_.store.num_free(); }
+
     // Consumers of changes.
 
     // Return the changes since the consumer's last drain; its first drain returns every live row.
