@@ -112,6 +112,30 @@ class Table:
     def update(
         self, rows: UInt32Array, gradients: FloatArray, fids: Int64Array | None = None
     ) -> int: ...  # sums equal rows, skips NO_ROW and rows of another fid; rows updated
+    @property
+    def state_width(self) -> int: ...  # floats of optimizer state in a row
+    def assign(
+        self,
+        fids: Int64Array,  # (n,)
+        weights: FloatArray,  # (n, dim), finite
+        now_s: int,
+        state: FloatArray | None = None,  # (n, S); None: that of new rows starts, others keep theirs
+        counts: npt.NDArray[np.uint16] | None = None,  # (n,); None: one more sighting
+        seen_s: Int64Array | None = None,  # (n,); None: now_s
+    ) -> None: ...
+    def remove(self, fids: Int64Array) -> Int64Array: ...  # fids that had rows, sorted
+    def clear(self) -> None: ...
+    def shrink(self, bytes: float) -> None: ...  # evicts rows of least priority until `used_bytes` is at most that
+    @property
+    def used_bytes(self) -> float: ...  # of rows with their entries in the id map
+    @property
+    def num_free_rows(self) -> int: ...  # allocated and not in use
+    def row_fids(self) -> Int64Array: ...  # all fids with a row, sorted
+    def read(
+        self, fids: Int64Array
+    ) -> tuple[
+        Int64Array, FloatArray, FloatArray, npt.NDArray[np.uint16], Int64Array
+    ]: ...  # of those with a row: fids, weights, state, counts, seen_s
     def evict(self, now_s: int, max_slots: int) -> Int64Array: ...  # rows not seen for more than ttl_s; max_slots 0: look at all
     def drain(
         self, consumer: str, encoded: bool

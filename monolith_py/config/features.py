@@ -7,6 +7,16 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from monolith_py.config.fields import Bytes, Name, Packing, Positive, Settings, WholeSeconds, Width
+from monolith_py.config.optimizer import FeatureOptimizerConfig
+
+# Settings of a feature that have no effect while nothing is learnt: without sightings its rows would only age.
+_OF_LEARNING = ("admit_after", "admission", "ttl_s", "budget_bytes", "optimizer")
+
+# Settings of a table.
+_OF_TABLE = (
+    *("initializer", "init_scale", "admit_after", "admission", "sketch_bytes", "sketch_window_s", "ttl_s"),
+    *("budget_bytes", "eviction", "half_life_s", "optimizer"),
+)
 
 
 class FeatureConfig(Settings):
@@ -52,6 +62,13 @@ class FeatureConfig(Settings):
     # Encoding of its rows in deltas and in a replica's memory; that of `sync.encoding` if left out.
     encoding: Packing | None = None
 
+    # Feature whose table it shares: same fids, same rows. Settings of the table are those of that feature. Replicas hold a copy for each.
+    table: Name | None = None
+    # Rows stay as they are: nothing is counted, inserted or updated. For rows of `monolith train --import-rows`.
+    frozen: bool = False
+    # Update rule of its rows, in place of optimizer.sparse.
+    optimizer: FeatureOptimizerConfig | None = None
+
     @model_validator(mode="after")
     def _check_what_has_no_effect(self) -> FeatureConfig:
         for needs, names in (
@@ -65,6 +82,14 @@ class FeatureConfig(Settings):
             for name in names:
                 if not self.is_default(name):
                     raise ValueError(f"features.{self.name}.{name} must come with {needs}, got {getattr(self, name)!r} without")
+        own = [name for name in _OF_TABLE if self.table is not None and not self.is_default(name)]
+        if own:
+            raise ValueError(
+                f"features.{self.name}.{own[0]} must be left out with a table of another feature, got {getattr(self, own[0])!r}"
+            )
+        unused = [name for name in _OF_LEARNING if self.frozen and not self.is_default(name)]
+        if unused:
+            raise ValueError(f"features.{self.name}.{unused[0]} must be left out with frozen = true, got {getattr(self, unused[0])!r}")
         if self.pooling == "first" and not self.length:
             raise ValueError(f"features.{self.name}.length must be >= 1 with pooling = 'first', got {self.length}")
         return self

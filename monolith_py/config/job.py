@@ -106,6 +106,21 @@ class JobConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _check_shared_tables(self) -> JobConfig:
+        owners = {feature.name: feature for feature in self.features if feature.table is None}
+        for feature in self.features:
+            if feature.table is None:
+                continue
+            if feature.table not in owners:
+                rule = f"features.{feature.name}.table must name a feature with a table of its own, one of {sorted(owners)}"
+                raise ValueError(f"{rule}, got {feature.table!r}")
+            for name in ("dim", "encoding"):
+                if (got := getattr(feature, name)) != (expected := getattr(owners[feature.table], name)):
+                    rule = f"features.{feature.name}.{name} must be {expected!r}, as that of its table {feature.table!r}"
+                    raise ValueError(f"{rule}, got {got!r}")
+        return self
+
+    @model_validator(mode="after")
     def _check_negative_rates(self) -> JobConfig:
         known = {feature.name for feature in self.features}
         unknown = sorted({one.feature for one in self.joiner.negative_rates} - known)
@@ -122,6 +137,13 @@ class JobConfig(Settings):
         arm = self.serving.arm
         if self.log.model_prefix and self.serving.is_default("arm"):
             raise ValueError(f"serving.arm must name the model of log.model_prefix {self.log.model_prefix!r}, got {arm!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_increments(self) -> JobConfig:
+        location, interval = self.trainer.checkpoint_dir, self.trainer.checkpoint_full_interval
+        if interval > 1 and "://" in location:
+            raise ValueError(f"trainer.checkpoint_full_interval must be 1 unless trainer.checkpoint_dir is a folder, got {interval}")
         return self
 
     @model_validator(mode="after")

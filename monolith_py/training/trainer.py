@@ -138,6 +138,9 @@ class Trainer:
         total = float(loss.detach())
         if not (math.isfinite(total) and self.optimizer.has_finite_gradients()):
             raise PoisonedBatch(f"loss and gradients must be finite, got loss {total}")
+        if not pooled.requires_grad:  # all features are frozen
+            self.optimizer.step(total, num_examples)
+            return
         try:
             pooled.backward(leaf.grad)  # type: ignore[no-untyped-call]
         except PoisonedBatch as error:
