@@ -71,12 +71,12 @@ class RankModel(nn.Module):
             if isinstance(module, Tower):
                 module.freeze()
 
-    def _make_tower(self, in_features: int, config: ModelConfig, seed: int) -> Tower:
+    def _make_tower(self, in_features: int, config: ModelConfig, seed: int, groups: tuple[int, ...]) -> Tower:
         """Return the tower of the settings."""
         sparse = config.sparsity.preset != "dense"
         # In vector instructions a sparse tower is as fast in fp32; only the matrix unit makes bf16 faster.
         bf16 = self._bf16 if config.precision != "auto" or not sparse else self._bf16 and _core.has_amx()
-        return Tower(in_features, config.tower, config.dropout, sparsity=config.sparsity, bf16=bf16, seed=seed)
+        return Tower(in_features, config.tower, config.dropout, sparsity=config.sparsity, bf16=bf16, seed=seed, groups=groups)
 
     def _precision(self, inputs: Tensor) -> torch.autocast:
         return torch.autocast(inputs.device.type, torch.bfloat16, enabled=self._bf16)
@@ -93,7 +93,8 @@ class DeepFM(RankModel):
     def __init__(self, schema: Schema, config: ModelConfig, seed: int) -> None:
         super().__init__(schema, config)
         num_tasks = len(schema.tasks)
-        self.tower = self._make_tower(schema.sparse_width + schema.dense_width, config, seed)
+        groups = (*schema.row_dims, *schema.dense_dims.values())
+        self.tower = self._make_tower(schema.sparse_width + schema.dense_width, config, seed, groups)
         self.head = nn.Linear(self.tower.out_features, num_tasks)
         self.scales = nn.Parameter(torch.ones(2, num_tasks))
 
@@ -113,7 +114,8 @@ class DLRM(RankModel):
         self._num_rows = self._num_features + (self.bottom is not None)
         num_pairs = self._num_rows * (self._num_rows - 1) // 2
         width = schema.sparse_width + (self._dim if self.bottom is not None else 0)
-        self.tower = self._make_tower(num_pairs + width, config, seed)
+        groups = (num_pairs, *schema.row_dims, self._dim if self.bottom is not None else 0)
+        self.tower = self._make_tower(num_pairs + width, config, seed, tuple(group for group in groups if group))
         self.head = nn.Linear(self.tower.out_features, len(schema.tasks))
 
     def forward(self, pooled: Tensor, dense: Tensor) -> Tensor:
