@@ -5,6 +5,8 @@ Letters: B rows of the batch, F pooled rows of an example, D the greatest of the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -110,27 +112,31 @@ class RankModel(nn.Module):
             if isinstance(module, Tower):
                 module.freeze()
 
-    def _make_top(self, in_features: int, num_tasks: int, config: ModelConfig, seed: int, *, beside: int = 0) -> None:
-        """Make the tower or the experts of the settings, and the head, which reads `beside` more inputs before those of the tower."""
+    def _make_top(self, groups: Sequence[int], num_tasks: int, config: ModelConfig, seed: int, *, beside: int = 0) -> None:
+        """Make the tower or the experts of the settings, and the head, which reads `beside` more inputs before those of the tower.
+
+        `groups`: widths of the inputs, one for each feature.
+        """
+        groups = tuple(width for width in groups if width)
         self.experts = None
         if not config.experts.count:
-            self.tower = self._make_tower(in_features, config, seed)
+            self.tower = self._make_tower(groups, config, seed)
             outputs = self.tower.out_features
         else:
 
             def make_tower(number: int) -> Tower:
-                return self._make_tower(in_features, config, seed + number)
+                return self._make_tower(groups, config, seed + number)
 
-            self.experts = Experts(in_features, num_tasks, config.experts, make_tower)
+            self.experts = Experts(sum(groups), num_tasks, config.experts, make_tower)
             outputs = config.tower[-1]
         self.head = nn.Linear(beside + outputs, num_tasks)
 
-    def _make_tower(self, in_features: int, config: ModelConfig, seed: int) -> Tower:
+    def _make_tower(self, groups: tuple[int, ...], config: ModelConfig, seed: int) -> Tower:
         """Return the tower of the settings."""
         sparse = config.sparsity.preset != "dense"
         # In vector instructions a sparse tower is as fast in fp32; only the matrix unit makes bf16 faster.
         bf16 = self._bf16 if config.precision != "auto" or not sparse else self._bf16 and _core.has_amx()
-        return Tower(in_features, config.tower, config.dropout, sparsity=config.sparsity, bf16=bf16, seed=seed)
+        return Tower(sum(groups), config.tower, config.dropout, sparsity=config.sparsity, bf16=bf16, seed=seed, groups=groups)
 
     def _precision(self, inputs: Tensor) -> torch.autocast:
         return torch.autocast(inputs.device.type, torch.bfloat16, enabled=self._bf16)
@@ -147,7 +153,7 @@ class DeepFM(RankModel):
     def __init__(self, schema: Schema, config: ModelConfig, seed: int) -> None:
         super().__init__(schema, config)
         num_tasks = len(schema.tasks)
-        self._make_top(schema.sparse_width + schema.dense_width, num_tasks, config, seed)
+        self._make_top([*schema.input_dims, *schema.dense_dims.values()], num_tasks, config, seed)
         self.scales = nn.Parameter(torch.ones(2, num_tasks))
 
     def _logits(self, pooled: Tensor, dense: Tensor) -> Tensor:
@@ -165,8 +171,8 @@ class DLRM(RankModel):
         self.bottom = Tower(schema.dense_width, config.bottom or (self._dim,), bf16=self._bf16) if schema.dense_width else None
         self._num_rows = self._num_features + (self.bottom is not None)
         num_pairs = self._num_rows * (self._num_rows - 1) // 2
-        width = schema.sparse_width + (self._dim if self.bottom is not None else 0)
-        self._make_top(num_pairs + width, len(schema.tasks), config, seed)
+        groups = [num_pairs, *schema.input_dims, self._dim if self.bottom is not None else 0]
+        self._make_top(groups, len(schema.tasks), config, seed)
 
     def _logits(self, pooled: Tensor, dense: Tensor) -> Tensor:
         """Return the logits of the top tower for the rows and their dot products, (B, T)."""
@@ -188,7 +194,8 @@ class DCN(RankModel):
         width = schema.sparse_width + schema.dense_width
         self.cross = CrossNetwork(width, config.cross_layers, config.cross_rank)
         self._is_parallel = config.structure == "parallel"
-        self._make_top(width, len(schema.tasks), config, seed, beside=width if self._is_parallel else 0)
+        groups = [*schema.input_dims, *schema.dense_dims.values()]
+        self._make_top(groups, len(schema.tasks), config, seed, beside=width if self._is_parallel else 0)
 
     def _logits(self, pooled: Tensor, dense: Tensor) -> Tensor:
         """Return the logits of cross layers and tower, (B, T)."""

@@ -45,7 +45,6 @@ _logger = logging.getLogger(__name__)
 # 4: tables may have increments. A checkpoint without is of version 3.
 VERSION, _VERSION_OF_INCREMENTS = 3, 4
 _TABLES, _SERVING, _DENSE, _OPTIMIZER, _MANIFEST = "tables", "serving", "dense.safetensors", "optimizer.safetensors", "manifest.json"
-_BLOCK_BYTES = 1 << 22
 # Folders beside the checkpoints, of those put aside by a rollback and of the channels; start of the name of one that is being deleted.
 ASIDE, CHANNELS, DELETED = "rolled-back", "channels", ".deleted-"
 
