@@ -23,14 +23,17 @@ from monolith_py.training.metrics import auc, calibration, label_rate, logloss, 
 from monolith_py.training.quality import Quality, QualityMonitor
 
 if TYPE_CHECKING:
-    from monolith_py.training.checkpoint import CheckpointSaving, restore_checkpoint, save_checkpoint
+    from monolith_py.training.checkpoint import CheckpointSaving, IncrementChain, restore_checkpoint, save_checkpoint
     from monolith_py.training.loss import TaskLoss
+    from monolith_py.training.memory_limit import MemoryLimit
     from monolith_py.training.trainer import Trainer
 else:
     __getattr__ = lazy_exports(
         __name__,
         {
             "CheckpointSaving": "monolith_py.training.checkpoint.save",
+            "IncrementChain": "monolith_py.training.checkpoint.increments",
+            "MemoryLimit": "monolith_py.training.memory_limit",
             "TaskLoss": "monolith_py.training.loss",
             "Trainer": "monolith_py.training.trainer",
             "restore_checkpoint": "monolith_py.training.checkpoint.restore",
@@ -45,7 +48,9 @@ __all__ = [
     "CheckpointMeta",
     "CheckpointSaving",
     "CheckpointStore",
+    "IncrementChain",
     "Inspection",
+    "MemoryLimit",
     "Part",
     "Quality",
     "QualityMonitor",

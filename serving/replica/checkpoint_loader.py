@@ -216,7 +216,7 @@ class CheckpointLoader:
         table = self._empty_table()
         for name in self._schema.sparse_names:
             # This restores the optimizer state and the admission counts too, only to drop them: the peak is one table with its state.
-            fids, weights = EmbeddingTable.restore(checkpoint.table(name)).export_rows()
+            fids, weights = EmbeddingTable.restore(*checkpoint.table_parts(name)).export_rows()
             for start in range(0, len(fids), _ROWS_AT_ONCE):
                 chunk = slice(start, start + _ROWS_AT_ONCE)
                 rows = pack_rows(weights[chunk], table.encodings[name])

@@ -126,7 +126,8 @@ class JoinerLoop:
         infos = {topic: self._log.describe(topic) for topic in topics}
         ids = {topic: info.id for topic, info in infos.items()}
         start = Start(self._job, self._log, self._kv, self._rules, self._clock, ids, self._name.encode(), self._force)
-        recovery = Recovery(self._log, self._topics, self._rules.tasks, self._judge, self._clock, lambda one: self._commits.write([one]))
+        tasks = self._rules.tasks, self._rules.labels
+        recovery = Recovery(self._log, self._topics, tasks, self._judge, self._clock, lambda one: self._commits.write([one]))
         open_writer = partial(self._writer, most=infos[self._topics.examples].max_record_bytes)
         partition = start.take(number, before, open_writer, recovery)
         if self._force:

@@ -10,6 +10,7 @@ from monolith_py.training.checkpoint.object_store import fetched_checkpoint, loc
 from monolith_py.training.checkpoint.store import CheckpointStore, Retention
 
 if TYPE_CHECKING:
+    from monolith_py.training.checkpoint.increments import IncrementChain
     from monolith_py.training.checkpoint.restore import restore_checkpoint
     from monolith_py.training.checkpoint.save import CheckpointSaving, save_checkpoint
 else:
@@ -17,6 +18,7 @@ else:
         __name__,
         {
             "CheckpointSaving": "monolith_py.training.checkpoint.save",
+            "IncrementChain": "monolith_py.training.checkpoint.increments",
             "restore_checkpoint": "monolith_py.training.checkpoint.restore",
             "save_checkpoint": "monolith_py.training.checkpoint.save",
         },
@@ -29,6 +31,7 @@ __all__ = [
     "CheckpointMeta",
     "CheckpointSaving",
     "CheckpointStore",
+    "IncrementChain",
     "Part",
     "Retention",
     "SourceMeta",

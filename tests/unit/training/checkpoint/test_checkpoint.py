@@ -43,6 +43,10 @@ MODELS = {
     "dsl_online": {"sparsity": {"preset": "dsl_online", "update_interval": 3, "ramp": [1, 5], "score_batches": 2}},
     "dsl": {"sparsity": {"preset": "dsl", "update_interval": 3, "cosine_steps": 20}},
     "set": {"sparsity": {"preset": "set", "update_interval": 3}},
+    "experts": {
+        "experts": {"count": 2, "gate": "tree", "ramp_examples": 300},
+        "sparsity": {"preset": "dsl_online", "update_interval": 3, "ramp": [1, 5], "score_batches": 2},
+    },
 }
 
 
