@@ -389,11 +389,30 @@ def encode_ranked(encoder: ImpressionEncoder, served: Sequence[RankedRequest]) -
 FixedLayers = Sequence[tuple[FloatArray, FloatArray, bool, bool]]  # weights (O, I), biases (O,), ReLU, bf16
 
 class FixedModel:
-    """A ranking model with fixed weights. `kind` is "deepfm" or "dlrm"; `features` and `dense`: shared, and of each candidate."""
+    """A ranking model with fixed weights. `kind` is "deepfm", "dlrm" or "dcn"; `features` and `dense`: shared, and of each candidate."""
 
     def __init__(self, kind: str, dim: int, features: tuple[int, int], dense: tuple[int, int], tasks: int) -> None: ...
     def set_top(self, layers: FixedLayers, shared: Sequence[int], candidate: Sequence[int], stacks: list[TowerStack]) -> None: ...
     def set_bottom(self, layers: FixedLayers, shared: Sequence[int], candidate: Sequence[int]) -> None: ...
+    def set_cross(self, layers: Sequence[FixedLayers], beside: FixedLayers) -> None: ...  # before the top; inputs: shared, then candidate's
+    def set_links(self, links: Sequence[tuple[str, int]]) -> None: ...  # kind and number of tasks, side by side
+    def add_attention(
+        self,
+        layers: FixedLayers,  # from (row, target, product) to a weight
+        places: Sequence[
+            tuple[int, int, bool, int]
+        ],  # of all attentions: start and length of the sequence, whether the target is shared, its row
+        number: int,  # which of them this is, from 0 on
+    ) -> None: ...
+    def set_experts(
+        self,
+        gate: tuple[str, int, int, int, float, float],  # "flat" or "tree"; experts, slots, kept ones; temperature, width of splits
+        scores: FixedLayers,  # the layer of the gates
+        experts: Sequence[tuple[FixedLayers, list[TowerStack]]],  # as `set_top`; with stacks the layers are those after them
+        biases: FloatArray,  # (T,)
+        shared: Sequence[int],
+        candidate: Sequence[int],
+    ) -> None: ...
     def set_scales(self, scales: FloatArray) -> None: ...
     def logits(self, pooled: FloatArray, dense: FloatArray, out: FloatArray) -> None: ...  # (B, F * D), (B, W), (B, T); nothing shared
 
@@ -492,6 +511,7 @@ class JoinerSettings:
     window_ms: int
     allowed_lateness_ms: int
     max_out_of_orderness_ms: int
+    def set_label_widths(self, widths: Sequence[int]) -> None: ...  # bits of each task: 1, or 16 for a number; 1 each at first
     num_ahead: int  # records behind one, of a backlog, that show that it is ahead of them
     num_agreeing: int  # records of the last 8 of a topic that must have reached a time before it counts as passed
     idle_timeout_s: float

@@ -152,6 +152,10 @@ ROWS: dict[str, list[Panel]] = {
             {"trained": rate("monolith_batches_trained_total"), "skipped {{reason}}": rate("monolith_batches_skipped_total", "reason")},
         ),
         Panel("Duration of a step", "s", quantiles("monolith_step_duration_seconds")),
+        Panel("RMSE before learning", "short", {"{{task}}": "monolith_progressive_rmse"}),
+        Panel("R2 before learning", "short", {"{{task}}": "monolith_progressive_r2_ratio"}),
+        Panel("Log loss of classes before learning", "short", {"{{task}}": "monolith_progressive_logloss"}),
+        Panel("Right classes before learning", "percentunit", {"{{task}}": "monolith_progressive_accuracy_ratio"}),
         Panel("AUC before learning", "short", {"{{task}}": "monolith_progressive_auc"}),
         Panel("Normalised entropy before learning", "short", {"{{task}}": "monolith_progressive_ne"}),
         Panel("Calibration before learning", "short", {"{{task}}": "monolith_progressive_calibration_ratio"}),
@@ -173,6 +177,12 @@ ROWS: dict[str, list[Panel]] = {
             "Health of swaps",
             "percentunit",
             {"regret rate": "monolith_tower_regret_rate", "newborn survival": "monolith_tower_newborn_survival"},
+        ),
+        Panel("Load of experts", "percentunit", {"{{task}} expert {{expert}}": "monolith_expert_load"}),
+        Panel(
+            "Gates of experts",
+            "short",
+            {"{{task}} entropy": "monolith_gate_entropy", "{{task}} experts": "monolith_gate_experts"},
         ),
     ],
     "Tables": [

@@ -95,7 +95,10 @@ def shadow(config: ConfigOption) -> None:
 @processes.command(rich_help_panel=PANEL)
 def guard(
     config: ConfigOption,
-    accept: Annotated[bool, typer.Option("--accept", help="Take the present version for good, and end a hold.")] = False,
+    accept: Annotated[
+        int | None,
+        typer.Option("--accept", help="End the hold of the updates from this offset on, as the guard's log names it: take them for good."),
+    ] = None,
 ) -> None:
     """Judge each publication on recent examples; replicas with serving.guarded follow only those that are good."""
     from monolith_serving.guard.process import run_guard

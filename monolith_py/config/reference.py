@@ -28,7 +28,6 @@ _EXAMPLES = {
     "dense_features.name": '"age"',
     "dense_features.source": '"user"',
     "tasks.name": '"is_click"',
-    "tasks.action": '"click"',
     "joiner.negative_rates.feature": '"country"',
     "joiner.negative_rates.value": '"de"',
     "joiner.negative_rates.rate": "0.1",

@@ -13,11 +13,10 @@ from monolith_py.training.checkpoint import (
     Retention,
     SourceMeta,
     channel_folder,
-    copy_checkpoint,
     fetched_checkpoint,
+    free_path,
     local_folder,
     open_checkpoints,
-    promote_checkpoint,
 )
 from monolith_py.training.inspection import Inspection, inspect_checkpoint
 from monolith_py.training.metrics import auc, calibration, label_rate, logloss, normalized_entropy, per_impression_auc
@@ -62,8 +61,8 @@ __all__ = [
     "auc",
     "calibration",
     "channel_folder",
-    "copy_checkpoint",
     "fetched_checkpoint",
+    "free_path",
     "inspect_checkpoint",
     "label_rate",
     "local_folder",
@@ -71,7 +70,6 @@ __all__ = [
     "normalized_entropy",
     "open_checkpoints",
     "per_impression_auc",
-    "promote_checkpoint",
     "restore_checkpoint",
     "save_checkpoint",
 ]

@@ -47,9 +47,11 @@ class _Packed(NamedTuple):
 
 
 def runs_in_core(job: JobConfig) -> bool:
-    """Return whether the core can rank the requests of a job on the CPU: it knows one model, and keeps the features that it has read."""
+    """Return whether the core can rank the requests of a job on the CPU: it attends over sequences that candidates share alone."""
     sources = {"user_id", "item_id", "user", "item", "context", "candidate", "counter"}
     is_known = all(feature.source in sources for feature in Schema.of(job).all_features)
+    shared = {"user_id", "user", "context"}
+    is_known = is_known and all(feature.attend_to is None or feature.source in shared for feature in job.features)
     is_core = job.serving.engine != "fbgemm" and not job.serving.split.share
     return is_core and is_known and job.serving.feature_cache_s > 0
 
@@ -211,7 +213,7 @@ class CoreRanker:
     def _current(self, *, waits: bool = False) -> _Packed:
         """Return the current state with its model in the core.
 
-        While another thread packs a new model, return the state before it, unless `waits`.
+        While another thread packs a new model, or if there is no memory for it, return the state before it, unless `waits`.
         """
         state, packed = self._replica.state, self._packed
         if packed is not None and packed.state is state:
@@ -226,6 +228,10 @@ class CoreRanker:
             # Kept for each delta, also one without weights: its rows are in the table, so an earlier version would be wrong.
             self._packed = _Packed(state, model)
             return self._packed
+        except MemoryError:
+            if packed is None or waits:
+                raise
+            return packed
         finally:
             self._packing.release()
 

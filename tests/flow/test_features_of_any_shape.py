@@ -24,7 +24,7 @@ def bag(*fids: int) -> SparseColumn:
     return SparseColumn(np.array(fids, np.int64), np.array([len(fids)], np.int32))
 
 
-@pytest.mark.parametrize("kind", ["deepfm", "dlrm"])
+@pytest.mark.parametrize("kind", ["deepfm", "dlrm", "dcn"])
 @pytest.mark.parametrize(
     ("features", "engine"), [("mixed", "core"), ("mixed", "fbgemm"), ("sequences", "core"), ("sequences", "fbgemm"), ("odd", "core")]
 )

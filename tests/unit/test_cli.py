@@ -294,6 +294,25 @@ def test_a_ranking_by_hand_is_training_data_only_with_a_flag(options: tuple[str,
     assert asked.HasField("log_impression") and asked.log_impression is is_logged
 
 
+class FeatureRanking(FixedRanking):
+    """Returns a tag of the user, and a price for each candidate."""
+
+    def Rank(self, request: Any, context: Any) -> pb.RankResponse:  # noqa: N802
+        response = super().Rank(request, context)
+        response.shared_features.sparse.add(name="tab", fids=[5, 6], lengths=[2])
+        response.candidate_features.dense.add(name="price", values=[0.5, 1.5, 2.5, 3.5])
+        return response
+
+
+def test_features_that_are_asked_for_are_printed_as_they_were_read() -> None:
+    replica = FeatureRanking()
+    result = ranked(replica, "--feature", "tab", "--feature", "price")
+    assert list(replica.asked[0].return_features) == ["tab", "price"]
+    cells = [[cell.strip() for cell in line.split("\u2502")[1:-1]] for line in result.stdout.splitlines()]
+    features = [["all", "tab", "5, 6"], *(["9", "price", "0.5"], ["7", "price", "1.5"], ["3", "price", "2.5"], ["1", "price", "3.5"])]
+    assert [row for row in cells if row in features] == features
+
+
 class StartingRanking(FixedRanking):
     """Has no model for the first twenty requests."""
 

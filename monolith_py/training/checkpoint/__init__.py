@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from monolith_py.lazy import lazy_exports
-from monolith_py.training.checkpoint.channels import CHANNELS, channel_folder, copy_checkpoint, promote_checkpoint
-from monolith_py.training.checkpoint.layout import ASIDE, Checkpoint, Part
+from monolith_py.training.checkpoint.channels import channel_folder, free_path
+from monolith_py.training.checkpoint.layout import ASIDE, CHANNELS, Checkpoint, Part
 from monolith_py.training.checkpoint.meta import CheckpointMeta, SourceMeta
 from monolith_py.training.checkpoint.object_store import fetched_checkpoint, local_folder, open_checkpoints
 from monolith_py.training.checkpoint.store import CheckpointStore, Retention
@@ -36,11 +36,10 @@ __all__ = [
     "Retention",
     "SourceMeta",
     "channel_folder",
-    "copy_checkpoint",
     "fetched_checkpoint",
+    "free_path",
     "local_folder",
     "open_checkpoints",
-    "promote_checkpoint",
     "restore_checkpoint",
     "save_checkpoint",
 ]

@@ -45,8 +45,8 @@ _logger = logging.getLogger(__name__)
 # 4: tables may have increments. A checkpoint without is of version 3.
 VERSION, _VERSION_OF_INCREMENTS = 3, 4
 _TABLES, _SERVING, _DENSE, _OPTIMIZER, _MANIFEST = "tables", "serving", "dense.safetensors", "optimizer.safetensors", "manifest.json"
-# Folder beside the checkpoints of those that a rollback has put aside.
-ASIDE = "rolled-back"
+# Folders beside the checkpoints, of those put aside by a rollback and of the channels; start of the name of one that is being deleted.
+ASIDE, CHANNELS, DELETED = "rolled-back", "channels", ".deleted-"
 
 
 class Part(Enum):
@@ -78,8 +78,9 @@ class Checkpoint:
     @staticmethod
     def next_at(directory: Path, step: int) -> Checkpoint:
         """Return a checkpoint of `step` batches that sorts after all others of that step in `directory`."""
-        # Names of checkpoints put aside are not used again: in an object store their files stay where they are.
-        others = [*_others_of(directory, step), *_others_of(directory / ASIDE, step)]
+        # Names put aside and in channels are not used again: in an object store their files stay where they are.
+        folders = [directory, directory / ASIDE, *(directory / CHANNELS).glob("*")]
+        others = [path for folder in folders for path in _others_of(folder, step)]
         return Checkpoint.at(directory, step, max((_revision(path) + 1 for path in others), default=0))
 
     @staticmethod

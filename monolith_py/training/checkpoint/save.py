@@ -7,9 +7,10 @@ import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from monolith_py.errors import CheckpointError
+from monolith_py.errors import CheckpointError, ModelNotFinite, ObjectError
 from monolith_py.table import TableSaving, pack_snapshot
 from monolith_py.training.checkpoint.channels import link
 from monolith_py.training.checkpoint.increments import IncrementChain, link_tables, next_part
@@ -76,16 +77,18 @@ class CheckpointSaving:
 
         Raises:
             CheckpointError: the tables cannot be written.
+            ModelNotFinite: a dense parameter is NaN or infinite: no replica takes such a model, and no trainer could go on from it.
         """
+        dense = {name: value.numpy() for name, value in self._trainer.export_dense().items()}
         try:
             self._copied.result()
+            _check_finite(dense)
             for table in self._tables:
                 table.finish()
         except BaseException:
             self._worker.shutdown()
             self._cancel()
             raise
-        dense = {name: value.numpy() for name, value in self._trainer.export_dense().items()}
         optimizer = {name: value.clone().numpy() for name, value in self._trainer.optimizer.state().items()}
         self._written = self._worker.submit(self._write, meta, dense, {"rng": torch.get_rng_state().numpy()} | optimizer)
 
@@ -125,8 +128,9 @@ class CheckpointSaving:
 
     def _write(self, meta: CheckpointMeta, dense: Arrays, optimizer: Arrays) -> Checkpoint:
         directory, temporary = self._store.directory, self._temporary
-        checkpoint = Checkpoint.next_at(directory, meta.step)
+        checkpoint = Checkpoint.at(directory, meta.step)
         try:
+            checkpoint = self._store.next_at(meta.step)
             for name, table in zip(self._trainer.bags.tables, self._tables, strict=True):
                 table.commit(track=self._chain.tracks)
                 if self._parent is None:
@@ -140,7 +144,7 @@ class CheckpointSaving:
                 _sync(file)
             temporary.path.rename(checkpoint.path)
             _sync(directory)
-        except (OSError, CheckpointError) as error:
+        except (OSError, CheckpointError, ObjectError) as error:
             self._cancel()
             raise error if isinstance(error, CheckpointError) else CheckpointError(f"{checkpoint}: {error}") from None
         self._chain.note(checkpoint)
@@ -158,6 +162,12 @@ def save_checkpoint(directory: Path, trainer: Trainer, meta: CheckpointMeta, *, 
     saving = CheckpointSaving(CheckpointStore(directory), trainer, Retention(keep))
     saving.freeze(meta)
     return saving.wait()
+
+
+def _check_finite(dense: Arrays) -> None:
+    broken = sorted(name for name, array in dense.items() if not np.isfinite(array).all())
+    if broken:
+        raise ModelNotFinite(f"dense parameters must be finite, got NaN or infinity in {broken}: the checkpoint before stays the newest")
 
 
 def _link_shared(checkpoint: Checkpoint, name: str, owner: str) -> None:
