@@ -27,8 +27,9 @@ class FeatureConfig(Settings):
     # Origin of its fids: the user or item id of the request, stored features of the user or item, the context of the request, or the
     # request's own features of each candidate, such as its position.
     source: Literal["user_id", "item_id", "user", "item", "context", "candidate"]
-    # Weights of a row. The model takes weights that narrower features lack as zeros.
-    dim: Annotated[int, Field(ge=4, le=1024, multiple_of=4)] = 16
+    # Weights of a row. The model takes weights that narrower features lack as zeros; the widest feature has a multiple of 4,
+    # as all have with FBGEMM (serving.engine, CUDA).
+    dim: Annotated[int, Field(ge=1, le=1024)] = 16
     # Reduction of the rows of a bag: their sum, their mean (it also counts fids without a row), or the rows of the first `length` fids side
     # by side, for sequences.
     pooling: Literal["sum", "mean", "first"] = "sum"

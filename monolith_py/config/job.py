@@ -65,6 +65,10 @@ class JobConfig(Settings):
             if twice:
                 raise ValueError(f"{section}.name must be unique, got {twice} more than once")
         dims = {feature.dim for feature in self.features}
+        if max(dims) % 4:
+            raise ValueError(f"features.dim of the widest feature must be a multiple of 4, got {max(dims)}")
+        if self.serving.engine == "fbgemm" and (odd := sorted(dim for dim in dims if dim % 4)):
+            raise ValueError(f"features.dim must be a multiple of 4 with serving.engine = 'fbgemm', got {odd[0]}")
         if self.model.kind == "dlrm" and self.model.bottom and self.model.bottom[-1] != max(dims):
             raise ValueError(f"model.bottom must end with the greatest features.dim, {max(dims)}, got {list(self.model.bottom)}")
         if self.model.sparsity.grow_criterion == "momentum" and self.optimizer.dense.kind != "adam":

@@ -134,8 +134,8 @@ def _with_rows(head: Delta, message: pb.Delta) -> Delta:
     if message.HasField("dense"):
         raise WireError(f"delta.dense must be absent in a delta of table {message.table!r}, got {message.dense.ByteSize()} bytes")
     encoding = encoding_from_wire(f"delta.encoding of table {message.table!r}", message.encoding)
-    if message.dim % 4 or not 4 <= message.dim <= _MAX_DIM:
-        raise WireError(f"delta.dim must be a multiple of 4 in [4, {_MAX_DIM}], got {message.dim}")
+    if not 1 <= message.dim <= _MAX_DIM:
+        raise WireError(f"delta.dim must be in [1, {_MAX_DIM}], got {message.dim}")
     width = row_bytes(message.dim, encoding)
     fids = _fids("fids", message.fids)
     if len(message.rows) != len(fids) * width:

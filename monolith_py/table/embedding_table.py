@@ -62,7 +62,7 @@ class EmbeddingTable(RowAccess):
         its last sighting, or earlier to keep the `budget`. Start values are a pure function of (`seed`, fid).
 
         Raises:
-            ValueError: `dim` is not a positive multiple of 4 or not the sum of the slices' dims, two slices have the same name,
+            ValueError: `dim` is below 1 or not the sum of the slices' dims, two slices have the same name,
                 `admit_after` is not in 1..65535, `ttl_s` is not positive, or not exactly one of `optimizer` and `slices` is given.
         """
         if ttl_s is not None and whole("ttl_s", ttl_s) <= 0:

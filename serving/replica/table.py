@@ -162,6 +162,8 @@ def _store_of(
         raise ValueError(f"serving.engine must be 'auto' or 'fbgemm' on {device.type}, got 'core'")
     if runs_core(engine, device):
         return CoreRows(features, encodings, max_rows)
+    if odd := [feature.name for feature in features if feature.dim % 4]:
+        raise ValueError(f"features.dim must be a multiple of 4 with FBGEMM, got others for {odd}")
     from monolith_serving.replica.fbgemm_rows import FbgemmRows  # its import takes a second and 100 MB
 
     return FbgemmRows(features, encodings, max_rows, device)

@@ -241,6 +241,44 @@ TEST(a_table_is_whole_after_a_failed_save_and_the_next_one_holds_all) {
     }
 }
 
+// Rows of fids with a row, of candidates and of new fids, some of them twice.
+void assign_many(EmbeddingTable& table) {
+    std::vector<int64_t> fids = range(kNum - 50, 2 * kNum);
+    fids.insert(fids.end(), fids.begin(), fids.begin() + 20);
+    const std::vector<float> weights(fids.size() * kDim, 0.5f);
+    table.assign({fids.data(), fids.size(), weights.data(), nullptr, nullptr, nullptr}, 25);
+}
+
+TEST(a_table_is_as_before_after_a_failed_assignment) {
+    for (uint32_t admit_after : {1u, 3u}) CHECK(fail_each(admit_after, Eviction::kNone, assign_many) > 5);
+    for (size_t count = 0;; ++count) {
+        Case one(3);
+        const std::string before = check::content_of(one.table);
+        bool failed = false, has_thrown = false;
+        {
+            const FailingAllocation failing(count);
+            try {
+                assign_many(one.table);
+            } catch (const std::bad_alloc&) {
+                has_thrown = true;
+            }
+            failed = failing.has_failed();
+        }
+        check::whole(one.table);
+        if (has_thrown) CHECK(check::content_of(one.table) == before);
+        if (!failed) return;
+    }
+}
+
+TEST(a_table_is_whole_after_a_failed_removal) {
+    const auto remove_some = [](EmbeddingTable& table) {
+        const std::vector<int64_t> fids = range(kNum / 2, 2 * kNum);
+        table.remove(fids.data(), fids.size());
+    };
+    CHECK(fail_each(2, Eviction::kNone, remove_some) > 5);
+    CHECK(fail_each(2, Eviction::kNone, [](EmbeddingTable& table) { table.clear(); }) > 5);
+}
+
 // Sightings of one fid take one row, however many they are.
 TEST(memory_follows_rows_and_not_sightings) {
     EmbeddingTable table(check::settings_of(64, Optimizer::kAdagrad, 0.1f, 0.5f));

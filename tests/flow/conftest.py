@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +35,8 @@ MIXED = [
     {"name": "history", "source": "user", "dim": 8, "pooling": "first", "length": 2, "encoding": "fp16"},
     {"name": "liked", "source": "user", "dim": 4, "pooling": "sum", "encoding": "fp16"},
 ]
+# Dims of the same features with "odd".
+ODD_DIMS = {"user_id": 7, "tags": 1, "history": 3, "liked": 5}
 
 
 def make_job(folder: Path, encoding: str = "fp32", model: dict[str, object] | None = None, **serving: object) -> JobConfig:
@@ -47,17 +50,22 @@ def make_job(folder: Path, encoding: str = "fp32", model: dict[str, object] | No
                 {"name": "item_id", "source": "item_id", "dim": 8},
                 {"name": "tags", "source": "item", "dim": 8, "pooling": "mean"},
             ]
-            if encoding not in ("mixed", "sequences")
-            else [{**feature, "dim": 8} if encoding == "sequences" else feature for feature in MIXED],
+            if encoding not in ("mixed", "sequences", "odd")
+            else [_with_dim(feature, encoding) for feature in MIXED],
             "dense_features": [{"name": "age", "source": "user"}],
             "tasks": [{"name": "click", "action": "click"}, {"name": "like", "action": "like"}],
             "model": {"tower": [16], "precision": "fp32", **(model or {})},
             "optimizer": {"sparse": {"lr": 0.1}, "dense": {"reference_batch": 64}},
             "trainer": {"checkpoint_dir": f"{folder}/checkpoints", "batch_size": 64},
-            "sync": {"encoding": "int8" if encoding in ("mixed", "sequences") else encoding, "rows_per_delta": 64},
+            "sync": {"encoding": "int8" if encoding in ("mixed", "sequences", "odd") else encoding, "rows_per_delta": 64},
             "serving": {"freshness_log": f"{folder}/freshness", **serving},
         }
     )
+
+
+def _with_dim(feature: dict[str, Any], encoding: str) -> dict[str, Any]:
+    dims = {"sequences": 8, "odd": ODD_DIMS.get(feature["name"], feature["dim"])}
+    return {**feature, "dim": dims.get(encoding, feature["dim"])}
 
 
 def random_examples(schema: Schema, seed: int, now_s: int = 1, num_rows: int = 64) -> ExampleBatch:

@@ -24,9 +24,12 @@ def bag(*fids: int) -> SparseColumn:
     return SparseColumn(np.array(fids, np.int64), np.array([len(fids)], np.int32))
 
 
-@pytest.mark.parametrize("kind", ["deepfm", "dlrm", "dcn"])
-@pytest.mark.parametrize("engine", ["core", "fbgemm"])
-@pytest.mark.parametrize("features", ["mixed", "sequences"])
+CASES = [
+    (features, engine, kind) for kind in ("deepfm", "dlrm", "dcn") for features in ("mixed", "sequences") for engine in ("core", "fbgemm")
+]
+
+
+@pytest.mark.parametrize(("features", "engine", "kind"), [*CASES, ("odd", "core", "deepfm"), ("odd", "core", "dlrm")])
 def test_sequences_of_the_user_are_ranked_as_they_were_learnt(make_trainer, make_replica, clock, features, engine, kind):
     trainer = make_trainer(features, {"kind": kind}, engine=engine)
     trainer.checkpoint()

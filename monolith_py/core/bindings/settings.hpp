@@ -97,8 +97,7 @@ void expect_seconds(const char* field, int64_t value) {
     if (slices.empty()) refuse("slices must be at least one, got none");
     TableSettings settings;
     settings.slices = slices;
-    if (settings.dim() == 0 || settings.dim() % 4 != 0)
-        refuse("dim must be a positive multiple of 4, got " + std::to_string(settings.dim()));
+    if (settings.dim() == 0) refuse("dim must be >= 1, got 0");
     if (admit_after < 1 || admit_after > 65535)
         refuse("admit_after must be in 1..65535, got " + std::to_string(admit_after));
     expect_seconds("ttl_s", ttl_s);

@@ -66,7 +66,7 @@ inline void check_ranges(const std::string& path, const SnapshotMeta& meta, uint
         check("dim", slice.dim >= 1 && slice.dim <= kMostDim);
         dim += slice.dim;
     }
-    check("dim", dim > 0 && dim % 4 == 0 && dim <= kMostDim);
+    check("dim", dim > 0 && dim <= kMostDim);
     check("admission", settings.admission <= Admission::kGeometric);
     check("eviction", settings.eviction <= Eviction::kScore);
     check("admit_after", settings.admit_after >= 1 && settings.admit_after <= 0xFFFF);

@@ -63,11 +63,11 @@ class Assignment {
         std::sort(fresh_.begin(), fresh_.end());
         fresh_.erase(std::unique(fresh_.begin(), fresh_.end()), fresh_.end());
         was_candidate_.assign(fresh_.size(), 0);
+        num_entered_ = num_candidates_ = 0;
     }
     // Give the fresh fids entries with their rows. On failure `num_entered_` of them have one.
     void enter(uint16_t now) {
-        num_candidates_ = 0;
-        for (num_entered_ = 0; num_entered_ < fresh_.size(); ++num_entered_) {
+        for (; num_entered_ < fresh_.size(); ++num_entered_) {
             const int64_t fid = fresh_[num_entered_];
             Slot slot = content_.map.find(fid);
             was_candidate_[num_entered_] = static_cast<bool>(slot);

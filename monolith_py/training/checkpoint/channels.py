@@ -80,7 +80,7 @@ def copy_checkpoint(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     """
     staging = path.parent / ".copying"
     shutil.rmtree(staging, ignore_errors=True)
-    shutil.copytree(checkpoint.path, staging, copy_function=_link)
+    shutil.copytree(checkpoint.path, staging, copy_function=link)
     Checkpoint(staging).verify()
     staging.rename(path)
     return Checkpoint(path)
@@ -94,7 +94,8 @@ def _same(one: Checkpoint, other: Checkpoint) -> bool:
         return False
 
 
-def _link(source: str, target: str) -> None:
+def link(source: str, target: str) -> None:
+    """Link a file, or copy it where the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:

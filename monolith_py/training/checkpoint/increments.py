@@ -7,13 +7,15 @@ are in those alone; a replica that starts from another one reads its tables.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from monolith_py.errors import CheckpointError
 from monolith_py.table import table_parts
 from monolith_py.training.checkpoint.layout import Checkpoint
+
+_logger = logging.getLogger(__name__)
 
 
 class IncrementChain:
@@ -44,19 +46,18 @@ class IncrementChain:
 
 
 def link_tables(parent: Checkpoint, checkpoint: Checkpoint, names: Iterable[str]) -> set[str]:
-    """Link the table files of `parent` in `checkpoint`; return their paths within it.
-
-    Raises:
-        CheckpointError: a file cannot be linked.
-    """
-    linked = set()
+    """Link the table files of `parent` in `checkpoint`; return their paths within it, none if the file system has no hard links."""
+    linked: set[str] = set()
     for name in names:
         for file in table_parts(parent.table(name)):
             target = checkpoint.tables / file.name
             try:
                 os.link(file, target)
             except OSError as error:
-                raise CheckpointError(f"{target}: cannot be linked to {file}: {error.strerror}") from None
+                _logger.warning("%s: cannot be linked to %s, the checkpoint is written as a whole: %s", target, file, error.strerror)
+                for other in linked:
+                    (checkpoint.path / other).unlink(missing_ok=True)
+                return set()
             linked.add(str(target.relative_to(checkpoint.path)))
     return linked
 

@@ -12,6 +12,7 @@ import torch
 
 from monolith_py.errors import CheckpointError, ModelNotFinite
 from monolith_py.table import TableSaving, pack_snapshot
+from monolith_py.training.checkpoint.channels import link
 from monolith_py.training.checkpoint.increments import IncrementChain, link_tables, next_part
 from monolith_py.training.checkpoint.layout import Arrays, Checkpoint, Part
 from monolith_py.training.checkpoint.meta import CheckpointMeta, ModelMeta
@@ -110,10 +111,12 @@ class CheckpointSaving:
 
     def _copy(self) -> None:
         bags, temporary, parent = self._trainer.bags, self._temporary, self._parent
-        if parent is None:
+        if parent is not None:
+            self._linked = link_tables(parent, temporary, bags.tables)
+        if not self._linked:
+            self._parent = None
             self._tables = bags.start_saving(temporary.tables)
         else:
-            self._linked = link_tables(parent, temporary, bags.tables)
             self._tables = bags.start_increments({name: next_part(temporary.table(name)) for name in bags.tables})
         for _ in range(_MAX_ROUNDS):
             num_copied = 0
@@ -173,7 +176,7 @@ def _link_shared(checkpoint: Checkpoint, name: str, owner: str) -> None:
     if checkpoint.packed(owner).exists():
         pairs.append((checkpoint.packed(owner), checkpoint.packed(name)))
     for source, target in pairs:
-        os.link(source, target)
+        link(str(source), str(target))
 
 
 def _sync(path: Path) -> None:

@@ -33,7 +33,7 @@ def test_the_reference_is_a_job_of_defaults() -> None:
 @pytest.mark.parametrize(
     "lines",
     [
-        "# Weights of a row. The model takes weights that narrower features lack as zeros. [>= 4, <= 1024, a multiple of 4]\ndim = 16\n",
+        "# 4, as all have with FBGEMM (serving.engine, CUDA).\n# [>= 1, <= 1024]\ndim = 16\n",
         "[>= 1, <= 3155760000]\n# ttl_s =\n",
         '# ["sum" or "mean" or "first"]\npooling = "sum"\n',
         "# Decay of the first moment of adam. [>= 0, < 1]\nbeta1 = 0.9\n",

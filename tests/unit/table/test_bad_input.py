@@ -161,7 +161,6 @@ def test_an_update_through_an_evicted_row_does_not_bring_its_fid_back(table: Emb
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: EmbeddingTable(6, Sgd()), "dim must be a positive multiple of 4, got 6"),
         (lambda: EmbeddingTable(0, Sgd()), "dim of slice 'weights' must be >= 1, got 0"),
         (lambda: EmbeddingTable(4, Sgd(), admit_after=0), r"admit_after must be in 1\.\.65535, got 0"),
         (lambda: EmbeddingTable(4, Sgd(), admit_after=65536), r"admit_after must be in 1\.\.65535, got 65536"),

@@ -169,7 +169,7 @@ def test_a_row_counts_as_freed_when_all_its_slices_are_zero_and_not_before() -> 
     [
         (lambda: EmbeddingTable(8, slices=[Slice("a", 4, Sgd())]), r"dims that add up to 8, got \[\('a', 4\)\]"),
         (lambda: EmbeddingTable(8, slices=[Slice("a", 4, Sgd()), Slice("a", 4, Sgd())]), "slices must have different names"),
-        (lambda: EmbeddingTable(6, slices=[Slice("a", 6, Sgd())]), "dim must be a positive multiple of 4, got 6"),
+        (lambda: EmbeddingTable(0, slices=[Slice("a", 0, Sgd())]), "dim of slice 'a' must be >= 1, got 0"),
         (lambda: EmbeddingTable(4, slices=[Slice("a", 4, Sgd()), Slice("b", 0, Sgd())]), "dim of slice 'b' must be >= 1, got 0"),
         (lambda: EmbeddingTable(4, Sgd(), slices=[Slice("a", 4, Sgd())]), "either an optimizer or slices"),
         (lambda: EmbeddingTable(4), "either an optimizer or slices"),

@@ -106,7 +106,6 @@ FIELDS = [
     (80, "Q", 1 << 32, "damaged: expected 4294967296 items"),
     (88, "Q", 1 << 62, "damaged: expected 4611686018427387904 items"),
     (103, "I", 0, "dim of the header is out of range"),
-    (103, "I", 5, "dim of the header is out of range"),
     (103, "I", 8, "the size of a chunk is not that of its entries|dim expected 4, got 8"),
     (103, "I", 1 << 30, "dim of the header is out of range"),
     (107, "I", 77, "optimizer of the header is out of range"),

@@ -151,6 +151,24 @@ def test_after_a_fault_a_checkpoint_is_whole(fault: str, make_job: Make, make_ex
     assert num_parts(save(tmp_path, trainer, chain)) == 2
 
 
+def test_without_hard_links_a_checkpoint_is_whole(
+    make_job: Make, make_examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(source: object, target: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    trainer, chain = Trainer(make_job()), IncrementChain(9)
+    trainer.step(make_examples(0))
+    save(tmp_path, trainer, chain)
+    monkeypatch.setattr("os.link", refuse)
+    trainer.step(make_examples(1))
+    checkpoint = save(tmp_path, trainer, chain)
+    restored = Trainer(make_job())
+    restore_checkpoint(checkpoint, restored, "training")
+    assert num_parts(checkpoint) == 1 and content_of(restored) == content_of(trainer)
+    assert "the checkpoint is written as a whole: Operation not supported" in caplog.text
+
+
 def test_a_restored_trainer_begins_a_new_chain(make_job: Make, make_examples: Examples, tmp_path: Path) -> None:
     trainer, chain = Trainer(make_job()), IncrementChain(9)
     for seed in range(2):
