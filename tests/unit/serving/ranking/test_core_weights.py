@@ -69,5 +69,5 @@ def test_without_memory_for_new_weights_the_state_before_serves(setting, job):
 def test_new_weights_are_packed_where_they_are_applied(setting, job):
     setting.rank(setting.request(1))
     after = setting.replica.state.model.after(model_of(job, 7).state)
-    (split,) = after._fixed  # made by `after`, no request waits for it
+    ((split, _),) = after._fixed  # made by `after`, no request waits for it
     assert after.fixed(split) is after.fixed(split)
