@@ -50,7 +50,17 @@ class IdMap {
         __builtin_prefetch(second_bucket(shard, hash, factors_), 1);
     }
 
-    Slot find(int64_t fid) const {
+    // Once the buckets of `prefetch` have come: if both are full, fetch those that their entries may move to.
+    [[gnu::always_inline]] void prefetch_room(int64_t fid) const {
+        const uint64_t hash = hash_fid(fid);
+        const Shard& shard = shards_[shard_of(hash)];
+        Bucket *const first = first_bucket(shard, hash, factors_), *const second = second_bucket(shard, hash, factors_);
+        if (empty(first) || empty(second)) return;
+        for (Bucket* bucket : {first, second})
+            for (int i = 0; i < kSlotsPerBucket; ++i) __builtin_prefetch(other_bucket(shard, bucket, i), 1);
+    }
+
+    [[gnu::always_inline]] Slot find(int64_t fid) const {
         const uint64_t hash = hash_fid(fid);
         const Shard& shard = shards_[shard_of(hash)];
         if (Slot slot = match(first_bucket(shard, hash, factors_), fid)) return slot;
@@ -64,14 +74,14 @@ class IdMap {
 
     // Insert an absent fid. The slot stays valid until the next insert into its shard. May grow the shard; on failure
     // (std::bad_alloc) the map stays as it was, as in `expect`.
-    Slot insert(int64_t fid, uint32_t row, uint16_t seen, uint16_t count) {
-        Shard& shard = shards_[shard_of(hash_fid(fid))];
+    [[gnu::always_inline]] Slot insert(int64_t fid, uint32_t row, uint16_t seen, uint16_t count) {
+        const uint64_t hash = hash_fid(fid);
+        Shard& shard = shards_[shard_of(hash)];
         if (shard.size >= shard.limit) grow(shard);
-        Slot slot = place(shard, fid, row, seen, count);
-        while (!slot) {
-            grow(shard);
-            slot = place(shard, fid, row, seen, count);
-        }
+        Slot slot = empty(first_bucket(shard, hash, factors_));
+        if (!slot) slot = empty(second_bucket(shard, hash, factors_));
+        if (!slot) slot = place_by_force(shard, fid);
+        put(slot, fid, row, seen, count);
         ++shard.size;
         return slot;
     }
@@ -135,6 +145,18 @@ class IdMap {
         slot.count() = count;
     }
 
+    // Free a slot for a fid whose buckets are full; the shard may grow.
+    [[gnu::noinline]] Slot place_by_force(Shard& shard, int64_t fid) {
+        const uint64_t hash = hash_fid(fid);
+        for (;;) {
+            Bucket *first = first_bucket(shard, hash, factors_), *second = second_bucket(shard, hash, factors_);
+            Slot slot = empty(first);
+            if (!slot) slot = empty(second);
+            if (!slot) slot = make_room(shard, first, second);
+            if (slot) return slot;
+            grow(shard);
+        }
+    }
     Slot place(const Shard& shard, int64_t fid, uint32_t row, uint16_t seen, uint16_t count) const {
         const uint64_t hash = hash_fid(fid);
         Bucket *first = first_bucket(shard, hash, factors_), *second = second_bucket(shard, hash, factors_);
@@ -143,6 +165,13 @@ class IdMap {
         if (!slot) slot = make_room(shard, first, second);
         if (slot) put(slot, fid, row, seen, count);
         return slot;
+    }
+
+    // The bucket of an entry's fid that it is not in.
+    [[gnu::always_inline]] Bucket* other_bucket(const Shard& shard, const Bucket* bucket, int i) const {
+        const uint64_t hash = hash_fid(bucket->keys[i]);
+        Bucket *const first = first_bucket(shard, hash, factors_), *const second = second_bucket(shard, hash, factors_);
+        return first == bucket ? second : first;
     }
 
     // Free a slot in one of two full buckets by the shortest chain of displacements, found by breadth-first search
@@ -160,9 +189,7 @@ class IdMap {
         if (second != first) nodes[tail++] = {second, -1, 0};
         for (int head = 0; head < tail; ++head)
             for (int i = 0; i < kSlotsPerBucket; ++i) {
-                const uint64_t hash = hash_fid(nodes[head].bucket->keys[i]);
-                Bucket* other = first_bucket(shard, hash, factors_);
-                if (other == nodes[head].bucket) other = second_bucket(shard, hash, factors_);
+                Bucket* const other = other_bucket(shard, nodes[head].bucket, i);
                 if (other == nodes[head].bucket) continue;
                 if (Slot free = empty(other)) {
                     Slot from{nodes[head].bucket, i};

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "table/abandon_insertions.hpp"
 #include "table/assignment.hpp"
 #include "table/eviction.hpp"
 #include "table/insertion.hpp"

@@ -75,8 +75,11 @@ class Insertion {
         const Part& own = parts_[part];
         const uint32_t* const ids = ids_.data() + own.ids_at;
         for (size_t i = 0; i < own.admitted.size(); ++i) {
-            if (i + kAhead < own.admitted.size()) content_.map.prefetch(own.admitted[i + kAhead]);
-            start_row(own.admitted[i], ids[i]);
+            if (i + kAhead < own.admitted.size()) __builtin_prefetch(own.admitted[i + kAhead].slot.bucket, 1);
+            auto [fid, slot] = own.admitted[i];
+            if (slot.key() != fid || slot.row() != i) slot = content_.map.find(fid);  // displaced
+            slot.row() = ids[i];
+            start_row(fid, ids[i]);
         }
         for (size_t i = 0; i < own.num_missed; ++i) {
             uint32_t& row = lookup.rows[own.missed[i]];
@@ -95,8 +98,8 @@ class Insertion {
             content_.settings.admission == Admission::kCount && content_.settings.admit_after > 1;
         for (size_t p = 0; p < num_parts_; ++p) {
             Part& own = parts_[p];
-            for (const int64_t fid : own.admitted) {
-                const Slot slot = content_.map.find(fid);
+            for (const Admitted& one : own.admitted) {
+                const Slot slot = content_.map.find(one.fid);
                 if (keeps_candidates)
                     slot.row() = kCandidate;
                 else
@@ -114,23 +117,27 @@ class Insertion {
     }
 
   private:
-    static constexpr size_t kAhead = 16;
+    static constexpr size_t kAhead = 16, kRoomAhead = 6;
     // Of each fid in a batch, for the probabilistic rules.
     using Occurrences = std::unordered_map<int64_t, uint32_t, FidHash>;
 
+    struct Admitted {
+        int64_t fid;
+        Slot slot;  // of its insertion: another fid may have displaced it since
+    };
     // State of one part.
     struct Part {
         std::vector<uint32_t> missed;  // positions without a row, in batch order
         size_t num_missed = 0, ids_at = 0;
         std::vector<uint32_t> by_shard, starts;  // positions ordered by shard; first position of each shard
+        std::vector<uint16_t> shards;            // of the missed positions, from the part's first
         std::vector<int64_t> fids;               // fids in the order of by_shard
-        std::vector<int64_t> admitted;           // fids that get a row
+        std::vector<Admitted> admitted;          // fids that get a row
         uint64_t num_filtered = 0;
         int64_t candidates = 0;
 
         void clear() {
-            num_missed = ids_at = 0;
-            num_filtered = 0;
+            num_missed = ids_at = num_filtered = 0;
             candidates = 0;
             admitted.clear();
         }
@@ -142,14 +149,15 @@ class Insertion {
         own.starts.assign(end - begin + 1, 0);
         own.by_shard.resize(own.num_missed);
         own.fids.resize(own.num_missed);
-        const auto shard_at = [&](size_t i) {
-            return content_.map.shard_of(hash_fid(lookup.fids[own.missed[i]])) - begin;
-        };
-        for (size_t i = 0; i < own.num_missed; ++i) ++own.starts[shard_at(i)];
+        own.shards.resize(own.num_missed);
+        for (size_t i = 0; i < own.num_missed; ++i) {
+            own.shards[i] = static_cast<uint16_t>(content_.map.shard_of(hash_fid(lookup.fids[own.missed[i]])) - begin);
+            ++own.starts[own.shards[i]];
+        }
         uint32_t sum = 0;
         for (uint32_t& start : own.starts) sum += std::exchange(start, sum);
         for (size_t i = 0; i < own.num_missed; ++i) {
-            const uint32_t to = own.starts[shard_at(i)]++;
+            const uint32_t to = own.starts[own.shards[i]]++;
             own.by_shard[to] = own.missed[i];
             own.fids[to] = lookup.fids[own.missed[i]];
         }
@@ -158,10 +166,13 @@ class Insertion {
     }
 
     void insert_into_shard(const Lookup& lookup, Part& own, size_t from, size_t to) {
+        if (from == to) return;
         IdMap& map = content_.map;
         const TableSettings& settings = content_.settings;
         size_t without = 0;
         const size_t admitted_before = own.admitted.size();
+        const Shard& shard = map.shard(map.shard_of(hash_fid(own.fids[from])));
+        const Bucket* const before = shard.buckets;
         Occurrences occurrences;
         for (size_t k = from; k < to; ++k) {
             if (k + kAhead < own.num_missed) {
@@ -169,6 +180,7 @@ class Insertion {
                 map.prefetch(coming);
                 if (content_.sketch) content_.sketch->prefetch(hash_fid(coming));
             }
+            if (k + kRoomAhead < own.num_missed) map.prefetch_room(own.fids[k + kRoomAhead]);
             const uint32_t at = own.by_shard[k];
             const int64_t fid = own.fids[k];
             Slot slot = map.find(fid);
@@ -199,6 +211,9 @@ class Insertion {
                 ++without;
             }
         }
+        if (shard.buckets != before)  // it has grown
+            for (size_t i = admitted_before; i < own.admitted.size(); ++i)
+                own.admitted[i].slot = map.find(own.admitted[i].fid);
         if (without > 0 && own.admitted.size() > admitted_before) without -= fill_in(lookup, own, from, to);
         own.num_filtered += without;
     }
@@ -220,14 +235,13 @@ class Insertion {
     // Mark a fid as admitted; returns its number within the part. `admitted` has room.
     static uint32_t admit(Slot slot, int64_t fid, Part& own) {
         slot.row() = static_cast<uint32_t>(own.admitted.size());
-        own.admitted.push_back(fid);
+        own.admitted.push_back({fid, slot});
         return slot.row();
     }
 
     void start_row(int64_t fid, uint32_t row) {
         const TableSettings& settings = content_.settings;
         const RowStore& store = content_.store;
-        content_.map.find(fid).row() = row;
         store.fid(row) = fid;
         kernels().start_row(settings.slices.data(), settings.slices.size(), seeded_hash(settings.seed, fid),
                             store.weights(row), store.state(row));
@@ -280,14 +294,6 @@ class Insertion {
     size_t num_parts_ = 1;
     std::vector<uint32_t> ids_;  // rows allocated for the admitted fids
     bool is_open_ = false;       // between `begin` and `finish`
-};
-
-// Abandons the insertions that are not finished at the end of the scope.
-struct AbandonInsertions {
-    std::vector<Insertion*> insertions;
-    ~AbandonInsertions() {
-        for (Insertion* insertion : insertions) insertion->abandon();
-    }
 };
 
 }  // namespace monolith

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "table/abandon_insertions.hpp"
 #include "table/embedding_table.hpp"
 
 namespace monolith {

@@ -47,6 +47,7 @@ class RowStore {
     void release(uint32_t row) noexcept {
         fid(row) = ~fid(row);
         free_.push_back(row);
+        most_free_ = std::max(most_free_, free_.size());
         ++num_released_;
     }
     uint64_t num_released() const { return num_released_; }  // calls of `release`
@@ -59,13 +60,14 @@ class RowStore {
     float* state(uint32_t row) const { return view().state + size_t{row} * state_width_; }
     int64_t& fid(uint32_t row) const { return reinterpret_cast<int64_t*>(fids_.data())[row]; }
     size_t end() const { return end_; }  // every allocated row is below
-    size_t bytes() const { return weights_.bytes() + state_.bytes() + fids_.bytes() + end_ * sizeof(uint32_t); }
+    // Room for free rows counts once it was in use: until then its pages are untouched.
+    size_t bytes() const { return weights_.bytes() + state_.bytes() + fids_.bytes() + most_free_ * sizeof(uint32_t); }
 
   private:
     uint32_t dim_, state_width_;
     Region weights_, state_, fids_;
     std::vector<uint32_t> free_;
-    size_t end_ = 0;
+    size_t end_ = 0, most_free_ = 0;
     uint64_t num_released_ = 0;
 };
 
