@@ -31,11 +31,13 @@ from monolith_py.table.views import EncodedDelta, Entries, TableDelta, TableStat
 
 if TYPE_CHECKING:
     from monolith_py.table.bags import EmbeddingBags
+    from monolith_py.table.collection import EmbeddingCollection
 else:
     __getattr__ = lazy_exports(
         __name__,
         {
             "EmbeddingBags": "monolith_py.table.bags",
+            "EmbeddingCollection": "monolith_py.table.collection",
         },
     )
 
@@ -49,6 +51,7 @@ __all__ = [
     "AmsGrad",
     "CosineDecay",
     "EmbeddingBags",
+    "EmbeddingCollection",
     "EmbeddingTable",
     "EncodedDelta",
     "Encoding",
