@@ -16,6 +16,7 @@ from monolith_py.model.attention_shape import AttentionShape
 from monolith_py.model.cross import CrossNetwork
 from monolith_py.model.experts import Experts
 from monolith_py.model.interaction import factorize, pairwise_dots
+from monolith_py.model.link import links_of
 from monolith_py.model.shape import computes_in_bf16
 from monolith_py.tower import SparseLinear, Tower
 
@@ -39,6 +40,7 @@ class RankModel(nn.Module):
         places = [row * self._dim + index for row, dim in enumerate(dims) for index in range(dim)]
         self.register_buffer("_places", torch.tensor(places) if min(dims) < self._dim else None, persistent=False)
         self._bf16 = computes_in_bf16(config.precision)
+        self.links = links_of(schema)
 
     @property
     def num_features(self) -> int:

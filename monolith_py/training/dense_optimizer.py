@@ -91,7 +91,7 @@ class DenseOptimizer:
         self.updater = TopologyUpdater(layers, self._atoms, sparsity, seed) if layers else None
         self._examples_per_step = examples_per_step or config.reference_batch
         self._pending = PendingGradients()
-        self.bias_start = BiasStart(model.head.bias, self._examples_per_step)
+        self.bias_start = BiasStart(model.head.bias, self._examples_per_step, model.links)
 
     def before_backward(self) -> None:
         """Clear the gradients of the previous step; call before backward."""

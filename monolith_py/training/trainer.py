@@ -24,6 +24,7 @@ from monolith_py.errors import PoisonedBatch, WireError
 from monolith_py.model import RankModel, build_model
 from monolith_py.model.batch import make_batch
 from monolith_py.model.experts import Experts
+from monolith_py.model.link import scores_of
 from monolith_py.observe import metrics
 from monolith_py.table import EmbeddingBags
 from monolith_py.tower.rule.history import SwapHistory
@@ -33,6 +34,9 @@ from monolith_py.training.loss import TaskLoss
 from monolith_py.training.quality import BEFORE_LEARNING, Quality, QualityMonitor
 
 _logger = logging.getLogger(__name__)
+
+# Figures that tasks of another kind lack.
+_OF_SOME_KINDS = {"rmse", "r2", "logloss", "accuracy"}
 
 
 class Trainer:
@@ -59,16 +63,16 @@ class Trainer:
         self.num_batches = 0
         self.watermark_ms = 0
         self._evict_interval_s, self._evict_due_s = job.trainer.evict_interval_s, 0.0
-        self._loss = TaskLoss(self.schema.tasks, tuple(task.weight for task in job.tasks))
+        self._loss = TaskLoss(self.schema.tasks, tuple(task.weight for task in job.tasks), self.schema.settings)
         self._counters = metrics.TotalCounters()
-        self.quality = QualityMonitor(self.schema.tasks)
+        self.quality = QualityMonitor(self.schema.tasks, settings=self.schema.settings)
 
     def step(self, examples: ExampleBatch) -> FloatArray:
-        """Predict, then learn; return the predicted probabilities, float32 (B, T).
+        """Predict, then learn; return the predicted scores, float32 (B, T).
 
         Raises:
             PoisonedBatch: loss or gradient is not finite; nothing was learnt.
-            WireError: the examples do not fit the schema or lack a label; nothing was learnt.
+            WireError: the examples do not fit the schema, or a label is missing or wrong; nothing was learnt.
             TableFull: a table has no free row; nothing was learnt.
         """
         batch = make_batch(examples.features, self.schema)
@@ -80,7 +84,7 @@ class Trainer:
         self.bags.now_s = watermark_ms // 1000
         if not self.model.training:
             self.model.train()
-        self.optimizer.bias_start.add(labels, torch.from_numpy(examples.sample_rates))
+        self.optimizer.bias_start.add(self._loss.targets(labels), torch.from_numpy(examples.sample_rates))
         try:
             pooled = self.bags(batch.sparse()).values()
             leaf = pooled.detach().requires_grad_()  # the first backward, of the dense parameters, ends here
@@ -90,16 +94,22 @@ class Trainer:
         except BaseException:
             self.optimizer.bias_start.undo()
             raise
-        probabilities: FloatArray = torch.sigmoid(logits.detach()).numpy()
+        scores: FloatArray = self._scores(logits.detach())
         self.watermark_ms = watermark_ms
         self.num_examples += len(examples)
         self.num_batches += 1
         self.model.advance(len(examples))
-        self.quality.add(examples, labels.numpy(), probabilities)
+        self.quality.add(examples, labels.numpy(), scores)
         metrics.EXAMPLES_TRAINED.inc(len(examples))
         metrics.BATCHES_TRAINED.inc()
         self._evict()
-        return probabilities
+        return scores
+
+    def _scores(self, logits: Tensor) -> FloatArray:
+        if self.model.links:
+            return scores_of(logits.numpy(), self.model.links)
+        scores: FloatArray = torch.sigmoid(logits).numpy()
+        return scores
 
     def export_dense(self) -> dict[str, Tensor]:
         """Return copies of the dense parameters by name, those that replicas need beside the rows."""
@@ -128,6 +138,9 @@ class Trainer:
         total = float(loss.detach())
         if not (math.isfinite(total) and self.optimizer.has_finite_gradients()):
             raise PoisonedBatch(f"loss and gradients must be finite, got loss {total}")
+        if not pooled.requires_grad:  # all features are frozen
+            self.optimizer.step(total, num_examples)
+            return
         try:
             pooled.backward(leaf.grad)  # type: ignore[no-untyped-call]
         except PoisonedBatch as error:
@@ -183,7 +196,9 @@ def _report_quality(found: list[Quality]) -> None:
         gauges, labels = (metrics.PROGRESSIVE, {}) if quality.source == BEFORE_LEARNING else (metrics.SERVED, quality.source._asdict())
         labels.pop("kind", None)
         for gauge, name in gauges.items():
-            gauge.labels(task=quality.task, **labels).set(getattr(quality, name))
+            value = getattr(quality, name)
+            if not (math.isnan(value) and name in _OF_SOME_KINDS):
+                gauge.labels(task=quality.task, **labels).set(value)
 
 
 def _report_gates(tasks: tuple[str, ...], experts: Experts) -> None:

@@ -213,7 +213,7 @@ class CoreRanker:
     def _current(self, *, waits: bool = False) -> _Packed:
         """Return the current state with its model in the core.
 
-        While another thread packs a new model, return the state before it, unless `waits`.
+        While another thread packs a new model, or if there is no memory for it, return the state before it, unless `waits`.
         """
         state, packed = self._replica.state, self._packed
         if packed is not None and packed.state is state:
@@ -228,6 +228,10 @@ class CoreRanker:
             # Kept for each delta, also one without weights: its rows are in the table, so an earlier version would be wrong.
             self._packed = _Packed(state, model)
             return self._packed
+        except MemoryError:
+            if packed is None or waits:
+                raise
+            return packed
         finally:
             self._packing.release()
 

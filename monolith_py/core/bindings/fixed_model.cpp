@@ -10,6 +10,7 @@
 
 #include "bindings/arrays.hpp"
 #include "bindings/module.hpp"
+#include "memory/thread_pool.hpp"
 #include "ranking/model.hpp"
 
 namespace {
@@ -150,6 +151,20 @@ void set_scales(Model& model, const ConstMatrix& scales) {
     model.set_scales({scales.data(), scales.data() + scales.size()});
 }
 
+void set_links(Model& model, const std::vector<std::pair<std::string, uint32_t>>& links) {
+    static const std::vector<std::string> kinds{"sigmoid", "softmax", "value", "log1p"};
+    std::vector<Link> found;
+    size_t tasks = 0;
+    for (const auto& [name, size] : links) {
+        const auto kind = std::find(kinds.begin(), kinds.end(), name);
+        if (kind == kinds.end()) refuse_unknown("link", name, kinds);
+        found.push_back({static_cast<LinkKind>(kind - kinds.begin()), size});
+        tasks += size;
+    }
+    if (!links.empty()) expect("tasks of the links", model.shape().tasks, tasks);
+    model.set_links(std::move(found));
+}
+
 // Candidates scored at once.
 constexpr size_t kRowsAtOnce = 256;
 
@@ -164,13 +179,20 @@ void logits(const Model& model, const ConstMatrix& pooled, const ConstMatrix& de
     nb::gil_scoped_release nogil;
     SharedPart part;
     model.begin(nullptr, part);
-    std::vector<float> inputs(std::min(n, kRowsAtOnce) * stride);
-    for (size_t first = 0; first < n; first += kRowsAtOnce) {
-        const size_t num = std::min(kRowsAtOnce, n - first);
+    const auto score = [&](size_t block) {
+        static thread_local std::vector<float> inputs;
+        const size_t first = block * kRowsAtOnce, num = std::min(kRowsAtOnce, n - first);
+        inputs.assign(num * stride, 0.0f);
         for (size_t i = 0; i < num; ++i)
             std::copy_n(pooled.data() + (first + i) * width, width, inputs.data() + i * stride);
         const float* const own = dense.data() + first * shape.candidate_dense;
         model.score(part, inputs.data(), own, num, out.data() + first * shape.tasks);
+    };
+    const size_t num_blocks = (n + kRowsAtOnce - 1) / kRowsAtOnce;
+    if (model.has_stacks()) {  // they share the threads of each block
+        for (size_t block = 0; block < num_blocks; ++block) score(block);
+    } else {
+        ThreadPool::instance().run(num_blocks, score);
     }
 }
 
@@ -187,6 +209,7 @@ void bind_fixed_model(nb::module_& m) {
         .def("add_attention", &add_attention, array("layers"), "places"_a, "number"_a)
         .def("set_bottom", &set_bottom, array("layers"), "shared"_a, "candidate"_a)
         .def("set_cross", &set_cross, array("layers"), array("beside"))
+        .def("set_links", &set_links, "links"_a)
         .def("set_scales", &set_scales, array("scales"))
         .def("logits", &logits, array("pooled"), array("dense"), array("out"));
 }

@@ -1,9 +1,12 @@
 // Python bindings of an answered request, and of its impression.
 #include <nanobind/stl/pair.h>
 
+#include <deque>
+
 #include "bindings/arrays.hpp"
+#include "bindings/encoded.hpp"
 #include "bindings/module.hpp"
-#include "ranking/ranker.hpp"
+#include "ranking/answer.hpp"
 
 namespace {
 
@@ -30,22 +33,10 @@ const char* name_of(Status status) {
 nb::list encode(const codec::ImpressionEncoder& encoder, const std::vector<const Ranked*>& served) {
     for (const Ranked* one : served)
         if (one == nullptr || one->status != Status::kDone) refuse("served must be answered requests");
-    std::string bytes;
-    std::vector<size_t> ends;
-    {
-        nb::gil_scoped_release nogil;
-        for (const Ranked* one : served) {
-            encode_impression(encoder, *one, bytes);
-            ends.push_back(bytes.size());
-        }
-    }
-    nb::list values;
-    size_t start = 0;
-    for (size_t end : ends) {
-        values.append(nb::bytes(bytes.data() + start, end - start));
-        start = end;
-    }
-    return values;
+    std::deque<ServedRanked> requests;
+    for (const Ranked* one : served) requests.emplace_back(*one);
+    return encoded(requests.size(), encoder,
+                   [&](size_t i) -> const codec::ServedRequest& { return requests[i].request; });
 }
 
 }  // namespace

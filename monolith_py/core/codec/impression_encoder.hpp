@@ -54,8 +54,9 @@ class ImpressionEncoder {
     const RowFeatures& shared() const { return shared_; }
     const RowFeatures& candidates() const { return candidates_; }
     size_t num_tasks() const { return tasks_.size(); }
-    // Append the bytes of an impression.
-    void encode(const ServedRequest& request, std::string& out) const;
+    size_t num_bytes(const ServedRequest& request) const;
+    // Write the bytes of an impression, `num_bytes`.
+    void encode(const ServedRequest& request, char* out) const;
 
   private:
     RowFeatures shared_, candidates_;

@@ -88,6 +88,20 @@ codec::PackedRows BagStarts::rows(size_t num_rows) const {
     return {rows_.fids.data(), starts, rows_.lengths.data(), rows_.dense.data(), num_rows};
 }
 
+ServedRanked::ServedRanked(const Ranked& ranked)
+    : shared(ranked.shared),
+      candidates(ranked.candidates),
+      request{
+          .request_id = ranked.request_id,
+          .time_ms = ranked.time_ms,
+          .user_id = ranked.user_id,
+          .item_ids = ranked.item_ids.data(),
+          .shared = shared.rows(1),
+          .candidates = candidates.rows(ranked.item_ids.size()),
+          .scores = ranked.scores.data(),
+          .model_version = ranked.model_version,
+      } {}
+
 namespace {
 
 // Fields of a message behind each other.

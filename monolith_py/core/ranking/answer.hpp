@@ -31,6 +31,16 @@ class BagStarts {
     std::vector<int64_t> starts_;  // empty if each bag has one fid
 };
 
+// An answered request in the form of the codec, which must outlive this.
+struct ServedRanked {
+    explicit ServedRanked(const Ranked& ranked);
+    ServedRanked(const ServedRanked&) = delete;
+    ServedRanked& operator=(const ServedRanked&) = delete;
+
+    const BagStarts shared, candidates;
+    codec::ServedRequest request;
+};
+
 inline size_t sum_of(const int32_t* lengths, size_t n) {
     size_t sum = 0;
     for (size_t i = 0; i < n; ++i) sum += static_cast<size_t>(lengths[i]);

@@ -21,6 +21,7 @@ class Experts {
             size_t num_shared);
 
     size_t num_shared() const { return num_shared_; }
+    bool has_stacks() const { return !experts_.empty() && experts_.front().has_stacks(); }
     // Floats of the part that candidates share.
     size_t start_width() const;
     // Compute it from the shared inputs, which may be padded, and rounded in place.

@@ -1,6 +1,7 @@
 #include "ranking/model.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <stdexcept>
 
 #include "kernels/kernels.hpp"
@@ -22,6 +23,26 @@ struct Padded {
 template <typename Use>
 float* scratch_for(size_t count) {
     return &thread_scratch<Use>(count)->values;
+}
+
+// Turn the logits of one link and candidate into scores.
+void apply(const Link& link, float* values) {
+    if (link.kind == LinkKind::kSoftmax) {
+        float greatest = 0;  // of one more class, none of them, whose logit is 0
+        for (uint32_t i = 0; i < link.size; ++i) greatest = std::max(greatest, values[i]);
+        float sum = std::exp(-greatest);
+        for (uint32_t i = 0; i < link.size; ++i) sum += values[i] = std::exp(values[i] - greatest);
+        for (uint32_t i = 0; i < link.size; ++i) values[i] /= sum;
+        return;
+    }
+    for (uint32_t i = 0; i < link.size; ++i) {
+        if (link.kind == LinkKind::kSigmoid)
+            values[i] = 1.0f / (1.0f + std::exp(-values[i]));
+        else if (!(values[i] > 0))
+            values[i] = std::isnan(values[i]) ? values[i] : 0;
+        else if (link.kind == LinkKind::kLog1p)
+            values[i] = std::expm1(values[i]);
+    }
 }
 
 }  // namespace
@@ -233,6 +254,22 @@ void Model::score(const SharedPart& part, float* inputs, const float* dense, siz
     for (size_t i = 0; i < n; ++i)
         for (uint32_t t = 0; t < tasks; ++t)
             logits[i * tasks + t] += terms[2 * i] * scales_[t] + terms[2 * i + 1] * scales_[tasks + t];
+}
+
+bool Model::to_scores(float* logits, size_t n) const {
+    bool is_finite = true;
+    const size_t num = n * shape_.tasks;
+    if (links_.empty()) {
+        for (size_t i = 0; i < num; ++i) logits[i] = 1.0f / (1.0f + std::exp(-logits[i]));
+    } else {
+        for (float* next = logits; next != logits + num;)
+            for (const Link& link : links_) {
+                apply(link, next);
+                next += link.size;
+            }
+    }
+    for (size_t i = 0; i < num; ++i) is_finite &= std::isfinite(logits[i]);
+    return is_finite;
 }
 
 }  // namespace monolith::ranking

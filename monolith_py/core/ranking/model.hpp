@@ -31,6 +31,13 @@ struct ModelShape {
     uint32_t tasks;
 };
 
+enum class LinkKind { kSigmoid, kSoftmax, kValue, kLog1p };
+
+struct Link {
+    LinkKind kind;
+    uint32_t size;  // tasks side by side
+};
+
 // State that the candidates of one request share, computed once.
 struct SharedPart {
     std::vector<float> inputs;  // of the tower
@@ -51,6 +58,7 @@ class Model {
     uint32_t candidate_rows() const { return shape_.candidate_features + (has_bottom() && !bottom_is_shared()); }
     size_t shared_inputs() const;
     size_t candidate_inputs() const;
+    bool has_stacks() const { return !stacks_.empty() || (experts_ && experts_->has_stacks()); }
     // Rows that are pooled for a request and for a candidate: with attention, the rows of sequences among the shared
     // ones in place of one row of each candidate.
     uint32_t pooled_shared() const { return shape_.shared_features + num_sequence_rows_; }
@@ -78,11 +86,16 @@ class Model {
     // DeepFM: of the first-order and the pairwise term, (2, T).
     void set_scales(std::vector<float> scales) { scales_ = std::move(scales); }
 
+    // Functions from logits to scores, for `size` tasks each; by default a sigmoid for each task.
+    void set_links(std::vector<Link> links) { links_ = std::move(links); }
+
     // `part.inputs` holds the pooled rows of the shared features.
     void begin(const float* dense, SharedPart& part) const;
     // Logits (n, T), of inputs (n, stride) that hold the pooled rows of the candidates' features, dense (n,
     // candidate_dense).
     void score(const SharedPart& part, float* inputs, const float* dense, size_t n, float* logits) const;
+    // Turn logits (n, T) into scores, in place: monolith_py/model/link.py. Return whether all are finite.
+    bool to_scores(float* logits, size_t n) const;
 
   private:
     bool has_bottom() const { return shape_.kind == Kind::kDlrm && shape_.shared_dense + shape_.candidate_dense > 0; }
@@ -102,6 +115,7 @@ class Model {
     uint32_t num_sequence_rows_ = 0;
     std::vector<const TowerStack*> stacks_;
     std::vector<float> scales_;
+    std::vector<Link> links_;
 };
 
 }  // namespace monolith::ranking

@@ -185,19 +185,4 @@ void Ranker::read_counters(const Call& call, const GroupOrder& group, size_t fir
     }
 }
 
-void encode_impression(const codec::ImpressionEncoder& encoder, const Ranked& ranked, std::string& out) {
-    const BagStarts shared(ranked.shared), own(ranked.candidates);
-    const codec::ServedRequest served{
-        .request_id = ranked.request_id,
-        .time_ms = ranked.time_ms,
-        .user_id = ranked.user_id,
-        .item_ids = ranked.item_ids.data(),
-        .shared = shared.rows(1),
-        .candidates = own.rows(ranked.item_ids.size()),
-        .scores = ranked.scores.data(),
-        .model_version = ranked.model_version,
-    };
-    encoder.encode(served, out);
-}
-
 }  // namespace monolith::ranking

@@ -127,7 +127,4 @@ class Ranker {
     WorkLimit work_;
 };
 
-// Append the bytes of the impression of an answered request.
-void encode_impression(const codec::ImpressionEncoder& encoder, const Ranked& ranked, std::string& out);
-
 }  // namespace monolith::ranking

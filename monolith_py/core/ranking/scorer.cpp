@@ -28,16 +28,6 @@ size_t sum_of(const int32_t* lengths, size_t n) {
     return sum;
 }
 
-// Turn logits into probabilities. Returns whether all are finite.
-bool to_probabilities(float* logits, size_t n) {
-    bool is_finite = true;
-    for (size_t i = 0; i < n; ++i) {
-        logits[i] = 1.0f / (1.0f + std::exp(-logits[i]));
-        is_finite &= std::isfinite(logits[i]);
-    }
-    return is_finite;
-}
-
 // A row of a narrower feature leaves the end of its place in the input as it is: zeros.
 bool has_padding(const ReplicaRows& rows, const std::vector<uint32_t>& features, size_t dim) {
     return std::any_of(features.begin(), features.end(),
@@ -111,7 +101,7 @@ Outcome Scorer::score(const Model& model, const ReplicaRows& rows, double left_s
         fids = own_.pool(rows, num, lengths, fids, dim, inputs.data(), stride);
         float* const scores = to.scores.data() + first * num_tasks_;
         model.score(part, inputs.data(), to.candidates.dense.data() + first * order_.candidates.width, num, scores);
-        is_finite &= to_probabilities(scores, num * num_tasks_);
+        is_finite &= model.to_scores(scores, num);
     }
     return is_finite ? Outcome::kScored : Outcome::kNotFinite;
 }
@@ -132,7 +122,7 @@ Outcome Scorer::run(const Model& model, const Pooled& pooled, double left_s, std
         inputs.assign(from, from + num * stride);
         float* const to = scores.data() + first * num_tasks_;
         model.score(part, inputs.data(), pooled.own_dense.data() + first * width, num, to);
-        is_finite &= to_probabilities(to, num * num_tasks_);
+        is_finite &= model.to_scores(to, num);
     }
     return is_finite ? Outcome::kScored : Outcome::kNotFinite;
 }

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from monolith_py import _core
 from monolith_py.config import JobConfig, parse_job
 from monolith_py.data.schema import Schema
 from monolith_py.model import build_model
@@ -97,6 +98,20 @@ def test_rows_whose_padding_exceeds_the_inputs_of_a_sparse_tower_score_as_in_tor
     with torch.no_grad():
         expected = model(torch.from_numpy(pooled), torch.from_numpy(dense)).numpy()
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_several_threads_compute_the_logits_of_one() -> None:
+    job = job_of({"tower": [40, 16]}, rows=ONE_DIM)
+    _, parameters = parameters_of(job)
+    model = DenseModel(Schema.of(job), job.model, DenseState.of(parameters))
+    generator = np.random.default_rng(0)
+    pooled, dense = (generator.normal(size=(3000, columns)).astype(np.float32) for columns in (24, 3))
+    expected = model.logits(pooled, dense)
+    try:
+        _core.set_num_threads(3)
+        np.testing.assert_array_equal(model.logits(pooled, dense), expected)
+    finally:
+        _core.set_num_threads(1)
 
 
 def test_a_model_with_shared_inputs_scores_no_batch() -> None:

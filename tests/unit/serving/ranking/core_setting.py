@@ -41,6 +41,11 @@ EXPERTS = [
 ]
 POOLINGS = ({"pooling": "sum"}, {"pooling": "mean"}, {"pooling": "first", "length": 1}, {"pooling": "first", "length": 3})
 NUM_ROWS, NUM_USERS, NUM_ITEMS = 60, 5, 30
+OTHER_TASKS = (
+    {"action": "a", "kind": "regression"},
+    {"action": "a", "kind": "regression", "scale": "value"},
+    {"kind": "multiclass", "classes": ["a", "b", "c"]},
+)
 
 
 def model_of(job: JobConfig, seed: int, generator: np.random.Generator | None = None) -> DenseModel:
@@ -128,7 +133,9 @@ def random_job(generator: np.random.Generator) -> JobConfig:
                 {"name": f"d{index}", "source": pick("user", "item", "context", "candidate"), "dim": int(generator.integers(1, 5))}
                 for index in range(generator.integers(0, 5))
             ],
-            "tasks": [{"name": f"t{index}", "action": f"t{index}"} for index in range(generator.integers(1, 4))],
+            "tasks": [
+                {"name": f"t{index}", **pick({"action": "a"}, {"action": "a"}, *OTHER_TASKS)} for index in range(generator.integers(1, 4))
+            ],
             "counters": {"enabled": bool(keys), "keys": keys},
             "model": {
                 "tower": tower,
@@ -197,7 +204,7 @@ class Setting:
         for kind, number in (("user", NUM_USERS), ("item", NUM_ITEMS)):
             self.kv.write({f"{kind}:{one}": encode_features(random_features(job, generator, kind)) for one in range(number)})
         for key in job.counters.keys if job.counters.enabled else ():
-            counts = [generator.integers(0, 50, (len(job.tasks), 2)) for _ in range(50)]
+            counts = [generator.integers(0, 50, (len(schema.tasks), 2)) for _ in range(50)]
             self.kv.write({counters.key(key, fid): counters.encode(count) for fid, count in enumerate(counts)})
         self.store = FeatureStore(self.kv, schema, counters, job.serving, self.clock)
         encoding = [RowEncoding.INT8, RowEncoding.FP16, RowEncoding.FP32][generator.integers(3)]
