@@ -31,6 +31,7 @@ from monolith_py.table.views import EncodedDelta, Entries, SliceForm, TableDelta
 
 if TYPE_CHECKING:
     from monolith_py.table.bags import EmbeddingBags
+    from monolith_py.table.collection import EmbeddingCollection
     from monolith_py.table.rows_file import read_rows, write_rows
     from monolith_py.table.trained_weights import assign_weights, warm_start
 else:
@@ -38,6 +39,7 @@ else:
         __name__,
         {
             "EmbeddingBags": "monolith_py.table.bags",
+            "EmbeddingCollection": "monolith_py.table.collection",
             "assign_weights": "monolith_py.table.trained_weights",
             "read_rows": "monolith_py.table.rows_file",
             "warm_start": "monolith_py.table.trained_weights",
@@ -55,6 +57,7 @@ __all__ = [
     "AmsGrad",
     "CosineDecay",
     "EmbeddingBags",
+    "EmbeddingCollection",
     "EmbeddingTable",
     "EncodedDelta",
     "Encoding",
