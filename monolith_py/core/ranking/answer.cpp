@@ -74,7 +74,7 @@ void keep(const std::vector<uint32_t>& places, const GroupOrder& order, size_t n
 }
 
 BagStarts::BagStarts(const Rows& rows) : rows_(rows) {
-    if (std::all_of(rows.lengths.begin(), rows.lengths.end(), [](int32_t length) { return length == 1; })) return;
+    if (are_single(rows.lengths.data(), rows.lengths.size())) return;
     starts_.resize(rows.lengths.size());
     int64_t at = 0;
     for (size_t i = 0; i < starts_.size(); ++i) {

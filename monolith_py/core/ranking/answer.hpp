@@ -41,12 +41,6 @@ struct ServedRanked {
     codec::ServedRequest request;
 };
 
-inline size_t sum_of(const int32_t* lengths, size_t n) {
-    size_t sum = 0;
-    for (size_t i = 0; i < n; ++i) sum += static_cast<size_t>(lengths[i]);
-    return sum;
-}
-
 // Set the wish of a request. Returns false for one that breaks a rule, or that the model of the call does not meet: the
 // Python path words the refusals. `names`: those of the features.
 bool grants(const Call& call, const std::vector<std::string>& tasks, const std::vector<std::string>& names,

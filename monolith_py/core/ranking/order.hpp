@@ -60,6 +60,19 @@ struct RequestOrder {
     std::vector<std::string> names;  // of all features of the schema, sparse ones first
 };
 
+inline size_t sum_of(const int32_t* lengths, size_t n) {
+    size_t sum = 0;
+    for (size_t i = 0; i < n; ++i) sum += static_cast<size_t>(lengths[i]);
+    return sum;
+}
+
+// Whether each bag has one fid.
+inline bool are_single(const int32_t* lengths, size_t n) {
+    int32_t others = 0;
+    for (size_t i = 0; i < n; ++i) others |= lengths[i] ^ 1;
+    return others == 0;
+}
+
 // Rows of packed features, in row order without gaps.
 struct Rows {
     std::vector<int64_t> fids;

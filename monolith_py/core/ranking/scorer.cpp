@@ -15,19 +15,6 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
-// Whether each bag has one fid.
-bool are_single(const int32_t* lengths, size_t n) {
-    int32_t others = 0;
-    for (size_t i = 0; i < n; ++i) others |= lengths[i] ^ 1;
-    return others == 0;
-}
-
-size_t sum_of(const int32_t* lengths, size_t n) {
-    size_t sum = 0;
-    for (size_t i = 0; i < n; ++i) sum += static_cast<size_t>(lengths[i]);
-    return sum;
-}
-
 // A row of a narrower feature leaves the end of its place in the input as it is: zeros.
 bool has_padding(const ReplicaRows& rows, const std::vector<uint32_t>& features, size_t dim) {
     return std::any_of(features.begin(), features.end(),
