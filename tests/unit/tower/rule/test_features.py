@@ -216,3 +216,17 @@ def test_a_saved_state_continues_to_the_bit_in_the_middle_of_the_scores() -> Non
         second.step(number)
     for name, value in calm.updater.state().items():
         assert torch.equal(value, second.updater.state()[name]), name
+
+
+def test_a_state_of_before_these_settings_goes_on() -> None:
+    config = SparsityConfig(**SWAPS, density=0.5, score_scale="input_rms", min_agreement=0.4, drop_fraction_max=0.3)
+    first, second = Learner(config), Learner(config)
+    for number in range(1, 8):
+        first.step(number)
+    state = {name: value for name, value in first.updater.state().items() if name.split(".")[0] not in ("squares", "energy")}
+    second.tower.load_state_dict(first.tower.state_dict())
+    second.atoms.restore(first.atoms.state())
+    second.updater.restore(state)
+    for number in range(8, 25):
+        second.step(number)
+    assert second.updater.history.num_swaps == 6 and second.tower.density == 0.5
