@@ -88,8 +88,13 @@ bench-train bench-tower: export GOMP_SPINCOUNT = 20000
 bench-table bench-tower bench-train bench-front bench-peers bench-serve bench-shadow bench-start bench-stream bench-sync: bench-%: $(READY)
 	$(BIN)/python tests/bench/bench_$*.py
 
-evidence-table evidence-tower evidence-experts evidence-pool evidence-negatives evidence-rounding evidence-sync: evidence-%: $(READY)
+evidence-table evidence-experts evidence-pool evidence-negatives evidence-rounding evidence-sync: evidence-%: $(READY)
 	$(BIN)/python tests/evidence/$*.py
+
+# DATA: a folder with the Parquet files of MIND, Criteo and Open Bandit, which may not be shipped.
+evidence-tower: $(READY)
+	$(BIN)/python tests/evidence/tower.py
+	$(BIN)/python tests/evidence/tower_many.py $(if $(DATA),--data $(DATA))
 
 evidence-online: $(READY)
 	$(BIN)/python tests/evidence/online.py --jobs 2

@@ -2,7 +2,7 @@
 
 `monolith_py.tower` executes them: `rule.topology` (drop_criterion, grow_criterion, protect_swaps, min_feature_share, min_layer_share,
 max_layer_density), `rule.masks` (scope, min_agreement), `rule.density` (density, atom, layer_density), `rule.schedule` (ramp,
-drop_fraction_schedule), `rule.drift` (rearm) and `rule.updater` (scores, keep_norm, lr_scale).
+drop_fraction_schedule), `rule.drift` (rearm) and `rule.updater` (scores, keep_norm).
 An atom is the unit that is live or dead as a whole. A swap drops live atoms and grows the same number of dead ones.
 """
 
@@ -65,14 +65,14 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "density": 0.2,
         "ramp": (500, 5000),
         "drop_fraction_schedule": "cosine",
-        "drop_fraction_max": 0.2,
-        "drop_fraction_min": 0.1,
+        "drop_fraction_max": 0.1,
+        "drop_fraction_min": 0.05,
         "score_batches": 4,
         "min_agreement": 0.75,
         "protect_swaps": 4,
         "min_feature_share": 0.5,
         "score_scale": "input_rms",
-        "lr_scale": "density",
+        "lr_scale": 3.0,
         "keep_norm": True,
     },
     "gmp": {"density": 0.2, "ramp": (500, 5000)},
@@ -148,10 +148,9 @@ class SparsityConfig(Settings):
     # layer's count, so that Adam's first step is up to 3.2 times the learning rate. seed: first moment 0, second the mean of the layer's
     # live atoms. warm: those of dead atoms are updated too, which needs the dense gradient at every step.
     newborn: Literal["count", "reset", "seed", "warm"] = "count"
-    # Learning rate of live atoms as a multiple of optimizer.dense.lr; "density" is the present density ** -0.5. A step of fewer weights
-    # moves the outputs less: sparse layers at the rate of dense ones learn a change of the stream too slowly. SMET (arXiv 2606.00888)
-    # divides by the density.
-    lr_scale: Positive | Literal["density"] = 1.0
+    # Learning rate of live atoms as a multiple of optimizer.dense.lr. A step of fewer weights moves the outputs less: sparse layers at the
+    # rate of dense ones learn a change of the stream too slowly. SMET (arXiv 2606.00888) divides by the density.
+    lr_scale: Positive = 1.0
     # Multiply the weights that a ramp leaves in an output block, so that their norm is that of before the pruning.
     keep_norm: bool = False
     # Swaps during which a newborn atom is not dropped.

@@ -87,7 +87,7 @@ class DenseOptimizer:
         self, model: RankModel, config: DenseOptimizerConfig, sparsity: SparsityConfig, seed: int, examples_per_step: int | None = None
     ) -> None:
         """Start from the model's current parameters. `examples_per_step`: `reference_batch` by default."""
-        self._config = config
+        self._config, self._lr_scale = config, sparsity.lr_scale
         layers = model.sparse_layers
         of_atoms = {id(layer.values) for layer in layers}
         self._plain = {name: value for name, value in model.named_parameters() if id(value) not in of_atoms}
@@ -142,7 +142,7 @@ class DenseOptimizer:
         if self.updater is None:
             return False
         self.updater.after_backward(num_examples)
-        self._atoms.step(lr * self.updater.lr_scale, num_examples)
+        self._atoms.step(lr * self._lr_scale, num_examples)
         return self.updater.after_step(loss / num_examples, num_examples)
 
     def state(self) -> dict[str, Tensor]:

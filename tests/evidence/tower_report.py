@@ -39,6 +39,7 @@ def write_report(folder: Path, results: Mapping[str, Results], streams: Mapping[
     quality, drift = results["kuairand"], results["drift"]
     parts = [
         "# Evidence: sparse towers",
+        "On one stream in depth; on many, beside other methods, in [TOWER_STREAMS.md](TOWER_STREAMS.md).",
         f"{about} Written by the run: edit the code, not this file.",
         _method(streams["kuairand"], quality),
         "## 1. Sparse towers against dense ones",

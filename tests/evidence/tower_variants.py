@@ -17,16 +17,9 @@ WIDTHS = (256, 512)
 # Rates for one layer, as multiples of 1e-3, which is best for the dense BASE.
 RATES = (1, 4, 8)
 BEST_RATE = 4
-# From dense, the ramp over these shares of the pass; then a tenth of the atoms is exchanged every 25 steps, for ever.
+# From dense, the ramp over these shares of the pass; then up to a twentieth of the atoms is exchanged every 25 steps, for ever.
 EVERY = 25
-ONLINE = {
-    "preset": "dsl_online",
-    "ramp": (0.05, 0.2),
-    "update_interval": EVERY,
-    "score_batches": 4,
-    "drop_fraction_schedule": "constant",
-    "drop_fraction_max": 0.1,
-}
+ONLINE = {"preset": "dsl_online", "ramp": (0.05, 0.2), "cosine_steps": 0.2, "update_interval": EVERY}
 _GMP = {"preset": "gmp", "ramp": (0.05, 0.2), "update_interval": EVERY}
 _SET = {"preset": "set", "update_interval": EVERY}
 # As published: rigl's swaps stop at three quarters of the run, those of dsl go on to its end, ever fewer.

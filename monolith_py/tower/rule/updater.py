@@ -57,12 +57,6 @@ class TopologyUpdater:
         # Mean squares of the first layer's inputs, summed over the last batches.
         self._squares: Tensor | None = None
 
-    @property
-    def lr_scale(self) -> float:
-        """Return the learning rate of live atoms as a multiple of that of dense parameters."""
-        scale = self.config.lr_scale
-        return density_at(self.config, self._step) ** -0.5 if scale == "density" else scale
-
     def before_backward(self) -> None:
         """Make the layers collect gradients of all atoms in the coming backward, if a score or the optimizer needs them."""
         collecting = self._optimizer.is_warm or self._is_scoring()

@@ -200,16 +200,6 @@ def block_norms(layer: SparseLinear) -> np.ndarray[Any, Any]:
     return np.array([float(part.norm()) for part in layer.values.detach().split(layer.bounds.diff().tolist())])
 
 
-def test_the_rate_of_atoms_follows_the_density() -> None:
-    learner = Learner(SparsityConfig(preset="gmp", density=0.25, ramp=(4, 8), update_interval=4, lr_scale="density"))
-    scales = []
-    for number in range(1, 10):
-        scales.append(learner.updater.lr_scale)
-        learner.step(number)
-    assert scales[0] == 1.0 and scales[-1] == 2.0
-    assert scales == sorted(scales)
-
-
 def test_a_saved_state_continues_to_the_bit_in_the_middle_of_the_scores() -> None:
     config = SparsityConfig(**SWAPS, density=0.5, score_scale="input_rms", min_agreement=0.4, drop_fraction_max=0.3)
     calm, first, second = (Learner(config) for _ in range(3))
@@ -226,3 +216,17 @@ def test_a_saved_state_continues_to_the_bit_in_the_middle_of_the_scores() -> Non
         second.step(number)
     for name, value in calm.updater.state().items():
         assert torch.equal(value, second.updater.state()[name]), name
+
+
+def test_a_state_of_before_these_settings_goes_on() -> None:
+    config = SparsityConfig(**SWAPS, density=0.5, score_scale="input_rms", min_agreement=0.4, drop_fraction_max=0.3)
+    first, second = Learner(config), Learner(config)
+    for number in range(1, 8):
+        first.step(number)
+    state = {name: value for name, value in first.updater.state().items() if name.split(".")[0] not in ("squares", "energy")}
+    second.tower.load_state_dict(first.tower.state_dict())
+    second.atoms.restore(first.atoms.state())
+    second.updater.restore(state)
+    for number in range(8, 25):
+        second.step(number)
+    assert second.updater.history.num_swaps == 6 and second.tower.density == 0.5
