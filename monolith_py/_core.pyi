@@ -384,11 +384,13 @@ class CoreRanker:
         item: tuple[int, int, int],
         context: tuple[Sequence[str], Sequence[tuple[str, int]]],  # sparse features of the request, name and width of the dense ones
         candidate: tuple[Sequence[str], Sequence[tuple[str, int]]],  # of each of its candidates
-        shared: tuple[Sequence[int], Sequence[int], int],  # places in the schema, places with counters, width of the dense ones
-        candidates: tuple[Sequence[int], Sequence[int], int],
+        # Places in the schema, places with counters, width of the dense ones, rows of sequences (0: pooled), place and width of dense ones.
+        shared: tuple[Sequence[int], Sequence[int], int, Sequence[int], Sequence[tuple[int, int]]],
+        candidates: tuple[Sequence[int], Sequence[int], int, Sequence[int], Sequence[tuple[int, int]]],
         no_counter: Sequence[float],
-        tasks: Sequence[str],
-        limits: tuple[int, int, int, int, int],  # candidates, fids of a feature, least time, greatest skew and age (0: any) in milliseconds
+        names: tuple[Sequence[str], Sequence[str]],  # features of the schema, sparse ones first; tasks
+        # Candidates, fids of a feature, least time, greatest skew and age (0: any) in ms, values of an explanation, returned ones.
+        limits: tuple[int, int, int, int, int, int, int],
         store: tuple[int, int],  # entries, bytes
     ) -> None: ...
     def put_users(self, ids: Int64Array, lengths: Int32Array, fids: Int64Array, dense: FloatArray, expires_ms: int) -> None: ...
@@ -409,6 +411,7 @@ class CoreRanker:
         times: tuple[int, int, float],  # wall and monotonic clock in milliseconds, seconds left
         staleness_ms: tuple[int, int],  # by publication, by event time
         reading: int,  # 0: fresh entries, 1: expired ones too, 2: and unknown entities, 3: and counters
+        is_quick: bool,  # whether the status is "other" for a request that takes long
     ) -> RankedRequest: ...
 
 class FrontCall:

@@ -123,12 +123,12 @@ struct HeldRequest {
 nb::list encode_all(const ImpressionEncoder& encoder, const nb::list& requests) {
     std::deque<HeldRequest> held;
     for (nb::handle request : requests) held.emplace_back().take(request.ptr(), encoder);
-    std::string bytes, scratch;
+    std::string bytes;
     std::vector<size_t> ends;
     {
         nb::gil_scoped_release nogil;
         for (const HeldRequest& one : held) {
-            encoder.encode(one.request, scratch, bytes);
+            encoder.encode(one.request, bytes);
             ends.push_back(bytes.size());
         }
     }

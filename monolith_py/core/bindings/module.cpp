@@ -45,5 +45,6 @@ NB_MODULE(_core, m) {
     bind_replica(m);
     bind_fixed_model(m);
     bind_ranking(m);
+    bind_ranked(m);
     bind_front(m);
 }

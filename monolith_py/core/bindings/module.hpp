@@ -18,4 +18,5 @@ void bind_impressions(nanobind::module_& m);
 void bind_replica(nanobind::module_& m);
 void bind_fixed_model(nanobind::module_& m);
 void bind_ranking(nanobind::module_& m);
+void bind_ranked(nanobind::module_& m);
 void bind_front(nanobind::module_& m);

@@ -28,9 +28,11 @@ from monolith_serving.replica.dense_model import DenseModel
 from monolith_serving.replica.device import Cpu
 from monolith_serving.replica.model_state import ModelState
 from monolith_serving.replica.table import ReplicaTable
+from monolith_serving.service import RankingService
 
 FAR_S = SystemClock().monotonic_s() + 1e6
 TIME_MS = SystemClock().now_ms()
+POOLINGS = ({"pooling": "sum"}, {"pooling": "mean"}, {"pooling": "first", "length": 1}, {"pooling": "first", "length": 3})
 NUM_ROWS, NUM_USERS, NUM_ITEMS = 60, 5, 30
 OTHER_TASKS = (
     {"action": "a", "kind": "regression"},
@@ -102,7 +104,7 @@ def random_job(generator: np.random.Generator) -> JobConfig:
         "item_id",
         "user_id",
     ]
-    dim, tower = pick(4, 8, 16, 12, 64), pick([], [40], [64, 33], [256, 128, 64])
+    dims, tower = pick([4], [8], [16], [12], [64], [4, 12, 16]), pick([], [40], [64, 33], [256, 128, 64])
     sparsity = {"preset": "static", "density": 0.5, "atom": pick("16x1", "1x1", "neuron")} if tower and generator.random() < 0.5 else {}
     parallel = [{"kind": "dcn", "cross_layers": 2, "structure": "parallel"}] if tower else []
     keys = sorted({f"f{generator.integers(len(sources))}" for _ in range(generator.integers(0, 3))})
@@ -112,7 +114,7 @@ def random_job(generator: np.random.Generator) -> JobConfig:
             "log": {"url": "sqlite:///unused"},
             "kv": {"url": "memory:"},
             "features": [
-                {"name": f"f{index}", "source": source, "dim": dim, "pooling": pick("sum", "mean"), **pick({}, {"encoding": "int4"})}
+                {"name": f"f{index}", "source": source, "dim": pick(*dims), **pick(*POOLINGS), **pick({}, {"encoding": "int4"})}
                 for index, source in enumerate(sources)
             ],
             "dense_features": [
@@ -140,7 +142,7 @@ def random_features(job: JobConfig, generator: np.random.Generator, source: str,
     sparse, dense = {}, {}
     for feature in schema.features:
         if feature.source == source and generator.random() < 0.8:
-            lengths = generator.choice([0, 1, 1, 1, 3], num_rows).astype(np.int32)
+            lengths = generator.choice([0, 1, 1, 1, 3, 5], num_rows).astype(np.int32)
             sparse[feature.name] = SparseColumn(generator.integers(0, NUM_ROWS + 20, lengths.sum()), lengths)
     for feature in schema.dense_features:
         if feature.source == source and generator.random() < 0.8:
@@ -154,6 +156,19 @@ def add_columns(message: pb.RankRequest, columns: FeatureColumns) -> None:
         message.sparse.add(name=name, fids=column.fids.tolist(), lengths=lengths)
     for name, values in columns.dense.items():
         message.dense.add(name=name, values=values.ravel().tolist())
+
+
+class EndedCall:
+    """The part of a gRPC call that the service uses; it has ended, so nothing is logged."""
+
+    def time_remaining(self) -> float:
+        return 30.0
+
+    def is_active(self) -> bool:
+        return True
+
+    def add_callback(self, callback) -> bool:
+        return False
 
 
 class Setting:
@@ -188,6 +203,13 @@ class Setting:
 
     def rank(self, message: pb.RankRequest, deadline_s: float = FAR_S):
         return self.core.rank(message.SerializeToString(), deadline_s)
+
+    def rank_by_service(self, message: pb.RankRequest) -> pb.RankResponse:
+        """Return the answer of the Python path, with the model in the core."""
+        config, tasks = self.job.serving, Schema.of(self.job).tasks
+        ranker = Ranker(self.job, self.replica, self.store, None, self.clock)
+        service = RankingService(ranker, self.replica, tasks, config, self.clock, EventTimeRule.of(self.job.log))
+        return service.Rank(message, EndedCall())
 
     def rank_in_python(self, message: pb.RankRequest):
         parser = RequestParser(self.ranker.order, Schema.of(self.job).tasks, self.job.serving, EventTimeRule.of(self.job.log))
