@@ -27,7 +27,7 @@ from monolith_py.model.link import scores_of
 from monolith_py.observe import metrics
 from monolith_py.table import EmbeddingBags
 from monolith_py.tower.rule.history import SwapHistory
-from monolith_py.training.calibration import CalibrationRule
+from monolith_py.training.calibration_rule import CalibrationRule
 from monolith_py.training.dense_optimizer import DenseOptimizer
 from monolith_py.training.event_time import advanced_ms
 from monolith_py.training.loss import TaskLoss

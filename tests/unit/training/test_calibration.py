@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from monolith_py import training
 from monolith_py.config import JobConfig
 from monolith_py.data.examples import ExampleBatch
 from monolith_py.data.schema import Schema
@@ -16,7 +17,7 @@ from monolith_py.model.batch import make_batch
 from monolith_py.model.link import Link
 from monolith_py.sync import DenseState
 from monolith_py.training import Trainer
-from monolith_py.training.calibration import CalibrationRule
+from monolith_py.training.calibration_rule import CalibrationRule
 from monolith_serving.replica.dense_model import DenseModel
 
 
@@ -80,3 +81,7 @@ def test_a_job_with_it_learns_the_same_model_and_serves_calibrated_scores(
     served = DenseModel(Schema.of(job), job.model, DenseState.of(other.export_dense())).logits(pooled.numpy(), batch.dense)
     np.testing.assert_allclose(served, expected, rtol=1e-4, atol=1e-5)
     assert np.abs(served - raw).max() > 0.05
+
+
+def test_the_figure_of_the_same_name_stays_a_function() -> None:
+    assert training.calibration([1.0, 0.0], [0.5, 0.5]) == 1.0
