@@ -31,6 +31,11 @@ class ModelConfig(Settings):
     dropout: Share = 0.0
     # Number format of the towers' matrix products; "auto" takes bf16 on CPUs with bf16 instructions, else fp32.
     precision: Literal["fp32", "bf16", "auto"] = "auto"
+    # Scale and bias of the logit of each binary task, learnt from predictions before learning and served, which the rest of the model does
+    # not see (Platt 1999).
+    calibration: Literal["none", "platt"] = "none"
+    # Share of a step of Newton's method that calibration takes for optimizer.dense.reference_batch examples.
+    calibration_rate: Annotated[float, Field(gt=0, le=1)] = 0.02
     # Sparsity of the tower.
     sparsity: SparsityConfig = SparsityConfig()
     # Experts in the place of the tower, mixed by one gate for each task.
@@ -43,6 +48,8 @@ class ModelConfig(Settings):
         for name in ("cross_layers", "cross_rank", "structure"):
             if self.kind != "dcn" and not self.is_default(name):
                 raise ValueError(f"model.{name} must come with kind = 'dcn', got {getattr(self, name)!r} without")
+        if self.calibration == "none" and not self.is_default("calibration_rate"):
+            raise ValueError(f"model.calibration_rate must come with calibration = 'platt', got {self.calibration_rate!r} without")
         if not self.tower and self.structure == "parallel":
             raise ValueError("model.structure must be 'stacked' without a layer in model.tower, got 'parallel'")
         if not self.tower and self.dropout:

@@ -36,6 +36,8 @@ class InputSplit:
 
 def fixed_model(shape: ModelShape, parameters: Parameters, split: InputSplit) -> _core.FixedModel:
     """Return a model of `shape` with the weights `parameters`, which `shape.check` has passed."""
+    if shape.is_calibrated:
+        parameters = _with_calibration(parameters)
     features = len(split.shared_features), len(split.candidate_features)
     dense = len(split.shared_dense), len(split.candidate_dense)
     fixed = _core.FixedModel(shape.kind, shape.dim, features, dense, shape.num_tasks)
@@ -86,6 +88,14 @@ def _set_experts(
         experts.append((layers, stacks))
     gate = "tree" if gating.is_tree else "flat", *kept, gating.temperature, gating.split_width
     fixed.set_experts(gate, [(weight, bias, False, False)], experts, _array(parameters["head.bias"]), shared, candidate)
+
+
+def _with_calibration(parameters: Parameters) -> Parameters:
+    """Return parameters whose logits are calibrated: the layer's scales and biases are in the head, and in the scales of a DeepFM."""
+    scale, bias = parameters["calibration"]
+    head = {"head.weight": parameters["head.weight"] * scale[:, None], "head.bias": parameters["head.bias"] * scale + bias}
+    scales = {"scales": parameters["scales"] * scale} if "scales" in parameters else {}
+    return {**parameters, **head, **scales}
 
 
 def _set_cross(fixed: _core.FixedModel, shape: ModelShape, parameters: Parameters, order: Sequence[int]) -> FloatArray:

@@ -43,6 +43,12 @@ class RankModel(nn.Module):
         self.register_buffer("_places", torch.tensor(places) if min(dims) < self._dim else None, persistent=False)
         self._bf16 = computes_in_bf16(config.precision)
         self.links = links_of(schema)
+        self.calibration: Tensor | None
+        self.register_buffer(
+            "calibration", torch.tensor([[1.0], [0.0]]).repeat(1, len(schema.tasks)) if config.calibration != "none" else None
+        )
+        if self.calibration is not None:
+            self.register_forward_hook(_calibrate)
 
     @property
     def num_features(self) -> int:
@@ -105,6 +111,10 @@ class RankModel(nn.Module):
         if self.experts is not None:
             self.experts.gates.advance(num_examples)
 
+    def calibrated(self, logits: Tensor) -> Tensor:
+        """Return logits (B, T) after the calibration layer, which a model in evaluation applies itself."""
+        return logits if self.calibration is None else logits * self.calibration[0] + self.calibration[1]
+
     def freeze(self) -> None:
         """Pack the weights of the towers for serving: forward without gradients ignores later changes."""
         self.eval()
@@ -140,6 +150,12 @@ class RankModel(nn.Module):
 
     def _precision(self, inputs: Tensor) -> torch.autocast:
         return torch.autocast(inputs.device.type, torch.bfloat16, enabled=self._bf16)
+
+
+def _calibrate(model: nn.Module, _: object, logits: Tensor) -> Tensor:
+    """Return calibrated logits in evaluation; in training, logits as the loss sees them."""
+    assert isinstance(model, RankModel)
+    return logits if model.training else model.calibrated(logits)
 
 
 class DeepFM(RankModel):

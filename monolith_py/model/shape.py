@@ -61,6 +61,7 @@ class ModelShape:
     sparse_bf16: bool  # towers with a sparse layer compute in bf16
     has_dropout: bool
     cross: tuple[int | None, ...] = ()  # of a DCN: the rank of each cross layer, None for a full matrix
+    is_calibrated: bool = False
     is_parallel: bool = False  # the tower of a DCN reads the inputs, and the head reads cross layers and tower
     attention: tuple[AttentionShape, ...] = ()  # over sequences, each of which is one of the F rows
     experts: ExpertsConfig | None = None  # each of them has the layers of `tower`
@@ -94,6 +95,7 @@ class ModelShape:
             sparse_bf16=bf16 and (config.precision != "auto" or bool(_core.has_amx())),
             has_dropout=config.dropout > 0,
             cross=(config.cross_rank,) * config.cross_layers if config.kind == "dcn" else (),
+            is_calibrated=config.calibration != "none",
             is_parallel=config.structure == "parallel",
             attention=AttentionShape.of(schema),
             experts=config.experts if config.experts.count else None,
@@ -161,6 +163,8 @@ class ModelShape:
             ValueError: a name, a shape or a topology is not; the message names it.
         """
         expected: dict[str, tuple[int, ...]] = {"scales": (2, self.num_tasks)} if self.kind == "deepfm" else {}
+        if self.is_calibrated:
+            expected["calibration"] = (2, self.num_tasks)
         for index, rank in enumerate(self.cross):
             width, prefix = self.tower_inputs, f"cross.layers.{index}"
             low_rank = {} if rank is None else {f"{prefix}.down": (rank, width), f"{prefix}.up": (width, rank)}

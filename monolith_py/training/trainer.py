@@ -17,7 +17,7 @@ from torch import Tensor
 
 from monolith_py.config import JobConfig
 from monolith_py.data.columns import FloatArray
-from monolith_py.data.examples import ExampleBatch
+from monolith_py.data.examples import ExampleBatch, ExampleKind
 from monolith_py.data.layout import Layout
 from monolith_py.data.schema import Schema
 from monolith_py.errors import PoisonedBatch, WireError
@@ -28,6 +28,7 @@ from monolith_py.model.link import scores_of
 from monolith_py.observe import metrics
 from monolith_py.table import EmbeddingBags
 from monolith_py.tower.rule.history import SwapHistory
+from monolith_py.training.calibration_rule import CalibrationRule
 from monolith_py.training.dense_optimizer import DenseOptimizer
 from monolith_py.training.event_time import advanced_ms
 from monolith_py.training.loss import TaskLoss
@@ -65,6 +66,9 @@ class Trainer:
         self._evict_interval_s, self._evict_due_s = job.trainer.evict_interval_s, 0.0
         self._loss = TaskLoss(self.schema.tasks, tuple(task.weight for task in job.tasks), self.schema.settings)
         self._counters = metrics.TotalCounters()
+        self._calibration: CalibrationRule | None = None
+        if self.model.calibration is not None:
+            self._calibration = CalibrationRule(self.model.calibration, job.model.calibration_rate, dense.reference_batch, self.model.links)
         self.quality = QualityMonitor(self.schema.tasks, settings=self.schema.settings)
 
     def step(self, examples: ExampleBatch) -> FloatArray:
@@ -94,7 +98,9 @@ class Trainer:
         except BaseException:
             self.optimizer.bias_start.undo()
             raise
-        scores: FloatArray = self._scores(logits.detach())
+        scores: FloatArray = self._scores(self.model.calibrated(logits.detach()))
+        if self._calibration is not None:
+            self._calibration.step(logits.detach(), labels, _weights_of_first(examples))
         self.watermark_ms = watermark_ms
         self.num_examples += len(examples)
         self.num_batches += 1
@@ -187,6 +193,11 @@ class Trainer:
             self._evict_due_s = due_s
             if num := sum(map(np.size, evicted.values())):
                 _logger.info("evicted %d expired rows", num)
+
+
+def _weights_of_first(examples: ExampleBatch) -> Tensor:
+    """Return the weight of each example, float32 (B,), 0 for a retraction."""
+    return torch.from_numpy((examples.kinds != ExampleKind.RETRACTION) / examples.sample_rates)
 
 
 def _report_quality(found: list[Quality]) -> None:

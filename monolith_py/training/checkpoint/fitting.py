@@ -210,6 +210,8 @@ def _fit_tasks(model: RankModel, places: tuple[Int64Array, Int64Array], saved: T
         fitted.lines.append(f"head: {len(index)} of {len(tasks)} tasks kept" + (", the others started anew" if not known.all() else ""))
     else:
         fitted.lines.append("head: started anew, its inputs are others")
+    if model.calibration is not None and "calibration" in saved:
+        model.calibration[:, index] = saved["calibration"][:, place]
     scales = getattr(model, "scales", None)
     if isinstance(scales, Tensor):
         scales[:, index] = saved["scales"][:, place]

@@ -96,6 +96,7 @@ REFUSED = {
     'optimizer.dense = {kind = "sgd", eps = 1e-6}': "optimizer.dense.eps must come with kind = 'adam' or 'adagrad', got 1e-06 without",
     "model.bottom = [16]": "model.bottom must come with kind = 'dlrm', got [16] without",
     'model = {kind = "dlrm", bottom = [16]}': "model.bottom must come with dense features, got [16] without",
+    "model.calibration_rate = 0.5": "model.calibration_rate must come with calibration = 'platt', got 0.5 without",
     "model.cross_layers = 2": "model.cross_layers must come with kind = 'dcn', got 2 without",
     "model.cross_rank = 8": "model.cross_rank must come with kind = 'dcn', got 8 without",
     'model.structure = "parallel"': "model.structure must come with kind = 'dcn', got 'parallel' without",

@@ -23,6 +23,8 @@ SPARSE = {"preset": "static", "density": 0.4}
 MODELS: list[dict[str, Any]] = [
     {"tower": []},
     {"tower": [24, 8]},
+    {"tower": [24, 8], "calibration": "platt"},
+    {"kind": "dcn", "tower": [24], "structure": "parallel", "calibration": "platt"},
     {"tower": [40, 20], "sparsity": SPARSE},
     {"tower": [40, 12], "sparsity": SPARSE},  # the second layer is too small for the atoms
     {"tower": [24, 10], "sparsity": {**SPARSE, "atom": "1x1"}, "dropout": 0.2},
@@ -68,6 +70,8 @@ def parameters_of(job: JobConfig) -> tuple[Any, dict[str, np.ndarray]]:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.uniform_(-0.5, 0.5)
+        if model.calibration is not None:
+            model.calibration.copy_(torch.tensor([[0.7, 1.3], [-0.4, 0.2]]))
     return model.eval(), {name: value.numpy() for name, value in model.state_dict().items()}
 
 

@@ -33,6 +33,7 @@ BASE: dict[str, Any] = {
 MODELS = {
     "deepfm": {},
     "dlrm": {"kind": "dlrm", "bottom": [16, 8]},
+    "calibrated": {"calibration": "platt", "calibration_rate": 0.5},
     "dcn": {"kind": "dcn", "cross_layers": 2},
     "parallel dcn": {"kind": "dcn", "cross_layers": 2, "cross_rank": 5, "structure": "parallel"},
     "sparse deepfm": {"sparsity": {"preset": "dsl_online", "density": 0.5, "ramp": [1, 4], "update_interval": 2, "score_batches": 1}},
