@@ -1,7 +1,8 @@
 """Settings of sparse towers. A preset fills fields that are not given; a given field overrides it.
 
-`monolith_py.tower` executes them: `rule.topology` (scope, drop_criterion, grow_criterion, protect_swaps, min_layer_share,
-max_layer_density), `rule.density` (density, atom, layer_density), `rule.schedule` (ramp, drop_fraction_schedule) and `rule.drift` (rearm).
+`monolith_py.tower` executes them: `rule.topology` (drop_criterion, grow_criterion, protect_swaps, min_feature_share, min_layer_share,
+max_layer_density), `rule.masks` (scope, min_agreement), `rule.density` (density, atom, layer_density), `rule.schedule` (ramp,
+drop_fraction_schedule), `rule.drift` (rearm) and `rule.updater` (scores, keep_norm, lr_scale).
 An atom is the unit that is live or dead as a whole. A swap drops live atoms and grows the same number of dead ones.
 """
 
@@ -30,7 +31,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 #                 weights are ordered by place (there all at the threshold are dropped), each block keeps its best atom (there an output
 #                 may lose all its atoms). Set cosine_steps to the run's steps. newborn = "warm" takes the dense gradient at every step:
 #                 an epoch of MultVAE takes twice the time of a dense one, 3.4 times that of dsl_online
-#   dsl_online    dense at first, then swaps without end, with the cosine restarted on drift
+#   dsl_online    prune a dense start by magnitude with a floor for each feature; then swaps without end, of those atoms alone on whose
+#                 gradient the batches agree: few while the stream is steady, many after a change
 #   gmp           Zhu and Gupta 2017: prune a dense start, grow nothing
 #   nm            N of every M consecutive inputs, pruned from a dense start; without the dense shadow weights of SR-STE (Zhou et al.
 #                 2021), so that a dropped atom loses its weight
@@ -59,7 +61,20 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "on_cosine_end": "stop",
         "newborn": "warm",
     },
-    "dsl_online": {"density": 0.2, "ramp": (500, 5000), "drop_fraction_schedule": "cosine", "drop_criterion": "taylor", "score_batches": 2},
+    "dsl_online": {
+        "density": 0.2,
+        "ramp": (500, 5000),
+        "drop_fraction_schedule": "cosine",
+        "drop_fraction_max": 0.2,
+        "drop_fraction_min": 0.1,
+        "score_batches": 4,
+        "min_agreement": 0.75,
+        "protect_swaps": 4,
+        "min_feature_share": 0.5,
+        "score_scale": "input_rms",
+        "lr_scale": "density",
+        "keep_norm": True,
+    },
     "gmp": {"density": 0.2, "ramp": (500, 5000)},
     "nm": {"scope": "2:4", "atom": "1x1", "ramp": (500, 5000)},
 }
@@ -68,8 +83,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 class SparsityConfig(Settings):
     """Live weights of the tower and their changes. A step is an optimizer step.
 
-    >>> SparsityConfig(preset="dsl_online", density=0.1).drop_criterion
-    'taylor'
+    >>> SparsityConfig(preset="dsl_online", density=0.1).min_feature_share
+    0.5
     """
 
     renamed: ClassVar[Mapping[str, str]] = {
@@ -126,15 +141,27 @@ class SparsityConfig(Settings):
     grow_criterion: Literal["gradient", "random", "momentum"] = "gradient"
     # Last batches before a swap whose gradients are summed for the scores.
     score_batches: Count = 1
+    # Least agreement of those batches for an atom to grow: |sum of gradients|^2 / (batches * sum of |gradient|^2), 1 for equal gradients,
+    # 1 / score_batches on average for noise. 0: all may grow. Swaps then rest while the stream is steady and return with a change.
+    min_agreement: Fraction = 0.0
     # Moments of newborn atoms, whose weights are 0. count: 0, with a step count of their own for the bias correction. reset: 0 under the
     # layer's count, so that Adam's first step is up to 3.2 times the learning rate. seed: first moment 0, second the mean of the layer's
     # live atoms. warm: those of dead atoms are updated too, which needs the dense gradient at every step.
     newborn: Literal["count", "reset", "seed", "warm"] = "count"
-    # Learning rate of live atoms as a multiple of optimizer.dense.lr. Sparse layers can take larger steps: SMET (arXiv 2606.00888)
+    # Learning rate of live atoms as a multiple of optimizer.dense.lr; "density" is the present density ** -0.5. A step of fewer weights
+    # moves the outputs less: sparse layers at the rate of dense ones learn a change of the stream too slowly. SMET (arXiv 2606.00888)
     # divides by the density.
-    lr_scale: Positive = 1.0
+    lr_scale: Positive | Literal["density"] = 1.0
+    # Multiply the weights that a ramp leaves in an output block, so that their norm is that of before the pruning.
+    keep_norm: bool = False
     # Swaps during which a newborn atom is not dropped.
     protect_swaps: Annotated[int, Field(ge=0)] = 0
+    # Least number of live atoms of each feature in the first layer, as a share of its number at uniform density: a feature without atoms
+    # gets no gradient from the tower, so that its rows never become worth one.
+    min_feature_share: Fraction = 0.0
+    # Divide gradient and Taylor scores of the first layer by the root mean square of the feature's inputs: gradients are proportional to
+    # the inputs, so that features whose rows are still small have low scores.
+    score_scale: Literal["none", "input_rms"] = "none"
     # With scope = "model", least number of live atoms of a layer, as a share of its number at uniform density.
     min_layer_share: Fraction = 0.2
     # With scope = "model", highest density of a layer.
@@ -217,17 +244,26 @@ def _without_effect(values: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str,
         return
     ramps, swaps = values["ramp"] is not None, values["drop_fraction_schedule"] != "none"
     cosine, shared, runs = values["drop_fraction_schedule"] == "cosine", values["scope"] == "model", _run_of(values["scope"]) is not None
+    single = values["atom"] != "neuron"
     for needs, names, there in (
         ("a ramp or swaps", ("update_interval", "drop_criterion"), ramps or swaps),
         ("a ramp or swaps", ("scope",), ramps or swaps or not shared),
         ("no ramp", ("init_scale",), not ramps),
+        ("a ramp of atoms of single inputs", ("keep_norm",), ramps and single),
         ("no ramp under scope = 'model'", ("layer_density",), not (ramps and shared)),
         ("a scope other than 'N:M'", ("layer_density",), not runs),
         ("swaps", ("drop_fraction_max", "grow_criterion", "newborn", "protect_swaps"), swaps),
         ("drop_fraction_schedule = 'cosine'", ("drop_fraction_min", "cosine_steps", "on_cosine_end"), cosine),
         ("on_cosine_end = 'rearm'", ("drift_rise",), cosine and values["on_cosine_end"] == "rearm"),
+        ("swaps with grow_criterion = 'gradient'", ("min_agreement",), swaps and values["grow_criterion"] == "gradient" and not runs),
         ("swaps with grow_criterion = 'gradient'", ("score_batches",), swaps and values["grow_criterion"] == "gradient"),
         ("scope = 'model'", ("min_layer_share", "max_layer_density"), shared),
+        ("a ramp or swaps of atoms of single inputs", ("min_feature_share", "score_scale"), (ramps or swaps) and single and not runs),
+        (
+            "Taylor scores, or swaps with grow_criterion = 'gradient'",
+            ("score_scale",),
+            values["drop_criterion"] == "taylor" or (swaps and values["grow_criterion"] == "gradient"),
+        ),
     ):
         if not there:
             yield needs, names

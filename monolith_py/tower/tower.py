@@ -22,8 +22,8 @@ from monolith_py.tower.layers.core_stack import CoreStack
 from monolith_py.tower.layers.prepacked import Prepacked
 from monolith_py.tower.layers.sparse_linear import SparseLinear
 from monolith_py.tower.rule.density import atom_targets
+from monolith_py.tower.rule.masks import first_masks
 from monolith_py.tower.rule.schedule import density_at
-from monolith_py.tower.rule.topology import first_masks
 
 _logger = logging.getLogger(__name__)
 
@@ -51,8 +51,9 @@ class Tower(nn.Module):
         sparsity: SparsityConfig = _DENSE,
         bf16: bool = False,
         seed: int = 0,
+        groups: Sequence[int] = (),
     ) -> None:
-        """Make layers of the given output sizes; without a size the tower is the identity.
+        """Make layers of the given output sizes; without a size the tower is the identity. `groups`: widths of the features in the inputs.
 
         Start weights are those of a dense tower under the same state of torch's generator; `seed` draws the first topology. Layers too
         small for the atoms stay dense, with a warning.
@@ -64,6 +65,8 @@ class Tower(nn.Module):
         self.out_features = widths[-1]
         dense = [nn.Linear(inputs, outputs) for inputs, outputs in zip(widths[:-1], sizes, strict=True)]
         self.layers: nn.ModuleList = nn.ModuleList(_sparsified(dense, sparsity, seed))
+        if self.layers and isinstance(first := self.layers[0], SparseLinear):
+            first.input_groups = tuple(groups)
         self._stacks: list[CoreStack] | None = None  # made at the first forward
         self._frozen: list[nn.Module] = []  # in a list: not registered as submodules
 

@@ -23,6 +23,7 @@ class PendingGradients:
         self._loss = 0.0
         self._gradients: dict[str, Tensor] = {}  # by parameter
         self._sums: dict[str, Tensor] = {}  # of all atoms, by layer, where a layer collects them
+        self._squares: dict[str, Tensor] = {}  # of inputs, by layer, where a layer collects them
 
     def add(self, parameters: Mapping[str, Tensor], layers: Sequence[SparseLinear], loss: float, num_examples: int) -> None:
         """Add the gradients that the parameters hold, and those of all atoms that the layers have collected."""
@@ -34,6 +35,8 @@ class PendingGradients:
         for index, layer in enumerate(layers):
             if layer.gradient_sum is not None:
                 _add(self._sums, str(index), layer.gradient_sum)
+            if layer.input_squares is not None:
+                _add(self._squares, str(index), layer.input_squares)
 
     def take(self, parameters: Mapping[str, Tensor], layers: Sequence[SparseLinear]) -> tuple[float, int]:
         """Give the sums to the parameters and layers, forget them, and return their summed loss and number of examples."""
@@ -41,25 +44,28 @@ class PendingGradients:
             parameter.grad = self._gradients.get(name)
         for index, layer in enumerate(layers):
             layer.gradient_sum = self._sums.get(str(index))
+            layer.input_squares = self._squares.get(str(index))
         taken = self._loss, self.num_examples
-        self.num_examples, self._loss, self._gradients, self._sums = 0, 0.0, {}, {}
+        self.num_examples, self._loss, self._gradients, self._sums, self._squares = 0, 0.0, {}, {}, {}
         return taken
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that `restore` needs."""
         tensors = {"counts": torch.tensor([self.num_examples, self._loss], dtype=torch.float64)}
         tensors |= {f"gradient.{name}": value for name, value in self._gradients.items()}
+        tensors |= {f"square.{name}": value for name, value in self._squares.items()}
         return tensors | {f"sum.{name}": value for name, value in self._sums.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore the result of `state`."""
         num_examples, self._loss = tensors["counts"].tolist()
         self.num_examples = int(num_examples)
-        self._gradients, self._sums = {}, {}
+        self._gradients, self._sums, self._squares = {}, {}, {}
+        into = {"gradient": self._gradients, "sum": self._sums, "square": self._squares}
         for key, value in tensors.items():
             part, _, name = key.partition(".")
             if part != "counts":
-                (self._gradients if part == "gradient" else self._sums)[name] = value.clone()
+                into[part][name] = value.clone()
 
 
 def _add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
@@ -81,8 +87,8 @@ class DenseOptimizer:
         self, model: RankModel, config: DenseOptimizerConfig, sparsity: SparsityConfig, seed: int, examples_per_step: int | None = None
     ) -> None:
         """Start from the model's current parameters. `examples_per_step`: `reference_batch` by default."""
-        self._config, self._lr_scale = config, sparsity.lr_scale
-        layers = model.tower.sparse_layers
+        self._config = config
+        layers = model.sparse_layers
         of_atoms = {id(layer.values) for layer in layers}
         self._plain = {name: value for name, value in model.named_parameters() if id(value) not in of_atoms}
         rule = AtomRule(config.kind, config.beta1, config.beta2, config.eps)
@@ -91,7 +97,7 @@ class DenseOptimizer:
         self.updater = TopologyUpdater(layers, self._atoms, sparsity, seed) if layers else None
         self._examples_per_step = examples_per_step or config.reference_batch
         self._pending = PendingGradients()
-        self.bias_start = BiasStart(model.head.bias, self._examples_per_step)
+        self.bias_start = BiasStart(model.head.bias, self._examples_per_step, model.links)
 
     def before_backward(self) -> None:
         """Clear the gradients of the previous step; call before backward."""
@@ -136,7 +142,7 @@ class DenseOptimizer:
         if self.updater is None:
             return False
         self.updater.after_backward(num_examples)
-        self._atoms.step(lr * self._lr_scale, num_examples)
+        self._atoms.step(lr * self.updater.lr_scale, num_examples)
         return self.updater.after_step(loss / num_examples, num_examples)
 
     def state(self) -> dict[str, Tensor]:

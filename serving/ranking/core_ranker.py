@@ -47,9 +47,11 @@ class _Packed(NamedTuple):
 
 
 def runs_in_core(job: JobConfig) -> bool:
-    """Return whether the core can rank the requests of a job on the CPU: it knows one model, and keeps the features that it has read."""
+    """Return whether the core can rank the requests of a job on the CPU: it attends over sequences that candidates share alone."""
     sources = {"user_id", "item_id", "user", "item", "context", "candidate", "counter"}
     is_known = all(feature.source in sources for feature in Schema.of(job).all_features)
+    shared = {"user_id", "user", "context"}
+    is_known = is_known and all(feature.attend_to is None or feature.source in shared for feature in job.features)
     is_core = job.serving.engine != "fbgemm" and not job.serving.split.share
     return is_core and is_known and job.serving.feature_cache_s > 0
 

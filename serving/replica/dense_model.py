@@ -18,6 +18,8 @@ from monolith_py.data.columns import FloatArray
 from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
 from monolith_py.model.fixed import InputSplit, fixed_model, whole_input
+from monolith_py.model.fixed_attention import attended, attended_model
+from monolith_py.model.link import links_of
 from monolith_py.model.shape import ModelShape
 from monolith_py.sync import DenseState
 from monolith_serving.replica.device import Device
@@ -38,9 +40,9 @@ class DenseModel:
             WireError: names or shapes do not fit the model.
         """
         self._schema, self._config, self.state, self.device = schema, config, state, device
-        self._fixed: dict[InputSplit, _core.FixedModel] = {}
+        self._fixed: dict[tuple[InputSplit, bool], _core.FixedModel] = {}
         self._packing = threading.Lock()
-        self.shape = ModelShape.of(schema, config)
+        self.shape, self.links = ModelShape.of(schema, config), links_of(schema)
         try:
             self.shape.check(state.tensors)
         except ValueError as error:
@@ -56,27 +58,39 @@ class DenseModel:
         """
         model = DenseModel(self._schema, self._config, state, self.device)
         with suppress(MemoryError):  # then at the first use
-            for split in [*self._fixed]:
-                model.fixed(split)
+            for split, attends in [*self._fixed]:
+                model._packed(split, attends=attends)
         return model
 
     def fixed(self, split: InputSplit) -> _core.FixedModel:
-        """Return the model in the core, for inputs that are shared as `split` says; it is made once."""
-        fixed = self._fixed.get(split)
+        """Return the model in the core, for pooled rows and dense features that are shared as `split` says; it is made once."""
+        return self._packed(split, attends=bool(self.shape.attention))
+
+    def _packed(self, split: InputSplit, *, attends: bool) -> _core.FixedModel:
+        """Return the model in the core; `attends`: from the rows of sequences, else from those attended."""
+        key = split, attends
+        fixed = self._fixed.get(key)
         if fixed is None:
             with self._packing:
-                fixed = self._fixed.get(split) or fixed_model(self.shape, self.state.tensors, split)
-                self._fixed[split] = fixed
+                fixed = self._fixed.get(key) or self._made(split, attends=attends)
+                self._fixed[key] = fixed
         return fixed
+
+    def _made(self, split: InputSplit, *, attends: bool) -> _core.FixedModel:
+        model = (attended_model if attends else fixed_model)(self.shape, self.state.tensors, split)
+        model.set_links([(kind, size) for kind, size in self.links])
+        return model
 
     def logits(self, pooled: FloatArray, dense: FloatArray) -> FloatArray:
         """Return the core's logits float32 (B, T) from pooled rows (B, sum of dims) and dense features (B, W)."""
+        if self.shape.attention:
+            pooled = attended(self.shape.attention, self.state.tensors, pooled)
         if pooled.shape[1] < self.shape.num_rows * self.shape.dim:
             padded = np.zeros((len(pooled), self.shape.num_rows * self.shape.dim), np.float32)
             padded[:, self.shape.padded_rows] = pooled
             pooled = padded
         out = np.empty((len(pooled), self.shape.num_tasks), np.float32)
-        self.fixed(self._whole).logits(pooled, np.ascontiguousarray(dense), out)
+        self._packed(self._whole, attends=False).logits(pooled, np.ascontiguousarray(dense), out)
         return out
 
     @cached_property

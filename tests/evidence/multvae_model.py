@@ -20,8 +20,8 @@ from monolith_py.tower import AtomOptimizer, AtomRule, ParameterOptimizer, Spars
 from monolith_py.tower.layers.atoms import MAX_INPUTS
 from monolith_py.tower.layers.core_stack import CoreStack
 from monolith_py.tower.rule.density import atom_targets
+from monolith_py.tower.rule.masks import first_masks
 from monolith_py.tower.rule.schedule import density_at
-from monolith_py.tower.rule.topology import first_masks
 
 _logger = logging.getLogger(__name__)
 

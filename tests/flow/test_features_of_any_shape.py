@@ -24,7 +24,7 @@ def bag(*fids: int) -> SparseColumn:
     return SparseColumn(np.array(fids, np.int64), np.array([len(fids)], np.int32))
 
 
-@pytest.mark.parametrize("kind", ["deepfm", "dlrm"])
+@pytest.mark.parametrize("kind", ["deepfm", "dlrm", "dcn"])
 @pytest.mark.parametrize("engine", ["core", "fbgemm"])
 @pytest.mark.parametrize("features", ["mixed", "sequences"])
 def test_sequences_of_the_user_are_ranked_as_they_were_learnt(make_trainer, make_replica, clock, features, engine, kind):

@@ -159,10 +159,20 @@ def test_topics_are_made_once_with_the_job_s_prefix_and_partitions(write_job: Ca
         for _ in range(2):
             result = monolith("topics", "--config", path)
             assert result.exit_code == 0
-        names = ("impressions", "actions", "examples", "updates", "dead_letters", "dense_requests", "verdicts", "shadow_scores")
+        names = (
+            "impressions",
+            "actions",
+            "examples",
+            "updates",
+            "dead_letters",
+            "dense_requests",
+            "verdicts",
+            "shadow_scores",
+            "forget_requests",
+        )
         printed = dict(line.split() for line in result.output.splitlines())
         assert printed == {f"shop.{name}": "2" if name in names[:3] else "1" for name in names}
-        assert [log.num_partitions(f"shop.{name}") for name in names] == [2, 2, 2, 1, 1, 1, 1, 1]
+        assert [log.num_partitions(f"shop.{name}") for name in names] == [2, 2, 2, 1, 1, 1, 1, 1, 1]
 
 
 def test_topics_that_have_another_number_of_partitions_are_told(write_job: Callable[..., Path]) -> None:

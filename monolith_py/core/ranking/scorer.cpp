@@ -15,16 +15,6 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
-// Turn logits into probabilities. Returns whether all are finite.
-bool to_probabilities(float* logits, size_t n) {
-    bool is_finite = true;
-    for (size_t i = 0; i < n; ++i) {
-        logits[i] = 1.0f / (1.0f + std::exp(-logits[i]));
-        is_finite &= std::isfinite(logits[i]);
-    }
-    return is_finite;
-}
-
 // A row of a narrower feature leaves the end of its place in the input as it is: zeros.
 bool has_padding(const ReplicaRows& rows, const std::vector<uint32_t>& features, size_t dim) {
     return std::any_of(features.begin(), features.end(),
@@ -83,7 +73,7 @@ Outcome Scorer::score(const Model& model, const ReplicaRows& rows, double left_s
     const Clock::time_point begin = Clock::now();
     const size_t n = to.num_candidates, features = order_.candidates.features.size(), dim = model.shape().dim;
     const size_t stride = model.stride();
-    part.inputs.assign(even(model.shared_inputs()), 0.0f);
+    part.inputs.assign(model.shared_floats(), 0.0f);
     shared_.pool(rows, 1, to.shared.lengths.data(), to.shared.fids.data(), dim, part.inputs.data(), 0);
     model.begin(to.shared.dense.data(), part);
     inputs.resize(std::min(n, kBlock) * stride);
@@ -98,7 +88,7 @@ Outcome Scorer::score(const Model& model, const ReplicaRows& rows, double left_s
         fids = own_.pool(rows, num, lengths, fids, dim, inputs.data(), stride);
         float* const scores = to.scores.data() + first * num_tasks_;
         model.score(part, inputs.data(), to.candidates.dense.data() + first * order_.candidates.width, num, scores);
-        is_finite &= to_probabilities(scores, num * num_tasks_);
+        is_finite &= model.to_scores(scores, num);
     }
     return is_finite ? Outcome::kScored : Outcome::kNotFinite;
 }
@@ -119,7 +109,7 @@ Outcome Scorer::run(const Model& model, const Pooled& pooled, double left_s, std
         inputs.assign(from, from + num * stride);
         float* const to = scores.data() + first * num_tasks_;
         model.score(part, inputs.data(), pooled.own_dense.data() + first * width, num, to);
-        is_finite &= to_probabilities(to, num * num_tasks_);
+        is_finite &= model.to_scores(to, num);
     }
     return is_finite ? Outcome::kScored : Outcome::kNotFinite;
 }
@@ -128,7 +118,7 @@ Outcome Scorer::explain(const Model& model, const ReplicaRows& rows, double left
     const Clock::time_point begin = Clock::now();
     const size_t n = to.num_candidates, dim = model.shape().dim, stride = model.stride();
     const size_t num_features = order_.names.size();
-    Pooled pooled{std::vector<float>(even(model.shared_inputs())), std::vector<float>(n * stride), to.shared.dense,
+    Pooled pooled{std::vector<float>(model.shared_floats()), std::vector<float>(n * stride), to.shared.dense,
                   to.candidates.dense, n};
     shared_.pool(rows, 1, to.shared.lengths.data(), to.shared.fids.data(), dim, pooled.shared.data(), 0);
     own_.pool(rows, n, to.candidates.lengths.data(), to.candidates.fids.data(), dim, pooled.own.data(), stride);

@@ -121,6 +121,8 @@ class _Run(torch.autograd.Function):
         values = [torch.empty(_num_live(layer, height), height) for layer in stack._layers]
         biases = [torch.empty(layer.out_features) for layer in stack._layers]
         totals = _gradient_sums(stack._layers, height)
+        if isinstance(first := stack._layers[0], SparseLinear):
+            first.add_squares(saved[: len(ctx.widths)])
         stack._core.backward(
             ctx.tape,
             gradient.numpy(),

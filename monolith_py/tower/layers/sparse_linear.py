@@ -12,7 +12,8 @@ last block is padded: weights of the padding are zero and stay zero.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,10 @@ class SparseLinear(nn.Module):
         self.register_buffer("topology_version", torch.zeros((), dtype=torch.int64))
         # Gradients of every atom, dead or live, float32 (blocks, places, h). While it is not None, each backward adds to it.
         self.gradient_sum: Tensor | None = None
+        # Widths of the features side by side in the inputs, which sum to I; () if the inputs are no features.
+        self.input_groups: tuple[int, ...] = ()
+        # Squares of the inputs, float32 (I,). While it is not None, each backward adds the sum over its rows.
+        self.input_squares: Tensor | None = None
 
     @staticmethod
     def of(dense: nn.Linear, live: Mask, atom: Atom = "16x1", *, relu: bool = False) -> SparseLinear:
@@ -125,7 +130,7 @@ class SparseLinear(nn.Module):
         else:
             atoms = self._atoms()
             if self.gradient_sum is not None and atoms.requires_grad:
-                atoms.register_hook(self.gradient_sum.add_)  # type: ignore[no-untyped-call]
+                atoms.register_hook(partial(self._collect, inputs.detach()))  # type: ignore[no-untyped-call]
             bias: Tensor = self.bias
             if self.atom == "neuron":  # a dead neuron has no bias either
                 bias = bias * torch.zeros_like(bias).index_fill(0, self.columns.long(), 1.0)
@@ -145,6 +150,16 @@ class SparseLinear(nn.Module):
     def extra_repr(self) -> str:
         """Return the layer's text in torch's `repr`."""
         return f"{self.in_features}, {self.out_features}, atom={self.atom!r}, density={self.density:.3f}, relu={self.relu}"
+
+    def _collect(self, inputs: Tensor, gradient: Tensor) -> None:
+        if self.gradient_sum is not None:
+            self.gradient_sum += gradient
+        self.add_squares([inputs])
+
+    def add_squares(self, parts: Sequence[Tensor]) -> None:
+        """Add the squares of inputs, (B, w) side by side, to `input_squares` if it collects them."""
+        if self.input_squares is not None:
+            self.input_squares += torch.cat([part.detach().float().square().sum(dim=0) for part in parts])
 
     def _blocks(self) -> Tensor:
         """Return the block of each live atom, int64 (k,)."""

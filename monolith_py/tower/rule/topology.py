@@ -14,10 +14,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
-from monolith_py.config.sparsity import SparsityConfig
 from monolith_py.tower.layers.atoms import Mask, Scores
 
 
@@ -25,19 +26,22 @@ from monolith_py.tower.layers.atoms import Mask, Scores
 class ScoredLayer:
     """Live mask and scores of a layer before a swap, in the shape of its grid: (blocks, I), or (O,) for neurons.
 
-    Each block must have a live atom. `protected`: newborns that must not be dropped.
+    Each block must have a live atom. `protected`: newborns that must not be dropped. `groups`: widths of groups of neighbouring inputs,
+    which sum to I; () for one group. `ripe`: atoms that a swap may grow, None for all.
 
     Raises:
-        ValueError: shapes differ, a score is not finite, or a block has no live atom.
+        ValueError: shapes differ, a score is not finite, a block has no live atom, or the groups are not those of the inputs.
     """
 
     live: Mask
     keep: Scores
     grow: Scores
     protected: Mask | None = None
+    groups: tuple[int, ...] = ()
+    ripe: Mask | None = None
 
     def __post_init__(self) -> None:
-        for name in ("keep", "grow", "protected"):
+        for name in ("keep", "grow", "protected", "ripe"):
             values = getattr(self, name)
             if values is None:
                 continue
@@ -49,18 +53,30 @@ class ScoredLayer:
         empty = np.count_nonzero(~np.atleast_2d(self.live).any(axis=1))
         if empty:
             raise ValueError(f"live must have an atom in each block, got {empty} blocks without")
+        if self.groups and sum(self.groups) != self.live.shape[-1]:
+            raise ValueError(f"groups must sum to {self.live.shape[-1]} inputs, got {sum(self.groups)}")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on the live atoms of each layer when several layers share one target.
+    """Bounds on the live atoms of each layer when several layers share one target, and of each group of inputs.
 
     A layer has at least `floor` times its number at uniform density, and at most `cap` times its atoms, or its number at uniform density
-    if that is more. A layer below its floor grows first. A target too small for the floors and one atom per block breaks the floors.
+    if that is more. A group of a layer has at least `group_floor` times its number at uniform density. A layer or group below its floor
+    grows first. A target too small for the floors and one atom per block breaks the floors.
     """
 
     floor: float = 0.0
     cap: float = 1.0
+    group_floor: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A layer or a group of its inputs: places among the atoms of all layers, and the least number of live ones."""
+
+    places: slice | NDArray[np.int64]
+    floor: int
 
 
 @dataclass(frozen=True)
@@ -73,7 +89,7 @@ class _Scope:
     protected: Mask
     # The live atom of each block that is dropped last.
     last: Mask
-    floors: list[int]
+    parts: list[_Part]  # groups, then layers
     caps: list[int]
     spans: list[slice] = field(default_factory=list)
 
@@ -82,9 +98,9 @@ def choose(layers: Sequence[ScoredLayer], target: int, num_swap: int, limits: Li
     """Return the next masks of layers that share exactly `target` live atoms.
 
     At most `num_swap` live atoms are dropped, besides those above the target or above a layer's cap. As far as the target allows, in this
-    order: each block keeps one atom, each layer its floor, protected atoms are kept, the best atoms are kept. A layer at its floor swaps
-    only as many atoms as it can regrow. Scores of several layers are divided by the mean of their layer: the mean over live atoms for
-    `keep`, over all for `grow`.
+    order: each block keeps one atom, each group and layer its floor, protected atoms are kept, the best atoms are kept. A layer or group at
+    its floor swaps only as many atoms as it can regrow. Scores of several layers are divided by the mean of their layer: the mean over live
+    atoms for `keep`, over all for `grow`.
 
     Raises:
         ValueError: `target` leaves a block without an atom or exceeds the number of atoms, or `num_swap` is below 0.
@@ -96,12 +112,16 @@ def choose(layers: Sequence[ScoredLayer], target: int, num_swap: int, limits: Li
     if num_swap < 0:
         raise ValueError(f"num_swap must be >= 0, got {num_swap}")
     scope = _join(layers, target, limits or Limits())
-    kept = _keep(scope, target, num_swap, [_staying(floor, num_swap, target) for floor in scope.floors])
+    floors = [part.floor for part in scope.parts]
+    kept = _keep(scope, target, num_swap, [_staying(floor, num_swap, target) for floor in floors])
     if _growth_to_floors(scope, kept).sum() > target - kept.sum():
-        kept = _keep(scope, target, num_swap, scope.floors)
+        kept = _keep(scope, target, num_swap, floors)
+    first = _growth_to_floors(scope, kept)
     rooms = [cap - int(kept[span].sum()) for cap, span in zip(scope.caps, scope.spans, strict=True)]
-    room = target - int(kept.sum())
-    new = _take(scope.grow, _per_layer(scope, scope.grow, ~kept, rooms), [_growth_to_floors(scope, kept)], room)
+    among = np.concatenate(
+        [_take(scope.grow[span], ~kept[span], [first[span]], room) for span, room in zip(scope.spans, rooms, strict=True)]
+    )
+    new = _take(scope.grow, among, [first], target - int(kept.sum()))
     after = kept | new
     return [after[span].reshape(layer.live.shape) for span, layer in zip(scope.spans, layers, strict=True)]
 
@@ -131,39 +151,6 @@ def choose_runs(layer: ScoredLayer, num_kept: int, width: int, num_swap: int) ->
     return np.asarray(kept | new).reshape(layer.live.shape)
 
 
-def choose_by(config: SparsityConfig, layers: Sequence[ScoredLayer], targets: Sequence[int], drop_fraction: float) -> list[Mask]:
-    """Return the next masks under the config's scope. `targets`: of `density.atom_targets`; `drop_fraction`: of the live atoms."""
-    if config.scope == "model":
-        total = sum(targets)
-        return choose(layers, total, swap_count(drop_fraction, total), Limits(config.min_layer_share, config.max_layer_density))
-    if config.run:
-        width = config.run[1]
-        kept = [target * width // layer.live.size for layer, target in zip(layers, targets, strict=True)]
-        return [
-            choose_runs(layer, num_kept, width, swap_count(drop_fraction, target))
-            for layer, num_kept, target in zip(layers, kept, targets, strict=True)
-        ]
-    return [choose([layer], target, swap_count(drop_fraction, target))[0] for layer, target in zip(layers, targets, strict=True)]
-
-
-def first_masks(
-    config: SparsityConfig, grids: Sequence[tuple[int, ...]], targets: Sequence[int], generator: np.random.Generator
-) -> list[Mask]:
-    """Return the masks at step 0: all atoms before a ramp, else a uniform draw of exactly the targets with one atom in each block
-    (or N in each run)."""
-    everything = [np.ones(grid, np.bool_) for grid in grids]
-    if config.ramp is not None:
-        return everything
-    layers = [ScoredLayer(mask, generator.random(mask.shape), np.zeros(mask.shape)) for mask in everything]
-    own = config.model_copy(update={"scope": "layer"}) if config.scope == "model" else config
-    return choose_by(own, layers, targets, 0.0)
-
-
-def swap_count(drop_fraction: float, target: int) -> int:
-    """Return the number of `target` atoms that a swap may exchange, rounded up as in DSL, so that small layers swap too."""
-    return math.ceil(drop_fraction * target)
-
-
 def _join(layers: Sequence[ScoredLayer], target: int, limits: Limits) -> _Scope:
     sizes = [layer.live.size for layer in layers]
     ends = np.cumsum(sizes).tolist()
@@ -176,13 +163,28 @@ def _join(layers: Sequence[ScoredLayer], target: int, limits: Limits) -> _Scope:
         grow=np.concatenate([_scaled(layer.grow, None, single) for layer in layers]),
         protected=np.concatenate([_protected(layer).ravel() for layer in layers]),
         last=np.concatenate([_last_of_blocks(layer).ravel() for layer in layers]),
-        floors=[math.floor(limits.floor * share) for share in uniform],
+        parts=_parts(layers, uniform, limits),
         caps=[
             min(size, max(math.floor(limits.cap * size), math.ceil(share), least))
             for size, share, least in zip(sizes, uniform, blocks, strict=True)
         ],
         spans=[slice(end - size, end) for end, size in zip(ends, sizes, strict=True)],
     )
+
+
+def _parts(layers: Sequence[ScoredLayer], uniform: Sequence[float], limits: Limits) -> list[_Part]:
+    """Return the parts with their floors. `uniform`: number of live atoms of each layer at uniform density."""
+    groups, wholes, start = [], [], 0
+    for layer, share in zip(layers, uniform, strict=True):
+        size, width = layer.live.size, layer.live.shape[-1]
+        if limits.group_floor:
+            places = start + np.arange(size, dtype=np.int64).reshape(-1, width)
+            for first, last in pairwise(accumulate(layer.groups, initial=0)):
+                own = math.floor(limits.group_floor * share * (last - first) / width)
+                groups.append(_Part(places[:, first:last].ravel(), own))
+        wholes.append(_Part(slice(start, start + size), math.floor(limits.floor * share)))
+        start += size
+    return [*groups, *wholes]
 
 
 def _scaled(scores: Scores, among: Mask | None, single: bool) -> Scores:
@@ -211,25 +213,31 @@ def _staying(floor: int, num_swap: int, target: int) -> int:
 
 
 def _keep(scope: _Scope, target: int, num_swap: int, staying: Sequence[int]) -> Mask:
-    """Return the kept live atoms, at least `staying` of each layer."""
-    layers = list(zip(scope.spans, staying, scope.caps, strict=True))
-    # The last atoms of the blocks count towards `staying`, so that the larger of both numbers is firm.
-    floors = np.concatenate([_take(scope.keep[span], scope.live[span], [scope.last[span]], count) for span, count, _ in layers])
+    """Return the kept live atoms, at least `staying` of each part."""
+    floors = np.zeros_like(scope.live)
+    for part, count in zip(scope.parts, staying, strict=True):
+        # The last atoms of the blocks count towards `staying`, so that the larger of both numbers is firm.
+        at = part.places
+        floors[at] |= _take(scope.keep[at], scope.live[at], [scope.last[at], floors[at]], count)
     tiers = [scope.last, floors, scope.protected]
-    eligible = np.concatenate([_take(scope.keep[span], scope.live[span], [tier[span] for tier in tiers], cap) for span, _, cap in layers])
+    eligible = np.concatenate(
+        [
+            _take(scope.keep[span], scope.live[span], [tier[span] for tier in tiers], cap)
+            for span, cap in zip(scope.spans, scope.caps, strict=True)
+        ]
+    )
     firm = int((eligible & (scope.last | floors | scope.protected)).sum())
     return _take(scope.keep, eligible, tiers, min(target, max(target - num_swap, firm)))
 
 
 def _growth_to_floors(scope: _Scope, kept: Mask) -> Mask:
-    """Return the atoms that bring layers up to their floors."""
-    missing = [floor - int(kept[span].sum()) for floor, span in zip(scope.floors, scope.spans, strict=True)]
-    return _per_layer(scope, scope.grow, ~kept, missing)
-
-
-def _per_layer(scope: _Scope, scores: Scores, among: Mask, counts: Sequence[int]) -> Mask:
-    """Return the best atoms of each layer, its count of them."""
-    return np.concatenate([_top(scores[span], among[span], count) for span, count in zip(scope.spans, counts, strict=True)])
+    """Return the atoms that bring parts up to their floors."""
+    grown = np.zeros_like(kept)
+    for part in scope.parts:
+        at = part.places
+        missing = part.floor - int((kept[at] | grown[at]).sum())
+        grown[at] |= _top(scope.grow[at], ~kept[at] & ~grown[at], missing)
+    return grown
 
 
 def _take(scores: Scores, among: Mask, first: Sequence[Mask], count: int) -> Mask:

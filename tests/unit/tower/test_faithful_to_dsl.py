@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from monolith_py.config.sparsity import SparsityConfig
 from monolith_py.tower.layers.atoms import Mask, height_of
+from monolith_py.tower.rule.masks import choose_by
 from monolith_py.tower.rule.schedule import drop_fraction_at, is_due
-from monolith_py.tower.rule.topology import ScoredLayer, choose_by
+from monolith_py.tower.rule.topology import ScoredLayer
 
 Array = NDArray[np.float64]
 EVERY, STEPS, DENSITY, SIZES = 7, 77, 0.5, (24, 32, 12)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from monolith_py.config.sparsity import PRESETS, Atom, Preset, SparsityConfig
 from monolith_py.tower.layers.atoms import grid_of
 from monolith_py.tower.rule.density import atom_targets
+from monolith_py.tower.rule.masks import choose_by, first_masks
 from monolith_py.tower.rule.schedule import density_at
-from monolith_py.tower.rule.topology import Limits, ScoredLayer, choose, choose_by, choose_runs, first_masks
+from monolith_py.tower.rule.topology import Limits, ScoredLayer, choose, choose_runs
 
 SHAPES = [(64, 32), (40, 64), (17, 40)]
 

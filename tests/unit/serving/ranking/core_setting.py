@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,8 +33,19 @@ from monolith_serving.service import RankingService
 
 FAR_S = SystemClock().monotonic_s() + 1e6
 TIME_MS = SystemClock().now_ms()
+EXPERTS = [
+    {"count": 4, "gate": "softmax"},
+    {"count": 4, "gate": "tree", "top_k": 2},
+    {"count": 4, "gate": "dense_to_sparse"},
+    {"count": 4, "gate": "random"},
+]
 POOLINGS = ({"pooling": "sum"}, {"pooling": "mean"}, {"pooling": "first", "length": 1}, {"pooling": "first", "length": 3})
 NUM_ROWS, NUM_USERS, NUM_ITEMS = 60, 5, 30
+OTHER_TASKS = (
+    {"action": "a", "kind": "regression"},
+    {"action": "a", "kind": "regression", "scale": "value"},
+    {"kind": "multiclass", "classes": ["a", "b", "c"]},
+)
 
 
 def model_of(job: JobConfig, seed: int, generator: np.random.Generator | None = None) -> DenseModel:
@@ -101,32 +113,51 @@ def random_job(generator: np.random.Generator) -> JobConfig:
     ]
     dims, tower = pick([4], [8], [16], [12], [64], [4, 12, 16]), pick([], [40], [64, 33], [256, 128, 64])
     sparsity = {"preset": "static", "density": 0.5, "atom": pick("16x1", "1x1", "neuron")} if tower and generator.random() < 0.5 else {}
+    parallel = [{"kind": "dcn", "cross_layers": 2, "structure": "parallel"}] if tower else []
+    kind = pick({"kind": "deepfm"}, {"kind": "dlrm"}, {"kind": "dcn", "cross_rank": 9}, *parallel)
+    experts = {"experts": pick(*EXPERTS)} if tower and "structure" not in kind and generator.random() < 0.5 else {}
     keys = sorted({f"f{generator.integers(len(sources))}" for _ in range(generator.integers(0, 3))})
     return parse_job(
         {
             "name": "random",
             "log": {"url": "sqlite:///unused"},
             "kv": {"url": "memory:"},
-            "features": [
-                {"name": f"f{index}", "source": source, "dim": pick(*dims), **pick(*POOLINGS), **pick({}, {"encoding": "int4"})}
-                for index, source in enumerate(sources)
-            ],
+            "features": _with_attention(
+                [
+                    {"name": f"f{index}", "source": source, "dim": pick(*dims), **pick(*POOLINGS), **pick({}, {"encoding": "int4"})}
+                    for index, source in enumerate(sources)
+                ],
+                generator,
+            ),
             "dense_features": [
                 {"name": f"d{index}", "source": pick("user", "item", "context", "candidate"), "dim": int(generator.integers(1, 5))}
                 for index in range(generator.integers(0, 5))
             ],
-            "tasks": [{"name": f"t{index}", "action": f"t{index}"} for index in range(generator.integers(1, 4))],
+            "tasks": [
+                {"name": f"t{index}", **pick({"action": "a"}, {"action": "a"}, *OTHER_TASKS)} for index in range(generator.integers(1, 4))
+            ],
             "counters": {"enabled": bool(keys), "keys": keys},
             "model": {
                 "tower": tower,
                 "precision": pick("fp32", "auto", "bf16"),
-                "kind": pick("deepfm", "dlrm"),
+                **kind,
+                **experts,
                 "dropout": pick(0.0, 0.1) if tower else 0.0,
                 "sparsity": sparsity,
             },
             "trainer": {"checkpoint_dir": "unused"},
         }
     )
+
+
+def _with_attention(features: list[dict[str, Any]], generator: np.random.Generator) -> list[dict[str, Any]]:
+    """Half of the sequences that candidates share attend to a feature of their dim, if there is one."""
+    for feature in features:
+        targets = [one["name"] for one in features if one["dim"] == feature["dim"] and one["pooling"] != "first"]
+        is_shared = feature["source"] in ("user_id", "user", "context")
+        if feature["pooling"] == "first" and is_shared and targets and generator.random() < 0.5:
+            feature |= {"attend_to": targets[int(generator.integers(len(targets)))], "attention": [[], [12], [8, 5]][len(targets) % 3]}
+    return features
 
 
 def random_features(job: JobConfig, generator: np.random.Generator, source: str, num_rows: int = 1) -> FeatureColumns:
@@ -173,7 +204,7 @@ class Setting:
         for kind, number in (("user", NUM_USERS), ("item", NUM_ITEMS)):
             self.kv.write({f"{kind}:{one}": encode_features(random_features(job, generator, kind)) for one in range(number)})
         for key in job.counters.keys if job.counters.enabled else ():
-            counts = [generator.integers(0, 50, (len(job.tasks), 2)) for _ in range(50)]
+            counts = [generator.integers(0, 50, (len(schema.tasks), 2)) for _ in range(50)]
             self.kv.write({counters.key(key, fid): counters.encode(count) for fid, count in enumerate(counts)})
         self.store = FeatureStore(self.kv, schema, counters, job.serving, self.clock)
         encoding = [RowEncoding.INT8, RowEncoding.FP16, RowEncoding.FP32][generator.integers(3)]

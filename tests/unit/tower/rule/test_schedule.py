@@ -38,8 +38,8 @@ def test_published_schedules_end_and_the_online_one_never_does() -> None:
     assert drop_fraction_at(dsl, 999) == pytest.approx(0.005, abs=1e-5)
     assert drop_fraction_at(rigl, 500) == pytest.approx(0.15) and drop_fraction_at(rigl, 1000) == 0
     online = SparsityConfig(preset="dsl_online", cosine_steps=1000)
-    assert drop_fraction_at(online, 0) == pytest.approx(0.3)
-    assert drop_fraction_at(online, 1000) == drop_fraction_at(online, 10**9) == 0.03
+    assert drop_fraction_at(online, 0) == pytest.approx(0.2)
+    assert drop_fraction_at(online, 1000) == drop_fraction_at(online, 10**9) == 0.1
     assert drop_fraction_at(SparsityConfig(preset="set"), 10**9) == 0.3
     assert drop_fraction_at(SparsityConfig(preset="static"), 0) == 0
 
