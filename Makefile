@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: setup demo demo-kafka demo-list test test-slow-machine test-tenfold test-clients drills fuzz check check-native check-helm bench-table bench-tower bench-train bench-front bench-peers bench-serve bench-shadow bench-start bench-stream bench-sync evidence-table evidence-tower evidence-pool evidence-online evidence-negatives evidence-rounding evidence-sync format hooks clean
+.PHONY: setup demo demo-kafka demo-list test test-slow-machine test-tenfold test-clients drills fuzz check check-native check-helm bench-table bench-tower bench-train bench-front bench-peers bench-serve bench-shadow bench-start bench-stream bench-sync evidence-table evidence-tower evidence-experts evidence-pool evidence-online evidence-negatives evidence-rounding evidence-sync format hooks clean
 
 # List of modules: an editable install must be repeated when it changes.
 MODULES := $(VENV)/.modules
@@ -88,7 +88,7 @@ bench-train bench-tower: export GOMP_SPINCOUNT = 20000
 bench-table bench-tower bench-train bench-front bench-peers bench-serve bench-shadow bench-start bench-stream bench-sync: bench-%: $(READY)
 	$(BIN)/python tests/bench/bench_$*.py
 
-evidence-table evidence-pool evidence-negatives evidence-rounding evidence-sync: evidence-%: $(READY)
+evidence-table evidence-experts evidence-pool evidence-negatives evidence-rounding evidence-sync: evidence-%: $(READY)
 	$(BIN)/python tests/evidence/$*.py
 
 # DATA: a folder with the Parquet files of MIND, Criteo and Open Bandit, which may not be shipped.

@@ -112,6 +112,30 @@ class Table:
     def update(
         self, rows: UInt32Array, gradients: FloatArray, fids: Int64Array | None = None
     ) -> int: ...  # sums equal rows, skips NO_ROW and rows of another fid; rows updated
+    @property
+    def state_width(self) -> int: ...  # floats of optimizer state in a row
+    def assign(
+        self,
+        fids: Int64Array,  # (n,)
+        weights: FloatArray,  # (n, dim), finite
+        now_s: int,
+        state: FloatArray | None = None,  # (n, S); None: that of new rows starts, others keep theirs
+        counts: npt.NDArray[np.uint16] | None = None,  # (n,); None: one more sighting
+        seen_s: Int64Array | None = None,  # (n,); None: now_s
+    ) -> None: ...
+    def remove(self, fids: Int64Array) -> Int64Array: ...  # fids that had rows, sorted
+    def clear(self) -> None: ...
+    def shrink(self, bytes: float) -> None: ...  # evicts rows of least priority until `used_bytes` is at most that
+    @property
+    def used_bytes(self) -> float: ...  # of rows with their entries in the id map
+    @property
+    def num_free_rows(self) -> int: ...  # allocated and not in use
+    def row_fids(self) -> Int64Array: ...  # all fids with a row, sorted
+    def read(
+        self, fids: Int64Array
+    ) -> tuple[
+        Int64Array, FloatArray, FloatArray, npt.NDArray[np.uint16], Int64Array
+    ]: ...  # of those with a row: fids, weights, state, counts, seen_s
     def evict(self, now_s: int, max_slots: int) -> Int64Array: ...  # rows not seen for more than ttl_s; max_slots 0: look at all
     def drain(
         self, consumer: str, encoded: bool
@@ -365,11 +389,30 @@ def encode_ranked(encoder: ImpressionEncoder, served: Sequence[RankedRequest]) -
 FixedLayers = Sequence[tuple[FloatArray, FloatArray, bool, bool]]  # weights (O, I), biases (O,), ReLU, bf16
 
 class FixedModel:
-    """A ranking model with fixed weights. `kind` is "deepfm" or "dlrm"; `features` and `dense`: shared, and of each candidate."""
+    """A ranking model with fixed weights. `kind` is "deepfm", "dlrm" or "dcn"; `features` and `dense`: shared, and of each candidate."""
 
     def __init__(self, kind: str, dim: int, features: tuple[int, int], dense: tuple[int, int], tasks: int) -> None: ...
     def set_top(self, layers: FixedLayers, shared: Sequence[int], candidate: Sequence[int], stacks: list[TowerStack]) -> None: ...
     def set_bottom(self, layers: FixedLayers, shared: Sequence[int], candidate: Sequence[int]) -> None: ...
+    def set_cross(self, layers: Sequence[FixedLayers], beside: FixedLayers) -> None: ...  # before the top; inputs: shared, then candidate's
+    def set_links(self, links: Sequence[tuple[str, int]]) -> None: ...  # kind and number of tasks, side by side
+    def add_attention(
+        self,
+        layers: FixedLayers,  # from (row, target, product) to a weight
+        places: Sequence[
+            tuple[int, int, bool, int]
+        ],  # of all attentions: start and length of the sequence, whether the target is shared, its row
+        number: int,  # which of them this is, from 0 on
+    ) -> None: ...
+    def set_experts(
+        self,
+        gate: tuple[str, int, int, int, float, float],  # "flat" or "tree"; experts, slots, kept ones; temperature, width of splits
+        scores: FixedLayers,  # the layer of the gates
+        experts: Sequence[tuple[FixedLayers, list[TowerStack]]],  # as `set_top`; with stacks the layers are those after them
+        biases: FloatArray,  # (T,)
+        shared: Sequence[int],
+        candidate: Sequence[int],
+    ) -> None: ...
     def set_scales(self, scales: FloatArray) -> None: ...
     def logits(self, pooled: FloatArray, dense: FloatArray, out: FloatArray) -> None: ...  # (B, F * D), (B, W), (B, T); nothing shared
 
@@ -382,11 +425,13 @@ class CoreRanker:
         item: tuple[int, int, int],
         context: tuple[Sequence[str], Sequence[tuple[str, int]]],  # sparse features of the request, name and width of the dense ones
         candidate: tuple[Sequence[str], Sequence[tuple[str, int]]],  # of each of its candidates
-        shared: tuple[Sequence[int], Sequence[int], int],  # places in the schema, places with counters, width of the dense ones
-        candidates: tuple[Sequence[int], Sequence[int], int],
+        # Places in the schema, places with counters, width of the dense ones, rows of sequences (0: pooled), place and width of dense ones.
+        shared: tuple[Sequence[int], Sequence[int], int, Sequence[int], Sequence[tuple[int, int]]],
+        candidates: tuple[Sequence[int], Sequence[int], int, Sequence[int], Sequence[tuple[int, int]]],
         no_counter: Sequence[float],
-        tasks: Sequence[str],
-        limits: tuple[int, int, int, int, int],  # candidates, fids of a feature, least time, greatest skew and age (0: any) in milliseconds
+        names: tuple[Sequence[str], Sequence[str]],  # features of the schema, sparse ones first; tasks
+        # Candidates, fids of a feature, least time, greatest skew and age (0: any) in ms, values of an explanation, returned ones.
+        limits: tuple[int, int, int, int, int, int, int],
         store: tuple[int, int],  # entries, bytes
     ) -> None: ...
     def put_users(self, ids: Int64Array, lengths: Int32Array, fids: Int64Array, dense: FloatArray, expires_ms: int) -> None: ...
@@ -407,6 +452,7 @@ class CoreRanker:
         times: tuple[int, int, float],  # wall and monotonic clock in milliseconds, seconds left
         staleness_ms: tuple[int, int],  # by publication, by event time
         reading: int,  # 0: fresh entries, 1: expired ones too, 2: and unknown entities, 3: and counters
+        is_quick: bool,  # whether the status is "other" for a request that takes long
     ) -> RankedRequest: ...
 
 class FrontCall:
@@ -465,6 +511,7 @@ class JoinerSettings:
     window_ms: int
     allowed_lateness_ms: int
     max_out_of_orderness_ms: int
+    def set_label_widths(self, widths: Sequence[int]) -> None: ...  # bits of each task: 1, or 16 for a number; 1 each at first
     num_ahead: int  # records behind one, of a backlog, that show that it is ahead of them
     num_agreeing: int  # records of the last 8 of a topic that must have reached a time before it counts as passed
     idle_timeout_s: float

@@ -82,6 +82,18 @@ def set_num_threads(num_threads: int, *, with_torch: bool = True) -> None:
     _core.set_num_threads(num_threads)
 
 
+def run_in_background() -> None:
+    """Let all other threads of the machine go before this one and those that it starts.
+
+    A thread of Linux's idle class makes room as soon as another wakes; one that is merely niced keeps its time slice of some
+    milliseconds. Where that class is refused, niceness 19 is all that remains.
+    """
+    try:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except OSError:
+        os.nice(19)
+
+
 def limit_openmp_spins() -> None:
     """Set GOMP_SPINCOUNT unless the environment has it. OpenMP reads it once: call this before torch is imported."""
     os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)

@@ -1,13 +1,15 @@
 """A gRPC server that gives a thread to a call once its message is there, and answers quick calls without one.
 
 grpcio passes a call to a thread first, which then waits for the message: two hand-overs of the GIL a call, 70 to 200 us of CPU. Here the
-server's own thread receives the message. It takes in what has arrived before it answers, so calls that wait are counted and can be refused.
+server's own threads, one for each core, receive the message. They take in what has arrived before they answer, so calls that wait are
+counted and can be refused.
 
-This module knows inner parts of grpcio, so pyproject.toml admits one minor version of it.
+This module knows inner parts of grpcio, so pyproject.toml admits one minor version of it; `missing_parts` names what another one lacks.
 """
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,8 +26,38 @@ Options = Sequence[tuple[str, int | str]]
 AtOnce = Callable[[bytes, Any], bytes | None]
 
 _POLL_S = 1.0
+# Longest time that a thread beside the first one goes on after the begin of a stop.
+_HELPER_POLL_S = 0.2
 # Events taken before a call is answered, so that arrivals without end hold up no answer.
 _MAX_EVENTS = 32
+
+
+# Inner parts of grpcio in use, with the names of their parameters.
+_PARTS = {
+    "_unary_response_in_pool": ("rpc_event", "state", "behavior", "argument_thunk", "request_deserializer", "response_serializer"),
+    "_receive_message": ("state", "call", "request_deserializer"),
+    "_status": ("rpc_event", "state", "serialized_response"),
+    "_abort": ("state", "call", "code", "details"),
+    "_Context": ("rpc_event", "state", "request_deserializer"),
+    "_begin_shutdown_once": ("state",),
+    "_process_event_and_continue": ("state", "event"),
+    "_request_call": ("state",),
+    "_request_registered_call": ("state", "method"),
+}
+
+
+def missing_parts() -> list[str]:
+    """Return the inner parts of grpcio that this module uses and the installed grpcio lacks, or has in another form."""
+    others = [("_server._ServerStage.STARTED", getattr(_server, "_ServerStage", None), "STARTED")]
+    others += [("_server._RECEIVE_MESSAGE_TOKEN", _server, "_RECEIVE_MESSAGE_TOKEN")]
+    others += [(f"cygrpc.{name}", cygrpc, name) for name in ("ReceiveMessageOperation", "CompletionType", "StatusCode")]
+    return [name for name, owner, part in others if not hasattr(owner, part)] + [
+        f"_server.{name}" for name, parameters in _PARTS.items() if _parameters_of(getattr(_server, name, None)) != parameters
+    ]
+
+
+def _parameters_of(part: Any) -> tuple[str, ...] | None:
+    return tuple(inspect.signature(part).parameters) if callable(part) else None
 
 
 class DirectCall:
@@ -78,7 +110,7 @@ class DirectCall:
         """Answer by `at_once`, also if it raises; return False if the call needs a thread."""
         try:
             response = at_once(self.value, _server._Context(self._event, self._state, None))
-        except Exception as error:
+        except BaseException as error:  # SystemExit too: it would end the server
             self._fail(error)
             return True
         if response is None:
@@ -94,7 +126,7 @@ class DirectCall:
         """End the call as cancelled."""
         self._event.call.cancel()
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         def fail(_value: bytes, _context: Any) -> bytes:
             raise error
 
@@ -120,12 +152,25 @@ class DirectThreads(ThreadPoolExecutor):
 
 
 class DirectServer(_server._Server):
-    """A gRPC server whose thread answers the calls that `threads` keeps for it."""
+    """A gRPC server whose `num_threads` threads answer the calls that `threads` keeps for them."""
 
-    def __init__(self, threads: DirectThreads, interceptors: Sequence[grpc.ServerInterceptor[Any, Any]], options: Options) -> None:
+    def __init__(
+        self, threads: DirectThreads, interceptors: Sequence[grpc.ServerInterceptor[Any, Any]], options: Options, num_threads: int = 1
+    ) -> None:
         super().__init__(threads, (), interceptors, options, None, None, False)
         threads.is_direct = True
         self._threads = threads
+        arguments = self._state, threads
+        # All but the first end at the begin of a stop: the last event of a server ends the thread that takes it, no other.
+        self._helpers = [threading.Thread(target=_help, args=arguments, name="grpc", daemon=True) for _ in range(num_threads - 1)]
+
+    def stop(self, grace: float | None = None) -> threading.Event:
+        """Refuse new calls and end those in progress after `grace` seconds; see grpcio's `Server.stop`."""
+        ended: threading.Event = super().stop(grace)
+        for thread in self._helpers:
+            if thread.ident is not None:
+                thread.join()
+        return ended
 
     def start(self) -> None:
         """Start the server."""
@@ -139,23 +184,42 @@ class DirectServer(_server._Server):
                 _server._request_registered_call(state, method)
             _server._request_call(state)
             threading.Thread(target=_serve, args=(state, self._threads), name="grpc", daemon=True).start()
+        for thread in self._helpers:
+            thread.start()
 
 
 def _serve(state: Any, threads: DirectThreads) -> None:
     """Handle the events of a server until it has stopped, as grpcio's function of this name does; answer when no event waits."""
-    clock, num_events = SystemClock(), 0
-    while True:
-        has_ready, event = threads.has_ready, None
-        if not (has_ready and num_events >= _MAX_EVENTS):
-            event = state.completion_queue.poll(0.0 if has_ready else clock.now_ms() / 1000 + _POLL_S)
+    events = _Events(state, threads, _POLL_S)
+    while events.take():
+        pass
+
+
+def _help(state: Any, threads: DirectThreads) -> None:
+    """Do the same until a stop begins."""
+    events = _Events(state, threads, _HELPER_POLL_S)
+    while state.stage is _server._ServerStage.STARTED and events.take():
+        pass
+
+
+class _Events:
+    """Events of a server, as one thread takes them."""
+
+    def __init__(self, state: Any, threads: DirectThreads, poll_s: float) -> None:
+        self._state, self._threads, self._poll_s = state, threads, poll_s
+        self._clock, self._num_taken = SystemClock(), 0
+
+    def take(self) -> bool:
+        """Handle an event, or answer a call if none waits; return False after the last one."""
+        state, has_ready, event = self._state, self._threads.has_ready, None
+        if not (has_ready and self._num_taken >= _MAX_EVENTS):
+            event = state.completion_queue.poll(0.0 if has_ready else self._clock.now_ms() / 1000 + self._poll_s)
         if state.server_deallocated:
             _server._begin_shutdown_once(state)
-        if event is None or event.completion_type == cygrpc.CompletionType.queue_timeout:
-            num_events = 0
-            if has_ready:
-                threads.answer_next()
-        else:
-            num_events += 1
-            if not _server._process_event_and_continue(state, event):
-                return
-        event = None  # a poll while it holds an ended call may spin: grpcio's comment
+        if event is not None and event.completion_type != cygrpc.CompletionType.queue_timeout:
+            self._num_taken += 1
+            return bool(_server._process_event_and_continue(state, event))
+        self._num_taken = 0
+        if has_ready:
+            self._threads.answer_next()
+        return True

@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from contextlib import suppress
 
 import grpc
 
@@ -71,14 +72,18 @@ class FrontCalls:
         while (call := self._front.next_call()) is not None:
             try:
                 self._answer(call)
-            except Exception:  # the call ends as INTERNAL when it is freed; the thread goes on
+            except BaseException as error:  # SystemExit too: a front without threads answers nothing
                 _logger.exception("a call could not be ended")
+                # A freed call ends by itself, but a log handler may keep the traceback, which holds the call.
+                with suppress(ValueError):  # it has been answered
+                    call.refuse(grpc.StatusCode.INTERNAL.value[0], details_of(error))
+            del call  # not held during the wait for the next one
 
     def _answer(self, call: _core.FrontCall) -> None:
         start_s, context = self._clock.monotonic_s(), FrontContext(call)
         try:
             response = self._rank(call.value, context)
-        except Exception as error:
+        except BaseException as error:
             code = code_of(error)
             RANK_REQUESTS.labels(code=code.name).inc()
             if code is grpc.StatusCode.INTERNAL and self._log_limit.allows(type(error).__name__):

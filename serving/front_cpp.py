@@ -76,6 +76,7 @@ class CppFront:
         self._front = _core.RankFront(ranker, limits, uuid.uuid4().hex[:16], RANK_DURATION_SECONDS.bounds)
         self._closing, self._setting = threading.Event(), threading.Lock()
         self._calls: FrontCalls | None = None
+        self._must_set = False
         self._thread = threading.Thread(target=self._run, name="front", daemon=True)
 
     def start(self) -> int:
@@ -125,7 +126,13 @@ class CppFront:
         """Hand the replica's newest model to the server."""
         assert self._parts.ranker is not None
         with self._setting:  # an older model never comes after a newer one
-            state, model = self._parts.ranker.current()
+            try:
+                state, model = self._parts.ranker.current()
+            except MemoryError:  # the model before it serves on; the next delta, or the thread, tries again
+                _logger.exception("the newest model does not fit the memory")
+                self._must_set = True
+                return
+            self._must_set = False
             rows = state.table.core
             assert rows is not None, "the front has a ranker where rows are in the core alone"
             self._set_ages()
@@ -151,6 +158,8 @@ class CppFront:
         self._take_ended()
         self._count()
         self._set_ages()
+        if self._must_set:
+            self._set_model()
         if self._certificates is not None:
             pems = self._certificates.reread()
             if pems is not None:

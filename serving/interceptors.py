@@ -47,12 +47,12 @@ _PUBLIC_TEXTS: dict[type[Exception], str] = {
 MAX_DETAILS = 1000
 
 
-def code_of(error: Exception) -> grpc.StatusCode:
+def code_of(error: BaseException) -> grpc.StatusCode:
     """Return the status code of an exception."""
     return next((code for kind, code in CODES.items() if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
 
 
-def details_of(error: Exception) -> str:
+def details_of(error: BaseException) -> str:
     """Return the text of an exception for the caller: printable ASCII, at most MAX_DETAILS characters, without the replica's internals."""
     code = code_of(error)
     if code is grpc.StatusCode.INTERNAL:
@@ -137,7 +137,7 @@ class StatusInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # ge
                 if response is None:
                     message = _parsed(handler.request_deserializer, value)
                     response = handler.response_serializer(handler.unary_unary(message, context))
-            except Exception as error:
+            except BaseException as error:  # SystemExit too: it would end the thread, and leave the call open
                 self._abort(method, getattr(message, "request_id", ""), error, context)
             self._note_answered(start_s)
             return response
@@ -151,7 +151,7 @@ class StatusInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # ge
             start_s = self._clock.monotonic_s()
             try:
                 response = answer(value, context)
-            except Exception as error:
+            except BaseException as error:  # SystemExit too: it would end the thread, and leave the call open
                 self._abort(method, "", error, context)
             if response is not None:
                 self._note_answered(start_s)
@@ -163,7 +163,7 @@ class StatusInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # ge
         self._answered.inc()
         RANK_DURATION_SECONDS.observe(self._clock.monotonic_s() - start_s)
 
-    def _abort(self, method: str, request_id: str, error: Exception, context: Any) -> NoReturn:
+    def _abort(self, method: str, request_id: str, error: BaseException, context: Any) -> NoReturn:
         """End an RPC with the status of the `error` that is being handled."""
         code = code_of(error)
         RANK_REQUESTS.labels(code=code.name).inc()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -27,7 +28,7 @@ from monolith_py.process import StopSignal, set_num_threads
 from monolith_serving.call_threads import CallThreads
 from monolith_serving.channel import SERVER_OPTIONS
 from monolith_serving.core_service import CoreService
-from monolith_serving.direct_server import DirectServer
+from monolith_serving.direct_server import DirectServer, missing_parts
 from monolith_serving.features.store import FeatureStore
 from monolith_serving.front import HEALTH_THREADS, Front, PythonFront
 from monolith_serving.front_cpp import CppFront, FrontParts
@@ -52,6 +53,8 @@ _REFLECTION_THREADS = 2
 # A reflection stream serves one look at the service; a client that holds it for longer is cut off.
 _REFLECTION_S = 10.0
 _HEALTH_INTERVAL_S = 0.1
+# Threads that receive calls: the GIL lets no more of them work at the same time, with 500 candidates a call.
+_MOST_SERVER_THREADS = 4
 
 
 def run_server(job: JobConfig) -> None:
@@ -175,7 +178,11 @@ def make_server(service: pb_grpc.RankingServicer, config: ServingConfig, clock: 
         StatusInterceptor(SERVICE_NAME, threads, config.max_waiting_requests, clock, {} if core is None else {"Rank": core.in_core}),
     ]
     options = [*SERVER_OPTIONS, ("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", config.max_request_bytes)]
-    server = DirectServer(threads, interceptors, options)
+    if missing := missing_parts():
+        _logger.warning("calls take more CPU time: grpcio %s lacks %s", grpc.__version__, ", ".join(missing))
+        server = grpc.server(threads, interceptors=interceptors, options=options)
+    else:
+        server = DirectServer(threads, interceptors, options, min(len(os.sched_getaffinity(0)), _MOST_SERVER_THREADS))
     pb_grpc.add_RankingServicer_to_server(service, server)
     if config.reflection:
         reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

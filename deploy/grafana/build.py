@@ -152,6 +152,10 @@ ROWS: dict[str, list[Panel]] = {
             {"trained": rate("monolith_batches_trained_total"), "skipped {{reason}}": rate("monolith_batches_skipped_total", "reason")},
         ),
         Panel("Duration of a step", "s", quantiles("monolith_step_duration_seconds")),
+        Panel("RMSE before learning", "short", {"{{task}}": "monolith_progressive_rmse"}),
+        Panel("R2 before learning", "short", {"{{task}}": "monolith_progressive_r2_ratio"}),
+        Panel("Log loss of classes before learning", "short", {"{{task}}": "monolith_progressive_logloss"}),
+        Panel("Right classes before learning", "percentunit", {"{{task}}": "monolith_progressive_accuracy_ratio"}),
         Panel("AUC before learning", "short", {"{{task}}": "monolith_progressive_auc"}),
         Panel("Normalised entropy before learning", "short", {"{{task}}": "monolith_progressive_ne"}),
         Panel("Calibration before learning", "short", {"{{task}}": "monolith_progressive_calibration_ratio"}),
@@ -174,6 +178,12 @@ ROWS: dict[str, list[Panel]] = {
             "percentunit",
             {"regret rate": "monolith_tower_regret_rate", "newborn survival": "monolith_tower_newborn_survival"},
         ),
+        Panel("Load of experts", "percentunit", {"{{task}} expert {{expert}}": "monolith_expert_load"}),
+        Panel(
+            "Gates of experts",
+            "short",
+            {"{{task}} entropy": "monolith_gate_entropy", "{{task}} experts": "monolith_gate_experts"},
+        ),
     ],
     "Tables": [
         Panel(
@@ -186,7 +196,14 @@ ROWS: dict[str, list[Panel]] = {
             },
         ),
         Panel(
-            "Memory of rows", "bytes", {"{{table}}": "monolith_table_bytes", "replica {{instance}} {{arm}}": "monolith_replica_bytes > 0"}
+            "Memory of rows, of the trainer",
+            "bytes",
+            {
+                "{{table}}": "monolith_table_bytes",
+                "replica {{instance}} {{arm}}": "monolith_replica_bytes > 0",
+                "trainer": "monolith_memory_used_bytes > 0",
+                "limit of the trainer": "monolith_memory_limit_bytes > 0",
+            },
         ),
         Panel(
             "Admitted, filtered, evicted",
@@ -195,6 +212,7 @@ ROWS: dict[str, list[Panel]] = {
                 "admitted to {{table}}": rate("monolith_table_rows_admitted_total", "table"),
                 "filtered by {{table}}": rate("monolith_table_lookups_filtered_total", "table"),
                 "evicted from {{table}}": rate("monolith_table_rows_evicted_total", "table"),
+                "forgotten in {{table}}": rate("monolith_rows_forgotten_total", "table"),
                 "set to zero in {{table}}": rate("monolith_table_rows_freed_total", "table"),
             },
         ),

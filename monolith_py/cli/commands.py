@@ -13,10 +13,11 @@ from monolith_py.cli.operations import operations
 from monolith_py.cli.processes import processes
 from monolith_py.cli.quality import quality
 from monolith_py.cli.requests import requests
+from monolith_py.cli.rows import rows
 from monolith_py.cli.versions import model_versions
 
 app = typer.Typer(help="Real-time recommendation training.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for _group in (processes, operations, model_versions, requests, history, quality):  # the order of --help
+for _group in (processes, operations, model_versions, rows, requests, history, quality):  # the order of --help
     app.add_typer(_group)
 
 

@@ -102,7 +102,9 @@ def dead_letters(
     value_of: Annotated[
         int | None, typer.Option("--value-of", help="Write the value of the letter at this offset to standard output.", min=0)
     ] = None,
-    retry: Annotated[bool, typer.Option("--retry", help="Put all selected letters back to their topics, each once.")] = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Put all selected letters back to their topics, each once; late ones only with --kind late.")
+    ] = False,
     max_retries: Annotated[int, typer.Option("--max-retries", help="Leave letters that failed after so many retries.", min=1)] = 1,
 ) -> None:
     """List, count or retry the records that could not be used."""

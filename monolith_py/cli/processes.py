@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from monolith_py.cli.job import ConfigOption, errors_to_exit, start_job
-from monolith_py.cli.values import time_ms, time_or_offsets
+from monolith_py.cli.values import feature_file, time_ms, time_or_offsets
 from monolith_py.errors import ConfigError
 from monolith_py.process import limit_openmp_spins
 
@@ -42,6 +42,10 @@ def train(
     reset_table: Annotated[
         list[str] | None, typer.Option("--reset-table", help="Start this feature's table anew in place of restoring it. May be repeated.")
     ] = None,
+    import_rows: Annotated[
+        list[str] | None,
+        typer.Option(help="FEATURE=FILE: put the rows of a Parquet or safetensors file into this feature's table, once. May be repeated."),
+    ] = None,
     source: Annotated[
         str | None, typer.Option(help="Topic that a new model learns before the job's examples, for instance of a replay.")
     ] = None,
@@ -63,8 +67,9 @@ def train(
         first = SourceOptions(source, None if start is None else time_or_offsets("from", start), live_from_ms)
     job = start_job(config, "trainer")
     with errors_to_exit():
-        resets = tuple(reset_table or ())
-        run_trainer(job, stop_at_end=stop_at_end, options=StartOptions(fresh, resets, accept_hole, first))
+        files = tuple(feature_file("import-rows", text) for text in import_rows or ())
+        options = StartOptions(fresh, tuple(reset_table or ()), accept_hole, files, first)
+        run_trainer(job, stop_at_end=stop_at_end, options=options)
 
 
 @processes.command(rich_help_panel=PANEL)
@@ -90,7 +95,10 @@ def shadow(config: ConfigOption) -> None:
 @processes.command(rich_help_panel=PANEL)
 def guard(
     config: ConfigOption,
-    accept: Annotated[bool, typer.Option("--accept", help="Take the present version for good, and end a hold.")] = False,
+    accept: Annotated[
+        int | None,
+        typer.Option("--accept", help="End the hold of the updates from this offset on, as the guard's log names it: take them for good."),
+    ] = None,
 ) -> None:
     """Judge each publication on recent examples; replicas with serving.guarded follow only those that are good."""
     from monolith_serving.guard.process import run_guard

@@ -15,7 +15,10 @@ from monolith_py.cli.job import ConfigOption, errors_to_exit, load_job
 from monolith_py.cli.values import integers, numbers
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from monolith_py.config import ServingConfig
+    from monolith_py.data.columns import FeatureColumns
     from monolith_serving.channel import ClientSecurity
     from monolith_serving.client import RankResult
 
@@ -38,6 +41,7 @@ def rank(
     task: Annotated[list[str] | None, typer.Option(help="A task to print; the first orders the candidates. May be repeated.")] = None,
     version: Annotated[str, typer.Option(help="Model version that must answer, generation or generation.seq.")] = "",
     explain: Annotated[bool, typer.Option(help="Print how much each feature adds to the score of the best candidate.")] = False,
+    feature: Annotated[list[str] | None, typer.Option(help="A feature to print as it was read. May be repeated.")] = None,
     ca_file: Annotated[Path | None, typer.Option(help="PEM file: TLS, with these authorities.", exists=True, dir_okay=False)] = None,
     cert_file: Annotated[Path | None, typer.Option(help="PEM file with the client's certificate.", exists=True, dir_okay=False)] = None,
     key_file: Annotated[Path | None, typer.Option(help="PEM file with its key.", exists=True, dir_okay=False)] = None,
@@ -60,6 +64,7 @@ def rank(
         values = {name: numbers(name, value) for name, _, value in (pair.partition("=") for pair in dense or ())}
         options: RankOptions = {"context": features, "dense_context": values, "timeout_s": 5.0, "log_impression": log}
         options |= {"top_k": top or len(item_ids), "task_names": task or (), "model_version": version, "explain": explain}
+        options |= {"return_features": feature or ()}
         security = _client_security(serving, ca_file, cert_file, key_file, server_name)
         with RankClient(address, security=security) as client:
             result = client.rank_when_ready(user, item_ids, wait_s=wait, **options)
@@ -125,4 +130,19 @@ def _print_ranking(item_ids: list[int], result: RankResult) -> None:
         for name, values in zip(result.feature_names, result.contributions[0].T.tolist(), strict=True):
             features.add_row(name, *(f"{value:+.4f}" for value in values))
         Console().print(features)
+    if result.shared_features is not None and result.candidate_features is not None:
+        _print_features(item_ids, positions, result.shared_features, result.candidate_features)
     Console().print(f"request id: {result.request_id}", soft_wrap=True)
+
+
+def _print_features(item_ids: list[int], positions: Sequence[int], shared: FeatureColumns, own: FeatureColumns) -> None:
+    """Print features of a request: those that the candidates share, and those of each."""
+    table = Table("item", "feature", "value", title="features as they were read; all: shared by the candidates")
+    rows = [("all", shared, 0), *((str(item_ids[position]), own, place) for place, position in enumerate(positions))]
+    for item, columns, row in rows:
+        one = columns.slice(row, row + 1)
+        for name, sparse in one.sparse.items():
+            table.add_row(item, name, ", ".join(map(str, sparse.fids.tolist())) or "no fid")
+        for name, values in one.dense.items():
+            table.add_row(item, name, ", ".join(f"{value:g}" for value in values[0].tolist()))
+    Console().print(table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from pathlib import Path
 
 import typer
 
@@ -36,6 +37,14 @@ def offset_ranges(texts: list[str]) -> dict[int, tuple[int, int]]:
     if not all(found):
         raise typer.BadParameter(f"offsets must be PARTITION:START-STOP, got {texts}")
     return {int(one[1]): (int(one[2]), int(one[3])) for one in found if one}
+
+
+def feature_file(field: str, text: str) -> tuple[str, Path]:
+    """Return the feature and the file of FEATURE=FILE."""
+    feature, sign, path = text.partition("=")
+    if not (feature and sign and path):
+        raise typer.BadParameter(f"{field} must be FEATURE=FILE, got {text!r}")
+    return feature, Path(path)
 
 
 def time_or_offsets(field: str, text: str) -> int | dict[int, int]:

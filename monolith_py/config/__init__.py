@@ -5,7 +5,13 @@ from monolith_py.config.job import JobConfig, load_job, parse_job
 from monolith_py.config.model import ModelConfig
 from monolith_py.config.objects import ObjectsConfig
 from monolith_py.config.observe import ObserveConfig
-from monolith_py.config.optimizer import DenseOptimizerConfig, OptimizerConfig, SparseOptimizerConfig
+from monolith_py.config.optimizer import (
+    DenseOptimizerConfig,
+    FeatureOptimizerConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    SparseOptimizerConfig,
+)
 from monolith_py.config.retention import RetentionConfig
 from monolith_py.config.security import ServingSecurityConfig
 from monolith_py.config.serving import ServingConfig
@@ -20,6 +26,7 @@ __all__ = [
     "DenseFeatureConfig",
     "DenseOptimizerConfig",
     "FeatureConfig",
+    "FeatureOptimizerConfig",
     "GuardConfig",
     "JobConfig",
     "JoinerConfig",
@@ -30,6 +37,7 @@ __all__ = [
     "ObserveConfig",
     "OptimizerConfig",
     "RetentionConfig",
+    "ScheduleConfig",
     "ServingConfig",
     "ServingSecurityConfig",
     "ShadowConfig",

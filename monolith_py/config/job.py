@@ -40,7 +40,7 @@ class JobConfig(Settings):
     features: Annotated[tuple[FeatureConfig, ...], Field(min_length=1)]
     dense_features: tuple[DenseFeatureConfig, ...] = ()
     counters: CounterConfig = CounterConfig()
-    # At most as many as an impression has label bits.
+    # At most as many as the labels of a candidate have bits: a binary one or a class has 1, a number 16.
     tasks: Annotated[tuple[TaskConfig, ...], Field(min_length=1, max_length=64)]
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -84,6 +84,43 @@ class JobConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _check_label_bits(self) -> JobConfig:
+        num_bits = sum(16 if task.kind == "regression" else len(task.outputs) for task in self.tasks)
+        if num_bits > 64:
+            raise ValueError(f"tasks must have at most 64 bits of labels (a number has 16, a class 1), got {num_bits}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_attention(self) -> JobConfig:
+        by_name = {feature.name: feature for feature in self.features}
+        for feature in self.features:
+            if feature.attend_to is None:
+                continue
+            target = by_name.get(feature.attend_to)
+            if target is None or target.length:
+                raise ValueError(f"features.{feature.name}.attend_to must name a feature that is no sequence, got {feature.attend_to!r}")
+            if target.dim != feature.dim:
+                raise ValueError(
+                    f"features.{feature.name}.dim must be that of {target.name}, to which it attends, {target.dim}, got {feature.dim}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _check_shared_tables(self) -> JobConfig:
+        owners = {feature.name: feature for feature in self.features if feature.table is None}
+        for feature in self.features:
+            if feature.table is None:
+                continue
+            if feature.table not in owners:
+                rule = f"features.{feature.name}.table must name a feature with a table of its own, one of {sorted(owners)}"
+                raise ValueError(f"{rule}, got {feature.table!r}")
+            for name in ("dim", "encoding"):
+                if (got := getattr(feature, name)) != (expected := getattr(owners[feature.table], name)):
+                    rule = f"features.{feature.name}.{name} must be {expected!r}, as that of its table {feature.table!r}"
+                    raise ValueError(f"{rule}, got {got!r}")
+        return self
+
+    @model_validator(mode="after")
     def _check_negative_rates(self) -> JobConfig:
         known = {feature.name for feature in self.features}
         unknown = sorted({one.feature for one in self.joiner.negative_rates} - known)
@@ -103,10 +140,10 @@ class JobConfig(Settings):
         return self
 
     @model_validator(mode="after")
-    def _check_channel(self) -> JobConfig:
-        location = self.trainer.checkpoint_dir
-        if self.serving.channel is not None and "://" in location:
-            raise ValueError(f"serving.channel must come with a folder as trainer.checkpoint_dir, got {location!r}")
+    def _check_increments(self) -> JobConfig:
+        location, interval = self.trainer.checkpoint_dir, self.trainer.checkpoint_full_interval
+        if interval > 1 and "://" in location:
+            raise ValueError(f"trainer.checkpoint_full_interval must be 1 unless trainer.checkpoint_dir is a folder, got {interval}")
         return self
 
     @model_validator(mode="after")

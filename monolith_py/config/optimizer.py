@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
-from monolith_py.config.fields import Count, NotNegative, Positive, Settings, Share
+from monolith_py.config.fields import Count, CountOrZero, NotNegative, Positive, Settings, Share
 
 # Settings of the rules in monolith_py.table.optimizers, beside those of all rules.
 _OF_ALL = ("lr", "weight_decay", "clip_norm")
@@ -32,12 +32,49 @@ _FTRL_DEFAULTS: dict[str, dict[str, float]] = {
 }
 
 
+class ScheduleConfig(Settings):
+    """Schedule of the learning rate of the rows: a linear increase, then a decay. A step is a batch that the table learns from.
+
+    The steps of a table go on across restarts; those of a table that starts anew begin at 0.
+    """
+
+    # Batches of the increase from 0 to lr.
+    warmup_steps: CountOrZero = 0
+    # Decay after the increase: none; a power of the time left; half a cosine; a factor now and then.
+    decay: Literal["none", "polynomial", "cosine", "step"] = "none"
+    # Batches from lr to end_lr, or from one factor to the next with decay = "step".
+    decay_steps: CountOrZero = 0
+    # Learning rate at the end of a polynomial or cosine decay, kept from then on.
+    end_lr: NotNegative = 0.0
+    # Power of decay = "polynomial".
+    power: Positive = 1.0
+    # Factor of decay = "step".
+    factor: Share = 0.5
+
+    @model_validator(mode="after")
+    def _check_what_has_no_effect(self) -> ScheduleConfig:
+        for needs, names, there in (
+            ("a decay", ("decay_steps",), self.decay != "none"),
+            ("decay = 'polynomial' or 'cosine'", ("end_lr",), self.decay in ("polynomial", "cosine")),
+            ("decay = 'polynomial'", ("power",), self.decay == "polynomial"),
+            ("decay = 'step'", ("factor",), self.decay == "step"),
+        ):
+            for name in names:
+                if not there and not self.is_default(name):
+                    raise ValueError(f"schedule.{name} must come with {needs}, got {getattr(self, name)!r} without")
+        if self.decay != "none" and not self.decay_steps:
+            raise ValueError(f"schedule.decay_steps must be >= 1 with decay = {self.decay!r}, got 0")
+        return self
+
+
 class SparseOptimizerConfig(Settings):
     """Update rule of the rows; `monolith_py.table` documents each.
 
     A setting left out takes the rule's default. Adagrad takes lr = 0.1 / sqrt(number of sparse features) and initial_accumulator = 0.1: a
     step moves the logit by the rows of all features together. Chosen on four streams of 5 to 28 features (tests/evidence/ONLINE.md).
     """
+
+    path: ClassVar[str] = "optimizer.sparse"
 
     # Update rule.
     kind: Literal[
@@ -80,18 +117,20 @@ class SparseOptimizerConfig(Settings):
     l2: NotNegative | None = None
     # Smoothing of the learning rate of ftrl and group_ftrl.
     beta: NotNegative | None = None
+    # Schedule of the learning rate; lr if left out.
+    schedule: ScheduleConfig = ScheduleConfig()
 
     @model_validator(mode="after")
     def _check_what_has_no_effect(self) -> SparseOptimizerConfig:
-        for name in self.model_fields_set - {"kind", *_OF_ALL, *_OF_KIND[self.kind]}:
+        for name in self.model_fields_set - {"kind", "schedule", *_OF_ALL, *_OF_KIND[self.kind]}:
             if getattr(self, name) is not None:
                 kinds = [kind for kind, names in _OF_KIND.items() if name in names]
                 needs = f"kind = {', '.join(repr(kind) for kind in kinds)}"
-                raise ValueError(f"optimizer.sparse.{name} must come with {needs}, got {getattr(self, name)!r} with {self.kind!r}")
+                raise ValueError(f"{self.path}.{name} must come with {needs}, got {getattr(self, name)!r} with {self.kind!r}")
         if self.kind in _FTRL_DEFAULTS:
             addends = {name: getattr(self, name) for name in _FTRL_DEFAULTS[self.kind]}
             if not any(_FTRL_DEFAULTS[self.kind][name] if value is None else value for name, value in addends.items()):
-                raise ValueError(f"optimizer.sparse.beta or initial_accumulator must be > 0 with {self.kind!r}, got 0 for both")
+                raise ValueError(f"{self.path}.beta or initial_accumulator must be > 0 with {self.kind!r}, got 0 for both")
         return self
 
     def for_features(self, num_features: int) -> SparseOptimizerConfig:
@@ -104,6 +143,12 @@ class SparseOptimizerConfig(Settings):
             return self
         defaults = {"lr": 0.1 / math.sqrt(num_features), "initial_accumulator": 0.1}
         return self.model_copy(update={name: value for name, value in defaults.items() if getattr(self, name) is None})
+
+
+class FeatureOptimizerConfig(SparseOptimizerConfig):
+    """Update rule of the rows of one feature, in place of that of the job."""
+
+    path: ClassVar[str] = "features.optimizer"
 
 
 class DenseOptimizerConfig(Settings):

@@ -28,7 +28,6 @@ _EXAMPLES = {
     "dense_features.name": '"age"',
     "dense_features.source": '"user"',
     "tasks.name": '"is_click"',
-    "tasks.action": '"click"',
     "joiner.negative_rates.feature": '"country"',
     "joiner.negative_rates.value": '"de"',
     "joiner.negative_rates.rate": "0.1",
@@ -55,8 +54,9 @@ def _section(model: type[Settings], path: str) -> Iterator[str]:
         inner, is_array = f"{path}{name}", get_origin(field.annotation) is tuple
         note = f" Repeat [[{inner}]] for each{'' if field.is_required() else '; none by default'}." if is_array else ""
         yield from ("", f"# {(section.__doc__ or '').splitlines()[0]}{note}")
+        is_optional = field.default is None and not field.is_required()
         lines = [f"[[{inner}]]" if is_array else f"[{inner}]", *_section(section, f"{inner}.")]
-        yield from lines if field.is_required() or not is_array else (f"# {line.removeprefix('# ')}" for line in lines)
+        yield from lines if field.is_required() or not (is_array or is_optional) else (f"# {line.removeprefix('# ')}" for line in lines)
 
 
 def _setting(path: str, name: str, field: FieldInfo, comment: str) -> Iterator[str]:
@@ -74,8 +74,9 @@ def _setting(path: str, name: str, field: FieldInfo, comment: str) -> Iterator[s
 
 
 def field_comments(model: type[Settings]) -> dict[str, str]:
-    """Return the comment above each field of `model`, from its source."""
-    found: dict[str, str] = {}
+    """Return the comment above each field of `model`, from its source or that of its base."""
+    base = model.__mro__[1]
+    found = field_comments(base) if issubclass(base, Settings) and base is not Settings else {}
     lines: list[str] = []
     for line in inspect.getsource(model).splitlines():
         if match := re.fullmatch(r"    # (.*)", line):

@@ -44,7 +44,7 @@ class LiveCounters:
     @staticmethod
     def of(job: JobConfig) -> LiveCounters:
         """Return the counters of a job."""
-        return LiveCounters(job.counters, f"{job.name}:{job.log.topic_prefix}", tuple(task.name for task in job.tasks))
+        return LiveCounters(job.counters, f"{job.name}:{job.log.topic_prefix}", tuple(name for task in job.tasks for name in task.outputs))
 
     def key(self, feature: str, fid: int) -> str:
         """Return the Kv key of the counter of one fid."""

@@ -36,7 +36,7 @@ class ExampleBatch:
     times_ms: Int64Array  # (B,) event time of the impression
     kinds: npt.NDArray[np.uint8]  # (B,) ExampleKind
     sample_rates: FloatArray  # (B,) share kept by sampling, in (0, 1]
-    labels: Mapping[str, FloatArray]  # task -> (B,), 0 or 1
+    labels: Mapping[str, FloatArray]  # task -> (B,), 0 or 1; of a regression a number >= 0
     features: FeatureColumns  # B rows
     served: ServedScores | None = None  # B scores at request time; None without any
 

@@ -25,7 +25,7 @@ class Layout:
     kind: str  # of the model
     features: tuple[tuple[str, int, str], ...]  # name, dim, pooling with its length
     dense_features: tuple[tuple[str, tuple[str, ...]], ...]  # name, and the name of each value
-    tasks: tuple[str, ...]
+    tasks: tuple[str, ...]  # with their kind, unless it is binary
 
     @staticmethod
     def of(job: JobConfig) -> Layout:
@@ -39,7 +39,11 @@ class Layout:
                 (feature.name, counter_values if feature.source == "counter" else tuple(map(str, range(feature.dim))))
                 for feature in schema.dense_features
             ),
-            schema.tasks,
+            tuple(
+                name if task.kind == "binary" else f"{name} {task.kind}{f' {task.scale}' if task.kind == 'regression' else ''}"
+                for task in job.tasks
+                for name in task.outputs
+            ),
         )
 
     def rows(self) -> list[tuple[Hashable, int]]:
@@ -82,4 +86,6 @@ class Layout:
 
 
 def _pooling(feature: FeatureConfig) -> str:
+    if feature.attend_to is not None:
+        return f"attends to {feature.attend_to}"
     return f"{feature.pooling} {feature.length}" if feature.length else feature.pooling

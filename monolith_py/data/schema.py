@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from monolith_py.config import DenseFeatureConfig, FeatureConfig, JobConfig
+from monolith_py.config import DenseFeatureConfig, FeatureConfig, JobConfig, TaskConfig
 from monolith_py.data.columns import InputForm
 
 
@@ -15,16 +15,19 @@ class Schema:
 
     features: tuple[FeatureConfig, ...]
     dense_features: tuple[DenseFeatureConfig, ...]
-    tasks: tuple[str, ...]
+    tasks: tuple[str, ...]  # names of labels and scores: a multiclass task has one for each class
+    settings: tuple[TaskConfig, ...] = ()  # of the tasks; () if all are binary
 
     @staticmethod
     def of(job: JobConfig) -> Schema:
         """Return the schema of `job`; enabled live counters are the last dense features, `counter_<key>`."""
+        names = tuple(name for task in job.tasks for name in task.outputs)
         counters = tuple(
-            DenseFeatureConfig(name=f"counter_{key}", source="counter", dim=1 + len(job.tasks))
+            DenseFeatureConfig(name=f"counter_{key}", source="counter", dim=1 + len(names))
             for key in (job.counters.keys if job.counters.enabled else ())
         )
-        return Schema(job.features, job.dense_features + counters, tuple(task.name for task in job.tasks))
+        settings = job.tasks if any(task.kind != "binary" for task in job.tasks) else ()
+        return Schema(job.features, job.dense_features + counters, names, settings)
 
     @cached_property
     def all_features(self) -> tuple[FeatureConfig | DenseFeatureConfig, ...]:
@@ -57,9 +60,14 @@ class Schema:
         return tuple(feature.dim for feature in self.features for _ in range(feature.num_rows))
 
     @property
+    def input_dims(self) -> tuple[int, ...]:
+        """Dims of the rows that the model reads: those of `row_dims`, with one row in the place of a sequence with attention."""
+        return tuple(feature.dim for feature in self.features for _ in range(1 if feature.attend_to else feature.num_rows))
+
+    @property
     def sparse_width(self) -> int:
-        """Sum of the dims of the pooled rows."""
-        return sum(self.row_dims)
+        """Sum of the dims of the rows that the model reads."""
+        return sum(self.input_dims)
 
     @property
     def dense_width(self) -> int:

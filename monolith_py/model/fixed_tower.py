@@ -36,11 +36,11 @@ def padded_columns(shape: ModelShape, weight: _Array) -> _Array:
     return padded
 
 
-def tower_stacks(shape: ModelShape, parameters: Parameters, order: Sequence[int]) -> list[_core.TowerStack]:
+def tower_stacks(shape: ModelShape, parameters: Parameters, order: Sequence[int], prefix: str = "tower") -> list[_core.TowerStack]:
     """Return stacks of the core for use one after the other; none for a tower without a sparse layer, of neurons, or of too many inputs.
 
     Input k of the first one is input `order[k]` of the tower with padded rows. With padding these may be more than the `MAX_INPUTS` of a
-    stack, also if the inputs in training are not. With dropout each layer has a stack, as in training.
+    stack, also if the inputs in training are not. With dropout each layer has a stack, as in training. `prefix`: of the tower's parameters.
     """
     atom = next((layer.atom for layer in shape.tower if layer.atom is not None), None)
     if atom is None or atom == "neuron" or len(order) > MAX_INPUTS:
@@ -49,10 +49,10 @@ def tower_stacks(shape: ModelShape, parameters: Parameters, order: Sequence[int]
     inputs = np.full(shape.num_padded_inputs, -1, np.int64)
     inputs[shape.padded_inputs] = np.arange(shape.tower_inputs)
     loaded = [
-        _core_layer(layer, f"tower.layers.{index}", parameters, height, inputs[list(order)] if index == 0 else None)
+        _core_layer(layer, f"{prefix}.layers.{index}", parameters, height, inputs[list(order)] if index == 0 else None)
         for index, layer in enumerate(shape.tower)
     ]
-    biases = [np.ascontiguousarray(parameters[f"tower.layers.{place}.bias"]) for place in range(len(loaded))]
+    biases = [np.ascontiguousarray(parameters[f"{prefix}.layers.{place}.bias"]) for place in range(len(loaded))]
     groups = [[place] for place in range(len(loaded))] if shape.has_dropout else [list(range(len(loaded)))]
     stacks = []
     for group in groups:

@@ -15,7 +15,7 @@ _BOTTOM = "<bottom>"
 def tower_inputs(layout: Layout) -> list[Label]:
     """Return the names of the inputs of `RankModel.tower`."""
     rows: list[Label] = [("row", name, index) for name, dim in layout.rows() for index in range(dim)]
-    if layout.kind == "deepfm":
+    if layout.kind != "dlrm":
         return rows + bottom_inputs(layout)
     names = [name for name, _ in layout.rows()]
     if layout.dense_features:

@@ -16,8 +16,11 @@ import numpy.typing as npt
 
 from monolith_py import _core
 from monolith_py.config import ModelConfig
+from monolith_py.config.experts import ExpertsConfig
 from monolith_py.config.sparsity import Atom
 from monolith_py.data.schema import Schema
+from monolith_py.model.attention_shape import AttentionShape
+from monolith_py.model.gating import NUM_DIGITS, Gating
 from monolith_py.tower.layers.atoms import height_of, why_dense
 
 Parameters = Mapping[str, npt.NDArray[Any]]
@@ -48,7 +51,7 @@ class ModelShape:
     Letters: F pooled rows of an example, D the greatest of their dims, W width of the dense features, T tasks.
     """
 
-    kind: Literal["deepfm", "dlrm"]
+    kind: Literal["deepfm", "dlrm", "dcn"]
     row_dims: tuple[int, ...]  # (F,)
     dense_width: int  # W
     num_tasks: int  # T
@@ -57,11 +60,15 @@ class ModelShape:
     bf16: bool  # dense layers compute in bf16
     sparse_bf16: bool  # towers with a sparse layer compute in bf16
     has_dropout: bool
+    cross: tuple[int | None, ...] = ()  # of a DCN: the rank of each cross layer, None for a full matrix
+    is_parallel: bool = False  # the tower of a DCN reads the inputs, and the head reads cross layers and tower
+    attention: tuple[AttentionShape, ...] = ()  # over sequences, each of which is one of the F rows
+    experts: ExpertsConfig | None = None  # each of them has the layers of `tower`
 
     @staticmethod
     def of(schema: Schema, config: ModelConfig) -> ModelShape:
         """Return the shape of the model of a schema and its settings."""
-        dims = schema.row_dims
+        dims = schema.input_dims
         bottom: tuple[LayerShape, ...] = ()
         width = schema.sparse_width + schema.dense_width
         if config.kind == "dlrm":
@@ -86,14 +93,17 @@ class ModelShape:
             # In vector instructions a sparse tower is as fast in fp32; only the matrix unit makes bf16 faster.
             sparse_bf16=bf16 and (config.precision != "auto" or bool(_core.has_amx())),
             has_dropout=config.dropout > 0,
+            cross=(config.cross_rank,) * config.cross_layers if config.kind == "dcn" else (),
+            is_parallel=config.structure == "parallel",
+            attention=AttentionShape.of(schema),
+            experts=config.experts if config.experts.count else None,
         )
 
     @property
     def head(self) -> LayerShape:
         """Return the last layer, which has one output for each task."""
-        if self.tower:
-            return LayerShape(self.tower[-1].outputs, self.num_tasks)
-        return LayerShape(self.tower_inputs, self.num_tasks)
+        inputs = self.tower[-1].outputs if self.tower else self.tower_inputs
+        return LayerShape(inputs + (self.tower_inputs if self.is_parallel else 0), self.num_tasks)
 
     @property
     def num_rows(self) -> int:
@@ -119,7 +129,7 @@ class ModelShape:
     def padded_inputs(self) -> npt.NDArray[np.int64]:
         """Return the place of each input of the tower if all rows had D weights, int64 (inputs,)."""
         rows, width = self.padded_rows, self.num_rows * self.dim
-        if self.kind == "deepfm":
+        if self.kind != "dlrm":
             return np.concatenate([rows, width + np.arange(self.dense_width)])
         num_rows = self.num_rows + bool(self.bottom)
         num_pairs = num_rows * (num_rows - 1) // 2
@@ -132,10 +142,17 @@ class ModelShape:
         return self.tower_inputs + self.num_rows * self.dim - sum(self.row_dims)
 
     @property
+    def tower_prefixes(self) -> tuple[str, ...]:
+        """Return the prefixes of the parameters of the tower, or of all experts."""
+        return ("tower",) if self.experts is None else tuple(f"experts.towers.{number}" for number in range(self.experts.count))
+
+    @property
     def layers(self) -> dict[str, LayerShape]:
         """Return all layers by the prefix of their parameters."""
         named = {f"bottom.layers.{index}": layer for index, layer in enumerate(self.bottom)}
-        return named | {f"tower.layers.{index}": layer for index, layer in enumerate(self.tower)} | {"head": self.head}
+        for prefix in self.tower_prefixes:
+            named |= {f"{prefix}.layers.{index}": layer for index, layer in enumerate(self.tower)}
+        return named | {"head": self.head}
 
     def check(self, parameters: Parameters) -> None:
         """Check that `parameters` are those of this model.
@@ -144,6 +161,16 @@ class ModelShape:
             ValueError: a name, a shape or a topology is not; the message names it.
         """
         expected: dict[str, tuple[int, ...]] = {"scales": (2, self.num_tasks)} if self.kind == "deepfm" else {}
+        for index, rank in enumerate(self.cross):
+            width, prefix = self.tower_inputs, f"cross.layers.{index}"
+            low_rank = {} if rank is None else {f"{prefix}.down": (rank, width), f"{prefix}.up": (width, rank)}
+            expected |= {f"{prefix}.bias": (width,), **(low_rank or {f"{prefix}.weight": (width, width)})}
+        for attention in self.attention:
+            expected |= attention.parameter_shapes
+        if self.experts is not None:
+            num_scores = self.num_tasks * Gating.at(self.experts, 0).num_scores
+            gates = {"weight": (num_scores, self.tower_inputs), "bias": (num_scores,), "learnt": (NUM_DIGITS,)}
+            expected |= {f"experts.gates.{name}": shape for name, shape in gates.items()}
         for prefix, layer in self.layers.items():
             expected[f"{prefix}.bias"] = (layer.outputs,)
             if layer.atom is None:

@@ -141,6 +141,16 @@ PROGRESSIVE = {
     Gauge(
         "monolith_progressive_calibration_ratio", "Mean prediction before learning / mean label in the last window", ["task"]
     ): "calibration",
+    Gauge(
+        "monolith_progressive_rmse", "Root of the mean squared error of a regression before learning in the last window", ["task"]
+    ): "rmse",
+    Gauge(
+        "monolith_progressive_r2_ratio", "1 - squared error / variance of a regression before learning in the last window", ["task"]
+    ): "r2",
+    Gauge(
+        "monolith_progressive_logloss", "Mean cross-entropy of a multiclass task before learning in the last window", ["task"]
+    ): "logloss",
+    Gauge("monolith_progressive_accuracy_ratio", "Share of right classes before learning in the last window", ["task"]): "accuracy",
     Gauge("monolith_label_rate", "Mean label of the examples in the last window", ["task"]): "label_rate",
 }
 SERVED = {
@@ -165,13 +175,19 @@ TABLE_BYTES = Gauge("monolith_table_bytes", "Memory of a table: id map, rows, op
 TABLE_CANDIDATES = Gauge("monolith_table_candidates", "Counted fids without a row", ["table"])
 TABLE_ROWS_ADMITTED = Counter("monolith_table_rows_admitted", "Rows created", ["table"])
 TABLE_LOOKUPS_FILTERED = Counter("monolith_table_lookups_filtered", "Look-ups of fids that are not yet admitted", ["table"])
-TABLE_ROWS_EVICTED = Counter("monolith_table_rows_evicted", "Rows evicted by time to live or budget", ["table"])
+TABLE_ROWS_EVICTED = Counter("monolith_table_rows_evicted", "Rows evicted by time to live or budget, or removed", ["table"])
+MEMORY_USED_BYTES = Gauge("monolith_memory_used_bytes", "Memory that counts against the limit of the trainer")
+MEMORY_LIMIT_BYTES = Gauge("monolith_memory_limit_bytes", "Memory at which the trainer would be killed, 0 without a limit")
+ROWS_FORGOTTEN = Counter("monolith_rows_forgotten", "Rows removed by requests to forget", ["table"])
 TABLE_ROWS_FREED = Counter("monolith_table_rows_freed", "Rows set to zero by their optimizer: replicas drop them", ["table"])
 TOWER_DENSITY = Gauge("monolith_tower_density", "Share of live atoms in the sparse layers")
 TOWER_LIVE_ATOMS = Gauge("monolith_tower_live_atoms", "Live atoms of a sparse layer", ["layer"])
 TOWER_TOPOLOGY_UPDATES = Counter("monolith_tower_topology_updates", "Updates of the topology")
 TOWER_REGRET_RATE = Gauge("monolith_tower_regret_rate", "Share of the atoms grown in the last swaps soon after their drop")
 TOWER_NEWBORN_SURVIVAL = Gauge("monolith_tower_newborn_survival", "Share of the atoms grown two swaps ago and still live")
+EXPERT_LOAD = Gauge("monolith_expert_load", "Mean weight of an expert in a task's gate since the last report", ["task", "expert"])
+GATE_ENTROPY = Gauge("monolith_gate_entropy", "Mean entropy of the weights of a task's gate since the last report, in nats", ["task"])
+GATE_EXPERTS = Gauge("monolith_gate_experts", "Mean number of experts with a weight above 0 for a task since the last report", ["task"])
 
 DELTAS_PUBLISHED = Counter("monolith_deltas_published", "Deltas acknowledged by the log")
 ROWS_PUBLISHED = Counter("monolith_rows_published", "Rows in published deltas")

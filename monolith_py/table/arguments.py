@@ -82,6 +82,15 @@ def gradients_of(gradients: npt.ArrayLike) -> FloatArray:
     return cast(FloatArray, _array("gradients", gradients, np.float32, "(n, D)"))
 
 
+def matrix_of(field: str, values: npt.ArrayLike, width: str) -> FloatArray:
+    """Return `values` as float32 (n, width); `width` is its letter in the message.
+
+    Raises:
+        ValueError: they are of another type or shape.
+    """
+    return cast(FloatArray, _array(field, values, np.float32, f"(n, {width})"))
+
+
 def _array(field: str, values: npt.ArrayLike, dtype: type[np.generic], shape: str) -> npt.NDArray[np.generic]:
     """Return contiguous values of the type and number of dimensions; an empty one-dimensional list has any type."""
     array = np.ascontiguousarray(values)

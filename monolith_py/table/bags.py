@@ -86,8 +86,12 @@ class EmbeddingBags(nn.Module):
     @staticmethod
     def of(schema: Schema, config: SparseOptimizerConfig, seed: int, encoding: Encoding) -> EmbeddingBags:
         """Return the bags of a job's schema; drains pack rows in the encoding of their feature, or in `encoding`."""
-        optimizer = optimizer_from(config.for_features(len(schema.features)))
-        return EmbeddingBags([feature_from(feature, optimizer, encoding) for feature in schema.features], optimizer, seed=seed)
+        num = len(schema.features)
+        optimizer = optimizer_from(config.for_features(num))
+        rules = [optimizer_from(one.optimizer.for_features(num)) if one.optimizer else optimizer for one in schema.features]
+        features = [feature_from(one, rule, encoding) for one, rule in zip(schema.features, rules, strict=True)]
+        bags = EmbeddingBags(features, optimizer, seed=seed)
+        return bags.requires_grad_(False, [feature.name for feature in schema.features if feature.frozen])
 
     @property
     def now_s(self) -> int:
@@ -199,6 +203,10 @@ class EmbeddingBags(nn.Module):
         """Start a snapshot of each table that is written while the tables change."""
         return [table.start_saving(table_file(Path(directory), name)) for name, table in self.tables.items()]
 
+    def start_increments(self, files: Mapping[str, Path]) -> list[TableSaving]:
+        """Start an increment of each table, written to its file in `files`; `EmbeddingTable.start_saving` documents the errors."""
+        return [table.start_saving(files[name], increment=True) for name, table in self.tables.items()]
+
     def restore(self, directory: str | Path) -> None:
         """Restore the tables, which must be empty, from the snapshots of `save`, all or none.
 
@@ -225,6 +233,15 @@ class EmbeddingBags(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("EmbeddingBags cannot be pickled or copied: use save and restore, or state_dict")
+
+    def table_of(self, feature: str) -> EmbeddingTable | None:
+        """Return the table of a feature, also one that it shares, or None for a feature of another model."""
+        return next((self._table(one) for one in self.features if one.name == feature), None)
+
+    @property
+    def sharing(self) -> dict[str, str]:
+        """Return the features without a table of their own, each with the feature whose table it shares."""
+        return {feature.name: feature.table for feature in self.features if feature.table is not None}
 
     def _check_shared(self, feature: Feature) -> None:
         if feature.table not in self.tables:

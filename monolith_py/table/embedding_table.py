@@ -17,15 +17,16 @@ from monolith_py.errors import PoisonedBatch, TableFull
 from monolith_py.table.admission import EXACT_COUNT, NO_BUDGET, Admission, MemoryBudget
 from monolith_py.table.arguments import fids_of, gradients_of, number, rows_of, seconds, whole
 from monolith_py.table.optimizers import Optimizer
+from monolith_py.table.row_access import RowAccess
 from monolith_py.table.saving import TableSaving, snapshot_errors
 from monolith_py.table.slices import Encoding, Initializer, Slice, core_slices
 from monolith_py.table.table_settings import read_settings
-from monolith_py.table.views import EncodedDelta, Entries, FloatArray, Int64Array, TableDelta, TableStats, UInt32Array
+from monolith_py.table.views import EncodedDelta, Entries, FloatArray, Int64Array, SliceForm, TableDelta, TableStats, UInt32Array
 
 NO_ROW = _core.NO_ROW
 
 
-class EmbeddingTable:
+class EmbeddingTable(RowAccess):
     """Rows of float32 weights by 64-bit fid; every int64 is a valid fid, and two fids never share a row.
 
     One thread may write while others call `lookup`. `find` and `gather` are safe beside it, too, but a row found may be another
@@ -71,6 +72,7 @@ class EmbeddingTable:
         if optimizer is not None:
             slices = [Slice("weights", dim, optimizer, initializer, init_scale)]
         self.name = name
+        self.forms = tuple(SliceForm(part.name, int(part.dim), part.optimizer.kind) for part in slices)
         self._schedules = [(index, part.optimizer) for index, part in enumerate(slices) if callable(part.optimizer.lr)]
         self.core = _core.Table(
             core_slices(slices, whole("dim", dim)),
@@ -283,6 +285,8 @@ class EmbeddingTable:
         table._schedules = []
         for increment in increments:
             table.restore_from(increment, share)
-        for index, part in enumerate(read_settings([path, *increments][-1]).slices):
+        parts = read_settings([path, *increments][-1]).slices
+        table.forms = tuple(SliceForm(part.name, part.dim, part.optimizer) for part in parts)
+        for index, part in enumerate(parts):
             table.core.set_lr(index, part.hyperparameters["lr"])
         return table

@@ -85,6 +85,7 @@ def feature_from(config: FeatureConfig, optimizer: Optimizer, encoding: Encoding
         config.dim,
         config.pooling,
         config.length,
+        config.table,
         slices=(Slice("weights", config.dim, optimizer, config.initializer, config.init_scale, config.encoding or encoding),),
         admit_after=config.admit_after,
         admission=admission,

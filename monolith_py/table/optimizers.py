@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import numpy as np
 
 from monolith_py.config import SparseOptimizerConfig
 from monolith_py.table.arguments import number
-from monolith_py.table.schedules import Schedule
+from monolith_py.table.schedules import Schedule, schedule_from
 
 
 def _single(field: str, value: object) -> np.float32:
@@ -210,4 +210,6 @@ _RULES = (Sgd, Momentum, Adagrad, RowwiseAdagrad, Adadelta, RmsProp, Adam, AmsGr
 def optimizer_from(config: SparseOptimizerConfig) -> Optimizer:
     """Return the rule of the settings; a setting left out takes the rule's default."""
     rule = {cls.kind: cls for cls in _RULES}[config.kind]
-    return rule(**config.model_dump(exclude_none=True, exclude={"kind"}))
+    made = rule(**config.model_dump(exclude_none=True, exclude={"kind", "schedule"}))
+    schedule = schedule_from(config.schedule, made.rate(0))
+    return made if schedule is None else replace(made, lr=schedule)

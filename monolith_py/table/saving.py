@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 from monolith_py import _core
@@ -14,6 +15,11 @@ from monolith_py.errors import CheckpointError
 def table_file(directory: Path, name: str) -> Path:
     """Return the snapshot file of the table `name` in `directory`."""
     return directory / f"{name}.table"
+
+
+def table_parts(file: Path) -> list[Path]:
+    """Return the snapshot file of a table and those of its increments, `<file>.0001` and so on, in order."""
+    return [file, *sorted(file.parent.glob(f"{escape(file.name)}.[0-9][0-9][0-9][0-9]"))]
 
 
 class TableSaving:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+from monolith_py.config import ScheduleConfig
 from monolith_py.table.arguments import number, whole
 
 
@@ -112,3 +113,20 @@ class StepDecay:
     def __call__(self, step: int) -> float:
         """Return the learning rate of step `step`, counted from 0."""
         return float(self.lr * self.factor ** (step // self.steps))
+
+
+def schedule_from(config: ScheduleConfig, lr: float) -> Schedule | None:
+    """Return the schedule of a job's settings with the rate `lr` after the increase, None for a constant rate.
+
+    >>> schedule = schedule_from(ScheduleConfig(warmup_steps=2, decay="cosine", decay_steps=4), 0.1)
+    >>> [round(schedule(step), 3) for step in (0, 1, 2, 4, 6)]
+    [0.05, 0.1, 0.1, 0.05, 0.0]
+    """
+    decay: Schedule | None = None
+    if config.decay == "polynomial":
+        decay = PolynomialDecay(lr, config.decay_steps, config.end_lr, config.power)
+    elif config.decay == "cosine":
+        decay = CosineDecay(lr, config.decay_steps, config.end_lr)
+    elif config.decay == "step":
+        decay = StepDecay(lr, config.decay_steps, config.factor)
+    return Warmup(lr, config.warmup_steps, decay) if config.warmup_steps else decay

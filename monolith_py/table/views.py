@@ -6,6 +6,7 @@ Letters: n fids or rows, D the table's dim, m evicted fids.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,29 @@ class EncodedDelta:
     digest: int = 0  # of all rows of the table once the changes are applied, 64 bits: `monolith_py.sync.digest`
 
 
+class SliceForm(NamedTuple):
+    """Form of one slice in a row: rows move with their state between tables of equal forms."""
+
+    name: str
+    dim: int
+    optimizer: str  # kind of the rule
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """Rows of n fids with all that a table keeps of them. S floats are the state of a row, slice after slice."""
+
+    fids: Int64Array  # (n,)
+    weights: FloatArray  # (n, D)
+    state: FloatArray  # (n, S)
+    counts: npt.NDArray[np.uint16]  # (n,) sightings, saturating at 65,535
+    seen_s: Int64Array  # (n,) last sighting, event time in seconds, rounded down to a thousandth of the TTL
+    forms: tuple[SliceForm, ...]  # of the slices
+
+    def __len__(self) -> int:
+        return len(self.fids)
+
+
 @dataclass(frozen=True)
 class Entries:
     """All n entries of an id map, in no order."""
@@ -54,7 +78,7 @@ class TableStats:
     candidates: int  # counted fids that are not admitted yet
     admitted: int  # rows created since the table was made
     filtered: int  # look-ups of fids not yet admitted, since the table was made
-    evicted: int  # rows evicted by TTL or budget since the table was made
+    evicted: int  # rows evicted by TTL or budget, or removed, since the table was made
     freed: int  # rows set to zero by their optimizer since the table was made; consumers free them, the table keeps their state
     bytes: int  # memory of id map, rows and optimizer state
     id_map_capacity: int  # entries

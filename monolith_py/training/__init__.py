@@ -13,25 +13,27 @@ from monolith_py.training.checkpoint import (
     Retention,
     SourceMeta,
     channel_folder,
-    copy_checkpoint,
     fetched_checkpoint,
+    free_path,
     local_folder,
     open_checkpoints,
-    promote_checkpoint,
 )
 from monolith_py.training.inspection import Inspection, inspect_checkpoint
 from monolith_py.training.metrics import auc, calibration, label_rate, logloss, normalized_entropy, per_impression_auc
 from monolith_py.training.quality import Quality, QualityMonitor
 
 if TYPE_CHECKING:
-    from monolith_py.training.checkpoint import CheckpointSaving, restore_checkpoint, save_checkpoint
+    from monolith_py.training.checkpoint import CheckpointSaving, IncrementChain, restore_checkpoint, save_checkpoint
     from monolith_py.training.loss import TaskLoss
+    from monolith_py.training.memory_limit import MemoryLimit
     from monolith_py.training.trainer import Trainer
 else:
     __getattr__ = lazy_exports(
         __name__,
         {
             "CheckpointSaving": "monolith_py.training.checkpoint.save",
+            "IncrementChain": "monolith_py.training.checkpoint.increments",
+            "MemoryLimit": "monolith_py.training.memory_limit",
             "TaskLoss": "monolith_py.training.loss",
             "Trainer": "monolith_py.training.trainer",
             "restore_checkpoint": "monolith_py.training.checkpoint.restore",
@@ -46,7 +48,9 @@ __all__ = [
     "CheckpointMeta",
     "CheckpointSaving",
     "CheckpointStore",
+    "IncrementChain",
     "Inspection",
+    "MemoryLimit",
     "Part",
     "Quality",
     "QualityMonitor",
@@ -57,8 +61,8 @@ __all__ = [
     "auc",
     "calibration",
     "channel_folder",
-    "copy_checkpoint",
     "fetched_checkpoint",
+    "free_path",
     "inspect_checkpoint",
     "label_rate",
     "local_folder",
@@ -66,7 +70,6 @@ __all__ = [
     "normalized_entropy",
     "open_checkpoints",
     "per_impression_auc",
-    "promote_checkpoint",
     "restore_checkpoint",
     "save_checkpoint",
 ]

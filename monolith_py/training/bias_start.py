@@ -9,8 +9,12 @@ Letters: B examples, T tasks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from monolith_py.model.link import Link
 
 # Positives and examples counted before the first one: an unknown rate is 0.1.
 _PRIOR = (1.0, 10.0)
@@ -26,15 +30,19 @@ class BiasStart:
     0.10000000149011612
     """
 
-    def __init__(self, bias: Tensor, num_examples: int) -> None:
-        self.bias, self._limit = bias, num_examples
+    def __init__(self, bias: Tensor, num_examples: int, links: Sequence[Link] = ()) -> None:
+        """Set `bias` from now on; `links`: those of the outputs unless all are binary."""
+        self.bias, self._limit, self._links = bias, num_examples, links
         positives, total = _PRIOR
         self._sums = torch.tensor([0.0, total, *[positives] * len(bias)], dtype=torch.float64)  # examples, weights, positives by task
         self._is_over = False
         self._before: tuple[Tensor, Tensor] | None = None  # sums and bias before the present batch
 
     def add(self, labels: Tensor, sample_rates: Tensor) -> None:
-        """Add a batch, labels (B, T) and sample rates (B,), and set the bias; no effect after the first `num_examples`."""
+        """Add a batch and set the bias; no effect after the first `num_examples`.
+
+        Labels (B, T), those of a regression on its scale; sample rates (B,).
+        """
         self._before = None
         if self._is_over:
             return
@@ -44,7 +52,20 @@ class BiasStart:
         self._sums = self._sums + added
         self._is_over = bool(self._sums[0] >= self._limit)
         with torch.no_grad():
-            self.bias.copy_(torch.logit(self._sums[2:] / self._sums[1]))
+            self.bias.copy_(self._bias())
+
+    def _bias(self) -> Tensor:
+        """Return the outputs for the mean of each label: a logit, that of a class to none of them, or the mean itself."""
+        total, sums = self._sums[1], self._sums[2:]
+        bias, place = torch.logit(sums / total), 0
+        for kind, size in self._links:
+            part = sums[place : place + size]
+            if kind == "softmax":
+                bias[place : place + size] = torch.log(part / (total - part.sum()).clamp(min=_PRIOR[0]))
+            elif kind != "sigmoid":
+                bias[place : place + size] = part / total
+            place += size
+        return bias
 
     def undo(self) -> None:
         """Take the last batch back, which was not learnt."""

@@ -88,7 +88,7 @@ class DenseOptimizer:
     ) -> None:
         """Start from the model's current parameters. `examples_per_step`: `reference_batch` by default."""
         self._config, self._lr_scale = config, sparsity.lr_scale
-        layers = model.tower.sparse_layers
+        layers = model.sparse_layers
         of_atoms = {id(layer.values) for layer in layers}
         self._plain = {name: value for name, value in model.named_parameters() if id(value) not in of_atoms}
         rule = AtomRule(config.kind, config.beta1, config.beta2, config.eps)
@@ -97,7 +97,7 @@ class DenseOptimizer:
         self.updater = TopologyUpdater(layers, self._atoms, sparsity, seed) if layers else None
         self._examples_per_step = examples_per_step or config.reference_batch
         self._pending = PendingGradients()
-        self.bias_start = BiasStart(model.head.bias, self._examples_per_step)
+        self.bias_start = BiasStart(model.head.bias, self._examples_per_step, model.links)
 
     def before_backward(self) -> None:
         """Clear the gradients of the previous step; call before backward."""

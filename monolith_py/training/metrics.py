@@ -1,4 +1,4 @@
-"""Figures of predictions: AUC, logloss, normalised entropy, calibration.
+"""Figures of predictions: AUC, logloss, normalised entropy, calibration; errors of regressions, figures of classes.
 
 Weights count a prediction several times, a negative one takes back a prediction that was counted with another label. Without weights each
 prediction counts once. Letters: n predictions.
@@ -81,6 +81,37 @@ def label_rate(labels: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> f
     weight = _weights(labels, weights)
     total = float(weight.sum())
     return float(weight @ np.asarray(labels, np.float64)) / total if total > 0 else float("nan")
+
+
+def regression_errors(labels: npt.ArrayLike, values: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> tuple[float, float, float]:
+    """Return the root of the mean squared error, the mean absolute error, and R2 = 1 - squared error / variance of the labels.
+
+    NaN without a prediction, and R2 without a variance.
+
+    >>> regression_errors([0.0, 2.0], [1.0, 2.0])
+    (0.7071067811865476, 0.5, 0.5)
+    """
+    y, weight = np.asarray(labels, np.float64), _weights(labels, weights)
+    errors, total = np.asarray(values, np.float64) - y, float(weight.sum())
+    if total <= 0:
+        return float("nan"), float("nan"), float("nan")
+    squared = max(0.0, float(weight @ errors**2)) / total
+    variance = float(weight @ (y - weight @ y / total) ** 2) / total
+    return squared**0.5, float(weight @ np.abs(errors)) / total, 1.0 - squared / variance if variance > 0 else float("nan")
+
+
+def class_figures(labels: npt.ArrayLike, scores: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> tuple[float, float]:
+    """Return the mean cross-entropy in nats and the share of examples whose class has the greatest probability.
+
+    Labels and scores (n, classes): at most one label is 1, and the scores are what the classes have of 1; the rest is that of none of them.
+    """
+    y, p, weight = np.asarray(labels, np.float64), np.asarray(scores, np.float64), _weights(labels, weights)
+    y, p = (np.column_stack([1.0 - values.sum(axis=1), values]) for values in (y, p))
+    total = float(weight.sum())
+    if total <= 0:
+        return float("nan"), float("nan")
+    entropy = -np.log(np.clip((y * p).sum(axis=1), 1e-7, 1.0))
+    return float(weight @ entropy) / total, float(weight @ (y.argmax(axis=1) == p.argmax(axis=1))) / total
 
 
 def _weights(labels: npt.ArrayLike, weights: npt.ArrayLike | None) -> Float64Array:

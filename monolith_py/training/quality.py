@@ -15,17 +15,18 @@ from __future__ import annotations
 import math
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import fields as dataclass_fields
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from monolith_py.config import TaskConfig
 from monolith_py.data.columns import FloatArray
 from monolith_py.data.examples import ExampleBatch, ExampleKind
 from monolith_py.data.served import ServedModel
-from monolith_py.training.metrics import auc, calibration, label_rate, normalized_entropy
+from monolith_py.training.metrics import auc, calibration, class_figures, label_rate, normalized_entropy, regression_errors
 
 # Predictions of a window: the standard error of an AUC is about 0.005 at a label rate of 5 %.
 WINDOW = 20_000
@@ -64,6 +65,13 @@ class Quality:
     ne: float  # normalised entropy
     calibration: float  # mean prediction / mean label
     label_rate: float
+    # Of a regression, whose label rate is the mean label.
+    rmse: float = math.nan
+    mae: float = math.nan
+    r2: float = math.nan
+    # Of all classes of a multiclass task together; each class has its own figures as a binary task.
+    logloss: float = math.nan
+    accuracy: float = math.nan
 
     @staticmethod
     def from_document(document: Mapping[str, Any]) -> Quality:
@@ -90,14 +98,24 @@ class Quality:
         """
         if self.num_predictions >= _EXAMPLES_WITHOUT_POSITIVES and self.num_positives <= 0:
             return f"no positive label in {self.num_predictions:,} predictions"
+        if not math.isnan(self.rmse) or not math.isnan(self.logloss):
+            return None  # a mean of logarithms is below the mean
         low, high = CALIBRATION_RANGE
         if self.num_positives >= _POSITIVES_FOR_CALIBRATION and not low <= self.calibration <= high:
             return f"calibration {self.calibration:.2f} is far from 1"
         return None
 
     def __str__(self) -> str:
-        figures = f"AUC {self.auc:.4f}, NE {self.ne:.4f}, calibration {self.calibration:.3f}, label rate {self.label_rate:.4f}"
+        if not math.isnan(self.rmse):
+            figures = f"RMSE {self.rmse:.4g}, MAE {self.mae:.4g}, R2 {self.r2:.4f}, mean label {self.label_rate:.4g}"
+        elif not math.isnan(self.logloss):
+            figures = f"log loss {self.logloss:.4f}, accuracy {self.accuracy:.4f}"
+        else:
+            figures = self._of_probabilities()
         return f"{self.task}, {self.source}: {figures} of {self.num_predictions:,} predictions"
+
+    def _of_probabilities(self) -> str:
+        return f"AUC {self.auc:.4f}, NE {self.ne:.4f}, calibration {self.calibration:.3f}, label rate {self.label_rate:.4f}"
 
 
 class QualityWindow:
@@ -109,10 +127,13 @@ class QualityWindow:
     1.0
     """
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+    def __init__(self, size: int, *, is_regression: bool = False) -> None:
+        self._size, self._is_regression = size, is_regression
         self._batches: deque[tuple[FloatArray, FloatArray, FloatArray]] = deque()
         self._num = 0
+
+    def __len__(self) -> int:
+        return self._num
 
     def add(self, labels: FloatArray, probabilities: FloatArray, weights: FloatArray) -> None:
         """Add a batch: labels, probabilities and weights, float32 (n,)."""
@@ -121,11 +142,20 @@ class QualityWindow:
         while self._num - len(self._batches[0][0]) >= self._size:
             self._num -= len(self._batches.popleft()[0])
 
+    def arrays(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return labels, scores and weights of the window, float32 (n,); there must be a prediction."""
+        labels, scores, weights = (np.concatenate(parts) for parts in zip(*self._batches, strict=True))
+        return labels, scores, weights
+
     def quality(self, task: str, source: Source) -> Quality:
         """Return the figures of the window."""
         if not self._num:
             return Quality(task, source, 0, 0.0, math.nan, math.nan, math.nan, math.nan)
-        labels, scores, weights = (np.concatenate(parts) for parts in zip(*self._batches, strict=True))
+        labels, scores, weights = self.arrays()
+        if self._is_regression:
+            figures = math.nan, math.nan, calibration(labels, scores, weights), label_rate(labels, weights)
+            num_positives = float(weights @ (labels > 0))
+            return Quality(task, source, self._num, num_positives, *figures, *regression_errors(labels, scores, weights))
         return Quality(
             task,
             source,
@@ -141,8 +171,11 @@ class QualityWindow:
 class QualityMonitor:
     """Windows of each task: predictions before learning, and those of each served model."""
 
-    def __init__(self, tasks: Sequence[str], size: int = WINDOW) -> None:
+    def __init__(self, tasks: Sequence[str], size: int = WINDOW, settings: Sequence[TaskConfig] = ()) -> None:
+        """Make the windows of labels `tasks`; `settings`: those of the tasks unless all are binary."""
         self._tasks, self._size = tuple(tasks), size
+        self._regressions = {task.name for task in settings if task.kind == "regression"}
+        self._multiclass = [task for task in settings if task.kind == "multiclass"]
         self._learnt = self._new_windows()
         self._served: OrderedDict[Source, dict[str, QualityWindow]] = OrderedDict()  # the least recent first
 
@@ -164,10 +197,11 @@ class QualityMonitor:
         """Return the figures of each task: served ones, the most recent model first, then those before learning."""
         sources = [*reversed(self._served.items()), (BEFORE_LEARNING, self._learnt)]
         found = [windows[task].quality(task, source) for task in self._tasks for source, windows in sources]
+        found += [_of_classes(task, source, windows) for task in self._multiclass for source, windows in sources]
         return [quality for quality in found if quality.num_predictions]
 
     def _new_windows(self) -> dict[str, QualityWindow]:
-        return {task: QualityWindow(self._size) for task in self._tasks}
+        return {task: QualityWindow(self._size, is_regression=task in self._regressions) for task in self._tasks}
 
     def _windows_of(self, source: Source) -> dict[str, QualityWindow]:
         windows = self._served.get(source)
@@ -177,6 +211,18 @@ class QualityMonitor:
                 self._served.popitem(last=False)
         self._served.move_to_end(source)
         return windows
+
+
+def _of_classes(task: TaskConfig, source: Source, windows: Mapping[str, QualityWindow]) -> Quality:
+    """Return the figures of all classes of a task together; without predictions, if one class has other examples than another."""
+    nothing = Quality(task.name, source, 0, 0.0, math.nan, math.nan, math.nan, math.nan)
+    of_classes = [windows[name] for name in task.outputs]
+    if len({len(window) for window in of_classes}) > 1 or not len(of_classes[0]):
+        return nothing
+    labels, scores, weights = zip(*(window.arrays() for window in of_classes), strict=True)
+    logloss, accuracy = class_figures(np.stack(labels, axis=1), np.stack(scores, axis=1), weights[0])
+    num_positives = float(weights[0] @ np.sum(labels, axis=0))
+    return replace(nothing, num_predictions=len(of_classes[0]), num_positives=num_positives, logloss=logloss, accuracy=accuracy)
 
 
 @dataclass(frozen=True)

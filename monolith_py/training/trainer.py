@@ -23,6 +23,8 @@ from monolith_py.data.schema import Schema
 from monolith_py.errors import PoisonedBatch, WireError
 from monolith_py.model import RankModel, build_model
 from monolith_py.model.batch import make_batch
+from monolith_py.model.experts import Experts
+from monolith_py.model.link import scores_of
 from monolith_py.observe import metrics
 from monolith_py.table import EmbeddingBags
 from monolith_py.tower.rule.history import SwapHistory
@@ -32,6 +34,9 @@ from monolith_py.training.loss import TaskLoss
 from monolith_py.training.quality import BEFORE_LEARNING, Quality, QualityMonitor
 
 _logger = logging.getLogger(__name__)
+
+# Figures that tasks of another kind lack.
+_OF_SOME_KINDS = {"rmse", "r2", "logloss", "accuracy"}
 
 
 class Trainer:
@@ -58,16 +63,16 @@ class Trainer:
         self.num_batches = 0
         self.watermark_ms = 0
         self._evict_interval_s, self._evict_due_s = job.trainer.evict_interval_s, 0.0
-        self._loss = TaskLoss(self.schema.tasks, tuple(task.weight for task in job.tasks))
+        self._loss = TaskLoss(self.schema.tasks, tuple(task.weight for task in job.tasks), self.schema.settings)
         self._counters = metrics.TotalCounters()
-        self.quality = QualityMonitor(self.schema.tasks)
+        self.quality = QualityMonitor(self.schema.tasks, settings=self.schema.settings)
 
     def step(self, examples: ExampleBatch) -> FloatArray:
-        """Predict, then learn; return the predicted probabilities, float32 (B, T).
+        """Predict, then learn; return the predicted scores, float32 (B, T).
 
         Raises:
             PoisonedBatch: loss or gradient is not finite; nothing was learnt.
-            WireError: the examples do not fit the schema or lack a label; nothing was learnt.
+            WireError: the examples do not fit the schema, or a label is missing or wrong; nothing was learnt.
             TableFull: a table has no free row; nothing was learnt.
         """
         batch = make_batch(examples.features, self.schema)
@@ -79,24 +84,32 @@ class Trainer:
         self.bags.now_s = watermark_ms // 1000
         if not self.model.training:
             self.model.train()
-        self.optimizer.bias_start.add(labels, torch.from_numpy(examples.sample_rates))
+        self.optimizer.bias_start.add(self._loss.targets(labels), torch.from_numpy(examples.sample_rates))
         try:
             pooled = self.bags(batch.sparse()).values()
             leaf = pooled.detach().requires_grad_()  # the first backward, of the dense parameters, ends here
             logits = self.model(leaf, torch.from_numpy(batch.dense))
-            self._learn(pooled, leaf, self._loss(logits, labels, examples), len(examples))
+            loss, penalty = self._loss(logits, labels, examples), self.model.take_penalty()
+            self._learn(pooled, leaf, loss if penalty is None else loss + penalty, len(examples))
         except BaseException:
             self.optimizer.bias_start.undo()
             raise
-        probabilities: FloatArray = torch.sigmoid(logits.detach()).numpy()
+        scores: FloatArray = self._scores(logits.detach())
         self.watermark_ms = watermark_ms
         self.num_examples += len(examples)
         self.num_batches += 1
-        self.quality.add(examples, labels.numpy(), probabilities)
+        self.model.advance(len(examples))
+        self.quality.add(examples, labels.numpy(), scores)
         metrics.EXAMPLES_TRAINED.inc(len(examples))
         metrics.BATCHES_TRAINED.inc()
         self._evict()
-        return probabilities
+        return scores
+
+    def _scores(self, logits: Tensor) -> FloatArray:
+        if self.model.links:
+            return scores_of(logits.numpy(), self.model.links)
+        scores: FloatArray = torch.sigmoid(logits).numpy()
+        return scores
 
     def export_dense(self) -> dict[str, Tensor]:
         """Return copies of the dense parameters by name, those that replicas need beside the rows."""
@@ -125,6 +138,9 @@ class Trainer:
         total = float(loss.detach())
         if not (math.isfinite(total) and self.optimizer.has_finite_gradients()):
             raise PoisonedBatch(f"loss and gradients must be finite, got loss {total}")
+        if not pooled.requires_grad:  # all features are frozen
+            self.optimizer.step(total, num_examples)
+            return
         try:
             pooled.backward(leaf.grad)  # type: ignore[no-untyped-call]
         except PoisonedBatch as error:
@@ -137,6 +153,8 @@ class Trainer:
         _report_quality(found)
         if self.optimizer.updater is not None:
             _report_topology(self.optimizer.updater.history)
+        if self.model.experts is not None:
+            _report_gates(self.schema.tasks, self.model.experts)
         for name, table in self.bags.tables.items():
             stats = table.stats()
             metrics.TABLE_ROWS.labels(table=name).set(stats.rows)
@@ -178,7 +196,22 @@ def _report_quality(found: list[Quality]) -> None:
         gauges, labels = (metrics.PROGRESSIVE, {}) if quality.source == BEFORE_LEARNING else (metrics.SERVED, quality.source._asdict())
         labels.pop("kind", None)
         for gauge, name in gauges.items():
-            gauge.labels(task=quality.task, **labels).set(getattr(quality, name))
+            value = getattr(quality, name)
+            if not (math.isnan(value) and name in _OF_SOME_KINDS):
+                gauge.labels(task=quality.task, **labels).set(value)
+
+
+def _report_gates(tasks: tuple[str, ...], experts: Experts) -> None:
+    """Set the gauges of the gates over the examples since the last report, if there were any."""
+    found = experts.report()
+    if found is None:
+        return
+    weights, entropies, active = found
+    for place, task in enumerate(tasks):
+        metrics.GATE_ENTROPY.labels(task=task).set(float(entropies[place]))
+        metrics.GATE_EXPERTS.labels(task=task).set(float(active[place]))
+        for expert in range(weights.shape[1]):
+            metrics.EXPERT_LOAD.labels(task=task, expert=str(expert)).set(float(weights[place, expert]))
 
 
 def _report_topology(history: SwapHistory) -> None:

@@ -50,21 +50,19 @@ class _Place:
 class Guard:
     """Judges versions. `replica.follow` drives it, in one thread."""
 
-    def __init__(self, job: JobConfig, log: Log, device: Device, clock: Clock, *, accept: bool = False) -> None:
-        """Go on after the newest verdict; with `accept` take the present version for good.
+    def __init__(self, job: JobConfig, log: Log, device: Device, clock: Clock, *, accept: int | None = None) -> None:
+        """Go on after the newest verdict; with `accept`, the offset from which on updates are held, take the present version for good.
 
         `accept`: the examples of before are forgotten, and until `guard.window_s` has passed, new ones are scored as they come: neither
         the scores of the held version nor those that users got are a reference. The verdicts after it say so to a guard that starts later.
+        A hold from another offset on stays: so an option that is left in the arguments ends no later hold.
         """
         topics = Topics.of(job.log)
         self._job, self._log, self._topic, self._clock = job, log, topics.verdicts, clock
         self._updates = topics.updates
         self._tasks = Schema.of(job).tasks
         before = _last_verdict(log, self._topic)
-        self._verdict = before
-        if accept:
-            ends = {partition: log.end_offset(topics.examples, partition) for partition in range(log.num_partitions(topics.examples))}
-            self._verdict = replace(before, held=False, reason="", accepted_ms=clock.now_ms(), forgotten=ends)
+        self._verdict = before if accept is None else _accepted(before, accept, log, topics.examples, clock.now_ms())
         until = dict(before.examples) if self._verdict.held else None
         self._examples = RecentExamples(job, log, clock, until, after=self._verdict.forgotten)
         self._note_own()
@@ -172,7 +170,8 @@ class Guard:
         else:
             reason = "; ".join(judgement.faults) or before.reason
             if judgement.is_good and self._log_limit.allows("unjudged"):
-                _logger.error("model %s: too few examples of before are left, only `monolith guard --accept` ends the hold", version)
+                rule = "model %s: too few examples of before are left, only `monolith guard --accept %d` ends the hold"
+                _logger.error(rule, version, before.good_until)
             if not before.held:
                 _logger.error("model %s is held, updates from offset %d on: %s", version, before.good_until, reason)
                 self._place.held_generation = self._place.generation
@@ -201,6 +200,16 @@ def _last_verdict(log: Log, topic: str) -> Verdict:
     except WireError as error:
         _logger.error("the newest verdict cannot be read, starting anew: %s", error)
         return Verdict(0)
+
+
+def _accepted(before: Verdict, offset: int, log: Log, examples: str, now_ms: int) -> Verdict:
+    """Return the verdict after the acceptance of the hold from `offset` on; `before` if there is no such hold."""
+    if not before.held or before.good_until != offset:
+        present = f"from offset {before.good_until} on" if before.held else "at no offset"
+        _logger.warning("--accept %d ends no hold: updates are held %s", offset, present)
+        return before
+    ends = {partition: log.end_offset(examples, partition) for partition in range(log.num_partitions(examples))}
+    return replace(before, held=False, reason="", accepted_ms=now_ms, forgotten=ends)
 
 
 def _generation(verdict: Verdict) -> int:

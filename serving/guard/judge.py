@@ -54,6 +54,8 @@ def judge(config: GuardConfig, tasks: Sequence[str], examples: ScoredExamples | 
     is_judged = False
     for place, task in enumerate(tasks):
         values, labels = scores[:, place], examples.labels[:, place]
+        if (labels > 1).any():
+            continue  # a value, not a probability
         if not np.isfinite(values).all():
             faults.append(f"{task}: scores must be finite, got NaN or Inf")
             continue

@@ -17,10 +17,10 @@ from monolith_serving.replica.table import runs_core
 _logger = logging.getLogger(__name__)
 
 
-def run_guard(job: JobConfig, *, accept: bool = False) -> None:
+def run_guard(job: JobConfig, *, accept: int | None = None) -> None:
     """Judge updates until SIGTERM or SIGINT. For the main thread. Run one guard of a job.
 
-    With `accept` the present version counts as good, whatever was held.
+    With `accept`, the offset from which on updates are held, the present version counts as good.
 
     Raises:
         ConfigError: there is no such device.

@@ -60,7 +60,7 @@ class Probe:
             ConfigError: the job logs no impressions, has no feature of the item's id, admits fids too late, or waits for windows.
         """
         self._topics, self._log, self._client, self._clock, self._timeout_s = Topics.of(job.log), log, client, clock, timeout_s
-        self._actions = sorted({task.action for task in job.tasks})
+        self._actions = sorted({action for task in job.tasks for action in task.actions})
         if not job.serving.log_impressions:
             raise ConfigError("serving.log_impressions must be true for a probe, got false: its click needs a joined impression")
         if job.joiner.emit == "window" and job.joiner.window_s >= timeout_s:

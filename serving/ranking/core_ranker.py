@@ -1,7 +1,7 @@
 """Ranking in the core: from the bytes of a request to the bytes of its answer, without the GIL.
 
-Python reads from Kv what the core's stores lack, keeps the time, and turns the outcome into errors. A request with a rare field, or one
-that breaks a rule, is left to `Ranker`, which knows all of them and words the refusals.
+Python reads from Kv what the core's stores lack, keeps the time, and turns the outcome into errors. A request that breaks a rule is left to
+`Ranker`, which knows all of them and words the refusals.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from monolith_py.data.events import EventTimeRule
 from monolith_py.data.packed_rows import PackedRow, PackedRows
 from monolith_py.data.schema import Schema
 from monolith_py.errors import KvError, ModelNotFinite, NotReady, Overloaded
-from monolith_py.model.fixed import InputSplit
 from monolith_py.observe.metrics import IMPRESSIONS_WITHHELD, RANK_CANDIDATES
-from monolith_serving.features.order import FeatureOrder, RequestOrder
+from monolith_serving.features import returned
+from monolith_serving.features.order import RequestOrder
 from monolith_serving.features.store import FeatureStore, Reading
+from monolith_serving.ranking.core_order import columns_of, entity_order, group_of, split_of
 from monolith_serving.ranking.impression_encoder import ServedRequest
 from monolith_serving.ranking.impression_log import ImpressionWriter
-from monolith_serving.ranking.request import MIN_TIME_MS
+from monolith_serving.ranking.request import MAX_CONTRIBUTIONS, MIN_TIME_MS
 from monolith_serving.replica.model_state import ModelState
 from monolith_serving.replica.replica import Replica
 
@@ -46,10 +47,11 @@ class _Packed(NamedTuple):
 
 
 def runs_in_core(job: JobConfig) -> bool:
-    """Return whether the core can rank the requests of a job on the CPU: it knows one model, and features pooled to rows of one dim."""
+    """Return whether the core can rank the requests of a job on the CPU: it attends over sequences that candidates share alone."""
     sources = {"user_id", "item_id", "user", "item", "context", "candidate", "counter"}
     is_known = all(feature.source in sources for feature in Schema.of(job).all_features)
-    is_known = is_known and len({feature.dim for feature in job.features}) == 1 and all(not feature.length for feature in job.features)
+    shared = {"user_id", "user", "context"}
+    is_known = is_known and all(feature.attend_to is None or feature.source in shared for feature in job.features)
     is_core = job.serving.engine != "fbgemm" and not job.serving.split.share
     return is_core and is_known and job.serving.feature_cache_s > 0
 
@@ -69,20 +71,28 @@ class CoreRanker:
         self._config = config = job.serving
         schema = Schema.of(job)
         self._order = order = RequestOrder.of(schema, job.counters)
-        self._split = _split_of(schema, order)
+        self._split = split_of(schema, order)
         self._counted = (*order.shared_keys, *order.candidate_keys)
         rule = EventTimeRule.of(job.log)
         width = len(store.no_counter)
         self._core = _core.CoreRanker(
-            _entity_order(order.user),
-            _entity_order(order.item),
-            _columns(order.context),
-            _columns(order.candidate),
-            _group(self._split.shared_features, order.shared_names, order.shared_keys, len(self._split.shared_dense)),
-            _group(self._split.candidate_features, order.candidate_names, order.candidate_keys, len(self._split.candidate_dense)),
+            entity_order(order.user),
+            entity_order(order.item),
+            columns_of(order.context),
+            columns_of(order.candidate),
+            group_of(schema, order.shared_names, order.shared_keys, order.shared_dense),
+            group_of(schema, order.candidate_names, order.candidate_keys, order.candidate_dense),
             store.no_counter.tolist() if self._counted else [0.0] * width,
-            list(schema.tasks),
-            (config.max_candidates, config.max_fids, MIN_TIME_MS, rule.max_skew_ms, round(config.max_request_age_s * 1000)),
+            ([*schema.sparse_names, *schema.dense_names], list(schema.tasks)),
+            (
+                config.max_candidates,
+                config.max_fids,
+                MIN_TIME_MS,
+                rule.max_skew_ms,
+                round(config.max_request_age_s * 1000),
+                MAX_CONTRIBUTIONS,
+                returned.MAX_RETURNED_VALUES,
+            ),
             (config.feature_cache_entries, config.feature_cache_bytes),
         )
         self._packing = threading.Lock()
@@ -145,14 +155,14 @@ class CoreRanker:
                 raise CancelledError
 
     def rank_at_once(self, value: bytes, deadline_s: float) -> _core.RankedRequest | None:
-        """Return the answered request of the message `value` as `rank` does; None if it must wait, for features or a model."""
+        """Return the answered request of the message `value` as `rank` does; None if it must wait or takes long."""
         state, packed = self._replica.state, self._packed
         if packed is None or packed.state.model is not state.model:
             return None
         packed, rows = _Packed(state, packed.model), state.table.core
         if rows is None:
             return None
-        ranked = self._call(value, packed, rows, deadline_s, _FRESH)
+        ranked = self._call(value, packed, rows, deadline_s, _FRESH, is_quick=True)
         return None if ranked.status == "missing" else self._checked(ranked, state, deadline_s)
 
     def keep_up(self) -> None:
@@ -167,7 +177,9 @@ class CoreRanker:
         elif self._impressions is not None:
             self._impressions.put(ranked, ranked.num_bytes)
 
-    def _call(self, value: bytes, packed: _Packed, rows: _core.ReplicaRowsHandle, deadline_s: float, reading: int) -> _core.RankedRequest:
+    def _call(
+        self, value: bytes, packed: _Packed, rows: _core.ReplicaRowsHandle, deadline_s: float, reading: int, *, is_quick: bool = False
+    ) -> _core.RankedRequest:
         now_s = self._clock.monotonic_s()
         if now_s >= deadline_s:
             raise TimeoutError("the deadline passed before the request was ranked")
@@ -180,6 +192,7 @@ class CoreRanker:
             (self._clock.now_ms(), int(now_s * 1000), deadline_s - now_s),
             (self._replica.staleness_ms(), self._replica.event_staleness_ms()),
             reading,
+            is_quick,
         )
 
     def _checked(self, ranked: _core.RankedRequest, state: ModelState, deadline_s: float) -> _core.RankedRequest | None:
@@ -200,7 +213,7 @@ class CoreRanker:
     def _current(self, *, waits: bool = False) -> _Packed:
         """Return the current state with its model in the core.
 
-        While another thread packs a new model, return the state before it, unless `waits`.
+        While another thread packs a new model, or if there is no memory for it, return the state before it, unless `waits`.
         """
         state, packed = self._replica.state, self._packed
         if packed is not None and packed.state is state:
@@ -215,6 +228,10 @@ class CoreRanker:
             # Kept for each delta, also one without weights: its rows are in the table, so an earlier version would be wrong.
             self._packed = _Packed(state, model)
             return self._packed
+        except MemoryError:
+            if packed is None or waits:
+                raise
+            return packed
         finally:
             self._packing.release()
 
@@ -252,30 +269,3 @@ class CoreRanker:
 def _arrays(rows: Sequence[PackedRow]) -> tuple[np.ndarray, Int64Array, np.ndarray]:
     packed = PackedRows.of(rows)
     return packed.lengths, packed.fids, packed.dense
-
-
-def _split_of(schema: Schema, order: RequestOrder) -> InputSplit:
-    """Return the places of the request's features in the schema."""
-    starts = dict(zip(schema.dense_names, np.cumsum([0, *schema.dense_dims.values()]).tolist(), strict=False))
-
-    def columns(names: Sequence[str]) -> tuple[int, ...]:
-        return tuple(starts[name] + index for name in names for index in range(schema.dense_dims[name]))
-
-    return InputSplit(
-        tuple(schema.sparse_names.index(name) for name in order.shared_names),
-        tuple(schema.sparse_names.index(name) for name in order.candidate_names),
-        columns([feature.name for feature in order.shared_dense]),
-        columns([feature.name for feature in order.candidate_dense]),
-    )
-
-
-def _entity_order(order: FeatureOrder) -> tuple[int, int, int]:
-    return len(order.id_features), len(order.sparse), sum(feature.dim for feature in order.dense)
-
-
-def _columns(order: FeatureOrder) -> tuple[tuple[str, ...], list[tuple[str, int]]]:
-    return order.sparse, [(feature.name, feature.dim) for feature in order.dense]
-
-
-def _group(features: Sequence[int], names: Sequence[str], keys: Sequence[str], width: int) -> tuple[list[int], list[int], int]:
-    return list(features), [names.index(key) for key in keys], width

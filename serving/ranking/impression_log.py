@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from operator import attrgetter
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from monolith_py.clock import Clock
 from monolith_py.config import ServingConfig
@@ -48,19 +49,18 @@ class _HasPlace(Protocol):
     def time_ms(self) -> int: ...
 
 
+_BY_TIME = attrgetter("time_ms")
 _Served = TypeVar("_Served", bound=_HasPlace)
 # Returns the impressions of several requests as bytes; an exception for all of them if one cannot be encoded.
 Encode = Callable[[Sequence[_Served]], Sequence[bytes]]
 
 
-@dataclass(frozen=True)
-class _Queued(Generic[_Served]):
+class _Queued(NamedTuple, Generic[_Served]):
     served: _Served
     num_bytes: int
 
 
-@dataclass(frozen=True)
-class _Encoded:
+class _Encoded(NamedTuple):
     value: bytes
     time_ms: int
     num_bytes: int  # as queued
@@ -161,7 +161,7 @@ class ImpressionWriter(Generic[_Served]):
             if value is not None and self._fits(queued, value):
                 partition = partition_of(queued.served.request_id, self._num_partitions)
                 groups.setdefault(partition, []).append(_Encoded(value, queued.served.time_ms, queued.num_bytes))
-        return [_Append(partition, sorted(records, key=lambda one: one.time_ms)) for partition, records in groups.items()]
+        return [_Append(partition, sorted(records, key=_BY_TIME)) for partition, records in groups.items()]
 
     def _look_for_partitions(self) -> None:
         """Use partitions that were added, for impressions that have no partition yet."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from monolith_py.data.schema import Schema
 from monolith_py.errors import CheckpointError, CheckpointVersion, ModelNotFinite, ObjectError, WireError
 from monolith_py.sync import DenseState, RowEncoding, digest_tables, pack_rows
 from monolith_py.table import EmbeddingTable, PackedFile
-from monolith_py.training import Checkpoint, CheckpointStore, Part, channel_folder, open_checkpoints
+from monolith_py.training import Checkpoint, CheckpointStore, Part, open_checkpoints
 from monolith_serving.replica.dense_model import DenseModel
 from monolith_serving.replica.device import Device
 from monolith_serving.replica.model_state import ModelState
@@ -91,39 +91,49 @@ class CheckpointLoader:
             CheckpointError: it is of another job or format, or does not fit the model.
             ObjectError: the object store cannot be reached.
         """
-        damaged: set[str] = set()
+        damaged: dict[Checkpoint, set[str]] = defaultdict(set)
         loaded = None
         if self._store is None:
-            self._store = self._open()
+            self._store = open_checkpoints(self._job, "replica", self._clock, self._job.serving.channel)
         for checkpoint in self._store.all():
             try:
                 if not self._may_serve(checkpoint):
                     continue
                 if self._is_loaded(checkpoint):
                     break
-                with ExitStack() as stack:
-                    with _damage():
-                        stack.enter_context(self._store.reading(checkpoint))
-                    loaded = self._load(checkpoint, self._store, damaged)
+                loaded = self._read(checkpoint, self._store, damaged[checkpoint])
             except _Damaged as error:
-                damaged.add(str(error))
+                damaged[checkpoint].add(str(error))
             if loaded is not None:
                 break
-        for text in sorted(damaged - self._damaged):  # once, not at every look
-            _logger.error("checkpoint refused: %s", text)
-        self._damaged = damaged
+        self._report(damaged, self._store)
         return loaded
+
+    def _read(self, checkpoint: Checkpoint, store: CheckpointStore, damaged: set[str]) -> LoadedCheckpoint | None:
+        """Load one checkpoint under a lease; None if it is being deleted, as newer ones are there, or not good."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(store.reading(checkpoint))
+            except CheckpointError as error:
+                _logger.info("checkpoint passed over: %s", error)
+                return None
+            return self._load(checkpoint, store, damaged)
+
+    def _report(self, damaged: Mapping[Checkpoint, set[str]], store: CheckpointStore) -> None:
+        """Log what is damaged, once and not at every look. What was deleted since it was listed is no fault."""
+        faults = {text for texts in damaged.values() for text in texts}
+        present = store.all() if faults - self._damaged else []
+        for checkpoint, texts in damaged.items():
+            for text in sorted(texts - self._damaged):
+                if checkpoint in present:
+                    _logger.error("checkpoint refused: %s", text)
+                else:
+                    _logger.info("checkpoint deleted before it was read: %s", text)
+        self._damaged = faults
 
     def _may_serve(self, checkpoint: Checkpoint) -> bool:
         with _damage():
             return self._allows is None or self._allows(checkpoint.meta.updates_offset)
-
-    def _open(self) -> CheckpointStore:
-        """Return the checkpoints of the job, or those of its channel."""
-        channel = self._job.serving.channel
-        if channel is None:
-            return open_checkpoints(self._job, "replica", self._clock)
-        return CheckpointStore(channel_folder(Path(self._job.trainer.checkpoint_dir), channel), self._clock)
 
     def _is_loaded(self, checkpoint: Checkpoint) -> bool:
         with _damage():
@@ -206,7 +216,7 @@ class CheckpointLoader:
         table = self._empty_table()
         for name in self._schema.sparse_names:
             # This restores the optimizer state and the admission counts too, only to drop them: the peak is one table with its state.
-            fids, weights = EmbeddingTable.restore(checkpoint.table(name)).export_rows()
+            fids, weights = EmbeddingTable.restore(*checkpoint.table_parts(name)).export_rows()
             for start in range(0, len(fids), _ROWS_AT_ONCE):
                 chunk = slice(start, start + _ROWS_AT_ONCE)
                 rows = pack_rows(weights[chunk], table.encodings[name])

@@ -5,6 +5,8 @@ Letters: B rows of a batch, F pooled rows of an example, D the greatest of their
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,8 @@ from monolith_py.data.columns import FloatArray
 from monolith_py.data.schema import Schema
 from monolith_py.errors import WireError
 from monolith_py.model.fixed import InputSplit, fixed_model, whole_input
+from monolith_py.model.fixed_attention import attended, attended_model
+from monolith_py.model.link import links_of
 from monolith_py.model.shape import ModelShape
 from monolith_py.sync import DenseState
 from monolith_serving.replica.device import Device
@@ -36,7 +40,9 @@ class DenseModel:
             WireError: names or shapes do not fit the model.
         """
         self._schema, self._config, self.state, self.device = schema, config, state, device
-        self.shape = ModelShape.of(schema, config)
+        self._fixed: dict[tuple[InputSplit, bool], _core.FixedModel] = {}
+        self._packing = threading.Lock()
+        self.shape, self.links = ModelShape.of(schema, config), links_of(schema)
         try:
             self.shape.check(state.tensors)
         except ValueError as error:
@@ -45,25 +51,46 @@ class DenseModel:
             self.in_torch  # noqa: B018 - made here, not in the first request
 
     def after(self, state: DenseState) -> DenseModel:
-        """Return the model of another dense state.
+        """Return the model of another dense state, in the core for the same splits of its inputs, so that no request waits for that.
 
         Raises:
             WireError: names or shapes do not fit the model.
         """
-        return DenseModel(self._schema, self._config, state, self.device)
+        model = DenseModel(self._schema, self._config, state, self.device)
+        with suppress(MemoryError):  # then at the first use
+            for split, attends in [*self._fixed]:
+                model._packed(split, attends=attends)
+        return model
 
     def fixed(self, split: InputSplit) -> _core.FixedModel:
-        """Return the model in the core, for inputs that are shared as `split` says."""
-        return fixed_model(self.shape, self.state.tensors, split)
+        """Return the model in the core, for pooled rows and dense features that are shared as `split` says; it is made once."""
+        return self._packed(split, attends=bool(self.shape.attention))
+
+    def _packed(self, split: InputSplit, *, attends: bool) -> _core.FixedModel:
+        """Return the model in the core; `attends`: from the rows of sequences, else from those attended."""
+        key = split, attends
+        fixed = self._fixed.get(key)
+        if fixed is None:
+            with self._packing:
+                fixed = self._fixed.get(key) or self._made(split, attends=attends)
+                self._fixed[key] = fixed
+        return fixed
+
+    def _made(self, split: InputSplit, *, attends: bool) -> _core.FixedModel:
+        model = (attended_model if attends else fixed_model)(self.shape, self.state.tensors, split)
+        model.set_links([(kind, size) for kind, size in self.links])
+        return model
 
     def logits(self, pooled: FloatArray, dense: FloatArray) -> FloatArray:
         """Return the core's logits float32 (B, T) from pooled rows (B, sum of dims) and dense features (B, W)."""
+        if self.shape.attention:
+            pooled = attended(self.shape.attention, self.state.tensors, pooled)
         if pooled.shape[1] < self.shape.num_rows * self.shape.dim:
             padded = np.zeros((len(pooled), self.shape.num_rows * self.shape.dim), np.float32)
             padded[:, self.shape.padded_rows] = pooled
             pooled = padded
         out = np.empty((len(pooled), self.shape.num_tasks), np.float32)
-        self._whole.logits(pooled, np.ascontiguousarray(dense), out)
+        self._packed(self._whole, attends=False).logits(pooled, np.ascontiguousarray(dense), out)
         return out
 
     @cached_property
@@ -80,5 +107,5 @@ class DenseModel:
         return model
 
     @cached_property
-    def _whole(self) -> _core.FixedModel:
-        return self.fixed(whole_input(self.shape))
+    def _whole(self) -> InputSplit:
+        return whole_input(self.shape)

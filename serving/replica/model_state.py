@@ -8,6 +8,7 @@ import numpy as np
 
 from monolith_py.data.columns import FloatArray, Int64Array
 from monolith_py.model.batch import Batch
+from monolith_py.model.link import scores_of
 from monolith_py.sync import DenseState, DenseUpdate, apply_update
 from monolith_serving.replica.dense_model import DenseModel
 from monolith_serving.replica.table import ReplicaTable
@@ -37,13 +38,13 @@ class ModelState:
         return f"{self.next_delta[0]}.{self.next_delta[1]}"
 
     def predict(self, batch: Batch, shared: SharedBags | None = None) -> FloatArray:
-        """Return the probability of each task, float32 (B, T), for the B rows of the batch; the features in `shared` are empty in it."""
+        """Return the score of each task, float32 (B, T), for the B rows of the batch; the features in `shared` are empty in it."""
         if self.model.device is not None:
             return self._predict_in_torch(batch, shared)
         pooled = self.table.pool(batch)
         if shared is not None:
             pooled += np.repeat(self.table.pool(shared.batch), shared.counts, axis=0)
-        return _sigmoid(self.model.logits(pooled, batch.dense))
+        return scores_of(self.model.logits(pooled, batch.dense), self.model.links)
 
     def after(self, next_delta: tuple[int, int], published_ms: int, update: DenseUpdate | None = None) -> ModelState:
         """Return the state after a delta; `update` is its dense update, None if it has none.
@@ -67,12 +68,7 @@ class ModelState:
                 counts = torch.from_numpy(shared.counts).to(pooled.device)
                 pooled += torch.repeat_interleave(self.table.lookup(shared.batch), counts, dim=0)
             logits = self.model.in_torch(pooled, torch.from_numpy(batch.dense).to(pooled.device))
+            if self.model.links:
+                return scores_of(logits.float().cpu().numpy(), self.model.links)
             scores: FloatArray = torch.sigmoid(logits.float()).cpu().numpy()
         return scores
-
-
-def _sigmoid(logits: FloatArray) -> FloatArray:
-    """Return the probabilities; those near 0 keep their digits, and no logit overflows."""
-    small = np.exp(-np.abs(logits))
-    scores: FloatArray = np.where(logits < 0, small, np.float32(1)) / (1 + small)
-    return scores

@@ -11,7 +11,7 @@ from monolith_py.config import JobConfig
 from monolith_py.errors import LogError, TopicMissing
 from monolith_py.io import open_log
 from monolith_py.io.log.topics import Topics
-from monolith_py.process import StopSignal, set_num_threads
+from monolith_py.process import StopSignal, run_in_background, set_num_threads
 from monolith_serving.log_limit import LogLimit
 from monolith_serving.process import Follower
 from monolith_serving.replica.device import device_of
@@ -22,7 +22,7 @@ from monolith_serving.shadow.shadow import Shadow
 _logger = logging.getLogger(__name__)
 
 _WAIT_S = 0.2
-# Beside a replica on one machine the shadow takes the CPU that is left: each score may be `shadow.max_lag_s` late, no answer may.
+# Niceness of the thread that keeps the model up to date.
 _NICENESS = 10
 _RETRY_S = 0.5
 
@@ -30,7 +30,8 @@ _RETRY_S = 0.5
 def run_shadow(job: JobConfig) -> None:
     """Score mirrored requests until SIGTERM or SIGINT. For the main thread.
 
-    It needs no store and no port, no replica waits for it, and it runs at niceness 10. The model is loaded from `trainer.checkpoint_dir`
+    It needs no store and no port, no replica waits for it, and it takes the CPU that others leave: each score may be
+    `shadow.max_lag_s` late, no answer may. The model is loaded from `trainer.checkpoint_dir`
     and follows the topic of updates, or the checkpoints, as a replica's does.
 
     Raises:
@@ -55,6 +56,7 @@ def run_shadow(job: JobConfig) -> None:
         follower = Follower(replica, stop)
         stack.callback(follower.close)
         _logger.info("scoring %g of the requests of %r as arm %r", job.shadow.share, topics.impressions, config.arm)
+        run_in_background()
         while not stop.is_set():
             try:
                 shadow.step(_WAIT_S)

@@ -13,6 +13,7 @@ import torch
 from monolith_py.data.columns import FloatArray
 from monolith_py.model import RankModel
 from monolith_py.model.batch import Batch
+from monolith_py.model.link import scores_of
 from monolith_py.table import EmbeddingBags, Sgd
 from monolith_py.table.admission import EXACT_COUNT
 from monolith_py.training import Trainer
@@ -50,7 +51,10 @@ class ArmModel:
         self._model.eval()
         with torch.no_grad():  # without a graph the bags only look up
             pooled = self._bags(batch.sparse()).values()
-            scores: FloatArray = torch.sigmoid(self._model(pooled, torch.from_numpy(batch.dense))).numpy()
+            logits = self._model(pooled, torch.from_numpy(batch.dense))
+            if self._model.links:
+                return scores_of(logits.numpy(), self._model.links)
+            scores: FloatArray = torch.sigmoid(logits).numpy()
         return scores
 
     def _boundary_of(self, time_ms: int) -> int:

@@ -28,6 +28,9 @@ from monolith_streaming.backtest.partition import Arrived, Joined, Joining, Know
 from monolith_streaming.joiner.emit import examples_of
 from monolith_streaming.joiner.rules import FOREVER_MS, Rules
 
+# Offsets at the end of a partition among which its last record is looked for: the end of a transaction of Kafka takes one.
+_LAST_RECORDS = (1, 10, 1000)
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -86,12 +89,14 @@ class Timeline:
         _check_range(self._log, topics.impressions, options)
 
     def last_ms(self) -> int | None:
-        """Return the time of the last impression in the log; None where the log's last offset has no record."""
+        """Return the time of the last impression in the log, None without one near its end."""
         topic, times = Topics.of(self._job.log).impressions, []
         for partition in range(self._log.num_partitions(topic)):
             start, end = self._log.start_offset(topic, partition), self._log.end_offset(topic, partition)
-            records = self._log.read(topic, partition, end - 1, 1) if end > start else []
-            times += [record.time_ms for record in records]
+            for num in _LAST_RECORDS:
+                if end > start and (records := self._log.read(topic, partition, max(start, end - num), num)):
+                    times.append(records[-1].time_ms)
+                    break
         return max(times, default=None)
 
     def __iter__(self) -> Iterator[Slice]:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from monolith_py.clock import Clock
-from monolith_py.data.events import DeadLetter, Reinjection
+from monolith_py.data.events import DeadLetter, LetterKind, Reinjection
 from monolith_py.errors import AlreadyRunning, RecordRefused, WireError
 from monolith_py.io import Log
 from monolith_py.io.codec import decode_action, decode_impression, encode_reinjection
@@ -44,6 +44,8 @@ class Reinjector:
 
     def run(self, selection: Selection) -> Counter[str]:
         """Put the selected letters back and return their number under "put back", and under the reason those that stay.
+
+        Late ones stay unless `selection` names their kind.
 
         Raises:
             AlreadyRunning: another run has begun a re-injection within the last minute.
@@ -78,7 +80,9 @@ class Reinjector:
                 break
             if not isinstance(letter, DeadLetter) or not selection.takes(letter) or offset in ledger.put_back:
                 continue
-            if letter.topic not in self._partitions:
+            if letter.kind is LetterKind.LATE and selection.kind is None:
+                results["late, and late again if put back: name --kind late to do it all the same"] += 1
+            elif letter.topic not in self._partitions:
                 results["of a topic of another job"] += 1
             elif letter.value_bytes or not letter.value:
                 results["cut: the message is not whole"] += 1

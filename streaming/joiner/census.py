@@ -23,7 +23,9 @@ class Census:
     """Counts impressions and actions by kind since the last report."""
 
     def __init__(self, rules: Rules) -> None:
-        self._kinds = {kind: [task for index, task in enumerate(rules.tasks) if bits >> index & 1] for kind, bits in rules.bits.items()}
+        self._kinds = {
+            kind: [task for place, task in enumerate(rules.tasks) if bits & rules.labels.mask(place)] for kind, bits in rules.bits.items()
+        }
         self._actions: Counter[str] = Counter()
         self._num_impressions = 0
         self._due_s: float | None = None

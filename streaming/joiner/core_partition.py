@@ -64,6 +64,7 @@ def core_settings(job: JobConfig, rules: Rules, widths: Mapping[str, int]) -> _c
     kinds = [(name, rules.bits.get(name, 0), name in rules.terminal, name in rules.terminal_of_request) for name in kinds_of(rules)]
     time_rule = EventTimeRule.of(job.log)
     settings = _core.JoinerSettings(rules.tasks, kinds, dict(widths))
+    settings.set_label_widths(rules.labels.widths)
     settings.emits_requests, settings.waits_for_window, settings.retracts = rules.emits_requests, rules.waits_for_window, rules.retracts
     settings.window_ms, settings.allowed_lateness_ms = rules.window_ms, rules.allowed_lateness_ms
     settings.max_out_of_orderness_ms = rules.max_out_of_orderness_ms
@@ -137,8 +138,7 @@ class CorePartition:
     def increments(self) -> Int64Array:
         """Return the increments of each emission to the counters of its fids: int64 (B, 1 + tasks), examples and positives."""
         _, firsts, labels = self.core.emissions()
-        columns = [firsts.astype("int64")] + [(labels >> index & 1).astype("int64") for index in range(len(self._rules.tasks))]
-        increments: Int64Array = np.stack(columns, axis=1)
+        increments: Int64Array = np.column_stack([firsts.astype("int64"), self._rules.labels.positives(labels)])
         return increments
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from monolith_py.data.columns import FeatureColumns, Int64Array
+from monolith_py.data.columns import FeatureColumns
 from monolith_py.data.examples import ExampleBatch
 from monolith_py.data.served import ServedModel, ServedScores
 from monolith_py.io.codec.impression_view import ImpressionView
@@ -38,15 +38,16 @@ def examples_of(emitted: Emitted, rules: Rules, patterns: WirePatterns) -> Examp
     """Return the examples of these emissions in order; negatives that were sampled away are not allowed."""
     emissions = [emission for _, emission in emitted]
     requests = [waiting.request for waiting, _ in emitted]
+    bits = np.array([emission.labels for emission in emissions], np.uint64)
     return ExampleBatch(
         request_ids=tuple(request.request_id for request in requests),
         item_ids=np.array([request.item_ids[emission.row] for request, emission in zip(requests, emissions, strict=True)], np.int64),
         times_ms=np.array([request.time_ms for request in requests], np.int64),
         kinds=np.array([emission.kind for emission in emissions], np.uint8),
         sample_rates=np.array([emission.sample_rate for emission in emissions], np.float32),
-        labels={task: _bit(emissions, index).astype(np.float32) for index, task in enumerate(rules.tasks)},
+        labels={task: rules.labels.values(bits, place) for place, task in enumerate(rules.tasks)},
         features=features_of(emitted, patterns),
-        served=served_of(emitted, rules.tasks),
+        served=served_of(emitted, rules),
     )
 
 
@@ -63,21 +64,18 @@ def features_of(emitted: Emitted, patterns: WirePatterns, only: Sequence[str] | 
     return pick_features([(_impression(waiting), emission.row) for waiting, emission in emitted], patterns, only)
 
 
-def served_of(emitted: Emitted, tasks: Sequence[str]) -> ServedScores | None:
-    """Return the scores at request time of the emitted candidates, for `tasks`; None if their impressions have none."""
+def served_of(emitted: Emitted, rules: Rules) -> ServedScores | None:
+    """Return the scores at request time of the emitted candidates, by task; None if their impressions have none."""
+    tasks, numbers = rules.tasks, [width > 1 for width in rules.labels.widths]
     models: dict[ServedModel, int] = {}
     codes, rows = [], []
     for waiting, emission in emitted:
         impression = _impression(waiting)
         codes.append(models.setdefault(impression.model, len(models)))
-        rows.append(impression.scores_of(emission.row, tasks))
+        rows.append(impression.scores_of(emission.row, tasks, numbers))
     by_task = np.array(rows, np.float32).T  # (T, B)
     scores = {task: values for task, values in zip(tasks, by_task, strict=True) if not np.isnan(values).all()}
     return ServedScores(scores, tuple(models), np.array(codes, np.int32)) if scores else None
-
-
-def _bit(emissions: Sequence[Emission], index: int) -> Int64Array:
-    return np.array([emission.labels >> index & 1 for emission in emissions], np.int64)
 
 
 def _impression(waiting: WaitingRequest) -> ImpressionView:

@@ -53,8 +53,8 @@ _logger = logging.getLogger(__name__)
 
 # Offset in dead letters of a record that was never in the log.
 NO_OFFSET = -1
-# Wall-clock wait for records after a round of reads without any, over all partitions.
-_IDLE_WAIT_S = 0.05
+# Wall-clock wait for records after a round of reads without any, over all partitions, and of one read: a record of the other topic waits.
+_IDLE_WAIT_S, _READ_WAIT_S = 0.05, 0.01
 
 
 class JoinerLoop:
@@ -126,7 +126,8 @@ class JoinerLoop:
         infos = {topic: self._log.describe(topic) for topic in topics}
         ids = {topic: info.id for topic, info in infos.items()}
         start = Start(self._job, self._log, self._kv, self._rules, self._clock, ids, self._name.encode(), self._force)
-        recovery = Recovery(self._log, self._topics, self._rules.tasks, self._judge, self._clock, lambda one: self._commits.write([one]))
+        tasks = self._rules.tasks, self._rules.labels
+        recovery = Recovery(self._log, self._topics, tasks, self._judge, self._clock, lambda one: self._commits.write([one]))
         open_writer = partial(self._writer, most=infos[self._topics.examples].max_record_bytes)
         partition = start.take(number, before, open_writer, recovery)
         if self._force:
@@ -154,7 +155,7 @@ class JoinerLoop:
     def step(self) -> int:
         """Read and join records, commit if it is time, and return the number of records read.
 
-        Waits for records, up to 50 ms, if the previous call found none.
+        Waits for records, up to 50 ms and 10 ms for one read, if the previous call found none.
 
         Raises:
             ClockStepped: the wall clock went back, so sound records would be refused.
@@ -164,7 +165,7 @@ class JoinerLoop:
         if not self._partitions:
             self._clock.sleep(_IDLE_WAIT_S)
             return 0
-        wait_s = _IDLE_WAIT_S / (len(InputTopic) * len(self._partitions)) if self._is_idle else 0.0
+        wait_s = min(_READ_WAIT_S, _IDLE_WAIT_S / (len(InputTopic) * len(self._partitions))) if self._is_idle else 0.0
         for partition in self._partitions:
             self._readers[partition].fill(wait_s)
             num, more = partition.joiner.run(self._clock.monotonic_s(), self._clock.now_ms())

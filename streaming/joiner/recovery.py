@@ -9,7 +9,7 @@ where it was.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from monolith_py.io import Log, Record
 from monolith_py.io.log.topics import Topics
 from monolith_streaming.joiner.core_partition import Judge
 from monolith_streaming.joiner.partition import PartitionState
-from monolith_streaming.joiner.tail import Tail, facts_after
+from monolith_streaming.joiner.tail import Tail, Tasks, facts_after
 from monolith_streaming.joiner.watermark import InputTopic
 
 _logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Recovery:
 
     log: Log
     topics: Topics
-    tasks: Sequence[str]
+    tasks: Tasks
     judge: Judge
     clock: Clock
     commit: Callable[[PartitionState], None]

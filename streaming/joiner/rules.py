@@ -20,7 +20,8 @@ event time of its own topic before it (`clock_ms`, watermark.py), which has pass
 - An impression whose topic had passed the end of its window before it is refused as a whole (`is_too_late`): actions on it may have been
   refused meanwhile, and its candidates would be learnt as negatives. Actions that are not earlier than it by more than
   `max_out_of_orderness_s`, in their own time and in that of their topic, still wait for every impression that is taken.
-- A second impression of the same request, or a second action of the same kind on a candidate, changes nothing.
+- A second impression of the same request, or a second action of the same kind on a candidate, changes nothing. The label of a regression is
+  the greatest value before the example is emitted; a late value retracts a label of 0 alone.
 
 The key of an example is (request id, item, kind); that of a retraction includes its tasks.
 """
@@ -33,12 +34,11 @@ from dataclasses import dataclass
 from monolith_py.config import JobConfig
 from monolith_py.data.events import Action
 from monolith_py.data.examples import ExampleKind
+from monolith_py.data.label_bits import LabelBits
 from monolith_streaming.joiner.negative_rates import NegativeRates
 from monolith_streaming.joiner.request import Emission, LateAction, Outcome, Reason, Request, SeenAction, Status
 from monolith_streaming.joiner.sampling import is_kept
 
-# Labels of a candidate are the bits of one 64-bit integer, bit t for task t.
-MAX_TASKS = 64
 # Most actions that wait for the impression of their request: a wrong request id shared by many must not cost more with each.
 MAX_EARLY = 256
 # Later than every deadline.
@@ -50,7 +50,8 @@ class Rules:
     """Joining rules of a job, times in milliseconds."""
 
     tasks: tuple[str, ...]
-    bits: dict[str, int]  # kind of action -> tasks that it makes positive
+    labels: LabelBits  # of the tasks
+    bits: dict[str, int]  # kind of action -> places of the labels that it makes positive
     terminal: frozenset[str]  # kinds of action that end the wait of their candidate
     terminal_of_request: frozenset[str]  # and of all candidates
     emits_requests: bool  # all candidates of a request together
@@ -64,13 +65,13 @@ class Rules:
     @staticmethod
     def of(job: JobConfig) -> Rules:
         """Return the rules of `job`."""
-        assert len(job.tasks) <= MAX_TASKS, len(job.tasks)
-        bits: dict[str, int] = {}
-        for index, task in enumerate(job.tasks):
-            bits[task.action] = bits.get(task.action, 0) | 1 << index
+        labels, bits = LabelBits.of(job), dict[str, int]()
+        for place, action in enumerate(action for task in job.tasks for action in task.actions):
+            bits[action] = bits.get(action, 0) | labels.mask(place)
         joiner = job.joiner
         return Rules(
-            tasks=tuple(task.name for task in job.tasks),
+            tasks=tuple(name for task in job.tasks for name in task.outputs),
+            labels=labels,
             bits=bits,
             terminal=frozenset(joiner.terminal_actions),
             terminal_of_request=frozenset(joiner.request_terminal_actions),
@@ -82,6 +83,10 @@ class Rules:
             retracts=joiner.late == "retract",
             negative_rates=NegativeRates.of(joiner),
         )
+
+    def bits_of(self, action: Action) -> int:
+        """Return the bits of the labels that an action makes positive."""
+        return self.labels.of_value(self.bits.get(action.kind, 0), action.value) if action.value > 0 else 0
 
     def matters(self, action: Action) -> bool:
         """Return whether an action of this kind can make a label or end a wait."""
@@ -175,8 +180,7 @@ def can_emit(rules: Rules, request: Request) -> bool:
     """Return whether `request` may still emit an example, which needs its features."""
     if request.is_waiting:
         return True
-    everything = (1 << len(rules.tasks)) - 1
-    return rules.retracts and any(labels != everything for labels in request.labels)
+    return rules.retracts and any(labels != rules.labels.all for labels in request.labels)
 
 
 def _keep_early(rules: Rules, request: Request, seen: SeenAction, outcome: Outcome) -> None:
@@ -186,7 +190,8 @@ def _keep_early(rules: Rules, request: Request, seen: SeenAction, outcome: Outco
         same = other.action.item_id == action.item_id and other.action.kind == action.kind
         # One that may wait longer is needed if the impression comes when the other has been refused.
         is_needed = not is_full and rules.expire_ms(seen) > rules.expire_ms(other)
-        if same and (other.action.value > 0) == (action.value > 0) and other.action.time_ms <= action.time_ms and not is_needed:
+        same &= (other.action.value > 0) == (action.value > 0) and rules.bits_of(other.action) == rules.bits_of(action)
+        if same and other.action.time_ms <= action.time_ms and not is_needed:
             return
     if is_full:
         outcome.refused.append((seen, Reason.TOO_MANY))
@@ -197,16 +202,16 @@ def _keep_early(rules: Rules, request: Request, seen: SeenAction, outcome: Outco
 def _see_on_candidate(rules: Rules, request: Request, row: int, seen: SeenAction, outcome: Outcome) -> None:
     """Process an action on one candidate, which is not too late for it."""
     action, status = seen.action, request.statuses[row]
-    bits = rules.bits.get(action.kind, 0) if action.value > 0 else 0
+    bits = rules.bits_of(action)
     if status not in (Status.WAITING, Status.KNOWN):
         _see_late(rules, request, row, seen, outcome)
     elif rules.is_late(request, seen):
         # A second one changes nothing, so copies need no place.
-        if bits and not any(entry.row == row and entry.seen.action.kind == action.kind for entry in request.late):
+        if bits and not any(entry.row == row and _is_same(rules, entry.seen.action, action) for entry in request.late):
             request.late.append(LateAction(row, seen))
     else:
-        request.labels[row] |= bits
-        is_known = action.kind in rules.terminal or request.labels[row] == (1 << len(rules.tasks)) - 1
+        request.labels[row] = rules.labels.merged(request.labels[row], bits)
+        is_known = action.kind in rules.terminal or request.labels[row] == rules.labels.all
         if status == Status.WAITING and is_known and not rules.waits_for_window:
             request.statuses[row] = Status.KNOWN
             known_ms = max(request.time_ms, action.time_ms)
@@ -214,6 +219,10 @@ def _see_on_candidate(rules: Rules, request: Request, row: int, seen: SeenAction
                 _emit(rules, request, row, known_ms, outcome)
             elif Status.WAITING not in request.statuses:
                 _emit_all(rules, request, known_ms, outcome)
+
+
+def _is_same(rules: Rules, one: Action, other: Action) -> bool:
+    return one.kind == other.kind and rules.bits_of(one) == rules.bits_of(other)
 
 
 def _emit_all(rules: Rules, request: Request, known_ms: int, outcome: Outcome) -> None:
@@ -239,7 +248,7 @@ def _emit(rules: Rules, request: Request, row: int, known_ms: int, outcome: Outc
 
 def _see_late(rules: Rules, request: Request, row: int, seen: SeenAction, outcome: Outcome) -> None:
     action = seen.action
-    fresh = rules.bits.get(action.kind, 0) & ~request.labels[row] if action.value > 0 else 0
+    fresh = rules.labels.fresh(rules.bits_of(action), request.labels[row])
     if not fresh:
         return
     if not rules.retracts:

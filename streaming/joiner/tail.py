@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from monolith_py.data.examples import ExampleBatch
+from monolith_py.data.label_bits import LabelBits
 from monolith_py.data.steps import JoinerStep
 from monolith_py.errors import RecordsDamaged, StateMismatch, WireError
 from monolith_py.io import Log, Record
@@ -32,7 +33,9 @@ class Tail:
     start: int = 0
 
 
-# Request id -> item id -> positive tasks, bit t for task t.
+# Names of the tasks, and the places of their labels.
+Tasks = tuple[Sequence[str], LabelBits]
+# Request id -> item id -> labels in these places.
 Facts = dict[str, dict[int, int]]
 
 
@@ -72,7 +75,7 @@ def read_tail(log: Log, topic: str, partition: int, position: Position) -> Tail:
     return tail
 
 
-def facts_after(log: Log, topic: str, partition: int, tail: Tail, tasks: Sequence[str]) -> Iterator[Facts]:
+def facts_after(log: Log, topic: str, partition: int, tail: Tail, tasks: Tasks) -> Iterator[Facts]:
     """Yield what the examples of `tail` say of their candidates, a part at a time; a candidate may be in several parts."""
     facts: Facts = {}
     for record in records_from(log, topic, partition, tail.start):
@@ -121,11 +124,12 @@ def _metadata(value: bytes) -> Mapping[str, str]:
         return {}
 
 
-def _add(facts: Facts, examples: ExampleBatch, tasks: Sequence[str]) -> None:
+def _add(facts: Facts, examples: ExampleBatch, tasks: Tasks) -> None:
+    names, bits_of = tasks
     labels = [0] * len(examples)
-    for index, task in enumerate(tasks):
-        for row, value in enumerate(examples.labels[task].tolist() if task in examples.labels else ()):
-            labels[row] |= int(value) << index
+    for place, task in enumerate(names):
+        if task in examples.labels:
+            labels = [one | bits for one, bits in zip(labels, bits_of.of_values(examples.labels[task].tolist(), place), strict=True)]
     for request_id, item_id, bits in zip(examples.request_ids, examples.item_ids.tolist(), labels, strict=True):
         of_request = facts.setdefault(request_id, {})
-        of_request[item_id] = of_request.get(item_id, 0) | bits
+        of_request[item_id] = bits_of.merged(of_request.get(item_id, 0), bits)

@@ -19,14 +19,16 @@ from monolith_streaming.joiner.core_partition import CorePartition, Judge, core_
 from monolith_streaming.joiner.emit import Encoding
 from monolith_streaming.joiner.position import Position, Progress
 from monolith_streaming.joiner.rules import Rules
-from monolith_streaming.joiner.watermark import InputTopic
+from monolith_streaming.joiner.watermark import InputTopic, Watermark, WatermarkState
 from monolith_streaming.replay.output import Step
-from monolith_streaming.replay.source import BLOCK_RECORDS, NO_END, Count, Input, Shard, blocks_of, own_offsets
+from monolith_streaming.replay.source import BLOCK_RECORDS, NO_END, Count, Input, Shard, blocks_of, event_times, own_offsets
 
 # A step ends with this many examples.
 STEP_EXAMPLES = 4096
 # Records behind one that show that it is ahead of them, as in a joiner with default settings.
 _NUM_AHEAD = 8
+# Impressions before chosen offsets from which their event time is taken.
+_CLOCK_RECORDS = 1000
 # A topic counts as idle once it was read to its end: its clock stands at 0, that of the watermark at this.
 _IDLE_S = 1.0
 # Counters in the order of the core's numbers.
@@ -62,7 +64,8 @@ class ShardJoiner:
     def __init__(self, joining: Joining, partition: int, shard: Shard) -> None:
         self._joining, job, rules = joining, joining.job, Rules.of(joining.job)
         patterns = WirePatterns(Schema.of(job).dense_dims)
-        self._core = CorePartition(_settings(job, rules, shard), rules, Position(Progress([0, 0]), 0), 0.0).core
+        begin = Position(Progress([0, 0], _clock_before(joining, rules, partition)), 0)
+        self._core = CorePartition(_settings(job, rules, shard), rules, begin, 0.0).core
         self._judge = Judge(job, patterns)
         self._encoding = Encoding(rules, patterns, job.joiner.examples_per_record)
         places = [(topic, partition) for topic in InputTopic]
@@ -123,6 +126,20 @@ class ShardJoiner:
         core.end_step(0, 0)
         core.clear_step()
         return step
+
+
+def _clock_before(joining: Joining, rules: Rules, partition: int) -> WatermarkState:
+    """Return the event time of the impressions before chosen offsets: it tells which of those chosen have come too late."""
+    state, source, log = WatermarkState(), joining.source, joining.log
+    if log is None or source.offsets is None:
+        return state
+    watermark = Watermark(rules.max_out_of_orderness_ms, _IDLE_S, joining.job.joiner.agreeing_records, state, 0.0)
+    topic, (stop, _) = source.topics[InputTopic.IMPRESSIONS], source.offsets.get(partition, (0, 0))
+    start = max(log.start_offset(topic, partition), stop - _CLOCK_RECORDS)
+    for time_ms in event_times(log, topic, partition, (start, stop)):
+        if time_ms <= joining.wall_ms and not watermark.is_jump(InputTopic.IMPRESSIONS, time_ms):
+            watermark.observe(InputTopic.IMPRESSIONS, time_ms, joining.wall_ms)
+    return state
 
 
 def _settings(job: JobConfig, rules: Rules, shard: Shard) -> _core.JoinerSettings:

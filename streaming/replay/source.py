@@ -88,8 +88,7 @@ def range_of_offsets(log: Log, topic: str, offsets: Offsets) -> Range:
                 f"replay offsets must be PARTITION:START-STOP within {num_partitions} partitions, got {partition}:{start}-{stop}"
             )
         stop = min(stop, log.end_offset(topic, partition))
-        chunks = _read_log(log, topic, partition, (start, stop), lambda *_: None)
-        times_ms += [event_time_ms(record.value, Impression, record.time_ms) for chunk in chunks for record in chunk]
+        times_ms += event_times(log, topic, partition, (start, stop))
     if not times_ms:
         raise ConfigError(f"replay offsets must hold impressions of {topic!r}, got none")
     return Range(min(times_ms), max(times_ms) + 1, offsets)
@@ -130,13 +129,18 @@ def shards_of(within: Range, rules: Rules, shard_ms: int | None = None, first_ms
 
 def first_event_ms(log: Log, topic: str) -> int:
     """Return the oldest event time in the first impressions of all partitions, 0 without one."""
-    times_ms = []
+    times_ms: list[int] = []
     for partition in range(log.num_partitions(topic)):
         start = log.start_offset(topic, partition)
         stop = min(start + _LOOK_BEHIND, log.end_offset(topic, partition))
-        chunks = _read_log(log, topic, partition, (start, stop), lambda *_: None)
-        times_ms += [event_time_ms(record.value, Impression, record.time_ms) for chunk in chunks for record in chunk]
+        times_ms += event_times(log, topic, partition, (start, stop))
     return min(times_ms, default=0)
+
+
+def event_times(log: Log, topic: str, partition: int, offsets: tuple[int, int]) -> Iterator[int]:
+    """Yield the event times of the impressions of [start, stop) in order; a record that is none has that of the log."""
+    for chunk in _read_log(log, topic, partition, offsets, lambda *_: None):
+        yield from (event_time_ms(record.value, Impression, record.time_ms) for record in chunk)
 
 
 def blocks_of(

@@ -9,6 +9,7 @@
 | `dense_requests` | an hour: a trainer only counts them as they come |
 | `verdicts` | an hour, and the newest one: it holds all that replicas need |
 | `shadow_scores` | younger than `keep_s` |
+| `forget_requests` | all of them |
 
 A job with `log.model_prefix` has the topics of its own model alone: the first model's job decides about events and examples.
 

@@ -5,6 +5,7 @@
 | `impressions`, `actions` | the time that a request is open or awaits late actions: the joiner's state is built again from them |
 | `examples` | the same time, and the age that the oldest checkpoint has: a trainer may go back to it |
 | `updates` | the age of the second newest checkpoint |
+| `forget_requests` | ever: a trainer reads all of them at each start |
 
 The longest outage to survive comes on top of each; only an operator knows it.
 """
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from monolith_py.config import JobConfig
+from monolith_py.errors import TopicMissing
 from monolith_py.io import Log
 from monolith_py.io.log.topics import Topics
 from monolith_streaming.retention.trimming import topic_size
@@ -40,12 +42,23 @@ def retention_faults(job: JobConfig, log: Log, checkpoints: Sequence[CheckpointM
             rule = f"retention.bytes should be -1 or at least {need_bytes} at the present rate ({need_s:.0f} s, {reason}), {_OUTAGE}"
             yield f"topic {topic!r}: {rule}, got {info.retention_bytes}"
     topics = Topics.of(job.log)
+    yield from _faults_of_forgetting(log, topics.forget_requests)
     for meta in checkpoints:
         needed = {(topics.examples, partition): offset for partition, (offset, _) in meta.offsets.items()}
         for (topic, partition), offset in {**needed, (topics.updates, 0): meta.updates_offset}.items():
             if partition < log.num_partitions(topic) and (start := log.start_offset(topic, partition)) > offset:
                 rule = f"must have its records from {offset} on, for the checkpoint of step {meta.step}"
                 yield f"topic {topic!r}[{partition}]: {rule}, got {start}: the records between are lost to it"
+
+
+def _faults_of_forgetting(log: Log, topic: str) -> Iterator[str]:
+    try:
+        info = log.describe(topic)
+    except TopicMissing:  # a log of before
+        return
+    for setting, value in (("retention.ms", info.retention_ms), ("retention.bytes", info.retention_bytes)):
+        if value is not None:
+            yield f"topic {topic!r}: {setting} should be -1, as requests to forget hold for ever, got {value}"
 
 
 def _needs(job: JobConfig, checkpoints: Sequence[CheckpointMeta], now_ms: int) -> dict[str, tuple[float, str]]:

@@ -17,11 +17,13 @@ from monolith_py.io.log.topics import Topics
 from monolith_py.io.retrying import RetryPolicy
 from monolith_py.observe import metrics
 from monolith_py.sync import PublishedModel, Publisher
-from monolith_py.training import Checkpoint, CheckpointMeta, CheckpointSaving, Retention, open_checkpoints
+from monolith_py.training import Checkpoint, CheckpointMeta, CheckpointSaving, IncrementChain, MemoryLimit, Retention, open_checkpoints
 from monolith_streaming.trainer.example_rules import ExampleRules
+from monolith_streaming.trainer.forget_requests import ForgetRequests
 from monolith_streaming.trainer.handover import SourceParts, SourceStart, open_source
 from monolith_streaming.trainer.held_updates import needed_by_guard
 from monolith_streaming.trainer.learner import Learner
+from monolith_streaming.trainer.shared_rows import published_tables
 from monolith_streaming.trainer.start import RESUME, StartOptions, source_place, start_trainer
 
 _logger = logging.getLogger(__name__)
@@ -53,7 +55,9 @@ class OnlineTraining:
         start = start_trainer(job, log, self._checkpoints, options, clock.now_ms())
         self.trainer, meta = start.trainer, start.meta
         log.num_partitions(self._topics.dense_requests)  # a missing topic fails here, not at each publish
-        published = PublishedModel(self.trainer.bags.tables, self.trainer.export_dense, self.trainer.layout.identity(start.model_id))
+        published = PublishedModel(
+            published_tables(self.trainer.bags), self.trainer.export_dense, self.trainer.layout.identity(start.model_id)
+        )
         self._model_id = start.model_id
         self._examples_topic = log.describe(self._topics.examples).id
         place = source_place(meta, self._topics.examples, self._examples_topic, options)
@@ -63,7 +67,11 @@ class OnlineTraining:
         rules.check_clock(self.trainer.watermark_ms)
         parts = SourceParts(log, self._topics.examples, self._dead_letters, clock, rules, options.accept_hole)
         self._source = open_source(parts, options.source, SourceStart(place.positions, meta.source, place.steps) if meta else None)
-        self._saved_batches = meta.step if meta else -1
+        self._memory = MemoryLimit.of(self.trainer.bags, clock, job.trainer.memory_limit_bytes)
+        self._imported = dict(start.imported)
+        self._saved_batches = meta.step if meta and meta.imported == self._imported else -1
+        self._forgets = ForgetRequests(log, self._topics.forget_requests, self.trainer.bags, clock, meta.forget_offset if meta else 0)
+        self._chain = IncrementChain(job.trainer.checkpoint_full_interval)
         self._saving: CheckpointSaving | None = None
         self._saved_meta: CheckpointMeta | None = None
         self._saving_since_s = 0.0
@@ -73,6 +81,7 @@ class OnlineTraining:
             self._ask_for_checkpoint()
         self._report_due_s = clock.monotonic_s()
         self._reported_examples = self.trainer.num_examples
+        self._forget()
         if meta is None:
             self._save_new_model()
 
@@ -92,12 +101,14 @@ class OnlineTraining:
     def step(self) -> bool:
         """Learn one batch, if there is one, and return whether there was; publish and save if due."""
         config = self._job.trainer
+        self._forget()
         size = self.trainer.optimizer.batch_limit(config.batch_size)
         examples = self._source.next_batch(size, config.linger_s, self._should_stop)
         if examples is not None:
             started_s = self._clock.monotonic_s()
-            self._learner.learn(examples)
+            self._learner.learn(self._forgets.strip(examples))
             metrics.STEP_DURATION_SECONDS.observe(self._clock.monotonic_s() - started_s)
+        self._memory.check()
         self._publisher.maybe_publish(self.trainer.watermark_ms)
         if self._publisher.take_checkpoint_request():
             _logger.info("a replica has asked for a checkpoint")
@@ -160,7 +171,7 @@ class OnlineTraining:
     def _begin_checkpoint(self) -> None:
         self._saving_since_s = self._clock.monotonic_s()
         self._save_due_s = self._saving_since_s + self._job.trainer.checkpoint_interval_s
-        self._saving = CheckpointSaving(self._checkpoints, self.trainer, Retention.of(self._job.trainer, self._needed))
+        self._saving = CheckpointSaving(self._checkpoints, self.trainer, Retention.of(self._job.trainer, self._needed), self._chain)
 
     def _needed(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
         return needed_by_guard(self._job, self._log, checkpoints)
@@ -186,6 +197,8 @@ class OnlineTraining:
             source=self._source.meta,
             parent=self._publisher.parent_version,
             digest=str(self._publisher.digest or ""),
+            forget_offset=self._forgets.offset,
+            imported=self._imported,
         )
         started_s = self._clock.monotonic_s()
         self._saving.freeze(self._saved_meta)
@@ -201,6 +214,11 @@ class OnlineTraining:
         metrics.CHECKPOINT_DURATION_SECONDS.set(duration_s)
         metrics.CHECKPOINT_SAVED_TIMESTAMP_SECONDS.set(meta.saved_ms / 1000)
         _logger.info("checkpoint %s: %d examples, offsets %s, %.2f s", checkpoint, meta.examples_trained, meta.offsets, duration_s)
+
+    def _forget(self) -> None:
+        """Carry out new requests to forget rows; the next checkpoint is without these rows, also if nothing is learnt."""
+        if self._forgets.take():
+            self._saved_batches = -1
 
     def _note_step(self, examples: ExampleBatch, probabilities: FloatArray) -> None:
         self._publisher.note_step(self.trainer.bags.rows_touched, self._source.newest_event_ms)

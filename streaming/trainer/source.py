@@ -25,7 +25,7 @@ from monolith_streaming.trainer.step_order import SourcePlace, StepOrder
 _logger = logging.getLogger(__name__)
 
 _READ_RECORDS = 64
-_POLL_S = 0.01  # between reads while several partitions are at their end
+_POLL_S = 0.01  # between reads while several partitions are at their end, and once before there is no batch
 _PARTITIONS_INTERVAL_S = 5.0  # between two looks at the number of partitions
 
 
@@ -142,7 +142,7 @@ class ExampleSource:
         return {partition: end - self._cursors[partition].offset for partition, end in self.ends().items()}
 
     def next_batch(self, size: int, linger_s: float, should_stop: Callable[[], bool]) -> ExampleBatch | None:
-        """Return `size` examples; fewer once `linger_s` has passed since the last batch, None if there is none after `linger_s`.
+        """Return `size` examples; fewer once `linger_s` has passed since the last batch, None if there is none after that, or after 10 ms.
 
         So after a pause the first examples do not wait. A batch also ends before a record of other tasks, or of another width of a dense
         feature.
@@ -152,14 +152,15 @@ class ExampleSource:
         records: list[_Decoded] = []  # of `parts`
         self._origins = []
         num, deadline_s = 0, self._clock.monotonic_s() + linger_s
-        due_s = min(deadline_s, self._handed_s + linger_s)
+        due_s, has_waited = min(deadline_s, self._handed_s + linger_s), False
         while num < size:
             cursor = self._earliest()
             if cursor is None:
                 left_s = (due_s if parts else deadline_s) - self._clock.monotonic_s()
-                if left_s <= 0 or should_stop():
+                if should_stop() or (left_s <= 0 and (parts or has_waited)):
                     break
-                self._wait(left_s)
+                self._wait(left_s if left_s > 0 else _POLL_S)
+                has_waited = True
                 continue
             decoded = cursor.decoded
             assert decoded is not None

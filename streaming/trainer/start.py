@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from monolith_py.config import JobConfig
 from monolith_py.errors import CheckpointError, ConfigError, StateMismatch
@@ -15,6 +16,7 @@ from monolith_py.io.log.topics import Topics
 from monolith_py.sync import Generation, Parent, next_generation
 from monolith_py.training import Checkpoint, CheckpointMeta, CheckpointStore, Trainer, restore_checkpoint
 from monolith_streaming.trainer.handover import SourceOptions
+from monolith_streaming.trainer.rows import import_rows
 from monolith_streaming.trainer.step_order import SourcePlace
 
 _logger = logging.getLogger(__name__)
@@ -27,6 +29,7 @@ class StartOptions:
     fresh: bool = False  # start a new model although the log holds updates of an older one
     reset_tables: tuple[str, ...] = ()  # features whose tables start anew in place of being restored
     accept_hole: bool = False  # go on where steps of the joiner are missing in topic `examples`
+    import_rows: tuple[tuple[str, Path], ...] = ()  # features with a file each whose rows go into their table
     source: SourceOptions | None = None  # first examples of a new model; None: the job's from their start
 
 
@@ -42,6 +45,7 @@ class Start:
     generation: Generation  # of its updates
     model_id: str
     changes: tuple[str, ...] = ()  # of the job since the checkpoint
+    imported: Mapping[str, str] = field(default_factory=dict)  # feature -> mark of the file whose rows were imported
 
 
 def start_trainer(job: JobConfig, log: Log, checkpoints: CheckpointStore, options: StartOptions, now_ms: int) -> Start:
@@ -50,21 +54,23 @@ def start_trainer(job: JobConfig, log: Log, checkpoints: CheckpointStore, option
     Raises:
         CheckpointError: the newest checkpoint is of another job, or a feature has another dim; none is intact; or the folder has none
             although the log holds updates, or has one with `fresh`.
-        ConfigError: a table to be reset is of no feature.
+        ConfigError: a table to be reset is of no feature, or a file to be imported does not fit.
         LogError: the topic of the updates is missing, or the log cannot be reached.
         ObjectError: the object store of the checkpoints cannot be reached.
     """
-    names = [feature.name for feature in job.features]
+    names = [feature.name for feature in job.features if feature.table is None]
     unknown = sorted(set(options.reset_tables) - set(names))
     if unknown:
-        raise ConfigError(f"--reset-table must name a feature, one of {names}, got {unknown}")
+        raise ConfigError(f"--reset-table must name a feature with a table, one of {names}, got {unknown}")
     topic, found = Topics.of(job.log).updates, checkpoints.all()
     _check_folder(found, options)
     checkpoint = checkpoints.newest()
     if checkpoint is None:
         _check_new_model(job, found, log, options)
         number = _first_generation(log, topic, now_ms)
-        return Start(Trainer(job), None, Generation(number, _trainer_name(now_ms)), f"{number}-{now_ms}")
+        trainer = Trainer(job)
+        imported = import_rows(trainer, options.import_rows, {})
+        return Start(trainer, None, Generation(number, _trainer_name(now_ms)), f"{number}-{now_ms}", imported=imported)
     trainer = Trainer(job)
     restored = restore_checkpoint(checkpoint, trainer, job.name, options.reset_tables)
     meta = restored.meta
@@ -75,7 +81,9 @@ def start_trainer(job: JobConfig, log: Log, checkpoints: CheckpointStore, option
     model_id = f"{number}-{now_ms}" if is_new else meta.model_id
     parent = None if is_new else Parent(meta.generation, meta.next_seq, meta.updates_offset)
     generation = Generation(number, _trainer_name(now_ms), parent)
-    return Start(trainer, meta, generation, model_id, restored.changes)
+    imported = import_rows(trainer, options.import_rows, meta.imported)
+    changes = restored.changes + tuple(f"feature {name}: rows imported" for name in imported if imported[name] != meta.imported.get(name))
+    return Start(trainer, meta, generation, model_id, changes, imported)
 
 
 def source_place(meta: CheckpointMeta | None, topic: str, topic_id: str, options: StartOptions) -> SourcePlace:

@@ -13,7 +13,6 @@ from monolith_py.config import JobConfig
 from monolith_py.errors import CheckpointError, ConfigError, LogError, WireError
 from monolith_py.io import Log
 from monolith_py.io.log.topics import Topics
-from monolith_py.io.objects import is_object_url
 from monolith_py.io.role_lock import role_lock
 from monolith_py.sync import Delta, decode_delta
 from monolith_py.training import (
@@ -22,11 +21,9 @@ from monolith_py.training import (
     Checkpoint,
     CheckpointStore,
     Part,
-    channel_folder,
-    copy_checkpoint,
+    free_path,
     local_folder,
     open_checkpoints,
-    promote_checkpoint,
 )
 
 _logger = logging.getLogger(__name__)
@@ -57,10 +54,7 @@ def versions(job: JobConfig, log: Log) -> list[ModelVersion]:
         LogError: the log cannot be read.
     """
     checkpoints = open_checkpoints(job, "versions", SystemClock())
-    found = [_of_checkpoint(one, one.path.name) for one in checkpoints.all()]
-    directory = checkpoints.directory
-    for folder in _other_folders(directory):
-        found += [_of_checkpoint(one, str(one.path.relative_to(directory))) for one in Checkpoint.all_in(folder)]
+    found = [_of_checkpoint(one, name) for name, one in checkpoints.by_name().items()]
     newest = _newest_publication(log, Topics.of(job.log).updates)
     if newest is None:
         return found
@@ -81,13 +75,11 @@ def roll_back(job: JobConfig, log: Log, name: str, skip_until: int | Mapping[int
     """
     with role_lock(local_folder(job) / ".trainer.lock", "trainer", CheckpointError):
         checkpoints = open_checkpoints(job, "versions", SystemClock())
-        checkpoints.all()
-        directory = checkpoints.directory
-        chosen = _find(directory, name)
+        directory, chosen = checkpoints.directory, _find(checkpoints, name)
         checkpoints.fetch(chosen, Part.TRAINING)
         chosen.verify(Part.TRAINING)
         if chosen.path.parent.parent == directory / CHANNELS:
-            chosen = _copy_aside(chosen, directory / ASIDE)  # the channel keeps its own
+            chosen = checkpoints.take_aside(chosen)  # the channel keeps its own
         if skip_until is not None:
             _skip(chosen, log, Topics.of(job.log).examples, skip_until)
             checkpoints.rewrite(chosen)
@@ -111,39 +103,27 @@ def promote(job: JobConfig, channel: str, name: str | None = None) -> str:
 
     Raises:
         CheckpointError: there is no such checkpoint, it is damaged, or the channel cannot be written.
-        ConfigError: the name of the channel is none, or the checkpoints are in an object store.
+        ConfigError: the name of the channel is none.
+        ObjectError: the object store cannot be reached.
     """
     if not _CHANNEL.fullmatch(channel):
         raise ConfigError(f"--channel must match {_CHANNEL.pattern}, as serving.channel, got {channel!r}")
-    if is_object_url(job.trainer.checkpoint_dir):
-        raise ConfigError(f"trainer.checkpoint_dir must be a folder for channels, got {job.trainer.checkpoint_dir!r}")
-    directory = Path(job.trainer.checkpoint_dir)
-    chosen = Checkpoint.newest(directory) if name is None else _find(directory, name)
-    if chosen is None:
-        raise CheckpointError(f"trainer.checkpoint_dir must hold an intact checkpoint, got {str(directory)!r}")
-    return promote_checkpoint(chosen, channel_folder(directory, channel)).path.name
-
-
-def _other_folders(directory: Path) -> list[Path]:
-    """Return the folders of checkpoints beside those of the trainer: channels, then those put aside."""
-    return [*sorted(one for one in (directory / CHANNELS).glob("*") if one.is_dir()), directory / ASIDE]
+    checkpoints = open_checkpoints(job, "versions", SystemClock())
+    if name is None:
+        chosen = checkpoints.newest_whole()
+        if chosen is None:
+            raise CheckpointError(f"trainer.checkpoint_dir must hold an intact checkpoint, got {job.trainer.checkpoint_dir!r}")
+    else:
+        chosen = _find(checkpoints, name)
+    return checkpoints.promote(chosen, channel).path.name
 
 
 def _put_aside(store: CheckpointStore, checkpoints: Sequence[Checkpoint], aside: Path) -> list[str]:
     """Move checkpoints to the folder `aside`; return their names."""
     for one in checkpoints:
         aside.mkdir(exist_ok=True)
-        store.move(one, _free(aside / one.path.name))
+        store.move(one, free_path(aside / one.path.name))
     return [one.path.name for one in checkpoints]
-
-
-def _copy_aside(checkpoint: Checkpoint, aside: Path) -> Checkpoint:
-    """Return a copy of a checkpoint in the folder `aside`."""
-    try:
-        aside.mkdir(exist_ok=True)
-        return copy_checkpoint(checkpoint, _free(aside / checkpoint.path.name))
-    except OSError as error:
-        raise CheckpointError(f"{checkpoint}: {error}") from None
 
 
 def _of_checkpoint(checkpoint: Checkpoint, name: str) -> ModelVersion:
@@ -174,10 +154,10 @@ def _newest_publication(log: Log, topic: str) -> Delta | None:
     return newest
 
 
-def _find(directory: Path, name: str) -> Checkpoint:
+def _find(checkpoints: CheckpointStore, name: str) -> Checkpoint:
     """Return the checkpoint of a name as `versions` gives it, or of a number of batches."""
-    known = {one.path.name: one for folder in (directory / ASIDE, directory) for one in Checkpoint.all_in(folder)}
-    known |= {str(one.path.relative_to(directory)): one for folder in _other_folders(directory) for one in Checkpoint.all_in(folder)}
+    directory, found = checkpoints.directory, checkpoints.by_name()
+    known = {one.path.name: one for one in Checkpoint.all_in(directory / ASIDE)} | found
     wanted = name
     if name.isdecimal():  # of several of a step, each replaces those before; one put aside comes last
         plain = Checkpoint.at(directory, int(name)).path.name
@@ -199,12 +179,3 @@ def _skip(checkpoint: Checkpoint, log: Log, topic: str, until: int | Mapping[int
             offsets[partition] = (wanted, 0)
     checkpoint.set_offsets(offsets)
     _logger.warning("%s: the trainer goes on at offsets %s of %r", checkpoint.path.name, offsets, topic)
-
-
-def _free(path: Path) -> Path:
-    """Return `path`, or a name after it that is free."""
-    number, free = 0, path
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.name}-{number}")
-    return free

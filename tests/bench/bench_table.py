@@ -10,6 +10,7 @@ import argparse
 import ctypes
 import gc
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -44,10 +45,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of table, FBGEMM and torch alike")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="on the disk that tables are saved to")
     parser.add_argument("--quick", action="store_true", help="a few small batches, to see that all of it runs")
+    parser.add_argument("--busy", action="store_true", help="time by the processor time of the calling thread: use one thread")
     options = parser.parse_args()
-    scale = Scale(options.rows, 65_536, rounds=30, warmup=10, threads=options.threads)
+    clock = time.thread_time if options.busy else time.perf_counter
+    scale = Scale(options.rows, 65_536, rounds=30, warmup=10, threads=options.threads, clock=clock)
     if options.quick:
-        scale = Scale(20_000, 2048, rounds=3, warmup=1, threads=options.threads)
+        scale = Scale(20_000, 2048, rounds=3, warmup=1, threads=options.threads, clock=clock)
     torch.set_num_threads(scale.threads)
     _core.set_num_threads(scale.threads)
     print_machine(scale.threads)
@@ -92,12 +95,11 @@ def gradients_of(num_bags: int, dim: int) -> FloatArray:
     return np.random.default_rng(1).normal(0, GRADIENT_SCALE, (num_bags, dim)).astype(np.float32)
 
 
-def core_step(core: _core.Table, batches: Sequence[Ids], pool: int) -> Callable[[int], None]:
-    """Return one step of our table in bags of `pool` fids: hash, find or insert, pool; then sum duplicates and update."""
+def core_step(core: _core.Table, batches: Sequence[Ids], gradients: FloatArray, pooled: FloatArray) -> Callable[[int], None]:
+    """Return one step of our table: hash, find or insert, pool into `pooled`; then sum duplicates and update by `gradients`, (bags, D)."""
     num_fids = len(batches[0].fids)
-    offsets = np.arange(0, num_fids + 1, pool)
-    gradients = gradients_of(num_fids // pool, core.dim)
-    pooled, rows = np.empty_like(gradients), np.empty(num_fids, np.uint32)
+    offsets = np.arange(0, num_fids + 1, num_fids // len(gradients))
+    rows = np.empty(num_fids, np.uint32)
 
     def step(index: int) -> None:
         fids = batches[index % len(batches)].fids
@@ -137,8 +139,10 @@ def bench_fbgemm(scale: Scale, bags: EmbeddingBags, streams: Streams) -> None:
     tbe = fbgemm_of(core, scale.rows)
     for stream, batches in streams.items():
         for pool in (1, 8):
-            calls = {"ours": core_step(core, batches, pool), "fbgemm": fbgemm_step(tbe, batches, pool, core.dim)}
-            medians = interleaved(calls, scale.rounds, warmup=scale.warmup)
+            gradients = gradients_of(scale.batch // pool, core.dim)
+            ours = core_step(core, batches, gradients, np.empty_like(gradients))
+            calls = {"ours": ours, "fbgemm": fbgemm_step(tbe, batches, pool, core.dim)}
+            medians = interleaved(calls, scale.rounds, warmup=scale.warmup, clock=scale.clock)
             shape = f"{stream}.dim{core.dim}" + (f".pool{pool}" if pool > 1 else "")
             figure(f"table.step_vs_fbgemm.{shape}", medians["fbgemm"] / medians["ours"], "ratio")
             figure(f"table.step_ns.{shape}", medians["ours"] / scale.batch * 1e9, "ns/id")
@@ -166,7 +170,7 @@ def bench_bags(scale: Scale, bags: EmbeddingBags, streams: Streams) -> None:
             bags(inputs[index % len(inputs)]).values().backward(gradients)
 
         calls = {"ours": step, "fbgemm": fbgemm_step(tbe, batches, 1, core.dim)}
-        medians = interleaved(calls, scale.rounds, warmup=scale.warmup)
+        medians = interleaved(calls, scale.rounds, warmup=scale.warmup, clock=scale.clock)
         figure(f"table.bags_step_vs_fbgemm.{stream}.dim{core.dim}", medians["fbgemm"] / medians["ours"], "ratio")
 
 
@@ -189,7 +193,8 @@ def bench_torch(scale: Scale, dim: int, streams: Streams) -> None:
             optimizer.step()
             optimizer.zero_grad()
 
-        medians = interleaved({"ours": core_step(core, batches, 1), "torch": step}, scale.rounds, warmup=scale.warmup)
+        ours = core_step(core, batches, gradients.numpy(), np.empty((scale.batch, dim), np.float32))
+        medians = interleaved({"ours": ours, "torch": step}, scale.rounds, warmup=scale.warmup, clock=scale.clock)
         figure(f"table.step_vs_torch_sgd.{stream}.dim{dim}", medians["torch"] / medians["ours"], "ratio")
     assert_equal(core, plain.weight.detach(), scale.rows)
 
@@ -200,9 +205,11 @@ def bench_limits(scale: Scale, bags: EmbeddingBags, streams: Streams, library: c
     bare = BareRows(library, scale.rows, core.dim, np.random.default_rng(2))
     check_bare(bare, streams["zipf"][0])
     for stream, batches in streams.items():
-        medians = interleaved(operations(core, bare, batches), scale.rounds, warmup=scale.warmup)
+        medians = interleaved(operations(core, bare, batches), scale.rounds, warmup=scale.warmup, clock=scale.clock)
         per_id = {name: seconds / scale.batch * 1e9 for name, seconds in medians.items()}
         shape = f"{stream}.dim{core.dim}"
+        parts = per_id["find_or_insert"] + per_id["gather"] + per_id["update"]
+        figure(f"table.step_vs_parts.{shape}", per_id.pop("step") / parts, "ratio")
         figure(f"table.lookup_vs_limit.{shape}", per_id["lookup"] / per_id["limit_lookup"], "ratio")
         figure(f"table.update_vs_limit.{shape}", per_id["update"] / per_id["limit_update"], "ratio")
         figure(f"table.update_vs_limit_with_state.{shape}", per_id["update"] / per_id["limit_update_with_state"], "ratio")
@@ -232,6 +239,7 @@ def operations(core: _core.Table, bare: BareRows, batches: Sequence[Ids]) -> dic
         core.gather(found, weights)
 
     return {
+        "step": core_step(core, [*batches[4:], *batches[:4]], gradients, weights),
         "find": lambda index: core.find(fids(index + 8), found),
         "find_or_insert": lambda index: core.find_or_insert(fids(index + 16), NOW_S, found),
         "gather": lambda index: core.gather(known[(index + 24) % len(known)], weights),

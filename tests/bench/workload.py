@@ -5,6 +5,8 @@ Letters: n ids of a batch, N rows.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,10 +59,11 @@ class RowPicker:
 
 @dataclass(frozen=True)
 class Scale:
-    """How much a bench does: rows of a table, ids of a batch, rounds that count and rounds before them, threads."""
+    """How much a bench does: rows of a table, ids of a batch, rounds that count and rounds before them, threads; and its clock."""
 
     rows: int
     batch: int
     rounds: int
     warmup: int
     threads: int = 1
+    clock: Callable[[], float] = time.perf_counter

@@ -94,6 +94,24 @@ def test_an_object_is_written_while_others_delete_its_folder(objects: Objects) -
     assert objects.list() == {}
 
 
+def test_a_folder_is_deleted_while_others_write_to_it_and_delete_it(objects: Objects) -> None:
+    num = 300 if isinstance(objects, FolderObjects) else 5
+
+    def write(name: str) -> None:
+        for number in range(num):
+            objects.write(f"a/{name}{number % 7}", b"1")
+
+    def delete() -> None:
+        for _ in range(num):
+            objects.delete_below("a/")
+
+    with ThreadPoolExecutor(4) as pool:
+        for one in [pool.submit(write, "one"), pool.submit(write, "two"), pool.submit(delete), pool.submit(delete)]:
+            one.result()
+    objects.delete_below("a/")
+    assert objects.list() == {}
+
+
 def test_an_absent_object_is_missing(objects: Objects, tmp_path: Path) -> None:
     with pytest.raises(ObjectMissing):
         objects.read("none")

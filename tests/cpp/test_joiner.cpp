@@ -257,7 +257,8 @@ TEST(a_record_batch_is_as_long_as_it_says) {
     CHECK(written.size() == 1200);
     const Widths widths;
     for (size_t num : {size_t{1}, size_t{5}, size_t{256}, written.size()}) {
-        const ExampleColumns columns(written.data(), num, partition.settings().rules.tasks, widths);
+        const ExampleColumns columns(written.data(), num, partition.settings().rules.tasks, widths,
+                                     partition.settings().rules.labels);
         std::vector<char> out(columns.write(nullptr));
         CHECK(columns.write(out.data()) == out.size() && out.size() % 8 == 0);
     }

@@ -24,8 +24,8 @@ RequestOrder small_order() {
     order.item = {1, 1, 1};
     order.context = {{"tab", "list"}, {{"hour", 2}}};
     order.candidate = {{"place", "marks"}, {{"price", 1}}};
-    order.shared = {{0, 1, 2, 3}, {}, 2};
-    order.candidates = {{4, 5, 6, 7}, {}, 2};
+    order.shared = {{0, 1, 2, 3}, {}, 2, {0, 0, 0, 0}, {{8, 2}}};
+    order.candidates = {{4, 5, 6, 7}, {}, 2, {0, 0, 0, 0}, {{9, 1}, {10, 1}}};
     return order;
 }
 
@@ -48,7 +48,7 @@ std::string sound_request() {
         field(2, field(1, "price") + field(2, packed<float>({1, 2, 3})));
     return field(1, "request-1") + "\x11" + packed<int64_t>({77}) + field(3, packed<int64_t>({1, 2, -3})) +
            field(4, context) + "\x38\x02" + field(8, "like") + field(8, "click") + field(9, "click") +
-           field(10, candidates) + field(11, "4.2") + "\x60\x1e";
+           field(10, candidates) + field(11, "4.2") + "\x60\x1e\x68\x01" + field(14, "tab") + field(14, "price");
 }
 
 bool reads(std::string_view bytes, Request& request) {
@@ -63,13 +63,14 @@ TEST(a_sound_request_is_read) {
     CHECK((request.context.fids == std::vector<int64_t>{9, 7, -8}));
     CHECK((request.context.lengths == std::vector<int32_t>{1, 2}));
     CHECK((request.context.dense == std::vector<float>{0.5f, -2.0f}));
-    CHECK(request.time_ms == 0 && request.logs_impression);
+    CHECK(request.time_ms == 0 && !request.logs_impression);  // an explained one is logged if it says so
     CHECK((request.candidates.fids == std::vector<int64_t>{1, 4, 5, 2, 3, 6}));
     CHECK((request.candidates.lengths == std::vector<int32_t>{1, 2, 1, 0, 1, 1}));
     CHECK((request.candidates.dense == std::vector<float>{1, 2, 3}));
     const Choice& choice = request.choice;
     CHECK(choice.top_k == 2 && choice.rank_by == "click" && choice.model_version == "4.2");
     CHECK((choice.task_names == std::vector<std::string_view>{"like", "click"}) && choice.max_staleness_ms == 30);
+    CHECK(choice.explains && (choice.returned == std::vector<std::string_view>{"tab", "price"}));
 }
 
 TEST(what_breaks_a_rule_is_left_to_others) {
@@ -80,7 +81,7 @@ TEST(what_breaks_a_rule_is_left_to_others) {
     for (const std::string& bytes :
          {std::string(), field(3, packed<int64_t>(std::vector<int64_t>(51))), field(1, std::string(129, 'x')) + items,
           field(1, "\n") + items, field(1, "\xc3\xa9") + items, items + field(4, field(1, field(1, "none"))),
-          items + nan, items + field(4, tabs), items + std::string("\x28\x05", 2), items + std::string("\x68\x01", 2),
+          items + nan, items + field(4, tabs), items + std::string("\x28\x05", 2), items + std::string("\x68\x02", 2),
           items + std::string("\x30\x02", 2),
           items +
               field(4, field(1, field(1, "tab") + field(2, packed<int64_t>({1, 2, 3, 4, 5})) + field(3, "\x05")))}) {

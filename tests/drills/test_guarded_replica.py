@@ -135,7 +135,7 @@ def test_flipped_labels_are_held_until_a_rollback_and_until_the_operator_accepts
 
     job.hold()
     job.guard.stop()
-    job.guard = drill.start("guard", "--accept")
+    job.guard = drill.start("guard", "--accept", str(job.verdicts()[-1].good_until))
     job.feed_until(lambda: not job.is_held("serving") and job.served()[0] < 0, flipped=True)
     assert not fires("MonolithUpdatesHeld", drill)
 

@@ -11,8 +11,9 @@ from monolith_py.data.packed_rows import PackedRow
 from monolith_py.io import MemoryKv
 from monolith_py.io.codec import encode_features
 from monolith_py.model.batch import make_batch
+from monolith_py.pb import ranking_pb2 as pb
 from monolith_serving.features.store import FeatureStore
-from monolith_serving.ranking.core_ranker import runs_in_core
+from monolith_serving.ranking.core_ranker import CoreRanker, runs_in_core
 from monolith_serving.ranking.ranker import Ranker
 from monolith_serving.ranking.request import RankInput
 
@@ -23,7 +24,7 @@ def bag(*fids: int) -> SparseColumn:
     return SparseColumn(np.array(fids, np.int64), np.array([len(fids)], np.int32))
 
 
-@pytest.mark.parametrize("kind", ["deepfm", "dlrm"])
+@pytest.mark.parametrize("kind", ["deepfm", "dlrm", "dcn"])
 @pytest.mark.parametrize("engine", ["core", "fbgemm"])
 @pytest.mark.parametrize("features", ["mixed", "sequences"])
 def test_sequences_of_the_user_are_ranked_as_they_were_learnt(make_trainer, make_replica, clock, features, engine, kind):
@@ -44,8 +45,10 @@ def test_sequences_of_the_user_are_ranked_as_they_were_learnt(make_trainer, make
     for item, own in zip(items.tolist(), tags, strict=True):
         kv.write({f"item:{item}": encode_features(FeatureColumns(1, {"tags": bag(*own)}))})
     job = trainer.job
-    assert not runs_in_core(job), "the core's ranker takes one dim and one row a feature"
-    ranker = Ranker(job, replica, FeatureStore(kv, trainer.schema, LiveCounters.of(job), job.serving, clock), None, clock)
+    store = FeatureStore(kv, trainer.schema, LiveCounters.of(job), job.serving, clock)
+    ranker = Ranker(job, replica, store, None, clock)
+    core = CoreRanker(job, replica, store, None, clock) if runs_in_core(job) else None
+    assert (core is None) == (engine == "fbgemm")
     for user in range(3):
         request = RankInput("r", clock.now_ms(), user, items, NO_CONTEXT)
         scores = ranker.rank(request, clock.monotonic_s() + 60).scores
@@ -55,3 +58,7 @@ def test_sequences_of_the_user_are_ranked_as_they_were_learnt(make_trainer, make
         batch = make_batch(FeatureColumns(3, sparse, {"age": np.full((3, 1), 0.5, np.float32)}), trainer.schema)
         np.testing.assert_allclose(scores, trainer.probabilities(batch), rtol=0, atol=0.02)
         np.testing.assert_array_equal(scores, replica.state.predict(batch))
+        if core is not None:
+            ranked = core.rank(pb.RankRequest(user_id=user, item_ids=items).SerializeToString(), clock.monotonic_s() + 60)
+            answer = pb.RankResponse.FromString(ranked.response)
+            np.testing.assert_allclose(answer.scores, scores.ravel(), rtol=0, atol=4e-3)  # 2^-8: sums in another order, rounded to bf16

@@ -89,7 +89,7 @@ class Guarded:
         self.guard = self.new_guard()
         self.probe = make_batch(examples_of(trainer.schema, 3).features, trainer.schema)
 
-    def new_guard(self, **options: bool) -> Guard:
+    def new_guard(self, **options: int) -> Guard:
         return Guard(self.job, self.log, CPU, self.clock, **options)
 
     def serve_and_label(self) -> None:
@@ -245,7 +245,7 @@ def test_a_guard_that_restarts_during_a_hold_goes_on_holding(guarded) -> None:
     guarded.publish()
     assert newest(guarded).held
     np.testing.assert_array_equal(guarded.served(), before)
-    guarded.guard = guarded.new_guard(accept=True)
+    guarded.guard = guarded.new_guard(accept=newest(guarded).good_until)
     guarded.poison()
     guarded.publish()
     guarded.publish()
@@ -280,7 +280,7 @@ def test_after_an_acceptance_the_examples_of_before_say_nothing(guarded) -> None
     guarded.poison()
     guarded.publish()
     assert newest(guarded).held
-    guarded.guard = guarded.new_guard(accept=True)
+    guarded.guard = guarded.new_guard(accept=newest(guarded).good_until)
     for _ in range(4):
         guarded.poison()
         guarded.publish()
@@ -290,10 +290,29 @@ def test_after_an_acceptance_the_examples_of_before_say_nothing(guarded) -> None
     guarded.assert_parity()
 
 
+def test_an_acceptance_left_in_the_arguments_ends_no_later_hold(guarded, caplog) -> None:
+    guarded.learn()
+    guarded.publish()
+    accepted = newest(guarded).good_until
+    guarded.guard = guarded.new_guard(accept=accepted)  # nothing is held
+    assert f"--accept {accepted} ends no hold: updates are held at no offset" in caplog.text
+    guarded.learn()
+    guarded.publish()
+    guarded.poison()
+    guarded.publish()
+    held = newest(guarded)
+    assert held.held and held.good_until > accepted
+    guarded.guard = guarded.new_guard(accept=accepted)
+    guarded.poison()
+    guarded.publish()
+    assert newest(guarded).held
+    assert f"--accept {accepted} ends no hold: updates are held from offset {held.good_until} on" in caplog.text
+
+
 def test_a_guard_that_restarts_after_an_acceptance_knows_of_it(guarded) -> None:
     guarded.poison()
     guarded.publish()
-    guarded.guard = guarded.new_guard(accept=True)
+    guarded.guard = guarded.new_guard(accept=newest(guarded).good_until)
     guarded.poison()
     guarded.publish()
     assert not newest(guarded).held

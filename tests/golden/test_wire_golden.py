@@ -12,6 +12,7 @@ import torch
 from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.events import Action, DeadLetter, Impression
 from monolith_py.data.examples import ExampleBatch
+from monolith_py.data.forgetting import ForgetRequest
 from monolith_py.io import codec
 from monolith_py.pb import parameter_sync_pb2 as pb
 from monolith_py.sync import (
@@ -199,6 +200,12 @@ def test_pinned_full_dense_states_mean_the_same() -> None:
 def test_a_request_of_the_dense_state_has_the_pinned_bytes() -> None:
     request = pb.DenseRequest(job="shop", generation=3, seq=42, fingerprint=BEFORE.fingerprint)
     assert request.SerializeToString() == GOLDEN["dense_request"]
+
+
+def test_a_request_to_forget_has_the_pinned_bytes_and_they_mean_the_same() -> None:
+    request = ForgetRequest("user", (-7, 2**63 - 1), 1_649_000_000_000)
+    assert codec.encode_forget_request(request) == GOLDEN["forget_request"]
+    assert codec.decode_forget_request(GOLDEN["forget_request"]) == request
 
 
 def assert_same(left: DenseState, right: DenseState) -> None:

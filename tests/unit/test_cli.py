@@ -159,10 +159,20 @@ def test_topics_are_made_once_with_the_job_s_prefix_and_partitions(write_job: Ca
         for _ in range(2):
             result = monolith("topics", "--config", path)
             assert result.exit_code == 0
-        names = ("impressions", "actions", "examples", "updates", "dead_letters", "dense_requests", "verdicts", "shadow_scores")
+        names = (
+            "impressions",
+            "actions",
+            "examples",
+            "updates",
+            "dead_letters",
+            "dense_requests",
+            "verdicts",
+            "shadow_scores",
+            "forget_requests",
+        )
         printed = dict(line.split() for line in result.output.splitlines())
         assert printed == {f"shop.{name}": "2" if name in names[:3] else "1" for name in names}
-        assert [log.num_partitions(f"shop.{name}") for name in names] == [2, 2, 2, 1, 1, 1, 1, 1]
+        assert [log.num_partitions(f"shop.{name}") for name in names] == [2, 2, 2, 1, 1, 1, 1, 1, 1]
 
 
 def test_topics_that_have_another_number_of_partitions_are_told(write_job: Callable[..., Path]) -> None:
@@ -282,6 +292,25 @@ def test_a_ranking_by_hand_is_training_data_only_with_a_flag(options: tuple[str,
     assert ranked(replica, *options).exit_code == 0
     (asked,) = replica.asked
     assert asked.HasField("log_impression") and asked.log_impression is is_logged
+
+
+class FeatureRanking(FixedRanking):
+    """Returns a tag of the user, and a price for each candidate."""
+
+    def Rank(self, request: Any, context: Any) -> pb.RankResponse:  # noqa: N802
+        response = super().Rank(request, context)
+        response.shared_features.sparse.add(name="tab", fids=[5, 6], lengths=[2])
+        response.candidate_features.dense.add(name="price", values=[0.5, 1.5, 2.5, 3.5])
+        return response
+
+
+def test_features_that_are_asked_for_are_printed_as_they_were_read() -> None:
+    replica = FeatureRanking()
+    result = ranked(replica, "--feature", "tab", "--feature", "price")
+    assert list(replica.asked[0].return_features) == ["tab", "price"]
+    cells = [[cell.strip() for cell in line.split("\u2502")[1:-1]] for line in result.stdout.splitlines()]
+    features = [["all", "tab", "5, 6"], *(["9", "price", "0.5"], ["7", "price", "1.5"], ["3", "price", "2.5"], ["1", "price", "3.5"])]
+    assert [row for row in cells if row in features] == features
 
 
 class StartingRanking(FixedRanking):

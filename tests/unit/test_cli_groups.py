@@ -11,6 +11,7 @@ GROUPS = {
     "Processes of a job": ["join", "train", "serve", "shadow", "guard"],
     "Operators": ["check-config", "settings", "topics", "trim", "dead-letters"],
     "Model versions": ["versions", "digest", "rollback", "promote"],
+    "Rows": ["forget", "export-rows"],
     "App developers": ["rank", "probe"],
     "Data engineers": ["load", "archive", "replay"],
     "ML engineers": ["backtest", "compare", "inspect"],

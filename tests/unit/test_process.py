@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from monolith_py import _core
-from monolith_py.process import OPENMP_SPINS, StopSignal, limit_openmp_spins, set_num_threads
+from monolith_py.process import OPENMP_SPINS, StopSignal, limit_openmp_spins, run_in_background, set_num_threads
 
 
 @pytest.fixture
@@ -92,3 +92,17 @@ def test_openmp_spins_are_limited_unless_the_environment_says_otherwise(
         monkeypatch.setenv("GOMP_SPINCOUNT", given)
     limit_openmp_spins()
     assert os.environ["GOMP_SPINCOUNT"] == expected
+
+
+def test_a_thread_in_the_background_is_of_the_idle_class_and_others_are_not() -> None:
+    classes = []
+
+    def work() -> None:
+        run_in_background()
+        classes.append(os.sched_getscheduler(0))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert classes == [os.SCHED_IDLE]
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER

@@ -121,7 +121,7 @@ def _predictions(data: Dataset, live: LivePhase, linear: Sequence[FloatArray]) -
 
 
 def _table_stats(checkpoint: Checkpoint, job: JobConfig) -> dict[str, TableStats]:
-    return {feature.name: EmbeddingTable.restore(checkpoint.table(feature.name)).stats() for feature in job.features}
+    return {feature.name: EmbeddingTable.restore(*checkpoint.table_parts(feature.name)).stats() for feature in job.features}
 
 
 def _notes(found: Findings, counters: bool) -> list[str]:

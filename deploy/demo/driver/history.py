@@ -95,7 +95,9 @@ class ServedCounters:
         self._order = np.argsort(self._known_ms[:count], kind="stable")
         labels = {"click": stream.clicks, "long_view": stream.long_views}
         # Increment of each impression: (n, 1 + tasks), impressions and positive labels.
-        self._added = np.stack([np.ones(len(stream), np.int64), *(labels[task.action].astype(np.int64) for task in job.tasks)], axis=1)
+        self._added = np.stack(
+            [np.ones(len(stream), np.int64), *(labels[action].astype(np.int64) for task in job.tasks for action in task.actions)], axis=1
+        )
         self._counts: dict[tuple[str, int], npt.NDArray[np.int64]] = {}
 
     def serve(self, impressions: Iterable[Impression]) -> Iterator[Impression]:

@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "bindings/arrays.hpp"
+#include "bindings/encoded.hpp"
 #include "bindings/module.hpp"
 #include "bytes/murmur2.hpp"
 #include "codec/impression_encoder.hpp"
@@ -123,22 +124,7 @@ struct HeldRequest {
 nb::list encode_all(const ImpressionEncoder& encoder, const nb::list& requests) {
     std::deque<HeldRequest> held;
     for (nb::handle request : requests) held.emplace_back().take(request.ptr(), encoder);
-    std::string bytes, scratch;
-    std::vector<size_t> ends;
-    {
-        nb::gil_scoped_release nogil;
-        for (const HeldRequest& one : held) {
-            encoder.encode(one.request, scratch, bytes);
-            ends.push_back(bytes.size());
-        }
-    }
-    nb::list values;
-    size_t start = 0;
-    for (size_t end : ends) {
-        values.append(nb::bytes(bytes.data() + start, end - start));
-        start = end;
-    }
-    return values;
+    return encoded(held.size(), encoder, [&](size_t i) -> const ServedRequest& { return held[i].request; });
 }
 
 using Dense = std::vector<std::pair<std::string, size_t>>;

@@ -52,7 +52,8 @@ class Written {
     Examples examples(size_t start, size_t stop) const {
         if (start > stop || stop > emissions_.size()) refuse("stop must be in [start, " + std::to_string(size()) + "]");
         const Settings& settings = partition_.settings();
-        return {{emissions_.data() + start, stop - start, settings.rules.tasks, settings.widths}};
+        return {
+            {emissions_.data() + start, stop - start, settings.rules.tasks, settings.widths, settings.rules.labels}};
     }
     int64_t newest_ms() const {
         int64_t newest_ms = 0;

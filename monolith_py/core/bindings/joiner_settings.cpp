@@ -12,6 +12,7 @@ using RateFields = std::tuple<std::string, int64_t, double>;  // feature, fid, r
 
 Settings settings_of(std::vector<std::string> tasks, const std::vector<KindFields>& kinds, Widths widths) {
     Settings settings;
+    settings.rules.labels = LabelLayout(std::vector<uint8_t>(tasks.size(), 1));
     settings.rules.tasks = std::move(tasks);
     settings.widths = std::move(widths);
     for (const auto& [name, bits, is_terminal, closes] : kinds)
@@ -55,6 +56,19 @@ void bind_joiner_settings(nb::module_& m) {
                 for (const auto& [feature, fid, share] : by_value) s.rules.negative_rates.add(feature, fid, share);
             },
             "default"_a, "by_value"_a)
+        .def(
+            "set_label_widths",
+            [](Settings& s, const std::vector<uint8_t>& widths) {
+                expect("widths", s.rules.tasks.size(), widths.size());
+                size_t sum = 0;
+                for (uint8_t width : widths) {
+                    if (width != 1 && width != 16) refuse("a width must be 1 or 16, got " + std::to_string(width));
+                    sum += width;
+                }
+                if (sum > 64) refuse("widths must be at most 64 together, got " + std::to_string(sum));
+                s.rules.labels = LabelLayout(widths);
+            },
+            "widths"_a)
         .def_rw("num_ahead", &Settings::num_ahead)
         .def_rw("num_agreeing", &Settings::num_agreeing)
         .def_rw("idle_timeout_s", &Settings::idle_timeout_s)

@@ -43,6 +43,8 @@ NB_MODULE(_core, m) {
     bind_examples(m);
     bind_impressions(m);
     bind_replica(m);
+    bind_fixed_model(m);
     bind_ranking(m);
+    bind_ranked(m);
     bind_front(m);
 }

@@ -16,5 +16,7 @@ void bind_kafka_records(nanobind::module_& m);
 void bind_examples(nanobind::module_& m);
 void bind_impressions(nanobind::module_& m);
 void bind_replica(nanobind::module_& m);
+void bind_fixed_model(nanobind::module_& m);
 void bind_ranking(nanobind::module_& m);
+void bind_ranked(nanobind::module_& m);
 void bind_front(nanobind::module_& m);

@@ -18,94 +18,40 @@ using namespace monolith;
 using namespace monolith::ranking;
 
 using ConstLengthRows = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Layers = std::vector<std::tuple<ConstMatrix, ConstFloats, bool, bool>>;
 using Places = std::vector<uint32_t>;
-using Group = std::tuple<Places, Places, uint32_t>;
+// Features, those with live counters, width of the dense values, rows of sequences, places and widths of dense
+// features.
+using Group = std::tuple<Places, Places, uint32_t, Places, std::vector<std::pair<uint32_t, uint32_t>>>;
+using Limits = std::tuple<size_t, size_t, int64_t, int64_t, int64_t, size_t, size_t>;
 using Entity = std::tuple<uint32_t, uint32_t, uint32_t>;
 using OwnColumns = std::pair<std::vector<std::string>, std::vector<std::pair<std::string, uint32_t>>>;
 
-std::vector<LayerWeights> weights_of(const Layers& layers) {
-    if (layers.empty()) refuse("layers must be at least one, got none");
-    std::vector<LayerWeights> weights;
-    for (const auto& [matrix, biases, relu, bf16] : layers) {
-        expect("biases", matrix.shape(0), biases.size());
-        if (!weights.empty()) expect("inputs of a layer", weights.back().out, matrix.shape(1));
-        weights.push_back({matrix.data(), biases.data(), static_cast<uint32_t>(matrix.shape(1)),
-                           static_cast<uint32_t>(matrix.shape(0)), relu, bf16});
+void check_group(const GroupOrder& group, size_t num_names) {
+    for (uint32_t place : group.counters)
+        if (place >= group.features.size()) refuse("a counter must be of a feature of its group");
+    expect("sequences", group.features.size(), group.sequences.size());
+    size_t width = 0;
+    for (const auto& [place, values] : group.dense) {
+        if (place >= num_names) refuse("a dense feature must have a name");
+        width += values;
     }
-    return weights;
-}
-
-void expect_columns(const std::vector<LayerWeights>& weights, const Places& shared, const Places& candidate) {
-    expect("columns", weights[0].in, shared.size() + candidate.size());
-    for (const Places* places : {&shared, &candidate})
-        for (uint32_t place : *places)
-            if (place >= weights[0].in) refuse("a column must be below " + std::to_string(weights[0].in));
-}
-
-Model* make_model(const std::string& kind, uint32_t dim, std::pair<uint32_t, uint32_t> features,
-                  std::pair<uint32_t, uint32_t> dense, uint32_t tasks) {
-    if (kind != "deepfm" && kind != "dlrm") refuse_unknown("kind", kind, {"deepfm", "dlrm"});
-    const Kind of = kind == "deepfm" ? Kind::kDeepFm : Kind::kDlrm;
-    return new Model({of, dim, features.first, features.second, dense.first, dense.second, tasks});
-}
-
-void set_top(Model& model, const Layers& layers, const Places& shared, const Places& candidate,
-             std::vector<const TowerStack*> stacks) {
-    const std::vector<LayerWeights> weights = weights_of(layers);
-    expect_columns(weights, shared, candidate);
-    expect("outputs", model.shape().tasks, weights.back().out);
-    nb::gil_scoped_release nogil;
-    model.set_top(weights, shared, candidate, std::move(stacks));
-}
-
-void set_bottom(Model& model, const Layers& layers, const Places& shared, const Places& candidate) {
-    const std::vector<LayerWeights> weights = weights_of(layers);
-    expect_columns(weights, shared, candidate);
-    expect("outputs", model.shape().dim, weights.back().out);
-    nb::gil_scoped_release nogil;
-    model.set_bottom(weights, shared, candidate);
-}
-
-void set_scales(Model& model, const ConstMatrix& scales) {
-    expect_matrix("scales", 2, model.shape().tasks, scales);
-    model.set_scales({scales.data(), scales.data() + scales.size()});
-}
-
-// Candidates scored at once.
-constexpr size_t kRowsAtOnce = 256;
-
-// Logits (B, T) of a model without shared inputs, from pooled rows (B, F * D) and dense features (B, W).
-void logits(const Model& model, const ConstMatrix& pooled, const ConstMatrix& dense, const Matrix& out) {
-    const ModelShape& shape = model.shape();
-    if (shape.shared_features + shape.shared_dense > 0) refuse("a model must have no shared inputs to score a batch");
-    const size_t n = out.shape(0), width = size_t{shape.candidate_features} * shape.dim, stride = model.stride();
-    expect_matrix("pooled", n, width, pooled);
-    expect_matrix("dense", n, shape.candidate_dense, dense);
-    expect_matrix("logits", n, shape.tasks, out);
-    nb::gil_scoped_release nogil;
-    SharedPart part;
-    model.begin(nullptr, part);
-    std::vector<float> inputs(std::min(n, kRowsAtOnce) * stride);
-    for (size_t first = 0; first < n; first += kRowsAtOnce) {
-        const size_t num = std::min(kRowsAtOnce, n - first);
-        for (size_t i = 0; i < num; ++i)
-            std::copy_n(pooled.data() + (first + i) * width, width, inputs.data() + i * stride);
-        const float* const own = dense.data() + first * shape.candidate_dense;
-        model.score(part, inputs.data(), own, num, out.data() + first * shape.tasks);
-    }
+    expect("dense features", group.width, width);
+    for (uint32_t place : group.features)
+        if (place >= num_names) refuse("a feature must have a name");
 }
 
 RequestOrder order_of(const Entity& user, const Entity& item, const OwnColumns& context, const OwnColumns& candidate,
-                      const Group& shared, const Group& candidates, std::vector<float> no_counter) {
+                      const Group& shared, const Group& candidates, std::vector<float> no_counter,
+                      std::vector<std::string> names) {
     RequestOrder order;
     order.user = {std::get<0>(user), std::get<1>(user), std::get<2>(user)};
     order.item = {std::get<0>(item), std::get<1>(item), std::get<2>(item)};
     order.context = {context.first, context.second};
     order.candidate = {candidate.first, candidate.second};
-    order.shared = {std::get<0>(shared), std::get<1>(shared), std::get<2>(shared)};
-    order.candidates = {std::get<0>(candidates), std::get<1>(candidates), std::get<2>(candidates)};
+    order.shared = std::make_from_tuple<GroupOrder>(shared);
+    order.candidates = std::make_from_tuple<GroupOrder>(candidates);
     order.no_counter = std::move(no_counter);
+    order.names = std::move(names);
     const auto counted = [&](const GroupOrder& group) { return group.counters.size() * order.no_counter.size(); };
     const size_t of_shared = order.user.width + order.context.width();
     const size_t of_candidates = order.item.width + order.candidate.width();
@@ -113,9 +59,7 @@ RequestOrder order_of(const Entity& user, const Entity& item, const OwnColumns& 
     expect("candidates", order.item.features() + order.candidate.sparse.size(), order.candidates.features.size());
     expect("dense of shared", of_shared + counted(order.shared), order.shared.width);
     expect("dense of candidates", of_candidates + counted(order.candidates), order.candidates.width);
-    for (const GroupOrder* group : {&order.shared, &order.candidates})
-        for (uint32_t place : group->counters)
-            if (place >= group->features.size()) refuse("a counter must be of a feature of its group");
+    for (const GroupOrder* group : {&order.shared, &order.candidates}) check_group(*group, order.names.size());
     return order;
 }
 
@@ -143,14 +87,14 @@ EntityStore& counter_of(Ranker& ranker, size_t number) {
 void expect_fit(const Ranker& ranker, const Model& model, const ReplicaRows& rows) {
     const ModelShape& shape = model.shape();
     const RequestOrder& order = ranker.order();
-    expect("shared features of the model", order.shared.features.size(), shape.shared_features);
-    expect("candidate features of the model", order.candidates.features.size(), shape.candidate_features);
+    expect("shared rows of the model", order.shared.num_rows(), model.pooled_shared());
+    expect("candidate rows of the model", order.candidates.num_rows(), model.pooled_own());
     expect("shared dense features of the model", order.shared.width, shape.shared_dense);
     expect("candidate dense features of the model", order.candidates.width, shape.candidate_dense);
     for (const GroupOrder* group : {&order.shared, &order.candidates})
         for (uint32_t feature : group->features)
-            if (feature >= rows.features().size() || rows.features()[feature].dim != shape.dim)
-                refuse("rows must have dim " + std::to_string(shape.dim) + " for each feature of the model");
+            if (feature >= rows.features().size() || rows.features()[feature].dim > shape.dim)
+                refuse("rows must have at most dim " + std::to_string(shape.dim) + " for each feature of the model");
 }
 
 // Stores to read, by what the caller may do about missing entities.
@@ -163,7 +107,7 @@ constexpr size_t kSmallBytes = 256;
 // The result belongs to Python.
 Ranked* rank(Ranker& ranker, const nb::bytes& value, const Model& model, const ReplicaRows& rows,
              std::tuple<std::string_view, std::string_view> names, std::tuple<int64_t, int64_t, double> times,
-             std::pair<int64_t, int64_t> staleness_ms, int reading) {
+             std::pair<int64_t, int64_t> staleness_ms, int reading, bool is_quick) {
     expect_fit(ranker, model, rows);
     auto ranked = std::make_unique<Ranked>();
     Call call;
@@ -174,67 +118,11 @@ Ranked* rank(Ranker& ranker, const nb::bytes& value, const Model& model, const R
     call.age = reading == kFreshOnly ? Age::kFresh : Age::kHeld;
     call.takes_absent_entities = reading >= kUnknownEntities;
     call.takes_absent = reading >= kUnknownCounters;
+    call.is_quick = is_quick;
     std::optional<nb::gil_scoped_release> nogil;
     if (value.size() > kSmallBytes) nogil.emplace();
     ranker.rank(call, model, rows, *ranked);
     return ranked.release();
-}
-
-const char* name_of(Status status) {
-    switch (status) {
-        case Status::kDone:
-            return "done";
-        case Status::kMissing:
-            return "missing";
-        case Status::kOverloaded:
-            return "overloaded";
-        case Status::kLate:
-            return "late";
-        case Status::kNotFinite:
-            return "not_finite";
-        default:
-            return "other";
-    }
-}
-
-nb::list encode(const codec::ImpressionEncoder& encoder, const std::vector<const Ranked*>& served) {
-    for (const Ranked* one : served)
-        if (one == nullptr || one->status != Status::kDone) refuse("served must be answered requests");
-    std::string bytes, scratch;
-    std::vector<size_t> ends;
-    {
-        nb::gil_scoped_release nogil;
-        for (const Ranked* one : served) {
-            encode_impression(encoder, *one, scratch, bytes);
-            ends.push_back(bytes.size());
-        }
-    }
-    nb::list values;
-    size_t start = 0;
-    for (size_t end : ends) {
-        values.append(nb::bytes(bytes.data() + start, end - start));
-        start = end;
-    }
-    return values;
-}
-
-void bind_ranked(nb::module_& m) {
-    nb::class_<Ranked>(m, "RankedRequest")
-        .def_prop_ro("status", [](const Ranked& ranked) { return name_of(ranked.status); })
-        .def_ro("request_id", &Ranked::request_id)
-        .def_ro("time_ms", &Ranked::time_ms)
-        .def_ro("logs_impression", &Ranked::logs_impression)
-        .def_ro("is_complete", &Ranked::is_complete)
-        .def_ro("expected_s", &Ranked::expected_s)
-        .def_ro("num_scored", &Ranked::num_scored)
-        .def_prop_ro("num_candidates", [](const Ranked& ranked) { return ranked.item_ids.size(); })
-        .def_prop_ro("num_bytes", &Ranked::num_bytes)
-        .def_prop_ro("response",
-                     [](const Ranked& ranked) { return nb::bytes(ranked.response.data(), ranked.response.size()); })
-        .def_prop_ro("missing_users", [](const Ranked& ranked) { return ranked.missing.users; })
-        .def_prop_ro("missing_items", [](const Ranked& ranked) { return ranked.missing.items; })
-        .def_prop_ro("missing_counters", [](const Ranked& ranked) { return ranked.missing.counters; });
-    m.def("encode_ranked", &encode, nb::arg("encoder"), nb::arg("served"));
 }
 
 }  // namespace
@@ -242,25 +130,19 @@ void bind_ranked(nb::module_& m) {
 void bind_ranking(nb::module_& m) {
     using namespace nb::literals;
     const auto array = [](const char* name) { return nb::arg(name).noconvert(); };
-    nb::class_<Model>(m, "FixedModel")
-        .def(nb::new_(&make_model), "kind"_a, "dim"_a, "features"_a, "dense"_a, "tasks"_a)
-        .def("set_top", &set_top, array("layers"), "shared"_a, "candidate"_a, "stacks"_a, nb::keep_alive<1, 5>())
-        .def("set_bottom", &set_bottom, array("layers"), "shared"_a, "candidate"_a)
-        .def("set_scales", &set_scales, array("scales"))
-        .def("logits", &logits, array("pooled"), array("dense"), array("out"));
     nb::class_<Ranker>(m, "CoreRanker")
         .def(
             "__init__",
             [](Ranker* self, const Entity& user, const Entity& item, const OwnColumns& context,
                const OwnColumns& candidate, const Group& shared, const Group& candidates, std::vector<float> no_counter,
-               std::vector<std::string> tasks, const std::tuple<size_t, size_t, int64_t, int64_t, int64_t>& limits,
+               std::pair<std::vector<std::string>, std::vector<std::string>> names, const Limits& limits,
                std::pair<size_t, size_t> store) {
-                const auto [max_candidates, max_fids, least_time_ms, max_skew_ms, max_age_ms] = limits;
-                new (self) Ranker(order_of(user, item, context, candidate, shared, candidates, std::move(no_counter)),
-                                  {max_candidates, max_fids, least_time_ms, max_skew_ms, max_age_ms}, std::move(tasks),
+                new (self) Ranker(order_of(user, item, context, candidate, shared, candidates, std::move(no_counter),
+                                           std::move(names.first)),
+                                  std::make_from_tuple<RequestLimits>(limits), std::move(names.second),
                                   {store.first, store.second});
             },
-            "user"_a, "item"_a, "context"_a, "candidate"_a, "shared"_a, "candidates"_a, "no_counter"_a, "tasks"_a,
+            "user"_a, "item"_a, "context"_a, "candidate"_a, "shared"_a, "candidates"_a, "no_counter"_a, "names"_a,
             "limits"_a, "store"_a)
         .def(
             "put_users",
@@ -282,6 +164,6 @@ void bind_ranking(nb::module_& m) {
             "number"_a, array("ids"), array("lengths"), array("fids"), array("dense"), "expires_ms"_a)
         .def_prop_ro("num_entities", [](Ranker& self) { return self.users().size() + self.items().size(); })
         .def_prop_ro("num_bytes", [](Ranker& self) { return self.users().num_bytes() + self.items().num_bytes(); })
-        .def("rank", &rank, "value"_a, "model"_a, "rows"_a, "names"_a, "times"_a, "staleness_ms"_a, "reading"_a);
-    bind_ranked(m);
+        .def("rank", &rank, "value"_a, "model"_a, "rows"_a, "names"_a, "times"_a, "staleness_ms"_a, "reading"_a,
+             "is_quick"_a);
 }

@@ -11,6 +11,7 @@
 
 #include "bindings/arrays.hpp"
 #include "bindings/consumers.hpp"
+#include "bindings/edits.hpp"
 #include "bindings/module.hpp"
 #include "bindings/saving.hpp"
 #include "bindings/settings.hpp"
@@ -244,6 +245,7 @@ void bind_table(nb::module_& m) {
     nb::class_<Table> table = bind_settings(m);
     bind_batches(table);
     bind_consumers(table);
+    bind_edits(table);
     bind_inspection(table);
     bind_snapshots(m, table);
 }

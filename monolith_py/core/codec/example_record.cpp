@@ -2,6 +2,7 @@
 #include "codec/example_record.hpp"
 
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 #include <cstring>
 
@@ -147,13 +148,13 @@ void check_values(const ExampleRecord& record) {
     const size_t num = record.num_rows;
     require(!record.labels.empty());
     for (const TaskColumn& labels : record.labels)
-        require(all<float>(labels.values, num, [](float label) { return (label == 0) | (label == 1); }));
+        require(all<float>(labels.values, num, [](float label) { return (label >= 0) & (label <= FLT_MAX); }));
     require(all<float>(record.sample_rates, num, [](float rate) { return (rate > 0) & (rate <= 1); }));
     require(all<uint8_t>(record.kinds, num, [](uint8_t kind) { return kind <= kLastKind; }));
     require(all<int64_t>(record.times_ms, num, [](int64_t time_ms) { return time_ms > 0; }));
     for (const TaskColumn& scores : record.scores)
         require(all<float>(scores.values, num, [](float score) {
-            return static_cast<int>(std::isnan(score)) | ((score >= 0) & (score <= 1));
+            return static_cast<int>(std::isnan(score)) | ((score >= 0) & (score <= FLT_MAX));
         }));
     for (const DenseColumn& dense : record.dense)
         require(all<float>(dense.values, num * dense.width, [](float value) { return std::isfinite(value); }));

@@ -14,7 +14,7 @@ namespace monolith::codec {
 // Rows of packed features (monolith_py/data/packed_rows.py).
 struct PackedRows {
     const int64_t* fids;     // (n,)
-    const int64_t* starts;   // (R, F), positions in `fids`
+    const int64_t* starts;   // (R, F), positions in `fids`; null: each bag has one fid, and they follow each other
     const int32_t* lengths;  // (R, F)
     const float* dense;      // (R, W)
     size_t num_rows;
@@ -40,6 +40,10 @@ struct RowFeatures {
     size_t width() const;
 };
 
+// Append a field of monolith.v1.FeatureColumns. `chosen`: whether it has each feature, sparse ones first; empty: all.
+void put_columns(int field, const RowFeatures& features, const PackedRows& rows, const std::vector<bool>& chosen,
+                 std::string& out);
+
 class ImpressionEncoder {
   public:
     ImpressionEncoder(RowFeatures shared, RowFeatures candidates, std::vector<std::string> tasks, std::string arm)
@@ -50,8 +54,9 @@ class ImpressionEncoder {
     const RowFeatures& shared() const { return shared_; }
     const RowFeatures& candidates() const { return candidates_; }
     size_t num_tasks() const { return tasks_.size(); }
-    // Append the bytes of an impression. `scratch` is emptied, and keeps its memory from call to call.
-    void encode(const ServedRequest& request, std::string& scratch, std::string& out) const;
+    size_t num_bytes(const ServedRequest& request) const;
+    // Write the bytes of an impression, `num_bytes`.
+    void encode(const ServedRequest& request, char* out) const;
 
   private:
     RowFeatures shared_, candidates_;

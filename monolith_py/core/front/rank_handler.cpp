@@ -99,6 +99,7 @@ bool RankHandler::handle(Call& call) {
     one.monotonic_ms = monotonic_ms();
     one.left_s = left_s;
     one.staleness_ms = std::max<int64_t>(0, one.monotonic_ms - ages.born_ms);
+    one.is_quick = true;
     one.event_staleness_ms = ages.watermark_ms > 0 ? std::max<int64_t>(0, one.now_ms - ages.watermark_ms) : 0;
     try {
         ranker_->rank(one, *served->model, *served->rows, *ranked);

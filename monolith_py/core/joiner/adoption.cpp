@@ -22,10 +22,13 @@ void drop_late(Request& request, uint32_t row) {
 
 }  // namespace
 
-void adopt(Request& request, const ItemFacts& items, Outcome& outcome) {
+void adopt(Request& request, const ItemFacts& items, const LabelLayout& layout, Outcome& outcome) {
     ItemFacts marked;
     for (const auto& [item_id, labels] : items)
-        if (request.has_marks) marked[request.mark_of(item_id)] |= labels;
+        if (request.has_marks) {
+            uint64_t& known = marked[request.mark_of(item_id)];
+            known = layout.merged(known, labels);
+        }
     const ItemFacts& facts = request.has_marks ? marked : items;
     for (uint32_t row = 0; row < request.num_candidates; ++row) {
         Request::Candidate& candidate = request.candidates[row];
@@ -33,10 +36,10 @@ void adopt(Request& request, const ItemFacts& items, Outcome& outcome) {
         const auto found = facts.find(candidate.item_id);
         if (found == facts.end()) continue;
         const bool is_open = is_waiting(candidate.status);
-        const uint64_t fresh = is_open ? found->second : found->second & ~candidate.labels;
+        const uint64_t fresh = is_open ? found->second : layout.fresh(found->second, candidate.labels);
         if (is_open || fresh) outcome.emissions.push_back(counted(request, row, fresh, is_open));
         request.set_status(row, Status::kEmitted);
-        candidate.labels |= found->second;
+        candidate.labels = layout.merged(candidate.labels, found->second);
         drop_late(request, row);
     }
 }

@@ -9,18 +9,19 @@
 #include <string>
 #include <unordered_map>
 
+#include "joiner/labels.hpp"
 #include "joiner/request.hpp"
 
 namespace monolith::joiner {
 
-// Examples in the log: item id -> positive tasks, bit t for task t.
+// Examples in the log: item id -> labels in the places of `LabelLayout`.
 using ItemFacts = std::unordered_map<int64_t, uint64_t>;
 
 // Examples in the log by request id: a part of them.
 using Facts = std::unordered_map<std::string, ItemFacts>;
 
 // Take over the examples of `request` in the log. The emissions count as sampled away: they are not written.
-void adopt(Request& request, const ItemFacts& items, Outcome& outcome);
+void adopt(Request& request, const ItemFacts& items, const LabelLayout& layout, Outcome& outcome);
 
 // Note that the candidates of `request` without an example were sampled away, once all of its facts were adopted and
 // its window was closed. The emissions are those of `adopt`.

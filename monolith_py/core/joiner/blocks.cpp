@@ -46,13 +46,29 @@ SeenAction read_action_of(Reader& in, const Rules& rules) {
     seen.time_ms = action.time_ms;
     seen.kind = rules.kind_of(action.kind);
     seen.is_positive = action.value > 0;
+    seen.number = action.value;
     return seen;
+}
+
+// End of the name of a number in a block.
+constexpr std::string_view kNumber = " 16";
+
+std::vector<std::string> names_of(const Rules& rules) {
+    std::vector<std::string> names = rules.tasks;
+    for (size_t task = 0; task < names.size(); ++task)
+        if (rules.labels.width(task) > 1) names[task] += kNumber;
+    return names;
 }
 
 // Task names of a block, and the labels of its requests as those of the rules.
 class Tasks {
   public:
-    Tasks(const std::vector<std::string>& stored, const std::vector<std::string>& tasks) : is_same_(stored == tasks) {
+    Tasks(const std::vector<std::string>& stored, const Rules& rules) : to_(rules.labels) {
+        const std::vector<std::string> tasks = names_of(rules);
+        is_same_ = stored == tasks;
+        std::vector<uint8_t> widths;
+        for (const std::string& name : stored) widths.push_back(name.ends_with(kNumber) ? 16 : 1);
+        from_ = LabelLayout(widths);
         for (size_t to = 0; to < tasks.size(); ++to)
             for (size_t from = 0; from < stored.size(); ++from)
                 if (stored[from] == tasks[to]) places_.push_back({from, to});
@@ -60,12 +76,14 @@ class Tasks {
     uint64_t carried(uint64_t labels) const {
         if (is_same_) return labels;
         uint64_t result = 0;
-        for (const auto& [from, to] : places_) result |= (labels >> from & 1) << to;
+        for (const auto& [from, to] : places_) result |= to_.placed(from_.field(labels, from), to);
         return result;
     }
 
   private:
-    bool is_same_;
+    LabelLayout from_;
+    const LabelLayout& to_;
+    bool is_same_ = false;
     std::vector<std::pair<size_t, size_t>> places_;
 };
 
@@ -113,7 +131,7 @@ void Blocks::restore(uint32_t number, std::string_view value, const Rules& rules
     std::vector<int64_t> offsets;
     in.field(offsets);
     for (int64_t offset : offsets) forgotten_.emplace_back(offset, number);
-    const Tasks tasks(names, rules.tasks);
+    const Tasks tasks(names, rules);
     while (in.left() > 0) read_request(in, number, rules, tasks, waiting);
     references_[number];
     next_ = std::max(next_, number + 1);
@@ -145,7 +163,7 @@ Blocks::Changes Blocks::changes(const WaitingRequests& waiting, const Rules& rul
         out.buffer().reserve(std::min(kBlockBytes, 256 * waiting.changed().size()));
         out.field(kVersion);
         out.field(static_cast<uint8_t>(rules.tasks.size()));
-        for (const std::string& name : rules.tasks) out.field(name);
+        for (const std::string& name : names_of(rules)) out.field(name);
         out.field(static_cast<uint32_t>(forgotten.size()));
         for (const std::string& id : forgotten) out.field(id);
         out.field(is_first ? waiting.forgotten_offsets() : no_offsets);

@@ -142,7 +142,7 @@ void ServedColumns::add(const Impression& impression, const Rows& rows) {
             float score = std::numeric_limits<float>::quiet_NaN();
             if (column < num_served) {
                 const auto given = load<float>(impression.scores.data() + (row * num_served + column) * sizeof(float));
-                if (given >= 0 && given <= 1) score = given;
+                if (given >= 0 && (given <= 1 || layout_.width(task) > 1)) score = given;
             }
             scores_[task].push_back(score);
         }

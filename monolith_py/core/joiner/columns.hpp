@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "joiner/impression.hpp"
+#include "joiner/labels.hpp"
 #include "joiner/request.hpp"
 
 namespace monolith::joiner {
@@ -107,7 +108,8 @@ class FeatureColumns {
 // Scores at request time for the job's tasks, and the model that gave them.
 class ServedColumns {
   public:
-    explicit ServedColumns(const std::vector<std::string>& tasks) : tasks_(tasks), scores_(tasks.size()) {}
+    ServedColumns(const std::vector<std::string>& tasks, const LabelLayout& layout)
+        : tasks_(tasks), layout_(layout), scores_(tasks.size()) {}
     void add(const Impression& impression, const Rows& rows);
     // Tasks with a score, in order; without any the columns are absent.
     std::vector<size_t> tasks_with_scores() const;
@@ -119,6 +121,7 @@ class ServedColumns {
     int32_t code_of(const Impression& impression);
 
     const std::vector<std::string>& tasks_;
+    const LabelLayout& layout_;
     std::vector<std::vector<float>> scores_;
     std::vector<int32_t> codes_;
     std::vector<std::pair<std::string, std::string>> models_;

@@ -176,7 +176,7 @@ void Partition::see_action(Entry& entry, int64_t clock_ms) {
     std::string value = reports_early_ ? entry.value : std::string();
     const int64_t time_ms = action.time_ms;
     const bool waits = waiting_.see_action(request_id, {entry.offset, action.item_id, action.time_ms, kind, is_positive,
-                                                        std::move(entry.value), clock_ms, order_ms_});
+                                                        std::move(entry.value), clock_ms, order_ms_, action.value});
     if (reports_early_ && waits) early_actions_.push_back({request_id, time_ms, std::move(value)});
 }
 

@@ -132,8 +132,8 @@ class RecordBatch {
 }  // namespace
 
 ExampleColumns::ExampleColumns(const Emission* const* emissions, size_t num, const std::vector<std::string>& tasks,
-                               const Widths& widths)
-    : num_(num), labels_(tasks.size()), features_(widths, nullptr, num), served_(tasks) {
+                               const Widths& widths, const LabelLayout& layout)
+    : num_(num), labels_(tasks.size()), features_(widths, nullptr, num), served_(tasks, layout) {
     items_.reserve(num);
     times_ms_.reserve(num);
     id_ends_.reserve(num);
@@ -156,8 +156,7 @@ ExampleColumns::ExampleColumns(const Emission* const* emissions, size_t num, con
         if (emission.kind == Emission::kSampledAway) throw std::logic_error("a negative sampled away is no example");
         kinds_.push_back(emission.kind);
         rates_.push_back(emission.sample_rate);
-        for (size_t task = 0; task < tasks.size(); ++task)
-            labels_[task].push_back(static_cast<float>(emission.labels >> task & 1));
+        for (size_t task = 0; task < tasks.size(); ++task) labels_[task].push_back(layout.value(emission.labels, task));
     }
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "joiner/columns.hpp"
+#include "joiner/labels.hpp"
 #include "joiner/request.hpp"
 
 namespace monolith::joiner {
@@ -17,7 +18,7 @@ class ExampleColumns {
   public:
     // Throws std::logic_error for a negative that was sampled away.
     ExampleColumns(const Emission* const* emissions, size_t num, const std::vector<std::string>& tasks,
-                   const Widths& widths);
+                   const Widths& widths, const LabelLayout& layout);
     const FeatureColumns& features() const { return features_; }
     const ServedColumns& served() const { return served_; }
     // Write the record batch and the end of the stream, and return the number of bytes; null: only count them.

@@ -56,6 +56,7 @@ struct SeenAction {
     std::string value;        // of the record
     int64_t clock_ms = 0;     // event time of its topic before it
     int64_t order_ms = 0;     // its place in the order, in a replay
+    double number = 1;        // its value
 };
 
 // An action after the deadline on a candidate that still waits.
@@ -74,7 +75,7 @@ struct Arrival {
 struct Request {
     struct Candidate {
         int64_t item_id = 0;
-        uint64_t labels = 0;  // bit t: task t is positive so far
+        uint64_t labels = 0;  // so far, in the places of `LabelLayout`
         Status status = Status::kWaiting;
     };
     // Actions that wait; most requests have none.

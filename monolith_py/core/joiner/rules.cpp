@@ -117,7 +117,7 @@ bool StateMachine::can_emit(const Request& request) const {
     if (request.is_waiting()) return true;
     if (!rules_.retracts) return false;
     for (uint32_t row = 0; row < request.num_candidates; ++row)
-        if (request.candidates[row].labels != rules_.all_tasks()) return true;
+        if (request.candidates[row].labels != rules_.labels.all()) return true;
     return false;
 }
 
@@ -125,8 +125,8 @@ void StateMachine::keep_early(Request& request, SeenAction seen) {
     std::vector<SeenAction>& early = request.waiting_actions().early;
     const bool is_full = early.size() >= kMaxEarly;
     for (const SeenAction& other : early) {
-        const bool same =
-            other.item_id == seen.item_id && other.kind == seen.kind && other.is_positive == seen.is_positive;
+        const bool same = other.item_id == seen.item_id && other.kind == seen.kind &&
+                          other.is_positive == seen.is_positive && bits_of(other) == bits_of(seen);
         // One that may wait longer is needed if the impression comes when the other has been refused.
         const bool is_needed = !is_full && rules_.expire_ms(seen) > rules_.expire_ms(other);
         if (same && other.time_ms <= seen.time_ms && !is_needed) return;
@@ -147,8 +147,9 @@ void StateMachine::see_on_candidate(Request& request, uint32_t row, SeenAction s
         if (bits_of(seen)) keep_late(request, row, std::move(seen));
         return;
     }
-    request.candidates[row].labels |= bits_of(seen);
-    const bool is_known = is_terminal(seen) || request.candidates[row].labels == rules_.all_tasks();
+    uint64_t& labels = request.candidates[row].labels;
+    labels = rules_.labels.merged(labels, bits_of(seen));
+    const bool is_known = is_terminal(seen) || labels == rules_.labels.all();
     if (status != Status::kWaiting || !is_known || rules_.waits_for_window) return;
     request.set_status(row, Status::kKnown);
     const int64_t known_ms = std::max(request.time_ms, seen.time_ms);
@@ -162,7 +163,7 @@ void StateMachine::see_on_candidate(Request& request, uint32_t row, SeenAction s
 void StateMachine::keep_late(Request& request, uint32_t row, SeenAction seen) {
     std::vector<LateAction>& late = request.waiting_actions().late;
     const bool is_there = std::any_of(late.begin(), late.end(), [&](const LateAction& entry) {
-        return entry.row == row && entry.seen.kind == seen.kind;
+        return entry.row == row && entry.seen.kind == seen.kind && bits_of(entry.seen) == bits_of(seen);
     });
     if (!is_there) late.push_back({row, std::move(seen)});
 }
@@ -190,7 +191,7 @@ void StateMachine::emit(Request& request, uint32_t row, int64_t known_ms) {
 
 void StateMachine::see_late(Request& request, uint32_t row, SeenAction seen) {
     uint64_t& labels = request.candidates[row].labels;
-    const uint64_t fresh = bits_of(seen) & ~labels;
+    const uint64_t fresh = rules_.labels.fresh(bits_of(seen), labels);
     if (!fresh) return;
     if (!rules_.retracts) {
         refuse(request, std::move(seen), Reason::kLate);

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "joiner/labels.hpp"
 #include "joiner/negative_rates.hpp"
 #include "joiner/request.hpp"
 
@@ -18,7 +19,7 @@ constexpr size_t kMaxEarly = 256;
 // Effect of a kind of action.
 struct Kind {
     std::string name;
-    uint64_t bits = 0;  // tasks that it makes positive
+    uint64_t bits = 0;  // places of the labels that it makes positive
     bool is_terminal = false;
     bool closes_request = false;
 };
@@ -26,6 +27,7 @@ struct Kind {
 // Joining rules of a job, times in milliseconds.
 struct Rules {
     std::vector<std::string> tasks;
+    LabelLayout labels;  // of the tasks
     std::vector<Kind> kinds;
     bool emits_requests = false;
     bool waits_for_window = false;  // emits no request before its deadline
@@ -37,7 +39,6 @@ struct Rules {
 
     // Return the index of a kind of action that can make a label or end a wait, else kNoKind.
     uint32_t kind_of(std::string_view name) const;
-    uint64_t all_tasks() const { return tasks.size() == 64 ? ~uint64_t{0} : (uint64_t{1} << tasks.size()) - 1; }
     int64_t deadline_ms(int64_t time_ms) const { return time_ms + window_ms; }
     int64_t forget_ms(int64_t time_ms) const { return deadline_ms(time_ms) + allowed_lateness_ms; }
     // An action waits from its time on, or from that of its topic before it if it came late.
@@ -85,7 +86,8 @@ class StateMachine {
         return request.rates ? request.rates[row] : rules_.negative_rates.default_rate();
     }
     uint64_t bits_of(const SeenAction& seen) const {
-        return seen.is_positive && seen.kind != kNoKind ? rules_.kinds[seen.kind].bits : 0;
+        if (!seen.is_positive || seen.kind == kNoKind) return 0;
+        return rules_.labels.of_value(rules_.kinds[seen.kind].bits, seen.number);
     }
     bool is_terminal(const SeenAction& seen) const {
         return seen.kind != kNoKind && rules_.kinds[seen.kind].is_terminal;

@@ -67,7 +67,7 @@ void WaitingRequests::adopt(const Facts& facts) {
         Request* request = find(request_id);
         if (request == nullptr || !request->has_arrived()) continue;
         const size_t first = outcome_.emissions.size();
-        joiner::adopt(*request, items, outcome_);
+        joiner::adopt(*request, items, rules_.labels, outcome_);
         take(*request, first);
     }
 }

@@ -37,12 +37,25 @@ struct PoolJob {
     size_t stride;   // floats between consecutive bags
 };
 
-// Gradients of an update: position i has base + i * stride, or gradients[i] times scales[i].
+// Gradients of an update. Position i has source sources[i]; source s has the gradient at addresses[s], or at base +
+// s * stride, times scales[s].
 struct Gradients {
     const float* base;
     size_t stride;
-    const float* const* gradients;  // null: strided and unscaled
-    const float* scales;
+    const float* const* addresses = nullptr;  // null: strided
+    const float* scales = nullptr;            // null: all one
+    const uint32_t* sources = nullptr;        // null: the positions themselves
+};
+
+// Positions of a batch to sort by row. Takes the rows that hash to part `part` of `parts`.
+struct SortJob {
+    const uint32_t* rows;     // by position; below `end`, or NO_ROW
+    const uint32_t* sources;  // as in Gradients
+    size_t n;
+    size_t part, parts;
+    size_t end;
+    uint64_t *order, *scratch;  // room for n each
+    size_t num;                 // out: length of the result
 };
 
 struct UpdateJob {
@@ -50,7 +63,7 @@ struct UpdateJob {
     const Slice* slices;
     size_t num_slices;
     Gradients gradients;
-    const uint64_t* order;  // row << 32 | position, sorted by row; positions of one row in their order of summation
+    const uint64_t* order;  // row << 32 | source, sorted by row; sources of one row in their order of summation
     size_t n;
     float* sum;          // room for one row
     uint32_t* updated;   // out: each updated row once; room for n
@@ -89,10 +102,9 @@ struct Kernels {
     // Copy rows; NO_ROW gives zeros.
     void (*gather)(RowsView table, const uint32_t* rows, size_t n, float* weights);
     void (*pool)(const PoolJob& job);
-    // Sort positions by row, equal rows by position: row << 32 | position. Takes the rows that hash to part `part` of
-    // `parts`. `order` and `scratch` hold n each; returns the one that has the result, and its length in `num`.
-    uint64_t* (*sort_rows)(const uint32_t* rows, size_t n, size_t part, size_t parts, uint64_t* order,
-                           uint64_t* scratch, size_t* num);
+    // Sort positions by row, equal rows by position: row << 32 | source. Returns that of `order` and `scratch` which
+    // has the result.
+    uint64_t* (*sort_rows)(SortJob& job);
     // Sum the gradients of each row and take one optimizer step; returns the number of rows.
     size_t (*update)(UpdateJob& job);
     // Initial weights and state of a row; depends on `bits`, the fid's seeded hash, only.

@@ -65,6 +65,21 @@ class Pretoucher {
     bool running_ = false;
 };
 
+// While one lives, its thread touches new pages at their first use: the pretoucher has the priority of other threads,
+// which a thread in the background shall not delay.
+class NoPretouch {
+  public:
+    explicit NoPretouch(bool is_on = true) : before_(std::exchange(is_on_, is_on_ || is_on)) {}
+    NoPretouch(const NoPretouch&) = delete;
+    NoPretouch& operator=(const NoPretouch&) = delete;
+    ~NoPretouch() { is_on_ = before_; }
+    static bool is_on() { return is_on_; }
+
+  private:
+    inline static thread_local bool is_on_ = false;
+    const bool before_;
+};
+
 // The process may not reserve more addresses. Python raises MemoryError with this text.
 struct AddressesExhausted : std::bad_alloc {
     const char* what() const noexcept override {
@@ -109,7 +124,7 @@ class Region {
         if (page == kHugePage) {
             if (!is_huge_) ::madvise(data_, reserved_, MADV_HUGEPAGE);
             is_huge_ = true;
-            for (size_t at = ready_; at < end; at += kHugePage)
+            for (size_t at = ready_; at < end && !NoPretouch::is_on(); at += kHugePage)
                 Pretoucher::instance().request(data_ + at, std::min(kHugePage, end - at));
         }
         ready_ = std::max(ready_, end);

@@ -1,6 +1,7 @@
 // Orders of a request's features: in a stored entity, in the row that the candidates share, and in the row of each.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -36,15 +37,27 @@ struct GroupOrder {
     std::vector<uint32_t> features;  // place of each sparse feature in the schema
     std::vector<uint32_t> counters;  // of the features with live counters, their place in `features`
     uint32_t width = 0;              // of the dense values, counters included
+    // Rows that the model reads of each sparse feature: n of the first n fids, or (0) one of all fids pooled.
+    std::vector<uint32_t> sequences;
+    // Place of each dense feature in the schema, behind all sparse ones, and its width.
+    std::vector<std::pair<uint32_t, uint32_t>> dense;
+
+    uint32_t num_rows(size_t feature) const { return std::max(sequences[feature], 1u); }
+    size_t num_rows() const {
+        size_t num = 0;
+        for (size_t i = 0; i < features.size(); ++i) num += num_rows(i);
+        return num;
+    }
 };
 
 struct RequestOrder {
     EntityOrder user, item;
-    ColumnOrder context;            // of the request
-    ColumnOrder candidate;          // of each of its candidates
-    GroupOrder shared;              // user, context
-    GroupOrder candidates;          // item, candidate
-    std::vector<float> no_counter;  // values of a counter that was never counted
+    ColumnOrder context;             // of the request
+    ColumnOrder candidate;           // of each of its candidates
+    GroupOrder shared;               // user, context
+    GroupOrder candidates;           // item, candidate
+    std::vector<float> no_counter;   // values of a counter that was never counted
+    std::vector<std::string> names;  // of all features of the schema, sparse ones first
 };
 
 // Rows of packed features, in row order without gaps.

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <cstring>
 #include <thread>
 
@@ -12,8 +11,6 @@ namespace monolith::ranking {
 
 namespace {
 
-// Candidates that go through the model together: their rows and hidden outputs stay in the L2 cache.
-constexpr size_t kBlock = 128;
 // Work is counted in fids to look up. A request costs as much as 500 of them whatever its size, a candidate in the
 // model as much as 64: measured at 36 features with towers 256-128-64.
 constexpr size_t kWorkPerRequest = 500, kWorkPerCandidate = 64;
@@ -23,19 +20,6 @@ using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
 EntityOrder counter_order(const RequestOrder& order) { return {0, 0, static_cast<uint32_t>(order.no_counter.size())}; }
-
-// Lengths of the bags, or null if each has one fid.
-const int32_t* if_not_single(const std::vector<int32_t>& lengths) {
-    for (int32_t length : lengths)
-        if (length != 1) return lengths.data();
-    return nullptr;
-}
-
-std::vector<size_t> columns_of(size_t num, size_t dim) {
-    std::vector<size_t> columns(num);
-    for (size_t i = 0; i < num; ++i) columns[i] = i * dim;
-    return columns;
-}
 
 // Put the columns of each row behind its row of `items`; the dense values of those have their place already.
 void merge(const Rows& items, size_t features, const Rows& columns, size_t num_rows, Rows& rows) {
@@ -63,6 +47,8 @@ Ranker::Ranker(RequestOrder order, const RequestLimits& limits, std::vector<std:
     : order_(std::move(order)),
       limits_(limits),
       tasks_(std::move(tasks)),
+      scorer_(order_, tasks_.size()),
+      returner_(order_),
       users_(order_.user, std::vector<float>(order_.user.width), store_limits),
       items_(order_.item, std::vector<float>(order_.item.width), store_limits),
       work_(std::max(1u, std::thread::hardware_concurrency())) {
@@ -75,8 +61,8 @@ void Ranker::rank(const Call& call, const Model& model, const ReplicaRows& rows,
     const Clock::time_point begin = Clock::now();
     Request request;
     Wish wish;
-    if (!read_request(call.bytes, order_, limits_, call.now_ms, request) || !grants(call, tasks_, request.choice, wish))
-        return;
+    if (!read_request(call.bytes, order_, limits_, call.now_ms, request)) return;
+    if (!grants(call, tasks_, order_.names, limits_, request, wish) || (call.is_quick && wish.explains)) return;
     gather(call, request, ranked);
     const bool lacks_counters = !ranked.missing.counters.empty() && !call.takes_absent;
     if (lacks_counters || (ranked.missing.of_entities() && !call.takes_absent_entities)) {
@@ -85,27 +71,47 @@ void Ranker::rank(const Call& call, const Model& model, const ReplicaRows& rows,
     }
     ranked.is_complete = !ranked.missing.any();
     const size_t num_fids = ranked.shared.fids.size() + ranked.candidates.fids.size();
-    const auto work = static_cast<double>(kWorkPerRequest + num_fids + kWorkPerCandidate * ranked.item_ids.size());
+    size_t work = kWorkPerRequest + num_fids + kWorkPerCandidate * ranked.num_scored;
+    if (wish.explains) work += kWorkPerCandidate * wish.num_answered * order_.names.size();
     const double left_s = call.left_s - seconds_since(begin);
-    ranked.expected_s = work_.admit(work, left_s);
+    ranked.expected_s = work_.admit(static_cast<double>(work), left_s);
     if (ranked.expected_s > 0) {
         ranked.status = Status::kOverloaded;
         return;
     }
     const Clock::time_point scored = Clock::now();
     try {
-        ranked.status = score(model, rows, left_s, ranked);
+        score(call, model, rows, left_s, wish, ranked);
     } catch (...) {
-        work_.done(work, 0);
+        work_.done(static_cast<double>(work), 0);
         throw;
     }
-    work_.done(work, ranked.status == Status::kLate ? 0 : seconds_since(scored));
-    if (ranked.status != Status::kDone) return;
-    if (wish.top_k > 0) {
+    work_.done(static_cast<double>(work), ranked.status == Status::kLate ? 0 : seconds_since(scored));
+}
+
+// Set scores, answer and status.
+void Ranker::score(const Call& call, const Model& model, const ReplicaRows& rows, double left_s, Wish& wish,
+                   Ranked& ranked) {
+    const Clock::time_point begin = Clock::now();
+    const auto scored = [&] {
+        return Scored{ranked.shared, ranked.candidates, ranked.item_ids.size(), ranked.scores, ranked.contributions};
+    };
+    Outcome outcome = Outcome::kScored;
+    if (wish.top_k > 0 || !wish.explains) outcome = scorer_.score(model, rows, left_s, scored());
+    if (wish.top_k > 0 && outcome == Outcome::kScored) {
         wish.positions = best(ranked.scores.data() + wish.rank_by, tasks_.size(), ranked.num_scored, wish.top_k);
         keep(wish.positions, order_.candidates, tasks_.size(), ranked);
     }
-    respond(call, tasks_, wish, ranked);
+    if (wish.explains && outcome == Outcome::kScored)
+        outcome = scorer_.explain(model, rows, left_s - seconds_since(begin), scored());
+    if (outcome != Outcome::kScored) {
+        ranked.status = outcome == Outcome::kLate ? Status::kLate : Status::kNotFinite;
+        return;
+    }
+    respond(call, tasks_, order_.names, wish, ranked);
+    const bool fits =
+        wish.returned.empty() || returner_.append(wish.returned, limits_.max_returned, ranked, ranked.response);
+    if (fits) ranked.status = Status::kDone;
 }
 
 void Ranker::gather(const Call& call, const Request& request, Ranked& ranked) const {
@@ -177,67 +183,6 @@ void Ranker::read_counters(const Call& call, const GroupOrder& group, size_t fir
             next += length * width;
         }
     }
-}
-
-Status Ranker::score(const Model& model, const ReplicaRows& rows, double left_s, Ranked& ranked) const {
-    static thread_local SharedPart part;
-    static thread_local std::vector<float> inputs;
-    const Clock::time_point begin = Clock::now();
-    const GroupOrder &shared = order_.shared, &own = order_.candidates;
-    const size_t n = ranked.item_ids.size(), features = own.features.size(), dim = model.shape().dim;
-    const size_t num_tasks = tasks_.size(), stride = model.stride();
-    const std::vector<size_t> columns = columns_of(std::max(shared.features.size(), features), dim);
-    part.inputs.assign(even(model.shared_inputs()), 0.0f);
-    rows.pool(shared.features, 1, if_not_single(ranked.shared.lengths), ranked.shared.fids.data(), part.inputs.data(),
-              0, columns.data());
-    model.begin(ranked.shared.dense.data(), part);
-    inputs.resize(std::min(n, kBlock) * stride);
-    ranked.scores.resize(n * num_tasks);
-    const bool is_single = if_not_single(ranked.candidates.lengths) == nullptr;
-    const int64_t* fids = ranked.candidates.fids.data();
-    bool is_finite = true;
-    for (size_t first = 0; first < n; first += kBlock) {
-        if (seconds_since(begin) >= left_s) return Status::kLate;
-        const size_t num = std::min(kBlock, n - first);
-        const int32_t* const lengths = ranked.candidates.lengths.data() + first * features;
-        rows.pool(own.features, num, is_single ? nullptr : lengths, fids, inputs.data(), stride, columns.data());
-        fids += is_single ? num * features : sum_of(lengths, num * features);
-        float* const scores = ranked.scores.data() + first * num_tasks;
-        model.score(part, inputs.data(), ranked.candidates.dense.data() + first * own.width, num, scores);
-        for (size_t i = 0; i < num * num_tasks; ++i) {
-            scores[i] = 1.0f / (1.0f + std::exp(-scores[i]));
-            is_finite &= std::isfinite(scores[i]);
-        }
-    }
-    return is_finite ? Status::kDone : Status::kNotFinite;
-}
-
-void encode_impression(const codec::ImpressionEncoder& encoder, const Ranked& ranked, std::string& scratch,
-                       std::string& out) {
-    const auto starts_of = [](const Rows& rows) {
-        std::vector<int64_t> starts(rows.lengths.size());
-        int64_t at = 0;
-        for (size_t i = 0; i < starts.size(); ++i) {
-            starts[i] = at;
-            at += rows.lengths[i];
-        }
-        return starts;
-    };
-    const auto view = [](const Rows& rows, const std::vector<int64_t>& starts, size_t num_rows) {
-        return codec::PackedRows{rows.fids.data(), starts.data(), rows.lengths.data(), rows.dense.data(), num_rows};
-    };
-    const std::vector<int64_t> shared = starts_of(ranked.shared), own = starts_of(ranked.candidates);
-    const codec::ServedRequest served{
-        .request_id = ranked.request_id,
-        .time_ms = ranked.time_ms,
-        .user_id = ranked.user_id,
-        .item_ids = ranked.item_ids.data(),
-        .shared = view(ranked.shared, shared, 1),
-        .candidates = view(ranked.candidates, own, ranked.item_ids.size()),
-        .scores = ranked.scores.data(),
-        .model_version = ranked.model_version,
-    };
-    encoder.encode(served, scratch, out);
 }
 
 }  // namespace monolith::ranking

@@ -15,6 +15,7 @@
 #include "ranking/model.hpp"
 #include "ranking/order.hpp"
 #include "ranking/request.hpp"
+#include "ranking/scorer.hpp"
 #include "ranking/work_limit.hpp"
 #include "replica/replica_rows.hpp"
 
@@ -41,6 +42,7 @@ struct Call {
     Age age = Age::kFresh;
     bool takes_absent_entities = false;  // whether a user or item that is not held counts as unknown
     bool takes_absent = false;           // the same for counters
+    bool is_quick = false;               // whether a request that takes long is left to another thread
 };
 
 // Entries that the stores lack.
@@ -63,8 +65,9 @@ struct Ranked {
     double expected_s = 0;    // of an overloaded one
     std::vector<int64_t> item_ids;
     Rows shared, candidates;
-    std::vector<float> scores;  // (n, T)
-    std::string response;       // bytes of monolith.v1.RankResponse
+    std::vector<float> scores;         // (n, T)
+    std::vector<float> contributions;  // (n, T, features) of an explanation
+    std::string response;              // bytes of monolith.v1.RankResponse
     Missing missing;
 
     // Not less than the impression takes for its values.
@@ -72,6 +75,26 @@ struct Ranked {
         return shared.num_bytes() + candidates.num_bytes() + (item_ids.size() * sizeof(int64_t)) +
                scores.size() * sizeof(float);
     }
+};
+
+struct Wish;
+
+// Features of a request in its answer, as they were read.
+class Returner {
+  public:
+    explicit Returner(const RequestOrder& order);
+    // Append the fields of the features that `chosen` has, by place in the schema. Returns false for more than
+    // `most_values`.
+    bool append(const std::vector<bool>& chosen, size_t most_values, const Ranked& ranked, std::string& out) const;
+
+  private:
+    struct Group {
+        codec::RowFeatures features;
+        std::vector<uint32_t> places;  // of each in the schema
+    };
+    static Group group_of(const GroupOrder& order, const std::vector<std::string>& names);
+
+    Group shared_, own_;
 };
 
 class Ranker {
@@ -91,18 +114,17 @@ class Ranker {
   private:
     void gather(const Call& call, const Request& request, Ranked& ranked) const;
     void read_counters(const Call& call, const GroupOrder& group, size_t first, Rows& rows, Missing& missing) const;
-    Status score(const Model& model, const ReplicaRows& rows, double left_s, Ranked& ranked) const;
+    void score(const Call& call, const Model& model, const ReplicaRows& rows, double left_s, Wish& wish,
+               Ranked& ranked);
 
     const RequestOrder order_;
     const RequestLimits limits_;
     const std::vector<std::string> tasks_;
+    const Scorer scorer_;
+    const Returner returner_;
     EntityStore users_, items_;
     std::vector<std::unique_ptr<EntityStore>> counters_;
     WorkLimit work_;
 };
-
-// Append the bytes of the impression of an answered request.
-void encode_impression(const codec::ImpressionEncoder& encoder, const Ranked& ranked, std::string& scratch,
-                       std::string& out);
 
 }  // namespace monolith::ranking

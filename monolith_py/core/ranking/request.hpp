@@ -13,6 +13,8 @@ struct RequestLimits {
     size_t max_candidates, max_fids;
     int64_t least_time_ms, max_skew_ms;
     int64_t max_age_ms = 0;  // 0: any age
+    // Values of an answer: of an explanation, and of returned features.
+    size_t max_contributions = 0, max_returned = 0;
 };
 
 // Wishes about the answer.
@@ -22,6 +24,8 @@ struct Choice {
     std::string_view rank_by;                  // task that orders the candidates of `top_k`; empty: the first one
     std::string_view model_version;            // empty: any
     uint64_t max_staleness_ms = 0;             // 0: any
+    bool explains = false;                     // whether the answer has the contribution of each feature
+    std::vector<std::string_view> returned;    // features that the answer has as they were read
 };
 
 struct Request {
@@ -37,8 +41,8 @@ struct Request {
     size_t num_candidates() const { return item_ids.size() / sizeof(int64_t); }
 };
 
-// Read a request of monolith.v1.RankRequest. Returns false for one that breaks a rule, has a rare field, or is in
-// another form than the usual serializers write: the Python path knows all rules and words all refusals.
+// Read a request of monolith.v1.RankRequest. Returns false for one that breaks a rule, or is in another form than the
+// usual serializers write: the Python path knows all rules and words all refusals.
 bool read_request(std::string_view bytes, const RequestOrder& order, const RequestLimits& limits, int64_t now_ms,
                   Request& request);
 

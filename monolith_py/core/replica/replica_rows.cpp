@@ -1,17 +1,15 @@
 #include "replica/replica_rows.hpp"
 
-#include <sys/resource.h>
-
 #include <algorithm>
 #include <cstring>
 #include <deque>
 #include <mutex>
-#include <thread>
 #include <utility>
 
 #include "bytes/crc32c.hpp"
 #include "index/hash.hpp"
 #include "kernels/kernels.hpp"
+#include "replica/background.hpp"
 #include "replica/feature_rows.hpp"
 #include "replica/reader_epochs.hpp"
 
@@ -25,42 +23,6 @@ struct Retired {
     RowSlabs* slabs;
     Unlinked unlinked;
 };
-
-// Threads that work in the background have that much more niceness than the one that starts them: a shadow has some of
-// its own. A thread cannot go back to a lower one, so they end with their work.
-constexpr int kMoreNiceness = 10;
-
-// Run task(0) .. task(n - 1), one thread each, the first on the calling one, in the background all on new ones;
-// rethrows the first exception.
-template <typename Task>
-void run_threads(size_t n, bool in_background, Task&& task) {
-    std::mutex mutex;
-    std::exception_ptr failure;
-    const auto guarded = [&](size_t i) {
-        try {
-            task(i);
-        } catch (...) {
-            std::lock_guard lock(mutex);
-            if (!failure) failure = std::current_exception();
-        }
-    };
-    const auto begun = [&](size_t i) {
-        // On Linux 0 is this thread, which has the niceness of its starter; the most is 19. A failure leaves it as it
-        // is.
-        if (in_background) ::setpriority(PRIO_PROCESS, 0, ::getpriority(PRIO_PROCESS, 0) + kMoreNiceness);
-        guarded(i);
-    };
-    const size_t first = in_background ? 0 : 1;
-    std::vector<std::thread> threads;
-    try {
-        for (size_t i = first; i < n; ++i) threads.emplace_back(begun, i);
-    } catch (const std::exception&) {  // no more threads: the calling one does the rest
-        for (size_t i = first + threads.size(); i < n; ++i) guarded(i);
-    }
-    if (!in_background) guarded(0);
-    for (std::thread& thread : threads) thread.join();
-    if (failure) std::rethrow_exception(failure);
-}
 
 }  // namespace
 
@@ -77,6 +39,7 @@ struct ReplicaRows::Content {
     ReaderEpochs epochs;
     mutable std::mutex changing;  // of all below, and of slabs and rows
     std::deque<Retired> retired;
+    Background background;
 
     RowSlabs& slabs_of(size_t row_bytes) {
         for (const auto& one : slabs)
@@ -165,18 +128,21 @@ AssignStatus ReplicaRows::insert_all(size_t feature, const int64_t* fids, const 
     FeatureRows& of = *content_->rows[feature];
     RowSlabs& slabs = of.slabs();
     if (!content_->has_room(slabs, n + slabs.num_free())) return AssignStatus::kFull;
+    const NoPretouch no_pretouch(in_background);
     const auto first = static_cast<uint32_t>(slabs.append(n));
     std::vector<Unlinked> unlinked(std::max<size_t>(num_threads, 1));
     const size_t size = slabs.row_bytes(), parts = unlinked.size();
-    run_threads(parts, in_background, [&](size_t part) {
+    const auto run = [&](auto&& task) {
+        in_background ? content_->background.run(parts, task) : Background::run_threads(parts, 1, task);
+    };
+    run([&](size_t part) {
         for (size_t i = n * part / parts, end = n * (part + 1) / parts; i < end;) {
             const size_t num = std::min(end - i, slabs.num_beside(first + static_cast<uint32_t>(i)));
             std::memcpy(slabs.at(first + static_cast<uint32_t>(i)), rows + i * size, num * size);
             i += num;
         }
     });
-    run_threads(parts, in_background,
-                [&](size_t part) { of.assign_part(fids, first, n, part, parts, unlinked[part]); });
+    run([&](size_t part) { of.assign_part(fids, first, n, part, parts, unlinked[part]); });
     for (Unlinked& part : unlinked) content_->retire(slabs, std::move(part));
     return AssignStatus::kDone;
 }

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "table/assignment.hpp"
 #include "table/eviction.hpp"
 #include "table/insertion.hpp"
 #include "table/lookup.hpp"
@@ -22,7 +23,11 @@ namespace monolith {
 class EmbeddingTable {
   public:
     explicit EmbeddingTable(const TableSettings& settings)
-        : content_(settings), insertion_(content_), update_step_(content_), ttl_evictor_(content_) {}
+        : content_(settings),
+          insertion_(content_),
+          assignment_(content_),
+          update_step_(content_),
+          ttl_evictor_(content_) {}
 
     const TableSettings& settings() const { return content_.settings; }
     uint32_t dim() const { return rows().dim; }
@@ -84,6 +89,12 @@ class EmbeddingTable {
         return update_step_.finish();
     }
 
+    // Rows put in and taken out by fid: table/assignment.hpp.
+
+    void assign(const AssignedRows& given, int64_t now_s) { assignment_.run(given, now_s); }
+    std::vector<int64_t> remove(const int64_t* fids, size_t n) { return remove_entries(content_, fids, n); }
+    void clear() { clear_entries(content_); }
+
     // Eviction.
 
     // Evict entries not seen for more than ttl_s; returns the fids that had rows, sorted. `max_slots`: slots to look
@@ -93,6 +104,11 @@ class EmbeddingTable {
         if (!content_.ticks.has_base()) return {};
         return ttl_evictor_.evict_expired(content_.ticks.expiry(now_s), max_slots);
     }
+
+    // Evict rows of least priority until all take at most `bytes`.
+    void shrink(double bytes) { insertion_.shrink(bytes); }
+    double used_bytes() const { return content_.used_bytes(); }
+    size_t num_free_rows() const { return content_.store.num_free(); }
 
     // Consumers of changes.
 
@@ -149,6 +165,12 @@ class EmbeddingTable {
             visit(slot.key(), slot.row() < kCandidate ? slot.row() : kNoRow, slot.count(), content_.seen_s(slot));
         });
     }
+    // Call visit(row, count, seen_s) if the fid has a row.
+    template <typename F>
+    void visit(int64_t fid, F&& visit) const {
+        if (const Slot slot = content_.map.find(fid); slot && slot.row() < kCandidate)
+            visit(slot.row(), slot.count(), content_.seen_s(slot));
+    }
     size_t num_shards() const { return content_.map.num_shards(); }
     std::map<std::string, uint64_t> stats() const { return content_.stats(); }
 
@@ -186,6 +208,7 @@ class EmbeddingTable {
 
     TableContent content_;
     Insertion insertion_;
+    Assignment assignment_;
     UpdateStep update_step_;
     TtlEvictor ttl_evictor_;
 };

@@ -51,6 +51,8 @@ class EventTicks {
     uint16_t relative(int64_t absolute) const {
         return static_cast<uint16_t>(std::clamp<int64_t>(absolute - base_, 0, 0xFFFF));
     }
+    // Tick of a time in seconds, within the reach of 16 bits.
+    uint16_t tick_of(int64_t seen_s) const { return relative(floor_div(seen_s, tick_s_)); }
     // Absolute ticks of `step_s` seconds in ticks of this table: its TTL may differ from that of a snapshot.
     int64_t converted(int64_t absolute, int64_t step_s) const {
         return step_s == tick_s_ ? absolute : floor_div(absolute * step_s, tick_s_);

@@ -85,8 +85,9 @@ class BudgetEvictor {
     // priority threshold; the sweep continues from the last one's end.
     void shrink(uint16_t now) {
         const double budget = static_cast<double>(content_.settings.budget_bytes);
-        if (content_.used_bytes() <= budget) return;
-        const double target = budget * (1 - 1.0 / 256);
+        if (content_.used_bytes() > budget) shrink(now, budget * (1 - 1.0 / 256));
+    }
+    void shrink(uint16_t now, double target) {
         for (const uint32_t before : {uint32_t{now}, kEver})
             for (int round = 0; round < 8 && content_.used_bytes() > target; ++round) {
                 const std::optional<double> threshold = threshold_of(now, before, target);

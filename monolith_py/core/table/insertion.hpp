@@ -36,6 +36,8 @@ class Insertion {
         is_open_ = true;
         for (Part& part : parts_) part.clear();
     }
+    // Evict as for a budget until rows take at most `bytes`, outside of a batch.
+    void shrink(double bytes) { budget_evictor_.shrink(now_, bytes); }
     void record_occurrences(const Lookup& lookup, size_t part) {
         Part& own = parts_[part];
         if (own.missed.size() < lookup.n) own.missed.resize(lookup.n);

@@ -144,19 +144,15 @@ inline void pooled_forward(const Batch& batch, const int64_t* fids, int64_t now_
     });
 }
 
-// Gradients of one table, by position: address and scale. If every bag is one fid, summed and unweighted, the lists
-// stay empty: position b takes the gradient of bag b.
-struct TableSources {
+// Positions of a batch in one table, and the gradients of their rows.
+struct TableUpdate {
     EmbeddingTable* table;
-    std::vector<uint32_t> rows;
-    std::vector<const float*> gradients;
-    std::vector<float> scales;
+    const uint32_t* rows;
+    size_t n;
+    Gradients gradients;
 };
 
-inline bool is_plain(const Batch& batch, size_t f) {
-    if (batch.features[f].pooling == Pooling::kFirst || batch.scales) return false;
-    for (size_t g = 0; g < batch.features.size(); ++g)
-        if (g != f && batch.features[g].table == batch.features[f].table) return false;
+inline bool has_single_fids(const Batch& batch, size_t f) {
     const int64_t* bags = batch.offsets + f * batch.num_bags;
     if (batch.size(f) != batch.num_bags) return false;
     for (size_t b = 0; b < batch.num_bags; ++b)
@@ -164,23 +160,66 @@ inline bool is_plain(const Batch& batch, size_t f) {
     return true;
 }
 
-inline void add_sources(const Batch& batch, size_t f, const uint32_t* rows, const float* gradients, size_t column,
-                        TableSources& out) {
-    const Feature& feature = batch.features[f];
+// Of a table with one feature, whose bags are summed or averaged without weights: the source of a position is its bag.
+inline TableUpdate update_by_bags(const Batch& batch, size_t f, const uint32_t* rows, const float* gradients) {
+    EmbeddingTable* const table = batch.features[f].table;
+    const size_t n = batch.size(f);
+    TableUpdate update{table, rows + batch.begin(f), n, {gradients, batch.width}};
+    if (has_single_fids(batch, f)) return update;
+    using Sources = UpdateStep::Sources;
+    Sources& sources = table->update_step().sources();
+    uint32_t* out = Sources::room(sources.bags, n);
+    update.gradients.sources = out;
+    const bool is_mean = batch.features[f].pooling == Pooling::kMean;
+    float* const shares = is_mean ? Sources::room(sources.scales, batch.num_bags) : nullptr;
+    update.gradients.scales = shares;
     const int64_t* bags = batch.offsets + f * batch.num_bags;
     for (size_t b = 0; b < batch.num_bags; ++b) {
-        const int64_t size = bags[b + 1] - bags[b];
-        const float share = feature.pooling == Pooling::kMean && size > 1 ? 1.0f / static_cast<float>(size) : 1.0f;
-        const float* gradient = gradients + b * batch.width + column;
-        for (int64_t i = bags[b]; i < bags[b + 1]; ++i) {
-            const auto k = static_cast<size_t>(i - bags[b]);
-            if (feature.pooling == Pooling::kFirst && k >= feature.first) break;
-            out.rows.push_back(rows[i]);
-            out.gradients.push_back(feature.pooling == Pooling::kFirst ? gradient + k * feature.table->dim()
-                                                                       : gradient);
-            out.scales.push_back(batch.scales ? share * batch.scales[i] : share);
+        const auto size = static_cast<size_t>(bags[b + 1] - bags[b]);
+        for (size_t k = 0; k < size; ++k) out[k] = static_cast<uint32_t>(b);
+        out += size;
+        if (is_mean) shares[b] = size > 1 ? 1.0f / static_cast<float>(size) : 1.0f;
+    }
+    return update;
+}
+
+// Of any table: a list of the positions that learn, with address and scale of their gradients.
+inline TableUpdate update_by_addresses(const Batch& batch, const std::vector<size_t>& features, const uint32_t* rows,
+                                       const float* gradients, const std::vector<size_t>& columns) {
+    EmbeddingTable* const table = batch.features[features.front()].table;
+    using Sources = UpdateStep::Sources;
+    Sources& sources = table->update_step().sources();
+    size_t most = 0, n = 0;
+    for (const size_t f : features) most += batch.size(f);
+    uint32_t* const own = Sources::room(sources.rows, most);
+    const float** const addresses = Sources::room(sources.addresses, most);
+    float* const scales = Sources::room(sources.scales, most);
+    for (const size_t f : features) {
+        const Feature& feature = batch.features[f];
+        const int64_t* bags = batch.offsets + f * batch.num_bags;
+        const bool is_first = feature.pooling == Pooling::kFirst;
+        for (size_t b = 0; b < batch.num_bags; ++b) {
+            const int64_t size = bags[b + 1] - bags[b],
+                          end = is_first ? std::min(bags[b + 1], bags[b] + int64_t{feature.first}) : bags[b + 1];
+            const float share = feature.pooling == Pooling::kMean && size > 1 ? 1.0f / static_cast<float>(size) : 1.0f;
+            const float* gradient = gradients + b * batch.width + columns[f];
+            for (int64_t i = bags[b]; i < end; ++i, ++n) {
+                own[n] = rows[i];
+                addresses[n] = gradient;
+                scales[n] = batch.scales ? share * batch.scales[i] : share;
+                if (is_first) gradient += feature.table->dim();
+            }
         }
     }
+    return {table, own, n, {nullptr, 0, addresses, scales}};
+}
+
+inline TableUpdate update_of(const Batch& batch, const std::vector<size_t>& features, const uint32_t* rows,
+                             const float* gradients, const std::vector<size_t>& columns) {
+    const size_t f = features.front();
+    if (features.size() > 1 || batch.scales || batch.features[f].pooling == Pooling::kFirst)
+        return update_by_addresses(batch, features, rows, gradients, columns);
+    return update_by_bags(batch, f, rows, gradients + columns[f]);
 }
 
 // Replace rows that were freed since the look-up, and may have another fid: by the fid's row of now, or by kNoRow.
@@ -208,35 +247,22 @@ inline size_t pooled_backward(const Batch& batch, const uint32_t* rows, const fl
         else
             tables.push_back({f, {f}});
     }
-    std::vector<TableSources> sources(tables.size());
-    pool.run(tables.size(), [&](size_t t) {
-        const auto& [first, features] = tables[t];
-        sources[t].table = batch.features[first].table;
-        if (!is_plain(batch, first))
-            for (size_t f : features) add_sources(batch, f, rows, gradients, columns[f], sources[t]);
-    });
+    std::vector<TableUpdate> updates(tables.size());
+    pool.run(tables.size(),
+             [&](size_t t) { updates[t] = update_of(batch, tables[t].second, rows, gradients, columns); });
     std::vector<Piece> pieces;
     for (size_t t = 0; t < tables.size(); ++t) {
-        size_t size = 0;
-        for (size_t f : tables[t].second) size += batch.size(f);
-        const size_t parts = UpdateStep::parts(size);
-        sources[t].table->update_step().begin(parts, size);
+        const size_t size = updates[t].n, parts = UpdateStep::parts(size);
+        updates[t].table->update_step().begin(parts, size);
         for (size_t p = 0; p < parts; ++p) pieces.push_back({t, p, parts, size});
     }
     largest_first(pieces);
     pool.run(pieces.size(), [&](size_t i) {
-        const TableSources& own = sources[pieces[i].feature];
-        const size_t f = tables[pieces[i].feature].first;
-        UpdateStep& step = own.table->update_step();
-        if (own.rows.empty())
-            step.run(rows + batch.begin(f), batch.size(f), {gradients + columns[f], batch.width, nullptr, nullptr},
-                     pieces[i].part);
-        else
-            step.run(own.rows.data(), own.rows.size(), {nullptr, 0, own.gradients.data(), own.scales.data()},
-                     pieces[i].part);
+        const TableUpdate& own = updates[pieces[i].feature];
+        own.table->update_step().run(own.rows, own.n, own.gradients, pieces[i].part);
     });
     size_t num_updated = 0;
-    for (const TableSources& own : sources) num_updated += own.table->update_step().finish();
+    for (const TableUpdate& own : updates) num_updated += own.table->update_step().finish();
     return num_updated;
 }
 

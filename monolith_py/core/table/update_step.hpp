@@ -22,6 +22,21 @@ class UpdateStep {
     // Number of parts for a batch of n.
     static size_t parts(size_t n) { return parts_of(n, 8192); }
 
+    // Sources of a batch's gradients, filled by the caller before `begin`; kept, as fresh pages cost more than their
+    // use.
+    struct Sources {
+        std::vector<uint32_t> rows, bags;  // by position
+        std::vector<const float*> addresses;
+        std::vector<float> scales;
+
+        template <typename T>
+        static T* room(std::vector<T>& values, size_t n) {
+            if (values.size() < n) values.resize(n);
+            return values.data();
+        }
+    };
+    Sources& sources() { return sources_; }
+
     // Make room for a batch of up to n positions; the other phases do not fail.
     void begin(size_t parts, size_t n) {
         parts_.resize(std::max(parts_.size(), parts));
@@ -37,8 +52,18 @@ class UpdateStep {
     }
     void run(const uint32_t* rows, size_t n, const Gradients& gradients, size_t part) {
         Part& own = parts_[part];
-        size_t num = 0;
-        uint64_t* order = kernels().sort_rows(rows, n, part, num_parts_, own.order.data(), own.order.data() + n, &num);
+        SortJob sort{
+            .rows = rows,
+            .sources = gradients.sources,
+            .n = n,
+            .part = part,
+            .parts = num_parts_,
+            .end = content_.store.end(),
+            .order = own.order.data(),
+            .scratch = own.order.data() + n,
+            .num = 0,
+        };
+        const uint64_t* const order = kernels().sort_rows(sort);
         const std::vector<Slice>& slices = content_.settings.slices;
         UpdateJob job{
             .table = content_.store.view(),
@@ -46,7 +71,7 @@ class UpdateStep {
             .num_slices = slices.size(),
             .gradients = gradients,
             .order = order,
-            .n = num,
+            .n = sort.num,
             .sum = own.sum.data(),
             .updated = own.updated.data(),
             .counts_zeroed = zeroes_,
@@ -79,6 +104,7 @@ class UpdateStep {
     };
 
     TableContent& content_;
+    Sources sources_;
     bool zeroes_ = false;  // a rule may bring rows to zero
     std::vector<Part> parts_;
     size_t num_parts_ = 1;

@@ -16,6 +16,7 @@ from monolith_py.io.codec.events import (
     encode_reinjection,
     event_time_ms,
 )
+from monolith_py.io.codec.forgetting import decode_forget_request, encode_forget_request
 from monolith_py.io.codec.steps import step_from_metadata, step_to_metadata
 from monolith_py.lazy import lazy_exports
 
@@ -46,12 +47,14 @@ __all__ = [
     "decode_examples",
     "decode_examples_record",
     "decode_features",
+    "decode_forget_request",
     "decode_impression",
     "decode_letter_record",
     "encode_action",
     "encode_dead_letter",
     "encode_examples",
     "encode_features",
+    "encode_forget_request",
     "encode_impression",
     "encode_reinjection",
     "event_time_ms",

@@ -242,12 +242,12 @@ def _check(batch: ExampleBatch) -> None:
     if not batch.labels:
         raise WireError("examples must have a label_<task> column, got none")
     for task, labels in batch.labels.items():
-        _require(f"label_{task}", labels, (labels == 0) | (labels == 1), "must be 0 or 1")
+        _require(f"label_{task}", labels, np.isfinite(labels) & (labels >= 0), "must be finite and >= 0")
     _require("sample_rate", batch.sample_rates, (batch.sample_rates > 0) & (batch.sample_rates <= 1), "must be in (0, 1]")
     _require("kind", batch.kinds, batch.kinds <= max(ExampleKind), f"must be one of {[int(kind) for kind in ExampleKind]}")
     _require("time_ms", batch.times_ms, batch.times_ms > 0, "must be > 0")
     for task, scores in batch.served.scores.items() if batch.served else ():
-        _require(f"{SCORE_PREFIX}{task}", scores, np.isnan(scores) | ((scores >= 0) & (scores <= 1)), "must be in [0, 1]")
+        _require(f"{SCORE_PREFIX}{task}", scores, np.isnan(scores) | (np.isfinite(scores) & (scores >= 0)), "must be finite and >= 0")
     for name, dense in batch.features.dense.items():
         _require(f"d_{name}", dense, np.isfinite(dense), "must be finite")
     if "" in batch.request_ids:

@@ -64,12 +64,13 @@ class ImpressionView:
         """Size of the features that all candidates share, which each example repeats."""
         return int(self.message.shared.ByteSize())
 
-    def scores_of(self, row: int, tasks: Sequence[str]) -> list[float]:
-        """Return the served score of candidate `row` for each of `tasks`; NaN without one, and for one that is no probability."""
+    def scores_of(self, row: int, tasks: Sequence[str], numbers: Sequence[bool]) -> list[float]:
+        """Return the served score of candidate `row` for each of `tasks`; NaN without one. Those above 1 count where `numbers` says so."""
         names, scores = self.message.task_names, self.message.scores
         first = row * len(names)
-        by_task = {name: score for name, score in zip(names, scores[first : first + len(names)], strict=True) if 0.0 <= score <= 1.0}
-        return [by_task.get(task, math.nan) for task in tasks]
+        by_task = dict(zip(names, scores[first : first + len(names)], strict=True))
+        found = [(by_task.get(task, math.nan), math.inf if is_number else 1.0) for task, is_number in zip(tasks, numbers, strict=True)]
+        return [score if 0.0 <= score <= most else math.nan for score, most in found]
 
     def bag(self, feature: str, row: int) -> Sequence[int]:
         """Return the fids of a sparse feature of candidate `row`, none without the feature."""

@@ -24,6 +24,7 @@ class Topics:
     dense_requests: str
     verdicts: str
     shadow_scores: str
+    forget_requests: str
 
     @staticmethod
     def of(config: LogConfig) -> Topics:
@@ -34,7 +35,7 @@ class Topics:
         >>> Topics.of(LogConfig(url="sqlite:///log", model_prefix="wide.")).updates
         'wide.updates'
         """
-        events = ("impressions", "actions", "examples")
+        events = ("impressions", "actions", "examples", "forget_requests")
         prefixes = ("" if field.name in events else config.model_prefix for field in fields(Topics))
         return Topics(*(f"{config.topic_prefix}{prefix}{field.name}" for prefix, field in zip(prefixes, fields(Topics), strict=True)))
 

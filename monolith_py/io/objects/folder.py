@@ -12,9 +12,9 @@ from pathlib import Path
 from monolith_py.errors import ObjectError, ObjectMissing
 from monolith_py.io.objects.objects import ObjectInfo
 
-# Begins the name of a file until it is whole.
+# Begins the name of a file until it is whole, and of a folder that is being deleted.
 _UNFINISHED = ".unfinished-"
-# Attempts of a write whose folder another process deletes as empty at the same moment.
+# Attempts of a write whose folder another process deletes at the same moment.
 _WRITES = 20
 
 
@@ -35,7 +35,8 @@ class FolderObjects:
     def list(self, prefix: str = "") -> dict[str, ObjectInfo]:
         """Return the objects whose key starts with `prefix`."""
         found = {}
-        for folder, _, names in os.walk(self._root / prefix):
+        for folder, folders, names in os.walk(self._root / prefix):
+            folders[:] = [name for name in folders if not name.startswith(_UNFINISHED)]
             for name in names:
                 path = Path(folder, name)
                 try:
@@ -81,9 +82,11 @@ class FolderObjects:
     def delete_below(self, prefix: str) -> None:
         """Delete the objects whose key starts with `prefix`, and their folder."""
         folder = self._root / prefix
+        hidden = folder.with_name(f"{_UNFINISHED}{folder.name}-{secrets.token_hex(4)}")
         try:
-            shutil.rmtree(folder)
-        except FileNotFoundError:  # there is none, or another process deletes it, too
+            folder.rename(hidden)  # whoever writes meanwhile makes the folder again
+            shutil.rmtree(hidden)
+        except FileNotFoundError:  # there is none, or another process has deleted it
             pass
         except OSError as error:
             raise _of(error, folder) from None

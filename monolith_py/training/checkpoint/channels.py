@@ -1,7 +1,7 @@
-"""Channels: named folders beside the checkpoints of a trainer, each with the one checkpoint that its replicas serve.
+"""Channels in a folder: named folders beside the checkpoints of a trainer, each with the one checkpoint that its replicas serve.
 
 No trainer prunes or reads a channel. A checkpoint in it shares its files with the one that was promoted, by hard links where the file
-system has them.
+system has them. In an object store it shares them by name (`object_store`).
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ import shutil
 from pathlib import Path
 
 from monolith_py.errors import CheckpointError
-from monolith_py.training.checkpoint.layout import Checkpoint
-
-CHANNELS = "channels"
+from monolith_py.training.checkpoint.layout import ASIDE, CHANNELS, DELETED, Checkpoint
 
 
 def channel_folder(directory: Path, channel: str) -> Path:
@@ -43,10 +41,34 @@ def promote_checkpoint(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
             copy_checkpoint(checkpoint, target.path)
         for other in Checkpoint.all_in(folder):
             if other != target:
-                shutil.rmtree(other.path)
+                other.path.rename(folder / f"{DELETED}{other.path.name}")  # others see all of it or nothing
+        for path in folder.glob(f"{DELETED}*"):
+            shutil.rmtree(path)
     except (OSError, shutil.Error) as error:
         raise CheckpointError(f"{checkpoint}: cannot be promoted to {folder}: {error}") from None
     return target
+
+
+def copy_aside(checkpoint: Checkpoint, directory: Path) -> Checkpoint:
+    """Return a copy of a checkpoint beside those that a rollback has put aside in `directory`.
+
+    Raises:
+        CheckpointError: it is damaged, or the folder cannot be written.
+    """
+    try:
+        (directory / ASIDE).mkdir(exist_ok=True)
+        return copy_checkpoint(checkpoint, free_path(directory / ASIDE / checkpoint.path.name))
+    except OSError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from None
+
+
+def free_path(path: Path) -> Path:
+    """Return `path`, or a name after it that is free."""
+    number, free = 0, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
 
 
 def copy_checkpoint(checkpoint: Checkpoint, path: Path) -> Checkpoint:

@@ -5,8 +5,8 @@ Letters: O outputs and I inputs of a layer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,12 +16,13 @@ from monolith_py.config.sparsity import Atom
 from monolith_py.data.columns import Int64Array
 from monolith_py.data.layout import Layout
 from monolith_py.model import RankModel
+from monolith_py.model.cross import CrossNetwork
 from monolith_py.model.inputs import Label, bottom_inputs, tower_inputs
 from monolith_py.tower import SparseLinear, Tower
 from monolith_py.tower.layers.sparse_linear import atoms_of
 from monolith_py.training.bias_start import UNKNOWN_RATE
-
-Tensors = Mapping[str, Tensor]
+from monolith_py.training.checkpoint.fitted import FittedModel, Tensors, take
+from monolith_py.training.checkpoint.fitting_gates import fit_gates
 
 
 @dataclass(frozen=True)
@@ -32,19 +33,6 @@ class SavedModel:
     layout: Layout
     atom: Atom
     has_runs: bool  # model.sparsity.scope is N:M: live atoms cannot move with their inputs
-
-
-@dataclass
-class FittedModel:
-    """Effect of a fit: saved places of each parameter's entries, and a line for each part of the model."""
-
-    # For each parameter kept: by axis, the saved place of each present one, -1 for a new one; () if it is as saved.
-    places: dict[str, tuple[Int64Array, ...]] = field(default_factory=dict)
-    lines: list[str] = field(default_factory=list)
-
-    def keep(self, name: str, *places: Int64Array) -> None:
-        """Note that a parameter is kept; `places` by axis."""
-        self.places[name] = places if any((one != np.arange(len(one))).any() for one in places) else ()
 
 
 def fit_model(model: RankModel, layout: Layout, saved: SavedModel) -> FittedModel:
@@ -63,26 +51,43 @@ def fit_model(model: RankModel, layout: Layout, saved: SavedModel) -> FittedMode
         if isinstance(bottom, Tower):
             columns = _places(bottom_inputs(layout), bottom_inputs(before))
             _fit_tower(bottom, columns, _SavedTower(saved, "bottom", len(bottom_inputs(before))), fitted)
+        _fit_attention(model, saved.tensors, fitted)
         columns = _places(tower_inputs(layout), tower_inputs(before))
-        is_whole = _fit_tower(model.tower, columns, _SavedTower(saved, "tower", len(tower_inputs(before))), fitted)
-        _fit_tasks(model, _places(layout.tasks, before.tasks), saved.tensors, is_whole, fitted)
+        num_inputs, first = len(tower_inputs(before)), next(iter(model.towers.values()))
+        kept = [_fit_tower(tower, columns, _SavedTower(saved, name, num_inputs), fitted) for name, tower in model.towers.items()]
+        widths = _SavedTower(saved, next(iter(model.towers)), num_inputs).widths
+        is_whole = all(kept)
+        cross = getattr(model, "cross", None)
+        if isinstance(cross, CrossNetwork):
+            is_whole &= _fit_cross(cross, columns, saved.tensors, fitted)
+        inputs, num_saved = np.arange(first.out_features) if len(first.layers) else columns, widths[-1]
+        if model.head.in_features > len(inputs):  # the head reads the last cross layer, then the tower
+            inputs, num_saved = np.concatenate([columns, widths[0] + inputs]), widths[0] + num_saved
+        is_whole &= saved.tensors["head.weight"].shape[1] == num_saved
+        tasks = _places(layout.tasks, before.tasks)
+        _fit_tasks(model, (tasks, inputs), saved.tensors, is_whole, fitted)
+        if model.experts is not None:
+            fit_gates(model.experts.gates, (tasks, columns), saved.tensors, fitted)
     return fitted
+
+
+def _fit_attention(model: RankModel, saved: Tensors, fitted: FittedModel) -> None:
+    """Set the attention over each sequence to that saved, if its layers have the same shapes."""
+    if model.attention is None:
+        return
+    for name, attention in model.attention.named_children():
+        parameters = {f"attention.{name}.{key}": value for key, value in attention.named_parameters()}
+        is_kept = all(key in saved and saved[key].shape == value.shape for key, value in parameters.items())
+        fitted.lines.append(f"attention {name}: {'kept' if is_kept else 'started anew'}")
+        for key, value in parameters.items() if is_kept else ():
+            value.copy_(saved[key])
+            fitted.keep(key, *map(np.arange, value.shape))
 
 
 def _places(names: Sequence[Label], saved: Sequence[Label]) -> Int64Array:
     """Return the saved place of each name, -1 for a new one."""
     place = {name: index for index, name in enumerate(saved)}
     return np.array([place.get(name, -1) for name in names], np.int64)
-
-
-def take(tensor: Tensor, places: Sequence[Int64Array]) -> Tensor:
-    """Return `tensor` with the entries at `places` of each axis, 0 at -1."""
-    for axis, one in enumerate(places):
-        index = torch.from_numpy(one)
-        tensor = tensor.index_select(axis, index.clamp(min=0))
-        shape = [-1 if at == axis else 1 for at in range(tensor.ndim)]
-        tensor = tensor.where((index >= 0).view(shape), torch.zeros((), dtype=tensor.dtype))
-    return tensor
 
 
 class _SavedTower:
@@ -168,12 +173,36 @@ def _moved(saved: SparseLinear, layer: SparseLinear, columns: Int64Array) -> np.
     return mask
 
 
-def _fit_tasks(model: RankModel, tasks: Int64Array, saved: Tensors, is_whole: bool, fitted: FittedModel) -> None:
-    """Fit the head, if its inputs are those saved, and the scales of a DeepFM, by task."""
-    known, inputs = tasks >= 0, np.arange(model.head.in_features)
+def _fit_cross(cross: CrossNetwork, columns: Int64Array, saved: Tensors, fitted: FittedModel) -> bool:
+    """Fit the cross layers by their inputs, if their number and rank are those saved; return whether they are.
+
+    New inputs start at 0 in full matrices; in those of low rank they keep the start values of `up`, without which they would not learn.
+    """
+    own = {f"cross.{name}": value for name, value in cross.named_parameters()}
+    before = {name: value for name, value in saved.items() if name.startswith("cross.")}
+    ranks = [value.shape[1] for tensors in (own, before) for name, value in tensors.items() if name.endswith(".up")]
+    if own.keys() != before.keys() or len(set(ranks)) > 1:
+        fitted.lines.append("cross layers: started anew, their number or rank is another")
+        return False
+    for name, parameter in own.items():
+        other = np.arange(parameter.shape[-1]) if name.endswith(".up") else np.arange(len(parameter))
+        places = {"bias": (columns,), "weight": (columns, columns), "down": (other, columns), "up": (columns, other)}[name.split(".")[-1]]
+        fit = take(before[name], places)
+        if name.endswith(".up"):
+            fit = torch.where(torch.from_numpy(columns >= 0)[:, None], fit, parameter)
+        parameter.copy_(fit)
+        fitted.keep(name, *places)
+    fitted.lines.append(f"cross layers: {len(cross.layers)} kept")
+    return True
+
+
+def _fit_tasks(model: RankModel, places: tuple[Int64Array, Int64Array], saved: Tensors, is_whole: bool, fitted: FittedModel) -> None:
+    """Fit the head, if its inputs are those saved, and the scales of a DeepFM; `places`: saved ones of tasks and of inputs."""
+    tasks, inputs = places
+    known = tasks >= 0
     index, place = torch.from_numpy(np.flatnonzero(known)), torch.from_numpy(tasks[known])
-    if is_whole and saved["head.weight"].shape[1] == len(inputs):
-        model.head.weight[index] = saved["head.weight"][place]
+    if is_whole:
+        model.head.weight[index] = take(saved["head.weight"][place], (np.arange(len(place)), inputs))
         model.head.bias.fill_(torch.logit(torch.tensor(UNKNOWN_RATE)))
         model.head.bias[index] = saved["head.bias"][place]
         fitted.keep("head.weight", tasks, inputs)

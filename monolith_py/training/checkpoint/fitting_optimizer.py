@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from monolith_py.data.columns import Int64Array
-from monolith_py.tower import SparseLinear
 from monolith_py.training.bias_start import UNKNOWN_RATE
-from monolith_py.training.checkpoint.fitting import FittedModel, Tensors, take
+from monolith_py.training.checkpoint.fitted import FittedModel, Tensors, take
 from monolith_py.training.trainer import Trainer
 
 
@@ -66,8 +65,8 @@ def _part(name: str, tensors: Tensors) -> dict[str, Tensor]:
 
 def _sparse_names(tensors: Mapping[str, object]) -> list[str]:
     """Return the names of the values of sparse layers, in their order in the state of an `AtomOptimizer`."""
-    names = [name for name in tensors if name.startswith("tower.layers.") and name.endswith(".values")]
-    return sorted(names, key=lambda name: int(name.split(".")[2]))
+    names = [name for name in tensors if name.startswith(("tower.", "experts.")) and name.endswith(".values")]
+    return sorted(names, key=lambda name: [int(part) for part in name.split(".") if part.isdigit()])
 
 
 def _state_of(name: str, saved_model: Tensors, saved: Tensors) -> dict[str, Tensor]:
@@ -82,6 +81,5 @@ def _present(key: str, name: str, trainer: Trainer) -> str:
     """Return the key of the present state for a saved one."""
     if not name.endswith(".values"):
         return key
-    places = [index for index, layer in enumerate(trainer.model.tower.layers) if isinstance(layer, SparseLinear)]
     part, _, rest = key.split(".", 2)
-    return f"{part}.{places.index(int(name.split('.')[2]))}.{rest}"
+    return f"{part}.{_sparse_names(dict(trainer.model.named_parameters())).index(name)}.{rest}"

@@ -2,6 +2,7 @@
 
 <directory>/step-000000001234/manifest.json           version, meta, model, and size and CRC-32C of every other file
                               tables/<feature>.table  rows, optimizer state, admission, ages, pending drains
+                              tables/<feature>.table.0001  their changes until a later moment, in order
                               serving/<feature>.rows  rows packed in sync.encoding, for replicas
                               dense.safetensors       dense parameters of the model
                               optimizer.safetensors   state of the dense optimizer, random state of torch
@@ -24,14 +25,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from crc32c import crc32c
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from monolith_py.data.layout import Layout
 from monolith_py.data.steps import JoinerStep
 from monolith_py.errors import CheckpointError, CheckpointVersion
-from monolith_py.table import packed_file, table_file
+from monolith_py.table import packed_file, table_file, table_parts
+from monolith_py.training.checkpoint.fingerprint import Fingerprints, fingerprint_of
 from monolith_py.training.checkpoint.meta import CheckpointMeta, ModelMeta, SourceMeta, partition_offsets
 from monolith_py.training.quality import Quality
 
@@ -41,11 +42,11 @@ _logger = logging.getLogger(__name__)
 
 # 2: the dense parameters are in dense.safetensors, and sparse layers have a `topology_version`.
 # 3: the manifest has the settings and the layout of the model.
-VERSION = 3
+# 4: tables may have increments. A checkpoint without is of version 3.
+VERSION, _VERSION_OF_INCREMENTS = 3, 4
 _TABLES, _SERVING, _DENSE, _OPTIMIZER, _MANIFEST = "tables", "serving", "dense.safetensors", "optimizer.safetensors", "manifest.json"
-_BLOCK_BYTES = 1 << 22
-# Folder beside the checkpoints of those that a rollback has put aside.
-ASIDE = "rolled-back"
+# Folders beside the checkpoints, of those put aside by a rollback and of the channels; start of the name of one that is being deleted.
+ASIDE, CHANNELS, DELETED = "rolled-back", "channels", ".deleted-"
 
 
 class Part(Enum):
@@ -77,8 +78,9 @@ class Checkpoint:
     @staticmethod
     def next_at(directory: Path, step: int) -> Checkpoint:
         """Return a checkpoint of `step` batches that sorts after all others of that step in `directory`."""
-        # Names of checkpoints put aside are not used again: in an object store their files stay where they are.
-        others = [*_others_of(directory, step), *_others_of(directory / ASIDE, step)]
+        # Names put aside and in channels are not used again: in an object store their files stay where they are.
+        folders = [directory, directory / ASIDE, *(directory / CHANNELS).glob("*")]
+        others = [path for folder in folders for path in _others_of(folder, step)]
         return Checkpoint.at(directory, step, max((_revision(path) + 1 for path in others), default=0))
 
     @staticmethod
@@ -130,6 +132,10 @@ class Checkpoint:
     def table(self, name: str) -> Path:
         """Return the snapshot file of one table."""
         return table_file(self.tables, name)
+
+    def table_parts(self, name: str) -> list[Path]:
+        """Return the snapshot file of one table and those of its increments, in order: `EmbeddingTable.restore(*parts)`."""
+        return table_parts(self.table(name))
 
     @property
     def serving(self) -> Path:
@@ -186,8 +192,8 @@ class Checkpoint:
         """Return the state of the dense optimizer and the random state of torch, by name."""
         return _load(self.path / _OPTIMIZER)
 
-    def write(self, meta: CheckpointMeta, model: ModelMeta, dense: Arrays, optimizer: Arrays) -> None:
-        """Write every file but the tables, which must be complete: the manifest lists them.
+    def write(self, meta: CheckpointMeta, model: ModelMeta, dense: Arrays, optimizer: Arrays, known: Fingerprints | None = None) -> None:
+        """Write every file but the tables, which must be complete: the manifest lists them. `known`: fingerprints of linked files.
 
         Raises:
             CheckpointError: a file cannot be written.
@@ -196,9 +202,11 @@ class Checkpoint:
             for file, arrays in ((_DENSE, dense), (_OPTIMIZER, optimizer)):
                 # safetensors writes the memory of an array from its first element on, whatever its strides.
                 save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, self.path / file)
-            files = {str(file.relative_to(self.path)): _fingerprint(file) for file in self.files()}
+            paths = {str(file.relative_to(self.path)): file for file in self.files()}
+            files = {name: known[name] if known and name in known else fingerprint_of(file) for name, file in paths.items()}
             described = {"layout": model.layout.document(), "settings": model.settings}
-            manifest = {"version": VERSION, "meta": meta.document(), "model": described, "files": files}
+            version = _VERSION_OF_INCREMENTS if any(len(self.table_parts(file.stem)) > 1 for file in self.table_files) else VERSION
+            manifest = {"version": version, "meta": meta.document(), "model": described, "files": files}
             (self.path / _MANIFEST).write_text(json.dumps(manifest, indent=1))
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{self.path}: {error}") from None
@@ -235,7 +243,7 @@ class Checkpoint:
             file = self.path / name
             try:
                 # The chunks of packed rows have checksums, which are compared while they are read.
-                got = {**expected, "size": file.stat().st_size} if is_packed and part is Part.SERVING else _fingerprint(file)
+                got = {**expected, "size": file.stat().st_size} if is_packed and part is Part.SERVING else fingerprint_of(file)
             except OSError as error:
                 raise CheckpointError(f"{file}: {error}") from None
             if got != expected:
@@ -266,7 +274,7 @@ class Checkpoint:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{file}: {error}") from None
         version = manifest.get("version") if isinstance(manifest, dict) else None
-        if isinstance(version, int) and version != VERSION:
+        if isinstance(version, int) and version not in (VERSION, _VERSION_OF_INCREMENTS):
             raise CheckpointVersion(self.path, VERSION, version)
         if version is None or not all(isinstance(manifest.get(part), dict) for part in ("meta", "model", "files")):
             raise CheckpointError(f"{file}: must have version, meta, model and files")
@@ -289,11 +297,3 @@ def _load(file: Path) -> Arrays:
     except (OSError, SafetensorError, TypeError) as error:  # TypeError: a dtype that numpy lacks
         raise CheckpointError(f"{file}: {error}") from None
     return arrays
-
-
-def _fingerprint(file: Path) -> dict[str, int]:
-    crc, size = 0, 0
-    with file.open("rb") as stream:
-        while block := stream.read(_BLOCK_BYTES):
-            crc, size = crc32c(block, crc), size + len(block)
-    return {"size": size, "crc32c": crc}

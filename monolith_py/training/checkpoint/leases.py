@@ -56,7 +56,7 @@ class Leases:
             yield
             return
         with lease.held():
-            if self._is_marked(name):
+            if self.is_marked(name):
                 raise CheckpointError(f"{name}: is being deleted")
             yield
 
@@ -91,7 +91,8 @@ class Leases:
                 stale.append(key)
         self._objects.delete(stale)
 
-    def _is_marked(self, name: str) -> bool:
+    def is_marked(self, name: str) -> bool:
+        """Return whether the checkpoint `name` is about to be deleted, or being deleted."""
         try:
             self._objects.read(f"{_FOLDER}/{name}/{_DELETING}")
         except ObjectMissing:

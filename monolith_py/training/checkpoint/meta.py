@@ -47,6 +47,8 @@ class CheckpointMeta:
     source: SourceMeta | None = None  # None: the job's examples from their start
     parent: str = ""  # "generation.seq" of the checkpoint from which the generation started; "" for a new model
     digest: str = ""  # of rows and dense parameters, `monolith_py.sync.ModelDigest`; "" before the first update
+    imported: dict[str, str] = field(default_factory=dict)  # feature -> mark of the file whose rows were imported
+    forget_offset: int = 0  # offset in `forget_requests` up to which rows were removed
 
     def document(self) -> dict[str, Any]:
         """Return the meta as a JSON document."""

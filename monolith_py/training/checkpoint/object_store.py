@@ -2,7 +2,11 @@
 
 PREFIX/<checkpoint>/<file>                        as in the folder of a checkpoint; manifest.json is written last
 PREFIX/rolled-back/<checkpoint>/manifest.json     instead of the one above, for a checkpoint put aside; its files stay
+PREFIX/channels/<channel>/<checkpoint>/manifest.json   beside the one above, for a checkpoint in a channel; its files are those above
 PREFIX/leases/...                                 as in a folder
+
+Files are deleted once no manifest names their checkpoint. Who writes a manifest beside files holds a lease of them, and whoever deletes
+files marks them, then looks for manifests: as with readers, at least one of them sees the other.
 """
 
 from __future__ import annotations
@@ -23,7 +27,9 @@ from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
 from monolith_py.errors import CheckpointError, ConfigError, ObjectError, ObjectMissing
 from monolith_py.io.objects import ObjectInfo, Objects, is_object_url, open_objects
-from monolith_py.training.checkpoint.layout import ASIDE, Checkpoint, Part
+from monolith_py.training.checkpoint.channels import channel_folder
+from monolith_py.training.checkpoint.layout import ASIDE, CHANNELS, Checkpoint, Part
+from monolith_py.training.checkpoint.object_keys import MANIFEST, is_manifest, name_of, names_elsewhere, names_without_manifest
 from monolith_py.training.checkpoint.store import CheckpointStore, Retention
 
 _logger = logging.getLogger(__name__)
@@ -32,12 +38,11 @@ _logger = logging.getLogger(__name__)
 _TRANSFERS = 4
 # Processes of one job on a machine, each with a folder of its own.
 _MOST_PROCESSES = 256
-_MANIFEST = "manifest.json"
 _Item = TypeVar("_Item")
 
 
-def open_checkpoints(job: JobConfig, role: str, clock: Clock) -> CheckpointStore:
-    """Return the checkpoints of a job at `trainer.checkpoint_dir`; `role` names the local folder of an object store.
+def open_checkpoints(job: JobConfig, role: str, clock: Clock, channel: str | None = None) -> CheckpointStore:
+    """Return the checkpoints of a job at `trainer.checkpoint_dir`, or in a channel; `role` names the local folder of an object store.
 
     Raises:
         ConfigError: the location is a URL of another scheme.
@@ -45,10 +50,10 @@ def open_checkpoints(job: JobConfig, role: str, clock: Clock) -> CheckpointStore
     """
     location, folder = job.trainer.checkpoint_dir, local_folder(job)
     if not is_object_url(location):
-        return CheckpointStore(folder, clock)
+        return CheckpointStore(folder if channel is None else channel_folder(folder, channel), clock)
     objects = open_objects(location, job.objects)
     own, lock = _own_folder(folder, role)
-    store = ObjectCheckpointStore(own, objects, clock)
+    store = ObjectCheckpointStore(own, objects, clock, channel)
     weakref.finalize(store, os.close, lock)
     return store
 
@@ -62,7 +67,7 @@ def fetched_checkpoint(job: JobConfig, name: str, clock: Clock) -> Iterator[Path
         ObjectError: the object store cannot be reached.
     """
     store = open_checkpoints(job, "inspect", clock)
-    known = {one.path.name: one for one in store.all()}
+    known = store.by_name()
     if name not in known:
         raise CheckpointError(f"{job.trainer.checkpoint_dir}: must have a checkpoint {name!r}, got {', '.join(known) or 'none'}")
     with store.reading(known[name]):
@@ -80,15 +85,18 @@ def local_folder(job: JobConfig) -> Path:
 class ObjectCheckpointStore(CheckpointStore):
     """Checkpoints in an object store. `directory` has their manifests, and files once they are fetched or before they are published."""
 
-    def __init__(self, directory: Path, objects: Objects, clock: Clock) -> None:
+    def __init__(self, directory: Path, objects: Objects, clock: Clock, channel: str | None = None) -> None:
+        """Open the checkpoints in `objects`; with `channel` for a process that reads those of this channel alone."""
         super().__init__(directory, clock, objects)
         self._objects = objects
         self._known: dict[str, ObjectInfo] = {}  # key -> version of the manifest that is in `directory`
+        self._home = "" if channel is None else f"{CHANNELS}/{channel}/"
+        self._names: tuple[set[str], set[str]] = set(), set()  # at the last look: as `_names_beside`
 
     def all(self) -> list[Checkpoint]:
         """Return the checkpoints in the store, newest first; copies of others are deleted."""
-        listed = self._objects.list()
-        manifests = {key: info for key, info in listed.items() if _is_manifest(key)}
+        listed = self._objects.list(self._home)
+        manifests = {key: info for key, info in listed.items() if is_manifest(key)}
         for key, info in manifests.items():
             path = self.directory / key
             if self._known.get(key) != info or not path.exists():
@@ -98,11 +106,27 @@ class ObjectCheckpointStore(CheckpointStore):
                     continue
                 _write(path, lambda part, value=value: part.write_bytes(value))  # type: ignore[misc]
                 self._known[key] = info
-        for folder in (self.directory, self.directory / ASIDE):
+        self._names = names_elsewhere(manifests), names_without_manifest(listed)
+        for folder in (self.directory, self.directory / ASIDE, *(self.directory / CHANNELS).glob("*")):
             for one in Checkpoint.all_in(folder):
                 if one.manifest.relative_to(self.directory).as_posix() not in manifests:
                     shutil.rmtree(one.path, ignore_errors=True)
-        return Checkpoint.all_in(self.directory)
+        return Checkpoint.all_in(self.directory / self._home)
+
+    def next_at(self, step: int) -> Checkpoint:
+        """Return a checkpoint to be written: its name is of no checkpoint in the store."""
+        self.all()
+        return super().next_at(step)
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Compare the sizes of the files in the store with the manifest: nothing is downloaded."""
+        name = checkpoint.path.name
+        listed = self._objects.list(f"{name}/")
+        for file, expected in checkpoint.files_of(Part.ALL).items():
+            found = listed.get(f"{name}/{file}")
+            if found is None or found.size != expected["size"]:
+                size = "none" if found is None else f"{found.size} bytes"
+                raise CheckpointError(f"{checkpoint}: {file} must have {expected['size']} bytes in the object store, got {size}")
 
     def fetch(self, checkpoint: Checkpoint, part: Part) -> None:
         """Download the files of `part` that are not there yet."""
@@ -146,32 +170,74 @@ class ObjectCheckpointStore(CheckpointStore):
         if path.name != checkpoint.path.name:
             raise CheckpointError(f"{checkpoint}: must keep its name in an object store, got {path.name!r}")
         before, after = (one.relative_to(self.directory).as_posix() for one in (checkpoint.path, path))
-        self._objects.write(f"{after}/{_MANIFEST}", checkpoint.manifest.read_bytes())
-        self._objects.delete([f"{before}/{_MANIFEST}"])
+        self._objects.write(f"{after}/{MANIFEST}", checkpoint.manifest.read_bytes())
+        self._objects.delete([f"{before}/{MANIFEST}"])
         checkpoint.path.rename(path)
 
+    def promote(self, checkpoint: Checkpoint, channel: str) -> Checkpoint:
+        """Write the manifest into the channel as well, then delete the others there. A crash leaves the former one, or both."""
+        name, home = checkpoint.path.name, f"{CHANNELS}/{channel}/"
+        with self.reading(checkpoint):
+            self.check(checkpoint)
+            before = {name_of(key) for key in self._objects.list(home) if is_manifest(key)}
+            if name not in before:
+                self._add_manifest(f"{home}{name}/{MANIFEST}", checkpoint)
+        for other in sorted(before - {name}):
+            self._objects.delete_below(f"{home}{other}/")
+        return Checkpoint(self.directory / home / name)
+
+    def _add_manifest(self, key: str, checkpoint: Checkpoint) -> None:
+        """Write a further manifest of a leased checkpoint, unless its files were deleted meanwhile.
+
+        Raises:
+            CheckpointError: the lease had expired, and they are being deleted or are gone.
+        """
+        self._objects.write(key, checkpoint.manifest.read_bytes())
+        try:
+            # Whoever marks the files from now on finds this manifest.
+            if self._leases.is_marked(checkpoint.path.name):
+                raise CheckpointError(f"{checkpoint.path.name}: is being deleted")
+            self.check(checkpoint)
+        except CheckpointError:
+            self._objects.delete_below(key.removesuffix(MANIFEST))
+            raise
+
+    def take_aside(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Write the manifest of a checkpoint in a channel to those put aside, unless the trainer or they have the same checkpoint."""
+        name = checkpoint.path.name
+        aside = Checkpoint(self.directory / ASIDE / name)
+        for known in (Checkpoint(self.directory / name), aside):
+            if known.manifest.exists():
+                return known
+        value = checkpoint.manifest.read_bytes()
+        with self.reading(checkpoint):
+            self._add_manifest(f"{ASIDE}/{name}/{MANIFEST}", checkpoint)
+        _write(aside.manifest, lambda part: part.write_bytes(value))
+        return aside
+
     def prune(self, retention: Retention, newest: Checkpoint) -> None:
-        """Delete as in a folder; also files of uploads that were cut off."""
+        """Delete as in a folder; also files of uploads that were cut off, and of checkpoints that have left their last channel."""
         super().prune(retention, newest)
         try:
-            listed = self._objects.list()
-            known = {Path(key).parent.name for key in listed if _is_manifest(key)}
-            for name in sorted({key.partition("/")[0] for key in listed if key.startswith("step-")} - known):
-                self._objects.delete_below(f"{name}/")
+            for name in sorted(names_without_manifest(self._objects.list())):
+                if self._leases.may_delete(name):
+                    if name in names_without_manifest(self._objects.list()):  # promoted meanwhile
+                        self._objects.delete_below(f"{name}/")
+                    self._leases.forget(name)
         except ObjectError as error:
-            _logger.warning("files of uploads that were cut off stay: %s", error)
+            _logger.warning("files without a manifest stay: %s", error)
+
+    def _names_beside(self) -> tuple[set[str], set[str]]:
+        kept, abandoned = self._names
+        return set(kept), set(abandoned)
 
     def _delete(self, checkpoint: Checkpoint) -> None:
-        """Delete the manifest, so that the checkpoint is none, then its files."""
+        """Delete the manifest, so that the checkpoint is none, then its files, unless a channel has it or a rollback has put it aside."""
         name = checkpoint.path.name
-        self._objects.delete([f"{name}/{_MANIFEST}"])
-        self._objects.delete_below(f"{name}/")
+        self._objects.delete([f"{name}/{MANIFEST}"])
+        if name in names_without_manifest(self._objects.list()):
+            self._objects.delete_below(f"{name}/")
         super()._delete(checkpoint)
-
-
-def _is_manifest(key: str) -> bool:
-    parts = key.removeprefix(f"{ASIDE}/").split("/")
-    return len(parts) == 2 and parts[0].startswith("step-") and parts[1] == _MANIFEST
 
 
 def _size(path: Path) -> int:

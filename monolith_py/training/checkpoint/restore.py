@@ -71,10 +71,11 @@ def _restore_tables(checkpoint: Checkpoint, trainer: Trainer, reset_tables: Coll
         if name in reset_tables:
             yield f"feature {name}: its table was reset and starts empty"
         elif name in saved:
-            table.restore_from(checkpoint.table(name))
+            for part in checkpoint.table_parts(name):
+                table.restore_from(part)
         else:
             yield f"feature {name}: new, its table starts empty"
-    for name in sorted(saved - set(trainer.bags.tables)):
+    for name in sorted(saved - {feature.name for feature in trainer.bags.features}):
         yield f"feature {name}: dropped, with its table of {checkpoint.table(name).stat().st_size} bytes"
 
 

@@ -7,11 +7,13 @@ import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from monolith_py.errors import CheckpointError
+from monolith_py.errors import CheckpointError, ModelNotFinite, ObjectError
 from monolith_py.table import TableSaving, pack_snapshot
-from monolith_py.training.checkpoint.layout import Arrays, Checkpoint
+from monolith_py.training.checkpoint.increments import IncrementChain, link_tables, next_part
+from monolith_py.training.checkpoint.layout import Arrays, Checkpoint, Part
 from monolith_py.training.checkpoint.meta import CheckpointMeta, ModelMeta
 from monolith_py.training.checkpoint.store import CheckpointStore, Retention
 from monolith_py.training.trainer import Trainer
@@ -30,13 +32,18 @@ class CheckpointSaving:
        returns the checkpoint.
     """
 
-    def __init__(self, store: CheckpointStore, trainer: Trainer, retention: Retention) -> None:
+    def __init__(self, store: CheckpointStore, trainer: Trainer, retention: Retention, chain: IncrementChain | None = None) -> None:
         """Start step 1; step 3 deletes the checkpoints in `store` that `retention` does not keep. Only one saving may write there.
+
+        With a `chain` the checkpoint may be an increment on the one before.
 
         Raises:
             CheckpointError: the folder of `store` cannot be written.
         """
         self._store, self._trainer, self._retention = store, trainer, retention
+        self._chain = chain or IncrementChain(full_interval=1)
+        self._parent = self._chain.parent()
+        self._linked: set[str] = set()
         self._temporary = Checkpoint(store.directory / ".saving.tmp")
         self._tables: list[TableSaving] = []
         try:
@@ -69,16 +76,18 @@ class CheckpointSaving:
 
         Raises:
             CheckpointError: the tables cannot be written.
+            ModelNotFinite: a dense parameter is NaN or infinite: no replica takes such a model, and no trainer could go on from it.
         """
+        dense = {name: value.numpy() for name, value in self._trainer.export_dense().items()}
         try:
             self._copied.result()
+            _check_finite(dense)
             for table in self._tables:
                 table.finish()
         except BaseException:
             self._worker.shutdown()
             self._cancel()
             raise
-        dense = {name: value.numpy() for name, value in self._trainer.export_dense().items()}
         optimizer = {name: value.clone().numpy() for name, value in self._trainer.optimizer.state().items()}
         self._written = self._worker.submit(self._write, meta, dense, {"rng": torch.get_rng_state().numpy()} | optimizer)
 
@@ -100,7 +109,12 @@ class CheckpointSaving:
         shutil.rmtree(self._temporary.path, ignore_errors=True)
 
     def _copy(self) -> None:
-        self._tables = self._trainer.bags.start_saving(self._temporary.tables)
+        bags, temporary, parent = self._trainer.bags, self._temporary, self._parent
+        if parent is None:
+            self._tables = bags.start_saving(temporary.tables)
+        else:
+            self._linked = link_tables(parent, temporary, bags.tables)
+            self._tables = bags.start_increments({name: next_part(temporary.table(name)) for name in bags.tables})
         for _ in range(_MAX_ROUNDS):
             num_copied = 0
             for table in self._tables:
@@ -111,19 +125,26 @@ class CheckpointSaving:
 
     def _write(self, meta: CheckpointMeta, dense: Arrays, optimizer: Arrays) -> Checkpoint:
         directory, temporary = self._store.directory, self._temporary
-        checkpoint = Checkpoint.next_at(directory, meta.step)
+        checkpoint = Checkpoint.at(directory, meta.step)
         try:
+            checkpoint = self._store.next_at(meta.step)
             for name, table in zip(self._trainer.bags.tables, self._tables, strict=True):
-                table.commit()
-                pack_snapshot(temporary.table(name), temporary.packed(name))
-            temporary.write(meta, ModelMeta(self._trainer.layout, self._trainer.settings), dense, optimizer)
+                table.commit(track=self._chain.tracks)
+                if self._parent is None:
+                    pack_snapshot(temporary.table(name), temporary.packed(name))
+            for name, owner in self._trainer.bags.sharing.items():
+                _link_shared(temporary, name, owner)
+            files = self._parent.files_of(Part.ALL) if self._parent else {}
+            known = {name: files[name] for name in self._linked}
+            temporary.write(meta, ModelMeta(self._trainer.layout, self._trainer.settings), dense, optimizer, known)
             for file in [*temporary.files(), temporary.tables, temporary.serving, temporary.path]:
                 _sync(file)
             temporary.path.rename(checkpoint.path)
             _sync(directory)
-        except (OSError, CheckpointError) as error:
+        except (OSError, CheckpointError, ObjectError) as error:
             self._cancel()
             raise error if isinstance(error, CheckpointError) else CheckpointError(f"{checkpoint}: {error}") from None
+        self._chain.note(checkpoint)
         self._store.publish(checkpoint)
         self._store.prune(self._retention, checkpoint)
         return checkpoint
@@ -138,6 +159,21 @@ def save_checkpoint(directory: Path, trainer: Trainer, meta: CheckpointMeta, *, 
     saving = CheckpointSaving(CheckpointStore(directory), trainer, Retention(keep))
     saving.freeze(meta)
     return saving.wait()
+
+
+def _check_finite(dense: Arrays) -> None:
+    broken = sorted(name for name, array in dense.items() if not np.isfinite(array).all())
+    if broken:
+        raise ModelNotFinite(f"dense parameters must be finite, got NaN or infinity in {broken}: the checkpoint before stays the newest")
+
+
+def _link_shared(checkpoint: Checkpoint, name: str, owner: str) -> None:
+    """Give a feature that shares a table the files of its own that readers of the checkpoint look for."""
+    pairs = [(part, checkpoint.tables / part.name.replace(owner, name, 1)) for part in checkpoint.table_parts(owner)]
+    if checkpoint.packed(owner).exists():
+        pairs.append((checkpoint.packed(owner), checkpoint.packed(name)))
+    for source, target in pairs:
+        os.link(source, target)
 
 
 def _sync(path: Path) -> None:

@@ -13,13 +13,11 @@ from monolith_py.clock import Clock, SystemClock
 from monolith_py.config import TrainerConfig
 from monolith_py.errors import CheckpointError, CheckpointVersion, LogError, ObjectError, WireError
 from monolith_py.io.objects import FolderObjects, Objects
-from monolith_py.training.checkpoint.layout import Checkpoint, Part
+from monolith_py.training.checkpoint.channels import channel_folder, copy_aside, promote_checkpoint
+from monolith_py.training.checkpoint.layout import ASIDE, CHANNELS, DELETED, Checkpoint, Part
 from monolith_py.training.checkpoint.leases import Leases
 
 _logger = logging.getLogger(__name__)
-
-# Begins the name of a checkpoint that is being deleted.
-_DELETED = ".deleted-"
 
 
 def _none(checkpoints: Sequence[Checkpoint]) -> Collection[Checkpoint]:
@@ -57,6 +55,16 @@ class CheckpointStore:
         """
         return Checkpoint.all_in(self.directory)
 
+    def by_name(self) -> dict[str, Checkpoint]:
+        """Return all checkpoints by name: those of `all`, then "channels/<channel>/<checkpoint>" and "rolled-back/<checkpoint>".
+
+        Raises:
+            ObjectError: the store cannot be reached.
+        """
+        found, channels = {one.path.name: one for one in self.all()}, sorted((self.directory / CHANNELS).glob("*"))
+        others = [one for folder in (*channels, self.directory / ASIDE) for one in Checkpoint.all_in(folder)]
+        return found | {one.path.relative_to(self.directory).as_posix(): one for one in others}
+
     def newest(self) -> Checkpoint | None:
         """Return the newest checkpoint that a trainer can start from, None if there is none; log each damaged one as an error.
 
@@ -64,10 +72,21 @@ class CheckpointStore:
             CheckpointVersion: a newer checkpoint has another format version.
             ObjectError: the store cannot be reached.
         """
+
+        def check(checkpoint: Checkpoint) -> None:
+            self.fetch(checkpoint, Part.TRAINING)
+            checkpoint.verify(Part.TRAINING)
+
+        return self._newest(check)
+
+    def newest_whole(self) -> Checkpoint | None:
+        """Return the newest checkpoint that `check` finds whole, as `newest` does."""
+        return self._newest(self.check)
+
+    def _newest(self, check: Callable[[Checkpoint], None]) -> Checkpoint | None:
         for checkpoint in self.all():
             try:
-                self.fetch(checkpoint, Part.TRAINING)
-                checkpoint.verify(Part.TRAINING)
+                check(checkpoint)
             except CheckpointVersion:
                 raise
             except CheckpointError as error:
@@ -75,6 +94,23 @@ class CheckpointStore:
             else:
                 return checkpoint
         return None
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Check that every file is there and as the manifest has it; in an object store by its size alone.
+
+        Raises:
+            CheckpointError: it is not.
+            ObjectError: the store cannot be reached.
+        """
+        checkpoint.verify()
+
+    def next_at(self, step: int) -> Checkpoint:
+        """Return a checkpoint of `step` batches, to be written, that sorts after all others of that step.
+
+        Raises:
+            ObjectError: the store cannot be reached.
+        """
+        return Checkpoint.next_at(self.directory, step)
 
     def fetch(self, checkpoint: Checkpoint, part: Part) -> None:
         """Make the files of `part` readable.
@@ -101,6 +137,25 @@ class CheckpointStore:
 
     def rewrite(self, checkpoint: Checkpoint) -> None:
         """Give other processes a manifest that has changed."""
+
+    def promote(self, checkpoint: Checkpoint, channel: str) -> Checkpoint:
+        """Put a checkpoint into a channel, in place of the one there; return the one in the channel.
+
+        Raises:
+            CheckpointError: it is damaged or being deleted, or the channel cannot be written.
+            ObjectError: the store cannot be reached.
+        """
+        with self.reading(checkpoint):
+            return promote_checkpoint(checkpoint, channel_folder(self.directory, channel))
+
+    def take_aside(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Return one put aside, or of the trainer, with the content of a checkpoint in a channel, which keeps its own.
+
+        Raises:
+            CheckpointError: it is damaged, or cannot be copied.
+            ObjectError: the store cannot be reached.
+        """
+        return copy_aside(checkpoint, self.directory)
 
     def reading(self, checkpoint: Checkpoint) -> AbstractContextManager[None]:
         """Keep a checkpoint from being deleted for the block.
@@ -130,7 +185,9 @@ class CheckpointStore:
             old = [one for one in others[retention.num :] if now_ms - _saved_ms(one) >= retention.age_s * 1000]
             needed = retention.needed(found)
             going = [one for one in (*same, *old) if one not in needed]
-            self._leases.tidy([one.path.name for one in found if one not in going], [one.path.name for one in going])
+            kept, abandoned = self._names_beside()
+            kept |= {one.path.name for one in found if one not in going}
+            self._leases.tidy(kept, {one.path.name for one in going} | abandoned)
             for one in going:
                 if self._leases.may_delete(one.path.name):
                     self._delete(one)
@@ -139,12 +196,16 @@ class CheckpointStore:
                     _logger.info("%s: a process reads it, deleting it later", one)
         except (ObjectError, CheckpointError, LogError, WireError) as error:
             _logger.warning("old checkpoints stay: %s", error)
-        for path in self.directory.glob(f"{_DELETED}*"):
+        for path in self.directory.glob(f"{DELETED}*"):
             shutil.rmtree(path, ignore_errors=True)
+
+    def _names_beside(self) -> tuple[set[str], set[str]]:
+        """Return names that have leases here beside those of `all`: of checkpoints that stay, and of files to be deleted."""
+        return set(), set()
 
     def _delete(self, checkpoint: Checkpoint) -> None:
         """Delete a checkpoint; others see all of it or nothing."""
-        hidden = self.directory / f"{_DELETED}{checkpoint.path.name}"
+        hidden = self.directory / f"{DELETED}{checkpoint.path.name}"
         try:
             checkpoint.path.rename(hidden)
         except OSError as error:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith_py.errors import CheckpointError
-from monolith_py.table import NO_ROW, EmbeddingTable, Entries, TableSettings, TableStats, read_settings
+from monolith_py.table import NO_ROW, EmbeddingTable, Entries, TableSettings, TableStats, read_settings, table_parts
 from monolith_py.training.checkpoint import Checkpoint, CheckpointMeta
 
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
@@ -124,14 +124,14 @@ def inspect_checkpoint(path: Path, feature: str | None = None, fid: int | None =
     path, refused, files = _files_at(path)
     meta = Checkpoint(path).meta if path.is_dir() else None
     if meta and feature is None and fid is None:
-        reports = tuple(_report(file, EmbeddingTable.restore(file)) for file in files)
+        reports = tuple(_report(file, EmbeddingTable.restore(*table_parts(file))) for file in files)
         return Inspection(path, meta, refused, meta.watermark_ms // 1000, reports)
     if meta and feature is None:
         raise ValueError(f"fid {fid} must come with a feature, got none")
     file = next((file for file in files if feature in (None, file.stem)), None)
     if file is None:
         raise CheckpointError(f"{path}: must have a table of feature {feature!r}, got {', '.join(file.stem for file in files)}")
-    table = EmbeddingTable.restore(file)
+    table = EmbeddingTable.restore(*table_parts(file))
     entries = table.entries()
     newest_s = int(entries.seen_s.max()) if entries.seen_s.size else None
     now_s = meta.watermark_ms // 1000 if meta else newest_s

@@ -70,7 +70,7 @@ def _quality(figures: tuple[Quality, ...]) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for one in figures:
         numbers = (f"{one.auc:.4f}", f"{one.ne:.4f}", f"{one.calibration:.3f}", f"{one.label_rate:.4f}")
-        table.add_row(one.task, str(one.source), f"{one.num_predictions:,}", *numbers)
+        table.add_row(one.task, str(one.source), f"{one.num_predictions:,}", *(number.replace("nan", "-") for number in numbers))
     return table
 
 

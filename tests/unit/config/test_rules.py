@@ -96,8 +96,43 @@ REFUSED = {
     'optimizer.dense = {kind = "sgd", eps = 1e-6}': "optimizer.dense.eps must come with kind = 'adam' or 'adagrad', got 1e-06 without",
     "model.bottom = [16]": "model.bottom must come with kind = 'dlrm', got [16] without",
     'model = {kind = "dlrm", bottom = [16]}': "model.bottom must come with dense features, got [16] without",
+    "model.cross_layers = 2": "model.cross_layers must come with kind = 'dcn', got 2 without",
+    "model.cross_rank = 8": "model.cross_rank must come with kind = 'dcn', got 8 without",
+    'model.structure = "parallel"': "model.structure must come with kind = 'dcn', got 'parallel' without",
+    'model = {kind = "dcn", tower = [], structure = "parallel"}': (
+        "model.structure must be 'stacked' without a layer in model.tower, got 'parallel'"
+    ),
     "model = {tower = [], dropout = 0.1}": "model.dropout must come with a layer in model.tower, got 0.1 without",
     'model = {tower = [], sparsity = {preset = "dsl"}}': "model.sparsity.preset must come with a layer in model.tower, got 'dsl' without",
+    "model = {tower = [], experts = {count = 2}}": "model.experts must come with a layer in model.tower, got none",
+    'model = {kind = "dcn", structure = "parallel", experts = {count = 2}}': (
+        "model.structure must be 'stacked' with model.experts, got 'parallel'"
+    ),
+    "model.experts = {count = 1}": "model.experts.count must be 0 or >= 2, got 1",
+    'model.experts = {gate = "top_k"}': "model.experts.gate must come with count, got 'top_k' without",
+    "model.experts = {count = 2, top_k = 2}": "model.experts.top_k must come with a gate other than 'softmax', got 2 without",
+    'model.experts = {count = 2, gate = "top_k", ramp_examples = 5}': (
+        "model.experts.ramp_examples must come with gate = 'dense_to_sparse', 'tree' or 'random', got 5 without"
+    ),
+    "model.experts = {count = 2, temperature = 3.0}": (
+        "model.experts.temperature must come with gate = 'dense_to_sparse', got 3.0 without"
+    ),
+    "model.experts = {count = 2, entropy = 0.1}": "model.experts.entropy must come with gate = 'tree', got 0.1 without",
+    'model.experts = {count = 2, gate = "random", balance = 0.1}': (
+        "model.experts.balance must come with a gate other than 'random', got 0.1 without"
+    ),
+    'model.experts = {gate = "top_k", count = 2, top_k = 3}': "model.experts.top_k must be at most model.experts.count, 2, got 3",
+    'model.experts = {gate = "tree", count = 6}': "model.experts.count must be a power of 2 with gate = 'tree', got 6",
+    'features = [{name = "tags", source = "item", attend_to = "user_id"}]': (
+        "features.tags.attend_to must come with pooling = 'first', got 'user_id' without"
+    ),
+    'features = [{name = "tags", source = "item", attention = [8]}]': "features.tags.attention must come with attend_to, got (8,) without",
+    'features = [{name = "tags", source = "item", pooling = "first", length = 2, attend_to = "item"}]': (
+        "features.tags.attend_to must name a feature that is no sequence, got 'item'"
+    ),
+    'features = [{name = "a", source = "item"}, {name = "b", source = "user", dim = 8, pooling = "first", length = 2, attend_to = "a"}]': (
+        "features.b.dim must be that of a, to which it attends, 16, got 8"
+    ),
     "counters.enabled = true": "counters.keys must name a feature with counters.enabled, got ()",
     "serving = {feature_cache_s = 0.0, feature_cache_entries = 5}": (
         "serving.feature_cache_entries must come with feature_cache_s above 0, got 5 without"

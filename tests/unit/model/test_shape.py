@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from monolith_py import _core
 from monolith_py.config import JobConfig, parse_job
 from monolith_py.data.schema import Schema
 from monolith_py.model import build_model
@@ -28,6 +29,15 @@ MODELS: list[dict[str, Any]] = [
     {"tower": [24, 10], "sparsity": {**SPARSE, "atom": "neuron"}},
     {"kind": "dlrm", "tower": [24, 16], "bottom": [12, 8], "sparsity": SPARSE},
     {"kind": "dlrm", "tower": [24]},
+    {"kind": "dcn", "tower": []},
+    {"kind": "dcn", "tower": [24, 8], "cross_rank": 5},
+    {"kind": "dcn", "tower": [24, 8], "cross_layers": 2, "structure": "parallel"},
+    {"kind": "dcn", "tower": [40, 20], "cross_rank": 7, "sparsity": SPARSE},
+    {"kind": "dcn", "tower": [40, 20], "cross_rank": 7, "structure": "parallel", "sparsity": SPARSE},
+    {"tower": [24, 10], "experts": {"count": 3, "gate": "top_k", "top_k": 2}},
+    {"kind": "dcn", "tower": [24, 10], "experts": {"count": 2}},
+    {"kind": "dcn", "tower": [40, 16], "cross_rank": 5, "experts": {"count": 4, "gate": "dense_to_sparse"}, "sparsity": SPARSE},
+    {"kind": "dlrm", "tower": [40, 16], "experts": {"count": 4, "gate": "tree", "top_k": 2}, "sparsity": SPARSE},
 ]
 
 
@@ -76,10 +86,11 @@ def test_the_core_computes_what_torch_computes_from_the_same_parameters(settings
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["deepfm", "dlrm"])
+@pytest.mark.parametrize("kind", ["deepfm", "dlrm", "dcn"])
 def test_rows_whose_padding_exceeds_the_inputs_of_a_sparse_tower_score_as_in_torch(kind) -> None:
     rows = [{"dim": 4}, {"dim": 1024}, {"dim": 4, "pooling": "first", "length": 70}]  # 72 rows of 1024 weights when padded
-    job = job_of({"kind": kind, "tower": [32, 16], "sparsity": SPARSE}, width=0, rows=rows)
+    cross = {"cross_rank": 2, "cross_layers": 1} if kind == "dcn" else {}
+    job = job_of({"kind": kind, "tower": [32, 16], "sparsity": SPARSE, **cross}, width=0, rows=rows)
     model, parameters = parameters_of(job)
     pooled = np.random.default_rng(0).normal(scale=0.05, size=(5, 1308)).astype(np.float32)
     dense = np.zeros((5, 0), np.float32)
@@ -87,6 +98,20 @@ def test_rows_whose_padding_exceeds_the_inputs_of_a_sparse_tower_score_as_in_tor
     with torch.no_grad():
         expected = model(torch.from_numpy(pooled), torch.from_numpy(dense)).numpy()
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_several_threads_compute_the_logits_of_one() -> None:
+    job = job_of({"tower": [40, 16]}, rows=ONE_DIM)
+    _, parameters = parameters_of(job)
+    model = DenseModel(Schema.of(job), job.model, DenseState.of(parameters))
+    generator = np.random.default_rng(0)
+    pooled, dense = (generator.normal(size=(3000, columns)).astype(np.float32) for columns in (24, 3))
+    expected = model.logits(pooled, dense)
+    try:
+        _core.set_num_threads(3)
+        np.testing.assert_array_equal(model.logits(pooled, dense), expected)
+    finally:
+        _core.set_num_threads(1)
 
 
 def test_a_model_with_shared_inputs_scores_no_batch() -> None:

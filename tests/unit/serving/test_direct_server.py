@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import grpc
 import pytest
+from grpc import _server
 from grpc._cython import cygrpc
 
 from monolith_py.clock import SystemClock
@@ -17,7 +18,7 @@ from monolith_py.pb import ranking_pb2_grpc
 from monolith_serving import direct_server
 from monolith_serving.call_threads import MAX_AT_ONCE_BYTES, CallThreads
 from monolith_serving.direct_server import DirectServer
-from monolith_serving.interceptors import InCore
+from monolith_serving.interceptors import InCore, StatusInterceptor
 from monolith_serving.process import make_server
 
 TIMEOUT_S = 60.0
@@ -34,11 +35,15 @@ class NamedThreads:
 
     def handle(self, value: bytes, context) -> bytes:
         assert self.gate.wait(TIMEOUT_S)
+        if value == b"wait and exit":
+            raise SystemExit
         return b"handled in " + threading.current_thread().name.encode()
 
     def at_once(self, value: bytes, context) -> bytes | None:
         if value == b"fail":
             raise NotReady("a secret")
+        if value == b"exit":
+            raise SystemExit
         return None if value.startswith(b"wait") else b"at once in " + threading.current_thread().name.encode()
 
 
@@ -92,6 +97,54 @@ def test_an_error_of_an_answer_at_once_ends_the_call_with_its_status(channel, th
         channel.unary_unary(RANK)(b"fail", timeout=TIMEOUT_S)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE and "secret" not in caught.value.details()
     assert not caplog.records
+
+
+@pytest.mark.parametrize("value", [b"exit", b"wait and exit"])
+def test_a_handler_that_exits_ends_its_call_and_no_thread(channel, threads, value):
+    rank = channel.unary_unary(RANK)
+    for _ in range(5):  # more than the server has threads
+        with pytest.raises(grpc.RpcError) as caught:
+            rank(value, timeout=TIMEOUT_S)
+        assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert rank(b"one", timeout=TIMEOUT_S) == b"at once in grpc" and rank(b"wait", timeout=TIMEOUT_S).startswith(b"handled")
+
+
+def test_several_threads_of_a_server_answer_and_end_with_it(core):
+    threads = CallThreads(2, "rank", sheds=True)
+    interceptor = StatusInterceptor("monolith.v1.Ranking", threads, 1000, SystemClock(), {"Rank": core.in_core})
+    server = DirectServer(threads, [interceptor], (), num_threads=3)
+    ranking_pb2_grpc.add_RankingServicer_to_server(ranking_pb2_grpc.RankingServicer(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        rank = channel.unary_unary(RANK)
+        calls = [rank.future(b"wait" if number % 7 == 0 else b"one", timeout=TIMEOUT_S) for number in range(400)]
+        answers = [call.result() for call in calls]
+        assert all(answer.startswith(b"at once in grpc" if number % 7 else b"handled in rank") for number, answer in enumerate(answers))
+        core.gate.clear()
+        held = rank.future(b"wait", timeout=TIMEOUT_S)
+        while not threads._num_inside:
+            threading.Event().wait(0.001)
+        stopped = server.stop(TIMEOUT_S)
+        assert not any(helper.is_alive() for helper in server._helpers)
+        core.gate.set()
+        assert held.result().startswith(b"handled") and stopped.wait(TIMEOUT_S)
+
+
+def test_another_grpcio_gets_the_plain_server(core, monkeypatch, caplog):
+    assert not direct_server.missing_parts()
+    monkeypatch.delattr(_server, "_receive_message")
+    monkeypatch.setattr(_server, "_status", lambda state: None)
+    assert direct_server.missing_parts() == ["_server._receive_message", "_server._status"]
+    server = make_server(ranking_pb2_grpc.RankingServicer(), ServingConfig(grpc_threads=2), SystemClock(), core)
+    assert not isinstance(server, DirectServer)
+    assert "calls take more CPU time: grpcio" in caplog.text and "_server._receive_message, _server._status" in caplog.text
+    monkeypatch.undo()
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        assert channel.unary_unary(RANK)(b"one", timeout=TIMEOUT_S).startswith(b"handled in rank")
+    server.stop(None).wait()
 
 
 def test_a_call_that_ends_without_a_message_is_refused_by_its_status(channel, threads):

@@ -20,7 +20,7 @@ from monolith_py.errors import ConfigError, KvError
 from monolith_py.io.codec import encode_impression
 from monolith_py.observe.metrics import RANK_CANDIDATES, RANK_REQUESTS
 from monolith_py.pb import ranking_pb2 as pb
-from monolith_serving import front_cpp
+from monolith_serving import front_calls, front_cpp
 from monolith_serving.core_service import CoreService
 from monolith_serving.front import Front, PythonFront
 from monolith_serving.front_cpp import CppFront, FrontParts
@@ -140,6 +140,24 @@ def test_answers_refusals_and_impressions_are_those_of_the_python_front(both, se
     repeated = [one for one in kept if one.request_id == "r1"]
     assert len(repeated) == 3 and len({encode_impression(one) for one in repeated}) == 1
     assert {one.request_id: encode_impression(one) for one in kept} == impressions and len(kept) == len(impressions) + 2
+
+
+@needs_cpp_front
+def test_a_handler_that_exits_ends_its_call_and_no_thread(both, monkeypatch, caplog):
+    fronts = both(0)
+
+    def leave(*_: object) -> None:
+        raise SystemExit
+
+    value = fronts.setting.request(1, request_id="r", return_features=["none"]).SerializeToString()  # left to Python
+    with monkeypatch.context() as patch:
+        patch.setattr(RankingService, "Rank", leave)
+        for _ in range(fronts.setting.job.serving.grpc_threads + 1):
+            assert fronts.ask("cpp", value)[0] == "INTERNAL"
+        patch.setattr(front_calls, "code_of", leave)  # so that the error leaves the answer of a call
+        assert fronts.ask("cpp", value)[0] == "INTERNAL"
+    assert fronts.ask("cpp", value)[0] == "INVALID_ARGUMENT"
+    assert "a call could not be ended" in caplog.text
 
 
 @needs_cpp_front

@@ -54,12 +54,15 @@ def test_a_name_that_is_of_no_feature_is_refused(door: Door, names: list[str]) -
     assert code == "INVALID_ARGUMENT" and re.match(r"return_features must be unique features among \[.*'price'.*\], got \[", details)
 
 
-def test_an_answer_that_would_be_too_large_is_refused(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+@pytest.mark.parametrize("path", ["core", "python"])
+def test_an_answer_that_would_be_too_large_is_refused(job: JobConfig, path: str, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     monkeypatch.setattr(returned, "MAX_RETURNED_VALUES", 12)
-    assert door.rank(return_features=["tags"]).candidate_features.num_rows == len(ITEMS)
-    code, details = refusal(door, return_features=["tags", "user_id"])
+    own_door = Door(job, path)
+    assert own_door.rank(return_features=["tags"]).candidate_features.num_rows == len(ITEMS)
+    code, details = refusal(own_door, return_features=["tags", "user_id"])
     rule = "return_features must name features of at most 12 values, got 13: set top_k or fewer names"
     assert (code, details) == ("INVALID_ARGUMENT", rule)
+    own_door.close()
 
 
 def test_an_answer_says_that_stored_features_could_not_be_read(job: JobConfig, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

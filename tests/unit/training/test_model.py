@@ -1,4 +1,4 @@
-"""DeepFM and DLRM against their equations in numpy."""
+"""DeepFM, DLRM and DCN against their equations in numpy."""
 
 from __future__ import annotations
 
@@ -45,6 +45,28 @@ def test_logits_follow_the_papers_equations(make_job: Callable[..., JobConfig], 
     expected = tower(state, "tower", top) @ state["head.weight"].T + state["head.bias"] + shallow
     got = model(torch.from_numpy(pooled), torch.from_numpy(dense)).detach().numpy()
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("structure", ["stacked", "parallel"])
+@pytest.mark.parametrize("rank", [None, 3])
+def test_cross_layers_follow_the_papers_equations(make_job: Callable[..., JobConfig], rank: int | None, structure: str) -> None:
+    settings = {"kind": "dcn", "tower": [16, 8], "precision": "fp32", "cross_layers": 2, "structure": structure}
+    job = make_job(model=settings | ({} if rank is None else {"cross_rank": rank}))
+    model = build_model(Schema.of(job), job.model, seed=3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.uniform_(-0.5, 0.5)
+    generator = np.random.default_rng(0)
+    pooled, dense = generator.normal(size=(5, 16)).astype(np.float32), generator.normal(size=(5, 2)).astype(np.float32)
+    state = {name: value.numpy() for name, value in model.state_dict().items()}
+    first = crossed = np.concatenate([pooled, dense], axis=1)
+    for layer in ("cross.layers.0", "cross.layers.1"):
+        matrix = state[f"{layer}.weight"] if rank is None else state[f"{layer}.up"] @ state[f"{layer}.down"]
+        crossed = first * (crossed @ matrix.T + state[f"{layer}.bias"]) + crossed
+    stacked = tower(state, "tower", crossed)
+    top = stacked if structure == "stacked" else np.concatenate([crossed, tower(state, "tower", first)], axis=1)
+    got = model(torch.from_numpy(pooled), torch.from_numpy(dense)).detach().numpy()
+    np.testing.assert_allclose(got, top @ state["head.weight"].T + state["head.bias"], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["deepfm", "dlrm"])

@@ -1,6 +1,7 @@
 // A walk over the bags of a replica's look-up.
 #pragma once
 
+#include <cstdint>
 #include <cstring>
 
 #include "kernels/per_target/common-inl.hpp"
@@ -23,6 +24,13 @@ struct BagCursor {
     }
     [[gnu::always_inline]] const ReplicaView& view() const { return job.views[job.features[k]]; }
     [[gnu::always_inline]] float* out() const { return job.out + row * job.stride + job.columns[k]; }
+    // Begin to load what the bag `num` rows further is written to; it may lie behind the end.
+    [[gnu::always_inline]] void prefetch_out(size_t num) const {
+        if (!job.by_feature) return;
+        const auto at = reinterpret_cast<uintptr_t>(out()) + num * job.stride * sizeof(float);
+        for (uint32_t byte = 0; byte < view().dim * sizeof(float); byte += 64)
+            __builtin_prefetch(reinterpret_cast<const void*>(at + byte), 1, 3);
+    }
     [[gnu::always_inline]] void next_bag() {
         if (job.by_feature) return next_rows(1);
         if (++k < job.num_features) return;

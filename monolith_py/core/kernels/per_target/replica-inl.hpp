@@ -13,6 +13,8 @@ namespace monolith {
 namespace {
 
 constexpr size_t kReplicaGroup = 48;
+// Bags of one feature lie a row of all features apart, which the processor's own prefetching does not follow.
+constexpr size_t kBagsAhead = 16;
 
 struct ReplicaGroup {
     const int64_t* fids;
@@ -156,6 +158,7 @@ template <bool kOnes, typename Rows>
 [[gnu::always_inline]] inline void use_group(const Rows& rows, BagCursor* cursor, const ReplicaGroup& group) {
     if constexpr (kOnes) {
         for (size_t i = 0; i < group.size; ++i) {
+            cursor->prefetch_out(kBagsAhead);
             rows.pool(cursor->view(), BagPart{group.rows + i, 1, true, 1.0f}, cursor->out());
             cursor->next_bag();
         }

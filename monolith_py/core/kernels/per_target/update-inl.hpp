@@ -11,46 +11,89 @@
 namespace monolith {
 namespace {
 
-uint64_t* sort_rows(const uint32_t* rows, size_t n, size_t part, size_t parts, uint64_t* order, uint64_t* scratch,
-                    size_t* num) {
-    size_t m = 0;
-    uint32_t top = 0;
-    for (size_t i = 0; i < n; ++i) {
-        const uint32_t row = rows[i];
-        const bool own = row < kCandidate && (parts == 1 || (uint64_t{row * 0x9E3779B1u} * parts >> 32) == part);
-        order[m] = uint64_t{row} << 32 | static_cast<uint32_t>(i);
-        m += own;
-        top = own && row > top ? row : top;
+// Positions of the part as row << 32 | source, in order; returns their number. Without a branch: parts are random.
+size_t select_own(const SortJob& job, uint64_t* own) {
+    size_t num = 0;
+    for (size_t i = 0; i < job.n; ++i) {
+        const uint32_t row = job.rows[i];
+        own[num] = uint64_t{row} << 32 | (job.sources ? job.sources[i] : static_cast<uint32_t>(i));
+        num += row < kCandidate && (uint64_t{row * 0x9E3779B1u} * job.parts >> 32) == job.part;
     }
-    *num = m;
-    // Radix sort from the least digit (Knuth, volume 3, 5.2.5): stable; the largest row determines the number of
-    // passes.
-    const int bits = 32 - __builtin_clz(top | 1),
-              passes = bits <= 12   ? 1
-                       : bits <= 24 ? 2
-                                    : 3,
-              width = (bits + passes - 1) / passes;
+    return num;
+}
+
+constexpr int kMaxDigit = 12;  // bits
+
+// Radix sort from the least digit (Knuth, volume 3, 5.2.5): stable. `each` calls its argument with (row, row << 32 |
+// source) for all positions, in order; it may read `sorted`.
+template <int kPasses, typename Each>
+[[gnu::always_inline]] inline uint64_t* radix_sort(SortJob& job, int width, Each&& each) {
     const uint32_t mask = (1u << width) - 1;
-    uint32_t starts[3][4096];
-    std::memset(starts, 0, sizeof starts[0] * static_cast<size_t>(passes));
-    for (size_t i = 0; i < m; ++i) {
-        const uint32_t row = static_cast<uint32_t>(order[i] >> 32);
-        for (int p = 0; p < passes; ++p) ++starts[p][row >> (p * width) & mask];
-    }
-    for (int p = 0; p < passes; ++p) {
+    uint32_t starts[kPasses][1 << kMaxDigit];
+    for (int p = 0; p < kPasses; ++p) std::memset(starts[p], 0, sizeof(uint32_t) << width);
+    size_t num = 0;
+    uint64_t *order = job.order, *sorted = job.scratch;
+    each([&](uint32_t row, uint64_t) __attribute__((always_inline)) {
+        if (num % 8 == 0) __builtin_prefetch(order + num, 1, 3);  // a pass writes its lines at random
+        ++num;
+#pragma GCC unroll 6
+        for (int p = 0; p < kPasses; ++p) ++starts[p][row >> (p * width) & mask];
+    });
+    job.num = num;
+    for (int p = 0; p < kPasses; ++p) {
         uint32_t sum = 0;
         for (uint32_t digit = 0; digit <= mask; ++digit) {
             const uint32_t count = starts[p][digit];
             starts[p][digit] = sum;
             sum += count;
         }
-        for (size_t i = 0; i < m; ++i)
-            scratch[starts[p][static_cast<uint32_t>(order[i] >> 32) >> (p * width) & mask]++] = order[i];
-        uint64_t* const sorted = scratch;
-        scratch = order;
+    }
+    size_t i = 0;
+    each([&](uint32_t row, uint64_t entry) __attribute__((always_inline)) {
+        if (i++ % 8 == 0) __builtin_prefetch(sorted + i, 1, 3);
+        order[starts[0][row & mask]++] = entry;
+    });
+    for (int p = 1; p < kPasses; ++p) {
+        for (size_t i = 0; i < num; ++i)
+            sorted[starts[p][static_cast<uint32_t>(order[i] >> 32) >> (p * width) & mask]++] = order[i];
+        uint64_t* const from = order;
         order = sorted;
+        sorted = from;
     }
     return order;
+}
+
+template <int kPasses>
+uint64_t* sort_in_passes(SortJob& job, int width) {
+    if (job.parts > 1) {
+        const size_t num_own = select_own(job, job.scratch);
+        return radix_sort<kPasses>(job, width, [&](auto&& visit) __attribute__((always_inline)) {
+            for (size_t i = 0; i < num_own; ++i) visit(static_cast<uint32_t>(job.scratch[i] >> 32), job.scratch[i]);
+        });
+    }
+    return radix_sort<kPasses>(job, width, [&](auto&& visit) __attribute__((always_inline)) {
+        for (size_t i = 0; i < job.n; ++i)
+            if (const uint32_t row = job.rows[i]; row < kCandidate)
+                visit(row, uint64_t{row} << 32 | (job.sources ? job.sources[i] : static_cast<uint32_t>(i)));
+    });
+}
+
+uint64_t* sort_rows(SortJob& job) {
+    // A pass over few positions is cheaper than one over many counters.
+    const int bits = 32 - __builtin_clz(static_cast<uint32_t>(job.end) | 1), log_n = 63 - __builtin_clzll(job.n | 64),
+              most = log_n < kMaxDigit ? log_n : kMaxDigit, passes = (bits + most - 1) / most;
+    switch (passes) {
+        case 1:
+            return sort_in_passes<1>(job, bits);
+        case 2:
+            return sort_in_passes<2>(job, (bits + 1) / 2);
+        case 3:
+            return sort_in_passes<3>(job, (bits + 2) / 3);
+        case 4:
+            return sort_in_passes<4>(job, (bits + 3) / 4);
+        default:
+            return sort_in_passes<6>(job, (bits + 5) / 6);
+    }
 }
 
 // Weight decay as part of the gradient, then the clip of its norm: before every rule.
@@ -86,26 +129,28 @@ template <uint32_t kDim, typename Step>
     uint32_t* const updated = job.updated;
     const size_t n = job.n, ahead = lines_ahead(dim);
     constexpr size_t kGradientsAhead = 16;
-    const bool is_strided = from.gradients == nullptr;
+    const auto gradient_of = [&](size_t k) __attribute__((always_inline)) {
+        const uint32_t source = static_cast<uint32_t>(order[k]);
+        return from.addresses ? from.addresses[source] : from.base + source * from.stride;
+    };
+    const auto fetch_row = [&](size_t k) __attribute__((always_inline)) {
+        const size_t row = order[k] >> 32;
+        touch_ahead_to_write(weights + row * dim, dim);
+        if (state_width) touch_ahead_to_write(state + row * state_width, state_width);
+    };
+    for (size_t k = 0; k < least(ahead, n); ++k) fetch_row(k);
     RowSum<kDim> sum(job.sum);
     size_t num_updated = 0;
     for (size_t k = 0; k < n;) {
         const uint32_t row = static_cast<uint32_t>(order[k] >> 32);
         sum.clear();
         do {
-            if (k + ahead < n) {
-                const size_t coming = static_cast<size_t>(order[k + ahead] >> 32);
-                touch_ahead_to_write(weights + coming * dim, dim);
-                if (state_width) touch_ahead_to_write(state + coming * state_width, state_width);
-            }
-            const uint32_t source = static_cast<uint32_t>(order[k]);
-            if (is_strided) {
-                if (k + kGradientsAhead < n)
-                    touch_ahead(from.base + static_cast<uint32_t>(order[k + kGradientsAhead]) * from.stride, dim);
-                sum.add(from.base + source * from.stride, dim);
-            } else {
-                sum.add(from.gradients[source], dim, from.scales[source]);
-            }
+            if (k + ahead < n) fetch_row(k + ahead);
+            if (k + kGradientsAhead < n) touch_ahead(gradient_of(k + kGradientsAhead), dim);
+            if (from.scales)
+                sum.add(gradient_of(k), dim, from.scales[static_cast<uint32_t>(order[k])]);
+            else
+                sum.add(gradient_of(k), dim);
         } while (++k < n && static_cast<uint32_t>(order[k] >> 32) == row);
         float* const w = weights + size_t{row} * dim;
         const bool may_become_zero = job.counts_zeroed && !is_zero(w, dim);

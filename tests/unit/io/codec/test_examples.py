@@ -143,8 +143,8 @@ LENGTHS = np.array([1, 1], np.int32)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"labels": {"click": np.array([0, NAN], np.float32)}}, r"examples.label_click must be 0 or 1, got nan at row 1"),
-        ({"labels": {"click": np.array([0.5, 0], np.float32)}}, r"examples.label_click must be 0 or 1, got 0.5 at row 0"),
+        ({"labels": {"click": np.array([0, NAN], np.float32)}}, r"examples.label_click must be finite and >= 0, got nan at row 1"),
+        ({"labels": {"click": np.array([-0.5, 0], np.float32)}}, r"examples.label_click must be finite and >= 0, got -0.5 at row 0"),
         ({"labels": {"click": np.zeros(3, np.float32)}}, r"examples.label_click must have 2 rows, got 3"),
         ({"labels": {}}, r"examples must have a label_<task> column, got none"),
         ({"sample_rates": np.array([1, 0], np.float32)}, r"examples.sample_rate must be in \(0, 1\], got 0.0 at row 1"),
@@ -176,7 +176,7 @@ FLOATS = pa.list_(pa.float32(), 1)
         ("kind", None, r"examples must have a column kind, got"),
         ("item_id", pa.array([1, 2], pa.int32()), r"examples.item_id must be of type int64, got int32"),
         ("item_id", pa.array([1, None], pa.int64()), r"examples.item_id must have no null, got 1"),
-        ("label_click", pa.array([0.0, NAN], pa.float32()), r"examples.label_click must be 0 or 1, got nan at row 1"),
+        ("label_click", pa.array([0.0, NAN], pa.float32()), r"examples.label_click must be finite and >= 0, got nan at row 1"),
         ("label_click", pa.array([0.0, 1.0], pa.float64()), r"examples.label_click must be of type float, got double"),
         ("sample_rate", pa.array([0.0, 1.0], pa.float32()), r"examples.sample_rate must be in \(0, 1\], got 0.0 at row 0"),
         ("kind", pa.array([9, 0], pa.uint8()), r"examples.kind must be one of \[0, 1\], got 9 at row 0"),
@@ -205,7 +205,7 @@ def test_a_foreign_record_that_breaks_a_rule_is_refused(name: str, column: pa.Ar
 @pytest.mark.parametrize(
     ("name", "column", "message"),
     [
-        ("score_click", pa.array([0.5, 1.5], pa.float32()), r"examples.score_click must be in \[0, 1\], got 1.5 at row 1"),
+        ("score_click", pa.array([0.5, -1.5], pa.float32()), r"examples.score_click must be finite and >= 0, got -1.5 at row 1"),
         ("score_click", pa.array([0.5, 0.5], pa.float64()), r"examples.score_click must be of type float, got double"),
         ("arm", pa.array(["a", "b"]), r"examples.arm must be of type dictionary<.*>, got string"),
         ("arm", pa.array([None, "b"]).dictionary_encode(), r"examples.arm must have no null, got 1"),

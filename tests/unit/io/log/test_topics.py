@@ -16,13 +16,23 @@ Make = Callable[..., Log]
 
 def test_topics_carry_the_prefix() -> None:
     topics = Topics.of(LogConfig(url="sqlite:///log", topic_prefix="shop."))
-    names = ("impressions", "actions", "examples", "updates", "dead_letters", "dense_requests", "verdicts", "shadow_scores")
+    names = (
+        "impressions",
+        "actions",
+        "examples",
+        "updates",
+        "dead_letters",
+        "dense_requests",
+        "verdicts",
+        "shadow_scores",
+        "forget_requests",
+    )
     assert topics == Topics(*(f"shop.{name}" for name in names))
 
 
 def test_a_second_model_shares_events_and_examples_and_has_its_own_updates() -> None:
     first, second = (Topics.of(LogConfig(url="sqlite:///log", topic_prefix="shop.", model_prefix=prefix)) for prefix in ("", "wide."))
-    shared = ("impressions", "actions", "examples")
+    shared = ("impressions", "actions", "examples", "forget_requests")
     assert {name for name in vars(first) if getattr(first, name) == getattr(second, name)} == set(shared)
     assert second.updates == "shop.wide.updates"
 

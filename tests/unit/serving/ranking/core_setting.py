@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,10 +29,23 @@ from monolith_serving.replica.dense_model import DenseModel
 from monolith_serving.replica.device import Cpu
 from monolith_serving.replica.model_state import ModelState
 from monolith_serving.replica.table import ReplicaTable
+from monolith_serving.service import RankingService
 
 FAR_S = SystemClock().monotonic_s() + 1e6
 TIME_MS = SystemClock().now_ms()
+EXPERTS = [
+    {"count": 4, "gate": "softmax"},
+    {"count": 4, "gate": "tree", "top_k": 2},
+    {"count": 4, "gate": "dense_to_sparse"},
+    {"count": 4, "gate": "random"},
+]
+POOLINGS = ({"pooling": "sum"}, {"pooling": "mean"}, {"pooling": "first", "length": 1}, {"pooling": "first", "length": 3})
 NUM_ROWS, NUM_USERS, NUM_ITEMS = 60, 5, 30
+OTHER_TASKS = (
+    {"action": "a", "kind": "regression"},
+    {"action": "a", "kind": "regression", "scale": "value"},
+    {"kind": "multiclass", "classes": ["a", "b", "c"]},
+)
 
 
 def model_of(job: JobConfig, seed: int, generator: np.random.Generator | None = None) -> DenseModel:
@@ -97,28 +111,37 @@ def random_job(generator: np.random.Generator) -> JobConfig:
         "item_id",
         "user_id",
     ]
-    dim, tower = pick(4, 8, 16, 12, 64), pick([], [40], [64, 33], [256, 128, 64])
+    dims, tower = pick([4], [8], [16], [12], [64], [4, 12, 16]), pick([], [40], [64, 33], [256, 128, 64])
     sparsity = {"preset": "static", "density": 0.5, "atom": pick("16x1", "1x1", "neuron")} if tower and generator.random() < 0.5 else {}
+    parallel = [{"kind": "dcn", "cross_layers": 2, "structure": "parallel"}] if tower else []
+    kind = pick({"kind": "deepfm"}, {"kind": "dlrm"}, {"kind": "dcn", "cross_rank": 9}, *parallel)
+    experts = {"experts": pick(*EXPERTS)} if tower and "structure" not in kind and generator.random() < 0.5 else {}
     keys = sorted({f"f{generator.integers(len(sources))}" for _ in range(generator.integers(0, 3))})
     return parse_job(
         {
             "name": "random",
             "log": {"url": "sqlite:///unused"},
             "kv": {"url": "memory:"},
-            "features": [
-                {"name": f"f{index}", "source": source, "dim": dim, "pooling": pick("sum", "mean"), **pick({}, {"encoding": "int4"})}
-                for index, source in enumerate(sources)
-            ],
+            "features": _with_attention(
+                [
+                    {"name": f"f{index}", "source": source, "dim": pick(*dims), **pick(*POOLINGS), **pick({}, {"encoding": "int4"})}
+                    for index, source in enumerate(sources)
+                ],
+                generator,
+            ),
             "dense_features": [
                 {"name": f"d{index}", "source": pick("user", "item", "context", "candidate"), "dim": int(generator.integers(1, 5))}
                 for index in range(generator.integers(0, 5))
             ],
-            "tasks": [{"name": f"t{index}", "action": f"t{index}"} for index in range(generator.integers(1, 4))],
+            "tasks": [
+                {"name": f"t{index}", **pick({"action": "a"}, {"action": "a"}, *OTHER_TASKS)} for index in range(generator.integers(1, 4))
+            ],
             "counters": {"enabled": bool(keys), "keys": keys},
             "model": {
                 "tower": tower,
                 "precision": pick("fp32", "auto", "bf16"),
-                "kind": pick("deepfm", "dlrm"),
+                **kind,
+                **experts,
                 "dropout": pick(0.0, 0.1) if tower else 0.0,
                 "sparsity": sparsity,
             },
@@ -127,12 +150,22 @@ def random_job(generator: np.random.Generator) -> JobConfig:
     )
 
 
+def _with_attention(features: list[dict[str, Any]], generator: np.random.Generator) -> list[dict[str, Any]]:
+    """Half of the sequences that candidates share attend to a feature of their dim, if there is one."""
+    for feature in features:
+        targets = [one["name"] for one in features if one["dim"] == feature["dim"] and one["pooling"] != "first"]
+        is_shared = feature["source"] in ("user_id", "user", "context")
+        if feature["pooling"] == "first" and is_shared and targets and generator.random() < 0.5:
+            feature |= {"attend_to": targets[int(generator.integers(len(targets)))], "attention": [[], [12], [8, 5]][len(targets) % 3]}
+    return features
+
+
 def random_features(job: JobConfig, generator: np.random.Generator, source: str, num_rows: int = 1) -> FeatureColumns:
     schema = Schema.of(job)
     sparse, dense = {}, {}
     for feature in schema.features:
         if feature.source == source and generator.random() < 0.8:
-            lengths = generator.choice([0, 1, 1, 1, 3], num_rows).astype(np.int32)
+            lengths = generator.choice([0, 1, 1, 1, 3, 5], num_rows).astype(np.int32)
             sparse[feature.name] = SparseColumn(generator.integers(0, NUM_ROWS + 20, lengths.sum()), lengths)
     for feature in schema.dense_features:
         if feature.source == source and generator.random() < 0.8:
@@ -148,6 +181,19 @@ def add_columns(message: pb.RankRequest, columns: FeatureColumns) -> None:
         message.dense.add(name=name, values=values.ravel().tolist())
 
 
+class EndedCall:
+    """The part of a gRPC call that the service uses; it has ended, so nothing is logged."""
+
+    def time_remaining(self) -> float:
+        return 30.0
+
+    def is_active(self) -> bool:
+        return True
+
+    def add_callback(self, callback) -> bool:
+        return False
+
+
 class Setting:
     """Both rankers over one replica and one store."""
 
@@ -158,7 +204,7 @@ class Setting:
         for kind, number in (("user", NUM_USERS), ("item", NUM_ITEMS)):
             self.kv.write({f"{kind}:{one}": encode_features(random_features(job, generator, kind)) for one in range(number)})
         for key in job.counters.keys if job.counters.enabled else ():
-            counts = [generator.integers(0, 50, (len(job.tasks), 2)) for _ in range(50)]
+            counts = [generator.integers(0, 50, (len(schema.tasks), 2)) for _ in range(50)]
             self.kv.write({counters.key(key, fid): counters.encode(count) for fid, count in enumerate(counts)})
         self.store = FeatureStore(self.kv, schema, counters, job.serving, self.clock)
         encoding = [RowEncoding.INT8, RowEncoding.FP16, RowEncoding.FP32][generator.integers(3)]
@@ -180,6 +226,13 @@ class Setting:
 
     def rank(self, message: pb.RankRequest, deadline_s: float = FAR_S):
         return self.core.rank(message.SerializeToString(), deadline_s)
+
+    def rank_by_service(self, message: pb.RankRequest) -> pb.RankResponse:
+        """Return the answer of the Python path, with the model in the core."""
+        config, tasks = self.job.serving, Schema.of(self.job).tasks
+        ranker = Ranker(self.job, self.replica, self.store, None, self.clock)
+        service = RankingService(ranker, self.replica, tasks, config, self.clock, EventTimeRule.of(self.job.log))
+        return service.Rank(message, EndedCall())
 
     def rank_in_python(self, message: pb.RankRequest):
         parser = RequestParser(self.ranker.order, Schema.of(self.job).tasks, self.job.serving, EventTimeRule.of(self.job.log))

@@ -13,9 +13,12 @@ from core_setting import (
     small_job,
 )
 
+from monolith_py.clock import SystemClock
 from monolith_py.config import JobConfig
 from monolith_py.data.schema import Schema
+from monolith_py.errors import Overloaded
 from monolith_py.pb import ranking_pb2 as pb
+from monolith_serving.features import returned
 from monolith_serving.ranking.answer import best, cut
 from monolith_serving.ranking.impression_encoder import ImpressionEncoder, ServedRequest
 from monolith_serving.ranking.ranker import Ranking
@@ -35,7 +38,7 @@ def test_scores_answers_and_impressions_are_those_of_the_python_path(seed):
         request, expected = setting.rank_in_python(message)
         ranked = setting.rank(message)
         answer, scores = answer_of(ranked)
-        np.testing.assert_allclose(scores, expected.scores, atol=atol)
+        np.testing.assert_allclose(scores, expected.scores, atol=atol, rtol=5 * atol)
         assert answer.SerializeToString() == ranked.response
         assert (answer.request_id, tuple(answer.task_names)) == (f"r{num_candidates}", Schema.of(setting.job).tasks)
         assert (answer.model_version, answer.staleness_ms, answer.event_staleness_ms) == ("4.2", 17, 23)
@@ -91,6 +94,65 @@ def test_an_answer_has_the_candidates_and_tasks_that_the_request_asks_for(seed):
         assert (ranked.num_scored, ranked.num_candidates) == (num_candidates, len(ranking.scores))
 
 
+def random_wishes(setting: Setting) -> dict[str, object]:
+    """Return an explanation, returned features, or both, of an answer of any form."""
+    generator, schema = setting.generator, Schema.of(setting.job)
+    wishes = random_choice(setting) | {"explain": bool(generator.random() < 0.6)}
+    names = generator.permutation([*schema.sparse_names, *schema.dense_names])
+    return wishes | {"return_features": names[: generator.integers(0 if wishes["explain"] else 1, len(names) + 1)].tolist()}
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_explanations_and_returned_features_are_those_of_the_python_path(seed):
+    generator = np.random.default_rng(200 + seed)
+    setting = Setting(random_job(generator), generator)
+    atol = 8e-3 if setting.replica.state.model.shape.bf16 else 4e-6  # of differences
+    for num_candidates in (1, 5, 140):
+        message = setting.request(num_candidates, request_id="r", time_ms=TIME_MS)
+        message.MergeFrom(pb.RankRequest(**random_wishes(setting)))
+        ranked, expected = setting.rank(message), setting.rank_by_service(message)
+        answer = pb.RankResponse.FromString(ranked.response)
+        assert answer.SerializeToString() == ranked.response and ranked.logs_impression == (not message.explain)
+        if not message.top_k:  # equal but for rounding; with `top_k` nearly equal scores may change places
+            np.testing.assert_allclose(answer.scores, expected.scores, atol=atol)
+            np.testing.assert_allclose(answer.contributions, expected.contributions, atol=atol)
+        if answer.candidates == expected.candidates:
+            del expected.scores[:], expected.contributions[:]
+            expected.scores.extend(answer.scores)
+            expected.contributions.extend(answer.contributions)
+            assert ranked.response == expected.SerializeToString()
+
+
+def test_an_explained_feature_without_values_adds_nothing(setting):
+    message = pb.RankRequest(user_id=1, item_ids=[1, 2], explain=True, log_impression=True)  # without the feature "tab"
+    ranked = setting.rank(message)
+    answer, scores = answer_of(ranked)
+    contributions = np.array(answer.contributions).reshape(2, len(answer.feature_names))
+    place = list(answer.feature_names).index("tab")
+    assert (contributions[:, place] == 0).all() and (contributions != 0).any() and ranked.logs_impression
+    np.testing.assert_allclose(scores, answer_of(setting.rank(pb.RankRequest(user_id=1, item_ids=[1, 2])))[1], atol=1e-7)
+
+
+def test_an_explanation_is_left_to_a_thread_of_its_own(setting):
+    value = pb.RankRequest(user_id=1, item_ids=[1, 2], explain=True).SerializeToString()
+    assert setting.core.rank(value, FAR_S) is not None
+    assert setting.core.rank_at_once(value, FAR_S) is None
+
+
+def test_returned_features_of_too_many_values_are_left_to_the_python_path(job, monkeypatch):
+    monkeypatch.setattr(returned, "MAX_RETURNED_VALUES", 2)
+    setting = Setting(job, np.random.default_rng(1))
+    assert setting.rank(pb.RankRequest(user_id=1, item_ids=[1, 2], return_features=["item"])) is not None
+    assert setting.rank(pb.RankRequest(user_id=1, item_ids=[1, 2, 3], return_features=["item"])) is None
+
+
+def test_an_explanation_ends_at_the_deadline(setting):
+    message = pb.RankRequest(user_id=1, item_ids=[1] * 2000, explain=True)
+    setting.rank(pb.RankRequest(user_id=1, item_ids=[1]))
+    with pytest.raises((TimeoutError, Overloaded)):
+        setting.rank(message, SystemClock().monotonic_s() + 1e-4)
+
+
 def test_equal_scores_keep_the_order_of_the_request(setting):
     message = pb.RankRequest(user_id=1, item_ids=[3, 4, 3, 4, 3], top_k=4)
     _, scores = answer_of(setting.rank(pb.RankRequest(user_id=1, item_ids=[3, 4])))
@@ -108,8 +170,9 @@ def test_equal_scores_keep_the_order_of_the_request(setting):
         {"time_ms": TIME_MS - 90_000_000},
         {"item_ids": []},
         {"item_ids": list(range(2001))},
-        {"explain": True},
-        {"return_features": ["f0"]},
+        {"explain": True, "item_ids": list(range(2001))},
+        {"return_features": ["age"]},
+        {"return_features": ["tags", "tags"]},
         {"task_names": ["buy"]},
         {"task_names": ["click", "click"]},
         {"rank_by": "click"},

@@ -1,4 +1,4 @@
-"""Ranking in the core: stores that fail or hold too little, deadlines, new weights, many threads."""
+"""Ranking in the core: stores that fail or hold too little, deadlines, many threads."""
 
 from __future__ import annotations
 
@@ -198,28 +198,6 @@ def test_probabilities_that_are_not_finite_are_an_error(setting):
         setting.rank(setting.request(1))
 
 
-def test_new_weights_score_with_their_version(setting, job):
-    message = setting.request(4)
-    _, before = answer_of(setting.rank(message))
-    model = model_of(job, 7)
-    setting.replica.state = replace(setting.replica.state, model=model, dense=model.state, next_delta=(4, 3))
-    answer, after = answer_of(setting.rank(message))
-    assert answer.model_version == "4.3" and not np.allclose(before, after)
-    np.testing.assert_allclose(after, setting.rank_in_python(message)[1].scores, atol=2e-6)
-
-
-def test_requests_beside_the_packing_of_new_weights_have_the_version_of_the_last_delta(setting, job):
-    message = setting.request(4)
-    setting.rank(message)
-    setting.replica.state = replace(setting.replica.state, next_delta=(4, 9))
-    assert answer_of(setting.rank(message))[0].model_version == "4.9"
-    model = model_of(job, 7)
-    setting.replica.state = replace(setting.replica.state, model=model, dense=model.state, next_delta=(4, 10))
-    with setting.core._packing:
-        assert answer_of(setting.rank(message))[0].model_version == "4.9"
-    assert answer_of(setting.rank(message))[0].model_version == "4.10"
-
-
 def test_an_earlier_table_is_freed_without_another_request(job):
     setting = Setting(job, np.random.default_rng(1))
     setting.rank(setting.request(4))
@@ -270,10 +248,10 @@ def test_requests_of_many_threads_get_their_own_scores(setting):
         assert all(pool.map(work, range(4)))
 
 
-def test_jobs_that_the_core_cannot_rank(job):
+def test_jobs_that_the_core_can_rank(job):
     off, fbgemm = {"feature_cache_s": 0.0}, {"engine": "fbgemm"}
     assert runs_in_core(job)
     for update in (off, fbgemm):
         assert not runs_in_core(job.model_copy(update={"serving": job.serving.model_copy(update=update)}))
     for update in ({"pooling": "first", "length": 2}, {"dim": 2 * job.features[0].dim}):
-        assert not runs_in_core(job.model_copy(update={"features": (*job.features, job.features[0].model_copy(update=update))}))
+        assert runs_in_core(job.model_copy(update={"features": (*job.features, job.features[0].model_copy(update=update))}))

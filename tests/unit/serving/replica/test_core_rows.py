@@ -117,29 +117,24 @@ def test_rows_inserted_in_the_background_are_those_inserted_at_once() -> None:
     fids, rows = np.arange(5000), rows_of(np.arange(5000), 1, 4)
     tables = [ReplicaRows([("a", 4, "fp32", False, 1)], 1 << 20) for _ in range(2)]
     assert tables[0].insert_all(0, fids, rows, 2)
-    before = os.getpriority(os.PRIO_PROCESS, 0)
     assert tables[1].insert_all(0, fids, rows, 2, in_background=True)
     assert tables[0].digest == tables[1].digest and tables[1].num_rows == 5000
-    assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
-def niceness_of_threads() -> set[int]:
+def scheduling_classes() -> set[int]:
     found = set()
     for task in Path("/proc/self/task").iterdir():
         try:
-            found.add(int((task / "stat").read_text().rpartition(")")[2].split()[16]))
+            found.add(int((task / "stat").read_text().rpartition(")")[2].split()[38]))
         except (FileNotFoundError, ProcessLookupError):  # it has ended
             continue
     return found
 
 
-def test_threads_in_the_background_are_nicer_than_the_one_that_starts_them() -> None:
-    fids, own, seen, done = np.arange(200_000), os.getpriority(os.PRIO_PROCESS, 0), set(), threading.Event()
-    starter = min(own + 4, 19)
-    others = niceness_of_threads() | {starter}
+def test_threads_in_the_background_are_of_the_idle_class_and_their_starter_is_not() -> None:
+    fids, seen, done = np.arange(200_000), set(), threading.Event()
 
     def insert() -> None:
-        os.setpriority(os.PRIO_PROCESS, 0, starter)  # of this thread
         for _ in range(100):
             if not done.is_set():
                 rows = ReplicaRows([("a", 4, "fp32", False, 1)])
@@ -148,8 +143,9 @@ def test_threads_in_the_background_are_nicer_than_the_one_that_starts_them() -> 
     thread = threading.Thread(target=insert)
     thread.start()
     while thread.is_alive() and not done.is_set():
-        seen = niceness_of_threads() - others
+        seen |= scheduling_classes() - {os.SCHED_OTHER}
         if seen:
             done.set()
     thread.join()
-    assert seen == {min(starter + 10, 19)} - others
+    assert seen == {os.SCHED_IDLE}
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER

@@ -15,8 +15,11 @@ from prometheus_client import REGISTRY
 from monolith_py.clock import ManualClock
 from monolith_py.config import JobConfig, parse_job
 from monolith_py.errors import ConfigError, NotReady
+from monolith_py.io.objects import FolderObjects
 from monolith_py.observe.metrics import REPLICA_FAULTS
-from monolith_py.training import Checkpoint, CheckpointMeta, Trainer, save_checkpoint
+from monolith_py.training import Checkpoint, CheckpointMeta, CheckpointStore, Part, Trainer, save_checkpoint
+from monolith_py.training.checkpoint.leases import Leases
+from monolith_serving.replica.checkpoint_loader import CheckpointLoader
 from monolith_serving.replica.replica import Replica
 
 
@@ -231,6 +234,28 @@ def test_a_replica_takes_the_tables_if_the_packed_rows_are_damaged_or_in_another
     assert rows_of(other) not in (0, expected) and other.state.table.num_rows == 300
 
 
+class PruningStore(CheckpointStore):
+    """A store whose trainer deletes each checkpoint but the first between the list of them and its reading."""
+
+    def fetch(self, checkpoint: Checkpoint, part: Part) -> None:
+        if checkpoint.meta.step > 1 and checkpoint.path.exists():
+            shutil.rmtree(checkpoint.path)
+
+
+@pytest.mark.parametrize("is_marked", [True, False])
+def test_a_checkpoint_that_is_deleted_after_it_was_listed_is_no_error(tmp_path, caplog, is_marked):
+    job, clock = make_job(tmp_path, "int8"), ManualClock(1_000_000)
+    save_rows(job, 1)
+    newest = save_rows(job, 2)
+    if is_marked:
+        assert Leases(FolderObjects(newest.path.parent), clock).may_delete(newest.path.name)
+    loader = CheckpointLoader(job, torch.device("cpu"), clock)
+    loader._store = PruningStore(newest.path.parent, clock)
+    loaded = loader.load_newest()
+    assert loaded is not None and loaded.checkpoint.meta.step == 1
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+
+
 def test_a_replica_passes_over_a_checkpoint_whose_rows_it_cannot_read_at_all(tmp_path, caplog):
     job = make_job(tmp_path, "int8")
     save_rows(job, 1)
@@ -247,10 +272,11 @@ def test_a_replica_passes_over_a_checkpoint_whose_rows_it_cannot_read_at_all(tmp
 def test_a_checkpoint_whose_weights_are_not_finite_is_passed_over(tmp_path, caplog, weight):
     job = make_job(tmp_path, follow_updates=False, follow_checkpoints=True)
     save(job, 1)
-    trainer = Trainer(job)
-    with torch.no_grad():
-        trainer.model.head.bias[0] = weight
-    meta = CheckpointMeta("replica", 2, 0, 1, 2, 0, {0: (0, 0)}, 0, 2_000)
-    save_checkpoint(Path(job.trainer.checkpoint_dir), trainer, meta, keep=10)
+    save(job, 2)  # a trainer of before has written what is not finite
+    broken = Checkpoint.all_in(Path(job.trainer.checkpoint_dir))[0]
+    dense, meta, model = broken.dense(), broken.meta, broken.model
+    dense["head.bias"][0] = weight
+    broken.manifest.unlink()
+    broken.write(meta, model, dense, broken.optimizer())
     assert versions(job, 2, lambda _: None) == ["1.1"] * 3
     assert "dense.head.bias must be finite, got NaN or infinity" in caplog.text

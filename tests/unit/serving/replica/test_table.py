@@ -124,6 +124,17 @@ def test_updating_the_same_rows_over_and_over_needs_no_more_memory(make_table):
     assert num_bytes[2] == num_bytes[-1]
 
 
+def test_memory_grows_with_the_rows_and_never_doubles():
+    """35.2 million rows were reserved for 20 million, and updates waited while they were copied: serving.md, row 29."""
+    feature = FeatureConfig(name="a", source="user", dim=16)
+    table, num, num_bytes = ReplicaTable((feature,), RowEncoding.INT8, torch.device("cpu"), engine="core"), 20_000, [0]
+    rows = pack_rows(np.ones((num, 16), np.float32), RowEncoding.INT8)
+    for first in range(0, 600_000, num):
+        table.assign("a", np.arange(first, first + num), rows, RowEncoding.INT8)
+        num_bytes.append(table.num_bytes)
+    assert max(np.diff(num_bytes)) <= 8 << 20  # 500,000 rows have 10 MB
+
+
 fid = st.integers(0, 6)
 operations = st.lists(
     st.one_of(

@@ -13,6 +13,7 @@ from monolith_py.clock import ManualClock
 from monolith_py.data.events import Impression
 from monolith_py.data.examples import ExampleBatch
 from monolith_py.errors import ConfigError, TopicMissing
+from monolith_py.io import Record
 from monolith_streaming.backtest import FROZEN, BacktestOptions, Slice, Timeline, run_backtest
 
 Key = tuple[str, int, int, float, float]
@@ -54,6 +55,33 @@ def test_slices_have_the_examples_of_the_online_joiner(
     assert kinds[0] > 300 and kinds[1] > 30
     ends = [0, *(one.end_ms for one in slices)]
     assert all(before <= one.start_ms < one.end_ms for before, one in zip(ends, slices, strict=False))
+
+
+class MarkedLog:
+    """A log with an offset without a record at the end of each partition, as at the end of a transaction of Kafka."""
+
+    def __init__(self, log: Any, num_marks: int) -> None:
+        self._log, self._num_marks = log, num_marks
+
+    def end_offset(self, topic: str, partition: int = 0) -> int:
+        return self._log.end_offset(topic, partition) + self._num_marks
+
+    def read(self, topic: str, partition: int, offset: int, max_records: int, timeout_s: float = 0.0) -> list[Record]:
+        records: list[Record] = []
+        if offset < self._log.end_offset(topic, partition):
+            records = self._log.read(topic, partition, offset, max_records)
+        return records
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+
+@pytest.mark.parametrize("num_marks", [0, 1, 200])
+def test_the_last_impression_is_found_behind_offsets_without_a_record(stream: Any, filled_log: Callable[..., Any], num_marks: int) -> None:
+    job, events = stream.job(), stream.events(20)
+    log = filled_log(job, events)
+    expected = max(event.time_ms for event in events if isinstance(event, Impression))
+    assert Timeline(job, MarkedLog(log, num_marks), BacktestOptions(start_ms=stream.start_ms)).last_ms() == expected
 
 
 def test_an_example_is_learnt_when_its_label_is_known(stream: Any, filled_log: Callable[..., Any]) -> None:

@@ -79,6 +79,17 @@ def test_a_second_run_puts_nothing_back(log: Log) -> None:
     assert len(held(log)) == 5
 
 
+def test_late_letters_stay_unless_their_kind_is_named(log: Log) -> None:
+    clock = ManualClock(NOW_MS)
+    put(log, [*letters_of(range(3), kind=LetterKind.LATE), *letters_of(range(3, 5))], clock)
+    results = Reinjector(log, TOPICS, clock).run(Selection())
+    (left,) = (number for reason, number in results.items() if reason.startswith("late"))
+    assert (results["put back"], left, len(held(log))) == (2, 3, 2)
+    results = Reinjector(log, TOPICS, clock).run(Selection(kind="late"))
+    assert results == {"put back": 3}
+    assert Reinjector(log, TOPICS, clock).run(Selection()) == {"put back": 0}
+
+
 class Killed(BaseException):
     """The process has died."""
 

@@ -65,12 +65,12 @@ class Reference:
         written = [pair for pair in joiner.emitted if pair[1].kind is not None]
         emissions = [emission for _, emission in joiner.emitted]
         features = features_of(joiner.emitted, self.patterns, names) if emissions else None
-        bits = range(len(self.rules.tasks))
+        masks = [self.rules.labels.mask(place) for place in range(len(self.rules.tasks))]
         return {
             "records": [part.value for part in parts_of(written, Encoding(self.rules, self.patterns, size), no_metadata)],
             "newest_ms": max((waiting.request.time_ms for waiting, _ in written), default=0),
             "kinds": [255 if emission.kind is None else int(emission.kind) for emission in emissions],
-            "increments": [[int(one.is_first), *(one.labels >> bit & 1 for bit in bits)] for one in emissions],
+            "increments": [[int(one.is_first), *(int(one.labels & mask > 0) for mask in masks)] for one in emissions],
             "counted": {} if features is None else {n: (c.fids.tolist(), c.lengths.tolist()) for n, c in features.sparse.items()},
             "refused": [(seen.action.request_id, seen.offset, seen.value, int(reason)) for seen, reason in joiner.refused],
             "too_late": [(seen.offset, seen.impression.value) for seen in joiner.too_late],

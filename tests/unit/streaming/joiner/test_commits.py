@@ -129,6 +129,7 @@ def test_a_joiner_that_has_an_action_does_not_wait_for_impressions(world: World,
     waits.clear()
     loop.step()
     assert [topic for topic, timeout_s in waits if timeout_s] == ["actions", "impressions"]
+    assert max(timeout_s for _, timeout_s in waits) <= 0.01, "a click waits for a read of impressions"
     waits.clear()
     world.append(job, log, click(world, 1)[1])
     loop.step()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from monolith_py.clock import ManualClock
-from monolith_py.config import JobConfig
+from monolith_py.config import JobConfig, TaskConfig
 from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.events import Action, Impression
 from monolith_py.io import MemoryKv
@@ -72,7 +72,7 @@ class Stream:
     def _action(self, at_s: float) -> Action:
         rng = self._rng
         kind = rng.choice(["click", "click", "like", "end", "all", "other"])
-        action: Action = self._world.action(rng.choice(IDS), kind, at_s, rng.randrange(1, 6), rng.choice([1.0, 1.0, 0.0, -1.0]))
+        action: Action = self._world.action(rng.choice(IDS), kind, at_s, rng.randrange(1, 6), rng.choice([1.0, 1.0, 0.0, -1.0, 0.3, 1e9]))
         return action
 
     def _twisted(self, value: bytes, of: Any) -> bytes:
@@ -121,7 +121,15 @@ def job_of(world: World, rng: random.Random) -> JobConfig:
         max_records=rng.choice([1, 7, 300]),
         agreeing_records=rng.choice([1, 2, 5]),
     )
-    return job
+    if rng.random() < 0.5:
+        return job
+    click, like = job.tasks
+    number = TaskConfig(name=like.name, action=like.action, kind="regression")
+    classes = TaskConfig(name="what", kind="multiclass", classes=("click", "end"))
+    tasks = rng.choice(
+        [(click, number), (number, click), (click, number, classes), (number, click, number.model_copy(update={"name": "all"}))]
+    )
+    return job.model_copy(update={"tasks": tasks})
 
 
 def plain(results: dict[str, Any]) -> dict[str, Any]:

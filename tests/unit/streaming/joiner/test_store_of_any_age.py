@@ -11,6 +11,7 @@ import pytest
 
 from monolith_py.clock import ManualClock
 from monolith_py.data.counters import LiveCounters
+from monolith_py.data.label_bits import LabelBits
 from monolith_py.io import Kv, MemoryKv, MemoryLog
 from monolith_streaming.joiner import recovery, tail
 from monolith_streaming.joiner.position import Position, Progress
@@ -134,7 +135,7 @@ def test_a_recovery_has_the_facts_of_a_few_requests_in_memory_at_once(world: Wor
     world.join(job, log)
     series = tail.last_step(log, "examples", 0, 0).step.series
     found = tail.read_tail(log, "examples", 0, Position(Progress([0, 0]), 0, series))
-    parts = list(tail.facts_after(log, "examples", 0, found, ["is_click", "is_like"]))
+    parts = list(tail.facts_after(log, "examples", 0, found, (["is_click", "is_like"], LabelBits((1, 1)))))
     assert len(parts) > 5 and all(len(part) < 4 + 3 for part in parts)
     expected: dict[tuple[str, int], int] = {}
     for batch in [batch for batch in world.batches(job, log) if int(batch.request_ids[0][1:]) % 2 == 0]:

@@ -70,6 +70,16 @@ def letters(log: Log) -> list[tuple[str, int, int, bytes]]:
     return [(letter.topic, letter.partition, letter.offset, letter.value) for letter in found]
 
 
+@pytest.mark.parametrize("partitions", [1, 2])
+def test_a_source_without_linger_waits_at_the_end_of_the_log(
+    new_log: MakeLog, make_source: Callable[..., ExampleSource], clock: ManualClock, partitions: int
+) -> None:
+    """An idle trainer with trainer.linger_s = 0 took a whole core."""
+    source, before_s = make_source(new_log(partitions)), clock.monotonic_s()
+    assert source.next_batch(8, 0.0, going) is None
+    assert 0 < clock.monotonic_s() - before_s < 0.05
+
+
 def test_batches_span_records_and_a_record_spans_batches(
     new_log: MakeLog, make_examples: Examples, make_source: Callable[..., ExampleSource]
 ) -> None:

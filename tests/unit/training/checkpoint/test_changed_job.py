@@ -33,9 +33,16 @@ BASE: dict[str, Any] = {
 MODELS = {
     "deepfm": {},
     "dlrm": {"kind": "dlrm", "bottom": [16, 8]},
+    "dcn": {"kind": "dcn", "cross_layers": 2},
+    "parallel dcn": {"kind": "dcn", "cross_layers": 2, "cross_rank": 5, "structure": "parallel"},
     "sparse deepfm": {"sparsity": {"preset": "dsl_online", "density": 0.5, "ramp": [1, 4], "update_interval": 2, "score_batches": 1}},
     "single weights": {"sparsity": {"preset": "set", "density": 0.5, "atom": "1x1"}},
     "neurons": {"sparsity": {"preset": "static", "density": 0.5, "atom": "neuron"}},
+    "experts": {"experts": {"count": 4, "gate": "dense_to_sparse", "ramp_examples": 400, "top_k": 2}},
+    "sparse experts": {
+        "experts": {"count": 2, "gate": "tree", "ramp_examples": 400},
+        "sparsity": {"preset": "dsl_online", "density": 0.5, "ramp": [1, 4], "update_interval": 2, "score_batches": 1},
+    },
     "2:4": {"sparsity": {"preset": "nm"}},
 }
 
@@ -121,7 +128,7 @@ def test_reordered_features_and_tasks_score_the_same_and_learn_on(change: Callab
         for task, value in logits(old).items():
             np.testing.assert_allclose(logits(new)[task], value, rtol=1e-4, atol=1e-5)
     learn(new, 6, 12)
-    if model in ("deepfm", "dlrm"):
+    if model in ("deepfm", "dlrm", "dcn", "parallel dcn"):
         learn(old, 6, 12)
         for task, value in logits(old).items():  # the state of the optimizer moved, too
             np.testing.assert_allclose(logits(new)[task], value, rtol=1e-2, atol=1e-3)
@@ -134,7 +141,7 @@ def test_added_features_and_tasks_leave_the_other_scores_as_they_are(change: Cal
     old, new, lines = change(settings, {**settings, **added})
     assert "feature hour: new, its table starts empty" in lines
     assert "head: 2 of 3 tasks kept, the others started anew" in lines
-    assert any("tower: 2 of 2 layers kept" in line and "inputs dropped" in line for line in lines)
+    assert any(": 2 of 2 layers kept" in line and "inputs dropped" in line for line in lines)
     for task, value in logits(old).items():  # rows of hour read zeros
         np.testing.assert_allclose(logits(new)[task], value, rtol=1e-4, atol=1e-5)
     for feature in ("user_id", "tags"):
@@ -151,6 +158,15 @@ def test_a_longer_sequence_scores_the_same_where_it_has_no_more_fids(change: Cal
     assert [row for row, _ in new.layout.rows()] == [("tags", 0), ("tags", 1), ("tags", 2), "user_id"]
     for task, expected in logits(old).items():
         np.testing.assert_allclose(logits(new)[task], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_longer_attended_sequence_keeps_its_attention(change: Callable[..., Any]) -> None:
+    tags = {**TAGS, "pooling": "first", "length": 1, "attend_to": "user_id"}
+    old, new, lines = change({"features": [tags, USER]}, {"features": [USER, tags | {"length": 3}]})
+    assert "attention of_tags: kept" in lines
+    for task, expected in logits(old).items():
+        np.testing.assert_allclose(logits(new)[task], expected, rtol=1e-4, atol=1e-6)
+    learn(new, 6, 8)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -255,3 +271,11 @@ def test_counters_keep_the_rate_of_each_task(change: Callable[..., Any], make_jo
     one, two = (Trainer(make_job(**{**BASE, **counters, "tasks": tasks})) for tasks in ([CLICK, LIKE], [SHARE, LIKE]))
     assert one.layout.dense_features[-1] == ("counter_user_id", ("count", "click", "like"))
     assert two.layout.dense_features[-1] == ("counter_user_id", ("count", "share", "like"))
+
+
+def test_reordered_features_of_a_model_without_a_tower_score_the_same(change: Callable[..., Any]) -> None:
+    settings = {"model": {"tower": [], "precision": "fp32"}, "dense_features": [AGE, PRICE]}
+    old, new, lines = change(settings, {**settings, "features": [TAGS, USER], "dense_features": [PRICE, AGE]})
+    assert "head: 2 of 2 tasks kept" in lines
+    for task, value in logits(old).items():
+        np.testing.assert_allclose(logits(new)[task], value, rtol=1e-4, atol=1e-5)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from monolith_py.config import JobConfig
 from monolith_py.data.examples import ExampleBatch
-from monolith_py.errors import CheckpointError, CheckpointVersion
+from monolith_py.errors import CheckpointError, CheckpointVersion, ModelNotFinite
 from monolith_py.training import (
     Checkpoint,
     CheckpointMeta,
@@ -42,6 +43,10 @@ MODELS = {
     "dsl_online": {"sparsity": {"preset": "dsl_online", "update_interval": 3, "ramp": [1, 5], "score_batches": 2}},
     "dsl": {"sparsity": {"preset": "dsl", "update_interval": 3, "cosine_steps": 20}},
     "set": {"sparsity": {"preset": "set", "update_interval": 3}},
+    "experts": {
+        "experts": {"count": 2, "gate": "tree", "ramp_examples": 300},
+        "sparsity": {"preset": "dsl_online", "update_interval": 3, "ramp": [1, 5], "score_batches": 2},
+    },
 }
 
 
@@ -208,6 +213,25 @@ def test_a_disk_that_is_full_leaves_the_older_checkpoint(
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert Checkpoint.newest(tmp_path) == good
     assert Checkpoint.newest(tmp_path) != save(tmp_path, trainer) == Checkpoint.newest(tmp_path)
+
+
+def test_a_model_that_is_not_finite_is_not_saved_and_the_checkpoint_before_stays(
+    make_job: Callable[..., JobConfig], make_examples: Callable[..., ExampleBatch], tmp_path: Path
+) -> None:
+    trainer = Trainer(make_job())
+    trainer.step(make_examples(0))
+    good = save(tmp_path, trainer)
+    trainer.step(make_examples(1))
+    bias = trainer.model.head.bias
+    before = bias.detach().clone()
+    with torch.no_grad():
+        bias[1] = float("inf")
+    with pytest.raises(ModelNotFinite, match=r"got NaN or infinity in \['head\.bias'\]"):
+        save(tmp_path, trainer)
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith("leases")] == [good.path.name]
+    with torch.no_grad():
+        bias.copy_(before)
+    assert save(tmp_path, trainer) == Checkpoint.newest(tmp_path) != good
 
 
 def test_a_second_checkpoint_of_a_step_is_beside_the_first_until_it_is_whole(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from monolith_py.clock import ManualClock
 from monolith_py.config import JobConfig, load_job
 from monolith_py.data.examples import ExampleBatch
 from monolith_py.errors import CheckpointError, ConfigError, ObjectError
-from monolith_py.io.objects import FolderObjects, ObjectInfo
+from monolith_py.io.objects import FolderObjects
 from monolith_py.training import (
     ASIDE,
     Checkpoint,
@@ -30,45 +30,7 @@ from monolith_py.training import (
     restore_checkpoint,
 )
 from monolith_py.training.checkpoint.object_store import ObjectCheckpointStore
-
-
-class CutObjects:
-    """Objects whose store is away after `left` writes; the last one is short, as Arrow completes an upload that is cut off."""
-
-    def __init__(self, root: Path, left: int = 1_000_000) -> None:
-        self._objects, self.left = FolderObjects(root), left
-
-    def list(self, prefix: str = "") -> dict[str, ObjectInfo]:
-        return self._objects.list(prefix)
-
-    def read(self, key: str) -> bytes:
-        return self._objects.read(key)
-
-    def write(self, key: str, value: bytes) -> None:
-        self._spend(key, value)
-        self._objects.write(key, value)
-
-    def upload(self, key: str, path: Path) -> None:
-        self._spend(key, path.read_bytes())
-        self._objects.upload(key, path)
-
-    def download(self, key: str, path: Path) -> None:
-        self._objects.download(key, path)
-
-    def delete(self, keys: Iterable[str]) -> None:
-        for key in list(keys):
-            self._spend(key, None)
-            self._objects.delete([key])
-
-    def delete_below(self, prefix: str) -> None:
-        self.delete(self._objects.list(prefix))
-
-    def _spend(self, key: str, value: bytes | None) -> None:
-        self.left -= 1
-        if self.left == 0 and value is not None and not key.endswith("manifest.json"):
-            self._objects.write(key, value[: len(value) // 2])
-        if self.left <= 0:
-            raise ObjectError(f"{key}: connection lost")
+from tests.unit.training.checkpoint.cut_objects import CutObjects
 
 
 @pytest.fixture
@@ -239,8 +201,11 @@ def test_a_checkpoint_of_a_job_is_fetched_by_its_name(make_job: Callable[..., Jo
     saved = save(CheckpointStore(tmp_path, clock), Trainer(job), 7)
     with fetched_checkpoint(job, saved.path.name, clock) as path:
         assert path == saved.path
+    promoted = CheckpointStore(tmp_path, clock).promote(saved, "stable")
+    with fetched_checkpoint(job, "channels/stable/step-000000000007", clock) as path:
+        assert path == promoted.path
     with (
-        pytest.raises(CheckpointError, match=r"must have a checkpoint 'step-8', got step-000000000007"),
+        pytest.raises(CheckpointError, match=r"must have a checkpoint 'step-8', got step-000000000007, channels/stable/step-000000000007"),
         fetched_checkpoint(job, "step-8", clock),
     ):
         pass
