@@ -69,14 +69,17 @@ class Pretoucher {
 // which a thread in the background shall not delay.
 class NoPretouch {
   public:
-    explicit NoPretouch(bool is_on = true) : before_(std::exchange(is_on_, is_on_ || is_on)) {}
+    explicit NoPretouch(bool begins = true) : before_(std::exchange(flag(), flag() || begins)) {}
     NoPretouch(const NoPretouch&) = delete;
     NoPretouch& operator=(const NoPretouch&) = delete;
-    ~NoPretouch() { is_on_ = before_; }
-    static bool is_on() { return is_on_; }
+    ~NoPretouch() { flag() = before_; }
+    static bool is_on() { return flag(); }
 
   private:
-    inline static thread_local bool is_on_ = false;
+    static bool& flag() {
+        static thread_local bool is_on = false;
+        return is_on;
+    }
     const bool before_;
 };
 

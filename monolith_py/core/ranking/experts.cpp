@@ -86,9 +86,9 @@ void Experts::run(const std::vector<float>& shared, float* inputs, size_t stride
                     std::copy_n(shared.data(), common, joined + c * row);
                     std::copy_n(inputs + chosen[c] * stride, row - common, joined + c * row + common);
                 }
-            const float* const outputs =
-                has_stacks ? expert.run_stacks({{joined}, {static_cast<uint32_t>(row)}}, num, start)
-                           : expert.run(values, num, start);
+            const float* const outputs = has_stacks
+                                             ? expert.run_stacks({{joined}, {static_cast<uint32_t>(row)}}, num, start)
+                                             : expert.run(values, num, start);
             for (size_t c = 0; c < num; ++c)
                 for (size_t t = 0; t < tasks; ++t)
                     logits[chosen[c] * tasks + t] +=

@@ -1,7 +1,6 @@
 // A walk over the bags of a replica's look-up.
 #pragma once
 
-#include <cstdint>
 #include <cstring>
 
 #include "kernels/per_target/common-inl.hpp"
@@ -27,9 +26,8 @@ struct BagCursor {
     // Begin to load what the bag `num` rows further is written to; it may lie behind the end.
     [[gnu::always_inline]] void prefetch_out(size_t num) const {
         if (!job.by_feature) return;
-        const auto at = reinterpret_cast<uintptr_t>(out()) + num * job.stride * sizeof(float);
-        for (uint32_t byte = 0; byte < view().dim * sizeof(float); byte += 64)
-            __builtin_prefetch(reinterpret_cast<const void*>(at + byte), 1, 3);
+        const auto* const at = reinterpret_cast<const char*>(out() + num * job.stride);
+        for (uint32_t byte = 0; byte < view().dim * sizeof(float); byte += 64) __builtin_prefetch(at + byte, 1, 3);
     }
     [[gnu::always_inline]] void next_bag() {
         if (job.by_feature) return next_rows(1);
