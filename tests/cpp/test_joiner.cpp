@@ -79,6 +79,7 @@ std::string action(std::string_view id, std::string_view kind, int64_t time_ms, 
 Settings settings() {
     Settings settings;
     settings.rules.tasks = {"is_click", "is_like"};
+    settings.rules.labels = LabelLayout({1, 1});
     settings.rules.kinds = {{"click", 1, false, false}, {"like", 2, false, false}, {"end", 0, true, false}};
     settings.rules.window_ms = 100'000;
     settings.rules.allowed_lateness_ms = 50'000;
