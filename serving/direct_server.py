@@ -191,7 +191,8 @@ class DirectServer(_server._Server):
 def _serve(state: Any, threads: DirectThreads) -> None:
     """Handle the events of a server until it has stopped, as grpcio's function of this name does; answer when no event waits."""
     events = _Events(state, threads, _POLL_S)
-    while events.take():
+    # The last event may have been taken by another thread, at the begin of the stop.
+    while state.stage is not _server._ServerStage.STOPPED and events.take():
         pass
 
 

@@ -6,7 +6,7 @@ blocks of records.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,7 +19,7 @@ from monolith_streaming.joiner.core_partition import CorePartition, Judge, core_
 from monolith_streaming.joiner.emit import Encoding
 from monolith_streaming.joiner.position import Position, Progress
 from monolith_streaming.joiner.rules import Rules
-from monolith_streaming.joiner.watermark import InputTopic, Watermark, WatermarkState
+from monolith_streaming.joiner.watermark import MAX_JUMP_MS, InputTopic, Watermark, WatermarkState
 from monolith_streaming.replay.output import Step
 from monolith_streaming.replay.source import BLOCK_RECORDS, NO_END, Count, Input, Shard, blocks_of, event_times, own_offsets
 
@@ -27,6 +27,8 @@ from monolith_streaming.replay.source import BLOCK_RECORDS, NO_END, Count, Input
 STEP_EXAMPLES = 4096
 # Records behind one that show that it is ahead of them, as in a joiner with default settings.
 _NUM_AHEAD = 8
+# So many of them agree with a record that is no jump.
+_NUM_AGREEING = 3
 # Impressions before chosen offsets from which their event time is taken.
 _CLOCK_RECORDS = 1000
 # A topic counts as idle once it was read to its end: its clock stands at 0, that of the watermark at this.
@@ -136,10 +138,20 @@ def _clock_before(joining: Joining, rules: Rules, partition: int) -> WatermarkSt
     watermark = Watermark(rules.max_out_of_orderness_ms, _IDLE_S, joining.job.joiner.agreeing_records, state, 0.0)
     topic, (stop, _) = source.topics[InputTopic.IMPRESSIONS], source.offsets.get(partition, (0, 0))
     start = max(log.start_offset(topic, partition), stop - _CLOCK_RECORDS)
-    for time_ms in event_times(log, topic, partition, (start, stop)):
-        if time_ms <= joining.wall_ms and not watermark.is_jump(InputTopic.IMPRESSIONS, time_ms):
+    before = [time_ms for time_ms in event_times(log, topic, partition, (start, stop)) if time_ms <= joining.wall_ms]
+    behind = event_times(log, topic, partition, (stop, min(stop + _NUM_AHEAD, log.end_offset(topic, partition))))
+    times_ms = [*before, *(time_ms for time_ms in behind if time_ms <= joining.wall_ms)]
+    for number, time_ms in enumerate(before):
+        is_jump = watermark.is_jump(InputTopic.IMPRESSIONS, time_ms)
+        if not (is_jump and _is_alone(times_ms[number + 1 :][:_NUM_AHEAD], time_ms)):
             watermark.observe(InputTopic.IMPRESSIONS, time_ms, joining.wall_ms)
     return state
+
+
+def _is_alone(behind: Sequence[int], time_ms: int) -> bool:
+    """Return whether the records behind one show that its time is not that of its topic, as the joiner's intake has it."""
+    num_agreeing = sum(one >= time_ms - MAX_JUMP_MS for one in behind)
+    return len(behind) == _NUM_AHEAD and num_agreeing < _NUM_AGREEING
 
 
 def _settings(job: JobConfig, rules: Rules, shard: Shard) -> _core.JoinerSettings:

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 from monolith_py.errors import CheckpointError
+from monolith_py.io.role_lock import role_lock
 from monolith_py.training.checkpoint.layout import ASIDE, CHANNELS, DELETED, Checkpoint
 
 
@@ -29,10 +30,15 @@ def promote_checkpoint(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     A crash leaves the former one, or both, of which replicas take the newer; the next promotion removes what it left.
 
     Raises:
+        AlreadyRunning: another process promotes to this channel; each would delete the checkpoint of the other.
         CheckpointError: it is damaged, or the folder cannot be written.
     """
+    with role_lock(folder / ".promoting.lock", "promotion to a channel", CheckpointError):
+        return _put(checkpoint, folder)
+
+
+def _put(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         target = next((one for one in Checkpoint.all_in(folder) if _same(one, checkpoint)), None)
         if target is None:
             target = Checkpoint(folder / checkpoint.path.name)

@@ -142,6 +142,7 @@ class CheckpointStore:
         """Put a checkpoint into a channel, in place of the one there; return the one in the channel.
 
         Raises:
+            AlreadyRunning: another process promotes to this channel.
             CheckpointError: it is damaged or being deleted, or the channel cannot be written.
             ObjectError: the store cannot be reached.
         """

@@ -211,10 +211,26 @@ def test_arrivals_without_end_do_not_hold_up_answers():
                 raise Stop
 
     queue = SimpleNamespace(poll=lambda deadline: Event())
-    state = SimpleNamespace(completion_queue=queue, server_deallocated=False, registered_method_handlers={})
+    stage = _server._ServerStage.STARTED
+    state = SimpleNamespace(completion_queue=queue, server_deallocated=False, registered_method_handlers={}, stage=stage)
     with pytest.raises(Stop):
         direct_server._serve(state, Threads())
     assert order.count("event") == 3 * direct_server._MAX_EVENTS
+
+
+def test_the_first_thread_ends_although_another_one_has_taken_the_last_event():
+    class Queue:
+        num_polls = 0
+
+        def poll(self, deadline: float) -> SimpleNamespace:
+            self.num_polls += 1
+            assert self.num_polls < 3, "the thread of a server that has stopped goes on"
+            state.stage = _server._ServerStage.STOPPED  # by another thread
+            return SimpleNamespace(completion_type=cygrpc.CompletionType.queue_timeout)
+
+    state = SimpleNamespace(completion_queue=Queue(), server_deallocated=False, stage=_server._ServerStage.STARTED)
+    direct_server._serve(state, SimpleNamespace(has_ready=False))
+    assert state.completion_queue.num_polls == 1
 
 
 def test_a_server_starts_once():

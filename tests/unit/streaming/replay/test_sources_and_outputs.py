@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import pytest
 from monolith_py.clock import ManualClock, SystemClock
 from monolith_py.config import JobConfig
 from monolith_py.errors import ArchiveError, ConfigError
-from monolith_py.io import open_log
 from monolith_py.io.archive import ArchiveFolder, archived_files
 from monolith_py.io.codec import decode_examples
 from monolith_streaming.archive.archiver import Archiver
@@ -151,21 +149,6 @@ def test_offsets_choose_impressions_with_all_their_actions(world: World, stream:
     chosen = {f"r{2 * offset}" for offset in range(10, 20)} | {"r1", "r3", "r5"}
     expected = Counter({row: number for row, number in world.examples(job, log).items() if row[0] in chosen})
     assert world.examples(job, log, result.topic) == expected
-
-
-def test_an_impression_that_came_too_late_is_refused_whatever_offsets_are_chosen(world: World, tmp_path: Path) -> None:
-    """A replay that began at its offset took it: the topic had no event time before."""
-    job = world.job(f"sqlite:///{tmp_path / 'log'}", agreeing_records=2)
-    with closing(open_log(job.log.url)) as log:
-        world.create_topics(log, job)
-        for name, at_s in (("early", 0), ("one", 5_000), ("two", 5_000), ("late", 100), ("after", 5_010)):
-            world.append(job, log, world.impression(name, at_s))
-            world.append(job, log, world.action(name, "click", at_s + 5))
-        world.join(job, log)
-        online = world.examples(job, log)
-        result = run_replay(job, options=ReplayOptions(offsets={0: (3, 5)}))
-        assert {row[0] for row in online} == {"early", "one", "two", "after"}
-        assert world.examples(job, log, result.topic) == Counter({row: number for row, number in online.items() if row[0] == "after"})
 
 
 def test_ranges_of_many_partitions_have_a_name_of_bounded_length() -> None:

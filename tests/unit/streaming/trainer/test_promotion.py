@@ -11,9 +11,10 @@ import torch
 
 from monolith_py.clock import ManualClock
 from monolith_py.config import JobConfig
-from monolith_py.errors import CheckpointError, ConfigError, NotReady
+from monolith_py.errors import AlreadyRunning, CheckpointError, ConfigError, NotReady
 from monolith_py.io import MemoryLog
 from monolith_py.io.log.topics import create_topics
+from monolith_py.io.role_lock import role_lock
 from monolith_py.training import Checkpoint, CheckpointMeta, Trainer, channel_folder, save_checkpoint
 from monolith_serving.replica.replica import Replica
 from monolith_streaming.trainer.versions import promote, roll_back, versions
@@ -63,6 +64,21 @@ def test_a_replica_of_a_channel_serves_what_was_promoted_also_an_older_one(job):
     assert promote(job, "stable", "step-000000000001") == "step-000000000001"
     assert replica.load_newest() and replica.state.version == "1.1"
     assert in_channel(job) == ["step-000000000001"]
+
+
+def test_two_promotions_to_a_channel_never_empty_it(job):
+    save(job, 1)
+    save(job, 2)
+    promote(job, "stable", "1")
+    folder = channel_folder(Path(job.trainer.checkpoint_dir), "stable")
+    with (
+        role_lock(folder / ".promoting.lock", "promotion", CheckpointError),
+        pytest.raises(AlreadyRunning, match="one promotion to a channel at a time must run"),
+    ):
+        promote(job, "stable", "2")
+    assert in_channel(job) == ["step-000000000001"]
+    promote(job, "stable", "2")
+    assert in_channel(job) == ["step-000000000002"]
 
 
 def test_a_promoted_checkpoint_outlives_the_trainers_pruning(job, log):
