@@ -182,6 +182,11 @@ class EmbeddingBags(nn.Module):
         self._frozen = self._frozen - set(features) if requires_grad else self._frozen | set(features)
         return self
 
+    @property
+    def frozen_tables(self) -> set[str]:
+        """Return the names of the tables whose features are all frozen by name."""
+        return self.tables.keys() - {one.table or one.name for one in self.features if one.name not in self._frozen}
+
     def set_lr(self, lr: float) -> None:
         """Set the learning rate of all tables."""
         for table in self.tables.values():

@@ -54,7 +54,8 @@ class MemoryLimit:
             _logger.warning("memory is at %d of %d bytes: set features.budget_bytes; bytes by table: %s", used, self._limit_bytes, tables)
         if used <= _EVICT * self._limit_bytes:
             return 0
-        num = sum(self._shrink(name) for name in self._bags.tables)
+        # A frozen table does not grow, and none of its rows would come back.
+        num = sum(self._shrink(name) for name in self._bags.tables if name not in self._bags.frozen_tables)
         if num:
             _logger.error("memory is at %d of %d bytes: evicted %d rows of least priority", used, self._limit_bytes, num)
         return num

@@ -53,6 +53,7 @@ class ForgetRequests:
         self._due_s = self._clock.monotonic_s() + _INTERVAL_S
         done = 0
         try:
+            self._check_offset()
             while records := self._read():
                 requests = [(record.offset, request) for record in records if (request := _request(record)) is not None]
                 self._forgotten.add(one for _, request in requests for one in self._of_table(request))
@@ -68,6 +69,12 @@ class ForgetRequests:
     def strip(self, examples: ExampleBatch) -> ExampleBatch:
         """Return the examples without the fids that must not be learnt from them."""
         return self._forgotten.strip(examples)
+
+    def _check_offset(self) -> None:
+        """Carry all requests out if the topic ends before the offset of the checkpoint: it was made again."""
+        if self._next == 0 and self._removed_until > (end := self._log.end_offset(self._topic)):
+            _logger.error("%r must reach offset %d, got %d for its end: carrying out all requests", self._topic, self._removed_until, end)
+            self._removed_until = 0
 
     def _of_table(self, request: ForgetRequest) -> Iterator[ForgetRequest]:
         """Yield the request for each feature that reads the rows."""

@@ -76,14 +76,33 @@ def start_trainer(job: JobConfig, log: Log, checkpoints: CheckpointStore, option
     meta = restored.meta
     _logger.info("restored %s: %d examples learnt", checkpoint, meta.examples_trained)
     number = next_generation(log, topic, meta.generation)
-    # Replicas that hold rows of a table that starts anew must load a checkpoint: its new rows come one by one.
-    is_new = bool(options.reset_tables)
+    # Replicas that hold rows of a table that starts anew, or is left, must load a checkpoint: no eviction names the former rows.
+    is_new = bool(options.reset_tables) or _begins_to_share(job, checkpoint)
     model_id = f"{number}-{now_ms}" if is_new else meta.model_id
     parent = None if is_new else Parent(meta.generation, meta.next_seq, meta.updates_offset)
     generation = Generation(number, _trainer_name(now_ms), parent)
-    imported = import_rows(trainer, options.import_rows, meta.imported)
-    changes = restored.changes + tuple(f"feature {name}: rows imported" for name in imported if imported[name] != meta.imported.get(name))
+    kept = {name: mark for name, mark in meta.imported.items() if _has_its_rows(name, job, checkpoint, options)}
+    imported = import_rows(trainer, options.import_rows, kept)
+    changes = restored.changes + tuple(f"feature {name}: rows imported" for name in imported if imported[name] != kept.get(name))
     return Start(trainer, meta, generation, model_id, changes, imported)
+
+
+def _begins_to_share(job: JobConfig, checkpoint: Checkpoint) -> bool:
+    """Return whether a feature shares another table than in the checkpoint."""
+    before = _owners(checkpoint)
+    return any(one.table is not None and before.get(one.name, one.table) != one.table for one in job.features)
+
+
+def _has_its_rows(name: str, job: JobConfig, checkpoint: Checkpoint, options: StartOptions) -> bool:
+    """Return whether the rows that a feature had in the checkpoint were restored."""
+    before = _owners(checkpoint)
+    now = next((one.table or one.name for one in job.features if one.name == name), None)
+    return name in before and now in (name, before[name]) and now not in options.reset_tables
+
+
+def _owners(checkpoint: Checkpoint) -> dict[str, str]:
+    """Return each feature of a checkpoint with the one whose table it reads."""
+    return {one["name"]: one.get("table") or one["name"] for one in checkpoint.model.settings["features"]}
 
 
 def source_place(meta: CheckpointMeta | None, topic: str, topic_id: str, options: StartOptions) -> SourcePlace:

@@ -13,7 +13,7 @@ from monolith_py.clock import ManualClock
 from monolith_py.config import JobConfig, parse_job
 from monolith_py.data.columns import FeatureColumns, SparseColumn
 from monolith_py.data.examples import ExampleBatch
-from monolith_py.errors import ConfigError
+from monolith_py.errors import ConfigError, ModelReplaced
 from monolith_py.io import Log, MemoryLog
 from monolith_py.io.codec import encode_examples
 from monolith_py.io.log.forget_requests import append_forget_requests
@@ -104,6 +104,22 @@ def test_a_feature_that_gets_a_table_of_its_own_begins_with_the_shared_rows(tmp_
     assert "table item: consumer 'replicas/seen' is not of this job any more" in caplog.text
     newest = Checkpoint.newest(tmp_path / "checkpoints")
     assert newest is not None and newest.has_packed(["seen", "item", "liked", "user"])
+
+
+def test_replicas_load_a_checkpoint_when_a_feature_begins_to_share(tmp_path: Path) -> None:
+    """Rows of the table that the feature had would stay in replicas: no eviction names them."""
+    log, job = MemoryLog(), make_job(tmp_path, seen={"table": None})
+    create_topics(log, job.log)
+    append(log, seen=1, item=10, liked=1)
+    train(job, log)
+    sharing = make_job(tmp_path)
+    append(log, seen=2, item=11, liked=1, time_ms=2_000)
+    assert train(sharing, log, 1).trainer.bags.tables["item"].fids().tolist() == [2, 10, 11]
+    newest = Checkpoint.newest(tmp_path / "checkpoints")
+    assert newest is not None
+    shutil.rmtree(newest.path)
+    with pytest.raises(ModelReplaced):
+        audit_updates(sharing, log, ManualClock(NOW_MS))
 
 
 @pytest.mark.parametrize(

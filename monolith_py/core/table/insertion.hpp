@@ -172,7 +172,7 @@ class Insertion {
         size_t without = 0;
         const size_t admitted_before = own.admitted.size();
         const Shard& shard = map.shard(map.shard_of(hash_fid(own.fids[from])));
-        const Bucket* const before = shard.buckets;
+        const uint32_t buckets_before = shard.num_buckets;
         Occurrences occurrences;
         for (size_t k = from; k < to; ++k) {
             if (k + kAhead < own.num_missed) {
@@ -211,7 +211,7 @@ class Insertion {
                 ++without;
             }
         }
-        if (shard.buckets != before)  // it has grown
+        if (shard.num_buckets != buckets_before)  // it has grown, perhaps twice and back to the address it had
             for (size_t i = admitted_before; i < own.admitted.size(); ++i)
                 own.admitted[i].slot = map.find(own.admitted[i].fid);
         if (without > 0 && own.admitted.size() > admitted_before) without -= fill_in(lookup, own, from, to);

@@ -54,6 +54,16 @@ def test_the_split_loses_nothing_wherever_it_comes(at_once: int) -> None:
     assert (table.find(fids) == rows).all() and len(np.unique(rows)) == len(fids) == len(table)
 
 
+@pytest.mark.parametrize("first", [1_473, 2_000])
+def test_a_batch_in_which_a_shard_grows_twice_gives_each_fid_a_row_of_its_own(first: int) -> None:
+    """The arena may place the second growth where the shard was before the batch."""
+    for second in (1_767, 2_000, 2_209, 2_400, 2_946):
+        table = EmbeddingTable(1, Sgd())
+        for fids in np.split(np.arange(first + second), [first]):
+            table.find_or_insert(fids, 0)
+        assert len(np.unique(table.find(np.arange(first + second)))) == first + second, second
+
+
 def test_sightings_and_ages_go_through_growth() -> None:
     table = EmbeddingTable(4, Sgd(), admit_after=3, ttl_s=1_000)
     early = some_fids("random", 5_000)

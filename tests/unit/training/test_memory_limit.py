@@ -57,6 +57,12 @@ def test_a_look_a_second_is_enough(memory: Memory) -> None:
     assert memory.limit.check() == 0
 
 
+def test_rows_of_a_frozen_table_stay(memory: Memory) -> None:
+    memory.bags.requires_grad_(False, ["a"])
+    assert memory.check(960_000) > 0
+    assert len(memory.bags.tables["a"]) == 1_000 > len(memory.bags.tables["b"])
+
+
 def test_without_a_limit_nothing_goes() -> None:
     bags = EmbeddingBags([Feature("a", dim=4)], Sgd())
     assert MemoryLimit.of(bags, ManualClock(0), 0).check() == 0

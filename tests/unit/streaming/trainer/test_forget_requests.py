@@ -212,3 +212,17 @@ def test_only_forgotten_fids_of_old_rows_are_stripped() -> None:
     assert stripped.features.sparse["item"].fids.tolist() == [0, 1, 2]
     late = batch([401, 500], (5, 7), (7,))
     assert forgotten.strip(late) is late
+
+
+def test_a_topic_made_again_is_carried_out_from_its_start(world: World, make_job: Make, make_examples: Examples) -> None:
+    job, before, log = make_job(), world.MemoryLog(), world.MemoryLog()
+    for one in (before, log):
+        create_topics(one, job.log)
+    for fid in range(100, 103):
+        forget(before, fid)
+    append(before, make_examples(1, 2, 3, time_ms=11_000))
+    assert fids_of(train(job, before)) == [1, 2, 3]
+    forget(log, 2, time_ms=20_000)
+    training = train(job, log, NOW_MS + 1_000, StartOptions(accept_hole=True))
+    assert fids_of(training) == [1, 3]
+    assert training._forgets.offset == 1

@@ -77,6 +77,17 @@ def test_a_file_is_imported_once_so_that_a_restart_undoes_nothing(
     assert (train(job, log, files=files, at_s=4).trainer.bags.tables["item"].lookup([4]) == 0.25).all(), "another file"
 
 
+def test_a_table_that_starts_anew_takes_the_same_file_again(log: Any, make_job: Make, make_examples: Examples, tmp_path: Path) -> None:
+    job, path = make_job(), tmp_path / "model.safetensors"
+    save_file({"item.weight": torch.full((3, 4), 0.5)}, path)
+    files = (("item", path),)
+    train(job, log, make_examples(7), files=files)
+    for at_s, options in ((1, StartOptions(import_rows=files, reset_tables=("item",))), (2, StartOptions(import_rows=files))):
+        training = OnlineTraining(job, log, ManualClock(NOW_MS + at_s * 1000), lambda: False, options)
+        training.run(stop_at_end=True)
+        assert training.trainer.bags.tables["item"].fids().tolist() == [0, 1, 2]
+
+
 def test_what_cannot_be_imported_or_exported_is_refused(log: Any, make_job: Make, make_examples: Examples, tmp_path: Path) -> None:
     job = make_job()
     with pytest.raises(CheckpointError, match="must hold an intact checkpoint, got none"):
