@@ -56,7 +56,7 @@ class Slice:
     candidates: Candidates | None  # None without one
     examples: ExampleBatch | None  # in the order in which they are learnt; None without one
     known_numbers: Int64Array  # (K,) candidate of each emission, those of negatives that were sampled away included
-    known_labels: npt.NDArray[np.uint64]  # (K,) bit t: label of task t
+    known_labels: npt.NDArray[np.uint64]  # (K,) as LabelBits has them
     num_refused: int = 0  # records passed over since the slice before: malformed, too late, or actions without a candidate
 
 
