@@ -48,7 +48,7 @@ class Candidates:
 class Slice:
     """Event time [start_ms, end_ms): first all candidates are scored, then all examples are learnt.
 
-    The final label of a candidate is the union of the bits of all its emissions: bit t for task t.
+    The final label of a candidate is the union of the labels of all its emissions, as `LabelBits` has them.
     """
 
     start_ms: int
