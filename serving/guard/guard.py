@@ -17,7 +17,6 @@ import numpy as np
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
 from monolith_py.data.columns import FloatArray
-from monolith_py.data.schema import Schema
 from monolith_py.errors import LogError, WireError
 from monolith_py.io import Log
 from monolith_py.io.log.topics import Topics
@@ -60,7 +59,7 @@ class Guard:
         topics = Topics.of(job.log)
         self._job, self._log, self._topic, self._clock = job, log, topics.verdicts, clock
         self._updates = topics.updates
-        self._tasks = Schema.of(job).tasks
+        self._tasks = {name: task.kind != "regression" for task in job.tasks for name in task.outputs}
         before = _last_verdict(log, self._topic)
         self._verdict = before if accept is None else _accepted(before, accept, log, topics.examples, clock.now_ms())
         until = dict(before.examples) if self._verdict.held else None

@@ -6,7 +6,7 @@ Letters: n examples, T tasks.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +29,7 @@ class TaskFigures:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Result for one version. Unjudged: no task has enough positives and negatives."""
+    """Result for one version. Unjudged: no task of probabilities has enough positives and negatives."""
 
     figures: Sequence[TaskFigures]
     faults: Sequence[str]
@@ -41,9 +41,10 @@ class Judgement:
         return not self.faults
 
 
-def judge(config: GuardConfig, tasks: Sequence[str], examples: ScoredExamples | None, scores: FloatArray | None) -> Judgement:
-    """Judge a version by its scores float32 (n, T) of the examples.
+def judge(config: GuardConfig, tasks: Mapping[str, bool], examples: ScoredExamples | None, scores: FloatArray | None) -> Judgement:
+    """Judge a version by its scores float32 (n, T) of the examples. `tasks`: for each whether its scores are probabilities, not values.
 
+    Values must be finite, no more: that judges a version of values alone.
     Calibration counts by its distance from 1, and only as far as it is farther than that of the reference: a version that follows a real
     change of the label rate comes nearer to 1. So a version is held for its own faults, not for those of the labels.
     """
@@ -51,13 +52,13 @@ def judge(config: GuardConfig, tasks: Sequence[str], examples: ScoredExamples | 
         return Judgement((), (), is_judged=False)
     figures: list[TaskFigures] = []
     faults: list[str] = []
-    is_judged = False
-    for place, task in enumerate(tasks):
+    is_judged = not any(tasks.values())
+    for place, (task, is_probability) in enumerate(tasks.items()):
         values, labels = scores[:, place], examples.labels[:, place]
-        if (labels > 1).any():
-            continue  # a value, not a probability
         if not np.isfinite(values).all():
             faults.append(f"{task}: scores must be finite, got NaN or Inf")
+            continue
+        if not is_probability:
             continue
         num_positives = int((labels > 0.5).sum())
         if min(num_positives, len(labels) - num_positives) < config.min_positives:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from monolith_py.config import JobConfig
 from monolith_py.data.columns import FloatArray, Int64Array
 from monolith_py.data.examples import ExampleBatch, ExampleKind
+from monolith_py.data.label_bits import LabelBits
 from monolith_py.errors import ConfigError
 from monolith_py.model.batch import make_batch
 from monolith_py.training import Trainer
@@ -59,7 +60,7 @@ class Backtest:
     """
 
     def __init__(self, job: JobConfig, options: BacktestOptions) -> None:
-        self.trainer = Trainer(job)
+        self.trainer, self._places = Trainer(job), LabelBits.of(job)
         self._options, self._batch_size = options, job.trainer.batch_size
         self._learner = Learner(self.trainer, self._learnt, self._put_aside)
         self._pending: list[ExampleBatch] = []
@@ -138,10 +139,10 @@ class Backtest:
         start_ms, end_ms, tasks = self._options.start_ms, self._options.end_ms, self.trainer.schema.tasks
         if not self._scored:
             raise ConfigError(f"start and end must have a valid impression in between, got none in [{start_ms}, {end_ms}) ms")
-        labels = _labels(np.concatenate([one.numbers for one in self._scored]), self._known, tasks)
+        labels = _labels(np.concatenate([one.numbers for one in self._scored]), self._known, tasks, self._places)
         num = self._num_scored
-        if not any(0 < values.sum() < num for values in labels.values()):
-            positives = {task: int(values.sum()) for task, values in labels.items()}
+        positives = {task: int((values > 0.5).sum()) for task, values in labels.items()}
+        if not any(0 < one < num for one in positives.values()):
             raise ConfigError(f"a task must have a positive and a negative among the scored candidates, got {positives} positives of {num}")
         empty = np.zeros((0, len(tasks)), np.float32)
         progressive = [np.concatenate([empty, *parts]) for parts in zip(*self._progressive, strict=True)] or [empty, empty]
@@ -162,13 +163,17 @@ class Backtest:
 
 
 def _labels(
-    numbers: Int64Array, known: list[tuple[Int64Array, npt.NDArray[np.uint64]]], tasks: tuple[str, ...]
+    numbers: Int64Array, known: list[tuple[Int64Array, npt.NDArray[np.uint64]]], tasks: tuple[str, ...], places: LabelBits
 ) -> Mapping[str, FloatArray]:
-    """Return the final labels of the candidates `numbers`, task -> float32 (N,): the union over their emissions."""
-    known_numbers = np.concatenate([part[0] for part in known])
-    bits = np.zeros(max(int(numbers.max()), int(known_numbers.max(initial=0))) + 1, np.uint64)
-    np.bitwise_or.at(bits, known_numbers, np.concatenate([part[1] for part in known]))
-    is_known = np.zeros(len(bits), bool)
+    """Return the final labels of the candidates `numbers`, task -> float32 (N,): the greatest of their emissions."""
+    known_numbers, known_labels = (np.concatenate(parts) for parts in zip(*known, strict=True))
+    num = max(int(numbers.max()), int(known_numbers.max(initial=0))) + 1
+    is_known = np.zeros(num, bool)
     is_known[known_numbers] = True
     assert is_known[numbers].all(), "every scored candidate has an emission"
-    return {task: (bits[numbers] >> np.uint64(index) & np.uint64(1)).astype(np.float32) for index, task in enumerate(tasks)}
+    labels = {}
+    for place, task in enumerate(tasks):
+        values = np.zeros(num, np.float32)
+        np.maximum.at(values, known_numbers, places.values(known_labels, place))
+        labels[task] = values[numbers]
+    return labels

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from monolith_py.data.events import Impression
+from monolith_py.data.label_bits import NUMBER_BITS, LabelBits
 from monolith_py.errors import ConfigError
 from monolith_py.training import Trainer, auc
 from monolith_streaming.backtest import FROZEN, LIVE, Backtest, BacktestOptions, Timeline, run_backtest
+from monolith_streaming.backtest.backtest import _labels
 
 
 def test_served_scores_are_not_biased_by_positives_that_close_early(stream: Any, filled_log: Callable[..., Any]) -> None:
@@ -109,3 +111,16 @@ def test_labels_of_one_kind_are_refused(stream: Any, filled_log: Callable[..., A
 def test_a_timeline_without_a_scored_request_is_refused(stream: Any) -> None:
     with pytest.raises(ConfigError, match="start and end must have a valid impression in between"):
         run_backtest(stream.job(), [], BacktestOptions(start_ms=1))
+
+
+def test_labels_behind_a_number_are_their_own() -> None:
+    """The bits of a watch time were taken for the labels of the tasks behind it."""
+    places = LabelBits((NUMBER_BITS, 1))
+    watched, clicked = (places.of_value(places.mask(0), 30.0), places.mask(1))
+    known = [
+        (np.array([0, 1, 2]), np.array([watched, clicked, 0], np.uint64)),
+        (np.array([0, 2]), np.array([places.of_value(places.mask(0), 45.0), places.of_value(places.mask(0), 7.0)], np.uint64)),
+    ]
+    labels = _labels(np.array([0, 1, 2]), known, ("seconds", "click"), places)
+    np.testing.assert_allclose(labels["seconds"], [45, 0, 7], rtol=5e-4)
+    assert labels["click"].tolist() == [0, 1, 0]
