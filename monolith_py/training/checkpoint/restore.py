@@ -86,7 +86,8 @@ def _restore_dense(checkpoint: Checkpoint, trainer: Trainer, saved_layout: Layou
     try:
         torch.set_rng_state(optimizer.pop("rng"))
         same_kind = before["optimizer"]["dense"]["kind"] == trainer.settings["optimizer"]["dense"]["kind"]
-        if saved_layout == trainer.layout and before["model"] == trainer.settings["model"] and same_kind:
+        same_model = before["model"] == trainer.settings["model"] and _attention(dense) == _attention(trainer.model.state_dict())
+        if saved_layout == trainer.layout and same_model and same_kind:
             trainer.model.load_state_dict(dense)
             trainer.optimizer.restore(optimizer)
             return []
@@ -100,6 +101,11 @@ def _restore_dense(checkpoint: Checkpoint, trainer: Trainer, saved_layout: Layou
 
 def _tensors(arrays: Arrays) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _attention(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    """Return the shapes of the attention over each sequence, which layout and settings of the model lack."""
+    return {name: value.shape for name, value in tensors.items() if name.startswith("attention.")}
 
 
 def _changed_settings(saved: Mapping[str, Any], present: Mapping[str, Any]) -> Iterator[str]:
