@@ -37,7 +37,7 @@ class Restored:
 def restore_checkpoint(checkpoint: Checkpoint, trainer: Trainer, job: str, reset_tables: Collection[str] = ()) -> Restored:
     """Restore a new `trainer` and torch's random state from `checkpoint`; log a line for each change of the job.
 
-    Tables of the features `reset_tables` start anew.
+    Tables of the features `reset_tables` start anew, with the inputs of all features that share them.
 
     Raises:
         CheckpointError: the checkpoint is of another job, a feature has another dim, or a file is absent or damaged.
@@ -45,6 +45,8 @@ def restore_checkpoint(checkpoint: Checkpoint, trainer: Trainer, job: str, reset
     meta, saved = checkpoint.meta, checkpoint.model
     if meta.job != job:
         raise CheckpointError(f"{checkpoint}: is of job {meta.job!r}, expected {job!r}")
+    sharing = {feature["name"] for feature in trainer.settings["features"] if feature["table"] in reset_tables}
+    reset_tables = {*reset_tables, *sharing}
     _check_dims(checkpoint, trainer.layout, saved.layout, reset_tables)
     changes = [*_restore_tables(checkpoint, trainer, reset_tables), *_changed_settings(saved.settings, trainer.settings)]
     # Inputs that came from the rows of a table that starts anew have no meaning.

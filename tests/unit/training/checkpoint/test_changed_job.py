@@ -173,6 +173,13 @@ def test_a_longer_attended_sequence_keeps_its_attention(change: Callable[..., An
     learn(new, 6, 8)
 
 
+def test_a_reset_table_starts_the_inputs_of_all_its_features_anew(change: Callable[..., Any]) -> None:
+    settings = {"features": [USER, TAGS | {"table": "user_id"}]}
+    _, new, lines = change(settings, settings, reset_tables=["user_id"])
+    assert any("16 new inputs started at 0, 16 inputs dropped" in line for line in lines)
+    learn(new, 6, 8)
+
+
 @pytest.mark.parametrize("widths", [[16], [32, 8]])
 def test_attention_of_another_width_starts_anew(change: Callable[..., Any], widths: list[int]) -> None:
     tags = {**TAGS, "pooling": "first", "length": 2, "attend_to": "user_id"}
