@@ -38,7 +38,8 @@ class GuardConfig(Settings):
     window_s: Seconds = 600.0
     # Fewest positives among them for a judgement; with fewer, every version passes.
     min_positives: Count = 50
-    # Rise of the normalised entropy over that of the reference, as a share of it, above which a version is held.
+    # Rise of the normalised entropy over that of the reference, as a share of it, above which a version is held;
+    # of a regression, of the squared error on its scale.
     max_ne_rise: NotNegative = 0.05
     # Change of the calibration away from 1, as a ratio less 1, above which a version is held: 0.25 holds 1.25 and 0.8.
     max_calibration_change: NotNegative = 0.25

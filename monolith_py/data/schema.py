@@ -30,6 +30,13 @@ class Schema:
         return Schema(job.features, job.dense_features + counters, names, settings)
 
     @cached_property
+    def scales(self) -> tuple[str | None, ...]:
+        """Return the scale of each label of a regression, None for one whose score is a probability."""
+        if not self.settings:
+            return (None,) * len(self.tasks)
+        return tuple(task.scale if task.kind == "regression" else None for task in self.settings for _ in task.outputs)
+
+    @cached_property
     def all_features(self) -> tuple[FeatureConfig | DenseFeatureConfig, ...]:
         """Sparse features, then dense ones."""
         return (*self.features, *self.dense_features)

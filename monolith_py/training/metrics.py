@@ -69,6 +69,22 @@ def normalized_entropy(labels: npt.ArrayLike, probabilities: npt.ArrayLike, weig
     return logloss(labels, probabilities, weights) / float(entropy)
 
 
+def normalized_error(labels: npt.ArrayLike, values: npt.ArrayLike, weights: npt.ArrayLike | None = None, scale: str = "value") -> float:
+    """Return the squared error of a regression on its scale / that of always predicting the mean label; NaN if all labels are equal.
+
+    >>> normalized_error([0.0, 2.0], [1.0, 2.0])
+    0.5
+    """
+    y, p = on_scale(labels, scale), on_scale(values, scale)
+    return 1.0 - regression_errors(y, p, weights)[2]
+
+
+def on_scale(values: npt.ArrayLike, scale: str) -> Float64Array:
+    """Return values of a regression on its scale, "value" or "log1p"."""
+    found = np.asarray(values, np.float64)
+    return np.log1p(found) if scale == "log1p" else found
+
+
 def calibration(labels: npt.ArrayLike, probabilities: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> float:
     """Return mean prediction / mean label; NaN without a positive label."""
     weight = _weights(labels, weights)

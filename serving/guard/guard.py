@@ -17,6 +17,7 @@ import numpy as np
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
 from monolith_py.data.columns import FloatArray
+from monolith_py.data.schema import Schema
 from monolith_py.errors import LogError, WireError
 from monolith_py.io import Log
 from monolith_py.io.log.topics import Topics
@@ -59,7 +60,7 @@ class Guard:
         topics = Topics.of(job.log)
         self._job, self._log, self._topic, self._clock = job, log, topics.verdicts, clock
         self._updates = topics.updates
-        self._tasks = {name: task.kind != "regression" for task in job.tasks for name in task.outputs}
+        self._tasks, self._scales = Schema.of(job).tasks, Schema.of(job).scales
         before = _last_verdict(log, self._topic)
         self._verdict = before if accept is None else _accepted(before, accept, log, topics.examples, clock.now_ms())
         until = dict(before.examples) if self._verdict.held else None
@@ -148,7 +149,12 @@ class Guard:
         """Judge `state`, which is the reference of no example, unless there is no other one."""
         self._fill(None if self._examples.scored() is not None else state.predict)
         examples = self._examples.scored()
-        judgement = judge(self._job.guard, self._tasks, examples, None if examples is None else state.predict(examples.batch))
+        judgement = judge(
+            self._job.guard,
+            dict(zip(self._tasks, self._scales, strict=True)),
+            examples,
+            None if examples is None else state.predict(examples.batch),
+        )
         for one in judgement.figures:
             metrics.GUARD_NE_RATIO.labels(task=one.task).set(one.ne_ratio)
             metrics.GUARD_CALIBRATION_RATIO.labels(task=one.task).set(one.calibration)

@@ -13,6 +13,7 @@ import numpy as np
 
 from monolith_py.clock import Clock
 from monolith_py.config import JobConfig
+from monolith_py.data.class_labels import strongest
 from monolith_py.data.columns import FloatArray
 from monolith_py.data.examples import ExampleBatch, ExampleKind
 from monolith_py.data.schema import Schema
@@ -50,7 +51,7 @@ class ScoredExamples:
     batch: Batch
     labels: FloatArray  # (n, T)
     weights: FloatArray  # (n,) 1 / the rate at which they were sampled
-    reference: FloatArray  # (n, T) probabilities
+    reference: FloatArray  # (n, T)
 
 
 class RecentExamples:
@@ -100,7 +101,7 @@ class RecentExamples:
             examples = ExampleBatch.concat([part.examples for part in self._parts])
             self._scored = ScoredExamples(
                 make_batch(examples.features, self._schema),
-                np.stack([examples.labels[task] for task in self._schema.tasks], axis=1),
+                strongest(np.stack([examples.labels[task] for task in self._schema.tasks], axis=1), self._schema.settings),
                 (1.0 / examples.sample_rates).astype(np.float32),
                 np.concatenate([part.reference for part in self._parts]),
             )

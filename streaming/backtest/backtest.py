@@ -6,13 +6,14 @@ Letters: N scored candidates, T tasks.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from monolith_py.config import JobConfig
+from monolith_py.data.class_labels import strongest
 from monolith_py.data.columns import FloatArray, Int64Array
 from monolith_py.data.examples import ExampleBatch, ExampleKind
 from monolith_py.data.label_bits import LabelBits
@@ -60,8 +61,8 @@ class Backtest:
     """
 
     def __init__(self, job: JobConfig, options: BacktestOptions) -> None:
-        self.trainer, self._places = Trainer(job), LabelBits.of(job)
-        self._options, self._batch_size = options, job.trainer.batch_size
+        self.trainer = Trainer(job)
+        self._options, self._batch_size, self._bits = options, job.trainer.batch_size, LabelBits.of(job)
         self._learner = Learner(self.trainer, self._learnt, self._put_aside)
         self._pending: list[ExampleBatch] = []
         self._arms: list[ArmModel] | None = None  # None in the history
@@ -128,7 +129,8 @@ class Backtest:
     def _learnt(self, examples: ExampleBatch, probabilities: FloatArray) -> None:
         if self._arms is not None:
             labelled = examples.kinds == ExampleKind.LABELLED
-            labels = np.stack([examples.labels[task] for task in self.trainer.schema.tasks], axis=1)
+            schema = self.trainer.schema
+            labels = strongest(np.stack([examples.labels[task] for task in schema.tasks], axis=1), schema.settings)
             self._progressive.append((labels[labelled], probabilities[labelled]))
 
     def _put_aside(self, example: ExampleBatch, row: int, reason: str) -> None:
@@ -139,10 +141,10 @@ class Backtest:
         start_ms, end_ms, tasks = self._options.start_ms, self._options.end_ms, self.trainer.schema.tasks
         if not self._scored:
             raise ConfigError(f"start and end must have a valid impression in between, got none in [{start_ms}, {end_ms}) ms")
-        labels = _labels(np.concatenate([one.numbers for one in self._scored]), self._known, tasks, self._places)
-        num = self._num_scored
-        positives = {task: int((values > 0.5).sum()) for task, values in labels.items()}
-        if not any(0 < one < num for one in positives.values()):
+        of_all = self._final_labels(np.concatenate([one.numbers for one in self._scored]))
+        labels = {task: of_all[:, place] for place, task in enumerate(tasks)}
+        num, positives = self._num_scored, {task: int((values > 0).sum()) for task, values in labels.items()}
+        if not any(0 < of_task < num for of_task in positives.values()):
             raise ConfigError(f"a task must have a positive and a negative among the scored candidates, got {positives} positives of {num}")
         empty = np.zeros((0, len(tasks)), np.float32)
         progressive = [np.concatenate([empty, *parts]) for parts in zip(*self._progressive, strict=True)] or [empty, empty]
@@ -153,6 +155,7 @@ class Backtest:
             times_ms=np.concatenate([one.times_ms for one in self._scored]),
             labels=labels,
             scores={name: np.concatenate(parts) for name, parts in self._scores.items()},
+            scales=dict(zip(tasks, self.trainer.schema.scales, strict=True)),
             num_history=self._num_history,
             num_examples=self.trainer.num_examples,
             num_put_aside=self._num_put_aside,
@@ -161,19 +164,12 @@ class Backtest:
             progressive_scores=progressive[1],
         )
 
-
-def _labels(
-    numbers: Int64Array, known: list[tuple[Int64Array, npt.NDArray[np.uint64]]], tasks: tuple[str, ...], places: LabelBits
-) -> Mapping[str, FloatArray]:
-    """Return the final labels of the candidates `numbers`, task -> float32 (N,): the greatest of their emissions."""
-    known_numbers, known_labels = (np.concatenate(parts) for parts in zip(*known, strict=True))
-    num = max(int(numbers.max()), int(known_numbers.max(initial=0))) + 1
-    is_known = np.zeros(num, bool)
-    is_known[known_numbers] = True
-    assert is_known[numbers].all(), "every scored candidate has an emission"
-    labels = {}
-    for place, task in enumerate(tasks):
-        values = np.zeros(num, np.float32)
-        np.maximum.at(values, known_numbers, places.values(known_labels, place))
-        labels[task] = values[numbers]
-    return labels
+    def _final_labels(self, numbers: Int64Array) -> FloatArray:
+        """Return the final labels of the candidates `numbers`, float32 (N, T): the greatest of their emissions, and the strongest class."""
+        schema, known = self.trainer.schema, np.concatenate([part[0] for part in self._known])
+        bits = np.concatenate([part[1] for part in self._known])
+        labels = np.full((max(int(numbers.max()), int(known.max(initial=0))) + 1, len(schema.tasks)), -1, np.float32)
+        for place in range(len(schema.tasks)):
+            np.maximum.at(labels[:, place], known, self._bits.values(bits, place))
+        assert (labels[numbers] >= 0).all(), "every scored candidate has an emission"
+        return strongest(labels[numbers], schema.settings)

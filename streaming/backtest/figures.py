@@ -5,13 +5,14 @@ Letters: n candidates, R resamples.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from monolith_py.data.columns import FloatArray, Int64Array
-from monolith_py.training.metrics import auc, calibration, label_rate, normalized_entropy, per_impression_auc
+from monolith_py.training.metrics import auc, calibration, label_rate, normalized_entropy, normalized_error, per_impression_auc
 
 NUM_RESAMPLES = 200
 Float64Array = npt.NDArray[np.float64]
@@ -24,7 +25,7 @@ class Figures:
     num_candidates: int
     auc: float
     per_impression_auc: float  # mean over requests with both labels
-    ne: float  # normalised entropy
+    ne: float  # normalised entropy; of a regression, squared error on its scale / that of the mean label
     calibration: float  # mean score / mean label
     label_rate: float
 
@@ -38,8 +39,11 @@ class Gain:
     high: float
 
 
-def figures_of(labels: FloatArray, scores: FloatArray, request_codes: Int64Array) -> Figures:
-    """Return the quality of scores, float32 (n,), for labels, float32 (n,), of requests int64 (n,)."""
+def figures_of(labels: FloatArray, scores: FloatArray, request_codes: Int64Array, scale: str | None = None) -> Figures:
+    """Return the quality of scores, float32 (n,), for labels, float32 (n,), of requests int64 (n,); `scale`: that of a regression."""
+    if scale is not None:
+        errors = normalized_error(labels, scores, scale=scale)
+        return Figures(len(labels), math.nan, math.nan, errors, calibration(labels, scores), label_rate(labels))
     return Figures(
         len(labels),
         auc(labels, scores),

@@ -5,6 +5,7 @@ Letters: N scored candidates, T tasks, M examples that the trainer learnt after 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,7 +38,8 @@ class BacktestResult:
     user_ids: Int64Array  # (N,)
     times_ms: Int64Array  # (N,) event time of the request
     labels: Mapping[str, FloatArray]  # task -> (N,) final labels, late actions and negatives that were sampled away included
-    scores: Mapping[str, FloatArray]  # arm -> (N, T) probabilities at request time
+    scores: Mapping[str, FloatArray]  # arm -> (N, T) at request time
+    scales: Mapping[str, str | None]  # task -> scale of a regression; None: its score is a probability
     num_history: int  # examples learnt before the start
     num_examples: int  # examples learnt in all
     num_put_aside: int  # examples passed over, for a loss or gradient that was not finite or features that do not fit
@@ -60,7 +62,7 @@ class BacktestResult:
         return self._figures_of(slice(None))
 
     def gains(self, base: str) -> dict[str, dict[str, Gain]]:
-        """Return the gain in AUC of every other arm over arm `base`: arm -> task -> gain.
+        """Return the gain in AUC of every other arm over arm `base`: arm -> task -> gain, without regressions.
 
         Intervals are over users, or over requests if all have the same user.
 
@@ -72,14 +74,21 @@ class BacktestResult:
             arm: {
                 task: gain_of(values, scores[:, place], self.scores[base][:, place], groups)
                 for place, (task, values) in enumerate(self.labels.items())
+                if self.scales[task] is None
             }
             for arm, scores in self.scores.items()
             if arm != base
         }
 
     def progressive_auc(self) -> dict[str, float]:
-        """Return the AUC of the trainer's own predictions just before learning, by task: a figure to distrust, not one of serving."""
-        return {task: auc(self.progressive_labels[:, place], self.progressive_scores[:, place]) for place, task in enumerate(self.labels)}
+        """Return the AUC of the trainer's own predictions just before learning, by task: a figure to distrust, not one of serving.
+
+        NaN for a regression.
+        """
+        return {
+            task: auc(self.progressive_labels[:, place], self.progressive_scores[:, place]) if self.scales[task] is None else math.nan
+            for place, task in enumerate(self.labels)
+        }
 
     def series(self, interval_s: float | None = None) -> list[Interval]:
         """Return the figures of each interval of event time that has requests; by default of a length that gives at most 60 of them."""
@@ -94,6 +103,9 @@ class BacktestResult:
     def _figures_of(self, rows: slice | Int64Array) -> dict[str, dict[str, Figures]]:
         codes = self.request_codes[rows]
         return {
-            arm: {task: figures_of(values[rows], scores[rows, place], codes) for place, (task, values) in enumerate(self.labels.items())}
+            arm: {
+                task: figures_of(values[rows], scores[rows, place], codes, self.scales[task])
+                for place, (task, values) in enumerate(self.labels.items())
+            }
             for arm, scores in self.scores.items()
         }

@@ -48,7 +48,7 @@ class Candidates:
 class Slice:
     """Event time [start_ms, end_ms): first all candidates are scored, then all examples are learnt.
 
-    The final label of a candidate is the union of the labels of all its emissions, as `LabelBits` has them.
+    The final labels of a candidate are the greatest of all its emissions, in the bits of `LabelBits`.
     """
 
     start_ms: int
@@ -56,7 +56,7 @@ class Slice:
     candidates: Candidates | None  # None without one
     examples: ExampleBatch | None  # in the order in which they are learnt; None without one
     known_numbers: Int64Array  # (K,) candidate of each emission, those of negatives that were sampled away included
-    known_labels: npt.NDArray[np.uint64]  # (K,) as LabelBits has them
+    known_labels: npt.NDArray[np.uint64]  # (K,) in the bits of `LabelBits`
     num_refused: int = 0  # records passed over since the slice before: malformed, too late, or actions without a candidate
 
 

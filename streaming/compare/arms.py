@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from monolith_py.config import JobConfig
+from monolith_py.data.class_labels import strongest
 from monolith_py.data.columns import FloatArray, Int64Array
 from monolith_py.data.examples import ExampleBatch, ExampleKind
 from monolith_py.data.schema import Schema
@@ -46,6 +47,7 @@ class Comparison:
     """N candidates with final labels, each once. A negative that was sampled at rate r has weight 1 / r."""
 
     tasks: tuple[str, ...]
+    scales: tuple[str | None, ...]  # of the labels of regressions; None: the score is a probability
     start_ms: int  # event time of the first and the last request
     last_ms: int
     request_codes: Int64Array  # (N,) from 0
@@ -65,13 +67,13 @@ def read_comparison(job: JobConfig, shadows: Sequence[JobConfig], log: Log, star
         ConfigError: a shadow job has another log, or nothing in the range has scores and labels.
         LogError: a topic is missing, or the log cannot be reached.
     """
-    topics, tasks = Topics.of(job.log), Schema.of(job).tasks
+    topics, schema = Topics.of(job.log), Schema.of(job)
     for one in shadows:
         if Topics.of(one.log).examples != topics.examples or one.log.url != job.log.url:
             raise ConfigError(f"the job {one.name!r} must have the log of {job.name!r}, {job.log.url!r}, got {one.log.url!r}")
     view = FixedLog(log, [topics.impressions, topics.examples])
     end_ms = _closed_ms(job, view, topics.impressions) if end_ms is None else end_ms
-    rows = _Rows(tasks, start_ms, end_ms)
+    rows = _Rows(schema, start_ms, end_ms)
     for record in _records(view, topics.examples, start_ms):
         try:
             rows.add_examples(decode_examples(record.value))
@@ -79,7 +81,7 @@ def read_comparison(job: JobConfig, shadows: Sequence[JobConfig], log: Log, star
             continue  # the trainer has put it aside
     for one in shadows:
         rows.add_shadow(one, log, start_ms)
-    rows.add_users(_records(view, topics.impressions, start_ms), WirePatterns(Schema.of(job).dense_dims))
+    rows.add_users(_records(view, topics.impressions, start_ms), WirePatterns(schema.dense_dims))
     return rows.comparison(job.serving.arm)
 
 
@@ -114,8 +116,8 @@ def _records(log: FixedLog, topic: str, start_ms: int) -> Iterator[Record]:
 class _Rows:
     """Candidates while they are read, each at a place."""
 
-    def __init__(self, tasks: tuple[str, ...], start_ms: int, end_ms: int) -> None:
-        self._tasks, self._start_ms, self._end_ms = tasks, start_ms, end_ms
+    def __init__(self, schema: Schema, start_ms: int, end_ms: int) -> None:
+        self._schema, self._tasks, self._start_ms, self._end_ms = schema, schema.tasks, start_ms, end_ms
         self._places: dict[tuple[str, int], int] = {}
         self._requests: dict[str, int] = {}
         self._users: dict[str, int] = {}  # request -> user
@@ -202,11 +204,12 @@ class _Rows:
         order = sorted(scores, key=lambda key: (key != (first_arm, False), key[1], key[0]))
         return Comparison(
             self._tasks,
+            self._schema.scales,
             int(times_ms.min()),
             int(times_ms.max()),
             np.array(self._codes, np.int64)[kept],
             np.unique(users[kept], return_inverse=True)[1].astype(np.int64),
-            np.array(self._labels, np.float32)[kept],
+            strongest(np.array(self._labels, np.float32)[kept], self._schema.settings),
             np.array(self._weights, np.float32)[kept],
             tuple(ArmScores(name, is_shadow, scores[name, is_shadow][kept]) for name, is_shadow in order),
         )

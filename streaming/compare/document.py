@@ -16,7 +16,8 @@ FIGURE_COLUMNS = ("task", "arm", "requests", "candidates", "positives", "AUC", "
 DIFFERENCE_COLUMNS = ("task", "arm", "less", "candidates", "AUC", "NE", "calibration", "")
 NOTE = (
     "Scores at request time against final labels; 95 % intervals by 200 resamples of users. NE: log loss / log loss of the mean label, "
-    "lower is better. Calibration: mean score / mean label. Negatives that were sampled count 1 / rate times. A shadow is compared on the "
+    "lower is better; of a regression, squared error on its scale / that of the mean label. Calibration: mean score / mean label. "
+    "Negatives that were sampled count 1 / rate times. A shadow is compared on the "
     "requests that the other arm served, pair by pair; an arm with users of its own is compared without pairs."
 )
 _STYLE = """

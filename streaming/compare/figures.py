@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith_py.data.columns import FloatArray, Int64Array
-from monolith_py.training.metrics import auc, calibration, label_rate, normalized_entropy
+from monolith_py.training.metrics import auc, calibration, label_rate, normalized_entropy, normalized_error, on_scale
 from monolith_streaming.backtest.figures import NUM_RESAMPLES, RankedScores
 from monolith_streaming.compare.arms import Comparison
 
@@ -46,7 +46,7 @@ class ArmFigures:
     num_positives: float  # weighted, as negatives are sampled
     label_rate: float
     auc: Estimate
-    ne: Estimate  # normalised entropy
+    ne: Estimate  # normalised entropy; of a regression, squared error on its scale / that of the mean label
     calibration: Estimate  # mean score / mean label
 
 
@@ -97,37 +97,46 @@ class _Sample:
         self._labels, self._scores = comparison.labels[rows, place], scores[rows, place]
         self._weights, self._users = comparison.weights[rows], comparison.user_codes[rows]
         self._num_requests = len(np.unique(comparison.request_codes[rows]))
-        self._ranked = RankedScores(self._labels, self._scores) if len(rows) else None
+        self._scale = comparison.scales[place]
+        self._ranked = RankedScores(self._labels, self._scores) if len(rows) and self._scale is None else None
         y, p, weight = (values.astype(np.float64) for values in (self._labels, self._scores, self._weights))
-        clipped = np.clip(p, 1e-7, 1.0 - 1e-7)
-        losses = -(y * np.log(clipped) + (1.0 - y) * np.log1p(-clipped))
+        if self._scale is None:
+            clipped, scaled = np.clip(p, 1e-7, 1.0 - 1e-7), y
+            losses = -(y * np.log(clipped) + (1.0 - y) * np.log1p(-clipped))
+        else:
+            scaled = on_scale(y, self._scale)
+            losses = (on_scale(p, self._scale) - scaled) ** 2
         num_users = int(comparison.user_codes.max()) + 1
-        # By user: weight, weighted label, score and loss.
-        self._sums = np.stack([np.bincount(self._users, weight * of, num_users) for of in (np.ones(len(y)), y, p, losses)], axis=1)
+        # By user: weight, weighted label, score, loss, label on the scale of a regression, and its square.
+        columns = np.ones(len(y)), y, p, losses, scaled, scaled**2
+        self._sums = np.stack([np.bincount(self._users, weight * of, num_users) for of in columns], axis=1)
         self.resampled: list[tuple[float, float, float]] = []
 
     def draw(self, counts: Int64Array) -> None:
         """Note the figures with each user counted `counts` (G,) times."""
-        if self._ranked is None:
+        if not len(self.rows):
             self.resampled.append((np.nan, np.nan, np.nan))
             return
-        total, labels, scores, losses = counts @ self._sums
-        of_auc = self._ranked.auc(np.asarray(counts[self._users] * self._weights, np.float64))
-        self.resampled.append((of_auc, _ne(total, labels, losses), scores / labels if labels > 0 else np.nan))
+        total, labels, scores, losses, *moments = counts @ self._sums
+        of_auc = np.nan if self._ranked is None else self._ranked.auc(np.asarray(counts[self._users] * self._weights, np.float64))
+        ne = _ne(total, labels, losses) if self._scale is None else _relative_error(total, losses, *moments)
+        self.resampled.append((of_auc, ne, scores / labels if labels > 0 else np.nan))
 
     @property
     def values(self) -> tuple[float, float, float]:
         """Return AUC, NE and calibration of the sample itself."""
-        if self._ranked is None:
+        if not len(self.rows):
             return np.nan, np.nan, np.nan
         found = self._labels, self._scores, self._weights
+        if self._scale is not None:
+            return np.nan, normalized_error(*found, self._scale), calibration(*found)
         return auc(*found), normalized_entropy(*found), calibration(*found)
 
     def figures(self, arm: str, task: str) -> ArmFigures:
         """Return the figures with their intervals."""
         resampled = np.array(self.resampled)
         estimates = [_estimate(value, resampled[:, place]) for place, value in enumerate(self.values)]
-        positives = float(self._weights @ self._labels) if len(self.rows) else 0.0
+        positives = float(self._weights @ (self._labels > 0)) if len(self.rows) else 0.0
         rate = label_rate(self._labels, self._weights) if len(self.rows) else np.nan
         return ArmFigures(arm, task, self._num_requests, len(self.rows), positives, float(rate), *estimates)
 
@@ -158,3 +167,9 @@ def _ne(total: float, labels: float, losses: float) -> float:
     if not 0.0 < rate < 1.0:
         return np.nan
     return float(losses / total / -(rate * np.log(rate) + (1.0 - rate) * np.log1p(-rate)))
+
+
+def _relative_error(total: float, errors: float, labels: float, squares: float) -> float:
+    """Return the normalised squared error of sums over predictions: weights, weighted errors, labels and squares of labels."""
+    variance = squares - labels**2 / total if total > 0 else 0.0
+    return float(errors / variance) if variance > 1e-9 * squares else np.nan

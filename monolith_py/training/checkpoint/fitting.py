@@ -203,14 +203,15 @@ def _fit_tasks(model: RankModel, places: tuple[Int64Array, Int64Array], saved: T
     index, place = torch.from_numpy(np.flatnonzero(known)), torch.from_numpy(tasks[known])
     if is_whole:
         model.head.weight[index] = take(saved["head.weight"][place], (np.arange(len(place)), inputs))
-        model.head.bias.fill_(torch.logit(torch.tensor(UNKNOWN_RATE)))
+        regressions = [link.kind in ("value", "log1p") for link in model.links for _ in range(link.size)] or [False] * len(tasks)
+        model.head.bias.copy_(torch.where(torch.tensor(regressions), UNKNOWN_RATE, torch.logit(torch.tensor(UNKNOWN_RATE))))
         model.head.bias[index] = saved["head.bias"][place]
         fitted.keep("head.weight", tasks, inputs)
         fitted.keep("head.bias", tasks)
         fitted.lines.append(f"head: {len(index)} of {len(tasks)} tasks kept" + (", the others started anew" if not known.all() else ""))
     else:
         fitted.lines.append("head: started anew, its inputs are others")
-    if model.calibration is not None and "calibration" in saved:
+    if model.calibration is not None and "calibration" in saved and is_whole:  # that of another head says nothing
         model.calibration[:, index] = saved["calibration"][:, place]
     scales = getattr(model, "scales", None)
     if isinstance(scales, Tensor):

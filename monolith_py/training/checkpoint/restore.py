@@ -37,7 +37,7 @@ class Restored:
 def restore_checkpoint(checkpoint: Checkpoint, trainer: Trainer, job: str, reset_tables: Collection[str] = ()) -> Restored:
     """Restore a new `trainer` and torch's random state from `checkpoint`; log a line for each change of the job.
 
-    Tables of the features `reset_tables` start anew.
+    Tables of the features `reset_tables` start anew, with the inputs of all features that share them.
 
     Raises:
         CheckpointError: the checkpoint is of another job, a feature has another dim, or a file is absent or damaged.
@@ -45,6 +45,8 @@ def restore_checkpoint(checkpoint: Checkpoint, trainer: Trainer, job: str, reset
     meta, saved = checkpoint.meta, checkpoint.model
     if meta.job != job:
         raise CheckpointError(f"{checkpoint}: is of job {meta.job!r}, expected {job!r}")
+    sharing = {feature["name"] for feature in trainer.settings["features"] if feature["table"] in reset_tables}
+    reset_tables = {*reset_tables, *sharing}
     _check_dims(checkpoint, trainer.layout, saved.layout, reset_tables)
     changes = [*_restore_tables(checkpoint, trainer, reset_tables), *_changed_settings(saved.settings, trainer.settings)]
     # Inputs that came from the rows of a table that starts anew have no meaning.
@@ -86,7 +88,8 @@ def _restore_dense(checkpoint: Checkpoint, trainer: Trainer, saved_layout: Layou
     try:
         torch.set_rng_state(optimizer.pop("rng"))
         same_kind = before["optimizer"]["dense"]["kind"] == trainer.settings["optimizer"]["dense"]["kind"]
-        if saved_layout == trainer.layout and before["model"] == trainer.settings["model"] and same_kind:
+        same_model = before["model"] == trainer.settings["model"] and _attention(dense) == _attention(trainer.model.state_dict())
+        if saved_layout == trainer.layout and same_model and same_kind:
             trainer.model.load_state_dict(dense)
             trainer.optimizer.restore(optimizer)
             return []
@@ -100,6 +103,11 @@ def _restore_dense(checkpoint: Checkpoint, trainer: Trainer, saved_layout: Layou
 
 def _tensors(arrays: Arrays) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _attention(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    """Return the shapes of the attention over each sequence, which layout and settings of the model lack."""
+    return {name: value.shape for name, value in tensors.items() if name.startswith("attention.")}
 
 
 def _changed_settings(saved: Mapping[str, Any], present: Mapping[str, Any]) -> Iterator[str]:

@@ -85,3 +85,14 @@ def test_a_job_with_it_learns_the_same_model_and_serves_calibrated_scores(
 
 def test_the_figure_of_the_same_name_stays_a_function() -> None:
     assert training.calibration([1.0, 0.0], [0.5, 0.5]) == 1.0
+
+
+@pytest.mark.parametrize("mean", [-11.5, -9.0])
+def test_the_first_positives_of_a_rare_task_leave_calibrated_logits_where_they_are(mean: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    parameters = torch.tensor([[1.0], [0.0]])
+    rule = CalibrationRule(parameters, 0.02, 256)
+    for _ in range(1500):
+        logits = torch.randn(256, 1, generator=generator) * 0.7 + mean
+        rule.step(logits, torch.bernoulli(torch.sigmoid(logits), generator=generator), torch.ones(256))
+        assert abs(float(parameters[0] * mean + parameters[1]) - mean) < 1.0

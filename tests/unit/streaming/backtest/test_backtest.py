@@ -11,11 +11,9 @@ import numpy as np
 import pytest
 
 from monolith_py.data.events import Impression
-from monolith_py.data.label_bits import NUMBER_BITS, LabelBits
 from monolith_py.errors import ConfigError
 from monolith_py.training import Trainer, auc
 from monolith_streaming.backtest import FROZEN, LIVE, Backtest, BacktestOptions, Timeline, run_backtest
-from monolith_streaming.backtest.backtest import _labels
 
 
 def test_served_scores_are_not_biased_by_positives_that_close_early(stream: Any, filled_log: Callable[..., Any]) -> None:
@@ -113,14 +111,30 @@ def test_a_timeline_without_a_scored_request_is_refused(stream: Any) -> None:
         run_backtest(stream.job(), [], BacktestOptions(start_ms=1))
 
 
-def test_labels_behind_a_number_are_their_own() -> None:
-    """The bits of a watch time were taken for the labels of the tasks behind it."""
-    places = LabelBits((NUMBER_BITS, 1))
-    watched, clicked = (places.of_value(places.mask(0), 30.0), places.mask(1))
-    known = [
-        (np.array([0, 1, 2]), np.array([watched, clicked, 0], np.uint64)),
-        (np.array([0, 2]), np.array([places.of_value(places.mask(0), 45.0), places.of_value(places.mask(0), 7.0)], np.uint64)),
+def test_labels_of_every_kind_of_task_are_those_of_the_actions(stream: Any, filled_log: Callable[..., Any]) -> None:
+    tasks = [
+        {"name": "seconds", "kind": "regression", "action": "watch"},
+        {"name": "what", "kind": "multiclass", "classes": ["click", "share"]},
+        {"name": "is_click", "action": "click"},
     ]
-    labels = _labels(np.array([0, 1, 2]), known, ("seconds", "click"), places)
-    np.testing.assert_allclose(labels["seconds"], [45, 0, 7], rtol=5e-4)
-    assert labels["click"].tolist() == [0, 1, 0]
+    job = stream.job(tasks=tasks)
+    events: list[Any] = []
+    wanted: dict[tuple[str, int], tuple[float, ...]] = {}
+    for index in range(60):
+        at_s, watched, later = index * 20.0, 2.0 ** (index % 5), 2.0 ** (index % 3)
+        events.append(stream.impression(f"r{index}", at_s, index % 7, [1, 2, 3]))
+        for kind, item, after_s, value in (("watch", 1, 5, watched), ("watch", 1, 50, later), ("click", 2, 6, 1), ("share", 2, 7, 1)):
+            events.append(replace(stream.click(f"r{index}", at_s + after_s, item), kind=kind, value=value))
+        events.append(stream.click(f"r{index}", at_s + 8, 3))
+        wanted |= {(f"r{index}", 1): (max(watched, later), 0, 0, 0), (f"r{index}", 2): (0, 0, 1, 1), (f"r{index}", 3): (0, 1, 0, 1)}
+    log = filled_log(job, sorted(events, key=lambda event: event.time_ms))
+    options = BacktestOptions(start_ms=stream.start_ms + 400_000, arms=(LIVE, FROZEN))
+    result = run_backtest(job, Timeline(job, log, options), options)
+    assert list(result.labels) == ["seconds", "what.click", "what.share", "is_click"]
+    found = np.stack(list(result.labels.values()), axis=1)
+    expected = np.array([wanted[key] for key in zip(result.request_ids, result.item_ids.tolist(), strict=True)])
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+    figures = result.figures()["live"]
+    assert np.isnan(figures["seconds"].auc) and figures["seconds"].ne < 2 and figures["is_click"].auc > 0.5
+    assert set(result.gains("frozen")["live"]) == {"what.click", "what.share", "is_click"}
+    assert np.isnan(result.progressive_auc()["seconds"])

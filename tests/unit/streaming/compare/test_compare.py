@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from monolith_py.cli import app
-from monolith_py.config import JobConfig, parse_job
+from monolith_py.config import JobConfig, TaskConfig, parse_job
 from monolith_py.data.columns import FeatureColumns
 from monolith_py.data.events import Impression
 from monolith_py.data.examples import ExampleBatch, ExampleKind
@@ -54,7 +54,7 @@ class World:
         impression = _impression(request_id, user, items, START_MS + at_ms, np.zeros((len(items), 0), np.float32), ())
         self.log.append("impressions", [encode_impression(impression)], time_ms=START_MS + at_ms)
 
-    def label(self, request_id: str, item: int, label: int, score: float, **changes: Any) -> None:
+    def label(self, request_id: str, item: int, label: float, score: float, **changes: Any) -> None:
         at_ms, arm = changes.get("at_ms", 0), changes.get("arm", "live")
         served = ServedScores({"click": np.array([score], np.float32)}, (ServedModel(arm, "1.5"),), np.zeros(1, np.int32))
         batch = ExampleBatch(
@@ -227,3 +227,23 @@ kv = {{ url = "memory:" }}
 trainer = {{ checkpoint_dir = "unused" }}
 serving = {{ arm = "{arm}" }}
 """
+
+
+def test_a_regression_is_compared_by_its_squared_error(world: World) -> None:
+    tasks = [TaskConfig(name="click", kind="regression", action="watch")]
+    world.job, world.wide = (job.model_copy(update={"tasks": tuple(tasks)}) for job in (world.job, world.wide))
+    generator, rows = np.random.default_rng(3), []
+    for number in range(60):
+        world.serve(f"r{number}", number % 12, [1])
+        value = float(generator.integers(0, 2)) * float(generator.uniform(0.1, 1.0))  # below 1, as a share of a video watched
+        live, wide = float(generator.uniform(0, 1)), value * 0.9
+        world.label(f"r{number}", 1, value, live)
+        world.shadow(f"r{number}", number % 12, [1], [wide])
+        rows.append((value, live))
+    world.end()
+    (live_figures, _), (difference,) = compare_arms(world.compare())
+    values, scores = np.log1p(np.float32(rows)).T
+    assert live_figures.ne.value == pytest.approx(((values - scores) ** 2).mean() / values.var(), rel=1e-5)
+    assert live_figures.ne.low < live_figures.ne.value < live_figures.ne.high
+    assert np.isnan(live_figures.auc.value) and live_figures.num_positives == (values > 0).sum()
+    assert difference.ne.is_clear and difference.ne.value < 0

@@ -1,4 +1,7 @@
-"""A changed job goes on from its checkpoint: rows go by feature, dense parameters by the names of inputs and tasks."""
+"""A changed job goes on from its checkpoint: rows go by feature, dense parameters by the names of inputs and tasks.
+
+Longer than 300 lines: all cases share one fixture.
+"""
 
 from __future__ import annotations
 
@@ -168,6 +171,33 @@ def test_a_longer_attended_sequence_keeps_its_attention(change: Callable[..., An
     for task, expected in logits(old).items():
         np.testing.assert_allclose(logits(new)[task], expected, rtol=1e-4, atol=1e-6)
     learn(new, 6, 8)
+
+
+def test_a_reset_table_starts_the_inputs_of_all_its_features_anew(change: Callable[..., Any]) -> None:
+    settings = {"features": [USER, TAGS | {"table": "user_id"}]}
+    _, new, lines = change(settings, settings, reset_tables=["user_id"])
+    assert any("16 new inputs started at 0, 16 inputs dropped" in line for line in lines)
+    learn(new, 6, 8)
+
+
+@pytest.mark.parametrize("widths", [[16], [32, 8]])
+def test_attention_of_another_width_starts_anew(change: Callable[..., Any], widths: list[int]) -> None:
+    tags = {**TAGS, "pooling": "first", "length": 2, "attend_to": "user_id"}
+    _, new, lines = change({"features": [tags, USER]}, {"features": [tags | {"attention": widths}, USER]})
+    assert {"attention of_tags: started anew", "tower: 2 of 2 layers kept", "head: 2 of 2 tasks kept"} <= set(lines)
+    learn(new, 6, 8)
+
+
+def test_the_calibration_of_a_head_that_starts_anew_starts_anew(change: Callable[..., Any]) -> None:
+    model = {**BASE["model"], **MODELS["calibrated"]}
+    old, new, _ = change({"model": model}, {"model": {**model, "tower": [32, 24]}})
+    assert (old.model.calibration[0] - 1.0).abs().max() > 0.05
+    assert new.model.calibration.tolist() == [[1.0, 1.0], [0.0, 0.0]]
+
+
+def test_a_new_regression_starts_from_a_value_not_from_a_logit(change: Callable[..., Any]) -> None:
+    _, new, _ = change({}, {"tasks": [CLICK, LIKE | {"kind": "regression"}]})
+    assert new.model.head.bias[1].item() == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("model", MODELS)
