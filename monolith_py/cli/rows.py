@@ -23,7 +23,9 @@ def forget(
     feature: Annotated[str, typer.Option(help="Feature whose rows go.")],
     fid: Annotated[list[int] | None, typer.Option(help="Id, a 64-bit integer. May be repeated.")] = None,
     value: Annotated[list[str] | None, typer.Option(help="Id that is a text. May be repeated.")] = None,
-    fids_from: Annotated[Path | None, typer.Option(help="File with an id, a 64-bit integer, in each line.", exists=True)] = None,
+    fids_from: Annotated[
+        Path | None, typer.Option(help="File with an id, a 64-bit integer, in each line.", exists=True, dir_okay=False)
+    ] = None,
     until: Annotated[str | None, typer.Option(help="Learn nothing from impressions up to this event time; by default now.")] = None,
 ) -> None:
     """Remove the rows of some ids from trainer and replicas, and never learn them again from impressions before."""
@@ -38,7 +40,9 @@ def forget(
         names = [one.name for one in job.features]
         if feature not in names:
             raise ConfigError(f"--feature must be one of {names}, got {feature!r}")
-        lines = fids_from.read_text().split() if fids_from else []
+        lines = _text(fids_from).split() if fids_from else []
+        if broken_values := [one for one in value or () if not _is_utf8(one)]:
+            raise ConfigError(f"--value must be UTF-8, got {broken_values[0]!r}")
         fids = sorted({*(fid or ()), *map(fid_from_text, value or ()), *(_fid(line) for line in lines)})
         if not fids:
             raise ConfigError("--fid, --value or --fids-from must name an id, got none")
@@ -67,6 +71,17 @@ def export_rows(
     with errors_to_exit():
         num_rows, name = export_rows(job, feature, output, checkpoint)
     Console().print(f"{num_rows} rows of {feature} from {name}: {output}", highlight=False)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--fids-from must name a file of text, got {path}: {error}") from None
+
+
+def _is_utf8(text: str) -> bool:
+    return not any("\ud800" <= one <= "\udfff" for one in text)
 
 
 def _fid(text: str) -> int:

@@ -56,7 +56,7 @@ def time_or_offsets(field: str, text: str) -> int | dict[int, int]:
 
 def time_ms(field: str, text: str) -> int:
     """Return an event time in milliseconds: of ISO 8601, UTC unless it says otherwise, or as it is."""
-    if text.isdecimal() and len(text) not in _NO_MS_DIGITS:
+    if text.isdecimal() and len(text) not in _NO_MS_DIGITS and int(text) < 1 << 63:
         return int(text)
     try:
         time = datetime.fromisoformat(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from monolith_py.clock import SystemClock
@@ -29,10 +30,10 @@ def export_rows(job: JobConfig, feature: str, output: Path, name: str | None = N
         ArchiveError: the file cannot be written.
     """
     store = open_checkpoints(job, "rows", SystemClock())
-    found = store.newest() if name is None else _named(store.all(), name)
+    found = store.newest() if name is None else _named(store.by_name(), name)
     if found is None:
         raise CheckpointError(f"trainer.checkpoint_dir must hold an intact checkpoint, got none in {job.trainer.checkpoint_dir!r}")
-    with store.reading(found):
+    with store.reading(found) if found.path.parent == store.directory else nullcontext():  # no trainer deletes the others
         store.fetch(found, Part.TRAINING)
         path = found.table(feature)
         if not path.exists():
@@ -99,8 +100,8 @@ def _rows_of(parts: Sequence[Path]) -> Iterator[TableRows]:
         yield from EmbeddingTable.restore(*parts, share=(part, num_shares)).chunks()
 
 
-def _named(checkpoints: Sequence[Checkpoint], name: str) -> Checkpoint:
-    for one in checkpoints:
-        if one.path.name == name or (name.isdecimal() and one.meta.step == int(name)):
+def _named(checkpoints: Mapping[str, Checkpoint], name: str) -> Checkpoint:
+    for known, one in checkpoints.items():
+        if known == name or (name.isdecimal() and one.meta.step == int(name)):
             return one
-    raise CheckpointError(f"--checkpoint must be one of {[one.path.name for one in checkpoints]}, got {name!r}")
+    raise CheckpointError(f"--checkpoint must be one of {list(checkpoints)}, got {name!r}")

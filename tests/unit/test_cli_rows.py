@@ -48,11 +48,16 @@ def test_ids_of_all_kinds_are_one_request_to_all_models_of_the_log(job: str, tmp
         (["--feature", "shop", "--fid", "1"], "--feature must be one of ['user'], got 'shop'"),
         (["--feature", "user"], "--fid, --value or --fids-from must name an id, got none"),
         (["--feature", "user", "--fid", str(1 << 63)], f"--fid must be a 64-bit integer, got {1 << 63}"),
+        (["--feature", "user", "--value", "\udcff"], r"--value must be UTF-8, got '\udcff'"),
+        (["--feature", "user", "--fids-from", "{folder}/ids"], "--fids-from must name a file of text, got"),
+        (["--feature", "user", "--fids-from", "{folder}"], "is a directory"),
+        (["--feature", "user", "--fid", "1", "--until", "9" * 20], "until must be ISO 8601 or milliseconds since the epoch"),
     ],
 )
-def test_a_wrong_request_is_refused(options: list[str], rule: str, job: str) -> None:
-    done = CliRunner().invoke(app, ["forget", "--config", job, *options])
-    assert done.exit_code == 1 and rule in done.output
+def test_a_wrong_request_is_refused(options: list[str], rule: str, job: str, tmp_path: Path) -> None:
+    (tmp_path / "ids").write_bytes(b"\xff\xfe1")
+    done = CliRunner().invoke(app, ["forget", "--config", job, *(one.format(folder=tmp_path) for one in options)], env={"COLUMNS": "300"})
+    assert done.exit_code in (1, 2) and rule in " ".join(done.output.split())
 
 
 def test_an_export_without_a_checkpoint_is_refused(job: str, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from monolith_py.training import Checkpoint
 from monolith_streaming.trainer.loop import OnlineTraining
 from monolith_streaming.trainer.rows import export_rows
 from monolith_streaming.trainer.start import StartOptions
+from monolith_streaming.trainer.versions import promote
 
 Make = Callable[..., JobConfig]
 Examples = Callable[..., ExampleBatch]
@@ -106,6 +107,16 @@ def test_what_cannot_be_imported_or_exported_is_refused(log: Any, make_job: Make
     ):
         with pytest.raises(ConfigError, match=rule):
             train(job, log, files=((feature, file),), at_s=1)
+
+
+def test_a_checkpoint_of_a_channel_is_exported_by_its_name(log: Any, make_job: Make, make_examples: Examples, tmp_path: Path) -> None:
+    job = make_job(checkpoints_kept=1)
+    train(job, log, make_examples(1, 2))
+    name = promote(job, "stable")
+    train(job, log, make_examples(3, time_ms=2_000), at_s=1)
+    assert name not in [one.path.name for one in Checkpoint.all_in(Path(job.trainer.checkpoint_dir))]
+    assert export_rows(job, "item", tmp_path / "rows", f"channels/stable/{name}") == (2, name)
+    assert export_rows(job, "item", tmp_path / "rows")[0] == 3
 
 
 def test_rows_of_a_large_table_are_exported_in_shares(
