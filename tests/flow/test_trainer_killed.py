@@ -113,7 +113,7 @@ def test_a_trainer_killed_again_and_again_learns_every_example_exactly_once(tmp_
     dense = newest(calm).dense()
     for key, value in newest(killed).dense().items():
         assert bool((dense[key] == value).all()), key
-    assert int(dense["tower.layers.0.topology_version"]) > 20  # the topology moved all the time
+    assert int(dense["tower.layers.0.topology_version"]) > 10  # the topology moved all the time
     assert_replica_equals_trainer(killed)
 
 

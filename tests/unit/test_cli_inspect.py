@@ -108,7 +108,7 @@ def test_the_quality_in_a_checkpoint_is_shown(make_checkpoint: Callable[[], Path
     lines = [line.split() for line in monolith("inspect", path).stdout.replace("│", " ").splitlines() if "20,000" in line]
     assert lines == [
         ["click", "served", "by", "live", "2", "20,000", "0.7345", "0.8714", "1.020", "0.0450"],
-        ["click", "before", "learning", "20,000", "nan", "nan", "nan", "0.0000"],
+        ["click", "before", "learning", "20,000", "-", "-", "-", "0.0000"],
     ]
     served, before = json.loads(monolith("inspect", path, "--json").stdout)["checkpoint"]["quality"]
     assert (served["arm"], served["generation"], served["auc"], before["kind"], before["auc"]) == (
