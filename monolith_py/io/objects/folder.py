@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -85,7 +86,7 @@ class FolderObjects:
         hidden = folder.with_name(f"{_UNFINISHED}{folder.name}-{secrets.token_hex(4)}")
         try:
             folder.rename(hidden)  # whoever writes meanwhile makes the folder again
-            shutil.rmtree(hidden)
+            _delete_tree(hidden)
         except FileNotFoundError:  # there is none, or another process has deleted it
             pass
         except OSError as error:
@@ -114,6 +115,18 @@ class FolderObjects:
                 raise _of(error, path) from None
             else:
                 return
+
+
+def _delete_tree(folder: Path) -> None:
+    """Delete a folder that has just got this name: who was opening a file by the former one may still put it in, once each."""
+    for attempt in range(1, _WRITES + 1):
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY or attempt == _WRITES:
+                raise
+        else:
+            return
 
 
 def _of(error: OSError, path: Path) -> ObjectError:
