@@ -15,8 +15,8 @@ from monolith_py.io.objects.objects import ObjectInfo
 
 # Begins the name of a file until it is whole, and of a folder that is being deleted.
 _UNFINISHED = ".unfinished-"
-# Attempts of a write whose folder another process deletes at the same moment.
-_WRITES = 20
+# Attempts of a write or deletion in a folder that others delete or write to at the same moment.
+_ATTEMPTS = 1000
 
 
 class FolderObjects:
@@ -102,28 +102,37 @@ class FolderObjects:
 
     def _put(self, key: str, write: Callable[[Path], object]) -> None:
         path = self._root / key
-        unfinished = path.with_name(f"{_UNFINISHED}{path.name}-{secrets.token_hex(4)}")
-        for attempt in range(1, _WRITES + 1):
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write(unfinished)
-                unfinished.replace(path)
-            except (FileNotFoundError, FileExistsError) as error:  # the folder went while it was made
-                if attempt == _WRITES:
-                    raise _of(error, path) from None
-            except OSError as error:
-                raise _of(error, path) from None
-            else:
-                return
+        unfinished = self._root / f"{_UNFINISHED}{path.name}-{secrets.token_hex(4)}"  # in no folder that others delete
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            write(unfinished)
+            _place(unfinished, path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                unfinished.unlink()
+            raise _of(error, path) from None
+
+
+def _place(file: Path, path: Path) -> None:
+    """Rename a file to `path`, whose folder others may delete as often as it is made."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(path)
+        except (FileNotFoundError, FileExistsError):  # the folder went while it was made
+            if attempt == _ATTEMPTS:
+                raise
+        else:
+            return
 
 
 def _delete_tree(folder: Path) -> None:
     """Delete a folder that has just got this name: who was opening a file by the former one may still put it in, once each."""
-    for attempt in range(1, _WRITES + 1):
+    for attempt in range(1, _ATTEMPTS + 1):
         try:
             shutil.rmtree(folder)
         except OSError as error:
-            if error.errno != errno.ENOTEMPTY or attempt == _WRITES:
+            if error.errno != errno.ENOTEMPTY or attempt == _ATTEMPTS:
                 raise
         else:
             return
