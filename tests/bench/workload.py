@@ -59,7 +59,7 @@ class RowPicker:
 
 @dataclass(frozen=True)
 class Scale:
-    """How much a bench does: rows of a table, ids of a batch, rounds that count and rounds before them, threads; and its clock."""
+    """Size of a bench: rows of a table, ids of a batch, rounds that count and rounds before them, threads; and its clock."""
 
     rows: int
     batch: int

@@ -10,7 +10,7 @@ namespace {
 
 using namespace monolith;
 
-// What a sort must return: the entries of the part, by row, and equal rows in the order of their positions.
+// Expected result of a sort: the entries of the part, by row, and equal rows in the order of their positions.
 std::vector<uint64_t> sorted(const SortJob& job) {
     std::vector<uint64_t> entries;
     for (size_t i = 0; i < job.n; ++i) {

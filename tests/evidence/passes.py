@@ -32,7 +32,7 @@ FID_BYTES = 8
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one pass gave: of the scored examples, and of the hashed features' tables."""
+    """Outcome of one pass: of the scored examples, and of the hashed features' tables."""
 
     variant: str
     seed: int

@@ -23,7 +23,7 @@ from monolith_py.training import auc, normalized_entropy
 
 @dataclass(frozen=True)
 class PoolOutcome:
-    """What one pass gave; rows and bytes are the most at one time, of all features."""
+    """Outcome of one pass; rows and bytes are the most at one time, of all features."""
 
     variant: str
     seed: int

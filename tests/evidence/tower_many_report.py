@@ -22,7 +22,7 @@ _TIME = 0.5
 
 @dataclass(frozen=True)
 class Result:
-    """What one pass gave; times are processor time on one thread."""
+    """Outcome of one pass; times are processor time on one thread."""
 
     seed: int
     aucs: tuple[float, ...]

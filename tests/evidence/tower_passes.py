@@ -31,7 +31,7 @@ _EVICT_INTERVAL_S = 3600  # as the trainer sweeps
 
 @dataclass(frozen=True)
 class TowerOutcome:
-    """What one pass gave. Times are of the processor, on one thread, so that what else runs on the machine is left out of them."""
+    """Outcome of one pass. Times are of the processor, on one thread, so that what else runs on the machine is left out of them."""
 
     variant: str
     seed: int

@@ -11,7 +11,7 @@ namespace {
 constexpr char tag(int field, int wire_type) { return static_cast<char>(field << 3 | wire_type); }
 constexpr int kVarint = 0, kFixed64 = 1, kBytes = 2;
 
-// Where bytes go: to a text, to memory that is large enough, or nowhere (their number counts).
+// Target of bytes: a text, memory that is large enough, or nothing (their number counts).
 struct ToString {
     std::string& out;
     void byte(char value) { out.push_back(value); }

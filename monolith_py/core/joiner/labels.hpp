@@ -42,7 +42,7 @@ class LabelLayout {
             if (field.width > 1) bits |= std::max(one & mask_of(field), other & mask_of(field));
         return bits;
     }
-    // What `bits` make positive that `labels` do not have.
+    // Labels that `bits` make positive and `labels` do not have.
     uint64_t fresh(uint64_t bits, uint64_t labels) const {
         if (!numbers_) return bits & ~labels;
         uint64_t result = bits & ~labels & ~numbers_;
